@@ -1,0 +1,149 @@
+"""The command line: parses, calls, prints. Imports nothing heavy until a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evolve import __version__
+from evolve.errors import UserError
+
+SET_HELP = "Override one setting, such as --set ancestor.strategy=ewc; may be given many times."
+PROFILE = click.option("--profile", default="paper", show_default=True, help="quick: the scenario's [quick] values; paper: as the file says.")
+SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of tasks, weights and batches.")
+DATA = click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Where the images lie, or are downloaded to.")
+DEVICE = click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+WORKERS = click.option("--workers", default=0, type=click.IntRange(min=0), help="Worker processes; default: one a core.")
+OUT = click.option("--out", type=click.Path(path_type=Path), help="Run folder; default: runs/<scenario>-<profile>-seed<n>.")
+STORE = click.option("--store", type=click.Path(path_type=Path), help="Results folder; default: $EVOLVE_STORE or store/ beside the run folder.")
+SET = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help=SET_HELP)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="evolve")
+def cli() -> None:
+    """Continual-learning simulator for the accumulate phase of Learngene.
+
+    An ancestor learns task after task; after each, a learngene is condensed from it and five descendants inherit it. Their mean
+    accuracy over lineage length is the evolution curve. Start with:
+
+    evolve run --scenario glyphs-seq25 --profile quick
+    """
+
+
+@cli.command()
+@click.option("--scenario", "name", required=True, help="A name that `evolve scenarios` lists, or a TOML file of your own.")
+@PROFILE
+@SEED
+@DATA
+@OUT
+@STORE
+@DEVICE
+@WORKERS
+@SET
+def run(name: str, profile: str, seed: int, **options: Any) -> None:
+    """Run a lineage; the same command continues it after any interruption."""
+    from evolve.session import execute
+
+    execute(_order(name, profile, seed, **options), sys.argv)
+
+
+@cli.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@DATA
+@DEVICE
+@WORKERS
+def resume(folder: Path, data_dir: Path | None, device: str, workers: int) -> None:
+    """Continue the run in folder RUN."""
+    from evolve.run import order_from_run
+    from evolve.session import execute
+
+    execute(order_from_run(folder, data_dir, device, workers), sys.argv)
+
+
+@cli.command()
+def scenarios() -> None:
+    """List the shipped scenarios, one line and a cost estimate each."""
+    from evolve.listing import scenario_table
+
+    scenario_table()
+
+
+@cli.command()
+@click.argument("name", metavar="SCENARIO")
+@PROFILE
+@SET
+def show(name: str, profile: str, overrides: tuple[str, ...]) -> None:
+    """Print SCENARIO as it resolves: a TOML file to copy, edit and run."""
+    from evolve import scenario
+
+    chosen = scenario.load(name, profile, overrides)
+    header = f"{chosen.settings.name}, profile {profile}. Save it as my.toml, edit it, and: evolve run --scenario my.toml"
+    click.echo(scenario.dump(chosen.settings, header), nl=False)
+
+
+@cli.command()
+@click.argument("name", metavar="SCENARIO")
+@PROFILE
+@SEED
+@DATA
+@OUT
+@STORE
+@DEVICE
+@WORKERS
+@SET
+def plan(name: str, profile: str, seed: int, **options: Any) -> None:
+    """Print the stages of SCENARIO, which are in the store, and how long the rest takes here (a few steps are timed)."""
+    from evolve.listing import plan_table
+
+    plan_table(_order(name, profile, seed, **options))
+
+
+@cli.command()
+@click.argument("folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Also write the pooled curve, tables and summary into this folder.")
+def summary(folders: tuple[Path, ...], out: Path | None) -> None:
+    """Summarise one run, or pool several runs of one scenario that differ in their seed."""
+    from evolve.session import summarise_runs
+
+    summarise_runs(list(folders), out)
+
+
+def _order(name: str, profile: str, seed: int, **options: Any) -> Any:
+    from evolve import scenario
+    from evolve.run import Order, default_out, default_store
+
+    chosen = scenario.load(name, profile, options["overrides"])
+    out = options["out"] or default_out(chosen, seed)
+    store = options["store"] or default_store(out)
+    return Order(chosen, seed, out, store, options["data_dir"], options["device"], options["workers"])
+
+
+def main() -> None:
+    """Entry point: a UserError is one line and exit code 2; a broken stage names its log and exits with 1."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except UserError as error:
+        click.echo(f"evolve: {error}", err=True)
+        sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ != "StageFailure":  # named, not imported: the engine is heavy
+            raise
+        click.echo(f"evolve: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:  # `evolve show ... | head`
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

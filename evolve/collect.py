@@ -1,0 +1,95 @@
+"""Reads a lineage's results back out of the store as pure data, for curves, reports and screens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evolve import lineage
+from evolve.curves import Descent, Generation, LineageRecord
+from evolve.lineage import Peek, World
+from evolve.networks.plan import plan_from_json
+from evolve.store import Stage
+
+
+def collect(world: World, peek: Peek, scenario: str, profile: str, settings: Mapping[str, Any], versions: Mapping[str, Any]) -> LineageRecord:
+    """Every generation whose measurements are complete; a lineage still under way gives a shorter record."""
+    known: dict[str, Stage] = {stage.label: stage for stage in lineage.lineage(world, peek)}
+    lengths = range(0 if world.settings.controls.untrained else 1, world.settings.stream.tasks + 1)
+    found = (generation(world, length, known, peek) for length in lengths)
+    reference = known.get("descend paper's descendant from-scratch")
+    return LineageRecord(
+        scenario=scenario,
+        profile=profile,
+        seed=world.seed,
+        tasks=world.settings.stream.tasks,
+        generations=tuple(g for g in found if g is not None),
+        reference=_descent(peek(reference.key), 0, "from-scratch") if reference else None,
+        settings=dict(settings),
+        versions=dict(versions),
+    )
+
+
+def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek) -> Generation | None:
+    """One generation, or None while a stage of it is missing."""
+    ancestor = peek(known[f"accumulate {length}"].key)
+    gene = peek(known[f"condense {length}"].key)
+    names = [f"descend {length} inherited"]
+    names += [f"descend {length} from-scratch"] if world.settings.controls.from_scratch else []
+    for method, every in _sparse(world).items():
+        names += [f"descend {length} {method}"] if lineage.due(every, length) else []
+    measured = {name.split()[-1]: peek(known[name].key) if name in known else None for name in names}
+    if ancestor is None or gene is None or any(record is None for record in measured.values()):
+        return None
+    descents = {method: _descent(record, length, method) for method, record in measured.items()}
+    return Generation(
+        lineage=length,
+        selected=tuple(_group_name(gene["groups"][index]) for index in gene["selected"]),
+        all_layers=tuple(_group_name(group) for group in gene["groups"]),
+        scores=tuple(gene["weights"]),
+        alpha=tuple(tuple(row) for row in gene["alpha"]),
+        margin=gene["margin"],
+        status=gene["status"],
+        selected_by=gene["selected_by"],
+        descendant=describe(gene["descendant_plan"]),
+        inherited=descents["inherited"],
+        scratch=descents.get("from-scratch"),
+        shuffled=descents.get("shuffled"),
+        joint=descents.get("joint"),
+        full_ancestor=descents.get("full-ancestor"),
+        ancestor_accuracy=ancestor.get("average_accuracy"),
+        ancestor_row=tuple(ancestor.get("row", ())),
+        forgetting=ancestor.get("forgetting"),
+        backward_transfer=ancestor.get("backward_transfer"),
+        seconds={},
+    )
+
+
+def describe(plan: Any) -> str:
+    """A descendant in the paper's notation, "64* M 128 M ..."; * marks an inherited layer."""
+    blocks = plan_from_json(plan)
+    return " ".join(" ".join(f"{spec.c_out}{'*' if spec.inherits else ''}" for spec in block) + " M" for block in blocks)
+
+
+def _sparse(world: World) -> dict[str, int]:
+    controls = world.settings.controls
+    return {"shuffled": controls.shuffled, "joint": controls.joint, "full-ancestor": controls.full_ancestor}
+
+
+def _group_name(group: list[str]) -> str:
+    """A layer's name; a stage of several layers is named by its range."""
+    return group[0] if len(group) == 1 else f"{group[0]}-{group[-1].removeprefix('conv')}"
+
+
+def _descent(record: Mapping[str, Any] | None, length: int, method: str) -> Descent | None:
+    if record is None:
+        return None
+    return Descent(
+        lineage=length,
+        method=method,
+        accuracy=tuple(record["accuracy"]),
+        best=tuple(record["best"]),
+        curves=tuple(tuple(c) for c in record["curves"]),
+        train_loss=tuple(tuple(c) for c in record["train_loss"]),
+        test_images=tuple(record["test_images"]),
+    )

@@ -1,0 +1,73 @@
+"""The condensing images: split into training and meta-data, and served in an order that only the seed decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from evolve.errors import UserError
+from evolve.randomness import generator
+
+
+def split_meta(indices: Sequence[Tensor], fraction: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Split every class's images once into training data and meta-data, disjoint (appendix A.1).
+
+    ``indices``: one int64 tensor of image indices a class. Of each class round(n * fraction) images, at least one and at most
+    n - 1, become meta-data. Returns (train index, train labels, meta index, meta labels), labels being positions in ``indices``.
+    Raises UserError for a class with fewer than two images.
+    """
+    parts: list[list[Tensor]] = [[], [], [], []]
+    for label, index in enumerate(indices):
+        if len(index) < 2:
+            raise UserError(
+                f"condense.images_per_class: condensing class number {label + 1} has {len(index)} training image(s); "
+                "at least 2 are needed, one to train on and one of meta-data; raise it or give the source more images"
+            )
+        meta = min(len(index) - 1, max(1, round(len(index) * fraction)))
+        order = torch.randperm(len(index), generator=generator(seed, "split-meta", label))
+        for place, rows in ((0, order[meta:]), (2, order[:meta])):
+            chosen = index[rows.sort().values]
+            parts[place].append(chosen)
+            parts[place + 1].append(torch.full_like(chosen, label))
+    train, train_labels, meta_index, meta_labels = (torch.cat(p) for p in parts)
+    return train, train_labels, meta_index, meta_labels
+
+
+def draw_images(indices: Sequence[Tensor], class_ids: Sequence[int], count: int, seed: int) -> list[Tensor]:
+    """``count`` images of each class without repeats, sorted; 0: all. UserError when a class has fewer."""
+    if not count:
+        return list(indices)
+    drawn = []
+    for class_id, index in zip(class_ids, indices, strict=True):
+        if count > len(index):
+            raise UserError(
+                f"condense.images_per_class = {count}: class {class_id} has {len(index)} training images; "
+                f"give at most {len(index)}, or 0 for all"
+            )
+        order = torch.randperm(len(index), generator=generator(seed, "condense-images", class_id))
+        drawn.append(index[order[:count].sort().values])
+    return drawn
+
+
+def steps_per_epoch(count: int, batch: int) -> int:
+    """Whole batches in an epoch; the rest is left out (another draw each epoch). A single smaller one if there are too few images."""
+    return max(1, count // batch)
+
+
+def epoch_rows(count: int, batch: int, seed: int, epoch: int) -> Iterator[Tensor]:
+    """The rows of one epoch's training batches, int64 [batch] each."""
+    order = torch.randperm(count, generator=generator(seed, "condense-order", epoch))
+    for step in range(steps_per_epoch(count, batch)):
+        yield order[step * batch : (step + 1) * batch]
+
+
+def meta_rows(count: int, batch: int, seed: int) -> Iterator[Tensor]:
+    """Meta batches without end: pass after pass over the meta-data, each in its own order, whole batches only."""
+    number = 0
+    while True:
+        order = torch.randperm(count, generator=generator(seed, "meta-order", number))
+        for step in range(steps_per_epoch(count, batch)):
+            yield order[step * batch : (step + 1) * batch]
+        number += 1

@@ -1,0 +1,321 @@
+"""The paper's condenser (4.2, SPEC 4): a meta-network scores every pair of ancestor layer and pseudo-descendant layer.
+
+The frozen ancestor's features enter only through :class:`matching.Frozen`, computed once per meta image. Draws come from
+the seed alone, not from the lineage length, so the condensations of a lineage differ by their ancestors only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from evolve.condensers.batches import epoch_rows, meta_rows, steps_per_epoch
+from evolve.condensers.hypergradient import LookAhead, Rule, Tensors, matching_loss, reverse_sweep, sgd
+from evolve.condensers.matching import Frozen, Layout, Matcher, Projection, layout
+from evolve.condensers.selection import select
+from evolve.data.resident import Resident
+from evolve.errors import UserError
+from evolve.randomness import generator
+from evolve.settings import CondenseSettings
+
+Groups = tuple[tuple[str, ...], ...]
+Progress = Callable[[float, str], None]
+
+CACHE_BYTES = 512 * 2**20
+"""Above this the ancestor's maps are computed batch by batch instead of being held for all meta images."""
+CHUNK = 64
+"""Meta images that go through the ancestor at a time."""
+REPORT_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Condensed:
+    """What a condensation found. L ancestor layer groups, K pseudo-descendant layer groups.
+
+    ``alpha`` [L, K]: each pair's mean over the meta-data; ``scores`` [L] alpha^l and ``weights`` [L] a~^l (Eq. 9), float64;
+    ``selected``: 0-based positions; ``status``: "selected", "tied", "collapsed" or "fixed"; ``history``: per epoch.
+    """
+
+    alpha: Tensor
+    scores: Tensor
+    weights: Tensor
+    selected: tuple[int, ...]
+    margin: float
+    status: str
+    selected_by: str
+    history: dict[str, list[float]]
+
+
+class MetaNetwork(nn.Module):
+    """G: alpha^{l,k} = ReLU6(FC_{l,k}(pool(Z^l))). All FCs in one tensor; weight 0 and bias 1, so every pair starts at 1."""
+
+    def __init__(self, channels: Sequence[int], descendant_layers: int) -> None:
+        super().__init__()
+        owner = torch.repeat_interleave(torch.arange(len(channels)), torch.tensor(channels))
+        self.register_buffer("owner", F.one_hot(owner, len(channels)).t().float())
+        self.weight = nn.Parameter(torch.zeros(sum(channels), descendant_layers))
+        self.bias = nn.Parameter(torch.ones(len(channels), descendant_layers))
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """[B, sum of C_l] -> [B, L, K], in 0..6."""
+        return F.relu6(torch.matmul(self.get_buffer("owner"), pooled[:, :, None] * self.weight) + self.bias)
+
+
+class Features(nn.Module):
+    """A network seen at its layer groups: the output of each group's last unit, before pooling."""
+
+    def __init__(self, network: nn.Module, groups: Groups) -> None:
+        super().__init__()
+        names = list(network.layers)  # type: ignore[arg-type]
+        self.network = network
+        self.places = [names.index(group[-1]) for group in groups]
+
+    def forward(self, x: Tensor, logits: bool = False) -> list[Tensor]:
+        """Feature maps [B, C, S, S] of the groups, or the logits as a list of one."""
+        if logits:
+            return [self.network(x)]
+        maps = self.network.features(x)  # type: ignore[operator]
+        return [maps[place] for place in self.places]
+
+
+class Pseudo:
+    """The pseudo-descendant (theta) and h (zeta) as functions of one tuple of tensors. BN uses and keeps no running statistics."""
+
+    def __init__(self, network: nn.Module, groups: Groups, matcher: Matcher, seed: int) -> None:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.track_running_stats = False
+        self.network = Features(network.train(), groups)
+        self.names = [name for name, _ in self.network.named_parameters()]
+        self.matcher = matcher
+        theta = [p.detach().clone(memory_format=torch.preserve_format) for p in self.network.parameters()]
+        self.initial: Tensors = (*theta, *_draw_alignment(matcher.layout, seed, like=theta[0]))
+
+    def psi(self, frozen: Frozen, x: Tensor, params: Sequence[Tensor]) -> Tensor:
+        """[B, L, K] on images x [B, 3, H, W]."""
+        h = params[len(self.names) :]
+        projections = [Projection(h[i], h[i + 1]) for i in range(0, len(h), 2)]
+        return self.matcher.psi(frozen, self._call(params, x), projections)
+
+    def loss(self, x: Tensor, labels: Tensor, params: Sequence[Tensor]) -> Tensor:
+        """L_cls: cross-entropy, mean over the batch."""
+        return F.cross_entropy(self._call(params, x, True)[0], labels)
+
+    def _call(self, params: Sequence[Tensor], x: Tensor, logits: bool = False) -> list[Tensor]:
+        return functional_call(self.network, dict(zip(self.names, params, strict=False)), (x, logits))
+
+
+def _draw_alignment(shape: Layout, seed: int, like: Tensor) -> list[Tensor]:
+    """h's weights and biases, uniform within 1/sqrt(c_k) (torch's convolution default), each pair from its own generator."""
+    drawn = []
+    for k, (width, _) in enumerate(shape.descendant):
+        bound = 1 / math.sqrt(width)
+        pairs = [
+            torch.empty(channels, width + 1).uniform_(-bound, bound, generator=generator(seed, "alignment", l, k))
+            for l, (channels, _) in enumerate(shape.ancestor)
+        ]
+        both = torch.cat(pairs).to(like)
+        drawn += [both[:, :-1].contiguous(), both[:, -1].contiguous()]
+    return drawn
+
+
+class FrozenAncestor:
+    """The ancestor's side of the matching, for the meta images (held, memory permitting) or any batch."""
+
+    def __init__(self, ancestor: Features, matcher: Matcher, resident: Resident, meta_index: Tensor) -> None:
+        self.ancestor, self.matcher, self.resident, self.index = ancestor, matcher, resident, meta_index
+        bytes_needed = matcher.numbers_per_image() * len(meta_index) * 4
+        self.held = Frozen.join(list(self.chunks())) if bytes_needed <= CACHE_BYTES else None
+
+    @torch.no_grad()
+    def of_images(self, x: Tensor) -> Frozen:
+        """Of images [B, 3, H, W]."""
+        return self.matcher.freeze(self.ancestor(x))
+
+    def of_rows(self, rows: Tensor) -> Frozen:
+        """Of meta images, by their place in the meta index."""
+        if self.held is not None:
+            return self.held[rows.to(self.resident.device)]
+        return self.of_images(self.resident.batch(self.index[rows]))
+
+    def pooled(self) -> Tensor:
+        """[meta images, sum of C_l]. Raises UserError when the ancestor's features are not finite."""
+        pooled = self.held.pooled if self.held is not None else torch.cat([f.pooled for f in self.chunks()])
+        if not torch.isfinite(pooled).all():
+            raise UserError("ancestor.lr: the ancestor diverged, its features on the condensing images are not finite; lower ancestor.lr")
+        return pooled
+
+    def chunks(self) -> list[Frozen]:
+        """All meta images, CHUNK at a time."""
+        return [self.of_images(self.resident.batch(part)) for part in self.index.split(CHUNK)]
+
+
+@dataclass
+class _State:
+    params: Tensors
+    buffers: Tensors
+    phi: MetaNetwork
+    adam: torch.optim.Adam
+
+
+@dataclass(frozen=True)
+class _Batch:
+    train: Tensor
+    train_labels: Tensor
+    meta: Tensor
+    meta_labels: Tensor
+    rows: Tensor
+
+
+def condense(
+    ancestor: nn.Module,
+    pseudo: nn.Module,
+    groups: Groups,
+    pseudo_groups: Groups,
+    train_index: Tensor,
+    train_labels: Tensor,
+    meta_index: Tensor,
+    meta_labels: Tensor,
+    resident: Resident,
+    c: CondenseSettings,
+    seed: int,
+    progress: Progress,
+) -> Condensed:
+    """Train pseudo-descendant, alignment and meta-network together; read the selection off alpha (Eq. 9, 10).
+
+    ``ancestor`` is frozen here (eval mode); ``pseudo`` is an initialised descendant, whose parameters are left as they are;
+    ``groups`` and ``pseudo_groups`` name the layers of each integral layer. Indices are int64 into ``resident``.
+    Raises UserError when the matching loss or the ancestor's features are not finite.
+    """
+    run = _Condensation(ancestor, pseudo, groups, pseudo_groups, resident, meta_index, c, seed)
+    history = run.train(train_index, train_labels, meta_labels, progress)
+    alpha = run.scores()
+    chosen = select(alpha, c.selection, c.top_k, fallback_groups(groups, c.fixed))
+    return Condensed(
+        alpha, chosen.scores, chosen.weights, chosen.selected, chosen.margin, chosen.status, chosen.selected_by, history
+    )
+
+
+def fallback_groups(groups: Groups, fixed: Sequence[int]) -> tuple[int, ...]:
+    """The 0-based groups that ``fixed`` (1-based) means.
+
+    Where the numbers go beyond the groups they number the single convolutions, and the groups that hold those are meant:
+    the paper's set 1, 11, 12, 13 is stages 1 and 5. Raises UserError for a number beyond both.
+    """
+    owner = [number for number, group in enumerate(groups) for _ in group]
+    if max(fixed) <= len(groups):
+        return tuple(sorted({n - 1 for n in fixed}))
+    if max(fixed) > len(owner):
+        raise UserError(f"condense.fixed = {list(fixed)}: the ancestor has layers 1 to {len(owner)}")
+    return tuple(sorted({owner[n - 1] for n in fixed}))
+
+
+class _Condensation:
+    """One condensation's fixed parts, and the loop."""
+
+    def __init__(
+        self, ancestor: nn.Module, pseudo: nn.Module, groups: Groups, pseudo_groups: Groups, resident: Resident, meta_index: Tensor,
+        c: CondenseSettings, seed: int,
+    ) -> None:
+        self.c, self.seed, self.resident, self.meta_index = c, seed, resident, meta_index
+        frozen = Features(ancestor.eval().requires_grad_(False), groups)
+        probe = resident.batch(meta_index[:1])
+        with torch.no_grad():
+            seen = Features(pseudo.eval(), pseudo_groups)(probe)
+            shape = layout(frozen(probe), seen)
+        self.matcher = Matcher(shape, probe)
+        self.ancestor = FrozenAncestor(frozen, self.matcher, resident, meta_index)
+        self.pooled = self.ancestor.pooled()
+        self.pseudo = Pseudo(pseudo, pseudo_groups, self.matcher, seed)
+        phi = MetaNetwork([channels for channels, _ in shape.ancestor], len(shape.descendant)).to(probe)
+        adam = torch.optim.Adam(phi.parameters(), lr=c.meta_lr, weight_decay=c.meta_weight_decay)
+        self.state = _State(self.pseudo.initial, tuple(torch.zeros_like(p) for p in self.pseudo.initial), phi, adam)
+
+    def train(self, train_index: Tensor, train_labels: Tensor, meta_labels: Tensor, progress: Progress) -> dict[str, list[float]]:
+        """All epochs; the history, one number an epoch."""
+        history: dict[str, list[float]] = {name: [] for name in ("classification", "matching", "alpha_mean", "alpha_min", "alpha_max", "dead")}
+        steps = steps_per_epoch(len(train_index), self.c.batch)
+        metas = meta_rows(len(self.meta_index), self.c.meta_batch, self.seed)
+        for epoch in range(self.c.epochs):
+            draws = generator(self.seed, "condense-augment", epoch)
+            losses = []
+            for step, rows in enumerate(epoch_rows(len(train_index), self.c.batch, self.seed, epoch)):
+                done = epoch + step / steps
+                if step % REPORT_EVERY == 0:
+                    progress(done / self.c.epochs, f"epoch {epoch + 1} of {self.c.epochs}")
+                batch = self._batch(train_index[rows], train_labels[rows], next(metas), meta_labels, draws)
+                losses.append(self.iterate(batch, 0.5 * (1 + math.cos(math.pi * done / self.c.epochs))))
+            self._record(history, losses)
+        return history
+
+    def _batch(self, index: Tensor, labels: Tensor, rows: Tensor, meta_labels: Tensor, draws: torch.Generator) -> _Batch:
+        device = self.resident.device
+        images = self.resident.batch(index, self.c.augment, draws)
+        return _Batch(images, labels.to(device), self.resident.batch(self.meta_index[rows]), meta_labels[rows].to(device), rows)
+
+    def iterate(self, batch: _Batch, annealed: float) -> tuple[Tensor, Tensor]:
+        """One iteration of Algorithm 1: a step of theta and zeta, then one of phi. Returns (L_cls, L_meta) before it."""
+        rule = Rule(self.c.lr * annealed, self.c.momentum, self.c.weight_decay)
+        return self._eq16(batch, rule) if self.c.objective == "eq16" else self._bilevel(batch, rule)
+
+    def _bilevel(self, batch: _Batch, rule: Rule) -> tuple[Tensor, Tensor]:
+        """SPEC 4, bilevel objective: matching on the meta batch; phi descends the look-ahead's CE on it."""
+        frozen = self.ancestor.of_rows(batch.rows)
+        losses = self._real_step(batch, frozen, batch.meta, rule)
+        alpha = self.state.phi(frozen.pooled)
+        look = LookAhead(
+            pairs=lambda params: self.pseudo.psi(frozen, batch.meta, params),
+            train_loss=lambda params: self.pseudo.loss(batch.train, batch.train_labels, params),
+            outer_loss=lambda params: self.pseudo.loss(batch.meta, batch.meta_labels, params),
+            steps=self.c.lookahead,
+        )
+        _, gradient = reverse_sweep(look, alpha, self.state.params, self.state.buffers, rule)
+        self._phi_step(alpha, gradient)
+        return losses
+
+    def _eq16(self, batch: _Batch, rule: Rule) -> tuple[Tensor, Tensor]:
+        """Algorithm 1 with Eq. 16 to the letter: matching on the training batch; phi descends sum alpha psi on the meta batch."""
+        losses = self._real_step(batch, self.ancestor.of_images(batch.train), batch.train, rule)
+        frozen = self.ancestor.of_rows(batch.rows)
+        alpha = self.state.phi(frozen.pooled)
+        with torch.no_grad():
+            psi = self.pseudo.psi(frozen, batch.meta, self.state.params)
+        self._phi_step(alpha, psi / len(psi))
+        return losses
+
+    def _real_step(self, batch: _Batch, frozen: Frozen, matched: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+        """theta and zeta one step down L_total = L_cls + lambda L_meta (Eq. 15)."""
+        leaves = tuple(p.detach().requires_grad_() for p in self.state.params)
+        with torch.no_grad():
+            alpha = self.state.phi(frozen.pooled)
+        classification = self.pseudo.loss(batch.train, batch.train_labels, leaves)
+        matching = matching_loss(alpha, self.pseudo.psi(frozen, matched, leaves))
+        grads = torch.autograd.grad(classification + self.c.match_weight * matching, leaves)
+        with torch.no_grad():
+            self.state.params, self.state.buffers = sgd(leaves, self.state.buffers, grads, rule)
+        return classification.detach(), matching.detach()
+
+    def _phi_step(self, alpha: Tensor, gradient: Tensor) -> None:
+        self.state.adam.zero_grad()
+        alpha.backward(gradient)
+        self.state.adam.step()
+
+    @torch.no_grad()
+    def scores(self) -> Tensor:
+        """alpha [L, K]: each pair's mean over all meta images."""
+        return torch.stack([self.state.phi(part).sum(0) for part in self.pooled.split(CHUNK)]).sum(0) / len(self.pooled)
+
+    def _record(self, history: dict[str, list[float]], losses: list[tuple[Tensor, Tensor]]) -> None:
+        means = torch.tensor([[float(a), float(b)] for a, b in losses]).mean(0)
+        alpha = self.scores()
+        if not (torch.isfinite(means).all() and torch.isfinite(alpha).all()):
+            raise UserError(f"condense.lr = {self.c.lr:g}: the pseudo-descendant's losses are not finite; lower condense.lr or condense.match_weight")
+        values = (*means.tolist(), float(alpha.mean()), float(alpha.min()), float(alpha.max()), float((alpha == 0).float().mean()))
+        for name, value in zip(history, values, strict=True):
+            history[name].append(value)

@@ -1,0 +1,91 @@
+"""From alpha to layers: Eq. 9 and 10, and what happens when alpha decides nothing. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+COLLAPSED_BELOW = 0.05
+"""Alpha starts at 1 everywhere; when no pair is left with a twentieth of that, matching has been switched off."""
+COLLAPSED_SHARE = 0.9
+"""Share of pairs at exactly 0 (dead ReLU6: they get no gradient and cannot come back) from which alpha counts as collapsed."""
+TIE_SPREAD = 1e-4
+"""max_l alpha^l - min_l alpha^l below which the layers count as equal: one step of Adam at the default meta_lr."""
+TIE_GAP = 1e-6
+"""Top-k: gap of the softmax weights at the cut below which the cut is rounding."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which layers are kept, and how sure that is. Layers are 0-based positions; ``scores`` and ``weights`` are [L]."""
+
+    scores: Tensor
+    weights: Tensor
+    selected: tuple[int, ...]
+    margin: float
+    status: str
+    selected_by: str
+
+
+def layer_scores(alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Eq. 9: alpha [L, K] -> (alpha^l = max_k alpha^{l,k} [L], a~ = softmax over layers [L]). In float64."""
+    scores = alpha.detach().to("cpu", torch.float64).max(dim=1).values
+    return scores, torch.softmax(scores, dim=0)
+
+
+def select(alpha: Tensor, selection: str, top_k: int, fallback: Sequence[int]) -> Selection:
+    """The learngene's layers out of alpha [L, K] (each pair's mean over the meta-data, SPEC 4).
+
+    ``selection`` "threshold" keeps layer l iff a~^l > 1/L (Eq. 10), with margin min_l |a~^l - 1/L|; "top-k" keeps the
+    ``top_k`` largest a~^l, with margin a~ of the k-th less a~ of the next (0 stands for the next when all are kept).
+
+    status "collapsed": every alpha < COLLAPSED_BELOW, or a share >= COLLAPSED_SHARE of the pairs exactly 0.
+    status "tied": the spread of alpha^l is below TIE_SPREAD, the threshold keeps no layer or all of them, or top-k cuts
+    between weights less than TIE_GAP apart. In both, ``fallback`` (0-based) is returned and ``selected_by`` says why.
+    ValueError for another ``selection``, a ``top_k`` outside 1..L or an alpha that is not finite.
+    """
+    if not torch.isfinite(alpha).all():
+        raise ValueError("alpha is not finite")
+    scores, weights = layer_scores(alpha)
+    kept, margin = _cut(weights, selection, top_k)
+    status, why = _judge(alpha, scores, kept, selection, margin)
+    if status != "selected":
+        kept = tuple(sorted(set(fallback)))
+        why = f"fixed set, because {why}"
+    return Selection(scores, weights, kept, margin, status, why)
+
+
+def _cut(weights: Tensor, selection: str, top_k: int) -> tuple[tuple[int, ...], float]:
+    layers = len(weights)
+    if selection == "threshold":
+        distance = weights - 1 / layers
+        return tuple(torch.nonzero(distance > 0).flatten().tolist()), float(distance.abs().min())
+    if selection != "top-k":
+        raise ValueError(f"unknown selection {selection!r}; known: threshold, top-k")
+    if not 1 <= top_k <= layers:
+        raise ValueError(f"top_k = {top_k}: from 1 to {layers}, the number of layers")
+    ordered, order = torch.sort(weights, descending=True, stable=True)
+    following = float(ordered[top_k]) if top_k < layers else 0.0
+    return tuple(sorted(order[:top_k].tolist())), float(ordered[top_k - 1]) - following
+
+
+def _judge(alpha: Tensor, scores: Tensor, kept: tuple[int, ...], selection: str, margin: float) -> tuple[str, str]:
+    """(status, reason in words)."""
+    largest, dead = float(alpha.max()), float((alpha == 0).double().mean())
+    if largest < COLLAPSED_BELOW:
+        return "collapsed", f"alpha collapsed: the largest is {largest:.2g}, below {COLLAPSED_BELOW}"
+    if dead >= COLLAPSED_SHARE:
+        return "collapsed", f"alpha collapsed: {dead:.0%} of the pairs are 0"
+    spread = float(scores.max() - scores.min())
+    if len(scores) > 1 and spread < TIE_SPREAD:
+        return "tied", f"the layers are tied: alpha^l spreads over {spread:.2g}, below {TIE_SPREAD}"
+    if selection == "threshold":
+        if len(kept) in (0, len(scores)):
+            return "tied", f"the layers are tied: Eq. 10 keeps {len(kept)} of {len(scores)}"
+        return "selected", "threshold (Eq. 10)"
+    if margin < TIE_GAP:
+        return "tied", f"the layers are tied at the cut after {len(kept)}"
+    return "selected", f"top-{len(kept)}"

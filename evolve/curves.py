@@ -1,0 +1,320 @@
+"""The evolution curve: what a lineage measured, its intervals, and what may be concluded from it (SPEC 8).
+
+Accuracies are fractions in [0, 1]; gains and slopes in summaries are percentage points. The design is paired:
+descendant i of every generation and method meets the same task, images, fresh layers and batches, so methods
+are compared by index. The generations of a lineage share these tasks, so the unit that counts is the task.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from evolve.errors import UserError
+from evolve.trends import LEAST_POINTS, Array, Trend, mean_interval, trend
+
+CONTROLS = ("scratch", "shuffled", "joint", "full_ancestor")  # Generation's fields that hold a control
+SEEDS_WANTED = 5
+FALLBACKS = ("tied", "collapsed")  # statuses in which the condenser did not select the layers itself
+
+
+@dataclass(frozen=True)
+class Descent:
+    """One method's descendants of one generation; every tuple is by descendant. Accuracies in [0, 1]."""
+
+    lineage: int
+    method: str  # "inherited" | "from-scratch" | "shuffled" | "joint" | "full-ancestor"
+    accuracy: tuple[float, ...]  # on the test images after the last epoch
+    best: tuple[float, ...]
+    curves: tuple[tuple[float, ...], ...]  # test accuracy per epoch
+    train_loss: tuple[tuple[float, ...], ...]
+    test_images: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One point of the evolution curve. ``scratch`` has the same architecture and tasks as ``inherited``."""
+
+    lineage: int
+    selected: tuple[str, ...]
+    all_layers: tuple[str, ...]
+    scores: tuple[float, ...]  # a~ (Eq. 9), [L]
+    alpha: tuple[tuple[float, ...], ...]  # [L, K]
+    margin: float
+    status: str  # "selected" | "tied" | "collapsed" | "fixed"
+    selected_by: str
+    descendant: str
+    inherited: Descent
+    scratch: Descent
+    shuffled: Descent | None = None
+    joint: Descent | None = None
+    full_ancestor: Descent | None = None
+    ancestor_accuracy: float | None = None
+    ancestor_row: tuple[float, ...] = ()
+    forgetting: float | None = None
+    backward_transfer: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LineageRecord:
+    """What one seed's lineage has measured so far; ``generations`` are sorted, some may be missing."""
+
+    scenario: str
+    profile: str
+    seed: int
+    tasks: int
+    generations: tuple[Generation, ...] = ()
+    reference: Descent | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval (Student's t); NaN bounds when n < 2."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def half(self) -> float:
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A paired difference in percentage points; a pair is one downstream task averaged over the generations."""
+
+    over: str
+    interval: Interval
+    generations: int  # generations averaged, over all seeds
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run, or several seeds of one scenario pooled. Gains in points, slopes in points per 10 tasks."""
+
+    scenario: str
+    profile: str
+    seeds: tuple[int, ...]
+    tasks: int
+    lengths: tuple[int, ...]  # lineage lengths >= 1 that every seed has measured; the trends stand on these
+    accuracy: Trend
+    gain: Trend
+    effects: tuple[Effect, ...]
+    seed_gain: Interval  # gain over from-scratch with seeds as units
+    fallbacks: int  # generations whose layers the condenser did not select itself (tied or collapsed)
+    measured: int  # generations with lineage length >= 1, over all seeds
+
+    def effect(self, over: str) -> Effect | None:
+        return next((effect for effect in self.effects if effect.over == over), None)
+
+
+def point_interval(values: Sequence[float]) -> Interval:
+    """95 % t-interval over descendants: one point of the curve. Unit as given."""
+    return Interval(*mean_interval(values))
+
+
+def differences(first: Descent, second: Descent) -> tuple[float, ...]:
+    """first - second by descendant. ValueError when they are not the same descendants."""
+    if len(first.accuracy) != len(second.accuracy):
+        raise ValueError(f"{first.method} has {len(first.accuracy)} descendants, {second.method} has {len(second.accuracy)}: not paired")
+    return tuple(a - b for a, b in zip(first.accuracy, second.accuracy, strict=True))
+
+
+def paired_gain(generation: Generation) -> Interval:
+    """Inherited minus from-scratch of the same architecture, over the descendants; a fraction, as accuracy is."""
+    return point_interval(differences(generation.inherited, generation.scratch))
+
+
+def untrained(record: LineageRecord) -> Generation | None:
+    """Lineage 0: the learngene of an ancestor that has learned nothing."""
+    return next((g for g in record.generations if g.lineage == 0), None)
+
+
+def evolved(record: LineageRecord) -> tuple[Generation, ...]:
+    """Generations whose ancestor has learned something, by lineage length."""
+    return tuple(sorted((g for g in record.generations if g.lineage > 0), key=lambda g: g.lineage))
+
+
+def summarise(records: Sequence[LineageRecord]) -> Summary:
+    """Pool one or several seeds of one scenario. UserError when the records are not that."""
+    _check_poolable(records)
+    lengths = _common_lengths(records)
+    accuracy = [_table(record, lengths, lambda g: g.inherited.accuracy) for record in records]
+    gain = [_table(record, lengths, lambda g: differences(g.inherited, g.scratch)) for record in records]
+    effects = [effect for name, other in _OTHERS.items() if (effect := _effect(name, records, other)) is not None]
+    generations = [g for record in records for g in evolved(record)]
+    return Summary(
+        scenario=records[0].scenario,
+        profile=records[0].profile,
+        seeds=tuple(record.seed for record in records),
+        tasks=records[0].tasks,
+        lengths=lengths,
+        accuracy=trend(lengths, accuracy),
+        gain=trend(lengths, gain),
+        effects=tuple(effects),
+        seed_gain=point_interval([float(np.mean(_pairs(r, _OTHERS["from-scratch"]))) for r in records if evolved(r)]),
+        fallbacks=sum(g.status in FALLBACKS for g in generations),
+        measured=len(generations),
+    )
+
+
+def verdict(summary: Summary) -> str:
+    """What the data support, in plain words, with the effect size that could have been seen."""
+    if len(summary.lengths) < LEAST_POINTS:
+        return f"Too few generations for a trend: {len(summary.lengths)} measured, at least {LEAST_POINTS} needed.{_few_seeds(summary)}"
+    accuracy, gain = _slope(summary.accuracy), _slope(summary.gain)
+    if summary.accuracy.rises and summary.gain.rises:
+        text = f"The data support a rise with lineage length: accuracy {accuracy}, gain over from-scratch {gain}."
+    elif summary.accuracy.falls and summary.gain.falls:
+        text = f"The data support a fall with lineage length, not a rise: accuracy {accuracy}, gain over from-scratch {gain}."
+    else:
+        text = f"The data do not support a rise with lineage length: {_halfway(summary)}accuracy {accuracy}, gain over from-scratch {gain}."
+        text += _resolution(summary.gain)
+    return text + _few_seeds(summary)
+
+
+def gain_sentence(summary: Summary) -> str:
+    """Inheriting against from-scratch, averaged over the lineage."""
+    effect = summary.effect("from-scratch")
+    if effect is None:
+        return "No generation has been measured yet."
+    interval = effect.interval
+    start = f"Inheriting gives {interval.mean:+.2f} points over from-scratch"
+    if math.isnan(interval.low):
+        return f"{start} (one pair: no interval)."
+    held = "above" if interval.low > 0 else "below" if interval.high < 0 else "not distinguishable from"
+    return f"{start} [{interval.low:+.2f}, {interval.high:+.2f}] ({interval.n} pairs), {held} 0."
+
+
+def record_to_json(record: LineageRecord) -> dict[str, Any]:
+    """Plain dicts and lists, ready for ``json.dumps``."""
+    return asdict(record)
+
+
+def record_from_json(data: Mapping[str, Any]) -> LineageRecord:
+    """The inverse of :func:`record_to_json`, also after a trip through JSON text."""
+    made = {f.name: data[f.name] for f in fields(LineageRecord) if f.name in data}
+    made["generations"] = tuple(_generation(g) for g in data.get("generations", ()))
+    made["reference"] = _descent(data.get("reference"))
+    return LineageRecord(**made)
+
+
+def _generation(data: Mapping[str, Any]) -> Generation:
+    made = {key: _tuples(value) for key, value in data.items()}
+    for name in ("inherited", *CONTROLS):
+        made[name] = _descent(data.get(name))
+    return Generation(**made)
+
+
+def _descent(data: Mapping[str, Any] | None) -> Descent | None:
+    return None if data is None else Descent(**{key: _tuples(value) for key, value in data.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+_Other = Callable[[LineageRecord, Generation], "Descent | None"]
+
+
+def _untrained_descent(record: LineageRecord, _: Generation) -> Descent | None:
+    zero = untrained(record)
+    return zero.inherited if zero else None
+
+
+_OTHERS: dict[str, _Other] = {
+    "from-scratch": lambda record, g: g.scratch,
+    "shuffled": lambda record, g: g.shuffled,
+    "lineage 0": _untrained_descent,
+    "joint": lambda record, g: g.joint,
+    "full-ancestor": lambda record, g: g.full_ancestor,
+    "reference": lambda record, g: record.reference,
+}
+
+
+def _pairs(record: LineageRecord, other: _Other) -> Array:
+    """[descendants]: inherited minus other in points, averaged over the generations that have both."""
+    found = [(g.inherited, descent) for g in evolved(record) if (descent := other(record, g)) is not None]
+    rows = [differences(inherited, descent) for inherited, descent in found]
+    return 100 * np.mean(np.array(rows, dtype=np.float64), axis=0) if rows else np.empty(0)
+
+
+def _effect(name: str, records: Sequence[LineageRecord], other: _Other) -> Effect | None:
+    pairs = np.concatenate([_pairs(record, other) for record in records])
+    if len(pairs) == 0:
+        return None
+    count = sum(other(record, g) is not None for record in records for g in evolved(record))
+    return Effect(name, Interval(*mean_interval(pairs)), count)
+
+
+def _common_lengths(records: Sequence[LineageRecord]) -> tuple[int, ...]:
+    """A seed that is further along must not bend the pooled curve: only lengths that all have, all finite."""
+    having = [{g.lineage for g in evolved(r) if np.isfinite([*g.inherited.accuracy, *g.scratch.accuracy]).all()} for r in records]
+    return tuple(sorted(set.intersection(*having)))
+
+
+def _table(record: LineageRecord, lengths: Sequence[int], values: Callable[[Generation], Sequence[float]]) -> Array:
+    """[T, descendants] in percent."""
+    wanted = {g.lineage: g for g in evolved(record)}
+    rows = [values(wanted[length]) for length in lengths]
+    return 100 * np.array(rows, dtype=np.float64) if rows else np.empty((0, 0))
+
+
+def _check_poolable(records: Sequence[LineageRecord]) -> None:
+    if not records:
+        raise UserError("no lineage to summarise: name at least one run")
+    first = records[0]
+    for record in records[1:]:
+        if (record.scenario, record.profile, record.tasks) != (first.scenario, first.profile, first.tasks):
+            raise UserError(
+                f"cannot pool seeds of different scenarios: {first.scenario} ({first.profile}, {first.tasks} tasks) and "
+                f"{record.scenario} ({record.profile}, {record.tasks} tasks); report them apart"
+            )
+        changed = sorted(key for key in {*first.settings, *record.settings} if first.settings.get(key) != record.settings.get(key))
+        if changed:
+            raise UserError(f"cannot pool seeds {first.seed} and {record.seed}: their settings differ in {changed[0]}; report them apart")
+    seeds = [record.seed for record in records]
+    twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+    if twice is not None:
+        raise UserError(f"seed {twice} is given twice: pooling it with itself would make the intervals too narrow; name each seed once")
+
+
+def _slope(t: Trend) -> str:
+    start = f"{t.slope:+.2f} points per 10 tasks"
+    bounds = "no interval" if math.isnan(t.low) else f"95 % {t.low:+.2f} to {t.high:+.2f}"
+    p = "p < 0.001" if t.p < 0.001 else f"p {t.p:.2g}"
+    order = "constant" if math.isnan(t.rho) else f"rho {t.rho:+.2f}, {p}"
+    return f"{start} ({bounds}; {order})"
+
+
+def _halfway(summary: Summary) -> str:
+    if summary.accuracy.rises:
+        return "accuracy rises, but the gain over from-scratch of the same architectures is not shown to; "
+    if summary.gain.rises:
+        return "the gain over from-scratch rises, but accuracy itself is not shown to; "
+    return ""
+
+
+def _resolution(t: Trend) -> str:
+    if math.isnan(t.resolvable):
+        return " One task gives no interval, so no effect could have been resolved."
+    return f" A change of the gain below about {t.resolvable:.2f} points per 10 tasks could not have been seen."
+
+
+def _few_seeds(summary: Summary) -> str:
+    """Simulated lineages without a trend whose ancestors drift (random walks) were called a rise in 20 % of trials
+    with two seeds, 10 % with three, 3 % with five."""
+    if len(summary.seeds) == 1:
+        return " This is one lineage (one seed): it cannot speak for others, nor tell a trend from the drift of this ancestor."
+    if len(summary.seeds) < SEEDS_WANTED:
+        return f" {len(summary.seeds)} seeds are few: chance drift of their ancestors can look like a trend; use {SEEDS_WANTED}."
+    return ""

@@ -1,0 +1,99 @@
+"""All images as one uint8 tensor on a device; a batch is a gather, a scaling, a shift and a flip."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from evolve.data.sources import ImageSet
+
+KNOWN = ("crop", "flip")
+
+
+class Resident:
+    """Serves normalised batches by index, without a loader, workers or global random state.
+
+    ``images`` uint8 [N, 3, H, W] in channels_last memory and ``labels`` int64 [N] live on ``device``;
+    ``mean`` and ``std`` are float32 [1, 3, 1, 1] there. On a CPU, images that already lie in that memory
+    order (those of ``load_images`` do) are not copied, so that worker processes share one memmap.
+    """
+
+    def __init__(self, images: ImageSet, device: torch.device) -> None:
+        self.device = torch.device(device)
+        self.size = int(images.images.shape[-1])
+        self.images = _tensor(images.images).to(self.device).contiguous(memory_format=torch.channels_last)
+        self.labels = torch.from_numpy(np.array(images.labels, dtype=np.int64)).to(self.device)
+        self.mean = torch.tensor(images.mean, device=self.device).view(1, 3, 1, 1)
+        self.std = torch.tensor(images.std, device=self.device).view(1, 3, 1, 1)
+        self.class_names = images.class_names
+        self.fingerprint = images.fingerprint
+        self._scale = (1.0 / (255.0 * self.std)).view(3).repeat(self.size)
+        self._shift = (self.mean / self.std).view(3).repeat(self.size)
+        self._by_class = _group(np.asarray(images.labels), np.asarray(images.is_test), len(images.class_names))
+
+    def indices(self, class_id: int, test: bool) -> Tensor:
+        """Sorted int64 CPU indices of the class's test or training images. KeyError for an unknown class."""
+        return self._by_class[int(class_id), bool(test)].clone()
+
+    def batch(self, index: Tensor, augment: tuple[str, ...] = (), generator: torch.Generator | None = None) -> Tensor:
+        """Images ``index`` [B] as float32 [B, 3, H, W] in channels_last, normalised by the source's mean and std.
+
+        ``augment``: "crop" shifts each image by up to H//8 pixels each way and fills with the mean colour (zero, after
+        normalising); "flip" mirrors each image with probability 1/2. Draws come from ``generator`` (CPU), all crops
+        before all flips whatever the order of ``augment``. ValueError for an unknown name or without a generator.
+        """
+        unknown = set(augment) - set(KNOWN)
+        if unknown:
+            raise ValueError(f"unknown augmentation {sorted(unknown)}; known: {KNOWN}")
+        if augment and generator is None:
+            raise ValueError("augmentation needs a generator: global random state is never used")
+        rows = self._rows(index.to(self.device))
+        if "crop" in augment:
+            rows = self._crop(rows, generator)
+        if "flip" in augment:
+            rows = self._flip(rows, generator)
+        return rows.view(len(rows), self.size, self.size, 3).permute(0, 3, 1, 2)
+
+    def _rows(self, index: Tensor) -> Tensor:
+        """The normalised images as float32 [B, H, W*3]: pixels side by side, as channels_last memory holds them."""
+        flat = self.images.permute(0, 2, 3, 1).view(len(self.images), self.size * self.size * 3)
+        raw = flat.index_select(0, index).view(len(index), self.size, self.size * 3)
+        return raw.to(torch.float32).mul_(self._scale).sub_(self._shift)
+
+    def _crop(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Every image shifted by its own (dy, dx): one gather of windows W pixels wide from the zero-padded rows."""
+        count, size, reach = len(rows), self.size, self.size // 8
+        shift = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator).to(self.device)
+        padded = F.pad(rows, (3 * reach, 3 * reach, reach, reach))
+        side = size + 2 * reach
+        windows = padded.view(-1).as_strided((max(0, count * side * side - size + 1), size * 3), (3, 1))
+        image = torch.arange(count, device=self.device).view(-1, 1)
+        line = torch.arange(size, device=self.device)
+        place = (image * side + line + shift[0]) * side + shift[1]
+        return windows.index_select(0, place.view(-1)).view(count, size, size * 3)
+
+    def _flip(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        mirrored = torch.nonzero(torch.rand(len(rows), generator=generator) < 0.5).view(-1).to(self.device)
+        pixels = rows.view(len(rows), self.size, self.size, 3)
+        pixels[mirrored] = pixels[mirrored].flip(2)
+        return rows
+
+
+def _tensor(images: np.ndarray) -> Tensor:
+    """A tensor over the array's own memory; nothing here ever writes into it, so a read-only array is fine."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(images)
+
+
+def _group(labels: np.ndarray, is_test: np.ndarray, classes: int) -> dict[tuple[int, bool], Tensor]:
+    """Indices of every (class, test?) pair, sorted."""
+    return {
+        (class_id, test): torch.from_numpy(np.flatnonzero((labels == class_id) & (is_test == test)).astype(np.int64))
+        for class_id in range(classes)
+        for test in (False, True)
+    }

@@ -1,0 +1,156 @@
+"""The ancestor's stream of tasks (paper 5.3): drawn independently of each other, so classes recur and some never appear."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evolve.data.resident import Resident
+from evolve.errors import UserError
+from evolve.randomness import generator
+from evolve.settings import StreamSettings
+
+
+@dataclass(frozen=True, eq=False)
+class StreamTask:
+    """One task of the stream. ``classes`` stand in the order drawn; ``train`` and ``test`` index the resident images."""
+
+    number: int  # 1-based
+    classes: tuple[int, ...]
+    train: Tensor  # int64 [N]
+    test: Tensor  # int64 [M]
+
+
+def stream_tasks(s: StreamSettings, class_ids: Sequence[int], resident: Resident, seed: int, count: int) -> list[StreamTask]:
+    """Tasks 1..``count``. Task t depends on ``seed`` and t alone (not on ``count``), a class's images on ``seed`` and the class.
+
+    Raises UserError when the ancestor has fewer classes, or a class fewer images, than ``s`` asks for.
+    """
+    pool = sorted(class_ids)
+    if s.classes_per_task > len(pool):
+        raise UserError(f"stream.classes_per_task = {s.classes_per_task}: the ancestor has {len(pool)} classes; ask for 2 to {len(pool)}")
+    drawn: dict[int, tuple[Tensor, Tensor]] = {}
+    tasks = []
+    for number in range(1, count + 1):
+        order = torch.randperm(len(pool), generator=generator(seed, "stream", number))[: s.classes_per_task]
+        classes = tuple(pool[place] for place in order.tolist())
+        for class_id in classes:
+            if class_id not in drawn:
+                drawn[class_id] = _images(class_id, s.images_per_class, resident, seed)
+        train, test = (torch.cat([drawn[class_id][part] for class_id in classes]) for part in (0, 1))
+        tasks.append(StreamTask(number, classes, train, test))
+    return tasks
+
+
+def _images(class_id: int, wanted: int, resident: Resident, seed: int) -> tuple[Tensor, Tensor]:
+    train, test = resident.indices(class_id, test=False), resident.indices(class_id, test=True)
+    if wanted > len(train):
+        name = f"stream.images_per_class = {wanted}"
+        raise UserError(f"{name}: class {class_id} has {len(train)} training images; ask for 1 to {len(train)}, or 0 for all")
+    if not len(train) or not len(test):
+        raise UserError(f"data: class {class_id} has {len(train)} training and {len(test)} test images; the stream needs both")
+    if wanted:
+        kept = torch.randperm(len(train), generator=generator(seed, "stream-images", class_id))[:wanted]
+        train = train[kept.sort().values]
+    return train, test
+
+
+def class_labels(task: StreamTask, head: str, class_ids: Sequence[int]) -> dict[int, int]:
+    """Class id -> label: 0..n-1 in the task's own order (shared, per-task), or the place among all ancestor classes (single)."""
+    order = sorted(class_ids) if head == "single" else task.classes
+    place = {class_id: label for label, class_id in enumerate(order)}
+    return {class_id: place[class_id] for class_id in task.classes}
+
+
+def task_label(task: StreamTask, head: str) -> int:
+    """Avalanche's task label: it chooses the head, so it is 0 unless every task has its own."""
+    return task.number - 1 if head == "per-task" else 0
+
+
+def labels_of(index: Tensor, labels: dict[int, int], resident: Resident) -> Tensor:
+    """Labels int64 [N] (CPU) of the images ``index`` [N]."""
+    return torch.tensor([labels[class_id] for class_id in resident.labels.cpu()[index].tolist()], dtype=torch.int64)
+
+
+class _Images(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """Single images without augmentation, for the parts of Avalanche that want a torch dataset (EWC's importances, its eval)."""
+
+    def __init__(self, resident: Resident, index: Tensor, targets: list[int]) -> None:
+        self.resident, self.index, self.targets = resident, index, targets
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        return self.resident.batch(self.index[place : place + 1])[0], self.targets[place]
+
+
+def make_dataset(resident: Resident, index: Tensor, labels: Tensor, task_labels: Tensor) -> Any:
+    """An Avalanche classification dataset that also knows its images' ``resident_index``, through subsets and concatenations."""
+    load_avalanche()
+    from avalanche.benchmarks.utils import DataAttribute
+    from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
+
+    targets = labels.tolist()
+    attributes = [
+        DataAttribute(targets, "targets"),
+        DataAttribute(task_labels.tolist(), "targets_task_labels", use_in_getitem=True),
+        DataAttribute(index.tolist(), "resident_index"),
+    ]
+    return TaskAwareSupervisedClassificationDataset([_Images(resident, index, targets)], data_attributes=attributes)
+
+
+def make_benchmark(tasks: Sequence[StreamTask], resident: Resident, head: str, class_ids: Sequence[int]) -> Any:
+    """An Avalanche benchmark with one training and one test experience a task, labelled as ``head`` needs."""
+    load_avalanche()
+    from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline
+    from avalanche.benchmarks.scenarios.task_aware import with_task_labels
+
+    def experience(task: StreamTask, index: Tensor) -> Any:
+        labels = labels_of(index, class_labels(task, head, class_ids), resident)
+        return make_dataset(resident, index, labels, torch.full_like(labels, task_label(task, head)))
+
+    made = benchmark_from_datasets(
+        train=[experience(task, task.train) for task in tasks],
+        test=[experience(task, task.test) for task in tasks],
+    )
+    made = with_classes_timeline(made)
+    return with_task_labels(made) if head == "per-task" else made
+
+
+def load_avalanche() -> None:
+    """Import Avalanche (seconds, the first time) without letting it write its config file into the home folder."""
+    if "avalanche" in sys.modules:
+        return
+    with _elsewhere("~/.avalanche"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import avalanche.benchmarks
+        import avalanche.training  # noqa: F401
+
+
+@contextmanager
+def _elsewhere(prefix: str) -> Iterator[None]:
+    """Inside, ``os.path.expanduser`` sends paths that start with ``prefix`` to a temporary folder.
+
+    Avalanche reads its config once, while it is imported. Changing HOME instead would also move the caches of all it imports.
+    """
+    real = os.path.expanduser
+    with tempfile.TemporaryDirectory(prefix="evolve-avalanche-") as folder:
+
+        def expanduser(path: Any) -> Any:
+            return folder + path[len(prefix) :] if isinstance(path, str) and path.startswith(prefix) else real(path)
+
+        os.path.expanduser = expanduser  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            os.path.expanduser = real

@@ -1,0 +1,220 @@
+"""Tiny ImageNet (Stanford CS231n): the official zip or its unpacked folder, with all 200 classes or fewer.
+
+Training images are ``train/<wnid>/images/*.JPEG``; the test images are the labelled validation images, ``val/images`` by
+``val/val_annotations.txt`` (the archive's own test set has no labels).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from evolve.data.cache import Decoded, Prepared, Report
+from evolve.errors import DataError
+from evolve.settings import DataSettings
+
+ARCHIVE = "tiny-imagenet-200.zip"
+FOLDER = "tiny-imagenet-200"
+URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+MEAN = (0.4802, 0.4481, 0.3975)
+STD = (0.2770, 0.2691, 0.2821)
+TRAIN = re.compile(r"train/([^/]+)/images/[^/]+\.jpe?g", re.IGNORECASE)
+ANNOTATIONS = "val/val_annotations.txt"
+
+
+class Files(Protocol):
+    """The dataset's files by their names below its root ("train/n01443537/images/...")."""
+
+    where: Path
+
+    def identity(self) -> dict[str, object]: ...
+    def names(self) -> list[str]: ...
+    def open(self) -> Reader: ...
+
+
+class Reader(Protocol):
+    def read(self, name: str) -> bytes: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Photo:
+    name: str
+    class_id: int
+    is_test: bool
+
+
+def prepare(data: DataSettings, data_dir: Path) -> Prepared:
+    """Tiny ImageNet found at or in ``data_dir``. DataError when it is not there or holds no training images."""
+    files = find(data_dir)
+    identity = {"source": "tinyimagenet", "size": data.size, **files.identity()}
+    return Prepared(identity, lambda report: decode_all(files, data.size, report), MEAN, STD)
+
+
+def find(data_dir: Path) -> Files:
+    """``data_dir`` as the zip, the unpacked folder, or a folder that contains either (the folder is preferred)."""
+    if data_dir.is_file():
+        return ZipFiles(data_dir)
+    for folder in (data_dir, data_dir / FOLDER):
+        if (folder / "train").is_dir():
+            return FolderFiles(folder)
+    if (data_dir / ARCHIVE).is_file():
+        return ZipFiles(data_dir / ARCHIVE)
+    advice = f"get it from {URL} and give it, or the folder it is in, as the data folder"
+    raise DataError(f"{data_dir}: no {ARCHIVE} and no folder {FOLDER} with train/ there; {advice}")
+
+
+def decode_all(files: Files, size: int, report: Report) -> Decoded:
+    """Every photo as RGB of ``size`` pixels a side, training images first; classes in the order of their wnids."""
+    reader = files.open()
+    try:
+        photos, wnids = catalogue(files, reader)
+        report(f"decoding {len(photos)} images of {files.where} (once; later runs read them from the cache)")
+        pixels = np.empty((len(photos), size, size, 3), np.uint8)
+        last = time.monotonic()
+        for place, photo in enumerate(photos):
+            pixels[place] = decode(reader.read(photo.name), size, f"{files.where}: {photo.name}")
+            if time.monotonic() - last > 5:
+                last = time.monotonic()
+                report(f"decoded {place + 1} of {len(photos)} images")
+    finally:
+        reader.close()
+    labels = np.array([photo.class_id for photo in photos], dtype=np.int64)
+    return Decoded(pixels, labels, np.array([photo.is_test for photo in photos]), tuple(wnids))
+
+
+def catalogue(files: Files, reader: Reader) -> tuple[list[Photo], list[str]]:
+    """All photos, sorted by role, class and name, and the wnids that have training images."""
+    names = sorted(files.names())
+    train = [(match.group(1), name) for name in names if (match := TRAIN.fullmatch(name))]
+    if not train:
+        advice = f"it should be {ARCHIVE} or its unpacked folder"
+        raise DataError(f"{files.where}: no training images (train/<wnid>/images/*.JPEG) in it; {advice}")
+    wnids = sorted({wnid for wnid, _ in train})
+    class_id = {wnid: place for place, wnid in enumerate(wnids)}
+    photos = [Photo(name, class_id[wnid], False) for wnid, name in train]
+    present = set(names)
+    if ANNOTATIONS not in present:
+        raise DataError(f"{files.where}: no {ANNOTATIONS} in it, which labels the test images; unpack the official archive again")
+    test = sorted((wnid, name) for name, wnid in labelled(reader.read(ANNOTATIONS), files.where) if wnid in class_id)
+    missing = next((name for _, name in test if name not in present), None)
+    if missing:
+        raise DataError(f"{files.where}: {missing} is named in {ANNOTATIONS} but is not there; unpack the official archive again")
+    return photos + [Photo(name, class_id[wnid], True) for wnid, name in test], wnids
+
+
+def labelled(text: bytes, where: Path) -> Iterator[tuple[str, str]]:
+    """(image name, wnid) of every line "val_0.JPEG <tab> n03444034 <tab> box"."""
+    for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), 1):
+        parts = line.split("\t")
+        if not line.strip():
+            continue
+        if len(parts) < 2:
+            raise DataError(f"{where}: {ANNOTATIONS} line {number} is not 'image<tab>wnid<tab>box'; unpack the official archive again")
+        yield f"val/images/{parts[0].strip()}", parts[1].strip()
+
+
+def decode(raw: bytes, size: int, name: str) -> np.ndarray:
+    """A JPEG as uint8 [size, size, 3]: grey becomes RGB; shrinking averages, over whole cells where they are whole."""
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(raw)) as image:
+            photo = image.convert("RGB")
+    except Exception as error:  # Pillow raises many types for broken files
+        raise DataError(f"{name} is not a readable image ({error}); replace or remove it") from None
+    if photo.width % size == 0 and photo.height % size == 0:
+        return np.asarray(photo.reduce((photo.width // size, photo.height // size)))
+    return np.asarray(photo.resize((size, size), Image.Resampling.BILINEAR))
+
+
+class FolderFiles:
+    """The unpacked dataset."""
+
+    def __init__(self, root: Path) -> None:
+        self.where = root
+
+    def identity(self) -> dict[str, object]:
+        """A hash of all names, sizes and times below train/ and val/: a changed folder is decoded again."""
+        digest = hashlib.sha256()
+        for name in sorted(self.names()):
+            info = os.stat(self.where / name)
+            digest.update(f"{name}\t{info.st_size}\t{info.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        return {"folder": digest.hexdigest()}
+
+    def names(self) -> list[str]:
+        found = []
+        for top in ("train", "val"):
+            for folder, _, files in os.walk(self.where / top):
+                below = Path(folder).relative_to(self.where).as_posix()
+                found += [f"{below}/{file}" for file in files]
+        return found
+
+    def open(self) -> FolderFiles:
+        return self
+
+    def read(self, name: str) -> bytes:
+        try:
+            return (self.where / name).read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.where / name} cannot be read ({error.strerror})") from None
+
+    def close(self) -> None:
+        pass
+
+
+class ZipFiles:
+    """The official archive, read without unpacking."""
+
+    def __init__(self, path: Path) -> None:
+        self.where = path
+
+    def identity(self) -> dict[str, object]:
+        info = self.where.stat()
+        return {"zip": str(self.where.resolve()), "bytes": info.st_size, "mtime_ns": info.st_mtime_ns}
+
+    def names(self) -> list[str]:
+        reader = self.open()
+        try:
+            return list(reader.members)
+        finally:
+            reader.close()
+
+    def open(self) -> ZipReader:
+        return ZipReader(self.where)
+
+
+class ZipReader:
+    """Members by their names below the dataset's root, whatever folder the archive puts it in."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.archive = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DataError(f"{path} is not a whole zip file ({error}); get {ARCHIVE} again from {URL}") from None
+        self.members = {}
+        for full in self.archive.namelist():
+            match = re.search(r"(?:^|/)((?:train|val)/.*[^/])$", full)
+            if match:
+                self.members[match.group(1)] = full
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self.archive.read(self.members[name])
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+            raise DataError(f"{self.path}: {name} is damaged ({error}); get {ARCHIVE} again from {URL}") from None
+
+    def close(self) -> None:
+        self.archive.close()

@@ -1,0 +1,16 @@
+"""Errors that a user can cause and mend. The command line prints them as one line and exits with code 2."""
+
+
+class UserError(Exception):
+    """Something the user can mend: a wrong key, a missing file, a full disk.
+
+    The message is one line that names the file, key or value, what is allowed and what to do.
+    """
+
+
+class DataError(UserError):
+    """The images cannot be had: no network, a damaged or wrong file, an empty folder."""
+
+
+class StoreError(UserError):
+    """The store cannot be used: read-only, full, or written by an incompatible version."""

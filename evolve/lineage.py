@@ -1,0 +1,177 @@
+"""THE page to read first: a lineage, in the paper's words, as a chain of stages (paper 5.3, Figure 6).
+
+    accumulate(0) -> accumulate(1) -> ... -> accumulate(25)     the ancestor learns task after task
+                          |                       |
+                      condense(1)    ...      condense(25)      ancestor -> learngene
+                          |                       |
+                      descend(1)     ...      descend(25)       five descendants inherit it and learn their own tasks
+
+A stage's key is the hash of all that determines its numbers, its inputs' keys among them; its result lies in the store under
+that key. So "what is left to do" is always the same question: which of these stages is not in the store yet?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from evolve.networks.plan import Plan, plan_to_json, stack_plan, vgg16_plan
+from evolve.settings import Settings
+from evolve.store import Stage
+
+# Raised by hand when a room's numbers change for the same settings; results of the older version are then simply not found.
+VERSIONS = {"accumulate": 1, "condense": 1, "descend": 1}
+PAPER_SET = ("conv1", "conv11", "conv12", "conv13")
+
+Peek = Callable[[str], "Mapping[str, Any] | None"]  # a stage's key -> its record, if it is in the store
+
+
+@dataclass(frozen=True)
+class World:
+    """What all stages of one lineage share."""
+
+    settings: Settings
+    seed: int
+    data: str  # fingerprint of the images
+    ancestor_classes: tuple[int, ...]
+    condense_classes: tuple[int, ...]
+    descend_classes: tuple[int, ...]
+
+
+def lineage(world: World, peek: Peek) -> Iterator[Stage]:
+    """Every stage of the lineage that can be named now, generation by generation.
+
+    A from-scratch control has the architecture that its generation's condenser chose, so it can be named only once ``peek``
+    finds that choice; ask again after each result.
+    """
+    controls = world.settings.controls
+    if controls.from_scratch:
+        yield from_scratch(world, paper_plan(world), "paper's descendant")
+    ancestor = accumulate(world, 0, None)
+    yield ancestor
+    for length in range(world.settings.stream.tasks + 1):
+        if length > 0:
+            ancestor = accumulate(world, length, ancestor)
+            yield ancestor
+        elif not controls.untrained:
+            continue
+        yield from generation(world, length, ancestor, peek)
+
+
+def generation(world: World, length: int, ancestor: Stage, peek: Peek) -> Iterator[Stage]:
+    """Condense, inherit and measure one ancestor, with the controls that hang from it."""
+    controls = world.settings.controls
+    learngene = condense(world, length, ancestor)
+    yield learngene
+    yield descend(world, "inherited", length, learngene)
+    chosen = peek(learngene.key)
+    if chosen and controls.from_scratch:
+        yield from_scratch(world, chosen["descendant_plan"], str(length))
+    if due(controls.shuffled, length):
+        yield descend(world, "shuffled", length, learngene)
+    if due(controls.full_ancestor, length):
+        yield descend(world, "full-ancestor", length, ancestor)
+    if due(controls.joint, length):
+        joint = accumulate(world, length, ancestor, strategy="joint")
+        joint_gene = condense(world, length, joint, of="joint ")
+        yield from (joint, joint_gene, descend(world, "joint", length, joint_gene))
+
+
+def due(every: int, length: int) -> bool:
+    """Whether a control that runs every ``every`` generations runs at this one; never at lineage length 0."""
+    return every > 0 and length > 0 and length % every == 0
+
+
+def accumulate(world: World, task: int, previous: Stage | None, strategy: str | None = None) -> Stage:
+    """The ancestor after ``task`` tasks. Task 0 is the untrained ancestor, which no training setting can change."""
+    s = world.settings
+    stream = _keyed(s.stream, without=("tasks",) if s.ancestor.head != "per-task" else ())
+    recipe: dict[str, Any] = {"version": VERSIONS["accumulate"], "task": task, "seed": world.seed}
+    recipe["classes"] = list(world.ancestor_classes)
+    if task == 0:
+        recipe["ancestor"] = {name: getattr(s.ancestor, name) for name in ("network", "width", "head")}
+        recipe["stream"] = {name: stream[name] for name in stream if name != "images_per_class"}
+    else:
+        recipe["ancestor"] = _keyed(s.ancestor)
+        recipe["stream"] = stream
+        recipe["data"] = world.data
+    if strategy and strategy != s.ancestor.strategy:
+        recipe["ancestor"] |= {"strategy": strategy, "strategy_args": {}}
+    if task > 0 and recipe["ancestor"]["strategy"] == "joint":
+        previous = accumulate(world, 0, None)  # each joint ancestor is trained afresh on the union of its tasks
+    label = f"{'joint ' if strategy else ''}accumulate {task}"
+    return _stage("accumulate", label, recipe, {"previous": previous} if previous else {}, priority=0)
+
+
+def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
+    """Ancestor -> learngene. The pseudo-descendant's draw does not depend on the lineage length: generations are paired."""
+    s = world.settings
+    recipe = {
+        "version": VERSIONS["condense"],
+        "seed": world.seed,
+        "data": world.data,
+        "classes": list(world.condense_classes),
+        "network": {"network": s.ancestor.network, "width": s.ancestor.width},
+        "condense": _condense_settings(s),
+    }
+    return _stage("condense", f"{of}condense {length}", recipe, {"ancestor": ancestor}, priority=1)
+
+
+def descend(world: World, method: str, length: int, source: Stage) -> Stage:
+    """Descendants that inherit from ``source``, a learngene or (full-ancestor) the ancestor itself."""
+    role = "ancestor" if method == "full-ancestor" else "learngene"
+    # "joint" names where the learngene comes from, which its key already says.
+    recipe = _descend_recipe(world) | {"method": "inherited" if method == "joint" else method}
+    return _stage("descend", f"descend {length} {method}", recipe, {role: source}, priority=1)
+
+
+def from_scratch(world: World, plan: Any, label: str) -> Stage:
+    """The same descendants with all layers random. It depends on no ancestor, so equal architectures share one result."""
+    recipe = _descend_recipe(world) | {"method": "from-scratch", "plan": plan}
+    return _stage("descend", f"descend {label} from-scratch", recipe, {}, priority=1)
+
+
+def paper_plan(world: World) -> Any:
+    """The paper's descendant (VGG8) at this lineage's width, as JSON."""
+    return plan_to_json(stack_plan(ancestor_plan(world.settings), PAPER_SET))
+
+
+def ancestor_plan(settings: Settings) -> Plan:
+    """The ancestor's layers."""
+    return vgg16_plan(settings.ancestor.width)
+
+
+def _descend_recipe(world: World) -> dict[str, Any]:
+    return {
+        "version": VERSIONS["descend"],
+        "seed": world.seed,
+        "data": world.data,
+        "classes": list(world.descend_classes),
+        "network": {"network": world.settings.ancestor.network, "width": world.settings.ancestor.width},
+        "descend": _keyed(world.settings.descend),
+    }
+
+
+def _condense_settings(s: Settings) -> dict[str, Any]:
+    """The condenser's settings, less those that its method does not read."""
+    chosen = _keyed(s.condense)
+    if s.condense.method == "fixed":
+        return {name: chosen[name] for name in ("method", "fixed", "granularity")}
+    unread = ["top_k"] if s.condense.selection == "threshold" else []
+    unread += ["lookahead"] if s.condense.objective == "eq16" else []
+    return {name: value for name, value in chosen.items() if name not in unread}
+
+
+def _keyed(section: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    named = [f.name for f in fields(section) if f.metadata.get("key", True) and f.name not in without]
+    return {name: _plain(getattr(section, name)) for name in named}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _stage(kind: str, label: str, recipe: dict[str, Any], inputs: Mapping[str, Stage], priority: int) -> Stage:
+    keys = {role: stage.key for role, stage in inputs.items()}
+    return Stage(kind, label, recipe | {"inputs": keys}, keys, priority)

@@ -1,0 +1,204 @@
+"""Computes one stage from its recipe: fetches its inputs from the store, calls the room, puts the result.
+
+The only page where the rooms (arrays and models in, arrays and models out) meet the store.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evolve import __version__
+from evolve.data.resident import Resident
+from evolve.data.sources import load_images
+from evolve.errors import UserError
+from evolve.learngene import Learngene, extract, shuffled
+from evolve.networks.plan import Plan, integral_layers, plan_from_json, plan_to_json, stack_plan, vgg16_plan
+from evolve.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, StreamSettings
+from evolve.store import Result, Stage, Store
+
+Progress = Callable[[float, str], None]
+Outcome = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
+
+
+def perform_stage(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    """Compute ``stage`` and put it into ``store``. ``context`` holds what cannot change a number: paths and the device.
+
+    Raises UserError when the images are not those the recipe was made for, or a setting asks for more than they hold.
+    """
+    room = {"accumulate": _accumulate, "condense": _condense, "descend": _descend}[stage.kind]
+    inputs = {role: _input(store, key) for role, key in stage.inputs.items()}
+    resident = _resident(context, stage.recipe.get("data"))
+    record, tensors = room(stage, inputs, resident, store, progress)
+    store.put(stage, record, tensors, provenance(resident.device))
+    store.checkpoint(stage.key).clear()
+
+
+def choose_device(name: str) -> torch.device:
+    """"auto" takes a GPU where there is one. Raises UserError for a device this machine lacks."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device here; allowed are cpu and auto")
+    return torch.device(name)
+
+
+def provenance(device: torch.device) -> dict[str, str]:
+    """What computed a result, beside its recipe: versions and machine."""
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"evolve": __version__, "torch": str(torch.__version__), "numpy": np.__version__, "device": f"{device.type} ({where})"}
+
+
+@lru_cache(maxsize=1)
+def _load(data: DataSettings, data_dir: Path | None, cache_dir: Path, device: str) -> tuple[Resident, str]:
+    images = load_images(data, data_dir, cache_dir)
+    return Resident(images, choose_device(device)), images.fingerprint
+
+
+def _resident(context: Mapping[str, Any], expected: str | None) -> Resident:
+    resident, fingerprint = _load(context["data"], context["data_dir"], context["cache_dir"], context["device"])
+    if expected is not None and fingerprint != expected:
+        raise UserError(f"data {context['data_dir']}: the images changed while the run was going on; run the command again")
+    return resident
+
+
+class InputLost(RuntimeError):
+    """An input was damaged and has been set aside; it has to be computed again before this stage."""
+
+
+def _input(store: Store, key: str) -> Result:
+    found = store.get(key)
+    if found is None:
+        raise InputLost(key)
+    return found
+
+
+def _settings(kind: type, table: Mapping[str, Any]) -> Any:
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in table.items()})
+
+
+def _accumulate(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:
+    from evolve.ancestor import Accumulated, accumulate  # imports Avalanche, which takes seconds
+
+    recipe = stage.recipe
+    before = inputs.get("previous")
+    previous = Accumulated(before.tensors("ancestor"), before.record) if before else None
+    history = before.record["history"] if before else []
+    done = accumulate(
+        _settings(AncestorSettings, recipe["ancestor"]),
+        _settings(StreamSettings, recipe["stream"]),
+        tuple(recipe["classes"]),
+        resident,
+        recipe["seed"],
+        recipe["task"],
+        previous,
+        history,
+        store.checkpoint(stage.key),
+        progress,
+    )
+    rows = [*history, done.record["row"]] if recipe["task"] > 0 else []
+    return done.record | {"history": rows}, {"ancestor": done.tensors}
+
+
+def _condense(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:
+    from evolve.condensers import condense_ancestor
+
+    recipe = stage.recipe
+    settings: CondenseSettings = _settings(CondenseSettings, recipe["condense"])
+    plan = _plan(recipe)
+    state = trunk(inputs["ancestor"].tensors("ancestor"))
+    chosen = condense_ancestor(plan, state, tuple(recipe["classes"]), resident, settings, recipe["seed"], progress)
+    groups = integral_layers(plan, settings.granularity)
+    layers = [name for index in chosen.selected for name in groups[index]]
+    learngene = extract(state, plan, layers)
+    record = {
+        "layers": layers,
+        "selected": list(chosen.selected),
+        "groups": [list(group) for group in groups],
+        "scores": chosen.scores.tolist(),
+        "weights": chosen.weights.tolist(),
+        "alpha": chosen.alpha.tolist(),
+        "margin": chosen.margin,
+        "status": chosen.status,
+        "selected_by": chosen.selected_by,
+        "history": chosen.history,
+        "ancestor_plan": plan_to_json(plan),
+        "descendant_plan": plan_to_json(stack_plan(plan, layers)),
+    }
+    return record, {"learngene": flatten(learngene)}
+
+
+def _descend(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:
+    from evolve.descendants import downstream_tasks, train_descendant
+    from evolve.inheritance import inherit
+
+    recipe, seed = stage.recipe, stage.recipe["seed"]
+    settings: DescendSettings = _settings(DescendSettings, recipe["descend"])
+    plan, learngene = _inheritance(recipe, inputs)
+    tasks = downstream_tasks(settings, recipe["classes"], resident, seed)
+    trained = []
+    for number, task in enumerate(tasks):
+        model = inherit(plan, learngene, settings.classes_per_task, seed, number).to(resident.device)
+
+        def report(fraction: float, text: str, number: int = number) -> None:
+            progress((number + fraction) / len(tasks), f"descendant {number + 1} of {len(tasks)}, {text}")
+
+        trained.append(train_descendant(model, task, resident, settings, seed, number, report))
+    record = {
+        "accuracy": [t.last for t in trained],
+        "best": [t.best for t in trained],
+        "curves": [t.test_accuracy for t in trained],
+        "train_loss": [t.train_loss for t in trained],
+        "test_images": [len(t.correct) for t in trained],
+        "classes": [list(task.classes) for task in tasks],
+        "plan": plan_to_json(plan),
+    }
+    correct = {f"descendant{n}": torch.tensor(t.correct, dtype=torch.uint8) for n, t in enumerate(trained)}
+    return record, {"correct": correct}
+
+
+def _inheritance(recipe: Mapping[str, Any], inputs: Mapping[str, Result]) -> tuple[Plan, Learngene | None]:
+    """The descendant's plan and what it inherits, by the recipe's method (SPEC 3, 5, 8)."""
+    ancestor, method = _plan(recipe), recipe["method"]
+    if method == "from-scratch":
+        return plan_from_json(recipe["plan"]), None
+    if method == "full-ancestor":
+        layers = [name for group in integral_layers(ancestor, "conv") for name in group]
+        return stack_plan(ancestor, layers), extract(trunk(inputs["ancestor"].tensors("ancestor")), ancestor, layers)
+    found = inputs["learngene"]
+    learngene = unflatten(found.tensors("learngene"), ancestor, found.record["layers"])
+    if method == "shuffled":
+        learngene = shuffled(learngene, recipe["seed"], "shuffle")
+    return stack_plan(ancestor, found.record["layers"]), learngene
+
+
+def _plan(recipe: Mapping[str, Any]) -> Plan:
+    return vgg16_plan(recipe["network"]["width"])
+
+
+def trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The ancestor network's own state dict, out of an accumulate result (which also holds its strategy's state)."""
+    from evolve.ancestor import load_trunk
+
+    return load_trunk(tensors)
+
+
+def flatten(learngene: Learngene) -> dict[str, Tensor]:
+    """Layer -> tensors as one level of names, "conv11/bn.weight"."""
+    return {f"{layer}/{name}": tensor for layer, tensors in learngene.layers.items() for name, tensor in tensors.items()}
+
+
+def unflatten(tensors: Mapping[str, Tensor], plan: Plan, layers: list[str], origin: Mapping[str, Any] | None = None) -> Learngene:
+    """The inverse of :func:`flatten`."""
+    nested: dict[str, dict[str, Tensor]] = {layer: {} for layer in layers}
+    for name, tensor in tensors.items():
+        layer, _, part = name.partition("/")
+        nested[layer][part] = tensor
+    return Learngene(nested, plan, dict(origin or {}))

@@ -1,0 +1,199 @@
+"""Report files of one run, or of several seeds pooled: figures, tables and a summary, from records alone.
+
+The same records give the same bytes, so a report can be compared, cached and kept under version control.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from evolve.curves import (
+    CONTROLS,
+    Descent,
+    Generation,
+    LineageRecord,
+    Summary,
+    gain_sentence,
+    paired_gain,
+    point_interval,
+    summarise,
+    verdict,
+)
+from evolve.errors import UserError
+
+Row = dict[str, Any]
+
+
+def write_report(records: LineageRecord | Sequence[LineageRecord], out: Path) -> list[Path]:
+    """Write curve.png/.svg, genome.png, generations.csv, descendants.csv, learning.csv and summary.json to ``out``.
+
+    Accuracies in the CSV files are fractions, gains too; ``summary.json`` has percentage points. Each file is
+    replaced whole. UserError (one line) when the folder cannot be written or the records cannot be pooled.
+    """
+    pooled = [records] if isinstance(records, LineageRecord) else sorted(records, key=lambda record: record.seed)
+    files = render_report(pooled)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    return [_write_atomic(out / name, content) for name, content in files.items()]
+
+
+def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
+    """File name -> content. Everything is made before the first byte is written."""
+    from evolve import figures
+
+    summary = summarise(records)
+    title = f"{summary.scenario} ({summary.profile}): the learngene along the lineage"
+    return {
+        "curve.png": figures.encode(lambda: figures.evolution_figure(records, summary), "png"),
+        "curve.svg": figures.encode(lambda: figures.evolution_figure(records, summary), "svg"),
+        "genome.png": figures.encode(lambda: figures.genome_figure(records, title), "png"),
+        "generations.csv": _csv(generation_rows(records)),
+        "descendants.csv": _csv(descendant_rows(records)),
+        "learning.csv": _csv(learning_rows(records)),
+        "summary.json": summary_json(records, summary),
+    }
+
+
+def generation_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
+    """One row a seed and generation: what was inherited, the point of the curve, the gain, the ancestor."""
+    for record in records:
+        for g in record.generations:
+            seconds = {f"seconds {stage}": spent for stage, spent in sorted(g.seconds.items())}
+            yield {**_run(record), "lineage": g.lineage, **_genome(g), **_measures(g), **_scores(g), **seconds}
+
+
+def descendant_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
+    """Long form: one row a seed, generation, method and descendant. The reference stands without a lineage length."""
+    for record, lineage, descent in _descents(records):
+        for i, accuracy in enumerate(descent.accuracy):
+            epochs = len(descent.curves[i]) if i < len(descent.curves) else ""
+            images = descent.test_images[i] if i < len(descent.test_images) else ""
+            best = descent.best[i] if i < len(descent.best) else ""
+            values = {"descendant": i, "accuracy": accuracy, "best": best, "epochs": epochs, "test_images": images}
+            yield {**_run(record), "lineage": lineage, "method": descent.method, **values}
+
+
+def learning_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
+    """Long form: one row an epoch of every descendant."""
+    for record, lineage, descent in _descents(records):
+        for i, curve in enumerate(descent.curves):
+            losses = descent.train_loss[i] if i < len(descent.train_loss) else ()
+            for epoch, accuracy in enumerate(curve, start=1):
+                loss = losses[epoch - 1] if epoch <= len(losses) else ""
+                values = {"descendant": i, "epoch": epoch, "test_accuracy": accuracy, "train_loss": loss}
+                yield {**_run(record), "lineage": lineage, "method": descent.method, **values}
+
+
+def summary_json(records: Sequence[LineageRecord], summary: Summary) -> bytes:
+    """Effects and trends as numbers and in words; undefined numbers (NaN) are null."""
+    body = {
+        "format": 1,
+        "verdict": verdict(summary),
+        "gain": gain_sentence(summary),
+        "summary": asdict(summary),
+        "resolvable": {"accuracy": summary.accuracy.resolvable, "gain": summary.gain.resolvable},
+        "settings": records[0].settings,
+        "versions": {str(record.seed): record.versions for record in records},
+    }
+    return (json.dumps(_finite(body), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _run(record: LineageRecord) -> Row:
+    return {"scenario": record.scenario, "profile": record.profile, "seed": record.seed}
+
+
+def _genome(g: Generation) -> Row:
+    how = {"status": g.status, "selected_by": g.selected_by, "margin": g.margin}
+    return {"selected": " ".join(g.selected), **how, "descendant": g.descendant}
+
+
+def _measures(g: Generation) -> Row:
+    point, gain = point_interval(g.inherited.accuracy), paired_gain(g)
+    row: Row = {"descendants": point.n, "mean": point.mean, "low": point.low, "high": point.high}
+    row |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+    for name in CONTROLS:
+        control = getattr(g, name)
+        row[name] = point_interval(control.accuracy).mean if control is not None else None
+    return row | {"ancestor_accuracy": g.ancestor_accuracy, "forgetting": g.forgetting, "backward_transfer": g.backward_transfer}
+
+
+def _scores(g: Generation) -> Row:
+    return {f"score {layer}": score for layer, score in zip(g.all_layers, g.scores, strict=False)}
+
+
+def _descents(records: Sequence[LineageRecord]) -> Iterator[tuple[LineageRecord, int | str, Descent]]:
+    for record in records:
+        for g in record.generations:
+            for name in ("inherited", *CONTROLS):
+                descent = getattr(g, name)
+                if descent is not None:
+                    yield record, g.lineage, descent
+        if record.reference is not None:
+            yield record, "", _renamed(record.reference)
+
+
+def _renamed(reference: Descent) -> Descent:
+    return replace(reference, method="reference")
+
+
+def _csv(rows: Iterator[Row]) -> bytes:
+    """Columns in the order of first appearance; floats by repr so that they read back exactly; NaN and None empty."""
+    kept = list(rows)
+    columns = list(dict.fromkeys(key for row in kept for key in row))
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in kept)
+    return out.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return repr(float(value)) if isinstance(value, float) else value
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _write_atomic(path: Path, content: bytes) -> Path:
+    """A reader sees the old file or the new one, never a part; a failed write leaves nothing behind."""
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    mend = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose a folder that can be written"
+    return UserError(f"cannot write the report to {path}: {error.strerror or error}; {mend} and run the report again")

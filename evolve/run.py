@@ -1,0 +1,235 @@
+"""One run: a folder with its settings, a lineage executed stage by stage, the screens that look on, the report at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from evolve import __version__, cost, scenario
+from evolve.errors import UserError
+from evolve.lineage import World, lineage
+from evolve.store import Stage, Store
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the user asked for. Only ``scenario`` and ``seed`` can change a number."""
+
+    scenario: scenario.Scenario
+    seed: int
+    out: Path
+    store: Path
+    data_dir: Path | None = None
+    device: str = "auto"
+    workers: int = 0
+
+
+def default_out(chosen: scenario.Scenario, seed: int) -> Path:
+    """runs/<scenario>-<profile>-seed<n>; overrides add a short hash, so that two ablations do not meet in one folder."""
+    name = f"{chosen.settings.name}-{chosen.profile}-seed{seed}"
+    if chosen.overrides:
+        name += "-" + hashlib.sha256("\n".join(sorted(chosen.overrides)).encode()).hexdigest()[:6]
+    return Path("runs") / name
+
+
+def default_store(out: Path) -> Path:
+    """$EVOLVE_STORE, else "store" beside the run's folder, so that the runs of one folder share their stages."""
+    given = os.environ.get("EVOLVE_STORE")
+    return Path(given) if given else out.parent / "store"
+
+
+def default_workers(device: str) -> int:
+    """One single-thread process a core; on a GPU two, so that one stage's Python overlaps another's kernels."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return 2 if device == "cuda" else max(1, available)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """A run folder's run.json. Raises UserError where there is none or it is damaged."""
+    file = folder / RUN_FILE
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {name: found[name] for name in ("scenario", "profile", "seed", "settings", "store", "data_dir", "versions", "fingerprint", "classes")}
+    except FileNotFoundError:
+        raise UserError(f"{folder}: not a run folder (no {RUN_FILE}); give a folder that `evolve run` made, such as runs/glyphs-seq25-quick-seed0") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: damaged or not written by evolve ({error}); run the original `evolve run` command again") from None
+
+
+def order_from_run(folder: Path, data_dir: Path | None, device: str, workers: int) -> Order:
+    """The order that continues the run in ``folder``."""
+    found = read_run(folder)
+    settings = scenario.from_dict(found["settings"], str(folder / RUN_FILE))
+    chosen = scenario.Scenario(settings, found["profile"], str(folder / RUN_FILE))
+    data = data_dir or (Path(found["data_dir"]) if found["data_dir"] else None)
+    return Order(chosen, found["seed"], folder, Path(found["store"]), data, device, workers)
+
+
+@dataclass
+class Opened:
+    """A run with its images and store at hand."""
+
+    order: Order
+    world: World
+    store: Store
+    context: dict[str, Any]
+    records: dict[str, dict[str, Any]]
+
+    def peek(self, key: str) -> Mapping[str, Any] | None:
+        """A finished stage's record; checksums are verified on the first look, a damaged result is set aside."""
+        if key not in self.records:
+            found = self.store.get(key) if self.store.has(key) else None
+            if found is None:
+                return None
+            self.records[key] = found.record
+        return self.records[key]
+
+    def stages(self) -> list[Stage]:
+        """All stages that can be named now."""
+        return list(lineage(self.world, self.peek))
+
+    def missing(self) -> list[Stage]:
+        """Stages not in the store, each once."""
+        return [stage for stage in {s.key: s for s in self.stages()}.values() if not self.store.has(stage.key)]
+
+
+def open_run(order: Order, notice: Callable[[str], None]) -> Opened:
+    """Load the images, split their classes, open the store. Raises UserError for whatever does not fit."""
+    import torch
+
+    from evolve.data.resident import Resident
+    from evolve.data.sources import load_images
+    from evolve.data.splits import make_splits
+    from evolve.perform import choose_device
+
+    choose_device(order.device)
+    settings = order.scenario.settings
+    store = Store(order.store, notice)
+    cache = Path(os.environ.get("EVOLVE_CACHE", order.store / "images"))
+    images = load_images(settings.data, order.data_dir, cache, notice)
+    splits = make_splits(settings.data, images)
+    world = World(settings, order.seed, images.fingerprint, tuple(splits.ancestor), tuple(splits.condense), tuple(splits.descend))
+    check_rooms(world, Resident(images, torch.device("cpu")), order.scenario.origin)
+    context = {"data": settings.data, "data_dir": order.data_dir, "cache_dir": cache, "device": order.device}
+    return Opened(order, world, store, context, {})
+
+
+def check_rooms(world: World, resident: Any, origin: str) -> None:
+    """Let every room refuse, before anything is computed, settings that its images or its strategy do not allow."""
+    from evolve.ancestor import check_strategy
+    from evolve.condensers.batches import draw_images
+    from evolve.data.streams import stream_tasks
+    from evolve.descendants import downstream_tasks
+
+    s = world.settings
+    try:
+        check_strategy(s.ancestor)
+        stream_tasks(s.stream, world.ancestor_classes, resident, world.seed, 1)
+        images = [resident.indices(i, test=False) for i in world.condense_classes]
+        draw_images(images, world.condense_classes, s.condense.images_per_class, world.seed)
+        downstream_tasks(s.descend, world.descend_classes, resident, world.seed)
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Hold the run folder, so that two processes do not write one run's pictures at once."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{out}: another process is running this run; wait for it, stop it, or give another --out") from None
+    except (OSError, NotImplementedError) as error:
+        raise UserError(f"--out {out}: cannot write there ({getattr(error, 'strerror', None) or error}); give another folder with --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def prepare_folder(opened: Opened, argv: list[str]) -> None:
+    """Write run.json and scenario.toml, or find that this folder already holds the same run.
+
+    Raises UserError when it holds another one: nothing a user has computed is overwritten.
+    """
+    order, out = opened.order, opened.order.out
+    chosen = order.scenario
+    facts = {
+        "scenario": chosen.settings.name,
+        "profile": chosen.profile,
+        "seed": order.seed,
+        "settings": scenario.to_dict(chosen.settings),
+        "fingerprint": opened.world.data,
+        "classes": {
+            "ancestor": list(opened.world.ancestor_classes),
+            "condense": list(opened.world.condense_classes),
+            "descend": list(opened.world.descend_classes),
+        },
+    }
+    if (out / RUN_FILE).exists():
+        found = read_run(out)
+        changed = [name for name, value in facts.items() if found[name] != value]
+        if changed:
+            raise UserError(f"--out {out}: holds another run (its {', '.join(changed)} differ); give another folder with --out")
+        return
+    other = [p.name for p in out.iterdir() if p.name != ".lock"]
+    if other:
+        raise UserError(f"--out {out}: not empty and not a run of evolve (holds {other[0]}); give a new folder with --out")
+    described = facts | {
+        "store": str(order.store.resolve()),
+        "data_dir": str(order.data_dir.resolve()) if order.data_dir else None,
+        "versions": versions(),
+        "command": argv,
+    }
+    header = f"Resolved from {chosen.origin}, profile {chosen.profile}, seed {order.seed}.\nRun it again: evolve run --scenario {out / 'scenario.toml'} --seed {order.seed}"
+    write_text(out / "scenario.toml", scenario.dump(chosen.settings, header))
+    write_text(out / RUN_FILE, json.dumps(described, indent=1) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """The versions a reader needs to reproduce a run."""
+    from importlib.metadata import version
+
+    found = {name: version(name) for name in ("torch", "torchvision", "avalanche-lib", "numpy", "scipy")}
+    return {"evolve": __version__, "python": ".".join(map(str, sys.version_info[:3])), **found}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all. Raises UserError when the disk is full or the folder read-only."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or give another folder with --out") from None
+
+
+def remaining_seconds(opened: Opened, speed: float = cost.NOMINAL_SPEED) -> dict[str, float]:
+    """Estimated seconds of every stage that is not in the store, by key."""
+    settings = opened.order.scenario.settings
+    return {stage.key: cost.seconds(settings, stage.kind, stage.recipe, speed) for stage in opened.missing()}
+
+
+def describe_disk(path: Path) -> str:
+    """Free space, for the message of a full disk."""
+    return f"{shutil.disk_usage(path).free / 2**20:.0f} MiB free"
+
+
+def settings_of(order: Order) -> dict[str, Any]:
+    """The settings as the report prints them."""
+    return asdict(order.scenario.settings)

@@ -1,0 +1,254 @@
+"""A scenario file (TOML) -> frozen settings. Every error names the file, the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evolve.errors import UserError
+from evolve.settings import Settings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PROFILES = ("quick", "paper")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A scenario with its profile and overrides applied."""
+
+    settings: Settings
+    profile: str
+    origin: str  # the file, as errors quote it
+    overrides: tuple[str, ...] = ()
+
+
+def shipped_folder() -> Path:
+    """Where the shipped scenario files lie: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parent
+    inside = package / "scenarios"
+    return inside if inside.is_dir() else package.parent / "scenarios"
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> file of every shipped scenario, by name."""
+    return {path.stem: path for path in sorted(shipped_folder().glob("*.toml"))}
+
+
+def find(name: str) -> Path:
+    """The file of a shipped scenario's name, or a user's own file by path.
+
+    Raises UserError when there is neither.
+    """
+    known = shipped()
+    if name in known:
+        return known[name]
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix == ".toml" or "/" in name:
+        raise UserError(f"scenario file {name}: no such file; give the path of a TOML file or one of: {', '.join(known)}")
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise UserError(f"scenario '{name}' is not known; {hint}shipped are: {', '.join(known)} (or give a .toml file by path)")
+
+
+def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Scenario:
+    """Read scenario ``name`` (shipped name or path), apply ``[quick]`` if asked, then ``section.key=value`` overrides.
+
+    Raises UserError naming file, key and value for anything that does not fit.
+    """
+    path = find(name)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if profile not in PROFILES:
+        raise UserError(f"--profile {profile}: allowed are {', '.join(PROFILES)}")
+    quick = table.pop("quick", {})
+    if not isinstance(quick, dict):
+        raise UserError(f"{path}: quick = {quick!r}: expected tables such as [quick.ancestor]")
+    table.setdefault("name", path.stem)
+    settings = _build(Settings(), table, str(path), "")
+    quick_settings = _build(settings, quick, str(path), "", shown="quick.")
+    if profile == "quick":
+        settings = quick_settings
+    for text in overrides:
+        settings = _override(settings, text)
+    check(settings, str(path))
+    return Scenario(settings, profile, str(path), tuple(overrides))
+
+
+def from_dict(table: Mapping[str, Any], origin: str) -> Settings:
+    """Settings from the plain dict that :func:`to_dict` made (a run's run.json)."""
+    return _build(Settings(), dict(table), origin, "")
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Settings as plain JSON-able values."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    return plain
+
+
+def _override(settings: Settings, text: str) -> Settings:
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or "." not in key:
+        raise UserError(f"--set {text}: expected section.key=value, such as --set ancestor.epochs=5")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()  # a bare word is a string
+    nested: Any = parsed
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return _build(settings, nested, "--set", "")
+
+
+def _build(base: Any, table: Mapping[str, Any], file: str, prefix: str, shown: str = "") -> Any:
+    """``base`` with the table's values put in, each checked against its field."""
+    known = {f.name: f for f in fields(base)}
+    hints = typing.get_type_hints(type(base))
+    changes: dict[str, Any] = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {prefix}{close[0]}? " if close else ""
+            raise UserError(f"{file}: unknown key {shown}{name} = {_show(value)}; {hint}allowed here: {', '.join(known)}")
+        current = getattr(base, key)
+        if is_dataclass(current):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{file}: {shown}{name} = {_show(value)}: expected a table [{name}]")
+            changes[key] = _build(current, value, file, f"{name}.", shown)
+        else:
+            changes[key] = _convert(value, hints[key], known[key].metadata, f"{file}: {shown}{name}")
+    return replace(base, **changes)
+
+
+def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> Any:
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{where} = {_show(value)}: expected a list, such as [1, 2]")
+        inner = typing.get_args(hint)[0]
+        return tuple(_convert(item, inner, limits, where) for item in value)
+    if typing.get_origin(hint) is dict or hint is dict:
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where} = {_show(value)}: expected a table, such as {{ mem_size = 200 }}")
+        return dict(value)
+    wanted = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}[hint]
+    fits = isinstance(value, bool) if hint is bool else isinstance(value, hint) and not isinstance(value, bool)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value, fits = float(value), True
+    if not fits or value != value:
+        raise UserError(f"{where} = {_show(value)}: expected {wanted}{_limits(limits)}")
+    choices, least, most = limits.get("choices"), limits.get("least"), limits.get("most")
+    outside = (least is not None and value < least) or (most is not None and value > most)
+    if outside or (choices is not None and value not in choices):
+        raise UserError(f"{where} = {_show(value)}: allowed is {wanted}{_limits(limits)}")
+    return value
+
+
+def _limits(limits: Mapping[str, Any]) -> str:
+    if limits.get("choices"):
+        return ": one of " + ", ".join(str(c) for c in limits["choices"])
+    parts = [f"at least {limits['least']:g}"] if limits.get("least") is not None else []
+    parts += [f"at most {limits['most']:g}"] if limits.get("most") is not None else []
+    return (", " + " and ".join(parts)) if parts else ""
+
+
+def _show(value: Any) -> str:
+    return json.dumps(value, default=str)
+
+
+def check(settings: Settings, file: str) -> None:
+    """What can be refused before any image is read: class lists, and numbers that contradict each other.
+
+    Raises UserError.
+    """
+    for problem in _problems(settings):
+        raise UserError(f"{file}: {problem}")
+
+
+def _problems(s: Settings) -> Iterator[str]:
+    yield from _split_problems(s)
+    layers = 13 if s.condense.granularity == "conv" else 5
+    beyond = [n for n in s.condense.fixed if n > layers]
+    if beyond and s.condense.method == "fixed":
+        yield f"condense.fixed = {list(s.condense.fixed)}: the ancestor has layers 1 to {layers} at granularity {s.condense.granularity}"
+    if s.condense.selection == "top-k" and s.condense.top_k > layers:
+        yield f"condense.top_k = {s.condense.top_k}: at most {layers}, the ancestor's layers at granularity {s.condense.granularity}"
+    if s.data.source == "glyphs" and "flip" in {*s.ancestor.augment, *s.condense.augment, *s.descend.augment}:
+        yield 'augment = ["flip"]: glyphs are characters and lose their class when flipped; allowed for source glyphs: ["crop"] or []'
+
+
+def _split_problems(s: Settings) -> Iterator[str]:
+    roles = {"ancestor": s.data.ancestor_classes, "condense": s.data.condense_classes, "descend": s.data.descend_classes}
+    given = [role for role, ids in roles.items() if ids]
+    if given and len(given) < 3:
+        missing = next(role for role in roles if role not in given)
+        yield f"data.{missing}_classes is empty: name the classes of all three roles or of none (then data.split counts are drawn)"
+    for role, ids in roles.items():
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        if twice:
+            yield f"data.{role}_classes: class {twice[0]} stands there twice; each class once"
+        if any(i < 0 for i in ids):
+            yield f"data.{role}_classes: class {min(ids)} is negative; allowed are class ids from 0"
+    names = list(roles)
+    for index, first in enumerate(names):
+        for second in names[index + 1 :]:
+            shared = sorted(set(roles[first]) & set(roles[second]))
+            if shared:
+                yield f"data.{second}_classes: class {shared[0]} is also in data.{first}_classes; the three splits may share no class"
+    if len(s.data.split) != 3:
+        yield f"data.split = {list(s.data.split)}: expected three counts: ancestor, condensing, descendant classes"
+        return
+    counts = dict(zip(names, s.data.split)) if not given else {role: len(ids) for role, ids in roles.items()}
+    for key, role, wanted in (
+        ("stream.classes_per_task", "ancestor", s.stream.classes_per_task),
+        ("descend.classes_per_task", "descend", s.descend.classes_per_task),
+    ):
+        if wanted > counts[role]:
+            yield f"{key} = {wanted}: at most {counts[role]}, the {role} classes of the split"
+
+
+def dump(settings: Settings, header: str = "") -> str:
+    """The resolved scenario as a TOML file a user can edit and run; each key's help stands behind it."""
+    lines = [f"# {line}" for line in header.splitlines()]
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            lines += ["", f"[{f.name}]"]
+            lines += [_toml_line(k.name, getattr(value, k.name), k.metadata) for k in fields(value)]
+        else:
+            lines.append(f"{f.name} = {toml_value(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml_line(key: str, value: Any, metadata: Mapping[str, Any] | types.MappingProxyType[Any, Any]) -> str:
+    return f"{key} = {toml_value(value)}  # {metadata.get('help', '')}{_limits(metadata)}"
+
+
+def toml_value(value: Any) -> str:
+    """One value in TOML's notation."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

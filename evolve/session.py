@@ -1,0 +1,201 @@
+"""Executes a run and keeps its screens and pictures in step with the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from evolve import scenario
+from evolve.collect import collect, generation
+from evolve.curves import LineageRecord, summarise, verdict
+from evolve.display import Display
+from evolve.engine import StageDone, StageFailed, StageProgress, StageStarted, run_stages
+from evolve.errors import UserError
+from evolve.run import Opened, Order, claimed, default_workers, open_run, prepare_folder, read_run, remaining_seconds
+from evolve.store import Store
+
+
+def execute(order: Order, argv: list[str]) -> None:
+    """Run or continue ``order`` to its end, then write the report. Ctrl-C stops cleanly and says how to go on."""
+    with claimed(order.out):
+        display = Display(order.scenario.settings.name, order.scenario.profile, order.seed, str(order.out))
+        with display:
+            opened = open_run(order, display.notice)
+            prepare_folder(opened, argv)
+            watcher = Watcher(opened, display)
+            try:
+                watcher.run()
+            except KeyboardInterrupt:
+                display.notice(f"stopped; every finished stage is kept. Continue with: evolve resume {order.out}")
+                raise
+            display.notice("writing the report")
+            record = watcher.finish()
+    print_end(order, record)
+
+
+class Watcher:
+    """Turns the engine's events into the display's and TensorBoard's."""
+
+    def __init__(self, opened: Opened, display: Display) -> None:
+        from evolve.tensorboard import Board
+
+        self.opened, self.display = opened, display
+        self.left = remaining_seconds(opened)
+        self.total = sum(self.left.values())
+        self.shown: set[int] = set()
+        self.fractions: dict[str, float] = {}
+        self.started: dict[str, float] = {}
+        self.stage_seconds: dict[str, float] = {}
+        self.board = Board(self.opened.order.out / "tensorboard", self._record())
+
+    def run(self) -> None:
+        """Execute what is missing."""
+        self._show_finished(fresh=False)
+        order, opened = self.opened.order, self.opened
+        workers = order.workers or default_workers(order.device)
+        run_stages(opened.stages, opened.store.root, "evolve.perform:perform_stage", opened.context, workers, self.on_event)
+        self._show_finished(fresh=True)
+
+    def on_event(self, event: Any) -> None:
+        """One event of the engine."""
+        if isinstance(event, StageStarted):
+            self.started[event.stage.key] = time.monotonic()
+            self.display.stage_started(event.stage.label)
+        elif isinstance(event, StageProgress):
+            self.fractions[event.stage.key] = event.fraction
+            self.display.stage_progress(event.stage.label, event.fraction, event.text)
+        elif isinstance(event, StageDone):
+            self.fractions[event.stage.key] = 1.0
+            self.stage_seconds[event.stage.key] = event.seconds
+            self.display.stage_done(event.stage.label, event.seconds, event.from_store)
+            self._show_finished(fresh=True)
+            self.left = remaining_seconds(self.opened)
+        elif isinstance(event, StageFailed):
+            self.display.notice(f"{event.stage.label} failed: {event.text}")
+        else:
+            self.display.notice(event.text)
+        self._eta()
+
+    def finish(self) -> LineageRecord:
+        """Close TensorBoard, write the report and the learngenes."""
+        from evolve.report import write_report
+
+        record = self._record()
+        self.board.close()
+        write_report([record], self.opened.order.out)
+        export_learngenes(self.opened, record)
+        return record
+
+    def _show_finished(self, fresh: bool) -> None:
+        """Show every generation that has become complete, in order of lineage length."""
+        known = {stage.label: stage for stage in self.opened.stages()}
+        tasks = self.opened.world.settings.stream.tasks
+        for length in range(0 if self.opened.world.settings.controls.untrained else 1, tasks + 1):
+            if length in self.shown:
+                continue
+            found = generation(self.opened.world, length, known, self.opened.peek)
+            if found is None:
+                continue
+            self.shown.add(length)
+            self.display.generation(found, tasks)
+            if fresh:  # the writer was made with all that was known before
+                self.board.add(found)
+
+    def _eta(self) -> None:
+        left = sum(seconds * (1 - self.fractions.get(key, 0.0)) for key, seconds in self.left.items())
+        self.total = max(self.total, left)
+        self.display.set_eta(self.total - left, self.total)
+
+    def _record(self) -> LineageRecord:
+        return run_record(self.opened)
+
+
+def run_record(opened: Opened) -> LineageRecord:
+    """What the store holds of this run, as pure data."""
+    order = opened.order
+    settings = scenario.to_dict(order.scenario.settings)
+    found = read_run(order.out)["versions"] if (order.out / "run.json").exists() else {}
+    return collect(opened.world, opened.peek, order.scenario.settings.name, order.scenario.profile, settings, found)
+
+
+def export_learngenes(opened: Opened, record: LineageRecord) -> None:
+    """Every generation's learngene as one file a stranger can open, in the run folder."""
+    from evolve.perform import unflatten
+    from evolve.networks.plan import plan_from_json
+
+    known = {stage.label: stage for stage in opened.stages()}
+    folder = opened.order.out / "learngenes"
+    for shown in record.generations:
+        stage = known[f"condense {shown.lineage}"]
+        path = folder / f"lineage-{shown.lineage:02d}.safetensors"
+        found = opened.store.get(stage.key)
+        if found is None:
+            raise UserError(f"{opened.store.root}: the result of {stage.label} is damaged; run the same command again to compute it anew")
+        origin = {
+            "scenario": record.scenario,
+            "profile": record.profile,
+            "seed": record.seed,
+            "lineage": shown.lineage,
+            "key": stage.key,
+            "selected_by": shown.selected_by,
+            "evolve": record.versions.get("evolve", ""),
+        }
+        plan = plan_from_json(found.record["ancestor_plan"])
+        folder.mkdir(exist_ok=True)
+        unflatten(found.tensors("learngene"), plan, found.record["layers"], origin).save(path)
+
+
+def print_end(order: Order, record: LineageRecord) -> None:
+    """The verdict, and where everything is."""
+    print(verdict(summarise([record])))
+    print(f"picture      {order.out / 'curve.png'}   (which layers were inherited: {order.out / 'genome.png'})")
+    print(f"tables       {order.out / 'generations.csv'}, descendants.csv, summary.json")
+    print(f"learngenes   {order.out / 'learngenes'}")
+    print(f"tensorboard  tensorboard --logdir {order.out / 'tensorboard'}")
+
+
+def summarise_runs(folders: Iterable[Path], out: Path | None) -> None:
+    """Pool runs of one scenario that differ in seed; print the verdict, write the pooled report into ``out`` if given.
+
+    Raises UserError when the runs differ in anything but their seed.
+    """
+    from evolve.curves import describe
+    from evolve.report import write_report
+
+    records = [record_of(folder) for folder in folders]
+    first = records[0]
+    for folder, record in zip(folders, records):
+        if replace(record, seed=0, generations=(), reference=None, versions={}) != replace(first, seed=0, generations=(), reference=None, versions={}):
+            raise UserError(f"{folder}: its settings differ from the first run's; only runs of one scenario that differ in --seed can be pooled")
+    seeds = [record.seed for record in records]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"seed {max(seeds, key=seeds.count)} stands twice among the runs; give each run once")
+    found = summarise(records)
+    for line in describe(found):
+        print(line)
+    print(verdict(found))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_report(records, out)
+        print(f"written to {out}")
+
+
+def record_of(folder: Path) -> LineageRecord:
+    """A run's record from its folder and store, without its images."""
+    from evolve.lineage import World
+
+    found = read_run(folder)
+    settings = scenario.from_dict(found["settings"], str(folder / "run.json"))
+    classes = found["classes"]
+    world = World(settings, found["seed"], found["fingerprint"], *(tuple(classes[role]) for role in ("ancestor", "condense", "descend")))
+    store = Store(Path(found["store"]))
+
+    def peek(key: str) -> Any:
+        result = store.get(key) if store.has(key) else None
+        return result.record if result else None
+
+    return collect(world, peek, found["scenario"], found["profile"], found["settings"], found["versions"])
+

@@ -1,0 +1,144 @@
+"""The settings of a scenario: typed, frozen, without behaviour. ``scenario.py`` reads them from TOML.
+
+Every field carries in its metadata what a user may write (``choices``, ``least``, ``most``) and a line of help;
+``scenario.py`` checks values against them and names them in its errors. ``key=False`` marks a field that cannot
+change a number and therefore stays out of every stage key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+STRATEGIES = ("naive", "ewc", "si", "lwf", "replay", "cumulative", "joint")
+HEADS = ("shared", "per-task", "single")
+SOURCES = ("glyphs", "cifar100", "tinyimagenet")
+AUGMENTATIONS = ("crop", "flip")
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[Any, ...] | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    key: bool = True,
+) -> Any:
+    """A dataclass field with the limits and help that errors and ``evolve show`` quote."""
+    metadata = {"help": help, "choices": choices, "least": least, "most": most, "key": key}
+    if isinstance(default, list):
+        raise TypeError("use a tuple: settings are frozen")
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """[data]: which images, and how their classes are split between the three roles."""
+
+    source: str = setting("glyphs", "where the images come from", choices=SOURCES)
+    size: int = setting(32, "pixels per side; images are resized to it", least=8, most=224)
+    ancestor_classes: tuple[int, ...] = setting((), "class ids the ancestor learns from; empty: drawn, see split")
+    condense_classes: tuple[int, ...] = setting((), "class ids the condenser uses; empty: drawn, see split")
+    descend_classes: tuple[int, ...] = setting((), "class ids of the downstream tasks; empty: drawn, see split")
+    split: tuple[int, ...] = setting((64, 16, 20), "classes for ancestor, condensing, descendants when drawn", least=1)
+    split_seed: int = setting(0, "seed of the drawn split; the same for every run seed", least=0)
+    holdout: int = setting(0, "training images a class that are moved to the test images, for every role", least=0)
+    glyph_seed: int = setting(0, "glyphs: seed of the rendered images", least=0)
+    glyph_train: int = setting(100, "glyphs: training images a class", least=1)
+    glyph_test: int = setting(50, "glyphs: test images a class", least=1)
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """[stream]: the ancestor's tasks (paper 5.3). Each is drawn independently, so classes recur."""
+
+    tasks: int = setting(25, "tasks the ancestor learns; generations of the lineage", least=1)
+    classes_per_task: int = setting(5, "classes in a task, drawn without repeats inside the task", least=2)
+    images_per_class: int = setting(0, "training images a class; 0: all there are", least=0)
+
+
+@dataclass(frozen=True)
+class AncestorSettings:
+    """[ancestor]: the network that learns the stream, and how (paper 5.3; SPEC 7)."""
+
+    network: str = setting("vgg16", "the ancestor's network", choices=("vgg16",))
+    width: float = setting(1.0, "multiplier of every layer's channels", least=1 / 64, most=4)
+    head: str = setting("shared", "shared: one head, labels 0..n-1; per-task: one head a task; single: one head over all classes", choices=HEADS)
+    strategy: str = setting("naive", "Avalanche strategy", choices=STRATEGIES)
+    strategy_args: dict[str, Any] = field(default_factory=dict, metadata={"help": "the strategy's own parameters", "key": True})
+    epochs: int = setting(100, "epochs a task", least=1)
+    batch: int = setting(64, "images a step", least=2)
+    lr: float = setting(0.1, "SGD learning rate at the start of each task", least=0)
+    momentum: float = setting(0.9, "SGD momentum", least=0, most=1)
+    weight_decay: float = setting(5e-4, "SGD weight decay", least=0)
+    milestones: tuple[float, ...] = setting((0.5, 0.75), "fractions of a task's epochs at which lr is multiplied by gamma", least=0, most=1)
+    gamma: float = setting(0.1, "factor at each milestone", least=0, most=1)
+    augment: tuple[str, ...] = setting(("crop", "flip"), "training augmentations", choices=AUGMENTATIONS)
+
+
+@dataclass(frozen=True)
+class CondenseSettings:
+    """[condense]: how the learngene's layers are chosen (paper 4.2; SPEC 4)."""
+
+    method: str = setting("meta-network", "meta-network: the paper's; fixed: the layers named in fixed", choices=("meta-network", "fixed"))
+    objective: str = setting("bilevel", "bilevel: hypergradient of a look-ahead; eq16: the paper to the letter (collapses)", choices=("bilevel", "eq16"))
+    granularity: str = setting("conv", "conv: conv+BN layers (VGG16: L = 13); stage: stages between poolings (L = 5)", choices=("conv", "stage"))
+    selection: str = setting("threshold", "threshold: Eq. 10; top-k: the top_k highest", choices=("threshold", "top-k"))
+    top_k: int = setting(4, "layers kept by selection top-k", least=1)
+    fixed: tuple[int, ...] = setting((1, 11, 12, 13), "layers kept by method fixed, and when alpha collapses (1-based; the default is the paper's set)", least=1)
+    epochs: int = setting(10, "epochs of the pseudo-descendant over the condensing training data", least=1)
+    images_per_class: int = setting(0, "condensing images a class; 0: all there are", least=0)
+    meta_fraction: float = setting(1 / 6, "share of the condensing images that is meta-data (appendix A.1)", least=0.01, most=0.9)
+    batch: int = setting(64, "training images a step", least=2)
+    meta_batch: int = setting(64, "meta-data images a step", least=2)
+    lookahead: int = setting(2, "T: look-ahead steps on the matching loss", least=1, most=16)
+    match_weight: float = setting(1.0, "lambda of L_total (Eq. 15)", least=0)
+    lr: float = setting(0.1, "SGD learning rate of theta and zeta, cosine over the epochs", least=0)
+    momentum: float = setting(0.9, "SGD momentum of theta and zeta", least=0, most=1)
+    weight_decay: float = setting(1e-4, "SGD weight decay of theta and zeta", least=0)
+    meta_lr: float = setting(1e-4, "Adam learning rate of phi", least=0)
+    meta_weight_decay: float = setting(1e-4, "Adam weight decay of phi", least=0)
+    augment: tuple[str, ...] = setting(("crop", "flip"), "augmentations of the training batches", choices=AUGMENTATIONS)
+
+
+@dataclass(frozen=True)
+class DescendSettings:
+    """[descend]: the five descendants and their own tasks (paper 5.3; SPEC 7)."""
+
+    descendants: int = setting(5, "descendants a generation, one downstream task each", least=1)
+    classes_per_task: int = setting(5, "classes of a downstream task", least=2)
+    shots: int = setting(500, "training images a class", least=1)
+    test_per_class: int = setting(0, "test images a class; 0: all there are", least=0)
+    epochs: int = setting(50, "epochs", least=1)
+    batch: int = setting(16, "images a step", least=2)
+    lr: float = setting(5e-3, "SGD learning rate", least=0)
+    momentum: float = setting(0.9, "SGD momentum", least=0, most=1)
+    weight_decay: float = setting(5e-4, "SGD weight decay", least=0)
+    schedule: str = setting("cosine", "cosine: to zero over the epochs; constant", choices=("cosine", "constant"))
+    augment: tuple[str, ...] = setting(("crop", "flip"), "training augmentations", choices=AUGMENTATIONS)
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """[controls]: what decides what the curve means (SPEC 8). Numbers are "every n generations"; 0 is off."""
+
+    from_scratch: bool = setting(True, "the same descendants, all layers random", key=False)
+    untrained: bool = setting(True, "lineage length 0: an untrained ancestor's learngene", key=False)
+    shuffled: int = setting(1, "learngene with weights permuted within each tensor, every n generations; 0: off", least=0, key=False)
+    joint: int = setting(0, "an ancestor trained on the union of the tasks so far, every n generations; 0: off", least=0, key=False)
+    full_ancestor: int = setting(0, "the whole ancestor fine-tuned downstream, every n generations; 0: off", least=0, key=False)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole scenario with its profile applied."""
+
+    name: str = field(default="", metadata={"help": "the scenario's name", "key": False})
+    title: str = field(default="", metadata={"help": "one line for `evolve scenarios`", "key": False})
+    data: DataSettings = DataSettings()
+    stream: StreamSettings = StreamSettings()
+    ancestor: AncestorSettings = AncestorSettings()
+    condense: CondenseSettings = CondenseSettings()
+    descend: DescendSettings = DescendSettings()
+    controls: ControlSettings = ControlSettings()

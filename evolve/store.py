@@ -1,0 +1,361 @@
+"""Stages, their keys, and the folder that holds every finished stage's result.
+
+A stage's key is the hash of all that determines its numbers. A result is whole or absent, checked when it is read,
+and computed by one process at a time. Nothing here knows what a lineage is.
+
+    results/<kind>/<key[:2]>/<key>/   manifest.json  result.json  <name>.safetensors
+    partial/<key>/                    checkpoints of unfinished stages
+    locks/  tmp/  damaged/  logs/
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from evolve.checkpoint import Checkpoint
+from evolve.durable import (
+    canonical,
+    digest,
+    file_digest,
+    from_json,
+    make_folder,
+    plain,
+    storage_errors,
+    sync_folder,
+    tensors_from_bytes,
+    tensors_to_bytes,
+    to_json,
+    write_file,
+)
+from evolve.errors import StoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["FORMAT", "Checkpoint", "Result", "Stage", "Store", "stage_key"]
+
+FORMAT = 1
+_WORD = re.compile(r"[a-z][a-z0-9_-]*")
+
+# Folders whose files this process has hashed, with what identified the manifest then: results never change in place.
+_verified: dict[Path, tuple[int, int]] = {}
+
+
+def stage_key(kind: str, recipe: Mapping[str, Any]) -> str:
+    """First 40 hex digits of the sha256 of the canonical JSON of kind and recipe."""
+    return hashlib.sha256(canonical({"kind": kind, "recipe": recipe}).encode()).hexdigest()[:40]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pure computation of a lineage. ``label`` and ``priority`` (lower runs first) are not part of the key."""
+
+    kind: str  # "accumulate" | "condense" | "descend"
+    label: str
+    recipe: Mapping[str, Any]  # all that determines the numbers, JSON-able, the keys of the inputs among it
+    inputs: Mapping[str, str]  # role -> key; the same stands in recipe["inputs"]
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        if not _WORD.fullmatch(self.kind):
+            raise ValueError(f"stage kind {self.kind!r}: lower-case letters, digits, - and _ only")
+        object.__setattr__(self, "recipe", plain(self.recipe, "recipe"))
+        object.__setattr__(self, "inputs", dict(self.inputs))
+        if self.recipe.get("inputs", {}) != self.inputs:
+            raise ValueError(f"stage {self.label!r}: recipe['inputs'] must equal inputs, or the key would not depend on them")
+
+    @cached_property
+    def key(self) -> str:
+        return stage_key(self.kind, self.recipe)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished stage: ``record`` is its JSON part, ``tensors(name)`` reads one of its tensor files when asked."""
+
+    record: dict[str, Any]
+    path: Path
+    manifest: dict[str, Any]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of ``<name>.safetensors``, fresh copies. KeyError if the stage wrote none of that name."""
+        file = f"{name}.safetensors"
+        if file not in self.manifest["files"]:
+            raise KeyError(f"{self.path} has no {file}")
+        with storage_errors(self.path / file):
+            data = (self.path / file).read_bytes()
+        if digest(data) != self.manifest["files"][file]["sha256"]:
+            raise StoreError(f"store: {self.path / file}: changed while it was in use: run again, it will be computed anew")
+        return tensors_from_bytes(data)
+
+
+class _Damaged(Exception):
+    pass
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=4)
+
+
+class Store:
+    """The results under ``root``; made if it is not there. Any number of processes may use one at once.
+
+    ``report`` gets one line for every damaged result that was put aside. Raises StoreError when the folder cannot be
+    made or written, holds something else, or has another format.
+    """
+
+    def __init__(self, root: Path, report: Callable[[str], None] = _warn) -> None:
+        self.root = Path(root).absolute()
+        self._report = report
+        with storage_errors(self.root):
+            self._open()
+            for name in ("results", "partial", "locks", "tmp", "damaged", "logs"):
+                make_folder(self.root / name)
+            with self._scratch() as folder:
+                write_file(folder / "probe", b"")
+            self.sweep()
+
+    # Results
+
+    def has(self, key: str) -> bool:
+        """Whether a result is there; its content is not checked."""
+        return self._find(key) is not None
+
+    def get(self, key: str) -> Result | None:
+        """The result, its files checked against their sha256 once per process, or None.
+
+        A damaged one (cut short, flipped bits, a missing file) is moved to ``damaged/``, reported, and None: compute it anew.
+        """
+        with storage_errors(self.root):
+            path = self._find(key)
+            if path is None:
+                return None
+            try:
+                return _read(path)
+            except (FileNotFoundError, _Damaged):
+                return self._put_aside(path)
+
+    def put(
+        self, stage: Stage, record: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], provenance: Mapping[str, Any]
+    ) -> Result:
+        """Store a stage's result and forget its checkpoints. ``tensors``: file name -> tensor name -> tensor.
+
+        All or nothing: written aside, flushed, renamed into place. If another process was first, its result stays.
+        """
+        files = {"result.json": to_json(record)}
+        for name, group in tensors.items():
+            if not _WORD.fullmatch(name):
+                raise ValueError(f"tensor file {name!r}: lower-case letters, digits, - and _ only")
+            files[f"{name}.safetensors"] = tensors_to_bytes(group)
+        manifest = {
+            "format": FORMAT,
+            "kind": stage.kind,
+            "key": stage.key,
+            "recipe": stage.recipe,
+            "provenance": plain(provenance, "provenance"),
+            "files": {name: {"sha256": digest(data), "bytes": len(data)} for name, data in files.items()},
+        }
+        manifest["seal"] = _seal(manifest)
+        final = self.root / "results" / stage.kind / stage.key[:2] / stage.key
+        with storage_errors(final):
+            while (found := self.get(stage.key)) is None:
+                self._write(final, {**files, "manifest.json": to_json(manifest)})
+            self.checkpoint(stage.key).clear()
+        return found
+
+    def checkpoint(self, key: str) -> Checkpoint:
+        """The checkpoint of an unfinished stage; use it while holding its lock."""
+        return Checkpoint(self.root / "partial" / key, self._scratch)
+
+    # Locks
+
+    @contextmanager
+    def lock(self, key: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the right to compute a stage; the system takes it back when the holder dies. Not reentrant.
+
+        ``waiting`` is called once if someone else holds it now.
+        """
+        lock = self._file_lock(key)
+        with storage_errors(self.root / "locks"):
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                waiting()
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def locked(self, key: str) -> bool:
+        """Whether some process is computing this stage now. The lock is taken and given back to find out."""
+        if not (self.root / "locks" / f"{key}.lock").exists():
+            return False
+        lock = self._file_lock(key)
+        with storage_errors(self.root / "locks"):
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                return True
+        lock.release()
+        return False
+
+    def log(self, key: str) -> Path:
+        """Where what went wrong in a stage is written."""
+        return self.root / "logs" / f"{key}.log"
+
+    # Inside
+
+    def _file_lock(self, name: str) -> FileLock:
+        return FileLock(self.root / "locks" / f"{name}.lock")
+
+    def _find(self, key: str) -> Path | None:
+        with suppress(FileNotFoundError):
+            for kind in sorted((self.root / "results").iterdir()):
+                path = kind / key[:2] / key
+                if path.is_dir():
+                    return path
+        return None
+
+    def _open(self) -> None:
+        """Make or check store.json."""
+        marker = self.root / "store.json"
+        make_folder(self.root)
+        if not marker.exists():
+            if any(not path.name.startswith(("store.json", ".")) for path in self.root.iterdir()) and not marker.exists():
+                raise StoreError(f"store: {self.root} is not empty and not a store (no store.json): give an empty or new folder")
+            new = self.root / f"store.json.{secrets.token_hex(6)}"
+            write_file(new, to_json({"format": FORMAT}))
+            os.replace(new, marker)
+            sync_folder(self.root)
+        try:
+            found = from_json(marker.read_bytes())["format"]
+        except (ValueError, TypeError, KeyError):
+            raise StoreError(f"store: {marker} cannot be read: it should hold the format, {FORMAT}; give another folder") from None
+        if found != FORMAT:
+            advice = "give a new folder, or use the evolve that wrote it"
+            raise StoreError(f"store: {marker} has format {found!r}, this evolve reads {FORMAT}: {advice}")
+
+    def _write(self, final: Path, files: Mapping[str, bytes]) -> None:
+        """Write a folder whole; if one is there when it is done, that one stays."""
+        with self._scratch() as folder:
+            for name, data in files.items():
+                write_file(folder / name, data)
+            sync_folder(folder)
+            make_folder(final.parent)
+            try:
+                os.rename(folder, final)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            else:
+                _verified[final] = _identity(final)
+        sync_folder(final.parent)
+
+    def _put_aside(self, path: Path) -> Result | None:
+        """Move a damaged result away, unless another process already has, and a good one has taken its place."""
+        with self._file_lock("damaged"):
+            try:
+                return _read(path)
+            except FileNotFoundError:
+                return None
+            except _Damaged as damage:
+                number = 1
+                while (target := self.root / "damaged" / f"{path.name}-{number}").exists():
+                    number += 1
+                os.rename(path, target)
+                self._report(f"damaged result {path.name} ({damage}) moved to {target}; it will be computed again")
+                return None
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """A folder of this process's own. A lock beside it tells others whether its owner lives."""
+        while True:
+            name = f"{os.getpid()}-{secrets.token_hex(6)}"
+            guard, folder = self.root / "tmp" / f"{name}.lock", self.root / "tmp" / name
+            lock = FileLock(guard)
+            lock.acquire()
+            if guard.exists():  # else a sweep took it for a dead one's between its making and its locking
+                break
+            lock.release()
+        try:
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            guard.unlink(missing_ok=True)
+            lock.release()
+
+    def sweep(self) -> None:
+        """Remove what dead processes left: their temporary folders, and checkpoints of stages that are finished."""
+        for guard in (self.root / "tmp").glob("*.lock"):
+            lock = FileLock(guard)
+            with suppress(Timeout):
+                lock.acquire(blocking=False)
+                shutil.rmtree(guard.with_suffix(""), ignore_errors=True)
+                guard.unlink(missing_ok=True)
+                lock.release()
+        for folder in (self.root / "partial").iterdir():
+            if self.has(folder.name):
+                self.checkpoint(folder.name).clear()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = (path / "manifest.json").stat()
+    return found.st_ino, found.st_mtime_ns
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """Digest of the rest of a manifest, so that a change anywhere in it shows."""
+    return digest(to_json({name: value for name, value in manifest.items() if name != "seal"}))
+
+
+def _read(path: Path) -> Result:
+    """Read a result; raises _Damaged with the reason, FileNotFoundError if the folder is gone."""
+    if not path.is_dir():
+        raise FileNotFoundError(path)
+    check = partial(_check, path)
+    check((path / "manifest.json").is_file(), "manifest.json is missing")
+    try:
+        identity = _identity(path)
+        manifest = from_json((path / "manifest.json").read_bytes())
+        seal = manifest["seal"] == _seal(manifest)
+    except (ValueError, TypeError, KeyError):
+        raise _Damaged("manifest.json cannot be read") from None
+    check(seal and manifest["key"] == path.name == stage_key(manifest["kind"], manifest["recipe"]), "manifest.json was changed")
+    if _verified.get(path) != identity:
+        for name, expected in manifest["files"].items():
+            file = path / name
+            check(file.is_file(), f"{name} is missing")
+            check(file.stat().st_size == expected["bytes"], f"{name} has {file.stat().st_size} bytes, not {expected['bytes']}")
+            check(file_digest(file) == expected["sha256"], f"{name} was changed")
+        _verified[path] = identity
+    try:
+        record = from_json((path / "result.json").read_bytes())
+    except (ValueError, FileNotFoundError):
+        raise _Damaged("result.json cannot be read") from None
+    return Result(record, path, manifest)
+
+
+def _check(path: Path, good: bool, reason: str) -> None:
+    if not good and path.is_dir():
+        raise _Damaged(reason)
+    if not good:
+        raise FileNotFoundError(path)

@@ -1,0 +1,107 @@
+"""Times a few real steps of every room on this machine, so that `evolve plan` can say how long a lineage takes here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from evolve import cost
+from evolve.data.resident import Resident
+from evolve.perform import choose_device
+from evolve.run import Opened
+from evolve.settings import Settings
+
+SHORT, LONG = 4, 12  # optimizer steps of the two timed runs; their difference is free of what a run costs once
+
+
+def measure_speed(opened: Opened) -> dict[str, float]:
+    """Measured over estimated seconds, by stage kind, for the kinds that still have stages to do; 1 where nothing is left."""
+    kinds = {stage.kind for stage in opened.missing()}
+    ratios = {"accumulate": 1.0, "condense": 1.0, "descend": 1.0}
+    if not kinds:
+        return ratios
+    torch.set_num_threads(1)
+    from evolve.data.sources import load_images
+
+    images = load_images(opened.context["data"], opened.context["data_dir"], opened.context["cache_dir"])
+    resident = Resident(images, choose_device(opened.order.device))
+    for kind in kinds & {"condense", "descend", "accumulate"}:
+        ratios[kind] = _ratio(kind, opened, resident)
+    return ratios
+
+
+def _ratio(kind: str, opened: Opened, resident: Resident) -> float:
+    room: Callable[[Opened, Settings, Resident], None] = {"accumulate": _accumulate, "condense": _condense, "descend": _descend}[kind]
+    spent, expected = [], []
+    for steps in (2, SHORT, LONG):  # the first one warms up
+        settings = _shortened(opened.world.settings, kind, steps)
+        begun = time.perf_counter()
+        room(opened, settings, resident)
+        spent.append(time.perf_counter() - begun)
+        recipe: dict[str, Any] = {"task": 1, "ancestor": {"strategy": "naive"}, "method": "inherited"}
+        expected.append(cost.seconds(settings, kind, recipe))
+    grown = expected[2] - expected[1]
+    return max(0.05, (spent[2] - spent[1]) / grown) if grown > 0 else 1.0
+
+
+def _shortened(s: Settings, kind: str, steps: int) -> Settings:
+    """The same sizes, but about ``steps`` optimizer steps."""
+    if kind == "accumulate":
+        images = max(1, s.ancestor.batch * 2 // s.stream.classes_per_task)
+        return replace(s, ancestor=replace(s.ancestor, epochs=steps // 2, strategy="naive", strategy_args={}), stream=replace(s.stream, images_per_class=images))
+    if kind == "condense":
+        classes = len(s.data.condense_classes) or s.data.split[1]
+        images = max(4, round(2 * s.condense.batch / (1 - s.condense.meta_fraction) / classes))
+        return replace(s, condense=replace(s.condense, epochs=steps // 2, images_per_class=images))
+    shots = max(1, s.descend.batch * 2 // s.descend.classes_per_task)
+    tests = max(1, min(20, s.descend.test_per_class or 20))
+    return replace(s, descend=replace(s.descend, descendants=1, epochs=steps // 2, shots=shots, test_per_class=tests))
+
+
+def _accumulate(opened: Opened, s: Settings, resident: Resident) -> None:
+    from evolve.ancestor import accumulate
+
+    world = opened.world
+    start = accumulate(s.ancestor, s.stream, world.ancestor_classes, resident, world.seed, 0, None, [], _NoCheckpoint(), _silent)
+    accumulate(s.ancestor, s.stream, world.ancestor_classes, resident, world.seed, 1, start, [], _NoCheckpoint(), _silent)
+
+
+def _condense(opened: Opened, s: Settings, resident: Resident) -> None:
+    from evolve.condensers import condense_ancestor
+    from evolve.lineage import ancestor_plan
+    from evolve.networks.vgg import VGG
+
+    plan = ancestor_plan(s)
+    condense_ancestor(plan, VGG(plan, 2).state_dict(), opened.world.condense_classes, resident, s.condense, 0, _silent)
+
+
+def _descend(opened: Opened, s: Settings, resident: Resident) -> None:
+    from evolve.descendants import downstream_tasks, train_descendant
+    from evolve.inheritance import inherit
+    from evolve.lineage import PAPER_SET, ancestor_plan
+    from evolve.networks.plan import stack_plan
+
+    task = downstream_tasks(s.descend, opened.world.descend_classes, resident, 0)[0]
+    model = inherit(stack_plan(ancestor_plan(s), PAPER_SET), None, s.descend.classes_per_task, 0, 0).to(resident.device)
+    train_descendant(model, task, resident, s.descend, 0, 0, _silent)
+
+
+class _NoCheckpoint:
+    """A checkpoint that keeps nothing."""
+
+    def load(self) -> None:
+        return None
+
+    def save(self, tensors: Any, meta: Any) -> None:
+        pass
+
+    def clear(self) -> None:
+        pass
+
+
+def _silent(fraction: float, text: str) -> None:
+    pass

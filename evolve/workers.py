@@ -1,0 +1,245 @@
+"""One stage at a time, in a process of its own: what a worker does, and the handle by which the engine holds it.
+
+A worker computes on one thread (faster on a shared machine, and bit-stable), keeps its caches from stage to stage,
+ignores Ctrl-C (the engine decides) and dies with its parent, whatever kills that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import importlib
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+from typing import Any
+
+from evolve.errors import UserError
+from evolve.store import Stage, Store
+
+Send = Callable[..., None]
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_PROGRESS_INTERVAL = 0.2  # seconds between two reports of one stage
+_PR_SET_PDEATHSIG = 1
+
+
+def execute(stage: Stage, store: Store, perform: str, context: Mapping[str, Any], send: Send) -> None:
+    """Compute one stage under its lock and tell ``send`` how it went; raises nothing but KeyboardInterrupt.
+
+    Sends ("progress", fraction, text) and ("waiting",) while it runs, and one of these at the end:
+    ("done", seconds, from_store), ("lost", role) for a damaged input, ("refused", UserError), ("failed", one line).
+    """
+    try:
+        with store.lock(stage.key, waiting=lambda: send("waiting")):
+            if store.get(stage.key) is not None:
+                send("done", 0.0, True)
+                return
+            lost = [role for role, key in stage.inputs.items() if store.get(key) is None]
+            if lost:
+                send("lost", lost[0])
+                return
+            started = time.monotonic()
+            _find(perform)(stage, store, context, _throttled(send))
+            if not store.has(stage.key):
+                raise RuntimeError(f"{perform} returned without putting the result into the store")
+            send("done", time.monotonic() - started, False)
+    except UserError as error:
+        send("refused", _portable(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        _append(store.log(stage.key), f"{stage.label}\n{traceback.format_exc()}")
+        text = (str(error).strip().splitlines() or [""])[0]
+        send("failed", f"{type(error).__name__}: {text}".rstrip(": "))
+
+
+class Worker:
+    """A worker process as the engine sees it. ``stage`` is what it computes now, None while idle."""
+
+    def __init__(self, store_root: Path, perform: str, context: Mapping[str, Any]) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.connection, far_end = spawn.Pipe()
+        self.process = spawn.Process(target=_main, args=(far_end, os.getpid(), store_root, perform, dict(context)), daemon=True)
+        with _birth():
+            self.process.start()
+        far_end.close()
+        self.stage: Stage | None = None
+
+    def give(self, stage: Stage) -> None:
+        """Hand over a stage. If the process is dead, :meth:`messages` will say so."""
+        self.stage = stage
+        with suppress(OSError):
+            self.connection.send(stage)
+
+    def messages(self) -> Iterator[tuple[Any, ...] | None]:
+        """What has arrived; a last None if the process is dead."""
+        try:
+            while self.connection.poll():
+                yield self.connection.recv()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            yield None
+
+    def kill(self) -> None:
+        """End the process now. Safe at any moment: all it writes is written whole or not at all."""
+        self.process.kill()
+
+    def release(self) -> None:
+        """Let an idle process leave; :meth:`reap` must follow."""
+        with suppress(OSError):
+            self.connection.send(None)
+
+    def reap(self, seconds: float = 5.0) -> int | None:
+        """Wait until the process is gone, killing it after ``seconds``; its exit code."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+        code = self.process.exitcode
+        self.connection.close()
+        self.process.close()
+        return code
+
+
+@contextmanager
+def _birth() -> Iterator[None]:
+    """Around a start: the child gets one thread, and no Ctrl-C even before its first line runs."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _main(connection: Connection, parent: int, store_root: Path, perform: str, context: Mapping[str, Any]) -> None:
+    """The worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with(parent)
+
+    def send(*message: Any) -> None:
+        try:
+            connection.send(message)
+        except OSError:
+            os._exit(1)  # the engine is gone
+
+    store: Store | None = None
+    while (stage := _next(connection)) is not None:
+        try:
+            store = store or Store(store_root, lambda text: send("notice", text))
+        except UserError as error:
+            send("refused", _portable(error))
+            continue
+        with _output_to(store.log(stage.key)):
+            execute(stage, store, perform, context, send)
+        if store.has(stage.key):
+            with suppress(OSError):
+                store.log(stage.key).unlink(missing_ok=True)
+
+
+def _next(connection: Connection) -> Stage | None:
+    try:
+        stage: Stage | None = connection.recv()
+        return stage
+    except (EOFError, OSError):
+        return None
+
+
+def _die_with(parent: int) -> None:
+    """Be killed when the parent dies: by the kernel on Linux, and by a watching thread elsewhere."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    born_of = multiprocessing.parent_process()
+
+    def watch(sentinel: int) -> None:
+        wait_for([sentinel])
+        os._exit(1)
+
+    if born_of is not None:
+        threading.Thread(target=watch, args=(born_of.sentinel,), daemon=True).start()
+
+
+@contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    """Send what libraries print, and a crash's last words, to the stage's log; an empty log is removed.
+
+    The screen belongs to the engine's caller. Nothing is kept when even the log cannot be written.
+    """
+    try:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError:
+        handle = os.open(os.devnull, os.O_WRONLY)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+    faulthandler.enable(2)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os.dup2(kept[0], 1)
+        os.dup2(kept[1], 2)
+        os.close(kept[0])
+        os.close(kept[1])
+        with suppress(OSError):
+            if log.stat().st_size == 0:
+                log.unlink()
+
+
+def _find(dotted: str) -> Callable[..., None]:
+    """The function that "package.module:function" names; torch, if that brought it in, is held to one thread."""
+    module, _, name = dotted.partition(":")
+    found: Callable[..., None] = getattr(importlib.import_module(module), name)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    return found
+
+
+def _throttled(send: Send) -> Callable[[float, str], None]:
+    """The stage's progress report; most calls cost a clock reading only."""
+    last = -_PROGRESS_INTERVAL
+
+    def progress(fraction: float, text: str) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= _PROGRESS_INTERVAL:
+            last = now
+            send("progress", min(1.0, max(0.0, float(fraction))), str(text))
+
+    return progress
+
+
+def _portable(error: UserError) -> UserError:
+    """The error if it survives a pipe, else a plain UserError with its line."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return UserError(str(error))
+    return error
+
+
+def _append(log: Path, text: str) -> None:
+    with suppress(OSError), log.open("a", encoding="utf-8") as file:
+        file.write(text)

@@ -1,0 +1,113 @@
+"""Stages for test_engine.py: importable by worker processes, light, each with one way to behave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from evolve.errors import DataError, UserError
+from evolve.store import Stage, Store, stage_key
+
+Progress = Callable[[float, str], None]
+
+
+def make(name: str, does: str = "add", priority: int = 0, **inputs: Stage) -> Stage:
+    """A stage called ``name`` that behaves as the function ``does`` below."""
+    keys = {role: stage.key for role, stage in inputs.items()}
+    return Stage("condense", name, {"name": name, "does": does, "inputs": keys}, keys, priority)
+
+
+def perform(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    if "trace" in context:
+        with open(context["trace"], "a") as file:
+            file.write(f"{stage.label} {os.getpid()}\n")
+    globals()[stage.recipe["does"]](stage, store, context, progress)
+
+
+def add(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    """A value that depends on the stage and on all its inputs."""
+    values = {role: store.get(key).record["value"] for role, key in stage.inputs.items()}  # type: ignore[union-attr]
+    for step in range(3):
+        progress(step / 3, f"step {step}")
+    store.put(stage, {"value": stage_key("condense", values | {"me": stage.label})}, {}, {})
+
+
+def slow(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    time.sleep(0.3)
+    add(stage, store, context, progress)
+
+
+def random_network(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    import torch
+
+    draw = torch.Generator().manual_seed(len(stage.label))
+    x = torch.randn(300, 300, generator=draw)
+    store.put(stage, {"threads": torch.get_num_threads(), "omp": os.environ.get("OMP_NUM_THREADS")}, {"x": {"x": x @ x}}, {})
+
+
+def die_once(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    """Save a checkpoint and be killed; the second try goes on from it."""
+    import torch
+
+    checkpoint = store.checkpoint(stage.key)
+    if checkpoint.load() is None:
+        checkpoint.save({"w": torch.ones(2)}, {"epoch": 1})
+        os.kill(os.getpid(), signal.SIGKILL)
+    add(stage, store, context, progress)
+
+
+def die(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    os.write(2, b"last words")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    raise DataError("cifar.tar.gz: damaged, fetch it again")
+
+
+class Odd(UserError):
+    """Does not survive pickling."""
+
+    def __init__(self, file: str, what: str) -> None:
+        super().__init__(f"{file}: {what}")
+
+
+def refuse_oddly(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    raise Odd("file", "is odd")
+
+
+def explode(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    raise ZeroDivisionError("first line\nsecond line")
+
+
+def forget(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    pass
+
+
+def leave(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    sys.exit(3)
+
+
+def noisy(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    print("library chatter")
+    os.write(1, b"from C\n")
+    os.write(2, b"a warning\n")
+    add(stage, store, context, progress)
+
+
+def hang(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    progress(0.5, "hanging")
+    with store._scratch():
+        time.sleep(60)
+
+
+def damage(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    """Damage another stage's result behind everyone's back."""
+    for result in Path(store.root).glob(f"results/*/*/{context['victim']}/result.json"):
+        result.write_text("{}")
+    add(stage, store, context, progress)

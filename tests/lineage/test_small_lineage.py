@@ -1,0 +1,156 @@
+"""A whole lineage of three tasks, run as a user runs it: files, equality over workers and resumes, controls, errors."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = """
+[data]
+source = "glyphs"
+size = 16
+split = [12, 4, 8]
+glyph_train = 12
+glyph_test = 10
+[stream]
+tasks = 3
+classes_per_task = 3
+[ancestor]
+width = 0.0625
+epochs = 2
+batch = 8
+augment = ["crop"]
+[condense]
+epochs = 1
+batch = 8
+meta_batch = 8
+meta_lr = 0.003
+augment = ["crop"]
+[descend]
+descendants = 2
+classes_per_task = 3
+shots = 6
+epochs = 2
+augment = ["crop"]
+"""
+
+
+def evolve(*words: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "evolve.cli", *words]
+    return subprocess.run(command, cwd=cwd, env={**os.environ, **(env or {})}, text=True, capture_output=True, timeout=500)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lineage")
+    (folder / "tiny.toml").write_text(TINY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> Path:
+    """One run with two workers and every control."""
+    words = ["--set", "controls.joint=3", "--set", "controls.full_ancestor=3"]
+    done = evolve("run", "--scenario", "tiny.toml", "--out", "runs/two", "--workers", "2", *words, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "picture" in done.stdout and "tensorboard" in done.stdout
+    return place / "runs" / "two"
+
+
+def rows(run: Path, name: str = "generations.csv") -> list[dict[str, str]]:
+    with open(run / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_what_the_readme_promises(finished: Path) -> None:
+    for name in ("curve.png", "curve.svg", "genome.png", "generations.csv", "descendants.csv", "summary.json", "scenario.toml", "run.json"):
+        assert (finished / name).stat().st_size > 0, name
+    assert [int(row["lineage"]) for row in rows(finished)] == [0, 1, 2, 3]
+    assert len(list((finished / "learngenes").glob("*.safetensors"))) == 4
+    assert list((finished / "tensorboard").rglob("events.out.tfevents.*"))
+    json.loads((finished / "summary.json").read_text())
+
+
+def test_every_control_is_measured(finished: Path) -> None:
+    methods = {row["method"] for row in rows(finished, "descendants.csv")}
+    assert methods == {"inherited", "from-scratch", "shuffled", "joint", "full-ancestor"}
+
+
+def test_the_same_command_again_computes_nothing(finished: Path, place: Path) -> None:
+    results = sorted((place / "runs" / "store" / "results").rglob("manifest.json"))
+    before = {path: path.stat().st_mtime_ns for path in results}
+    table = (finished / "generations.csv").read_bytes()
+    again = evolve("resume", str(finished), cwd=place)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in sorted((place / "runs" / "store" / "results").rglob("manifest.json"))} == before
+    assert (finished / "generations.csv").read_bytes() == table
+
+
+def test_one_process_gives_the_same_bytes(finished: Path, place: Path) -> None:
+    words = ["--set", "controls.joint=3", "--set", "controls.full_ancestor=3", "--workers", "1"]
+    done = evolve("run", "--scenario", "tiny.toml", "--out", "other/one", *words, cwd=place)
+    assert done.returncode == 0, done.stderr
+    for name in ("generations.csv", "descendants.csv", "curve.svg"):
+        assert (place / "other" / "one" / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_a_damaged_result_is_found_and_computed_again(finished: Path, place: Path) -> None:
+    table = (finished / "generations.csv").read_bytes()
+    victims = sorted((place / "runs" / "store" / "results" / "condense").rglob("learngene.safetensors"))
+    data = bytearray(victims[0].read_bytes())
+    data[-1] ^= 1
+    victims[0].write_bytes(bytes(data))
+    again = evolve("resume", str(finished), cwd=place)
+    assert again.returncode == 0, again.stderr
+    assert "damaged" in again.stdout + again.stderr
+    assert (finished / "generations.csv").read_bytes() == table
+
+
+def test_another_seed_is_another_lineage(finished: Path, place: Path) -> None:
+    words = ["--seed", "1", "--set", "stream.tasks=1", "--set", "controls.untrained=false", "--set", "controls.shuffled=0"]
+    done = evolve("run", "--scenario", "tiny.toml", "--out", "runs/seed1", *words, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert [int(row["lineage"]) for row in rows(place / "runs" / "seed1")] == [1]
+    mine, other = (json.loads((r / "run.json").read_text()) for r in (finished, place / "runs" / "seed1"))
+    assert mine["classes"] == other["classes"]  # the split does not depend on the seed
+    classes = {row["classes"] for row in rows(finished, "descendants.csv")} if "classes" in rows(finished, "descendants.csv")[0] else set()
+    assert not classes or classes != {row["classes"] for row in rows(place / "runs" / "seed1", "descendants.csv")}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["run", "--scenario", "nope"], "is not known"),
+        (["run", "--scenario", "tiny.toml", "--set", "descend.shots=13"], "descend.shots = 13: at most 12"),
+        (["run", "--scenario", "tiny.toml", "--set", "data.split=[90,16,20]"], "data.split"),
+        (["run", "--scenario", "tiny.toml", "--device", "cuda"], "--device cuda"),
+        (["run", "--scenario", "tiny.toml", "--set", "ancestor.strategy=ewc", "--set", "ancestor.strategy_args={lamda=1}"], "lamda"),
+        (["run", "--scenario", "tiny.toml", "--out", "runs/two", "--seed", "5"], "holds another run"),
+        (["run", "--scenario", "tiny.toml", "--out", "tiny.toml"], "tiny.toml"),
+        (["resume", "."], "not a run folder"),
+        (["summary", "runs/two", "runs/two"], "stands twice"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_code_2(finished: Path, place: Path, words: list[str], expected: str) -> None:
+    if "cuda" in words and __import__("torch").cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = evolve(*words, cwd=place)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("evolve: ") and expected in lines[0], done.stderr
+
+
+def test_plan_and_summary(finished: Path, place: Path) -> None:
+    words = ["--set", "controls.joint=3", "--set", "controls.full_ancestor=3"]
+    plan = evolve("plan", "tiny.toml", "--out", "runs/two", *words, cwd=place)
+    assert plan.returncode == 0, plan.stderr
+    assert "accumulate" in plan.stdout
+    summary = evolve("summary", "runs/two", cwd=place)
+    assert summary.returncode == 0, summary.stderr
+    assert "lineage" in summary.stdout

@@ -1,0 +1,52 @@
+"""The command line itself: fast help, shown scenarios run again, one-line errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from evolve import scenario
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "evolve.cli", *words], text=True, capture_output=True, timeout=120)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, evolve.cli as c\ntry: c.cli.main(['--help'], standalone_mode=False)\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('torch', 'numpy', 'scipy', 'matplotlib', 'avalanche', 'rich') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_help_is_quick() -> None:
+    spent = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        assert run("--help").returncode == 0
+        spent.append(time.perf_counter() - begun)
+    assert min(spent) < 0.3
+
+
+def test_show_prints_a_file_that_loads_to_the_same_settings(tmp_path: Path) -> None:
+    shown = run("show", "glyphs-seq25", "--profile", "quick", "--set", "ancestor.strategy=ewc")
+    assert shown.returncode == 0, shown.stderr
+    (tmp_path / "mine.toml").write_text(shown.stdout)
+    wanted = scenario.load("glyphs-seq25", "quick", ["ancestor.strategy=ewc"]).settings
+    assert scenario.load(str(tmp_path / "mine.toml")).settings == wanted
+
+
+def test_scenarios_lists_all_with_cost() -> None:
+    done = run("scenarios")
+    assert done.returncode == 0, done.stderr
+    for name in scenario.shipped():
+        line = next(line for line in done.stdout.splitlines() if line.startswith(name))
+        assert "~" in line and scenario.load(name).settings.title.split(",")[0] in line
+
+
+def test_a_wrong_option_is_one_line_and_code_2() -> None:
+    done = run("show", "glyphs-seq52")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "did you mean glyphs-seq25" in done.stderr

@@ -1,0 +1,139 @@
+"""Stage keys: any setting that can change a number changes them, any other does not; runs share what they can."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from evolve import lineage, scenario
+from evolve.lineage import World
+from evolve.settings import Settings
+from evolve.store import Stage, stage_key
+
+SPLIT = (tuple(range(64)), tuple(range(64, 80)), tuple(range(80, 100)))
+
+
+def world(*overrides: str, seed: int = 0, data: str = "images") -> World:
+    settings = scenario.load("glyphs-seq25", "quick", ["stream.tasks=3", "controls.shuffled=1", *overrides]).settings
+    return World(settings, seed, data, *SPLIT)
+
+
+def peek_for(w: World) -> Any:
+    """As if every condensation were in the store and had chosen the paper's set."""
+    return lambda key: {"descendant_plan": lineage.paper_plan(w)}
+
+
+def stages(w: World) -> dict[str, Stage]:
+    return {s.label: s for s in lineage.lineage(w, peek_for(w))}
+
+
+def keys(w: World, kind: str | None = None) -> set[str]:
+    return {s.key for s in stages(w).values() if kind in (None, s.kind)}
+
+
+def changed(value: Any, choices: tuple[Any, ...] | None) -> Any:
+    if choices and not isinstance(value, tuple):
+        return next((c for c in choices if c != value), value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 1
+    if isinstance(value, tuple):
+        return value[:-1] if value else (("crop",) if choices else (1,))
+    return {"mem_size": 3}
+
+
+def with_changed(settings: Settings, section: str, name: str, metadata: Mapping[str, Any]) -> Settings:
+    part = getattr(settings, section)
+    return replace(settings, **{section: replace(part, **{name: changed(getattr(part, name), metadata.get("choices"))})})
+
+
+# What each section's settings may change. The shape of the data is in the images' fingerprint, not in a key.
+REACH = {"ancestor": ("accumulate", "condense", "descend"), "condense": ("condense", "descend"), "descend": ("descend",)}
+# Read only under another setting: they must not change a key here.
+UNREAD = {"condense.top_k"}
+NO_OTHER = {"ancestor.network"}  # there is only one so far
+
+
+@pytest.mark.parametrize("section", REACH)
+def test_every_number_relevant_setting_changes_the_keys_after_it(section: str) -> None:
+    base = world()
+    for f in fields(getattr(base.settings, section)):
+        other = replace(base, settings=with_changed(base.settings, section, f.name, f.metadata))
+        if f"{section}.{f.name}" in NO_OTHER:
+            continue
+        after = {s.label: s.key for s in lineage.lineage(other, peek_for(base))}
+        for label, stage in stages(base).items():
+            if label not in after:
+                continue
+            must = stage.kind in REACH[section] and f"{section}.{f.name}" not in UNREAD
+            if label.endswith("from-scratch") or label in ("accumulate 0", "condense 0", "descend 0 inherited"):
+                continue  # shared by design: an untrained ancestor and a from-scratch descendant read fewer settings
+            if section != "descend" or stage.kind == "descend":
+                assert (stage.key != after[label]) == must, f"{section}.{f.name} and {label}"
+
+
+def test_settings_that_cannot_change_a_number_change_no_key() -> None:
+    base = keys(world())
+    assert keys(world("controls.shuffled=0")) < base
+    assert base < keys(world("controls.joint=3", "controls.full_ancestor=3"))
+    assert keys(world("controls.from_scratch=false")) < base
+    settings = replace(world().settings, name="other", title="words")
+    assert keys(replace(world(), settings=settings)) == base
+
+
+def test_seed_and_images_change_every_key() -> None:
+    assert not keys(world()) & keys(world(seed=1))
+    assert keys(world()) & keys(world(data="others")) == {stages(world())["accumulate 0"].key}
+
+
+def test_condensers_share_the_ancestor_chain() -> None:
+    fixed = world("condense.method=fixed")
+    assert keys(fixed, "accumulate") == keys(world(), "accumulate")
+    assert not keys(fixed, "condense") & keys(world(), "condense")
+
+
+def test_a_longer_lineage_contains_the_shorter() -> None:
+    assert keys(world("stream.tasks=2")) < keys(world("stream.tasks=3"))
+
+
+def test_strategies_share_the_untrained_ancestor_and_from_scratch() -> None:
+    a, b = stages(world()), stages(world("ancestor.strategy=ewc"))
+    assert {label for label in a if a[label].key == b[label].key} == {
+        "accumulate 0",
+        "condense 0",
+        "descend 0 inherited",
+        *(label for label in a if label.endswith("from-scratch")),
+    }
+
+
+def test_fixed_condenser_reads_only_its_own_settings() -> None:
+    assert keys(world("condense.method=fixed", "condense.epochs=7")) == keys(world("condense.method=fixed"))
+    assert keys(world("condense.method=fixed", "condense.fixed=[1]")) != keys(world("condense.method=fixed"))
+
+
+def test_equal_architectures_share_one_from_scratch_control() -> None:
+    scratch = [s.key for label, s in stages(world()).items() if label.endswith("from-scratch")]
+    assert len(scratch) == 5 and len(set(scratch)) == 1
+
+
+def test_from_scratch_waits_for_the_condensers_choice() -> None:
+    w = world()
+    known = {s.label for s in lineage.lineage(w, lambda key: None)}
+    assert "descend 1 inherited" in known and "descend 1 from-scratch" not in known
+
+
+def test_joint_control_does_not_depend_on_the_chain() -> None:
+    w = world("controls.joint=1")
+    joint = stages(w)["joint accumulate 2"]
+    assert dict(joint.inputs) == {"previous": stages(w)["accumulate 0"].key}
+    assert dict(stages(w)["joint accumulate 1"].inputs) == dict(joint.inputs)
+    assert joint.key == stages(world("ancestor.strategy=joint"))["accumulate 2"].key
+
+
+def test_keys_are_recomputable_from_the_recipe() -> None:
+    for stage in stages(world()).values():
+        assert stage_key(stage.kind, stage.recipe) == stage.key

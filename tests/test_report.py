@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evolve import report
+from evolve.curves import Descent, Generation, LineageRecord
+from evolve.errors import UserError
+
+LAYERS = ("conv1", "conv2", "conv3")
+
+
+def descent(lineage: int, method: str, start: float) -> Descent:
+    accuracy = tuple(start + 0.01 * i + 0.1 / 3 for i in range(3))
+    return Descent(lineage, method, accuracy, accuracy, tuple((a / 2, a) for a in accuracy), ((1.0, 0.5),) * 3, (100,) * 3)
+
+
+def lineage(points: int = 4, seed: int = 0) -> LineageRecord:
+    made = []
+    for t in range(points + 1):
+        shuffled = descent(t, "shuffled", 0.4) if t % 2 else None
+        status = "collapsed" if t == 2 else "selected"
+        pair = descent(t, "inherited", 0.5 + 0.01 * t + 0.001 * seed), descent(t, "from-scratch", 0.45)
+        scores, margin = ((0.5, 0.3, 0.2), 0.03) if t else ((), math.nan)
+        alpha = ((1.0, 2.0),) * 3 if t else ()
+        g = Generation(t, ("conv1", "conv3"), LAYERS, scores, alpha, margin, status, "threshold", "8* M", *pair, shuffled)
+        made.append(replace(g, ancestor_accuracy=0.9 - 0.01 * t, forgetting=0.01 * t, seconds={"descend": 1.5}))
+    reference = descent(0, "from-scratch", 0.44)
+    return LineageRecord("toy", "full", seed, 6, tuple(made), reference, {"data": {"split": (6, 2, 2)}}, {"evolve": "0.1"})
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_files_are_all_there_and_the_same_bytes_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = report.write_report([lineage(seed=1), lineage(seed=0)], tmp_path / "a" / "b")
+    import matplotlib
+
+    monkeypatch.setitem(matplotlib.rcParams, "font.size", 20)
+    second = report.write_report([lineage(seed=0), lineage(seed=1)], tmp_path / "c")
+    names = {"curve.png", "curve.svg", "genome.png", "generations.csv", "descendants.csv", "learning.csv", "summary.json"}
+    assert {path.name for path in first} == names == {path.name for path in (tmp_path / "c").iterdir()}
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+    assert matplotlib.rcParams["font.size"] == 20
+
+
+def test_tables_hold_exactly_what_was_measured(tmp_path: Path) -> None:
+    made = lineage()
+    report.write_report(made, tmp_path)
+    points = rows(tmp_path / "generations.csv")
+    assert [int(row["lineage"]) for row in points] == [0, 1, 2, 3, 4]
+    assert points[1]["selected"] == "conv1 conv3" and float(points[1]["score conv2"]) == 0.3 and points[0]["margin"] == ""
+    assert float(points[3]["gain"]) == pytest.approx(0.08) and points[2]["shuffled"] == "" and points[2]["status"] == "collapsed"
+    single = rows(tmp_path / "descendants.csv")
+    wanted = [row for row in single if row["lineage"] == "3" and row["method"] == "inherited"]
+    assert tuple(float(row["accuracy"]) for row in wanted) == made.generations[3].inherited.accuracy
+    assert len(single) == 3 * (5 + 5 + 2 + 1) and {row["lineage"] for row in single if row["method"] == "reference"} == {""}
+    assert len(rows(tmp_path / "learning.csv")) == 2 * len(single)
+
+
+def test_summary_is_strict_json_with_the_verdict(tmp_path: Path) -> None:
+    report.write_report(replace(lineage(), generations=()), tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert "Too few" in summary["verdict"] and summary["summary"]["accuracy"]["slope"] is None
+    assert summary["settings"] == {"data": {"split": [6, 2, 2]}}
+
+
+@pytest.mark.parametrize("points", [0, 1, 2])
+def test_partial_lineages_and_missing_controls_can_be_drawn(tmp_path: Path, points: int) -> None:
+    made = lineage(points)
+    bare = tuple(replace(g, shuffled=None, ancestor_accuracy=None, forgetting=None, margin=math.nan) for g in made.generations)
+    report.write_report(replace(made, generations=bare, reference=None), tmp_path)
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_svg_speaks_the_papers_words_and_names_the_interval() -> None:
+    from evolve import figures
+    from evolve.curves import summarise
+
+    figure = figures.evolution_figure([lineage()], summarise([lineage()]))
+    axes = figure.axes[0]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert any("inherited learngene, mean and 95 % of 3 descendants" in label for label in labels)
+    assert {"from-scratch, same architecture", "shuffled learngene", "lineage 0: untrained ancestor"} <= set(labels)
+    drawn = {line.get_label(): line for line in axes.lines}
+    assert drawn["shuffled learngene"].get_ydata() == pytest.approx([44.333333, 44.333333])
+    styles = [(str(line.get_linestyle()), line.get_marker()) for name, line in drawn.items() if name in labels]
+    assert len(set(styles)) == len(styles)
+    assert "%" in axes.get_ylabel() and "lineage length" in figure.axes[-1].get_xlabel()
+
+
+def test_genome_marks_what_was_inherited_and_hatches_fallbacks() -> None:
+    from evolve import figures
+
+    axes = figures.genome_figure([lineage()]).axes[0]
+    dots = {(int(line.get_xdata()[0]), int(line.get_ydata()[0])) for line in axes.lines}
+    assert dots == {(t, row) for t in range(5) for row in (0, 2)}
+    hatched = {round(patch.get_x() + 0.48) for patch in axes.patches if patch.get_hatch()}
+    assert hatched == {2}
+
+
+def test_full_disk_is_one_line_and_the_old_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report.write_report(lineage(1), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(handle: int) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"curve\.png: No space left on device; free some space") as caught:
+        report.write_report(lineage(3), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(UserError, match="taken"):
+        report.write_report(lineage(1), tmp_path / "taken")

@@ -1,0 +1,137 @@
+"""Scenario files: shipped ones load, errors name file, key, value and what is allowed, dump and load are inverse."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+
+from evolve import scenario
+from evolve.errors import UserError
+from evolve.settings import DataSettings, Settings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SHIPPED = ("cifar-seq25", "glyphs-seq25", "tinyimagenet-seq25")
+
+
+def test_the_shipped_scenarios() -> None:
+    assert tuple(scenario.shipped()) == SHIPPED
+
+
+@pytest.mark.parametrize("profile", scenario.PROFILES)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_dump_and_load_are_inverse(name: str, profile: str, tmp_path: Path) -> None:
+    settings = scenario.load(name, profile).settings
+    copy = tmp_path / "copy.toml"
+    copy.write_text(scenario.dump(settings, "a header\nof two lines"))
+    assert scenario.load(str(copy)).settings == settings
+    assert scenario.from_dict(scenario.to_dict(settings), "run.json") == settings
+
+
+def test_quick_changes_only_what_it_names() -> None:
+    quick, paper = (scenario.load("glyphs-seq25", p).settings for p in ("quick", "paper"))
+    table = tomllib.loads(scenario.shipped()["glyphs-seq25"].read_text())["quick"]
+    for section in fields(Settings):
+        value = getattr(quick, section.name)
+        if not is_dataclass(value):
+            continue
+        for key in fields(value):
+            same = getattr(value, key.name) == getattr(getattr(paper, section.name), key.name)
+            assert same or key.name in table[section.name]
+    assert quick.stream.tasks == 25
+
+
+def test_paper_values_of_cifar() -> None:
+    s = scenario.load("cifar-seq25").settings
+    assert (s.stream.tasks, s.stream.classes_per_task, s.ancestor.epochs, s.ancestor.batch) == (25, 5, 100, 64)
+    assert (s.descend.descendants, s.descend.shots, s.descend.epochs, s.descend.batch) == (5, 500, 50, 16)
+    assert (s.condense.objective, s.condense.lookahead, s.condense.selection) == ("bilevel", 2, "threshold")
+    assert (s.ancestor.width, s.ancestor.head, s.ancestor.strategy) == (1.0, "shared", "naive")
+
+
+def test_cifar_split_is_64_16_20_and_disjoint() -> None:
+    d = scenario.load("cifar-seq25").settings.data
+    parts = [d.ancestor_classes, d.condense_classes, d.descend_classes]
+    assert [len(p) for p in parts] == [64, 16, 20]
+    assert sorted(i for p in parts for i in p) == list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("ancestor.epochs=0", ["ancestor.epochs", "0", "at least 1"]),
+        ("ancestor.epochs=two", ["ancestor.epochs", '"two"', "whole number"]),
+        ("ancestor.epochs=true", ["ancestor.epochs", "true", "whole number"]),
+        ("ancestor.lr=nan", ["ancestor.lr", "a number"]),
+        ("ancestor.strategy=dreaming", ["ancestor.strategy", "dreaming", "naive", "replay"]),
+        ("ancestor.epoch=3", ["ancestor.epoch", "did you mean ancestor.epochs?"]),
+        ("descent.shots=3", ["descent", "allowed here", "descend"]),
+        ("descend.shots=0", ["descend.shots", "at least 1"]),
+        ("descend.classes_per_task=21", ["descend.classes_per_task", "21", "at most 20"]),
+        ("stream.classes_per_task=65", ["stream.classes_per_task", "65", "at most 64"]),
+        ("condense.method=fixed --set condense.fixed=[1,14]", ["condense.fixed", "14", "1 to 13"]),
+        ("ancestor.augment=['flip']", ["flip", "glyphs"]),
+        ("data.split=[64,16]", ["data.split", "three counts"]),
+        ("ancestor=3", ["--set", "section.key=value"]),
+        ("ancestor.epochs", ["--set", "section.key=value"]),
+    ],
+)
+def test_overrides_are_checked(override: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        scenario.load("glyphs-seq25", "quick", override.split(" --set "))
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def write(folder: Path, text: str) -> str:
+    file = folder / "mine.toml"
+    file.write_text(text)
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[ancestor\n", ["not valid TOML", "line 1"]),
+        ("[ancestor]\nwidht = 1.0\n", ["unknown key ancestor.widht", "did you mean ancestor.width?"]),
+        ("[quick.ancestor]\nepochs = -1\n", ["quick.ancestor.epochs", "-1"]),
+        ("quick = 3\n", ["quick", "[quick.ancestor]"]),
+        ("ancestor = 3\n", ["ancestor = 3", "a table"]),
+        ("[data]\nancestor_classes = [1, 2]\n", ["data.condense_classes is empty"]),
+        ("[data]\nancestor_classes = [1,2,3,4,5]\ncondense_classes = [5, 6]\ndescend_classes = [7,8,9,10,11]\n", ["class 5", "share no class"]),
+        ("[data]\nancestor_classes = [1,1]\ncondense_classes = [5, 6]\ndescend_classes = [7,8]\n", ["class 1", "twice"]),
+    ],
+)
+def test_files_are_checked(text: str, words: list[str], tmp_path: Path) -> None:
+    name = write(tmp_path, text)
+    with pytest.raises(UserError) as caught:
+        scenario.load(name)
+    assert str(caught.value).startswith(name)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_unknown_scenario_names_the_near_one() -> None:
+    with pytest.raises(UserError, match="did you mean cifar-seq25"):
+        scenario.load("cifar-seq52")
+    with pytest.raises(UserError, match="no such file"):
+        scenario.load("nowhere/mine.toml")
+
+
+def test_every_setting_has_help() -> None:
+    for section in fields(Settings):
+        assert section.name in ("name", "title") or all(f.metadata.get("help") for f in fields(getattr(Settings(), section.name)))
+
+
+def test_a_user_file_may_be_short(tmp_path: Path) -> None:
+    settings = scenario.load(write(tmp_path, "[data]\nsource = 'glyphs'\n[ancestor]\naugment=[]\n[condense]\naugment=[]\n[descend]\naugment=[]\n")).settings
+    assert settings.name == "mine"
+    assert settings.data == DataSettings(source="glyphs")

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from evolve.curves import Descent, Generation, LineageRecord
+from evolve.errors import UserError
+from evolve.tensorboard import Board, scalars, write_tensorboard
+
+
+def descent(lineage: int, method: str, start: float) -> Descent:
+    accuracy = (start, start + 0.1)
+    return Descent(lineage, method, accuracy, accuracy, tuple((a / 2, a) for a in accuracy), ((1.0, 0.5),) * 2, (100,) * 2)
+
+
+def generation(t: int, start: float = 0.5) -> Generation:
+    pair = descent(t, "inherited", start + 0.01 * t), descent(t, "from-scratch", 0.4)
+    made = Generation(t, ("conv1",), ("conv1", "conv2"), (0.6, 0.4), ((1.0, 2.0), (0.5, 1.0)), 0.1, "selected", "threshold", "8* M", *pair)
+    return replace(made, ancestor_accuracy=0.9, forgetting=0.1)
+
+
+def record(lengths: range, seed: int = 3) -> LineageRecord:
+    settings = {"ancestor": {"lr": 0.1, "milestones": (0.5,)}}
+    return LineageRecord("toy", "full", seed, 9, tuple(generation(t) for t in lengths), None, settings)
+
+
+def read(folder: Path) -> Any:
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def points(folder: Path, tag: str = "descendants/mean") -> list[tuple[int, float]]:
+    """From text and numbers alike: step and value."""
+    return [(event.step, round(event.value, 4)) for event in read(folder).Scalars(tag)]
+
+
+def test_what_is_read_back_is_the_curve(tmp_path: Path) -> None:
+    write_tensorboard(record(range(0, 4)), tmp_path)
+    assert points(tmp_path) == [(t, 55.0 + t) for t in range(4)]
+    assert points(tmp_path, "gain/mean") == [(t, 10.0 + t) for t in range(4)]
+    back = read(tmp_path)
+    assert [event.step for event in back.Images("genome")] == [0, 1, 2, 3]
+    assert {"genome", "alpha", "learning curves"} <= set(back.Tags()["images"])
+    assert {"controls/from-scratch", "each descendant/2", "ancestor/forgetting"} <= set(back.Tags()["scalars"])
+
+
+def test_layout_names_only_tags_that_exist_and_draws_the_interval(tmp_path: Path) -> None:
+    write_tensorboard(record(range(1, 3)), tmp_path)
+    back = read(tmp_path)
+    layout = layout_pb2.Layout()
+    layout.ParseFromString(back.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    margins = [s for category in layout.category for chart in category.chart for s in chart.margin.series]
+    assert len(margins) == 2
+    for series in margins:
+        assert {series.value, series.lower, series.upper} <= set(back.Tags()["scalars"])
+
+
+def test_hparams_hold_settings_and_headline(tmp_path: Path) -> None:
+    write_tensorboard(record(range(1, 5)), tmp_path)
+    back = read(tmp_path)
+    assert points(tmp_path, "headline/gain over from-scratch") == [(4, 12.5)]
+    content = back.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"ancestor.lr" in content and b"ancestor.milestones" in content
+
+
+def test_resume_shows_no_duplicate_points_on_a_fresh_tensorboard(tmp_path: Path) -> None:
+    board = Board(tmp_path, record(range(1, 4)))
+    del board  # a run that was killed: its file stays, unclosed
+    with Board(tmp_path, record(range(1, 3))) as again:
+        again.add(generation(3, 0.6))
+        again.add(generation(4))
+    assert points(tmp_path) == [(1, 56.0), (2, 57.0), (3, 68.0), (4, 59.0)]
+    assert sum(path.stat().st_size > 0 for path in tmp_path.iterdir()) == 1
+
+
+def test_running_tensorboard_follows_a_resume(tmp_path: Path) -> None:
+    write_tensorboard(record(range(1, 4)), tmp_path)
+    watching = read(tmp_path)
+    with Board(tmp_path, record(range(1, 3))) as again:
+        again.add(generation(3, 0.6))
+    watching.Reload()
+    assert [(e.step, round(e.value, 4)) for e in watching.Scalars("descendants/mean")] == [(1, 56.0), (2, 57.0), (3, 68.0)]
+
+
+def test_generations_that_come_out_of_order_are_shown_in_order(tmp_path: Path) -> None:
+    with Board(tmp_path, record(range(0))) as board:
+        for t in (1, 3, 2):
+            board.add(generation(t))
+        assert points(tmp_path) == [(t, 55.0 + t) for t in (1, 2, 3)]
+        board.add(generation(0))
+        board.add(generation(6))
+        assert [step for step, _ in points(tmp_path)] == [0, 1, 2, 3]
+    assert [step for step, _ in points(tmp_path)] == [0, 1, 2, 3, 6]
+
+
+def test_only_our_files_are_removed(tmp_path: Path) -> None:
+    names = ("events.out.tfevents.1.host.1.0", "notes.evolve", "deep/events.out.tfevents.1.h.1.0.evolve")
+    foreign = [tmp_path / name for name in names]
+    (tmp_path / "deep").mkdir()
+    for path in foreign:
+        path.write_bytes(b"theirs")
+    ours = [tmp_path / "events.out.tfevents.1.host.1.0.evolve", tmp_path / "events.out.tfevents.2.host.1.0.evolve"]
+    ours[0].write_bytes(b"")
+    os.utime(ours[0], (1, 1))
+    ours[1].write_bytes(b"points of a killed run")
+    write_tensorboard(record(range(1, 2)), tmp_path)
+    assert all(path.read_bytes() == b"theirs" for path in foreign)
+    assert not ours[0].exists() and ours[1].read_bytes() == b""
+
+
+def test_fixed_selection_and_missing_numbers_are_left_out(tmp_path: Path) -> None:
+    bare = replace(generation(1), alpha=(), scores=(), margin=math.nan, ancestor_accuracy=None, forgetting=None, status="fixed")
+    write_tensorboard(replace(record(range(0)), generations=(bare,)), tmp_path)
+    tags = read(tmp_path).Tags()
+    assert "alpha" not in tags["images"] and "learngene/margin" not in tags["scalars"] and "ancestor/forgetting" not in tags["scalars"]
+    assert scalars(bare)["descendants/mean"] == pytest.approx(56.0)
+
+
+def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(UserError, match="taken"):
+        Board(tmp_path / "taken", record(range(1)))
