@@ -18,13 +18,14 @@ def collect(world: World, peek: Peek, scenario: str, profile: str, settings: Map
     lengths = range(0 if world.settings.controls.untrained else 1, world.settings.stream.tasks + 1)
     found = (generation(world, length, known, peek) for length in lengths)
     reference = known.get("descend paper's descendant from-scratch")
+    measured = peek(reference.key) if reference else None
     return LineageRecord(
         scenario=scenario,
         profile=profile,
         seed=world.seed,
         tasks=world.settings.stream.tasks,
         generations=tuple(g for g in found if g is not None),
-        reference=_descent(peek(reference.key), 0, "from-scratch") if reference else None,
+        reference=_descent(measured, 0, "from-scratch") if measured else None,
         settings=dict(settings),
         versions=dict(versions),
     )
@@ -41,7 +42,7 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
     measured = {name.split()[-1]: peek(known[name].key) if name in known else None for name in names}
     if ancestor is None or gene is None or any(record is None for record in measured.values()):
         return None
-    descents = {method: _descent(record, length, method) for method, record in measured.items()}
+    descents = {method: _descent(record, length, method) for method, record in measured.items() if record is not None}
     return Generation(
         lineage=length,
         selected=tuple(_group_name(gene["groups"][index]) for index in gene["selected"]),
@@ -81,9 +82,7 @@ def _group_name(group: list[str]) -> str:
     return group[0] if len(group) == 1 else f"{group[0]}-{group[-1].removeprefix('conv')}"
 
 
-def _descent(record: Mapping[str, Any] | None, length: int, method: str) -> Descent | None:
-    if record is None:
-        return None
+def _descent(record: Mapping[str, Any], length: int, method: str) -> Descent:
     return Descent(
         lineage=length,
         method=method,

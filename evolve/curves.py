@@ -37,7 +37,7 @@ class Descent:
 
 @dataclass(frozen=True)
 class Generation:
-    """One point of the evolution curve. ``scratch`` has the same architecture and tasks as ``inherited``."""
+    """One point of the evolution curve. ``scratch`` has the same architecture and tasks as ``inherited``; None: control off."""
 
     lineage: int
     selected: tuple[str, ...]
@@ -49,7 +49,7 @@ class Generation:
     selected_by: str
     descendant: str
     inherited: Descent
-    scratch: Descent
+    scratch: Descent | None = None
     shuffled: Descent | None = None
     joint: Descent | None = None
     full_ancestor: Descent | None = None
@@ -130,8 +130,18 @@ def differences(first: Descent, second: Descent) -> tuple[float, ...]:
 
 
 def paired_gain(generation: Generation) -> Interval:
-    """Inherited minus from-scratch of the same architecture, over the descendants; a fraction, as accuracy is."""
-    return point_interval(differences(generation.inherited, generation.scratch))
+    """Inherited minus from-scratch of the same architecture, over the descendants; a fraction, as accuracy is.
+
+    NaN where the from-scratch control is off.
+    """
+    return point_interval(gains(generation))
+
+
+def gains(generation: Generation) -> tuple[float, ...]:
+    """Inherited minus from-scratch by descendant; NaN where the control is off."""
+    if generation.scratch is None:
+        return (math.nan,) * len(generation.inherited.accuracy)
+    return differences(generation.inherited, generation.scratch)
 
 
 def untrained(record: LineageRecord) -> Generation | None:
@@ -149,7 +159,7 @@ def summarise(records: Sequence[LineageRecord]) -> Summary:
     _check_poolable(records)
     lengths = _common_lengths(records)
     accuracy = [_table(record, lengths, lambda g: g.inherited.accuracy) for record in records]
-    gain = [_table(record, lengths, lambda g: differences(g.inherited, g.scratch)) for record in records]
+    gain = [_table(record, lengths, gains) for record in records] if all(g.scratch for record in records for g in evolved(record)) else []
     effects = [effect for name, other in _OTHERS.items() if (effect := _effect(name, records, other)) is not None]
     generations = [g for record in records for g in evolved(record)]
     return Summary(
@@ -161,7 +171,7 @@ def summarise(records: Sequence[LineageRecord]) -> Summary:
         accuracy=trend(lengths, accuracy),
         gain=trend(lengths, gain),
         effects=tuple(effects),
-        seed_gain=point_interval([float(np.mean(_pairs(r, _OTHERS["from-scratch"]))) for r in records if evolved(r)]),
+        seed_gain=point_interval([float(np.mean(pairs)) for r in records if len(pairs := _pairs(r, _OTHERS["from-scratch"]))]),
         fallbacks=sum(g.status in FALLBACKS for g in generations),
         measured=len(generations),
     )
@@ -172,6 +182,11 @@ def verdict(summary: Summary) -> str:
     if len(summary.lengths) < LEAST_POINTS:
         return f"Too few generations for a trend: {len(summary.lengths)} measured, at least {LEAST_POINTS} needed.{_few_seeds(summary)}"
     accuracy, gain = _slope(summary.accuracy), _slope(summary.gain)
+    if math.isnan(summary.gain.slope):
+        return (
+            f"Accuracy changes by {accuracy} with lineage length. The from-scratch control was off (controls.from_scratch), "
+            f"so the data cannot say whether what is inherited gets better.{_few_seeds(summary)}"
+        )
     if summary.accuracy.rises and summary.gain.rises:
         text = f"The data support a rise with lineage length: accuracy {accuracy}, gain over from-scratch {gain}."
     elif summary.accuracy.falls and summary.gain.falls:
@@ -186,7 +201,7 @@ def gain_sentence(summary: Summary) -> str:
     """Inheriting against from-scratch, averaged over the lineage."""
     effect = summary.effect("from-scratch")
     if effect is None:
-        return "No generation has been measured yet."
+        return "The from-scratch control was off: no gain." if summary.measured else "No generation has been measured yet."
     interval = effect.interval
     start = f"Inheriting gives {interval.mean:+.2f} points over from-scratch"
     if math.isnan(interval.low):
@@ -258,8 +273,12 @@ def _effect(name: str, records: Sequence[LineageRecord], other: _Other) -> Effec
 
 def _common_lengths(records: Sequence[LineageRecord]) -> tuple[int, ...]:
     """A seed that is further along must not bend the pooled curve: only lengths that all have, all finite."""
-    having = [{g.lineage for g in evolved(r) if np.isfinite([*g.inherited.accuracy, *g.scratch.accuracy]).all()} for r in records]
+    having = [{g.lineage for g in evolved(r) if _finite(g)} for r in records]
     return tuple(sorted(set.intersection(*having)))
+
+
+def _finite(g: Generation) -> bool:
+    return bool(np.isfinite([*g.inherited.accuracy, *(g.scratch.accuracy if g.scratch else ())]).all())
 
 
 def _table(record: LineageRecord, lengths: Sequence[int], values: Callable[[Generation], Sequence[float]]) -> Array:

@@ -23,8 +23,8 @@ from evolve.curves import (
     Interval,
     LineageRecord,
     Summary,
-    differences,
     gain_sentence,
+    gains,
     point_interval,
     verdict,
 )
@@ -117,14 +117,18 @@ def _draw_accuracy(axes: Any, records: Sequence[LineageRecord], summary: Summary
 
 
 def _draw_gain(axes: Any, records: Sequence[LineageRecord], summary: Summary) -> None:
-    gains: Points = {}
+    points: Points = {}
     for record in records:
         for g in record.generations:
-            gains.setdefault(g.lineage, []).extend(100 * d for d in differences(g.inherited, g.scratch))
+            if g.scratch is not None:
+                points.setdefault(g.lineage, []).extend(100 * d for d in gains(g))
     axes.axhline(0, color="black", lw=0.8)
-    _line_with_band(axes, {x: v for x, v in sorted(gains.items()) if x > 0}, BLUE, "-", "o", "")
-    _mark_untrained(axes, gains.get(0))
-    _draw_trend(axes, summary.lengths, gains, summary.gain)
+    if points:
+        _line_with_band(axes, {x: v for x, v in sorted(points.items()) if x > 0}, BLUE, "-", "o", "")
+        _mark_untrained(axes, points.get(0))
+        _draw_trend(axes, summary.lengths, points, summary.gain)
+    else:
+        axes.annotate("from-scratch control off", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=GREY)
     axes.set_ylabel("gain over\nfrom-scratch (points)")
 
 

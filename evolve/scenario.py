@@ -216,7 +216,7 @@ def _split_problems(s: Settings) -> Iterator[str]:
     if len(s.data.split) != 3:
         yield f"data.split = {list(s.data.split)}: expected three counts: ancestor, condensing, descendant classes"
         return
-    counts = dict(zip(names, s.data.split)) if not given else {role: len(ids) for role, ids in roles.items()}
+    counts = dict(zip(names, s.data.split, strict=True)) if not given else {role: len(ids) for role, ids in roles.items()}
     for key, role, wanted in (
         ("stream.classes_per_task", "ancestor", s.stream.classes_per_task),
         ("descend.classes_per_task", "descend", s.descend.classes_per_task),

@@ -10,7 +10,7 @@ from typing import Any
 
 from evolve import scenario
 from evolve.collect import collect, generation
-from evolve.curves import LineageRecord, summarise, verdict
+from evolve.curves import LineageRecord, Summary, gain_sentence, summarise, verdict
 from evolve.display import Display
 from evolve.engine import StageDone, StageFailed, StageProgress, StageStarted, run_stages
 from evolve.errors import UserError
@@ -123,8 +123,8 @@ def run_record(opened: Opened) -> LineageRecord:
 
 def export_learngenes(opened: Opened, record: LineageRecord) -> None:
     """Every generation's learngene as one file a stranger can open, in the run folder."""
-    from evolve.perform import unflatten
     from evolve.networks.plan import plan_from_json
+    from evolve.perform import unflatten
 
     known = {stage.label: stage for stage in opened.stages()}
     folder = opened.order.out / "learngenes"
@@ -150,7 +150,8 @@ def export_learngenes(opened: Opened, record: LineageRecord) -> None:
 
 def print_end(order: Order, record: LineageRecord) -> None:
     """The verdict, and where everything is."""
-    print(verdict(summarise([record])))
+    summary = summarise([record])
+    print(f"{gain_sentence(summary)}\n{verdict(summary)}")
     print(f"picture      {order.out / 'curve.png'}   (which layers were inherited: {order.out / 'genome.png'})")
     print(f"tables       {order.out / 'generations.csv'}, descendants.csv, summary.json")
     print(f"learngenes   {order.out / 'learngenes'}")
@@ -162,25 +163,38 @@ def summarise_runs(folders: Iterable[Path], out: Path | None) -> None:
 
     Raises UserError when the runs differ in anything but their seed.
     """
-    from evolve.curves import describe
     from evolve.report import write_report
 
     records = [record_of(folder) for folder in folders]
     first = records[0]
-    for folder, record in zip(folders, records):
+    for folder, record in zip(folders, records, strict=True):
         if replace(record, seed=0, generations=(), reference=None, versions={}) != replace(first, seed=0, generations=(), reference=None, versions={}):
             raise UserError(f"{folder}: its settings differ from the first run's; only runs of one scenario that differ in --seed can be pooled")
     seeds = [record.seed for record in records]
     if len(set(seeds)) < len(seeds):
         raise UserError(f"seed {max(seeds, key=seeds.count)} stands twice among the runs; give each run once")
     found = summarise(records)
-    for line in describe(found):
-        print(line)
-    print(verdict(found))
+    print_effects(found)
+    print(f"{gain_sentence(found)}\n{verdict(found)}")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_report(records, out)
         print(f"written to {out}")
+
+
+def print_effects(summary: Summary) -> None:
+    """Every paired difference as a table: points, 95 % interval over pairs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    seeds = ", ".join(map(str, summary.seeds))
+    table = Table(box=None, pad_edge=False, title=f"{summary.scenario} ({summary.profile}), seed {seeds}: inherited minus ...", title_justify="left")
+    for title in ("", "points", "95 % interval", "pairs", "generations"):
+        table.add_column(title, justify="left" if not title else "right")
+    for effect in summary.effects:
+        i = effect.interval
+        table.add_row(effect.over, f"{i.mean:+.2f}", f"[{i.low:+.2f}, {i.high:+.2f}]", str(i.n), str(effect.generations))
+    Console(markup=False).print(table)
 
 
 def record_of(folder: Path) -> LineageRecord:

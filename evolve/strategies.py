@@ -60,23 +60,59 @@ class MultiHeadAncestor(MultiTaskModule):
 
 
 class EWC(EWCPlugin):
-    """Avalanche's EWC: a penalty for every earlier task (separate) or one decaying penalty (online)."""
+    """Avalanche's EWC, with its penalty in closed form.
+
+    Avalanche sums F_i (theta - theta_i)^2 over all earlier tasks i, so its steps, memory and state grow with the lineage. That sum
+    is a parabola A d^2 - 2 B d + C in d = theta - theta_last; a new task only moves its centre and adds F to A. In mode "online"
+    A is the decayed sum, B and C are zero. F (``compute_importances``) is Avalanche's.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.curvature: dict[str, Tensor] = {}  # A, flat, by parameter
+        self.shift: dict[str, Tensor] = {}  # B
+        self.centre: dict[str, Tensor] = {}  # theta_last
+        self.constant = torch.zeros(())  # C
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        if self.curvature:
+            penalty = self.constant.to(strategy.device)
+            for name, parameter in strategy.model.named_parameters():
+                penalty = penalty + self._parabola(name, parameter.flatten() - self.centre[name])
+            strategy.loss += self.ewc_lambda * penalty
+
+    def _parabola(self, name: str, moved: Tensor) -> Tensor:
+        return torch.dot(self.curvature[name] * moved - 2 * self.shift[name], moved)
+
+    @torch.no_grad()
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        with torch.enable_grad():
+            measured = self.compute_importances(
+                strategy.model, strategy._criterion, strategy.optimizer, strategy.experience.dataset, strategy.device, strategy.train_mb_size
+            )
+        for name, parameter in strategy.model.named_parameters():
+            here, new = parameter.flatten().clone(), measured[name].data.flatten()
+            old, shift = self.curvature.get(name), torch.zeros_like(here)
+            if old is not None and self.mode == "online":
+                new = self.decay_factor * old + new
+            elif old is not None:
+                moved = here - self.centre[name]
+                self.constant = self.constant.to(here.device) + self._parabola(name, moved)
+                new, shift = old + new, self.shift[name] - old * moved
+            self.curvature[name], self.shift[name], self.centre[name] = new, shift, here
 
     def state(self) -> State:
-        kept = {"importance": self.importances, "saved": self.saved_params}
-        groups = [(f"{role}.{task}", values) for role, tasks in kept.items() for task, values in tasks.items()]
-        return {f"{group}.{name}": value.data for group, values in groups for name, value in values.items()}, {}
+        """The centre is the model itself at the task's end, so it is not stored again."""
+        kept = {"curvature": self.curvature, "shift": self.shift}
+        tensors = {f"{role}.{name}": value for role, values in kept.items() for name, value in values.items()}
+        return tensors | {"constant": self.constant}, {}
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
-        tasks = sorted({tuple(name.split(".", 2)[:2]) for name in tensors})
-        for role, task in tasks:
-            target = self.saved_params if role == "saved" else self.importances
-            for name, parameter in strategy.model.named_parameters():  # in the model's order, which Avalanche relies on
-                tensor = tensors[f"{role}.{task}.{name}"]
-                # As Avalanche holds them: saved values laid out in memory like their parameters, importances contiguous.
-                # A sum's rounding depends on the layout.
-                held = torch.empty_like(parameter).detach().copy_(tensor) if role == "saved" else tensor.to(strategy.device)
-                target[int(task)][name] = ParamData(name, init_tensor=held, device=held.device)
+        self.constant = tensors["constant"].to(strategy.device)
+        for name, parameter in strategy.model.named_parameters():
+            self.curvature[name] = tensors[f"curvature.{name}"].to(strategy.device)
+            self.shift[name] = tensors[f"shift.{name}"].to(strategy.device)
+            self.centre[name] = parameter.detach().flatten().clone()
 
 
 class SI(SynapticIntelligencePlugin):

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from evolve.curves import CONTROLS, Descent, Generation, LineageRecord, differences, gain_sentence, point_interval, summarise, verdict
+from evolve.curves import CONTROLS, Descent, Generation, LineageRecord, gain_sentence, gains, point_interval, summarise, verdict
 from evolve.errors import UserError
 
 SUFFIX = ".evolve"  # ends the names of our event files, so that nobody else's are touched
@@ -151,7 +151,7 @@ class Board:
 def scalars(g: Generation, reference: Descent | None = None) -> dict[str, float]:
     """Tag -> value of one generation; accuracies in %, gains in points. May hold NaN."""
     values: dict[str, float] = {}
-    values |= _interval("descendants", g.inherited.accuracy) | _interval("gain", differences(g.inherited, g.scratch))
+    values |= _interval("descendants", g.inherited.accuracy) | _interval("gain", gains(g))
     for i, accuracy in enumerate(g.inherited.accuracy, start=1):
         values[f"each descendant/{i}"] = 100 * accuracy
     for name in CONTROLS:

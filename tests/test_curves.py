@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +33,8 @@ def generation(lineage: int, inherited: Sequence[float], scratch: Sequence[float
 
 def record(table: Array, scratch: Array, seed: int = 0) -> LineageRecord:
     """[T, n] accuracies of lineage lengths 1..T; scratch [n]."""
-    return LineageRecord("toy", "full", seed, len(table), tuple(generation(t, row, scratch.tolist()) for t, row in enumerate(table.tolist(), start=1)))
+    points = tuple(generation(t, row, scratch.tolist()) for t, row in enumerate(table.tolist(), start=1))
+    return LineageRecord("toy", "full", seed, len(table), points)
 
 
 def simulated(rng: np.random.Generator, rise: float, points: int = 25, seed: int = 0) -> LineageRecord:
@@ -205,3 +207,16 @@ def test_record_survives_json() -> None:
     made = simulated(np.random.default_rng(0), 0.0, 3)
     made = replace(made, reference=descent(0, "from-scratch", [0.1, 0.2]), settings={"a": {"b": 1}}, versions={"evolve": "0"})
     assert curves.record_from_json(json.loads(json.dumps(curves.record_to_json(made)))) == made
+
+
+def test_a_run_without_the_from_scratch_control_has_no_gain_and_says_so(tmp_path: Path) -> None:
+    whole = simulated(np.random.default_rng(3), rise=0.3)
+    bare = replace(whole, generations=tuple(replace(g, scratch=None) for g in whole.generations))
+    summary = curves.summarise([bare])
+    assert math.isnan(summary.gain.slope) and summary.effect("from-scratch") is None
+    assert summary.accuracy == curves.summarise([whole]).accuracy and summary.accuracy.rises
+    assert "from-scratch control was off" in curves.verdict(summary)
+    assert "support a rise" not in curves.verdict(summary)
+    from evolve.report import write_report
+
+    assert (tmp_path / "curve.png") in write_report(bare, tmp_path)

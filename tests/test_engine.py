@@ -16,11 +16,11 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from engine_stages import make  # noqa: E402
+from engine_stages import make
 
-from evolve.engine import Event, Notice, StageDone, StageFailed, StageFailure, StageProgress, StageStarted, run_stages  # noqa: E402
-from evolve.errors import DataError, UserError  # noqa: E402
-from evolve.store import Stage, Store  # noqa: E402
+from evolve.engine import Event, Notice, StageDone, StageFailed, StageFailure, StageProgress, StageStarted, run_stages
+from evolve.errors import DataError, UserError
+from evolve.store import Stage, Store
 
 PERFORM = "engine_stages:perform"
 

@@ -97,6 +97,11 @@ def write(folder: Path, text: str) -> str:
     return str(file)
 
 
+def classes(*roles: list[int]) -> str:
+    named = zip(("ancestor", "condense", "descend"), roles, strict=True)
+    return "[data]\n" + "".join(f"{role}_classes = {ids}\n" for role, ids in named)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -106,8 +111,8 @@ def write(folder: Path, text: str) -> str:
         ("quick = 3\n", ["quick", "[quick.ancestor]"]),
         ("ancestor = 3\n", ["ancestor = 3", "a table"]),
         ("[data]\nancestor_classes = [1, 2]\n", ["data.condense_classes is empty"]),
-        ("[data]\nancestor_classes = [1,2,3,4,5]\ncondense_classes = [5, 6]\ndescend_classes = [7,8,9,10,11]\n", ["class 5", "share no class"]),
-        ("[data]\nancestor_classes = [1,1]\ncondense_classes = [5, 6]\ndescend_classes = [7,8]\n", ["class 1", "twice"]),
+        (classes([1, 2, 3, 4, 5], [5, 6], [7, 8, 9, 10, 11]), ["class 5", "share no class"]),
+        (classes([1, 1], [5, 6], [7, 8]), ["class 1", "twice"]),
     ],
 )
 def test_files_are_checked(text: str, words: list[str], tmp_path: Path) -> None:
@@ -132,6 +137,7 @@ def test_every_setting_has_help() -> None:
 
 
 def test_a_user_file_may_be_short(tmp_path: Path) -> None:
-    settings = scenario.load(write(tmp_path, "[data]\nsource = 'glyphs'\n[ancestor]\naugment=[]\n[condense]\naugment=[]\n[descend]\naugment=[]\n")).settings
+    text = "[data]\nsource = 'glyphs'\n" + "".join(f"[{room}]\naugment = []\n" for room in ("ancestor", "condense", "descend"))
+    settings = scenario.load(write(tmp_path, text)).settings
     assert settings.name == "mine"
     assert settings.data == DataSettings(source="glyphs")

@@ -55,6 +55,11 @@ def quiet(text: str) -> None:
     pass
 
 
+def environment() -> dict[str, str]:
+    """For a child that imports what this process can import."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
 def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what this process has verified, as a new one would not know it."""
     monkeypatch.setattr(evolve.store, "_verified", {})
@@ -357,7 +362,7 @@ def test_a_lock_keeps_others_out_and_dies_with_its_holder(tmp_path: Path) -> Non
     store = Store(tmp_path)
     script = "import sys, time; from pathlib import Path; from evolve.store import Store\n"
     script += "with Store(Path(sys.argv[1])).lock('k'): print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, env=environment())
     assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
     assert store.locked("k") and not store.locked("other")
     with store.lock("other", waiting=lambda: pytest.fail("nobody holds it")):
@@ -424,7 +429,7 @@ def test_a_really_full_and_a_really_read_only_disk(small_disk: Path) -> None:
             attempt()
 
 
-@pytest.mark.parametrize(("content", "said"), [('{"format": 2}', "format 2"), ("{", "cannot be read"), ("[]", "cannot be read"), ("", "cannot be read")])
+@pytest.mark.parametrize(("content", "said"), [('{"format": 2}', "format 2"), *((bad, "cannot be read") for bad in ("{", "[]", ""))])
 def test_another_format_is_refused(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "store.json").write_text(content)
     with pytest.raises(StoreError, match=said) as caught:
@@ -447,4 +452,4 @@ def test_looking_at_a_store_needs_no_torch(tmp_path: Path) -> None:
     Store(tmp_path).put(stage(), {"a": 1}, tensors(), {})
     script = "import sys; from pathlib import Path; import evolve.engine; from evolve.store import Store\n"
     script += "assert Store(Path(sys.argv[1])).get(sys.argv[2]).record == {'a': 1}; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", script, str(tmp_path), stage().key], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    subprocess.run([sys.executable, "-c", script, str(tmp_path), stage().key], check=True, env=environment())

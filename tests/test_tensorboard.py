@@ -6,13 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
+from evolve import figures
 from evolve.curves import Descent, Generation, LineageRecord
 from evolve.errors import UserError
 from evolve.tensorboard import Board, scalars, write_tensorboard
+
+
+@pytest.fixture(autouse=True)
+def small_images(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time; only the test that reads everything back needs real figures."""
+    if "curve" not in request.node.name:
+        monkeypatch.setattr(figures, "pixels", lambda draw: np.zeros((4, 4, 3), np.uint8))
 
 
 def descent(lineage: int, method: str, start: float) -> Descent:

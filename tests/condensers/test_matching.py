@@ -1,0 +1,103 @@
+"""psi by second moments against the formula as it reads, with gradients and gradients of gradients, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from evolve.condensers.matching import Frozen, Matcher, Projection, layout, psi_reference
+
+maps = st.lists(st.tuples(st.integers(1, 6), st.sampled_from([1, 2, 3, 4, 8])), min_size=1, max_size=4)
+
+
+def _tensors(ancestor, descendant, batch, seed) -> tuple[list[Tensor], list[Tensor], list[Projection]]:
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    channels = sum(c for c, _ in ancestor)
+    targets = [normal(batch, c, s, s) for c, s in ancestor]
+    features = [normal(batch, c, s, s).contiguous(memory_format=torch.channels_last).requires_grad_() for c, s in descendant]
+    h = [Projection(normal(channels, c).requires_grad_(), normal(channels).requires_grad_()) for c, _ in descendant]
+    return targets, features, h
+
+
+def _close(found: Tensor, expected: Tensor) -> None:
+    assert float((found - expected).abs().max()) <= 1e-10 * max(1.0, float(expected.abs().max()))
+
+
+def _derivatives(psi: Tensor, weights: Tensor, leaves: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients of sum(weights * psi), and gradients of a fixed functional of those (so a Hessian product)."""
+    first = torch.autograd.grad((weights * psi).sum(), leaves, create_graph=True)
+    functional = sum((g * torch.cos(torch.arange(g.numel(), dtype=g.dtype)).view(g.shape)).sum() for g in first)
+    assert isinstance(functional, Tensor)
+    return list(first), list(torch.autograd.grad(functional, [*leaves, weights]))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(ancestor=maps, descendant=maps, batch=st.integers(1, 3), seed=st.integers(0, 9))
+def test_fast_psi_and_its_first_and_second_derivatives_equal_the_formula(ancestor, descendant, batch, seed) -> None:
+    targets, features, h = _tensors(ancestor, descendant, batch, seed)
+    matcher = Matcher(layout(targets, features), targets[0])
+    fast, plain = matcher.psi(matcher.freeze(targets), features, h), psi_reference(targets, features, h)
+    assert fast.shape == (batch, len(ancestor), len(descendant))
+    _close(fast, plain)
+    weights = torch.rand(fast.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
+    leaves = [*features, *(p.weight for p in h), *(p.bias for p in h)]
+    for found, expected in zip(_derivatives(fast, weights, leaves), _derivatives(plain, weights, leaves), strict=True):
+        for a, b in zip(found, expected, strict=True):
+            _close(a, b)
+
+
+def test_both_ways_of_computing_are_covered() -> None:
+    targets, features, _ = _tensors([(3, 8)], [(2, 8), (6, 2)], 1, 0)
+    shape = layout(targets, features)
+    assert [shape.moments(0), shape.moments(1)] == [True, False]
+
+
+def test_psi_of_one_pair_by_hand() -> None:
+    target, z = torch.tensor([[[[3.0]]]], dtype=torch.float64), torch.tensor([[[[1.0]], [[2.0]]]], dtype=torch.float64)
+    h = [Projection(torch.tensor([[2.0, 0.5]], dtype=torch.float64), torch.tensor([4.0], dtype=torch.float64))]
+    expected = (2.0 * 1 + 0.5 * 2 + 4 - 3) ** 2
+    assert psi_reference([target], [z], h).item() == expected
+    matcher = Matcher(layout([target], [z]), target)
+    assert matcher.psi(matcher.freeze([target]), [z], h).item() == pytest.approx(expected)
+
+
+def test_psi_reference_is_the_mean_square_over_channels_and_pixels_of_the_resized_map() -> None:
+    targets, features, h = _tensors([(5, 2)], [(3, 4)], 2, 1)
+    resized = F.interpolate(targets[0], (4, 4), mode="bilinear", align_corners=False)
+    projected = torch.einsum("oc,bchw->bohw", h[0].weight, features[0]) + h[0].bias[None, :, None, None]
+    _close(psi_reference(targets, features, h)[:, 0, 0], (projected - resized).pow(2).sum((1, 2, 3)) / (5 * 16))
+
+
+def test_frozen_side_is_per_image_and_counted() -> None:
+    ancestor, descendant = [(4, 8), (3, 4), (2, 2)], [(3, 8), (9, 2)]
+    targets, features, h = _tensors(ancestor, descendant, 5, 2)
+    matcher = Matcher(layout(targets, features), targets[0])
+    whole = matcher.freeze(targets)
+    rows = torch.tensor([3, 0, 3])
+    picked = matcher.psi(whole[rows], [z[rows] for z in features], h)
+    _close(picked, matcher.psi(whole, features, h)[rows])
+    joined = Frozen.join([matcher.freeze([t[:2] for t in targets]), matcher.freeze([t[2:] for t in targets])])
+    _close(matcher.psi(joined, features, h), matcher.psi(whole, features, h))
+    held = [whole.pooled, *whole.energy.values(), *(m for runs in whole.maps.values() for m in runs)]
+    assert matcher.numbers_per_image() * 5 == sum(t.numel() for t in held)
+
+
+def test_float32_is_accurate_enough_to_train_on() -> None:
+    targets, features, h = _tensors([(8, 8), (16, 4), (16, 2)], [(8, 8), (16, 2)], 4, 3)
+    single = [t.float() for t in targets]
+    matcher = Matcher(layout(single, features), single[0])
+    fast = matcher.psi(matcher.freeze(single), [z.float() for z in features], [Projection(p.weight.float(), p.bias.float()) for p in h])
+    assert torch.allclose(fast.double(), psi_reference(targets, features, h), rtol=1e-4)
+
+
+def test_maps_that_are_not_square_are_refused() -> None:
+    with pytest.raises(ValueError, match="square"):
+        layout([torch.zeros(1, 2, 4, 2)], [torch.zeros(1, 2, 4, 4)])
