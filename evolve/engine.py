@@ -160,8 +160,7 @@ def run_here(agenda: Agenda, perform: str, context: Mapping[str, Any], stop: Cal
     """Compute everything in this process, one stage after another, on one thread as the workers do."""
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    threads = torch.get_num_threads()  # execute sets it to 1
     try:
         while (stage := agenda.take()) is not None:
             agenda.events(StageStarted(stage))

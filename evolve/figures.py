@@ -112,6 +112,8 @@ def _draw_accuracy(axes: Any, records: Sequence[LineageRecord], summary: Summary
         label = "from-scratch, paper's architecture"
         axes.axhline(100 * float(np.mean(reference)), color=GREY, lw=1, ls=(0, (1, 1)), label=label, zorder=1)
     _draw_trend(axes, summary.lengths, inherited, summary.accuracy)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(0, low), min(100, high))  # an interval over few descendants may reach beyond what an accuracy can be
     axes.set_ylabel("descendants' test accuracy (%)")
     axes.legend(fontsize=7.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.03))
 

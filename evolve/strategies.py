@@ -213,6 +213,9 @@ class Replay(ReplayPlugin):
             index, label, task = (torch.cat(columns) for columns in zip(*groups, strict=True))
             strategy.dataloader.memory = (index, label, task)
 
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.storage_policy.post_adapt(strategy, strategy.experience)  # Avalanche's own call prints a deprecation warning
+
     def state(self) -> State:
         tensors: dict[str, Tensor] = {}
         for group, buffer in self.storage_policy.buffer_groups.items():

@@ -30,11 +30,11 @@ class Rule:
 class LookAhead:
     """What is differentiated. Each callable takes all parameters (theta and zeta) and may leave some unused.
 
-    ``pairs``: parameters -> psi [B, L, K] on the meta batch; ``train_loss``: CE of the look-ahead's last step;
+    ``matching``: (parameters, alpha [B, L, K]) -> L_meta on the meta batch, linear in alpha; ``train_loss``: CE of the look-ahead's last step;
     ``outer_loss``: CE at the look-ahead point, whose gradient is wanted; ``steps``: T >= 1.
     """
 
-    pairs: Loss
+    matching: Callable[[Sequence[Tensor], Tensor], Tensor]
     train_loss: Loss
     outer_loss: Loss
     steps: int
@@ -47,18 +47,13 @@ def sgd(params: Sequence[Tensor], buffers: Sequence[Tensor], grads: Sequence[Ten
     return tuple(torch._foreach_add(list(params), moved, alpha=-rule.lr)), tuple(moved)
 
 
-def matching_loss(alpha: Tensor, psi: Tensor) -> Tensor:
-    """L_meta, Eq. 8: sum over pairs of alpha * psi, both [B, L, K]; mean over the B images."""
-    return (alpha * psi).sum() / len(psi)
-
-
 def unrolled(look: LookAhead, alpha: Tensor, params: Sequence[Tensor], buffers: Sequence[Tensor], rule: Rule) -> tuple[Tensor, Tensor]:
     """Reference: (outer loss, its gradient with respect to alpha [B, L, K]) by autograd through all T + 1 steps."""
     weights = alpha.detach().requires_grad_()
     now: Sequence[Tensor] = [p.detach().requires_grad_() for p in params]
     momenta: Sequence[Tensor] = [b.detach() for b in buffers]
     for step in range(look.steps + 1):
-        loss = matching_loss(weights, look.pairs(now)) if step < look.steps else look.train_loss(now)
+        loss = look.matching(now, weights) if step < look.steps else look.train_loss(now)
         grads = torch.autograd.grad(loss, now, create_graph=True, materialize_grads=True)
         now, momenta = sgd(now, momenta, grads, rule)
     outer = look.outer_loss(now)
@@ -80,7 +75,7 @@ def reverse_sweep(look: LookAhead, alpha: Tensor, params: Sequence[Tensor], buff
         matching = step < look.steps
         leaves = tuple(p.requires_grad_() for p in now)
         weights = alpha.detach().requires_grad_() if matching else None
-        loss = look.train_loss(leaves) if weights is None else matching_loss(weights, look.pairs(leaves))
+        loss = look.train_loss(leaves) if weights is None else look.matching(leaves, weights)
         grads = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
         tape.append((leaves, grads, weights))
         with torch.no_grad():

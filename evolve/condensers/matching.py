@@ -1,14 +1,14 @@
-"""psi: how well the pseudo-descendant's features, projected, match the ancestor's (Eq. 7, 11, 13).
+"""psi and L_meta: how well the pseudo-descendant's features, projected, match the ancestor's (Eq. 7, 11, 13).
 
     psi^{l,k} = mean over (C_l, P_k) of ( h_{l,k}(z^k) - resize(Z^l) )^2          per image; P_k = pixels of z^k
 
-``psi_reference`` says just that. ``psi`` gives the same numbers without ever forming the [sum of C_l, H, W] maps where those are
-large: with z augmented by a row of ones, W = [weight, bias] of h and U the bilinear resize,
+``psi_reference`` says just that. ``Matcher.loss`` gives sum(alpha * psi) without ever forming the [sum of C_l, H, W] maps where
+those are large: with W, b the weight and bias of h and U the bilinear resize,
 
-    C_l P_k psi = <W^T W, sum_p z z^T> - 2 <W, sum_p (UZ) z^T> + sum (UZ)^2,        sum_p (UZ) z^T = Z (U^T z)^T
+    C_l P_k psi = sum_p z^T (W^T W) z - 2 <U (W^T Z), z> + 2 b^T W sum_p z + P_k |b|^2 - 2 b^T sum_p UZ + sum (UZ)^2
 
-where the second product runs at the lower of the two resolutions and the third term never changes, as the ancestor is frozen.
-Everything is made of matrix products, so that gradients of gradients are cheap.
+where W^T Z, summed over the layers of one resolution, is made at the lower of the two resolutions and only then enlarged, and the
+last two sums never change, as the ancestor is frozen. Everything is made of matrix products, so that gradients of gradients are cheap.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -32,11 +32,6 @@ class Projection:
 
     weight: Tensor
     bias: Tensor
-
-    @property
-    def augmented(self) -> Tensor:
-        """[sum of C_l, c_k + 1]: the bias as the weight of a constant 1."""
-        return torch.cat((self.weight, self.bias[:, None]), 1)
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class Layout:
     def moments(self, k: int) -> bool:
         """Whether psi^{.,k} goes by second moments: where the map has more pixels than z has channels."""
         channels, side = self.descendant[k]
-        return side * side > channels + 1
+        return side * side > channels
 
     def kind(self, k: int) -> tuple[int, bool]:
         """Descendant layers of one kind share the ancestor's prepared maps."""
@@ -119,17 +114,20 @@ class Frozen:
     """All that psi and alpha need of the frozen ancestor, per image: index it with a tensor of rows to get a batch.
 
     ``pooled`` [B, sum of C_l]: the maps' averages over pixels (the meta-network's input). Per kind of descendant layer:
-    ``maps`` one tensor [B, pixels, channels] a run, ``energy`` [B, L]: mean over (C_l, P_k) of (UZ)^2.
+    ``maps`` one tensor [B, pixels, channels] a run, ``energy`` [B, L]: mean over (C_l, P_k) of (UZ)^2, and ``totals``
+    [B, sum of C_l]: sum over pixels of UZ.
     """
 
     pooled: Tensor
     maps: dict[tuple[int, bool], tuple[Tensor, ...]]
     energy: dict[tuple[int, bool], Tensor]
+    totals: dict[tuple[int, bool], Tensor]
 
     def __getitem__(self, rows: Tensor) -> Frozen:
         maps = {kind: tuple(m.index_select(0, rows) for m in runs) for kind, runs in self.maps.items()}
         energy = {kind: e.index_select(0, rows) for kind, e in self.energy.items()}
-        return Frozen(self.pooled.index_select(0, rows), maps, energy)
+        totals = {kind: t.index_select(0, rows) for kind, t in self.totals.items()}
+        return Frozen(self.pooled.index_select(0, rows), maps, energy, totals)
 
     @staticmethod
     def join(parts: Sequence[Frozen]) -> Frozen:
@@ -137,25 +135,28 @@ class Frozen:
         first = parts[0]
         maps = {kind: tuple(torch.cat(runs) for runs in zip(*(p.maps[kind] for p in parts), strict=True)) for kind in first.maps}
         energy = {kind: torch.cat([p.energy[kind] for p in parts]) for kind in first.energy}
-        return Frozen(torch.cat([p.pooled for p in parts]), maps, energy)
+        totals = {kind: torch.cat([p.totals[kind] for p in parts]) for kind in first.totals}
+        return Frozen(torch.cat([p.pooled for p in parts]), maps, energy, totals)
 
 
 class Matcher:
-    """psi and its frozen side for one layout; holds the resize matrices and the sums over each layer's channels."""
+    """L_meta and its frozen side for one layout; holds the resize matrices and the sums over each layer's channels."""
 
     def __init__(self, shape: Layout, like: Tensor) -> None:
         self.layout = shape
         self._like = like
         self._runs = [shape.runs(k) for k in range(len(shape.descendant))]
         self._owner = self._ownership()
-        self._scales = [self._owner / (s * s * torch.diff(self._long(shape.offsets)).to(like)) for _, s in shape.descendant]
+        sizes = torch.diff(self._long(shape.offsets)).to(like)
+        self._inverse = [1 / (s * s * sizes) for _, s in shape.descendant]
+        self._scales = [self._owner * inverse for inverse in self._inverse]
         self._matrices: dict[tuple[int, int], Tensor] = {}
 
     def numbers_per_image(self) -> int:
         """How many floating-point numbers :meth:`freeze` holds for one image."""
         kinds = {self.layout.kind(k): self._runs[k] for k in range(len(self._runs))}
         maps = sum(run.side**2 * (run.last - run.first) for runs in kinds.values() for run in runs)
-        return maps + self.layout.channels + len(kinds) * len(self.layout.ancestor)
+        return maps + self.layout.channels + len(kinds) * (len(self.layout.ancestor) + self.layout.channels)
 
     @torch.no_grad()
     def freeze(self, ancestor: Sequence[Tensor]) -> Frozen:
@@ -163,6 +164,7 @@ class Matcher:
         pooled = torch.cat([f.mean((2, 3)) for f in ancestor], 1)
         maps: dict[tuple[int, bool], tuple[Tensor, ...]] = {}
         energy: dict[tuple[int, bool], Tensor] = {}
+        totals: dict[tuple[int, bool], Tensor] = {}
         for k, runs in enumerate(self._runs):
             kind = self.layout.kind(k)
             if kind in maps:
@@ -170,52 +172,58 @@ class Matcher:
             found = [torch.cat([_flat(resize(ancestor[l], run.side)) for l in run.layers], 2) for run in runs]
             squares = torch.cat([self._energy(m, run.side, kind[0]) for m, run in zip(found, runs, strict=True)], 1)
             maps[kind], energy[kind] = tuple(found), squares @ self._scales[k]
-        return Frozen(pooled, maps, energy)
+            totals[kind] = torch.cat([self._total(m, run.side, kind[0]) for m, run in zip(found, runs, strict=True)], 1)
+        return Frozen(pooled, maps, energy, totals)
 
-    def psi(self, frozen: Frozen, descendant: Sequence[Tensor], h: Sequence[Projection]) -> Tensor:
-        """psi [B, L, K]; equals :func:`psi_reference` of the maps that ``frozen`` was made from."""
-        columns = [
-            self._by_moments(k, frozen, z, h[k]) if self.layout.moments(k) else self._directly(k, frozen, z, h[k])
-            for k, z in enumerate(descendant)
-        ]
-        return torch.stack(columns, 2)
+    def loss(self, frozen: Frozen, alpha: Tensor, descendant: Sequence[Tensor], h: Sequence[Projection]) -> Tensor:
+        """L_meta (Eq. 8): sum over pairs of alpha [B, L, K] times :func:`psi_reference`, mean over the B images.
 
-    def _directly(self, k: int, frozen: Frozen, z: Tensor, h: Projection) -> Tensor:
-        """[B, L] through the maps themselves: cheap where they have few pixels."""
+        Linear in alpha, so its gradient with respect to alpha is psi / B.
+        """
+        total = alpha.new_zeros(())
+        for k, z in enumerate(descendant):
+            way = self._by_moments if self.layout.moments(k) else self._directly
+            total = total + way(k, frozen, alpha[:, :, k], z, h[k])
+        return total / len(alpha)
+
+    def _directly(self, k: int, frozen: Frozen, alpha: Tensor, z: Tensor, h: Projection) -> Tensor:
+        """Through the maps themselves: cheap where they have few pixels."""
         (target,) = frozen.maps[self.layout.kind(k)]
-        return (F.linear(_flat(z), h.weight, h.bias) - target).square().sum(1) @ self._scales[k]
+        psi = (F.linear(_flat(z), h.weight, h.bias) - target).square().sum(1) @ self._scales[k]
+        return (alpha * psi).sum()
 
-    def _by_moments(self, k: int, frozen: Frozen, z: Tensor, h: Projection) -> Tensor:
-        """[B, L] by second moments."""
-        side = z.shape[-1]
-        flat = _flat(z)
-        ones = flat.new_ones(()).expand(*flat.shape[:2], 1)
-        z1 = torch.cat((flat, ones), 2)
-        w = h.augmented
-        batch, width = z1.shape[0], z1.shape[2]
-        scale = self._scales[k]
-        # quadratic: W^T W per layer (scaled), against the batch's moments, symmetric [c+1, c+1]
-        moments = torch.bmm(z1.transpose(1, 2), z1).view(batch, width * width)
-        grams = torch.stack(
-            [w[a:b].t() @ w[a:b] / ((b - a) * side * side) for a, b in pairwise(self.layout.offsets)]
-        )
-        quadratic = moments @ grams.view(-1, width * width).t()
-        cross = []
-        for run, target in zip(self._runs[k], frozen.maps[self.layout.kind(k)], strict=True):
-            small = self._adjoint(z1, side, run.side)
-            cross.append((torch.bmm(target.transpose(1, 2), small) * w[run.first : run.last]).sum(2))
-        return quadratic - 2 * (torch.cat(cross, 1) @ scale) + frozen.energy[self.layout.kind(k)]
+    def _by_moments(self, k: int, frozen: Frozen, alpha: Tensor, z: Tensor, h: Projection) -> Tensor:
+        """By second moments, weighted by alpha [B, L] before anything as large as z is touched."""
+        flat, pixels, kind = _flat(z), z.shape[-1] ** 2, self.layout.kind(k)
+        w, bias = h.weight, h.bias
+        per_channel = alpha @ self._scales[k].t()
+        grams = torch.cat([torch.bmm(part.transpose(1, 2), part).flatten(1) for part in self._stretches(w)])
+        weighted = ((alpha * self._inverse[k]) @ grams).view(-1, w.shape[1], w.shape[1])
+        pulled = torch.bmm(flat, weighted)
+        for run, target in zip(self._runs[k], frozen.maps[kind], strict=True):
+            part = (target * (-2 * per_channel[:, None, run.first : run.last])) @ w[run.first : run.last]
+            pulled = pulled + _enlarge(part, run.side, z.shape[-1])
+        scaled = per_channel * bias
+        constant = (scaled * (pixels * bias - 2 * frozen.totals[kind])).sum() + (alpha * frozen.energy[kind]).sum()
+        return (pulled * flat).sum() + 2 * ((scaled @ w) * flat.sum(1)).sum() + constant
 
-    def _adjoint(self, z: Tensor, side: int, small: int) -> Tensor:
-        """U^T z: [B, side^2, c] -> [B, small^2, c], the adjoint of the resize from ``small`` to ``side``."""
-        if small == side:
-            return z
-        return self._both_axes(z, side, self._matrix(small, side).t())
+    def _stretches(self, w: Tensor) -> list[Tensor]:
+        """w [sum of C_l, c] cut into [n, C, c]: n neighbouring layers with C channels each."""
+        cut = []
+        for channels, layers in groupby(enumerate(self.layout.ancestor), key=lambda item: item[1][0]):
+            first = [number for number, _ in layers]
+            rows = w[self.layout.offsets[first[0]] : self.layout.offsets[first[-1] + 1]]
+            cut.append(rows.view(len(first), channels, w.shape[1]))
+        return cut
 
     def _energy(self, maps: Tensor, side: int, target: int) -> Tensor:
         """Sum over pixels of (UZ)^2, per channel: [B, side^2, C] -> [B, C], with U^T U applied at the maps' own resolution."""
         u = self._matrix(side, target)
         return (maps * self._both_axes(maps, side, u.t() @ u)).sum(1)
+
+    def _total(self, maps: Tensor, side: int, target: int) -> Tensor:
+        """Sum over pixels of UZ, per channel: [B, side^2, C] -> [B, C]."""
+        return self._both_axes(maps, side, self._matrix(side, target).sum(0, keepdim=True))[:, 0]
 
     @staticmethod
     def _both_axes(maps: Tensor, side: int, matrix: Tensor) -> Tensor:
@@ -243,6 +251,14 @@ class Matcher:
 
     def _long(self, values: Sequence[int]) -> Tensor:
         return torch.tensor(values, device=self._like.device)
+
+
+def _enlarge(maps: Tensor, side: int, target: int) -> Tensor:
+    """U along the pixels of [B, side^2, C] -> [B, target^2, C]."""
+    if side == target:
+        return maps
+    square = maps.view(len(maps), side, side, -1).permute(0, 3, 1, 2)
+    return _flat(resize(square, target))
 
 
 def _flat(maps: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from evolve.condensers.batches import epoch_rows, meta_rows, steps_per_epoch
-from evolve.condensers.hypergradient import LookAhead, Rule, Tensors, matching_loss, reverse_sweep, sgd
+from evolve.condensers.hypergradient import LookAhead, Rule, Tensors, reverse_sweep, sgd
 from evolve.condensers.matching import Frozen, Layout, Matcher, Projection, layout
 from evolve.condensers.selection import select
 from evolve.data.resident import Resident
@@ -97,11 +97,11 @@ class Pseudo:
         theta = [p.detach().clone(memory_format=torch.preserve_format) for p in self.network.parameters()]
         self.initial: Tensors = (*theta, *_draw_alignment(matcher.layout, seed, like=theta[0]))
 
-    def psi(self, frozen: Frozen, x: Tensor, params: Sequence[Tensor]) -> Tensor:
-        """[B, L, K] on images x [B, 3, H, W]."""
+    def matching(self, frozen: Frozen, x: Tensor, alpha: Tensor, params: Sequence[Tensor]) -> Tensor:
+        """L_meta on images x [B, 3, H, W] with alpha [B, L, K]."""
         h = params[len(self.names) :]
         projections = [Projection(h[i], h[i + 1]) for i in range(0, len(h), 2)]
-        return self.matcher.psi(frozen, self._call(params, x), projections)
+        return self.matcher.loss(frozen, alpha, self._call(params, x), projections)
 
     def loss(self, x: Tensor, labels: Tensor, params: Sequence[Tensor]) -> Tensor:
         """L_cls: cross-entropy, mean over the batch."""
@@ -270,7 +270,7 @@ class _Condensation:
         losses = self._real_step(batch, frozen, batch.meta, rule)
         alpha = self.state.phi(frozen.pooled)
         look = LookAhead(
-            pairs=lambda params: self.pseudo.psi(frozen, batch.meta, params),
+            matching=lambda params, weights: self.pseudo.matching(frozen, batch.meta, weights, params),
             train_loss=lambda params: self.pseudo.loss(batch.train, batch.train_labels, params),
             outer_loss=lambda params: self.pseudo.loss(batch.meta, batch.meta_labels, params),
             steps=self.c.lookahead,
@@ -284,9 +284,9 @@ class _Condensation:
         losses = self._real_step(batch, self.ancestor.of_images(batch.train), batch.train, rule)
         frozen = self.ancestor.of_rows(batch.rows)
         alpha = self.state.phi(frozen.pooled)
-        with torch.no_grad():
-            psi = self.pseudo.psi(frozen, batch.meta, self.state.params)
-        self._phi_step(alpha, psi / len(psi))
+        weights = alpha.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.pseudo.matching(frozen, batch.meta, weights, self.state.params), weights)
+        self._phi_step(alpha, gradient)
         return losses
 
     def _real_step(self, batch: _Batch, frozen: Frozen, matched: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
@@ -295,7 +295,7 @@ class _Condensation:
         with torch.no_grad():
             alpha = self.state.phi(frozen.pooled)
         classification = self.pseudo.loss(batch.train, batch.train_labels, leaves)
-        matching = matching_loss(alpha, self.pseudo.psi(frozen, matched, leaves))
+        matching = self.pseudo.matching(frozen, matched, alpha, leaves)
         grads = torch.autograd.grad(classification + self.c.match_weight * matching, leaves)
         with torch.no_grad():
             self.state.params, self.state.buffers = sgd(leaves, self.state.buffers, grads, rule)

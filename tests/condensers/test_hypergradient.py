@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from evolve.condensers.hypergradient import LookAhead, Rule, matching_loss, reverse_sweep, sgd, unrolled
+from evolve.condensers.hypergradient import LookAhead, Rule, reverse_sweep, sgd, unrolled
 from evolve.condensers.matching import Matcher, layout
 from evolve.condensers.meta_network import Features, Pseudo
 from evolve.networks.plan import integral_layers, vgg16_plan
@@ -36,12 +36,12 @@ class Case:
         self.params = tuple(p + 0.05 * torch.randn(p.shape, generator=draw, dtype=p.dtype) for p in self.pseudo.initial)
         self.buffers = tuple(0.1 * torch.randn(p.shape, generator=draw, dtype=p.dtype) for p in self.params)
         self.alpha = 2 * torch.rand(5, len(groups), len(groups), generator=draw, dtype=torch.float64)
-        self.pairs = lambda p: self.pseudo.psi(self.frozen, meta, p)
+        self.matching = lambda p, a: self.pseudo.matching(self.frozen, meta, a, p)
         self.train_loss = lambda p: self.pseudo.loss(train, train_labels, p)
         self.outer_loss = lambda p: self.pseudo.loss(meta, meta_labels, p)
 
     def look(self, steps: int) -> LookAhead:
-        return LookAhead(self.pairs, self.train_loss, self.outer_loss, steps)
+        return LookAhead(self.matching, self.train_loss, self.outer_loss, steps)
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +75,12 @@ def test_gradient_is_that_of_a_real_look_ahead_by_torch_sgd(case: Case) -> None:
         for p, b in zip(params, case.buffers, strict=True):
             optimizer.state[p]["momentum_buffer"] = b.clone()
         for step in range(3):
-            loss = matching_loss(alpha, case.pairs(params)) if step < 2 else case.train_loss(params)
+            loss = case.matching(params, alpha) if step < 2 else case.train_loss(params)
             grads = torch.autograd.grad(loss, params, materialize_grads=True)
             for p, g in zip(params, grads, strict=True):
                 p.grad = g
             optimizer.step()
-        return float(case.outer_loss(params))
+        return float(case.outer_loss(params).detach())
 
     direction = torch.randn(case.alpha.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     step = 1e-5
