@@ -77,9 +77,7 @@ class Layout:
         side_k, moments = self.kind(k)
         sides = [min(side, side_k) if moments else side_k for _, side in self.ancestor]
         cuts = [i for i in range(len(sides)) if i == 0 or sides[i] != sides[i - 1]] + [len(sides)]
-        return tuple(
-            Run(self.offsets[a], self.offsets[b], tuple(range(a, b)), sides[a]) for a, b in pairwise(cuts)
-        )
+        return tuple(Run(self.offsets[a], self.offsets[b], tuple(range(a, b)), sides[a]) for a, b in pairwise(cuts))
 
 
 def layout(ancestor: Sequence[Tensor], descendant: Sequence[Tensor]) -> Layout:

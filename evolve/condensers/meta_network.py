@@ -197,9 +197,7 @@ def condense(
     history = run.train(train_index, train_labels, meta_labels, progress)
     alpha = run.scores()
     chosen = select(alpha, c.selection, c.top_k, fallback_groups(groups, c.fixed))
-    return Condensed(
-        alpha, chosen.scores, chosen.weights, chosen.selected, chosen.margin, chosen.status, chosen.selected_by, history
-    )
+    return Condensed(alpha, chosen.scores, chosen.weights, chosen.selected, chosen.margin, chosen.status, chosen.selected_by, history)
 
 
 def fallback_groups(groups: Groups, fixed: Sequence[int]) -> tuple[int, ...]:
@@ -220,8 +218,15 @@ class _Condensation:
     """One condensation's fixed parts, and the loop."""
 
     def __init__(
-        self, ancestor: nn.Module, pseudo: nn.Module, groups: Groups, pseudo_groups: Groups, resident: Resident, meta_index: Tensor,
-        c: CondenseSettings, seed: int,
+        self,
+        ancestor: nn.Module,
+        pseudo: nn.Module,
+        groups: Groups,
+        pseudo_groups: Groups,
+        resident: Resident,
+        meta_index: Tensor,
+        c: CondenseSettings,
+        seed: int,
     ) -> None:
         self.c, self.seed, self.resident, self.meta_index = c, seed, resident, meta_index
         frozen = Features(ancestor.eval().requires_grad_(False), groups)
@@ -239,7 +244,9 @@ class _Condensation:
 
     def train(self, train_index: Tensor, train_labels: Tensor, meta_labels: Tensor, progress: Progress) -> dict[str, list[float]]:
         """All epochs; the history, one number an epoch."""
-        history: dict[str, list[float]] = {name: [] for name in ("classification", "matching", "alpha_mean", "alpha_min", "alpha_max", "dead")}
+        history: dict[str, list[float]] = {
+            name: [] for name in ("classification", "matching", "alpha_mean", "alpha_min", "alpha_max", "dead")
+        }
         steps = steps_per_epoch(len(train_index), self.c.batch)
         metas = meta_rows(len(self.meta_index), self.c.meta_batch, self.seed)
         for epoch in range(self.c.epochs):
@@ -315,7 +322,9 @@ class _Condensation:
         means = torch.tensor([[float(a), float(b)] for a, b in losses]).mean(0)
         alpha = self.scores()
         if not (torch.isfinite(means).all() and torch.isfinite(alpha).all()):
-            raise UserError(f"condense.lr = {self.c.lr:g}: the pseudo-descendant's losses are not finite; lower condense.lr or condense.match_weight")
+            raise UserError(
+                f"condense.lr = {self.c.lr:g}: the pseudo-descendant's losses are not finite; lower condense.lr or condense.match_weight"
+            )
         values = (*means.tolist(), float(alpha.mean()), float(alpha.min()), float(alpha.max()), float((alpha == 0).float().mean()))
         for name, value in zip(history, values, strict=True):
             history[name].append(value)

@@ -24,7 +24,9 @@ def test_split_is_disjoint_complete_and_stratified(sizes, fraction, seed) -> Non
     for label, size in enumerate(sizes):
         count = int((meta_labels == label).sum())
         assert 1 <= count <= size - 1 and abs(count - size * fraction) <= 1
-    assert all(torch.equal(a, b) for a, b in zip(split_meta(indices, fraction, seed), (train, train_labels, meta, meta_labels), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(split_meta(indices, fraction, seed), (train, train_labels, meta, meta_labels), strict=True)
+    )
 
 
 def test_split_depends_on_the_seed() -> None:
