@@ -186,9 +186,8 @@ def check(settings: Settings, file: str) -> None:
 def _problems(s: Settings) -> Iterator[str]:
     yield from _split_problems(s)
     layers = 13 if s.condense.granularity == "conv" else 5
-    beyond = [n for n in s.condense.fixed if n > layers]
-    if beyond and s.condense.method == "fixed":
-        yield f"condense.fixed = {list(s.condense.fixed)}: the ancestor has layers 1 to {layers} at granularity {s.condense.granularity}"
+    if max(s.condense.fixed, default=0) > 13 or not s.condense.fixed:
+        yield f"condense.fixed = {list(s.condense.fixed)}: name at least one of the ancestor's layers 1 to 13 (conv numbers)"
     if s.condense.selection == "top-k" and s.condense.top_k > layers:
         yield f"condense.top_k = {s.condense.top_k}: at most {layers}, the ancestor's layers at granularity {s.condense.granularity}"
     if s.data.source == "glyphs" and "flip" in {*s.ancestor.augment, *s.condense.augment, *s.descend.augment}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from evolve.store import Store
 
 def execute(order: Order, argv: list[str]) -> None:
     """Run or continue ``order`` to its end, then write the report. Ctrl-C stops cleanly and says how to go on."""
+    threading.excepthook = _thread_error
     with claimed(order.out):
         display = Display(order.scenario.settings.name, order.scenario.profile, order.seed, str(order.out))
         with display:
@@ -34,6 +36,12 @@ def execute(order: Order, argv: list[str]) -> None:
             display.notice("writing the report")
             record = watcher.finish()
     print_end(order, record)
+
+
+def _thread_error(found: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writer thread meets a full disk before we do; our own line names it, its traceback would only hide that."""
+    if not isinstance(found.exc_value, OSError):
+        threading.__excepthook__(found)
 
 
 class Watcher:

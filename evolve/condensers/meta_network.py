@@ -196,7 +196,7 @@ def condense(
     run = _Condensation(ancestor, pseudo, groups, pseudo_groups, resident, meta_index, c, seed)
     history = run.train(train_index, train_labels, meta_labels, progress)
     alpha = run.scores()
-    chosen = select(alpha, c.selection, c.top_k, fallback_groups(groups, c.fixed))
+    chosen = select(alpha, c.selection, c.top_k, fallback_groups(groups, c.fixed), c.objective)
     return Condensed(alpha, chosen.scores, chosen.weights, chosen.selected, chosen.margin, chosen.status, chosen.selected_by, history)
 
 

@@ -90,3 +90,12 @@ def test_a_rule_that_cannot_be_applied_is_named(selection, top_k, word) -> None:
 def test_alpha_that_is_not_finite_is_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         select(torch.tensor([[1.0], [float("nan")]]), "threshold", 1, ())
+
+
+def test_eq16_caught_half_way_down_is_not_selected_from() -> None:
+    """Mean alpha 0.22 with half of the pairs at 0: what is left is an order of collapse, not of layers."""
+    alpha = torch.tensor([[0.9, 0.0], [0.0, 0.4], [0.02, 0.0]])
+    assert select(alpha, "threshold", 2, (1,)).status == "selected"
+    chosen = select(alpha, "threshold", 2, (1,), "eq16")
+    assert (chosen.status, chosen.selected) == ("collapsed", (1,)) and "0.22" in chosen.selected_by
+    assert select(alpha + 0.5, "threshold", 2, (1,), "eq16").status == "selected"
