@@ -130,9 +130,13 @@ def main() -> None:
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:  # `evolve` alone
         error.show()
-        sys.exit(error.exit_code)
+        sys.exit(2)
+    except click.ClickException as error:
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "evolve"
+        click.echo(f"evolve: {error.format_message()} (see: {command} --help)", err=True)
+        sys.exit(2)
     except UserError as error:
         click.echo(f"evolve: {error}", err=True)
         sys.exit(2)

@@ -8,8 +8,8 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ class Opened:
     store: Store
     context: dict[str, Any]
     records: dict[str, dict[str, Any]]
+    makers: set[str] = field(default_factory=set)  # what computed the results seen so far
 
     def peek(self, key: str) -> Mapping[str, Any] | None:
         """A finished stage's record; checksums are verified on the first look, a damaged result is set aside."""
@@ -94,6 +95,8 @@ class Opened:
             if found is None:
                 return None
             self.records[key] = found.record
+            made = found.manifest["provenance"]
+            self.makers.add(f"torch {made.get('torch')} on {made.get('device')}")
         return self.records[key]
 
     def stages(self) -> list[Stage]:
@@ -159,6 +162,10 @@ def claimed(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if not (out / RUN_FILE).exists():  # refused before it began: leave no empty folder behind
+            (out / ".lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                out.rmdir()
 
 
 def prepare_folder(opened: Opened, argv: list[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 import threading
 import time
 from collections.abc import Iterable
@@ -13,7 +15,7 @@ from evolve import scenario
 from evolve.collect import collect, generation
 from evolve.curves import LineageRecord, Summary, gain_sentence, summarise, verdict
 from evolve.display import Display
-from evolve.engine import StageDone, StageFailed, StageProgress, StageStarted, run_stages
+from evolve.engine import Notice, StageDone, StageProgress, StageStarted, run_stages
 from evolve.errors import UserError
 from evolve.run import Opened, Order, claimed, default_workers, open_run, prepare_folder, read_run, remaining_seconds
 from evolve.store import Store
@@ -36,6 +38,8 @@ def execute(order: Order, argv: list[str]) -> None:
             display.notice("writing the report")
             record = watcher.finish()
     print_end(order, record)
+    if len(opened.makers) > 1:
+        say(f"Mind: the results come from different versions or devices ({'; '.join(sorted(opened.makers))}); bit equality holds only within one.")
 
 
 def _thread_error(found: threading.ExceptHookArgs) -> None:
@@ -68,7 +72,7 @@ class Watcher:
         self._show_finished(fresh=True)
 
     def on_event(self, event: Any) -> None:
-        """One event of the engine."""
+        """One event of the engine. A failed stage needs no line: the exception that ends the run carries it."""
         if isinstance(event, StageStarted):
             self.started[event.stage.key] = time.monotonic()
             self.display.stage_started(event.stage.label)
@@ -81,9 +85,7 @@ class Watcher:
             self.display.stage_done(event.stage.label, event.seconds, event.from_store)
             self._show_finished(fresh=True)
             self.left = remaining_seconds(self.opened)
-        elif isinstance(event, StageFailed):
-            self.display.notice(f"{event.stage.label} failed: {event.text}")
-        else:
+        elif isinstance(event, Notice):
             self.display.notice(event.text)
         self._eta()
 
@@ -125,8 +127,9 @@ def run_record(opened: Opened) -> LineageRecord:
     """What the store holds of this run, as pure data."""
     order = opened.order
     settings = scenario.to_dict(order.scenario.settings)
-    found = read_run(order.out)["versions"] if (order.out / "run.json").exists() else {}
-    return collect(opened.world, opened.peek, order.scenario.settings.name, order.scenario.profile, settings, found)
+    found = dict(read_run(order.out)["versions"]) if (order.out / "run.json").exists() else {}
+    record = collect(opened.world, opened.peek, order.scenario.settings.name, order.scenario.profile, settings, found)
+    return replace(record, versions=found | {"computed with": "; ".join(sorted(opened.makers))})
 
 
 def export_learngenes(opened: Opened, record: LineageRecord) -> None:
@@ -156,10 +159,17 @@ def export_learngenes(opened: Opened, record: LineageRecord) -> None:
         unflatten(found.tensors("learngene"), plan, found.record["layers"], origin).save(path)
 
 
+def say(text: str) -> None:
+    """Print words, broken between words where the terminal ends."""
+    width = shutil.get_terminal_size((160, 24)).columns
+    print(textwrap.fill(text, max(40, width - 1)))
+
+
 def print_end(order: Order, record: LineageRecord) -> None:
     """The verdict, and where everything is."""
     summary = summarise([record])
-    print(f"{gain_sentence(summary)}\n{verdict(summary)}")
+    say(gain_sentence(summary))
+    say(verdict(summary))
     print(f"picture      {order.out / 'curve.png'}   (which layers were inherited: {order.out / 'genome.png'})")
     print(f"tables       {order.out / 'generations.csv'}, descendants.csv, summary.json")
     print(f"learngenes   {order.out / 'learngenes'}")
@@ -183,7 +193,8 @@ def summarise_runs(folders: Iterable[Path], out: Path | None) -> None:
         raise UserError(f"seed {max(seeds, key=seeds.count)} stands twice among the runs; give each run once")
     found = summarise(records)
     print_effects(found)
-    print(f"{gain_sentence(found)}\n{verdict(found)}")
+    say(gain_sentence(found))
+    say(verdict(found))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_report(records, out)

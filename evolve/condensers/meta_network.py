@@ -191,13 +191,27 @@ def condense(
 
     ``ancestor`` is frozen here (eval mode); ``pseudo`` is an initialised descendant, whose parameters are left as they are;
     ``groups`` and ``pseudo_groups`` name the layers of each integral layer. Indices are int64 into ``resident``.
-    Raises UserError when the matching loss or the ancestor's features are not finite.
+    A condensation whose losses stop being finite selects nothing: status "collapsed", alpha 0, the fixed set, and the reason; one
+    wild ancestor must not end a lineage of days. Raises UserError when the ancestor's own features are not finite.
     """
     run = _Condensation(ancestor, pseudo, groups, pseudo_groups, resident, meta_index, c, seed)
-    history = run.train(train_index, train_labels, meta_labels, progress)
+    try:
+        history = run.train(train_index, train_labels, meta_labels, progress)
+    except _Diverged:
+        return _diverged(len(groups), len(pseudo_groups), fallback_groups(groups, c.fixed), c)
     alpha = run.scores()
     chosen = select(alpha, c.selection, c.top_k, fallback_groups(groups, c.fixed), c.objective)
     return Condensed(alpha, chosen.scores, chosen.weights, chosen.selected, chosen.margin, chosen.status, chosen.selected_by, history)
+
+
+class _Diverged(Exception):
+    """The losses of the pseudo-descendant are no longer finite."""
+
+
+def _diverged(layers: int, places: int, fallback: tuple[int, ...], c: CondenseSettings) -> Condensed:
+    zeros = torch.zeros(layers, dtype=torch.float64)
+    why = f"fixed set, because the pseudo-descendant's losses were not finite at condense.lr = {c.lr:g}; a lower one may help"
+    return Condensed(torch.zeros(layers, places), zeros, zeros + 1 / layers, fallback, 0.0, "collapsed", why, {})
 
 
 def fallback_groups(groups: Groups, fixed: Sequence[int]) -> tuple[int, ...]:
@@ -322,9 +336,7 @@ class _Condensation:
         means = torch.tensor([[float(a), float(b)] for a, b in losses]).mean(0)
         alpha = self.scores()
         if not (torch.isfinite(means).all() and torch.isfinite(alpha).all()):
-            raise UserError(
-                f"condense.lr = {self.c.lr:g}: the pseudo-descendant's losses are not finite; lower condense.lr or condense.match_weight"
-            )
+            raise _Diverged
         values = (*means.tolist(), float(alpha.mean()), float(alpha.min()), float(alpha.max()), float((alpha == 0).float().mean()))
         for name, value in zip(history, values, strict=True):
             history[name].append(value)

@@ -61,10 +61,10 @@ def cached(cache_dir: Path, name: str, prepared: Prepared, report: Report) -> De
                 found = _open(entry)
     except OSError as error:
         reason = error.strerror or str(error)
-        advice = "make room or make it writable, or choose another cache folder"
+        advice = "make room or make it writable, or choose another folder with EVOLVE_CACHE"
         raise DataError(f"{cache_dir}: cannot keep decoded images there ({reason}); {advice}") from None
     if found is None:
-        raise DataError(f"{entry}: what was written there cannot be read back; check the disk, or choose another cache folder")
+        raise DataError(f"{entry}: what was written there cannot be read back; check the disk, or choose another folder with EVOLVE_CACHE")
     return found
 
 

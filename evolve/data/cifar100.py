@@ -58,7 +58,7 @@ def _sets(folder: Path, report: Report) -> list[Any]:
             return [CIFAR100(folder, train=train, download=train) for train in (True, False)]
     except (OSError, RuntimeError, EOFError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        advice = "make room or make it writable, or choose another data folder"
+        advice = "make room or make it writable, or choose another folder with --data"
         raise DataError(f"{folder}: cannot unpack {ARCHIVE} there ({reason}); {advice}") from None
 
 
@@ -95,7 +95,7 @@ def _receive(answer: Any) -> bytes:
 
 
 def _unreachable(archive: Path, reason: object) -> DataError:
-    advice = f"put {ARCHIVE} from {URL} (md5 {MD5}) into {archive.parent}, or choose another data folder"
+    advice = f"put {ARCHIVE} from {URL} (md5 {MD5}) into {archive.parent}, or choose another folder with --data"
     return DataError(f"cannot download CIFAR-100 ({reason}); {advice}")
 
 

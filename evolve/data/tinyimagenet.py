@@ -71,7 +71,7 @@ def find(data_dir: Path) -> Files:
             return FolderFiles(folder)
     if (data_dir / ARCHIVE).is_file():
         return ZipFiles(data_dir / ARCHIVE)
-    advice = f"get it from {URL} and give it, or the folder it is in, as the data folder"
+    advice = f"get it from {URL} and give it, or the folder it is in, with --data"
     raise DataError(f"{data_dir}: no {ARCHIVE} and no folder {FOLDER} with train/ there; {advice}")
 
 

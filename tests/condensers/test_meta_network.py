@@ -121,9 +121,13 @@ def test_a_fixed_layer_beyond_the_ancestor_is_named() -> None:
         fallback_groups(groups, (14,))
 
 
-def test_divergence_is_a_user_error_that_names_the_setting(ancestor, resident) -> None:
-    with pytest.raises(UserError, match=r"condense.lr = 1e\+20"):
-        run(ancestor, resident, replace(QUICK, lr=1e20, epochs=2))
+def test_a_condensation_that_diverges_selects_nothing_and_says_why(ancestor, resident) -> None:
+    wild = run(ancestor, resident, replace(QUICK, lr=1e20, epochs=2, fixed=(2, 5)))
+    assert (wild.status, wild.selected) == ("collapsed", (1, 4)) and "condense.lr = 1e+20" in wild.selected_by
+    assert not wild.alpha.any()
+
+
+def test_an_ancestor_that_diverged_is_a_user_error_that_names_the_setting(ancestor, resident) -> None:
     broken = ancestor | {"layers.conv3.conv.weight": torch.full_like(ancestor["layers.conv3.conv.weight"], float("nan"))}
     with pytest.raises(UserError, match="ancestor.lr"):
         run(broken, resident)

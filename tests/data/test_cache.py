@@ -173,7 +173,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(source: Source, tmp_path: Pa
 
 def test_a_cache_folder_that_cannot_be_made_is_one_line(source: Source, tmp_path: Path):
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(DataError, match="cache folder") as caught:
+    with pytest.raises(DataError, match="EVOLVE_CACHE") as caught:
         open_cache(source, tmp_path / "cache")
     assert str(tmp_path / "cache") in str(caught.value) and "\n" not in str(caught.value)
 
@@ -195,4 +195,4 @@ def test_unreadable_input_is_not_blamed_on_the_cache(tmp_path: Path):
 
     with pytest.raises(DataError, match="/photos/1.jpeg") as caught:
         cached(tmp_path, "made-8", Prepared({}, decode, (0.5,) * 3, (0.2,) * 3), print)
-    assert "cache folder" not in str(caught.value)
+    assert "EVOLVE_CACHE" not in str(caught.value)

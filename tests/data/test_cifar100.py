@@ -126,4 +126,4 @@ def test_a_damaged_archive_is_named_and_left_alone(served: Path, tmp_path: Path)
 def test_a_data_folder_that_cannot_be_made_is_named(served: Path, tmp_path: Path):
     (tmp_path / "data").write_text("a file")
     line = error_of(tmp_path)
-    assert str(tmp_path / "data") in line and "data folder" in line
+    assert str(tmp_path / "data") in line and "--data" in line

@@ -79,7 +79,7 @@ def test_a_run_leaves_what_the_readme_promises(finished: Path) -> None:
 
 def test_every_control_is_measured(finished: Path) -> None:
     methods = {row["method"] for row in rows(finished, "descendants.csv")}
-    assert methods == {"inherited", "from-scratch", "shuffled", "joint", "full-ancestor"}
+    assert methods == {"inherited", "from-scratch", "shuffled", "joint", "full-ancestor", "reference"}
 
 
 def test_the_same_command_again_computes_nothing(finished: Path, place: Path) -> None:
@@ -127,7 +127,7 @@ def test_another_seed_is_another_lineage(finished: Path, place: Path) -> None:
     ("words", "expected"),
     [
         (["run", "--scenario", "nope"], "is not known"),
-        (["run", "--scenario", "tiny.toml", "--set", "descend.shots=13"], "descend.shots = 13: at most 12"),
+        (["run", "--scenario", "tiny.toml", "--set", "descend.shots=13"], "give at most 12"),
         (["run", "--scenario", "tiny.toml", "--set", "data.split=[90,16,20]"], "data.split"),
         (["run", "--scenario", "tiny.toml", "--device", "cuda"], "--device cuda"),
         (["run", "--scenario", "tiny.toml", "--set", "ancestor.strategy=ewc", "--set", "ancestor.strategy_args={lamda=1}"], "lamda"),
