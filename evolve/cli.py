@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ STORE = click.option("--store", type=click.Path(path_type=Path), help="Results f
 SET = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help=SET_HELP)
 
 
+def lineage_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that name one lineage and where it lies; the same for every command that takes a scenario."""
+    for option in reversed((PROFILE, SEED, DATA, OUT, STORE, DEVICE, WORKERS, SET)):
+        command = option(command)
+    return command
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="evolve")
 def cli() -> None:
@@ -36,14 +44,7 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--scenario", "name", required=True, help="A name that `evolve scenarios` lists, or a TOML file of your own.")
-@PROFILE
-@SEED
-@DATA
-@OUT
-@STORE
-@DEVICE
-@WORKERS
-@SET
+@lineage_options
 def run(name: str, profile: str, seed: int, **options: Any) -> None:
     """Run a lineage; the same command continues it after any interruption."""
     from evolve.session import execute
@@ -87,14 +88,7 @@ def show(name: str, profile: str, overrides: tuple[str, ...]) -> None:
 
 @cli.command()
 @click.argument("name", metavar="SCENARIO")
-@PROFILE
-@SEED
-@DATA
-@OUT
-@STORE
-@DEVICE
-@WORKERS
-@SET
+@lineage_options
 def plan(name: str, profile: str, seed: int, **options: Any) -> None:
     """Print the stages of SCENARIO, which are in the store, and how long the rest takes here (a few steps are timed)."""
     from evolve.listing import plan_table

@@ -9,8 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from evolve.lineage import PAPER_SET
-from evolve.networks.plan import Plan, plan_from_json, stack_plan, vgg16_plan
+from evolve.networks.plan import PAPER_SET, Plan, plan_from_json, stack_plan, vgg16_plan
 from evolve.settings import Settings
 
 # Work units (giga multiply-adds) a second and core that the quick profiles reach on the machine of docs/results.md.

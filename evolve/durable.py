@@ -12,11 +12,11 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evolve.errors import StoreError
+from evolve.errors import StoreError, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,6 +126,24 @@ def write_file(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_whole(path: Path, data: bytes, what: str) -> Path:
+    """Replace a file: a reader sees the old one or the new one, never a part, and a failed write leaves nothing behind.
+
+    Raises UserError "``what`` ``path``: ..." where that is impossible (full disk, read-only folder).
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.unlink(missing_ok=True)  # a killed process with our number may have left one
+        write_file(beside, data)
+        os.replace(beside, path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        mend = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give a folder that you may write"
+        raise UserError(f"{what} {path}: cannot be written ({error.strerror or error}); {mend} and run the same command again") from error
+    return path
 
 
 def sync_folder(path: Path) -> None:

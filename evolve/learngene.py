@@ -6,10 +6,8 @@ holds the ancestor's plan, the layers and their provenance.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evolve.durable import write_whole
 from evolve.errors import UserError
 from evolve.networks.plan import ConvSpec, Plan, layer_names, plan_from_json, plan_to_json
 from evolve.randomness import generator
@@ -51,7 +50,7 @@ class Learngene:
             "provenance": self.provenance,
         }
         about["sha256"] = _digest(about, tensors)
-        _write(path, save(tensors, metadata={HEADER: _canonical(about)}))
+        write_whole(Path(path), save(tensors, metadata={HEADER: _canonical(about)}), "learngene")
 
 
 def extract(model_state: Mapping[str, Tensor], plan: Plan, selected: Iterable[str]) -> Learngene:
@@ -154,21 +153,6 @@ def _metadata(data: bytes) -> dict[str, str]:
     length = int.from_bytes(data[:8], "little")
     found: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
     return found
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write beside the target, flush, then rename over it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise UserError(f"learngene {path}: cannot be written ({_reason(error)}); give a folder with space that you may write") from error
 
 
 def _reason(error: OSError) -> str:

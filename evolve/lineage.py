@@ -16,13 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from evolve.networks.plan import Plan, plan_to_json, stack_plan, vgg16_plan
+from evolve.networks.plan import PAPER_SET, Plan, plan_to_json, stack_plan, vgg16_plan
 from evolve.settings import Settings
 from evolve.store import Stage
 
 # Raised by hand when a room's numbers change for the same settings; results of the older version are then simply not found.
 VERSIONS = {"accumulate": 1, "condense": 1, "descend": 1}
-PAPER_SET = ("conv1", "conv11", "conv12", "conv13")
 
 Peek = Callable[[str], "Mapping[str, Any] | None"]  # a stage's key -> its record, if it is in the store
 

@@ -6,12 +6,9 @@ The same records give the same bytes, so a report can be compared, cached and ke
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,6 +26,7 @@ from evolve.curves import (
     summarise,
     verdict,
 )
+from evolve.durable import write_whole
 from evolve.errors import UserError
 
 Row = dict[str, Any]
@@ -45,8 +43,8 @@ def write_report(records: LineageRecord | Sequence[LineageRecord], out: Path) ->
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(out, error) from error
-    return [_write_atomic(out / name, content) for name, content in files.items()]
+        raise UserError(f"report {out}: cannot be made ({error.strerror or error}); give another folder") from error
+    return [write_whole(out / name, content, "report") for name, content in files.items()]
 
 
 def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
@@ -172,28 +170,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _write_atomic(path: Path, content: bytes) -> Path:
-    """A reader sees the old file or the new one, never a part; a failed write leaves nothing behind."""
-    temporary: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-    return path
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    mend = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose a folder that can be written"
-    return UserError(f"cannot write the report to {path}: {error.strerror or error}; {mend} and run the report again")

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from evolve import __version__, cost, scenario
+from evolve.durable import write_whole
 from evolve.errors import UserError
 from evolve.lineage import World, lineage
 from evolve.store import Stage, Store
@@ -203,8 +203,8 @@ def prepare_folder(opened: Opened, argv: list[str]) -> None:
         "command": argv,
     }
     header = f"Resolved from {chosen.origin}, profile {chosen.profile}, seed {order.seed}.\nRun it again: evolve run --scenario {out / 'scenario.toml'} --seed {order.seed}"
-    write_text(out / "scenario.toml", scenario.dump(chosen.settings, header))
-    write_text(out / RUN_FILE, json.dumps(described, indent=1) + "\n")
+    write_whole(out / "scenario.toml", scenario.dump(chosen.settings, header).encode(), "run folder")
+    write_whole(out / RUN_FILE, (json.dumps(described, indent=1) + "\n").encode(), "run folder")
 
 
 def versions() -> dict[str, str]:
@@ -215,28 +215,7 @@ def versions() -> dict[str, str]:
     return {"evolve": __version__, "python": ".".join(map(str, sys.version_info[:3])), **found}
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises UserError when the disk is full or the folder read-only."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or give another folder with --out") from None
-
-
 def remaining_seconds(opened: Opened, speed: float = cost.NOMINAL_SPEED) -> dict[str, float]:
     """Estimated seconds of every stage that is not in the store, by key."""
     settings = opened.order.scenario.settings
     return {stage.key: cost.seconds(settings, stage.kind, stage.recipe, speed) for stage in opened.missing()}
-
-
-def describe_disk(path: Path) -> str:
-    """Free space, for the message of a full disk."""
-    return f"{shutil.disk_usage(path).free / 2**20:.0f} MiB free"
-
-
-def settings_of(order: Order) -> dict[str, Any]:
-    """The settings as the report prints them."""
-    return asdict(order.scenario.settings)

@@ -82,8 +82,8 @@ def _condense(opened: Opened, s: Settings, resident: Resident) -> None:
 def _descend(opened: Opened, s: Settings, resident: Resident) -> None:
     from evolve.descendants import downstream_tasks, train_descendant
     from evolve.inheritance import inherit
-    from evolve.lineage import PAPER_SET, ancestor_plan
-    from evolve.networks.plan import stack_plan
+    from evolve.lineage import ancestor_plan
+    from evolve.networks.plan import PAPER_SET, stack_plan
 
     task = downstream_tasks(s.descend, opened.world.descend_classes, resident, 0)[0]
     model = inherit(stack_plan(ancestor_plan(s), PAPER_SET), None, s.descend.classes_per_task, 0, 0).to(resident.device)

@@ -118,7 +118,7 @@ def test_full_disk_is_one_line_and_the_old_file_stays(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"curve\.png: No space left on device; free some space") as caught:
+    with pytest.raises(UserError, match=r"curve\.png: cannot be written \(No space left on device\); free some space") as caught:
         report.write_report(lineage(3), tmp_path)
     assert "\n" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -10,14 +10,11 @@ from torch import Tensor
 from evolve.condensers.batches import draw_images, split_meta
 from evolve.condensers.meta_network import Condensed, condense, fallback_groups
 from evolve.data.resident import Resident
-from evolve.networks.plan import Plan, integral_layers, stack_plan
+from evolve.networks.plan import PAPER_SET, Plan, integral_layers, stack_plan
 from evolve.networks.vgg import VGG, initialise
 from evolve.settings import CondenseSettings
 
-__all__ = ["PSEUDO_SET", "Condensed", "condense", "condense_ancestor", "split_meta"]
-
-PSEUDO_SET = ("conv1", "conv11", "conv12", "conv13")
-"""The pseudo-descendant has the architecture of the paper's descendant (VGG8, SPEC 3, 4), all layers fresh."""
+__all__ = ["Condensed", "condense", "condense_ancestor", "split_meta"]
 
 
 def condense_ancestor(
@@ -39,7 +36,7 @@ def condense_ancestor(
         return _fixed(len(groups), fallback_groups(groups, c.fixed))
     ancestor = VGG(plan, len(state["head.weight"]))
     ancestor.load_state_dict(dict(state))
-    pseudo_plan = stack_plan(plan, PSEUDO_SET)
+    pseudo_plan = stack_plan(plan, PAPER_SET)
     pseudo = VGG(pseudo_plan, len(classes))
     initialise(pseudo, seed, "pseudo-descendant")
     images = draw_images([resident.indices(i, test=False) for i in classes], classes, c.images_per_class, seed)

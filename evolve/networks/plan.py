@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 IMAGE_CHANNELS = 3
+PAPER_SET = ("conv1", "conv11", "conv12", "conv13")
+"""The learngene the paper finds in VGG16 (SPEC 3): stacked, it gives VGG8, the pseudo-descendant's architecture too."""
 GRANULARITIES = ("conv", "stage")
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 

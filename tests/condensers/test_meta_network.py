@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from evolve.condensers import PSEUDO_SET, condense_ancestor, meta_network
+from evolve.condensers import condense_ancestor, meta_network
 from evolve.condensers.meta_network import MetaNetwork, fallback_groups
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
 from evolve.errors import UserError
-from evolve.networks.plan import integral_layers, stack_plan, vgg16_plan
+from evolve.networks.plan import PAPER_SET, integral_layers, stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG
 from evolve.settings import CondenseSettings
 
@@ -51,7 +51,7 @@ def test_result_has_its_shapes_and_alpha_has_moved(ancestor, resident, granulari
     seen: list[float] = []
     done = run(ancestor, resident, replace(QUICK, granularity=granularity), progress=lambda fraction, text: seen.append(fraction))
     layers = len(integral_layers(PLAN, granularity))
-    width = len(integral_layers(stack_plan(PLAN, PSEUDO_SET), granularity))
+    width = len(integral_layers(stack_plan(PLAN, PAPER_SET), granularity))
     assert done.alpha.shape == (layers, width)
     assert done.scores.shape == done.weights.shape == (layers,)
     assert torch.equal(done.scores, done.alpha.double().max(1).values)
