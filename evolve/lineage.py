@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from evolve.networks.plan import PAPER_SET, Plan, plan_to_json, stack_plan, vgg16_plan
+from evolve.networks.plan import PAPER_SET, Plan, anonymous, plan_from_json, plan_to_json, stack_plan, vgg16_plan
 from evolve.settings import Settings
 from evolve.store import Stage
 
 # Raised by hand when a room's numbers change for the same settings; results of the older version are then simply not found.
-VERSIONS = {"accumulate": 1, "condense": 1, "descend": 1}
+VERSIONS = {"accumulate": 1, "condense": 1, "descend": 2}
 
 Peek = Callable[[str], "Mapping[str, Any] | None"]  # a stage's key -> its record, if it is in the store
 
@@ -127,7 +127,8 @@ def descend(world: World, method: str, length: int, source: Stage) -> Stage:
 
 def from_scratch(world: World, plan: Any, label: str) -> Stage:
     """The same descendants with all layers random. It depends on no ancestor, so equal architectures share one result."""
-    recipe = _descend_recipe(world) | {"method": "from-scratch", "plan": plan}
+    bare = plan_to_json(anonymous(plan_from_json(plan)))
+    recipe = _descend_recipe(world) | {"method": "from-scratch", "plan": bare}
     return _stage("descend", f"descend {label} from-scratch", recipe, {}, priority=1)
 
 

@@ -201,7 +201,7 @@ def test_what_trained_reports(resident):
     assert trained.best == max(trained.test_accuracy)
     assert set(trained.correct) <= {0, 1} and len(trained.correct) == 18
     assert all(type(value) is float for value in (*trained.train_loss, *trained.test_accuracy))
-    assert trained.train_loss[-1] < 0.5 * trained.train_loss[0] and trained.last > 0.6  # it does learn
+    assert trained.train_loss[-1] < 0.8 * trained.train_loss[0] and trained.last > 0.6  # it does learn
     assert [fraction for fraction, _ in seen] == [(e + 1) / 20 for e in range(20)] and seen[0][1] == "epoch 1 of 20"
 
 

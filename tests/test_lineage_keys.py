@@ -120,6 +120,23 @@ def test_equal_architectures_share_one_from_scratch_control() -> None:
     assert len(scratch) == 5 and len(set(scratch)) == 1
 
 
+def test_different_sets_of_one_shape_share_one_control_and_one_draw() -> None:
+    """What a layer is called says where it came from; the control knows only where it stands."""
+    import torch
+
+    from evolve.inheritance import inherit
+    from evolve.networks.plan import plan_to_json, stack_plan
+
+    w = world()
+    plans = [stack_plan(lineage.ancestor_plan(w.settings), ("conv1", last)) for last in ("conv11", "conv12", "conv13")]
+    assert len({lineage.from_scratch(w, plan_to_json(p), "x").key for p in plans}) == 1
+    other = stack_plan(lineage.ancestor_plan(w.settings), ("conv1", "conv11", "conv12"))
+    assert lineage.from_scratch(w, plan_to_json(other), "x").key != lineage.from_scratch(w, plan_to_json(plans[0]), "x").key
+    one, two = (inherit(p, None, 5, 0, 0) for p in plans[:2])
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_from_scratch_waits_for_the_condensers_choice() -> None:
     w = world()
     known = {s.label for s in lineage.lineage(w, lambda key: None)}

@@ -107,6 +107,17 @@ def _bridge(chosen: Sequence[ConvSpec], block: str, c_in: int, c_out: int) -> tu
     return tuple(stacked)
 
 
+def places(plan: Plan) -> dict[str, str]:
+    """Layer name -> its place, "block2_1" for the first of the second block. Names say where a layer came from, places where it stands."""
+    return {spec.name: f"block{b}_{p}" for b, block in enumerate(plan, start=1) for p, spec in enumerate(block, start=1)}
+
+
+def anonymous(plan: Plan) -> Plan:
+    """The bare architecture: layers named by their place, nothing inherited. Equal architectures are equal, whatever they inherit."""
+    named = places(plan)
+    return tuple(tuple(replace(spec, name=named[spec.name], inherits=None) for spec in block) for block in plan)
+
+
 def plan_to_json(plan: Plan) -> list[list[dict[str, Any]]]:
     """Blocks as lists of plain dicts; :func:`plan_from_json` reads them back equal."""
     return [[asdict(spec) for spec in block] for block in plan]

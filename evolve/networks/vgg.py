@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -73,18 +74,18 @@ def _pool(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def initialise(model: VGG, seed: int, *purpose: str | int) -> None:
+def initialise(model: VGG, seed: int, *purpose: str | int, names: Mapping[str, str] | None = None) -> None:
     """Draw all weights anew, as torchvision does for VGG: conv kaiming_normal (fan_out, ReLU), linear N(0, 0.01), biases 0;
     BN is the identity and forgets its statistics.
 
     Every tensor has its own generator, made from (seed, purpose, layer name, shape): a layer's draw depends neither on
-    which other layers there are nor on device or dtype (drawn in float32 on the CPU).
+    which other layers there are nor on device or dtype (drawn in float32 on the CPU). ``names`` gives layers another name here.
     """
     for name, unit in model.layers.items():
         assert isinstance(unit, Unit)
         weight = unit.conv.weight
         fan_out = weight.shape[0] * weight.shape[2] * weight.shape[3]
-        _normal(weight, math.sqrt(2.0 / fan_out), seed, *purpose, name)
+        _normal(weight, math.sqrt(2.0 / fan_out), seed, *purpose, names[name] if names else name)
         if unit.conv.bias is not None:
             unit.conv.bias.zero_()
         unit.bn.reset_parameters()
