@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +57,15 @@ def run(name: str, profile: str, seed: int, **options: Any) -> None:
 @cli.command()
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @DATA
+@STORE
 @DEVICE
 @WORKERS
-def resume(folder: Path, data_dir: Path | None, device: str, workers: int) -> None:
+def resume(folder: Path, **options: Any) -> None:
     """Continue the run in folder RUN."""
     from evolve.run import order_from_run
     from evolve.session import execute
 
-    execute(order_from_run(folder, data_dir, device, workers), sys.argv)
+    execute(order_from_run(folder, **options), sys.argv)
 
 
 @cli.command()
@@ -83,7 +86,7 @@ def show(name: str, profile: str, overrides: tuple[str, ...]) -> None:
 
     chosen = scenario.load(name, profile, overrides)
     header = f"{chosen.settings.name}, profile {profile}. Save it as my.toml, edit it, and: evolve run --scenario my.toml"
-    click.echo(scenario.dump(chosen.settings, header), nl=False)
+    click.echo(scenario.dump(chosen.settings, header, profile), nl=False)
 
 
 @cli.command()
@@ -99,11 +102,12 @@ def plan(name: str, profile: str, seed: int, **options: Any) -> None:
 @cli.command()
 @click.argument("folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the pooled curve, tables and summary into this folder.")
-def summary(folders: tuple[Path, ...], out: Path | None) -> None:
+@STORE
+def summary(folders: tuple[Path, ...], out: Path | None, store: Path | None) -> None:
     """Summarise one run, or pool several runs of one scenario that differ in their seed."""
-    from evolve.session import summarise_runs
+    from evolve.summary import summarise_runs
 
-    summarise_runs(list(folders), out)
+    summarise_runs(list(folders), out, store)
 
 
 def _order(name: str, profile: str, seed: int, **options: Any) -> Any:
@@ -122,8 +126,8 @@ def main() -> None:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        sys.exit(128 + getattr(error, "signal", 2))
     except click.exceptions.NoArgsIsHelpError as error:  # `evolve` alone
         error.show()
         sys.exit(2)
@@ -140,7 +144,18 @@ def main() -> None:
         click.echo(f"evolve: {error}", err=True)
         sys.exit(1)
     except BrokenPipeError:  # `evolve show ... | head`
+        _abandon_output()
         sys.exit(1)
+    except OSError as error:
+        click.echo(f"evolve: {error}", err=True)
+        _abandon_output()
+        sys.exit(1)
+
+
+def _abandon_output() -> None:
+    """Nobody can read it any more: keep Python from trying once more at exit, and from a traceback there."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
         margin=gene["margin"],
         status=gene["status"],
         selected_by=gene["selected_by"],
+        agreement=gene.get("agreement"),
         descendant=describe(gene["descendant_plan"]),
         inherited=descents["inherited"],
         scratch=descents.get("from-scratch"),

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from evolve.curves import FALLBACKS, Generation, Interval, paired_gain, point_interval
 
+NARROWEST = 64  # columns below which plain lines tell more than a cut table
 HEADINGS = ("length", "inherited layers", "margin", "ancestor %", "descendants %", "gain (points)")
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -120,7 +121,7 @@ class Display:
         self.running: dict[str, _Running] = {}
         self.rows: dict[int, tuple[str, ...]] = {}
         self.total = 0
-        self._stream = stream if stream is not None else sys.stdout
+        self._stream: IO[str] | None = stream if stream is not None else sys.stdout  # None: started without one (>&-)
         self._screen: Any = None
         self._live = _can_be_live(self._stream) if live is None else live
 
@@ -132,7 +133,7 @@ class Display:
         self.close()
 
     def start(self) -> None:
-        if self._live:
+        if self._live and self._stream is not None:
             from evolve.screen import Screen
 
             self._screen = Screen(self, self._stream)
@@ -185,19 +186,27 @@ class Display:
         return "" if left is None or left == 0 else f" (about {duration(left)} left)"
 
     def _line(self, text: str) -> None:
+        if self._stream is None:
+            return
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         safe = CONTROL_CHARACTERS.sub(" ", text).replace("\n", " ")
         try:
             safe.encode(encoding)
         except UnicodeEncodeError:
             safe = safe.replace("±", "+-").replace("…", "...").encode(encoding, "replace").decode(encoding)
-        print(safe, file=self._stream, flush=True)
+        try:
+            print(safe, file=self._stream, flush=True)
+        except (OSError, ValueError):  # the reader went away or the disk is full: the lineage goes on without words
+            self._stream = None
 
 
-def _can_be_live(stream: IO[str]) -> bool:
-    """A terminal that can move its cursor and show the characters we draw with."""
+def _can_be_live(stream: IO[str] | None) -> bool:
+    """A terminal that can move its cursor, show the characters we draw with, and is wide enough for the table."""
     from rich.console import Console
+
+    if stream is None:
+        return False
 
     console = Console(file=stream)
     utf = (getattr(stream, "encoding", None) or "").lower().replace("-", "") in ("utf8", "utf16")
-    return bool(stream.isatty()) and console.is_terminal and not console.is_dumb_terminal and utf
+    return bool(stream.isatty()) and console.is_terminal and not console.is_dumb_terminal and utf and console.width >= NARROWEST

@@ -155,11 +155,12 @@ def _descend_recipe(world: World) -> dict[str, Any]:
 
 def _condense_settings(s: Settings) -> dict[str, Any]:
     """The condenser's settings, less those that its method does not read."""
-    chosen = _keyed(s.condense)
+    chosen = _keyed(s.condense) | {"fixed": sorted(set(s.condense.fixed))}
     if s.condense.method == "fixed":
         return {name: chosen[name] for name in ("method", "fixed", "granularity")}
     unread = ["top_k"] if s.condense.selection == "threshold" else []
     unread += ["lookahead"] if s.condense.objective == "eq16" else []
+    unread += ["repeats"] if s.condense.repeats == 1 else []  # older stores do not know it
     return {name: value for name, value in chosen.items() if name not in unread}
 
 

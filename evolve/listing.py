@@ -60,8 +60,12 @@ def _total(console: Console, opened: Opened, left: dict[str, float], speed: dict
     workers = opened.order.workers or default_workers(opened.order.device)
     spent = {key: seconds * speed[kinds[key]] for key, seconds in left.items()}
     chain = sum(seconds for key, seconds in spent.items() if kinds[key] == "accumulate")
+    if not spent:
+        console.print("left: nothing, every stage is in the store")
+        return
     whole = max(chain, sum(spent.values()) / workers)
     console.print(f"left: about {cost.human(whole)} with {workers} worker process{'es' if workers > 1 else ''} (measured by a few timed steps)")
-    unknown = opened.world.settings.stream.tasks + 1 - sum(1 for s in opened.stages() if s.label.split()[-1] == "from-scratch" and s.label.split()[1].isdigit())
+    settings = opened.world.settings
+    unknown = settings.stream.tasks + settings.controls.untrained - sum(1 for s in opened.stages() if s.label.split()[-1] == "from-scratch" and s.label.split()[1].isdigit())
     if opened.world.settings.controls.from_scratch and unknown > 0:
         console.print(f"not counted: up to {unknown} from-scratch controls whose architecture the condenser has yet to choose", style="dim")

@@ -138,6 +138,8 @@ def _condense(stage: Stage, inputs: Mapping[str, Result], resident: Resident, st
         "margin": chosen.margin,
         "status": chosen.status,
         "selected_by": chosen.selected_by,
+        "repeats": [list(one) for one in chosen.repeats],
+        "agreement": chosen.agreement,
         "history": chosen.history,
         "ancestor_plan": plan_to_json(plan),
         "descendant_plan": plan_to_json(stack_plan(plan, layers)),

@@ -113,7 +113,7 @@ def _run(record: LineageRecord) -> Row:
 
 
 def _genome(g: Generation) -> Row:
-    how = {"status": g.status, "selected_by": g.selected_by, "margin": g.margin}
+    how = {"status": g.status, "selected_by": g.selected_by, "margin": g.margin, "agreement": g.agreement}
     return {"selected": " ".join(g.selected), **how, "descendant": g.descendant}
 
 

@@ -21,6 +21,18 @@ from evolve.lineage import World, lineage
 from evolve.store import Stage, Store
 
 RUN_FILE = "run.json"
+FACTS: dict[str, Any] = {
+    "scenario": str,
+    "profile": str,
+    "seed": int,
+    "settings": dict,
+    "fingerprint": str,
+    "classes": dict,
+    "store": str,
+    "data_dir": (str, type(None)),
+    "versions": dict,
+}
+OURS = (RUN_FILE, "scenario.toml", "tensorboard", "damaged-run.json")
 
 
 @dataclass(frozen=True)
@@ -47,13 +59,15 @@ def default_out(chosen: scenario.Scenario, seed: int) -> Path:
 def default_store(out: Path) -> Path:
     """$EVOLVE_STORE, else "store" beside the run's folder, so that the runs of one folder share their stages."""
     given = os.environ.get("EVOLVE_STORE")
-    return Path(given) if given else out.parent / "store"
+    return Path(given).expanduser() if given else out.resolve().parent / "store"
 
 
 def default_workers(device: str) -> int:
     """One single-thread process a core; on a GPU two, so that one stage's Python overlaps another's kernels."""
+    from evolve.perform import choose_device
+
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return 2 if device == "cuda" else max(1, available)
+    return 2 if choose_device(device).type == "cuda" else max(1, available)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -61,20 +75,38 @@ def read_run(folder: Path) -> dict[str, Any]:
     file = folder / RUN_FILE
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return {name: found[name] for name in ("scenario", "profile", "seed", "settings", "store", "data_dir", "versions", "fingerprint", "classes")}
+        for name, kind in FACTS.items():
+            if not isinstance(found[name], kind):
+                raise ValueError(f"{name} is {found[name]!r}")
+        if {role: type(ids) for role, ids in found["classes"].items()} != dict.fromkeys(("ancestor", "condense", "descend"), list):
+            raise ValueError("classes are not those of three roles")
+        return {name: found[name] for name in FACTS}
     except FileNotFoundError:
-        raise UserError(f"{folder}: not a run folder (no {RUN_FILE}); give a folder that `evolve run` made, such as runs/glyphs-seq25-quick-seed0") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: damaged or not written by evolve ({error}); run the original `evolve run` command again") from None
+        made = "runs/glyphs-seq25-quick-seed0"
+        raise UserError(f"{folder}: not a run folder (no {RUN_FILE}); give a folder that `evolve run` made, such as {made}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: damaged or not written by evolve ({error}); repeat the original `evolve run` command") from None
 
 
-def order_from_run(folder: Path, data_dir: Path | None, device: str, workers: int) -> Order:
+def order_from_run(folder: Path, data_dir: Path | None, store: Path | None, device: str, workers: int) -> Order:
     """The order that continues the run in ``folder``."""
     found = read_run(folder)
     settings = scenario.from_dict(found["settings"], str(folder / RUN_FILE))
     chosen = scenario.Scenario(settings, found["profile"], str(folder / RUN_FILE))
     data = data_dir or (Path(found["data_dir"]) if found["data_dir"] else None)
-    return Order(chosen, found["seed"], folder, Path(found["store"]), data, device, workers)
+    return Order(chosen, found["seed"], folder, find_store(folder, found["store"], store), data, device, workers)
+
+
+def find_store(folder: Path, recorded: str, given: Path | None) -> Path:
+    """The store of a run: the one given, the one it recorded, or (both moved together) the one beside it.
+
+    Raises UserError when none of them is there: computing everything anew elsewhere would hide what exists.
+    """
+    places = [given] if given else [Path(recorded), folder.resolve().parent / "store"]
+    for place in places:
+        if (place / "store.json").is_file():
+            return place
+    raise UserError(f"{folder}: its store {places[0]} is not there; say where it is with --store")
 
 
 @dataclass
@@ -119,6 +151,8 @@ def open_run(order: Order, notice: Callable[[str], None]) -> Opened:
 
     choose_device(order.device)
     settings = order.scenario.settings
+    if order.store.resolve() == order.out.resolve() or order.out.resolve() in order.store.resolve().parents:
+        raise UserError(f"--store {order.store}: lies in the run folder {order.out}; give a folder beside it, which several runs can share")
     store = Store(order.store, notice)
     cache = Path(os.environ.get("EVOLVE_CACHE", order.store / "images"))
     images = load_images(settings.data, order.data_dir, cache, notice)
@@ -173,38 +207,50 @@ def prepare_folder(opened: Opened, argv: list[str]) -> None:
 
     Raises UserError when it holds another one: nothing a user has computed is overwritten.
     """
-    order, out = opened.order, opened.order.out
-    chosen = order.scenario
+    order, out, chosen = opened.order, opened.order.out, opened.order.scenario
+    world = opened.world
+    roles = {"ancestor": world.ancestor_classes, "condense": world.condense_classes, "descend": world.descend_classes}
     facts = {
         "scenario": chosen.settings.name,
         "profile": chosen.profile,
         "seed": order.seed,
         "settings": scenario.to_dict(chosen.settings),
-        "fingerprint": opened.world.data,
-        "classes": {
-            "ancestor": list(opened.world.ancestor_classes),
-            "condense": list(opened.world.condense_classes),
-            "descend": list(opened.world.descend_classes),
-        },
+        "fingerprint": world.data,
+        "classes": {role: list(ids) for role, ids in roles.items()},
     }
+    where = {"store": str(order.store.resolve()), "data_dir": str(order.data_dir.resolve()) if order.data_dir else None}
+    described = facts | where | {"versions": versions(), "command": argv}
+    known = _known_run(out)
+    if known is not None:
+        _check_same(out, known, facts)
+        described |= {"versions": known["versions"], "command": json.loads((out / RUN_FILE).read_text())["command"]}
+    # run.json first: a folder with it is ours, whatever else a crash left out.
+    write_whole(out / RUN_FILE, (json.dumps(described, indent=1) + "\n").encode(), "run folder")
+    again = f"evolve run --scenario {out / 'scenario.toml'} --profile {chosen.profile} --seed {order.seed}"
+    header = f"Resolved from {chosen.origin}, profile {chosen.profile}, seed {order.seed}.\nRun it again: {again}"
+    write_whole(out / "scenario.toml", scenario.dump(chosen.settings, header, chosen.profile).encode(), "run folder")
+
+
+def _known_run(out: Path) -> dict[str, Any] | None:
+    """The run that this folder holds, if any; a damaged run.json is put aside. UserError for a folder of somebody else's."""
     if (out / RUN_FILE).exists():
-        found = read_run(out)
-        changed = [name for name, value in facts.items() if found[name] != value]
-        if changed:
-            raise UserError(f"--out {out}: holds another run (its {', '.join(changed)} differ); give another folder with --out")
-        return
-    other = [p.name for p in out.iterdir() if p.name != ".lock"]
+        try:
+            return read_run(out)
+        except UserError:
+            os.replace(out / RUN_FILE, out / "damaged-run.json")
+            return None
+    other = [p.name for p in out.iterdir() if not p.name.startswith(".") and p.name not in OURS]
     if other:
         raise UserError(f"--out {out}: not empty and not a run of evolve (holds {other[0]}); give a new folder with --out")
-    described = facts | {
-        "store": str(order.store.resolve()),
-        "data_dir": str(order.data_dir.resolve()) if order.data_dir else None,
-        "versions": versions(),
-        "command": argv,
-    }
-    header = f"Resolved from {chosen.origin}, profile {chosen.profile}, seed {order.seed}.\nRun it again: evolve run --scenario {out / 'scenario.toml'} --seed {order.seed}"
-    write_whole(out / "scenario.toml", scenario.dump(chosen.settings, header).encode(), "run folder")
-    write_whole(out / RUN_FILE, (json.dumps(described, indent=1) + "\n").encode(), "run folder")
+    return None
+
+
+def _check_same(out: Path, known: dict[str, Any], facts: dict[str, Any]) -> None:
+    changed = [name for name, value in facts.items() if known[name] != value]
+    if changed in (["fingerprint"], ["fingerprint", "classes"]):
+        raise UserError(f"{out}: the images are not those this run began with; give the same ones with --data, or a new folder with --out")
+    if changed:
+        raise UserError(f"--out {out}: holds another run (its {', '.join(changed)} differ); give another folder with --out")
 
 
 def versions() -> dict[str, str]:

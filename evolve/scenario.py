@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
+import re
 import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,8 +58,9 @@ def find(name: str) -> Path:
     if name in known:
         return known[name]
     path = Path(name)
-    if path.is_file():
-        return path
+    with suppress(OSError):  # a name too long for a file is not one
+        if path.is_file():
+            return path
     if path.suffix == ".toml" or "/" in name:
         raise UserError(f"scenario file {name}: no such file; give the path of a TOML file or one of: {', '.join(known)}")
     close = difflib.get_close_matches(name, known, 1)
@@ -71,17 +75,23 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
     """
     path = find(name)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Notepad writes a byte order mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if profile not in PROFILES:
         raise UserError(f"--profile {profile}: allowed are {', '.join(PROFILES)}")
-    quick = table.pop("quick", {})
+    stated = table.pop("profile", None)
+    if stated is not None and stated not in PROFILES:
+        raise UserError(f"{path}: profile = {_show(stated)}: allowed are {', '.join(PROFILES)} (it says what the file was resolved for)")
+    quick = table.pop("quick", None)
+    if quick is None and profile == "quick" and stated != "quick":
+        raise UserError(f"{path}: has no [quick] tables, so --profile quick would run it in full; add some or leave --profile out")
+    quick = {} if quick is None else quick
     if not isinstance(quick, dict):
         raise UserError(f"{path}: quick = {quick!r}: expected tables such as [quick.ancestor]")
-    table.setdefault("name", path.stem)
+    table.setdefault("name", re.sub(r"[^\w.-]+", "-", path.stem))
     settings = _build(Settings(), table, str(path), "")
     quick_settings = _build(settings, quick, str(path), "", shown="quick.")
     if profile == "quick":
@@ -89,7 +99,7 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
     for text in overrides:
         settings = _override(settings, text)
     check(settings, str(path))
-    return Scenario(settings, profile, str(path), tuple(overrides))
+    return Scenario(settings, stated or profile, str(path), tuple(overrides))
 
 
 def from_dict(table: Mapping[str, Any], origin: str) -> Settings:
@@ -112,9 +122,13 @@ def _override(settings: Settings, text: str) -> Settings:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()  # a bare word is a string
-    nested: Any = parsed
-    for part in reversed(key.split(".")):
-        nested = {part: nested}
+    section, name, *below = key.split(".")
+    if below:  # one entry of a table: the others stay
+        table = getattr(getattr(settings, section, None), name, None)
+        if not isinstance(table, dict) or len(below) > 1:
+            raise UserError(f"--set {text}: {section}.{name} is no table; expected section.key=value")
+        parsed = table | {below[0]: parsed}
+    nested = {section: {name: parsed}}
     return _build(settings, nested, "--set", "")
 
 
@@ -153,7 +167,7 @@ def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
     fits = isinstance(value, bool) if hint is bool else isinstance(value, hint) and not isinstance(value, bool)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value, fits = float(value), True
-    if not fits or value != value:
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
         raise UserError(f"{where} = {_show(value)}: expected {wanted}{_limits(limits)}")
     choices, least, most = limits.get("choices"), limits.get("least"), limits.get("most")
     outside = (least is not None and value < least) or (most is not None and value > most)
@@ -184,14 +198,18 @@ def check(settings: Settings, file: str) -> None:
 
 
 def _problems(s: Settings) -> Iterator[str]:
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", s.name):
+        yield f"name = {_show(s.name)}: allowed are letters, digits, '.', '_' and '-' (it names the run folder)"
     yield from _split_problems(s)
     layers = 13 if s.condense.granularity == "conv" else 5
     if max(s.condense.fixed, default=0) > 13 or not s.condense.fixed:
         yield f"condense.fixed = {list(s.condense.fixed)}: name at least one of the ancestor's layers 1 to 13 (conv numbers)"
     if s.condense.selection == "top-k" and s.condense.top_k > layers:
         yield f"condense.top_k = {s.condense.top_k}: at most {layers}, the ancestor's layers at granularity {s.condense.granularity}"
-    if s.data.source == "glyphs" and "flip" in {*s.ancestor.augment, *s.condense.augment, *s.descend.augment}:
-        yield 'augment = ["flip"]: glyphs are characters and lose their class when flipped; allowed for source glyphs: ["crop"] or []'
+    for room in ("ancestor", "condense", "descend"):
+        chosen = getattr(s, room).augment
+        if s.data.source == "glyphs" and "flip" in chosen:
+            yield f'{room}.augment = {list(chosen)}: glyphs are characters and lose their class when flipped; allowed: ["crop"] or []'
 
 
 def _split_problems(s: Settings) -> Iterator[str]:
@@ -224,9 +242,10 @@ def _split_problems(s: Settings) -> Iterator[str]:
             yield f"{key} = {wanted}: at most {counts[role]}, the {role} classes of the split"
 
 
-def dump(settings: Settings, header: str = "") -> str:
+def dump(settings: Settings, header: str = "", profile: str = "paper") -> str:
     """The resolved scenario as a TOML file a user can edit and run; each key's help stands behind it."""
     lines = [f"# {line}" for line in header.splitlines()]
+    lines.append(f"profile = {toml_value(profile)}  # what it was resolved for; names the results, changes no number")
     for f in fields(settings):
         value = getattr(settings, f.name)
         if is_dataclass(value) and not isinstance(value, type):
@@ -241,12 +260,16 @@ def _toml_line(key: str, value: Any, metadata: Mapping[str, Any] | types.Mapping
     return f"{key} = {toml_value(value)}  # {metadata.get('help', '')}{_limits(metadata)}"
 
 
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+
+
 def toml_value(value: Any) -> str:
     """One value in TOML's notation."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping):
-        inner = ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items())
+        inner = ", ".join(f"{_toml_key(key)} = {toml_value(item)}" for key, item in value.items())
         return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"

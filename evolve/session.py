@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
+import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from evolve import scenario
 from evolve.collect import collect, generation
-from evolve.curves import LineageRecord, Summary, gain_sentence, summarise, verdict
+from evolve.curves import LineageRecord, gain_sentence, summarise, verdict
 from evolve.display import Display
 from evolve.engine import Notice, StageDone, StageProgress, StageStarted, run_stages
 from evolve.errors import UserError
 from evolve.run import Opened, Order, claimed, default_workers, open_run, prepare_folder, read_run, remaining_seconds
-from evolve.store import Store
+from evolve.summary import described, say
 
 
 def execute(order: Order, argv: list[str]) -> None:
     """Run or continue ``order`` to its end, then write the report. Ctrl-C stops cleanly and says how to go on."""
     threading.excepthook = _thread_error
-    with claimed(order.out):
+    with stoppable(), claimed(order.out):
         display = Display(order.scenario.settings.name, order.scenario.profile, order.seed, str(order.out))
         with display:
             opened = open_run(order, display.notice)
@@ -40,6 +39,32 @@ def execute(order: Order, argv: list[str]) -> None:
     print_end(order, record)
     if len(opened.makers) > 1:
         say(f"Mind: the results come from different versions or devices ({'; '.join(sorted(opened.makers))}); bit equality holds only within one.")
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the run to end; it ends as after Ctrl-C."""
+
+    def __init__(self, signal: int) -> None:
+        self.signal = signal
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP (timeout, a batch system, a closed terminal) stop the run as cleanly as Ctrl-C does."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [n for n in (getattr(signal, "SIGTERM", None), getattr(signal, "SIGHUP", None)) if n is not None]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _thread_error(found: threading.ExceptHookArgs) -> None:
@@ -126,7 +151,7 @@ class Watcher:
 def run_record(opened: Opened) -> LineageRecord:
     """What the store holds of this run, as pure data."""
     order = opened.order
-    settings = scenario.to_dict(order.scenario.settings)
+    settings = described(opened.world, scenario.to_dict(order.scenario.settings))
     found = dict(read_run(order.out)["versions"]) if (order.out / "run.json").exists() else {}
     record = collect(opened.world, opened.peek, order.scenario.settings.name, order.scenario.profile, settings, found)
     return replace(record, versions=found | {"computed with": "; ".join(sorted(opened.makers))})
@@ -159,12 +184,6 @@ def export_learngenes(opened: Opened, record: LineageRecord) -> None:
         unflatten(found.tensors("learngene"), plan, found.record["layers"], origin).save(path)
 
 
-def say(text: str) -> None:
-    """Print words, broken between words where the terminal ends."""
-    width = shutil.get_terminal_size((160, 24)).columns
-    print(textwrap.fill(text, max(40, width - 1)))
-
-
 def print_end(order: Order, record: LineageRecord) -> None:
     """The verdict, and where everything is."""
     summary = summarise([record])
@@ -174,61 +193,3 @@ def print_end(order: Order, record: LineageRecord) -> None:
     print(f"tables       {order.out / 'generations.csv'}, descendants.csv, summary.json")
     print(f"learngenes   {order.out / 'learngenes'}")
     print(f"tensorboard  tensorboard --logdir {order.out / 'tensorboard'}")
-
-
-def summarise_runs(folders: Iterable[Path], out: Path | None) -> None:
-    """Pool runs of one scenario that differ in seed; print the verdict, write the pooled report into ``out`` if given.
-
-    Raises UserError when the runs differ in anything but their seed.
-    """
-    from evolve.report import write_report
-
-    records = [record_of(folder) for folder in folders]
-    first = records[0]
-    for folder, record in zip(folders, records, strict=True):
-        if replace(record, seed=0, generations=(), reference=None, versions={}) != replace(first, seed=0, generations=(), reference=None, versions={}):
-            raise UserError(f"{folder}: its settings differ from the first run's; only runs of one scenario that differ in --seed can be pooled")
-    seeds = [record.seed for record in records]
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"seed {max(seeds, key=seeds.count)} stands twice among the runs; give each run once")
-    found = summarise(records)
-    print_effects(found)
-    say(gain_sentence(found))
-    say(verdict(found))
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_report(records, out)
-        print(f"written to {out}")
-
-
-def print_effects(summary: Summary) -> None:
-    """Every paired difference as a table: points, 95 % interval over pairs."""
-    from rich.console import Console
-    from rich.table import Table
-
-    seeds = ", ".join(map(str, summary.seeds))
-    table = Table(box=None, pad_edge=False, title=f"{summary.scenario} ({summary.profile}), seed {seeds}: inherited minus ...", title_justify="left")
-    for title in ("", "points", "95 % interval", "pairs", "generations"):
-        table.add_column(title, justify="left" if not title else "right")
-    for effect in summary.effects:
-        i = effect.interval
-        table.add_row(effect.over, f"{i.mean:+.2f}", f"[{i.low:+.2f}, {i.high:+.2f}]", str(i.n), str(effect.generations))
-    Console(markup=False).print(table)
-
-
-def record_of(folder: Path) -> LineageRecord:
-    """A run's record from its folder and store, without its images."""
-    from evolve.lineage import World
-
-    found = read_run(folder)
-    settings = scenario.from_dict(found["settings"], str(folder / "run.json"))
-    classes = found["classes"]
-    world = World(settings, found["seed"], found["fingerprint"], *(tuple(classes[role]) for role in ("ancestor", "condense", "descend")))
-    store = Store(Path(found["store"]))
-
-    def peek(key: str) -> Any:
-        result = store.get(key) if store.has(key) else None
-        return result.record if result else None
-
-    return collect(world, peek, found["scenario"], found["profile"], found["settings"], found["versions"])
-

@@ -45,8 +45,8 @@ class DataSettings:
     split_seed: int = setting(0, "seed of the drawn split; the same for every run seed", least=0)
     holdout: int = setting(0, "training images a class that are moved to the test images, for every role", least=0)
     glyph_seed: int = setting(0, "glyphs: seed of the rendered images", least=0)
-    glyph_train: int = setting(100, "glyphs: training images a class", least=1)
-    glyph_test: int = setting(50, "glyphs: test images a class", least=1)
+    glyph_train: int = setting(100, "glyphs: training images a class", least=1, most=10_000)
+    glyph_test: int = setting(50, "glyphs: test images a class", least=1, most=10_000)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class AncestorSettings:
     weight_decay: float = setting(5e-4, "SGD weight decay", least=0)
     milestones: tuple[float, ...] = setting((0.5, 0.75), "fractions of a task's epochs at which lr is multiplied by gamma", least=0, most=1)
     gamma: float = setting(0.1, "factor at each milestone", least=0, most=1)
-    augment: tuple[str, ...] = setting(("crop", "flip"), "training augmentations", choices=AUGMENTATIONS)
+    augment: tuple[str, ...] = setting(("crop",), "training augmentations", choices=AUGMENTATIONS)
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ class CondenseSettings:
     selection: str = setting("threshold", "threshold: Eq. 10; top-k: the top_k highest", choices=("threshold", "top-k"))
     top_k: int = setting(4, "layers kept by selection top-k", least=1)
     fixed: tuple[int, ...] = setting((1, 11, 12, 13), "layers kept by method fixed, and when alpha collapses (1-based; the default is the paper's set)", least=1)
+    repeats: int = setting(1, "condensations with other random pseudo-descendants; alpha is their mean, their agreement is recorded", least=1)
     epochs: int = setting(10, "epochs of the pseudo-descendant over the condensing training data", least=1)
     images_per_class: int = setting(0, "condensing images a class; 0: all there are", least=0)
     meta_fraction: float = setting(1 / 6, "share of the condensing images that is meta-data (appendix A.1)", least=0.01, most=0.9)
@@ -99,7 +100,7 @@ class CondenseSettings:
     weight_decay: float = setting(1e-4, "SGD weight decay of theta and zeta", least=0)
     meta_lr: float = setting(1e-4, "Adam learning rate of phi", least=0)
     meta_weight_decay: float = setting(1e-4, "Adam weight decay of phi", least=0)
-    augment: tuple[str, ...] = setting(("crop", "flip"), "augmentations of the training batches", choices=AUGMENTATIONS)
+    augment: tuple[str, ...] = setting(("crop",), "augmentations of the training batches", choices=AUGMENTATIONS)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class DescendSettings:
     momentum: float = setting(0.9, "SGD momentum", least=0, most=1)
     weight_decay: float = setting(5e-4, "SGD weight decay", least=0)
     schedule: str = setting("cosine", "cosine: to zero over the epochs; constant", choices=("cosine", "constant"))
-    augment: tuple[str, ...] = setting(("crop", "flip"), "training augmentations", choices=AUGMENTATIONS)
+    augment: tuple[str, ...] = setting(("crop",), "training augmentations", choices=AUGMENTATIONS)
 
 
 @dataclass(frozen=True)

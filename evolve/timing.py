@@ -49,16 +49,17 @@ def _ratio(kind: str, opened: Opened, resident: Resident) -> float:
 
 
 def _shortened(s: Settings, kind: str, steps: int) -> Settings:
-    """The same sizes, but about ``steps`` optimizer steps."""
+    """The same sizes, but about ``steps`` optimizer steps, as far as the images go."""
+    train, test = cost.images_per_class(s)
     if kind == "accumulate":
-        images = max(1, s.ancestor.batch * 2 // s.stream.classes_per_task)
+        images = min(train, max(1, s.ancestor.batch * 2 // s.stream.classes_per_task))
         return replace(s, ancestor=replace(s.ancestor, epochs=steps // 2, strategy="naive", strategy_args={}), stream=replace(s.stream, images_per_class=images))
     if kind == "condense":
         classes = len(s.data.condense_classes) or s.data.split[1]
-        images = max(4, round(2 * s.condense.batch / (1 - s.condense.meta_fraction) / classes))
+        images = min(train, max(4, round(2 * s.condense.batch / (1 - s.condense.meta_fraction) / classes)))
         return replace(s, condense=replace(s.condense, epochs=steps // 2, images_per_class=images))
-    shots = max(1, s.descend.batch * 2 // s.descend.classes_per_task)
-    tests = max(1, min(20, s.descend.test_per_class or 20))
+    shots = min(train, max(1, s.descend.batch * 2 // s.descend.classes_per_task))
+    tests = min(test, 20, s.descend.test_per_class or 20)
     return replace(s, descend=replace(s.descend, descendants=1, epochs=steps // 2, shots=shots, test_per_class=tests))
 
 

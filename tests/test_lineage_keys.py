@@ -151,6 +151,49 @@ def test_joint_control_does_not_depend_on_the_chain() -> None:
     assert joint.key == stages(world("ancestor.strategy=joint"))["accumulate 2"].key
 
 
+def test_the_stream_changes_the_ancestor() -> None:
+    base = stages(world())
+    for override in ("stream.classes_per_task=4", "stream.images_per_class=7"):
+        other = stages(world(override))
+        assert all(base[f"accumulate {t}"].key != other[f"accumulate {t}"].key for t in (1, 2, 3)), override
+
+
+def test_the_untrained_ancestor_depends_on_its_network_and_head() -> None:
+    key = stages(world())["accumulate 0"].key
+    assert stages(world("ancestor.width=0.25"))["accumulate 0"].key != key
+    assert stages(world("ancestor.head=single"))["accumulate 0"].key != key
+    assert stages(world("ancestor.lr=0.5"))["accumulate 0"].key == key
+
+
+def test_from_scratch_depends_on_how_descendants_learn_and_on_the_architecture() -> None:
+    w = world()
+    scratch = lineage.from_scratch(w, lineage.paper_plan(w), "x")
+    for override in ("descend.shots=7", "descend.lr=0.5", "ancestor.width=0.25"):
+        other = world(override)
+        assert lineage.from_scratch(other, lineage.paper_plan(other), "x").key != scratch.key, override
+    other = world("ancestor.epochs=99", "condense.epochs=9")
+    assert lineage.from_scratch(other, lineage.paper_plan(other), "x").key == scratch.key
+
+
+def test_top_k_counts_where_it_is_read() -> None:
+    one, two = (stages(world("condense.selection=top-k", f"condense.top_k={k}"))["condense 1"].key for k in (3, 4))
+    assert one != two
+
+
+def test_a_room_of_another_version_has_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in lineage.VERSIONS:
+        before = stages(world())
+        with monkeypatch.context() as patch:
+            patch.setitem(lineage.VERSIONS, kind, 99)
+            after = stages(world())
+        assert all(before[label].key != after[label].key for label in before if before[label].kind == kind)
+
+
+def test_the_order_of_a_fixed_set_does_not_matter_and_one_condensation_is_the_default() -> None:
+    assert keys(world("condense.method=fixed", "condense.fixed=[13,1]")) == keys(world("condense.method=fixed", "condense.fixed=[1,13]"))
+    assert keys(world("condense.repeats=1")) == keys(world()) != keys(world("condense.repeats=2"))
+
+
 def test_keys_are_recomputable_from_the_recipe() -> None:
     for stage in stages(world()).values():
         assert stage_key(stage.kind, stage.recipe) == stage.key

@@ -69,6 +69,8 @@ def test_cifar_split_is_64_16_20_and_disjoint() -> None:
         ("ancestor.epochs=two", ["ancestor.epochs", '"two"', "whole number"]),
         ("ancestor.epochs=true", ["ancestor.epochs", "true", "whole number"]),
         ("ancestor.lr=nan", ["ancestor.lr", "a number"]),
+        ("ancestor.lr=inf", ["ancestor.lr", "a number"]),
+        ("ancestor.lr.x=1", ["ancestor.lr is no table"]),
         ("ancestor.strategy=dreaming", ["ancestor.strategy", "dreaming", "naive", "replay"]),
         ("ancestor.epoch=3", ["ancestor.epoch", "did you mean ancestor.epochs?"]),
         ("descent.shots=3", ["descent", "allowed here", "descend"]),
@@ -89,6 +91,36 @@ def test_overrides_are_checked(override: str, words: list[str]) -> None:
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_entries_of_a_table_add_up() -> None:
+    words = ["ancestor.strategy=ewc", "ancestor.strategy_args.ewc_lambda=10", "ancestor.strategy_args.mode=online"]
+    given = scenario.load("glyphs-seq25", "quick", [*words, "ancestor.strategy_args.decay_factor=0.5"]).settings
+    assert given.ancestor.strategy_args == {"ewc_lambda": 10, "mode": "online", "decay_factor": 0.5}
+    whole = scenario.load("glyphs-seq25", "quick", [*words, "ancestor.strategy_args={ewc_lambda=3}"]).settings
+    assert whole.ancestor.strategy_args == {"ewc_lambda": 3}
+
+
+def test_a_file_keeps_the_profile_it_was_resolved_for(tmp_path: Path) -> None:
+    quick = scenario.load("glyphs-seq25", "quick")
+    (tmp_path / "q.toml").write_text(scenario.dump(quick.settings, "", quick.profile))
+    again = scenario.load(str(tmp_path / "q.toml"), "paper")
+    assert (again.profile, again.settings) == ("quick", quick.settings)
+
+
+def test_quick_without_quick_tables_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no \[quick\]"):
+        scenario.load(write(tmp_path, "[data]\nsource = 'glyphs'\n"), "quick")
+
+
+def test_a_file_with_a_byte_order_mark_and_an_odd_name(tmp_path: Path) -> None:
+    (tmp_path / "my file.toml").write_bytes(b"\xef\xbb\xbf[ancestor]\nepochs = 3\n")
+    found = scenario.load(str(tmp_path / "my file.toml")).settings
+    assert (found.name, found.ancestor.epochs) == ("my-file", 3)
+    with pytest.raises(UserError, match="name"):
+        scenario.load(write(tmp_path, 'name = "../../evil"\n'))
+    with pytest.raises(UserError, match="not known"):
+        scenario.load("x" * 300)
 
 
 def write(folder: Path, text: str) -> str:

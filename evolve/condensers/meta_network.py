@@ -39,7 +39,8 @@ class Condensed:
     """What a condensation found. L ancestor layer groups, K pseudo-descendant layer groups.
 
     ``alpha`` [L, K]: each pair's mean over the meta-data; ``scores`` [L] alpha^l and ``weights`` [L] a~^l (Eq. 9), float64;
-    ``selected``: 0-based positions; ``status``: "selected", "tied", "collapsed" or "fixed"; ``history``: per epoch.
+    ``selected``: 0-based positions; ``status``: "selected", "tied", "collapsed" or "fixed"; ``history``: per epoch. Of repeated
+    condensations ``repeats`` holds every selection and ``agreement`` the share that equals ``selected``.
     """
 
     alpha: Tensor
@@ -50,6 +51,8 @@ class Condensed:
     status: str
     selected_by: str
     history: dict[str, list[float]]
+    repeats: tuple[tuple[int, ...], ...] = ()
+    agreement: float | None = None
 
 
 class MetaNetwork(nn.Module):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -133,6 +136,8 @@ def test_another_seed_is_another_lineage(finished: Path, place: Path) -> None:
         (["run", "--scenario", "tiny.toml", "--set", "ancestor.strategy=ewc", "--set", "ancestor.strategy_args={lamda=1}"], "lamda"),
         (["run", "--scenario", "tiny.toml", "--out", "runs/two", "--seed", "5"], "holds another run"),
         (["run", "--scenario", "tiny.toml", "--out", "tiny.toml"], "tiny.toml"),
+        (["run", "--scenario", "tiny.toml", "--out", "inside", "--store", "inside/store"], "lies in the run folder"),
+        (["summary", "runs/two", "--out", "tiny.toml"], "tiny.toml"),
         (["resume", "."], "not a run folder"),
         (["summary", "runs/two", "runs/two"], "stands twice"),
     ],
@@ -144,6 +149,59 @@ def test_mistakes_end_in_one_line_and_code_2(finished: Path, place: Path, words:
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("evolve: ") and expected in lines[0], done.stderr
+
+
+def test_a_moved_project_finds_its_store(finished: Path, place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "runs", tmp_path / "moved")
+    facts = json.loads((tmp_path / "moved/two/run.json").read_text())
+    (tmp_path / "moved/two/run.json").write_text(json.dumps(facts | {"store": str(tmp_path / "gone")}))
+    found = evolve("summary", "moved/two", cwd=tmp_path)
+    assert found.returncode == 0 and found.stdout == evolve("summary", "runs/two", cwd=place).stdout
+    (tmp_path / "moved/store").rename(tmp_path / "elsewhere")
+    lost = evolve("summary", "moved/two", cwd=tmp_path)
+    assert lost.returncode == 2 and "--store" in lost.stderr and not (tmp_path / "gone").exists()
+    assert evolve("summary", "moved/two", "--store", "elsewhere", cwd=tmp_path).stdout == found.stdout
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty"])
+def test_a_crash_while_the_folder_was_made_does_not_block_it(finished: Path, place: Path, damage: str) -> None:
+    table = (finished / "generations.csv").read_bytes()
+    folder = place / "runs" / damage
+    folder.mkdir()
+    (folder / "scenario.toml").write_text("half")
+    (folder / ".run.json.123.tmp").write_text("{")
+    if damage == "empty":
+        (folder / "run.json").write_text("")
+    words = ["--set", "controls.joint=3", "--set", "controls.full_ancestor=3"]
+    done = evolve("run", "--scenario", "tiny.toml", "--out", str(folder), *words, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "generations.csv").read_bytes() == table
+
+
+def test_without_anyone_to_read_it_the_lineage_goes_on(finished: Path, place: Path) -> None:
+    command = f"{sys.executable} -m evolve.cli resume {finished}"
+    for shell in (f"{command} >&-", f"{command} > /dev/full", f"{command} | head -c 1 > /dev/null; exit ${{PIPESTATUS[0]}}"):
+        done = subprocess.run(["bash", "-c", shell], cwd=place, text=True, capture_output=True, timeout=300)
+        assert "Traceback" not in done.stderr, (shell, done.stderr)
+
+
+def test_sigterm_ends_as_cleanly_as_ctrl_c(place: Path) -> None:
+    words = ["run", "--scenario", "tiny.toml", "--out", "stopped/run", "--set", "ancestor.epochs=2000", "--workers", "1"]
+    running = subprocess.Popen([sys.executable, "-m", "evolve.cli", *words], cwd=place, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    partial = place / "stopped" / "store" / "partial"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (partial.is_dir() and any(partial.iterdir())):
+        time.sleep(0.2)
+    running.send_signal(signal.SIGTERM)
+    out, error = running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM and "Continue with: evolve resume" in out and error == ""
+
+
+def test_plan_on_an_empty_store(place: Path) -> None:
+    for words in ([], ["--set", "ancestor.batch=64", "--set", "descend.batch=64", "--set", "condense.batch=64"]):
+        plan = evolve("plan", "tiny.toml", "--out", "planned/run", *words, cwd=place)
+        assert plan.returncode == 0, plan.stderr
+        assert "left: about" in plan.stdout
 
 
 def test_plan_and_summary(finished: Path, place: Path) -> None:

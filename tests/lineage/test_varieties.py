@@ -58,6 +58,19 @@ def test_stage_granularity_inherits_whole_stages(shared: Path) -> None:
         assert g.descendant.count("*") >= 4
 
 
+def test_repeated_condensations_report_their_agreement(shared: Path) -> None:
+    """The first repeat is the single condensation; the selection comes from the mean alpha of all."""
+    once, _ = run(shared)
+    record, opened = run(shared, "condense.repeats=3")
+    known = {stage.label: stage for stage in opened.stages()}
+    for single, g in zip(once.generations, record.generations, strict=True):
+        found = opened.peek(known[f"condense {g.lineage}"].key)
+        assert found is not None and len(found["repeats"]) == 3
+        assert [f"conv{n + 1}" for n in found["repeats"][0]] == list(single.selected)
+        assert g.agreement == sum(one == found["selected"] for one in found["repeats"]) / 3
+        assert single.agreement is None
+
+
 def test_fixed_set_is_the_papers_descendant(shared: Path) -> None:
     record, opened = run(shared, "condense.method=fixed")
     widths = [max(1, round(c / 16)) for c in (64, 128, 256, 512)]

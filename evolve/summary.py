@@ -1,0 +1,81 @@
+"""`evolve summary`: one run, or several seeds of one scenario pooled, read back from their stores."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from evolve import scenario
+from evolve.collect import collect
+from evolve.curves import LineageRecord, Summary, gain_sentence, summarise, verdict
+from evolve.errors import UserError
+from evolve.lineage import World
+from evolve.run import find_store, read_run
+from evolve.store import Store
+
+LABELS = {"reference": "from-scratch, paper's architecture (another one)", "lineage 0": "lineage 0 (gains compared)"}
+
+
+def say(text: str) -> None:
+    """Print words, broken between words where the terminal ends."""
+    width = shutil.get_terminal_size((160, 24)).columns
+    print(textwrap.fill(text, max(40, width - 1)))
+
+
+def summarise_runs(folders: Iterable[Path], out: Path | None, store: Path | None = None) -> None:
+    """Pool runs of one scenario that differ in seed; print effects and verdict, write the pooled report into ``out`` if given.
+
+    Raises UserError when the runs differ in anything but their seed, or have measured nothing yet.
+    """
+    from evolve.report import write_report
+
+    records = [record_of(folder, store) for folder in folders]
+    found = summarise(records)
+    if not found.measured:
+        raise UserError("no generation has been measured yet: continue the run with `evolve resume`, or give its store with --store")
+    print_effects(found)
+    say(gain_sentence(found))
+    say(verdict(found))
+    if out is not None:
+        write_report(records, out)
+        print(f"written to {out}")
+
+
+def print_effects(summary: Summary) -> None:
+    """Every paired difference as a table: points, 95 % interval over pairs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    seeds = ", ".join(map(str, summary.seeds))
+    table = Table(box=None, pad_edge=False, title=f"{summary.scenario} ({summary.profile}), seed {seeds}: inherited minus ...", title_justify="left")
+    for title in ("", "points", "95 % interval", "pairs", "generations"):
+        table.add_column(title, justify="left" if not title else "right")
+    for effect in summary.effects:
+        i = effect.interval
+        table.add_row(LABELS.get(effect.over, effect.over), f"{i.mean:+.2f}", f"[{i.low:+.2f}, {i.high:+.2f}]", str(i.n), str(effect.generations))
+    Console(markup=False).print(table)
+
+
+def record_of(folder: Path, given: Path | None = None) -> LineageRecord:
+    """A run's record from its folder and store, without its images. Makes nothing."""
+    found = read_run(folder)
+    settings = scenario.from_dict(found["settings"], str(folder / "run.json"))
+    classes = found["classes"]
+    world = World(settings, found["seed"], found["fingerprint"], *(tuple(classes[role]) for role in ("ancestor", "condense", "descend")))
+    store = Store(find_store(folder, found["store"], given))
+
+    def peek(key: str) -> Mapping[str, Any] | None:
+        result = store.get(key) if store.has(key) else None
+        return result.record if result else None
+
+    return collect(world, peek, found["scenario"], found["profile"], described(world, found["settings"]), found["versions"])
+
+
+def described(world: World, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with what else two runs must share to be pooled: the images and their split."""
+    roles = {"ancestor": world.ancestor_classes, "condense": world.condense_classes, "descend": world.descend_classes}
+    split = {role: " ".join(map(str, ids)) for role, ids in roles.items()}
+    return {**settings, "images": {"fingerprint": world.data, **split}}

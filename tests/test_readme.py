@@ -1,0 +1,27 @@
+"""README is true where a program can tell: files it names exist, nothing is left to fill in, its commands parse."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (page.parent / target).exists(), target
+    assert not re.findall(r"\b[A-Z]{3,}_[A-Z]{3,}\b", text.replace("EVOLVE_STORE", "").replace("EVOLVE_CACHE", ""))
+
+
+def test_every_option_the_readme_names_exists() -> None:
+    from evolve.cli import cli
+
+    known = {name for command in cli.commands.values() for option in command.params for name in option.opts}
+    named = set(re.findall(r"(?<![\w-])--[a-z]+", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert named - known <= {"--logdir"}
