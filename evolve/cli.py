@@ -124,10 +124,8 @@ def main() -> None:
     """Entry point: a UserError is one line and exit code 2; a broken stage names its log and exits with 1."""
     try:
         cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt as error:
-        sys.exit(128 + getattr(error, "signal", 2))
+    except (click.exceptions.Abort, KeyboardInterrupt) as error:  # click makes an Abort of any KeyboardInterrupt
+        sys.exit(128 + getattr(error.__cause__ or error, "signal", 2))
     except click.exceptions.NoArgsIsHelpError as error:  # `evolve` alone
         error.show()
         sys.exit(2)

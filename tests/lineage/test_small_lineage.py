@@ -139,7 +139,7 @@ def test_another_seed_is_another_lineage(finished: Path, place: Path) -> None:
         (["run", "--scenario", "tiny.toml", "--out", "inside", "--store", "inside/store"], "lies in the run folder"),
         (["summary", "runs/two", "--out", "tiny.toml"], "tiny.toml"),
         (["resume", "."], "not a run folder"),
-        (["summary", "runs/two", "runs/two"], "stands twice"),
+        (["summary", "runs/two", "runs/two"], "is given twice"),
     ],
 )
 def test_mistakes_end_in_one_line_and_code_2(finished: Path, place: Path, words: list[str], expected: str) -> None:
@@ -194,7 +194,7 @@ def test_sigterm_ends_as_cleanly_as_ctrl_c(place: Path) -> None:
         time.sleep(0.2)
     running.send_signal(signal.SIGTERM)
     out, error = running.communicate(timeout=60)
-    assert running.returncode == 128 + signal.SIGTERM and "Continue with: evolve resume" in out and error == ""
+    assert running.returncode == 128 + signal.SIGTERM and "Continue with: evolve resume" in out and error.strip() == ""
 
 
 def test_plan_on_an_empty_store(place: Path) -> None:
