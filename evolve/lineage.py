@@ -37,6 +37,11 @@ class World:
     condense_classes: tuple[int, ...]
     descend_classes: tuple[int, ...]
 
+    @property
+    def roles(self) -> dict[str, tuple[int, ...]]:
+        """The split of the classes, by role."""
+        return {"ancestor": self.ancestor_classes, "condense": self.condense_classes, "descend": self.descend_classes}
+
 
 def lineage(world: World, peek: Peek) -> Iterator[Stage]:
     """Every stage of the lineage that can be named now, generation by generation.

@@ -38,7 +38,6 @@ def perform_stage(stage: Stage, store: Store, context: Mapping[str, Any], progre
     resident = _resident(context, stage.recipe.get("data"))
     record, tensors = room(stage, inputs, resident, store, progress)
     store.put(stage, record, tensors, provenance(resident.device))
-    store.checkpoint(stage.key).clear()
 
 
 def choose_device(name: str) -> torch.device:

@@ -209,14 +209,13 @@ def prepare_folder(opened: Opened, argv: list[str]) -> None:
     """
     order, out, chosen = opened.order, opened.order.out, opened.order.scenario
     world = opened.world
-    roles = {"ancestor": world.ancestor_classes, "condense": world.condense_classes, "descend": world.descend_classes}
     facts = {
         "scenario": chosen.settings.name,
         "profile": chosen.profile,
         "seed": order.seed,
         "settings": scenario.to_dict(chosen.settings),
         "fingerprint": world.data,
-        "classes": {role: list(ids) for role, ids in roles.items()},
+        "classes": {role: list(ids) for role, ids in world.roles.items()},
     }
     where = {"store": str(order.store.resolve()), "data_dir": str(order.data_dir.resolve()) if order.data_dir else None}
     described = facts | where | {"versions": versions(), "command": argv}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -84,8 +83,6 @@ class Watcher:
         self.total = sum(self.left.values())
         self.shown: set[int] = set()
         self.fractions: dict[str, float] = {}
-        self.started: dict[str, float] = {}
-        self.stage_seconds: dict[str, float] = {}
         self.board = Board(self.opened.order.out / "tensorboard", self._record())
 
     def run(self) -> None:
@@ -99,14 +96,12 @@ class Watcher:
     def on_event(self, event: Any) -> None:
         """One event of the engine. A failed stage needs no line: the exception that ends the run carries it."""
         if isinstance(event, StageStarted):
-            self.started[event.stage.key] = time.monotonic()
             self.display.stage_started(event.stage.label)
         elif isinstance(event, StageProgress):
             self.fractions[event.stage.key] = event.fraction
             self.display.stage_progress(event.stage.label, event.fraction, event.text)
         elif isinstance(event, StageDone):
             self.fractions[event.stage.key] = 1.0
-            self.stage_seconds[event.stage.key] = event.seconds
             self.display.stage_done(event.stage.label, event.seconds, event.from_store)
             self._show_finished(fresh=True)
             self.left = remaining_seconds(self.opened)

@@ -76,6 +76,5 @@ def record_of(folder: Path, given: Path | None = None) -> LineageRecord:
 
 def described(world: World, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with what else two runs must share to be pooled: the images and their split."""
-    roles = {"ancestor": world.ancestor_classes, "condense": world.condense_classes, "descend": world.descend_classes}
-    split = {role: " ".join(map(str, ids)) for role, ids in roles.items()}
+    split = {role: " ".join(map(str, ids)) for role, ids in world.roles.items()}
     return {**settings, "images": {"fingerprint": world.data, **split}}

@@ -87,10 +87,11 @@ def agreed(runs: Sequence[Condensed], c: CondenseSettings, fallback: tuple[int, 
     good = [run for run in runs if run.status == "selected"]
     if not good:
         return replace(runs[0], repeats=tuple(run.selected for run in runs), agreement=1.0)
-    chosen = select(torch.stack([run.alpha for run in good]).mean(0), c.selection, c.top_k, fallback, c.objective)
+    alpha = torch.stack([run.alpha for run in good]).mean(0)
+    chosen = select(alpha, c.selection, c.top_k, fallback, c.objective)
     repeats = tuple(run.selected for run in runs)
     return Condensed(
-        torch.stack([run.alpha for run in good]).mean(0),
+        alpha,
         chosen.scores,
         chosen.weights,
         chosen.selected,
