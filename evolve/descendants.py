@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from evolve.data.resident import Resident
@@ -15,19 +13,10 @@ from evolve.errors import UserError
 from evolve.networks.vgg import VGG
 from evolve.randomness import generator
 from evolve.settings import DescendSettings
+from evolve.training.group import DownstreamTask, Group, Trainer, batches, learning_rate
+from evolve.training.plain import PlainTrainer, evaluate
 
-TEST_BATCH = 64  # measured: larger batches fall out of the CPU cache
-
-
-@dataclass(frozen=True)
-class DownstreamTask:
-    """One descendant's classes and images. Indices (int64, CPU) point into a Resident; labels are 0..n-1, places in ``classes``."""
-
-    classes: tuple[int, ...]
-    train: Tensor
-    test: Tensor
-    train_labels: Tensor
-    test_labels: Tensor
+__all__ = ["DownstreamTask", "Trained", "batches", "downstream_tasks", "evaluate", "learning_rate", "train_descendant", "train_together"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +73,44 @@ def _labels(parts: Sequence[Tensor]) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(part) for part in parts]))
 
 
+def train_together(
+    models: Sequence[VGG],
+    tasks: Sequence[DownstreamTask],
+    resident: Resident,
+    d: DescendSettings,
+    seed: int,
+    numbers: Sequence[int],
+    progress: Callable[[float, str], None],
+    reference: bool = False,
+) -> list[Trained]:
+    """Train all parameters of ``models``, in place, each on its own task: SGD with momentum, cross-entropy, all test images after each epoch.
+
+    They learn in step, but none sees another: each one's batch order comes from (seed, "batches", its number, epoch), its augmentation
+    from (seed, "augment", its number, epoch), so every method sees the same batches. A last batch of a single image joins the batch
+    before it: BN cannot train on one. The cosine schedule falls step by step from ``d.lr`` to zero after the last step. The models must
+    be on the Resident's device and have one architecture. ``reference`` takes the plain path whatever is faster here.
+    """
+    group = Group(tasks, numbers, resident, d, seed)
+    trainer = choose_trainer(models, group, reference)
+    losses: list[list[float]] = [[] for _ in models]
+    accuracies: list[list[float]] = [[] for _ in models]
+    correct: list[Tensor] = []
+    for epoch in range(d.epochs):
+        for kept, loss in zip(losses, trainer.epoch(epoch), strict=True):
+            kept.append(loss)
+        correct = trainer.correct()
+        for shares, right in zip(accuracies, correct, strict=True):
+            shares.append(right.double().mean().item())
+        progress((epoch + 1) / d.epochs, f"epoch {epoch + 1} of {d.epochs}")
+    trainer.close()
+    return [Trained(loss, acc, acc[-1], max(acc), right.int().tolist()) for loss, acc, right in zip(losses, accuracies, correct, strict=True)]
+
+
+def choose_trainer(models: Sequence[VGG], group: Group, reference: bool) -> Trainer:
+    """The fastest trainer for these models on this device; the plain one where ``reference`` asks for it."""
+    return PlainTrainer(models, group)
+
+
 def train_descendant(
     model: VGG,
     task: DownstreamTask,
@@ -92,74 +119,7 @@ def train_descendant(
     seed: int,
     descendant: int,
     progress: Callable[[float, str], None],
+    reference: bool = False,
 ) -> Trained:
-    """Train all of ``model``'s parameters, in place, on ``task``: SGD with momentum, cross-entropy, all test images after each epoch.
-
-    The batch order comes from (seed, "batches", descendant, epoch), the augmentation from (seed, "augment", descendant, epoch),
-    so every method sees the same batches. A last batch of a single image joins the batch before it: BN cannot train on one.
-    The cosine schedule falls step by step from ``d.lr`` to zero after the last step. ``model`` must be on the Resident's device.
-    """
-    optimizer = torch.optim.SGD(model.parameters(), lr=d.lr, momentum=d.momentum, weight_decay=d.weight_decay, foreach=True)
-    labels = task.train_labels.to(resident.device)
-    losses, accuracies = [], []
-    correct = torch.zeros(0, dtype=torch.bool)
-    for epoch in range(d.epochs):
-        losses.append(_epoch(model, optimizer, task.train, labels, resident, d, seed, descendant, epoch))
-        correct = evaluate(model, task.test, task.test_labels, resident)
-        accuracies.append(correct.double().mean().item())
-        progress((epoch + 1) / d.epochs, f"epoch {epoch + 1} of {d.epochs}")
-    return Trained(losses, accuracies, accuracies[-1], max(accuracies), correct.int().tolist())
-
-
-def _epoch(
-    model: VGG,
-    optimizer: torch.optim.SGD,
-    index: Tensor,
-    labels: Tensor,
-    resident: Resident,
-    d: DescendSettings,
-    seed: int,
-    descendant: int,
-    epoch: int,
-) -> float:
-    """One pass over the training images; returns the mean training loss over images."""
-    model.train()
-    augment = generator(seed, "augment", descendant, epoch)
-    order = torch.randperm(len(index), generator=generator(seed, "batches", descendant, epoch))
-    steps = batches(order, d.batch)
-    total = torch.zeros((), dtype=torch.float64, device=resident.device)
-    for step, batch in enumerate(steps):
-        optimizer.param_groups[0]["lr"] = learning_rate(d, (epoch * len(steps) + step) / (d.epochs * len(steps)))
-        optimizer.zero_grad(set_to_none=True)
-        images = resident.batch(index[batch], d.augment, augment).to(model.head.weight.dtype)
-        loss = F.cross_entropy(model(images), labels[batch.to(labels.device)])
-        loss.backward()
-        optimizer.step()
-        total += loss.detach() * len(batch)
-    return (total / len(index)).item()
-
-
-def learning_rate(d: DescendSettings, done: float) -> float:
-    """The rate once a share ``done`` in [0, 1] of all steps is made."""
-    return d.lr * (1 + math.cos(math.pi * done)) / 2 if d.schedule == "cosine" else d.lr
-
-
-def batches(order: Tensor, size: int) -> list[Tensor]:
-    """``order`` [n] in parts of ``size``; a last part of one joins the part before it."""
-    parts = list(order.split(size))
-    if len(parts) > 1 and len(parts[-1]) == 1:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    return parts
-
-
-@torch.no_grad()
-def evaluate(model: VGG, index: Tensor, labels: Tensor, resident: Resident) -> Tensor:
-    """Which of the images ``index`` [n] the model gets right, bool [n] on the CPU. Eval mode, no augmentation."""
-    model.eval()
-
-    def right() -> Iterator[Tensor]:
-        for part, truth in zip(index.split(TEST_BATCH), labels.split(TEST_BATCH), strict=True):
-            images = resident.batch(part).to(model.head.weight.dtype)
-            yield model(images).argmax(1).cpu() == truth
-
-    return torch.cat(list(right()))
+    """:func:`train_together` for one descendant alone."""
+    return train_together([model], [task], resident, d, seed, [descendant], progress, reference)[0]
