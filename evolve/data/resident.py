@@ -46,16 +46,40 @@ class Resident:
         normalising); "flip" mirrors each image with probability 1/2. Draws come from ``generator`` (CPU), all crops
         before all flips whatever the order of ``augment``. ValueError for an unknown name or without a generator.
         """
+        shift, flip = self.draw(len(index), augment, generator)
+        rows = self._rows(index.to(self.device))
+        if shift is not None:
+            rows = self._crop(rows, shift.to(self.device))
+        if flip is not None:
+            rows = self._flip(rows, flip)
+        return self._maps(rows)
+
+    def draw(self, count: int, augment: tuple[str, ...], generator: torch.Generator | None) -> tuple[Tensor | None, Tensor | None]:
+        """What :meth:`batch` draws for ``count`` images, on the CPU: crops, int64 [2, count, 1], lines and columns in 0..2 * (H//8)
+        to skip of the padded image, and flips, bool [count]; None for what ``augment`` does not name. Raises as :meth:`batch` does.
+        """
         unknown = set(augment) - set(KNOWN)
         if unknown:
             raise ValueError(f"unknown augmentation {sorted(unknown)}; known: {KNOWN}")
         if augment and generator is None:
             raise ValueError("augmentation needs a generator: global random state is never used")
-        rows = self._rows(index.to(self.device))
-        if "crop" in augment:
-            rows = self._crop(rows, generator)
-        if "flip" in augment:
-            rows = self._flip(rows, generator)
+        shift = torch.randint(0, 2 * (self.size // 8) + 1, (2, count, 1), generator=generator) if "crop" in augment else None
+        flip = torch.rand(count, generator=generator) < 0.5 if "flip" in augment else None
+        return shift, flip
+
+    def gather(self, index: Tensor, shift: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
+        """:meth:`batch` with draws made before (shaped as in :meth:`draw`), bit for bit. All arguments lie on the device and nothing
+        waits for it, nor does a shape depend on a value, so a CUDA graph may hold this.
+        """
+        rows = self._rows(index)
+        if shift is not None:
+            rows = self._crop(rows, shift)
+        if flip is not None:
+            pixels = rows.view(len(rows), self.size, self.size, 3)
+            rows = torch.where(flip.view(-1, 1, 1, 1), pixels.flip(2), pixels)
+        return self._maps(rows)
+
+    def _maps(self, rows: Tensor) -> Tensor:
         return rows.view(len(rows), self.size, self.size, 3).permute(0, 3, 1, 2)
 
     def _rows(self, index: Tensor) -> Tensor:
@@ -64,10 +88,9 @@ class Resident:
         raw = flat.index_select(0, index).view(len(index), self.size, self.size * 3)
         return raw.to(torch.float32).mul_(self._scale).sub_(self._shift)
 
-    def _crop(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _crop(self, rows: Tensor, shift: Tensor) -> Tensor:
         """Every image shifted by its own (dy, dx): one gather of windows W pixels wide from the zero-padded rows."""
         count, size, reach = len(rows), self.size, self.size // 8
-        shift = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator).to(self.device)
         padded = F.pad(rows, (3 * reach, 3 * reach, reach, reach))
         side = size + 2 * reach
         windows = padded.view(-1).as_strided((max(0, count * side * side - size + 1), size * 3), (3, 1))
@@ -76,8 +99,8 @@ class Resident:
         place = (image * side + line + shift[0]) * side + shift[1]
         return windows.index_select(0, place.view(-1)).view(count, size, size * 3)
 
-    def _flip(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
-        mirrored = torch.nonzero(torch.rand(len(rows), generator=generator) < 0.5).view(-1).to(self.device)
+    def _flip(self, rows: Tensor, flip: Tensor) -> Tensor:
+        mirrored = torch.nonzero(flip).view(-1).to(self.device)
         pixels = rows.view(len(rows), self.size, self.size, 3)
         pixels[mirrored] = pixels[mirrored].flip(2)
         return rows

@@ -1,0 +1,347 @@
+"""Captured training: the same draws, batches, updates and answers as the plain trainer's. The capture itself needs a GPU; the rest runs anywhere."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+
+from evolve.data.resident import Resident
+from evolve.data.sources import ImageSet
+from evolve.networks.plan import stack_plan, vgg16_plan
+from evolve.networks.vgg import VGG, initialise
+from evolve.perform import repeatable
+from evolve.randomness import generator
+from evolve.settings import DescendSettings
+from evolve.training import graph_capture
+from evolve.training.graph_check import checked
+from evolve.training.graph_draws import CROP, FIELDS, FLIP, INDEX, LABEL, layout, pack
+from evolve.training.graphed import Graphed
+from evolve.training.graphs import TEST_BATCH, Branch, Exam, GraphTrainer, TrainStep, waves
+from evolve.training.group import DownstreamTask, Group, Trainer
+from evolve.training.plain import PlainTrainer
+
+PLAN = stack_plan(vgg16_plan(1 / 16), ("conv1", "conv11", "conv13"))
+SETTINGS = DescendSettings(epochs=3, batch=4, lr=0.05, weight_decay=0.01, augment=("crop", "flip"))
+CPU = torch.device("cpu")
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def make_resident(device: torch.device = CPU, count: int = 60, size: int = 16) -> Resident:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+    labels = np.arange(count, dtype=np.int64) % 3
+    names = ("a", "b", "c")
+    return Resident(ImageSet("toy", images, labels, np.zeros(count, bool), names, "f", (0.4, 0.5, 0.6), (0.25, 0.2, 0.3)), device)
+
+
+def make_group(members: int, images: int, resident: Resident | None = None, tests: int = 9, **changes: object) -> Group:
+    """Members with different images, and unequal numbers of test images."""
+    resident = resident or make_resident()
+    tasks = []
+    for member in range(members):
+        chosen = torch.randperm(len(resident.labels), generator=generator(member, "test"))
+        train, test = chosen[:images].sort().values, chosen[-tests - member :]
+        labels = resident.labels.cpu()
+        tasks.append(DownstreamTask((0, 1, 2), train, test, labels[train], labels[test]))
+    return Group(tasks, [member + 2 for member in range(members)], resident, replace(SETTINGS, **changes), 7)
+
+
+def make_models(group: Group, dtype: torch.dtype = torch.float64, plan: object = PLAN) -> list[VGG]:
+    models = []
+    for member in group.members():
+        model = VGG(plan, 3)  # type: ignore[arg-type]
+        initialise(model, member, "test")
+        models.append(model.to(device=group.resident.device, dtype=dtype))
+    return models
+
+
+def run(trainer: Trainer, epochs: int) -> tuple[list[list[float]], list[list[bool]]]:
+    """Every epoch's losses, and the last answers."""
+    losses = [trainer.epoch(epoch) for epoch in range(epochs)]
+    answers = [right.tolist() for right in trainer.correct()]
+    trainer.close()
+    return losses, answers
+
+
+def assert_equal_models(ours: list[VGG], theirs: list[VGG], rtol: float, atol: float) -> None:
+    for mine, other in zip(ours, theirs, strict=True):
+        for name, tensor in mine.state_dict().items():
+            torch.testing.assert_close(tensor, other.state_dict()[name], rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
+
+
+# --- draws and batches
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.sampled_from([6, 8, 9, 16, 21]),
+    images=st.integers(2, 25),
+    batch=st.integers(2, 9),
+    members=st.integers(1, 3),
+    augment=st.sampled_from([(), ("crop",), ("flip",), ("flip", "crop")]),
+    epoch=st.integers(0, 3),
+)
+def test_packed_draws_give_the_plain_batches_bit_for_bit(size, images, batch, members, augment, epoch):
+    group = make_group(members, images, make_resident(size=size), batch=batch, augment=augment)
+    slots = [slot for part in layout(group).parts(pack(group, epoch)) for slot in part]
+    step = TrainStep([], group.resident, augment, torch.zeros(1, FIELDS, members, batch, dtype=torch.int64), torch.zeros(1))
+    assert len(slots) == group.steps
+    for member, task in enumerate(group.tasks):
+        draw = group.augmentation(member, epoch)
+        for places, slot in zip(group.batches(member, epoch), slots, strict=True):
+            expected = group.resident.batch(task.train[places], augment, draw)
+            found = step.images(slot).split(slot.shape[-1])[member]
+            assert torch.equal(found, expected) and found.stride() == expected.stride()
+            assert torch.equal(slot[INDEX, member], task.train[places]) and torch.equal(slot[LABEL, member], task.train_labels[places])
+
+
+def test_without_augmentation_nothing_is_shifted_or_mirrored():
+    group = make_group(2, 10, augment=())
+    for part in layout(group).parts(pack(group, 0)):
+        assert not part[:, CROP].any() and not part[:, FLIP].any()
+
+
+# --- training
+
+
+@pytest.mark.parametrize("images", [12, 14, 13, 3], ids=["full batches", "tail", "merged last batch", "one small batch"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("capture", [False, True], ids=["eager", "rehearsed"])
+def test_it_trains_as_the_plain_trainer_does(images, schedule, capture):
+    group = make_group(2, images, schedule=schedule)
+    ours, theirs = make_models(group), make_models(group)
+    losses, answers = run(GraphTrainer(ours, group, capture), group.d.epochs)
+    expected, right = run(PlainTrainer(theirs, group), group.d.epochs)
+    np.testing.assert_allclose(losses, expected, rtol=1e-9)
+    assert answers == right
+    assert_equal_models(ours, theirs, 1e-7, 1e-9)
+
+
+@pytest.mark.parametrize("changes", [{"momentum": 0.0}, {"weight_decay": 0.0}, {"augment": ()}, {"augment": ("flip",)}, {"batch": 13}])
+def test_it_trains_as_the_plain_trainer_does_with_other_settings(changes):
+    group = make_group(1, 13, **changes)
+    ours, theirs = make_models(group), make_models(group)
+    losses, answers = run(GraphTrainer(ours, group, True), group.d.epochs)
+    expected, right = run(PlainTrainer(theirs, group), group.d.epochs)
+    np.testing.assert_allclose(losses, expected, rtol=1e-9)
+    assert answers == right
+    assert_equal_models(ours, theirs, 1e-7, 1e-9)
+
+
+def test_single_precision_agrees_to_rounding():
+    group = make_group(3, 14, lr=0.01, epochs=2)
+    ours, theirs = make_models(group, torch.float32), make_models(group, torch.float32)
+    losses, answers = run(GraphTrainer(ours, group, False), group.d.epochs)
+    expected, _ = run(PlainTrainer(theirs, group), group.d.epochs)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    assert_equal_models(ours, theirs, 1e-2, 1e-4)
+    assert [len(right) for right in answers] == [9, 10, 11]
+
+
+@pytest.mark.parametrize("most", [1, 2, None])
+def test_a_member_learns_the_same_alone_together_and_in_waves(most):
+    group = make_group(3, 14)
+    models = make_models(group, torch.float32)
+    alone = copy.deepcopy(models)
+    losses, answers = run(GraphTrainer(models, group, True, most), group.d.epochs)
+    for member in group.members():
+        single = replace(group, tasks=[group.tasks[member]], numbers=[group.numbers[member]])
+        own, right = run(GraphTrainer([alone[member]], single, False), group.d.epochs)
+        assert [epoch[member] for epoch in losses] == [epoch[0] for epoch in own] and answers[member] == right[0]
+    assert_equal_models(models, alone, 0, 0)
+
+
+def test_epochs_may_be_asked_for_in_any_order_and_training_may_outrun_the_settings():
+    group = make_group(1, 9, schedule="constant", epochs=2)
+    ours, theirs = make_models(group), make_models(group)
+    graphed, plain = GraphTrainer(ours, group, False), PlainTrainer(theirs, group)
+    for epoch in (1, 0, 4):
+        assert graphed.epoch(epoch) == pytest.approx(plain.epoch(epoch), rel=1e-9)
+
+
+def test_many_test_images_are_judged_in_chunks(monkeypatch):
+    monkeypatch.setattr("evolve.training.graphs.TEST_BATCH", 4)
+    group = make_group(2, 8, tests=9)
+    models = make_models(group)
+    found, expected = GraphTrainer(models, group, False).correct(), PlainTrainer(models, group).correct()
+    assert all(torch.equal(mine, other) and mine.dtype == torch.bool for mine, other in zip(found, expected, strict=True))
+    assert TEST_BATCH >= 64
+
+
+def test_a_diverged_member_has_a_loss_that_is_not_finite_and_the_others_go_on():
+    group = make_group(2, 12)
+    models = make_models(group)
+    with torch.no_grad():
+        models[0].head.weight.fill_(float("nan"))
+    losses, _ = run(GraphTrainer(models, group, False), 1)
+    assert not np.isfinite(losses[0][0]) and np.isfinite(losses[0][1])
+
+
+@given(st.integers(1, 40), st.integers(1, 12))
+def test_waves_hold_everyone_once_in_parts_of_about_equal_size(count, most):
+    parts = [list(range(count))[part] for part in waves(count, most)]
+    assert sum(parts, []) == list(range(count)) and len(parts) == -(-count // most)
+    assert max(map(len, parts)) <= most and max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+# --- recording
+
+
+def test_a_rehearsed_capture_leaves_everything_as_it_was():
+    group = make_group(2, 10)
+    models = make_models(group)
+    before = copy.deepcopy(models)
+    trainer = GraphTrainer(models, group, True)
+    assert_equal_models(models, before, 0, 0)
+    (wave,) = trainer.waves
+    assert not any(momentum.any() for branch in wave.branches for momentum in branch.momentum)
+
+
+def test_a_failed_capture_leaves_the_models_as_they_were(monkeypatch):
+    group = make_group(1, 10)
+    models = make_models(group)
+    before = copy.deepcopy(models)
+
+    def failing(self: Exam) -> None:
+        raise RuntimeError("no capture today")
+
+    monkeypatch.setattr(Exam, "__call__", failing)
+    with pytest.raises(RuntimeError, match="no capture today"):
+        GraphTrainer(models, group, True)
+    assert_equal_models(models, before, 0, 0)
+
+
+def test_kept_restores_the_same_memory_even_after_an_error():
+    tensor = torch.arange(3.0, requires_grad=True)
+    place = tensor.data_ptr()
+    with pytest.raises(KeyError), graph_capture.kept([tensor]), torch.no_grad():
+        tensor.mul_(5)
+        raise KeyError
+    assert tensor.tolist() == [0, 1, 2] and tensor.data_ptr() == place
+
+
+def fake(tensor: Tensor, device: str) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_step_needs_no_value_on_the_host_and_mixes_no_devices(monkeypatch, device):
+    """What a capture cannot hold, found without a GPU: torch's fake tensors know device and shape but no value. Autograd will
+    not run on a fake GPU and the fused update has no fake; on a fake CPU the backward does run.
+    """
+    updates: list[set[torch.device]] = []
+    monkeypatch.setattr("evolve.training.graphs.sgd", lambda p, g, m, lr, **rest: updates.append({one.device for one in (*p, *g, *m, lr)}))
+    monkeypatch.setattr("evolve.training.graphs.side_by_side", lambda jobs, device: [job() for job in jobs])
+    if device == "cuda":
+        monkeypatch.setattr(torch.autograd, "grad", lambda loss, leaves: [torch.empty_like(leaf) for leaf in leaves])
+    group = make_group(2, 14)
+    models, resident = make_models(group, torch.float32), copy.copy(group.resident)
+    resident.device = torch.device(device)
+    with FakeTensorMode():
+        vars(resident).update({name: fake(held, device) for name, held in vars(resident).items() if isinstance(held, Tensor)})
+        for module in [module for model in models for module in model.modules()]:
+            module._parameters = {name: held if held is None else nn.Parameter(fake(held, device)) for name, held in module._parameters.items()}
+            module._buffers = {name: held if held is None else fake(held, device) for name, held in module._buffers.items()}
+        members = [Branch(model, group.d) for model in models]
+        slots = torch.zeros(3, FIELDS, 2, 4, dtype=torch.int64, device=device)
+        TrainStep(members, resident, ("crop", "flip"), slots, torch.zeros(3, device=device))()
+        tests = torch.zeros(2, 2, TEST_BATCH, dtype=torch.int64, device=device)
+        Exam(members, resident, tests, tests)()
+        with pytest.raises(DynamicOutputShapeException):  # it does find what waits for the device
+            resident._flip(resident._rows(slots[0, 0, 0]), slots[0, 0, 0] > 0)
+    assert [{one.type for one in used} for used in updates] == [{device}, {device}]
+
+
+# --- on a GPU: the capture itself
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    return repeatable(torch.device("cuda"))
+
+
+@on_gpu
+@pytest.mark.parametrize("images", [12, 14, 13])
+@pytest.mark.parametrize("members", [1, 3])
+def test_captured_training_agrees_with_the_plain_one(cuda, images, members):
+    group = make_group(members, images, make_resident(cuda))
+    ours, theirs = make_models(group), make_models(group)
+    losses, answers = run(GraphTrainer(ours, group, True), group.d.epochs)
+    expected, right = run(PlainTrainer(theirs, group), group.d.epochs)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)  # the rate is a float32 there
+    assert answers == right
+    assert_equal_models(ours, theirs, 1e-3, 1e-5)
+
+
+@on_gpu
+@pytest.mark.parametrize("most", [1, 2, None])
+def test_captured_members_are_bit_equal_however_they_are_grouped_and_to_uncaptured_ones(cuda, most):
+    group = make_group(3, 14, make_resident(cuda))
+    captured, eager = make_models(group, torch.float32), make_models(group, torch.float32)
+    assert run(GraphTrainer(captured, group, True, most), 3) == run(GraphTrainer(eager, group, False), 3)
+    assert_equal_models(captured, eager, 0, 0)
+
+
+@on_gpu
+def test_the_checked_trainer_on_a_gpu_is_the_captured_one(cuda, recwarn):
+    group = make_group(3, 14, make_resident(cuda))
+    models = make_models(group, torch.float32)
+    assert isinstance(checked(models, group), GraphTrainer), [str(one.message) for one in recwarn]
+
+
+@on_gpu
+def test_captured_training_is_faster_than_the_plain_one(cuda):
+    plan = stack_plan(vgg16_plan(1), ("conv1", "conv11", "conv12", "conv13"))
+    group = make_group(5, 1600, make_resident(cuda, 2000, 32), batch=16, epochs=3, augment=("crop",))
+    times = []
+    for make in (lambda models: checked(models, group), lambda models: PlainTrainer(models, group)):
+        trainer = make(make_models(group, torch.float32, plan))
+        trainer.epoch(0)
+        started = time.perf_counter()
+        trainer.epoch(1)
+        times.append(time.perf_counter() - started)
+        print(f"{type(trainer).__name__}: {5 * 1600 / times[-1]:.0f} images/s")
+    assert times[0] < times[1] / 2
+
+
+@on_gpu
+def test_a_graphed_trunk_learns_as_a_plain_one(cuda):
+    resident = make_resident(cuda)
+    group = make_group(1, 48, resident)
+    (model,) = make_models(group, torch.float32)
+    twin, graphed = copy.deepcopy(model), Graphed(model, often=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours, theirs = (learn(one, forward, resident) for one, forward in ((model, graphed.forward), (twin, twin)))
+    assert len(graphed._graphs) == 2 and graphed.enabled
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert_equal_models([model], [twin], 1e-2, 1e-3)
+    assert model.layers["conv1"].bn.num_batches_tracked == 12
+
+
+def learn(model: VGG, forward: Callable[[Tensor], Tensor], resident: Resident) -> Tensor:
+    """Twelve steps, every third on a smaller batch; the losses. The last output stays alive, as Avalanche's does."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    model.train()
+    losses, output = [], None
+    for step in range(12):
+        index = torch.arange(8 if step % 3 == 2 else 16) + step
+        optimizer.zero_grad()
+        output = forward(resident.batch(index))
+        loss = torch.nn.functional.cross_entropy(output, resident.labels[index.to(resident.device)])
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    assert output is not None
+    return torch.stack(losses)
