@@ -316,7 +316,8 @@ def test_captured_training_is_faster_than_the_plain_one(cuda):
 
 
 @on_gpu
-def test_a_graphed_trunk_learns_as_a_plain_one(cuda):
+@pytest.mark.parametrize("tolerance", [1e-2, 0.0], ids=["close", "bit-equal, on which a resume relies"])
+def test_a_graphed_trunk_learns_as_a_plain_one(cuda, tolerance):
     resident = make_resident(cuda)
     group = make_group(1, 48, resident)
     (model,) = make_models(group, torch.float32)
@@ -325,8 +326,8 @@ def test_a_graphed_trunk_learns_as_a_plain_one(cuda):
         warnings.simplefilter("error")
         ours, theirs = (learn(one, forward, resident) for one, forward in ((model, graphed.forward), (twin, twin)))
     assert len(graphed._graphs) == 2 and graphed.enabled
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-    assert_equal_models([model], [twin], 1e-2, 1e-3)
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance / 10)
+    assert_equal_models([model], [twin], tolerance, tolerance / 10)
     assert model.layers["conv1"].bn.num_batches_tracked == 12
 
 
