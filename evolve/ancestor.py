@@ -146,12 +146,13 @@ def accumulate(
     history: Sequence[Sequence[float]],
     checkpoint: Checkpoint,
     progress: Progress,
+    reference: bool = False,
 ) -> Accumulated:
     """The ancestor after ``task`` tasks, from ``previous``, the ancestor after ``task`` - 1 (joint: from nothing).
 
     Task 0 is the untrained ancestor and reads no image. ``history`` holds the earlier tasks' rows of accuracies. The state is
     saved in ``checkpoint`` after every epoch, and a call that finds one goes on there, to bit-equal numbers. Global random state
-    is left alone. Raises UserError for settings that cannot work, and when the loss is no longer finite.
+    is left alone. ``reference`` trains by the plain module under autograd. Raises UserError for settings that cannot work, and when the loss is no longer finite.
     """
     if task == 0:
         return Accumulated(_flat(build_ancestor(a, s, class_ids, seed).state_dict(), "model."), {"task": 0, "classes": [], "row": []})
@@ -159,7 +160,7 @@ def accumulate(
     if task > 1 and previous is None and not joint:
         raise ValueError(f"task {task} needs the ancestor after task {task - 1}")
     tasks = stream_tasks(s, class_ids, resident, seed, task)
-    learner = Learner(a, s, class_ids, resident, seed)
+    learner = Learner(a, s, class_ids, resident, seed, reference)
     learner.restore(None if joint or task == 1 else previous, task - 1)
     losses = learner.learn(tasks, checkpoint, progress)
     row = accuracies(learner.strategy.model, tasks, a, class_ids, resident)
@@ -176,14 +177,17 @@ def accumulate(
 class Learner:
     """An ancestor and its Avalanche strategy. ``restore`` what earlier tasks left, ``learn`` a task, take the ``state``."""
 
-    def __init__(self, a: AncestorSettings, s: StreamSettings, class_ids: Sequence[int], resident: Resident, seed: int) -> None:
+    def __init__(
+        self, a: AncestorSettings, s: StreamSettings, class_ids: Sequence[int], resident: Resident, seed: int, reference: bool = False
+    ) -> None:
         arguments = check_strategy(a)
         load_avalanche()
         from evolve.strategies import PLUGINS, ResidentStrategy
 
         self.a, self.class_ids, self.resident, self.seed = a, class_ids, resident, seed
         model = build_ancestor(a, s, class_ids, seed).to(resident.device)
-        optimizer = torch.optim.SGD(model.parameters(), lr=a.lr, momentum=a.momentum, weight_decay=a.weight_decay)
+        model.trunk.fused = not reference
+        optimizer = torch.optim.SGD(model.parameters(), lr=a.lr, momentum=a.momentum, weight_decay=a.weight_decay, fused=not reference)
         plugin = PLUGINS[a.strategy](**arguments) if a.strategy in PLUGINS else None
         self.strategy: ResidentStrategy = ResidentStrategy(
             model=model, optimizer=optimizer, plugin=plugin, resident=resident, a=a, seed=seed

@@ -22,12 +22,13 @@ DEVICE = click.option("--device", default="auto", show_default=True, type=click.
 WORKERS = click.option("--workers", default=0, type=click.IntRange(min=0), help="Worker processes; default: one a core.")
 OUT = click.option("--out", type=click.Path(path_type=Path), help="Run folder; default: runs/<scenario>-<profile>-seed<n>.")
 STORE = click.option("--store", type=click.Path(path_type=Path), help="Results folder; default: $EVOLVE_STORE or store/ beside the run folder.")
+REFERENCE = click.option("--reference", is_flag=True, help="Take the plain path everywhere: the same mathematics, slower, other rounding.")
 SET = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help=SET_HELP)
 
 
 def lineage_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that name one lineage and where it lies; the same for every command that takes a scenario."""
-    for option in reversed((PROFILE, SEED, DATA, OUT, STORE, DEVICE, WORKERS, SET)):
+    for option in reversed((PROFILE, SEED, DATA, OUT, STORE, DEVICE, WORKERS, REFERENCE, SET)):
         command = option(command)
     return command
 
@@ -110,14 +111,27 @@ def summary(folders: tuple[Path, ...], out: Path | None, store: Path | None) -> 
     summarise_runs(list(folders), out, store)
 
 
+@cli.command()
+@click.option("--only", multiple=True, metavar="CASE", help="Measure this case; may be given many times. Default: all.")
+@click.option("--rounds", type=click.IntRange(min=1), help="Interleaved rounds a case; default: 7, with --quick 2.")
+@click.option("--quick", is_flag=True, help="A smoke test of under a minute, too short to quote.")
+@DEVICE
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all raw numbers into this file.")
+def bench(only: tuple[str, ...], rounds: int | None, quick: bool, device: str, json_file: Path | None) -> None:
+    """Time our training against plain PyTorch and Avalanche loops, in interleaved rounds on this machine."""
+    from evolve.benchmarks.speed.bench import bench as measure
+
+    measure(only, rounds, quick, device, json_file)
+
+
 def _order(name: str, profile: str, seed: int, **options: Any) -> Any:
     from evolve import scenario
     from evolve.run import Order, default_out, default_store
 
     chosen = scenario.load(name, profile, options["overrides"])
-    out = options["out"] or default_out(chosen, seed)
+    out = options["out"] or default_out(chosen, seed, options["reference"])
     store = options["store"] or default_store(out)
-    return Order(chosen, seed, out, store, options["data_dir"], options["device"], options["workers"])
+    return Order(chosen, seed, out, store, options["data_dir"], options["device"], options["workers"], options["reference"])
 
 
 def main() -> None:

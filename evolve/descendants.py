@@ -13,6 +13,8 @@ from evolve.errors import UserError
 from evolve.networks.vgg import VGG
 from evolve.randomness import generator
 from evolve.settings import DescendSettings
+from evolve.training.fused import FusedTrainer
+from evolve.training.graph_check import checked
 from evolve.training.group import DownstreamTask, Group, Trainer, batches, learning_rate
 from evolve.training.plain import PlainTrainer, evaluate
 
@@ -108,7 +110,11 @@ def train_together(
 
 def choose_trainer(models: Sequence[VGG], group: Group, reference: bool) -> Trainer:
     """The fastest trainer for these models on this device; the plain one where ``reference`` asks for it."""
-    return PlainTrainer(models, group)
+    if reference:
+        return PlainTrainer(models, group)
+    if group.resident.device.type == "cuda":
+        return checked(models, group)
+    return FusedTrainer(models, group)
 
 
 def train_descendant(

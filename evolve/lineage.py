@@ -21,7 +21,7 @@ from evolve.settings import Settings
 from evolve.store import Stage
 
 # Raised by hand when a room's numbers change for the same settings; results of the older version are then simply not found.
-VERSIONS = {"accumulate": 1, "condense": 1, "descend": 2}
+VERSIONS = {"accumulate": 2, "condense": 2, "descend": 3}
 
 Peek = Callable[[str], "Mapping[str, Any] | None"]  # a stage's key -> its record, if it is in the store
 
@@ -36,6 +36,12 @@ class World:
     ancestor_classes: tuple[int, ...]
     condense_classes: tuple[int, ...]
     descend_classes: tuple[int, ...]
+    reference: bool = False  # the plain path everywhere: the same mathematics, other rounding, so other keys
+
+    @property
+    def arithmetic(self) -> str:
+        """What a stage's rounding depends on, for its key."""
+        return "reference" if self.reference else "fast"
 
     @property
     def roles(self) -> dict[str, tuple[int, ...]]:
@@ -100,6 +106,7 @@ def accumulate(world: World, task: int, previous: Stage | None, strategy: str | 
         recipe["ancestor"] = _keyed(s.ancestor)
         recipe["stream"] = stream
         recipe["data"] = world.data
+        recipe["arithmetic"] = world.arithmetic
     if strategy and strategy != s.ancestor.strategy:
         recipe["ancestor"] |= {"strategy": strategy, "strategy_args": {}}
     if task > 0 and recipe["ancestor"]["strategy"] == "joint":
@@ -119,6 +126,8 @@ def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
         "network": {"network": s.ancestor.network, "width": s.ancestor.width},
         "condense": _condense_settings(s),
     }
+    if s.condense.method != "fixed":
+        recipe["arithmetic"] = world.arithmetic
     return _stage("condense", f"{of}condense {length}", recipe, {"ancestor": ancestor}, priority=1)
 
 
@@ -150,6 +159,7 @@ def ancestor_plan(settings: Settings) -> Plan:
 def _descend_recipe(world: World) -> dict[str, Any]:
     return {
         "version": VERSIONS["descend"],
+        "arithmetic": world.arithmetic,
         "seed": world.seed,
         "data": world.data,
         "classes": list(world.descend_classes),

@@ -111,6 +111,7 @@ def _accumulate(stage: Stage, inputs: Mapping[str, Result], resident: Resident, 
         history,
         store.checkpoint(stage.key),
         progress,
+        recipe.get("arithmetic") == "reference",
     )
     rows = [*history, done.record["row"]] if recipe["task"] > 0 else []
     return done.record | {"history": rows}, {"ancestor": done.tensors}
@@ -123,7 +124,8 @@ def _condense(stage: Stage, inputs: Mapping[str, Result], resident: Resident, st
     settings: CondenseSettings = _settings(CondenseSettings, recipe["condense"])
     plan = _plan(recipe)
     state = trunk(inputs["ancestor"].tensors("ancestor"))
-    chosen = condense_ancestor(plan, state, tuple(recipe["classes"]), resident, settings, recipe["seed"], progress)
+    reference = recipe.get("arithmetic") == "reference"
+    chosen = condense_ancestor(plan, state, tuple(recipe["classes"]), resident, settings, recipe["seed"], progress, reference)
     groups = integral_layers(plan, settings.granularity)
     layers = [name for index in chosen.selected for name in groups[index]]
     learngene = extract(state, plan, layers)
@@ -147,21 +149,20 @@ def _condense(stage: Stage, inputs: Mapping[str, Result], resident: Resident, st
 
 
 def _descend(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:
-    from evolve.descendants import downstream_tasks, train_descendant
+    from evolve.descendants import downstream_tasks, train_together
     from evolve.inheritance import inherit
 
     recipe, seed = stage.recipe, stage.recipe["seed"]
     settings: DescendSettings = _settings(DescendSettings, recipe["descend"])
     plan, learngene = _inheritance(recipe, inputs)
     tasks = downstream_tasks(settings, recipe["classes"], resident, seed)
-    trained = []
-    for number, task in enumerate(tasks):
-        model = inherit(plan, learngene, settings.classes_per_task, seed, number).to(resident.device)
+    numbers = range(len(tasks))
+    models = [inherit(plan, learngene, settings.classes_per_task, seed, number).to(resident.device) for number in numbers]
 
-        def report(fraction: float, text: str, number: int = number) -> None:
-            progress((number + fraction) / len(tasks), f"descendant {number + 1} of {len(tasks)}, {text}")
+    def report(fraction: float, text: str) -> None:
+        progress(fraction, f"{len(tasks)} descendants, {text}")
 
-        trained.append(train_descendant(model, task, resident, settings, seed, number, report))
+    trained = train_together(models, tasks, resident, settings, seed, numbers, report, recipe["arithmetic"] == "reference")
     record = {
         "accuracy": [t.last for t in trained],
         "best": [t.best for t in trained],

@@ -31,13 +31,14 @@ FACTS: dict[str, Any] = {
     "store": str,
     "data_dir": (str, type(None)),
     "versions": dict,
+    "reference": bool,
 }
 OURS = (RUN_FILE, "scenario.toml", "tensorboard", "damaged-run.json")
 
 
 @dataclass(frozen=True)
 class Order:
-    """What the user asked for. Only ``scenario`` and ``seed`` can change a number."""
+    """What the user asked for. Only ``scenario`` and ``seed`` can change a number, and ``reference`` its rounding."""
 
     scenario: scenario.Scenario
     seed: int
@@ -46,11 +47,12 @@ class Order:
     data_dir: Path | None = None
     device: str = "auto"
     workers: int = 0
+    reference: bool = False
 
 
-def default_out(chosen: scenario.Scenario, seed: int) -> Path:
+def default_out(chosen: scenario.Scenario, seed: int, reference: bool = False) -> Path:
     """runs/<scenario>-<profile>-seed<n>; overrides add a short hash, so that two ablations do not meet in one folder."""
-    name = f"{chosen.settings.name}-{chosen.profile}-seed{seed}"
+    name = f"{chosen.settings.name}-{chosen.profile}-seed{seed}{'-reference' if reference else ''}"
     if chosen.overrides:
         name += "-" + hashlib.sha256("\n".join(sorted(chosen.overrides)).encode()).hexdigest()[:6]
     return Path("runs") / name
@@ -74,7 +76,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     """A run folder's run.json. Raises UserError where there is none or it is damaged."""
     file = folder / RUN_FILE
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = {"reference": False} | json.loads(file.read_text(encoding="utf-8"))  # older ones do not know it
         for name, kind in FACTS.items():
             if not isinstance(found[name], kind):
                 raise ValueError(f"{name} is {found[name]!r}")
@@ -94,7 +96,7 @@ def order_from_run(folder: Path, data_dir: Path | None, store: Path | None, devi
     settings = scenario.from_dict(found["settings"], str(folder / RUN_FILE))
     chosen = scenario.Scenario(settings, found["profile"], str(folder / RUN_FILE))
     data = data_dir or (Path(found["data_dir"]) if found["data_dir"] else None)
-    return Order(chosen, found["seed"], folder, find_store(folder, found["store"], store), data, device, workers)
+    return Order(chosen, found["seed"], folder, find_store(folder, found["store"], store), data, device, workers, found["reference"])
 
 
 def find_store(folder: Path, recorded: str, given: Path | None) -> Path:
@@ -157,7 +159,8 @@ def open_run(order: Order, notice: Callable[[str], None]) -> Opened:
     cache = Path(os.environ.get("EVOLVE_CACHE", order.store / "images"))
     images = load_images(settings.data, order.data_dir, cache, notice)
     splits = make_splits(settings.data, images)
-    world = World(settings, order.seed, images.fingerprint, tuple(splits.ancestor), tuple(splits.condense), tuple(splits.descend))
+    split = tuple(splits.ancestor), tuple(splits.condense), tuple(splits.descend)
+    world = World(settings, order.seed, images.fingerprint, *split, reference=order.reference)
     check_rooms(world, Resident(images, torch.device("cpu")), order.scenario.origin)
     context = {"data": settings.data, "data_dir": order.data_dir, "cache_dir": cache, "device": order.device}
     return Opened(order, world, store, context, {})
@@ -216,6 +219,7 @@ def prepare_folder(opened: Opened, argv: list[str]) -> None:
         "settings": scenario.to_dict(chosen.settings),
         "fingerprint": world.data,
         "classes": {role: list(ids) for role, ids in world.roles.items()},
+        "reference": order.reference,
     }
     where = {"store": str(order.store.resolve()), "data_dir": str(order.data_dir.resolve()) if order.data_dir else None}
     described = facts | where | {"versions": versions(), "command": argv}
@@ -225,7 +229,7 @@ def prepare_folder(opened: Opened, argv: list[str]) -> None:
         described |= {"versions": known["versions"], "command": json.loads((out / RUN_FILE).read_text())["command"]}
     # run.json first: a folder with it is ours, whatever else a crash left out.
     write_whole(out / RUN_FILE, (json.dumps(described, indent=1) + "\n").encode(), "run folder")
-    again = f"evolve run --scenario {out / 'scenario.toml'} --profile {chosen.profile} --seed {order.seed}"
+    again = f"evolve run --scenario {out / 'scenario.toml'} --profile {chosen.profile} --seed {order.seed}{' --reference' if order.reference else ''}"
     header = f"Resolved from {chosen.origin}, profile {chosen.profile}, seed {order.seed}.\nRun it again: {again}"
     write_whole(out / "scenario.toml", scenario.dump(chosen.settings, header, chosen.profile).encode(), "run folder")
 

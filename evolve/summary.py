@@ -64,7 +64,8 @@ def record_of(folder: Path, given: Path | None = None) -> LineageRecord:
     found = read_run(folder)
     settings = scenario.from_dict(found["settings"], str(folder / "run.json"))
     classes = found["classes"]
-    world = World(settings, found["seed"], found["fingerprint"], *(tuple(classes[role]) for role in ("ancestor", "condense", "descend")))
+    ancestor, condensing, descend = (tuple(classes[role]) for role in ("ancestor", "condense", "descend"))
+    world = World(settings, found["seed"], found["fingerprint"], ancestor, condensing, descend, found["reference"])
     store = Store(find_store(folder, found["store"], given))
 
     def peek(key: str) -> Mapping[str, Any] | None:
@@ -77,4 +78,4 @@ def record_of(folder: Path, given: Path | None = None) -> LineageRecord:
 def described(world: World, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with what else two runs must share to be pooled: the images and their split."""
     split = {role: " ".join(map(str, ids)) for role, ids in world.roles.items()}
-    return {**settings, "images": {"fingerprint": world.data, **split}}
+    return {**settings, "images": {"fingerprint": world.data, **split}, "arithmetic": {"path": world.arithmetic}}

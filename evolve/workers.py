@@ -32,6 +32,8 @@ Send = Callable[..., None]
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _PROGRESS_INTERVAL = 0.2  # seconds between two reports of one stage
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+_KEPT_BYTES = 1 << 30
 
 
 def execute(stage: Stage, store: Store, perform: str, context: Mapping[str, Any], send: Send) -> None:
@@ -132,6 +134,7 @@ def _main(connection: Connection, parent: int, store_root: Path, perform: str, c
     """The worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(parent)
+    keep_memory()
 
     def send(*message: Any) -> None:
         try:
@@ -159,6 +162,18 @@ def _next(connection: Connection) -> Stage | None:
         return stage
     except (EOFError, OSError):
         return None
+
+
+def keep_memory() -> None:
+    """Let glibc keep freed memory instead of handing it back to the kernel at once, only to fault it in again page by page.
+
+    Every step of a training frees and takes the same megabytes: without this a fifth to a third of a step goes into page faults.
+    Nothing happens under another C library.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
 
 
 def _die_with(parent: int) -> None:

@@ -28,10 +28,11 @@ def condense_ancestor(
     c: CondenseSettings,
     seed: int,
     progress: Callable[[float, str], None],
+    reference: bool = False,
 ) -> Condensed:
     """Condense the ancestor of ``plan`` and ``state`` (a VGG's state dict) with images of the class ids ``classes``.
 
-    Method "fixed" returns the layers named in ``c.fixed`` with status "fixed", an empty alpha [L, 0] and equal weights.
+    ``reference`` differentiates by autograd throughout. Method "fixed" returns the layers named in ``c.fixed`` with status "fixed", an empty alpha [L, 0] and equal weights.
     Raises UserError where the settings ask for more images or layers than there are.
     """
     groups = integral_layers(plan, c.granularity)

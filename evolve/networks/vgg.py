@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evolve.networks.fused import Embedding, Statistics, passes
 from evolve.networks.plan import Plan
 from evolve.randomness import generator
 
@@ -32,11 +33,13 @@ class VGG(nn.Module):
 
     ``layers`` maps each layer's name to its :class:`Unit`, ``head`` is the FC. A new network is initialised from seed 0;
     call :func:`initialise` for a draw of your own. Weights lie in channels_last, the faster layout on CPUs. A map that is
-    one pixel wide is not pooled further, so images may be smaller than 32 pixels.
+    one pixel wide is not pooled further, so images may be smaller than 32 pixels. ``fused`` trains by :class:`evolve.networks.fused.Embedding`
+    on a CPU: the same mathematics, faster, with other rounding.
     """
 
     layers: nn.ModuleDict
     head: nn.Linear
+    fused: bool = False
 
     def __init__(self, plan: Plan, classes: int) -> None:
         super().__init__()
@@ -52,11 +55,27 @@ class VGG(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         """Images [B, 3, H, W] -> the head's input [B, c]: the last block's pooled maps, averaged over their pixels."""
+        if self.fused and self.training and x.device.type == "cpu":
+            return self._embed_fused(x)
         for block in self.plan:
             for spec in block:
                 x = self.layers[spec.name](x)
             x = _pool(x)
         return x.mean((2, 3))
+
+    @property
+    def units(self) -> list[Unit]:
+        """The integral layers, from input to output."""
+        return list(self.layers.values())  # type: ignore[arg-type]
+
+    def _embed_fused(self, x: Tensor) -> Tensor:
+        convs, bns = [unit.conv for unit in self.units], [unit.bn for unit in self.units]
+        statistics = Statistics([_known(bn.running_mean) for bn in bns], [_known(bn.running_var) for bn in bns])
+        parameters = [conv.weight for conv in convs], [_known(conv.bias) for conv in convs], [bn.weight for bn in bns], [bn.bias for bn in bns]
+        torch._foreach_add_([_known(bn.num_batches_tracked) for bn in bns], 1)
+        fused = passes(self.plan, x.shape[-1], len(x))
+        found: Tensor = Embedding.apply(fused, statistics, x, *(p for part in parameters for p in part))  # type: ignore[no-untyped-call]
+        return found
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W] -> every unit's output [B, c, h, w] in order, each before its block's pooling."""
@@ -67,6 +86,11 @@ class VGG(nn.Module):
                 found.append(x)
             x = _pool(x)
         return found
+
+
+def _known(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor
 
 
 def _pool(x: Tensor) -> Tensor:
