@@ -22,7 +22,7 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 lint: $(STAMP)
-	$(BIN)/ruff check evolve tests
+	$(BIN)/ruff check evolve tests benchmarks
 	$(BIN)/mypy
 
 clean:

@@ -1,0 +1,91 @@
+"""`evolve bench`: from the options to the table."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from evolve import __version__
+from evolve.data.sources import load_images
+from evolve.durable import to_json, write_whole
+from evolve.errors import UserError
+from evolve.perform import choose_device
+
+from .cases import DATA, choose_cases
+from .machine import describe, usable_cores
+from .processes import crew
+from .report import header, notes, table
+from .rounds import Pace, every, measure
+from .summary import Row, rows
+
+ROUNDS = 7
+GPU_SECONDS = 3.0  # a chunk there pays for capturing once, as a stage of a lineage does
+
+
+def bench(only: Sequence[str], rounds: int | None, quick: bool, device_name: str, json_file: Path | None) -> None:
+    """Measure, print the table, and write all raw numbers to ``json_file``, whole, after every case. UserError for a wrong option."""
+    device = choose_device(device_name)
+    cases = choose_cases(only, quick, device.type)
+    _check(json_file)
+    pace = _pace(rounds, quick, device.type)
+    console = Console(stderr=True)
+    results: list[dict[str, Any]] = []
+    lines: list[Row] = []
+    processes = 1 if device.type == "cuda" else usable_cores()
+    with _cache() as cache, console.status("starting") as status:
+        load_images(DATA, None, cache)  # drawn once, before the processes look for them
+        with crew(device.type, cache, processes) as (plain, ours):
+            facts = every([plain, *ours], "facts")
+            machine = describe(device) | {"processes": processes, "baseline_threads": facts[0]["threads"]}
+            about = {"evolve": __version__, "machine": machine, "pace": asdict(pace), "quick": quick}
+            for case in cases:
+
+                def report(text: str, name: str = case.name) -> None:
+                    status.update(f"{name}: {text}")
+
+                measured = measure(case, plain, ours, pace, device.type, report)
+                found = rows(case, measured, device.type)
+                lines += found
+                results.append({"name": case.name, "measured": measured, "rows": [row.as_json() for row in found]})
+                if json_file is not None:
+                    write_whole(json_file, to_json(about | {"cases": results}), "--json")
+    _print(lines, results, about)
+
+
+def _print(lines: Sequence[Row], results: Sequence[dict[str, Any]], about: dict[str, Any]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a file has no width to fit into
+    for line in header(about["machine"], about["pace"], about["quick"]):
+        console.print(line, highlight=False)
+    console.print(table(lines), highlight=False)
+    for line in notes(results):
+        console.print(line, style="dim", highlight=False)
+
+
+def _pace(rounds: int | None, quick: bool, device: str) -> Pace:
+    usual = Pace(2, 0.25, 0.1) if quick else Pace(ROUNDS, GPU_SECONDS if device == "cuda" else 2.0, 0.25)
+    return Pace(rounds or usual.rounds, usual.seconds, usual.sgemm)
+
+
+def _check(json_file: Path | None) -> None:
+    """Before minutes of measuring, not after them."""
+    if json_file is not None and not json_file.resolve().parent.is_dir():
+        raise UserError(f"--json {json_file}: there is no folder {json_file.parent}; give a file in one that exists")
+
+
+@contextmanager
+def _cache() -> Iterator[Path]:
+    """Where the decoded images lie: $EVOLVE_CACHE, else a temporary folder."""
+    if "EVOLVE_CACHE" in os.environ:
+        yield Path(os.environ["EVOLVE_CACHE"]).expanduser()
+        return
+    with tempfile.TemporaryDirectory(prefix="evolve-bench-") as folder:
+        yield Path(folder)

@@ -1,0 +1,82 @@
+"""What is measured: the cases, their settings, and what issue 3 asks of them. Nothing here needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from evolve import scenario
+from evolve.errors import UserError
+from evolve.networks.plan import PAPER_SET, Plan, stack_plan, vgg16_plan
+from evolve.settings import DataSettings, Settings
+
+DATA = DataSettings(source="glyphs", size=32, glyph_train=64, glyph_test=2)
+"""Embedded images, few of them: speed does not depend on what they show. 100 classes."""
+ANCESTOR_CLASSES, CONDENSE_CLASSES, DESCEND_CLASSES = range(64), range(64, 80), range(80, 100)
+SHARE_TARGET, SHARE_AIM = 0.80, 0.90  # of the machine's sgemm rate on one thread, for descendants at full width
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison. ``goals`` per device: (target, aim) of the ratio ours / baseline; of the overhead case, shares of an iteration.
+
+    ``together``: in a lineage this work runs in every process at once; else it is a serial chain, and one process does it.
+    ``busy``: with one core taken by another program.
+    """
+
+    name: str
+    title: str
+    kind: str  # descendants, ancestor, condenser, overhead
+    settings: Settings
+    goals: Mapping[str, tuple[float, float | None]]
+    together: bool = False
+    busy: bool = False
+    share_goal: bool = False
+
+    @property
+    def plan(self) -> Plan:
+        """The network that trains: the descendant (for the condenser: its pseudo-descendant), else the ancestor."""
+        ancestor = vgg16_plan(self.settings.ancestor.width)
+        return stack_plan(ancestor, PAPER_SET) if self.kind in ("descendants", "condenser") else ancestor
+
+
+def all_cases(quick: bool) -> list[Case]:
+    """Every case, in the order of the table. ``quick``: fewer images, for a smoke test and not for quoting."""
+    glyphs, tiny, full = _settings("glyphs-seq25", "quick"), _settings("tinyimagenet-seq25", "quick"), _settings("cifar-seq25", "paper")
+    full = replace(full, descend=replace(full.descend, shots=40))
+    if quick:
+        full, tiny, glyphs = (replace(s, descend=replace(s.descend, shots=16, descendants=2)) for s in (full, tiny, glyphs))
+        full = replace(full, descend=replace(full.descend, descendants=1))
+        glyphs = replace(
+            glyphs,
+            condense=replace(glyphs.condense, images_per_class=12),
+            stream=replace(glyphs.stream, images_per_class=32),
+        )
+    large = {"cpu": (1.8, 2.5), "cuda": (20.0, 40.0)}
+    small = {"cpu": (2.5, 4.0), "cuda": (20.0, 40.0)}
+    return [
+        Case("descendants-full", "descendants, full width", "descendants", full, large, together=True, share_goal=True),
+        Case("descendants-busy", "... with one core taken", "descendants", full, {"cpu": (4.0, None)}, together=True, busy=True),
+        Case("descendants-quarter", "descendants, width 1/4", "descendants", tiny, small, together=True),
+        Case("descendants-eighth", "descendants, width 1/8", "descendants", glyphs, small, together=True),
+        Case("ancestor", "ancestor, width 1/8", "ancestor", glyphs, {"cuda": (6.0, 12.0)}),
+        Case("overhead", "ancestor: template and loader", "overhead", glyphs, {"cpu": (0.05, None), "cuda": (0.05, None)}),
+        Case("condenser", "condenser, width 1/8", "condenser", glyphs, {"cpu": (1.5, 2.0)}, together=True),
+    ]
+
+
+def choose_cases(only: Sequence[str], quick: bool, device: str) -> list[Case]:
+    """The cases named in ``only`` (none: all) that make sense on ``device``. UserError for a name that is not one of them."""
+    cases = [case for case in all_cases(quick) if device == "cpu" or not case.busy]
+    names = [case.name for case in cases]
+    for name in only:
+        if name not in names:
+            raise UserError(f"--only {name}: no such case on {device}; there are {', '.join(names)}")
+    return [case for case in cases if not only or case.name in only]
+
+
+def _settings(name: str, profile: str) -> Settings:
+    """A shipped profile with the small image set; where it asks for more test images than there are, one a class is tested."""
+    s = scenario.load(name, profile).settings
+    shots = min(s.descend.shots, DATA.glyph_train)
+    return replace(s, data=DATA, descend=replace(s.descend, shots=shots, test_per_class=1))

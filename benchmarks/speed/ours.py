@@ -1,0 +1,99 @@
+"""Our side: the public functions, called as the engine calls them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from evolve.ancestor import accumulate
+from evolve.checkpoint import Checkpoint
+from evolve.condensers import condense_ancestor
+from evolve.condensers.batches import draw_images, split_meta, steps_per_epoch
+from evolve.data.resident import Resident
+from evolve.descendants import downstream_tasks, train_together
+from evolve.inheritance import inherit
+
+from .cases import ANCESTOR_CLASSES, CONDENSE_CLASSES, DESCEND_CLASSES, Case
+from .plain_condenser import untrained
+from .work import barrier, silent
+
+
+class OurDescendants:
+    """One generation's descendants, as one descend stage trains and tests them. An amount is epochs of all of them."""
+
+    def __init__(self, case: Case, resident: Resident, number: int) -> None:
+        self.d, self.resident, self.seed, self.sync = case.settings.descend, resident, number, barrier(resident.device)
+        self.tasks = downstream_tasks(self.d, DESCEND_CLASSES, resident, number)
+        self.members = range(self.d.descendants)
+        self.models = [inherit(case.plan, None, self.d.classes_per_task, number, n).to(resident.device) for n in self.members]
+        self.start = [deepcopy(model.state_dict()) for model in self.models]
+        self.info: dict[str, Any] = {"descendants": self.d.descendants}
+
+    def prepare(self) -> None:
+        """The weights of the beginning."""
+        for model, start in zip(self.models, self.start, strict=True):
+            model.load_state_dict(start)
+
+    def run(self, amount: int) -> int:
+        """``amount`` epochs; the images trained on."""
+        train_together(self.models, self.tasks, self.resident, replace(self.d, epochs=amount), self.seed, list(self.members), silent)
+        self.sync()
+        return amount * sum(len(task.train) for task in self.tasks)
+
+
+class OurAncestor:
+    """The stream's first task, as one accumulate stage learns it: with set-up, tests and a checkpoint an epoch. An amount is epochs."""
+
+    def __init__(self, case: Case, resident: Resident, number: int) -> None:
+        s, self.resident, self.sync = case.settings, resident, barrier(resident.device)
+        self.a, self.s = s.ancestor, s.stream
+        self.start = accumulate(self.a, self.s, ANCESTOR_CLASSES, resident, 0, 0, None, [], _checkpoint(Path()), silent)
+        self.images = self.s.classes_per_task * (self.s.images_per_class or len(resident.indices(0, test=False)))
+        self.folder = tempfile.TemporaryDirectory(prefix="evolve-bench-")
+        self.info: dict[str, Any] = {}
+
+    def prepare(self) -> None:
+        """An empty folder for the checkpoints: a stage that finds one would go on there."""
+        self.folder.cleanup()
+        self.folder = tempfile.TemporaryDirectory(prefix="evolve-bench-")
+
+    def run(self, amount: int) -> int:
+        """``amount`` epochs; the images trained on."""
+        kept = _checkpoint(Path(self.folder.name))
+        accumulate(replace(self.a, epochs=amount), self.s, ANCESTOR_CLASSES, self.resident, 0, 1, self.start, [], kept, silent)
+        self.sync()
+        return amount * self.images
+
+
+def _checkpoint(folder: Path) -> Checkpoint:
+    @contextmanager
+    def scratch() -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(dir=folder) as inside:
+            yield Path(inside)
+
+    return Checkpoint(folder / "kept", scratch)
+
+
+class OurCondenser:
+    """One condense stage, the ancestor's side and the final scores included. An amount is epochs."""
+
+    def __init__(self, case: Case, resident: Resident, number: int) -> None:
+        self.c, self.resident, self.seed, self.sync = case.settings.condense, resident, number, barrier(resident.device)
+        self.plan, self.state = untrained(case)
+        images = draw_images([resident.indices(i, test=False) for i in CONDENSE_CLASSES], CONDENSE_CLASSES, self.c.images_per_class, number)
+        self.images = steps_per_epoch(len(split_meta(images, self.c.meta_fraction, number)[0]), self.c.batch) * self.c.batch
+        self.info: dict[str, Any] = {}
+
+    def prepare(self) -> None:
+        """Nothing: every condensation starts afresh."""
+
+    def run(self, amount: int) -> int:
+        """``amount`` epochs; the training images they took."""
+        condense_ancestor(self.plan, self.state, CONDENSE_CLASSES, self.resident, replace(self.c, epochs=amount), self.seed, silent)
+        self.sync()
+        return amount * self.images

@@ -1,0 +1,160 @@
+"""Baseline of the condenser: the bilevel objective as SPEC 4 reads, by double backward through all look-ahead steps.
+
+psi as its formula says, the frozen ancestor evaluated wherever the objective needs it (as the published code of the method
+that the paper borrows does), default memory format. The batches are our resident ones, drawn as ours: in its favour, and so
+that both can be compared number by number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from evolve.condensers.batches import draw_images, epoch_rows, meta_rows, split_meta, steps_per_epoch
+from evolve.condensers.hypergradient import LookAhead, Rule, sgd, unrolled
+from evolve.condensers.matching import Matcher, Projection, layout, psi_reference
+from evolve.condensers.meta_network import Features, MetaNetwork, Pseudo
+from evolve.data.resident import Resident
+from evolve.networks.plan import PAPER_SET, Plan, integral_layers, stack_plan
+from evolve.networks.vgg import VGG, initialise
+from evolve.randomness import generator
+from evolve.settings import CondenseSettings
+
+from .cases import CONDENSE_CLASSES, Case
+from .work import barrier
+
+
+class DoubleBackward:
+    """One condensation: ``iterate`` is one iteration of Algorithm 1, ``alpha`` the pairs' weights so far."""
+
+    def __init__(
+        self, plan: Plan, state: Mapping[str, Tensor], classes: Sequence[int], resident: Resident, c: CondenseSettings, seed: int
+    ) -> None:
+        self.c, self.seed, self.resident = c, seed, resident
+        found = draw_images([resident.indices(i, test=False) for i in classes], classes, c.images_per_class, seed)
+        self.train_index, self.train_labels, self.meta_index, self.meta_labels = split_meta(found, c.meta_fraction, seed)
+        ancestor = VGG(plan, len(state["head.weight"]))
+        ancestor.load_state_dict(dict(state))
+        self.ancestor = Features(_plain(ancestor, resident).eval().requires_grad_(False), integral_layers(plan, c.granularity))
+        self._draw(stack_plan(plan, PAPER_SET), len(classes))
+        self.batches = self._batches()
+
+    def _draw(self, plan: Plan, classes: int) -> None:
+        """Pseudo-descendant (theta), alignment (zeta) and meta-network (phi), with the very draws of ours."""
+        pseudo, groups = VGG(plan, classes), integral_layers(plan, self.c.granularity)
+        initialise(pseudo, self.seed, "pseudo-descendant")
+        pseudo = _plain(pseudo, self.resident)
+        probe = self.resident.batch(self.meta_index[:1]).contiguous()
+        with torch.no_grad():
+            shape = layout(self.ancestor(probe), Features(pseudo.eval(), groups)(probe))
+        made = Pseudo(pseudo, groups, Matcher(shape, probe), self.seed)
+        self.pseudo, self.params = Features(pseudo.train(), groups), made.initial
+        self.names = [name for name, _ in self.pseudo.named_parameters()]
+        self.buffers = tuple(torch.zeros_like(p) for p in self.params)
+        self.phi = MetaNetwork([channels for channels, _ in shape.ancestor], len(shape.descendant)).to(probe)
+        self.adam = torch.optim.Adam(self.phi.parameters(), lr=self.c.meta_lr, weight_decay=self.c.meta_weight_decay)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
+        """Training images and labels, meta images and labels, and the annealed share of the learning rate; without end."""
+        metas, epoch = meta_rows(len(self.meta_index), self.c.meta_batch, self.seed), 0
+        steps, device = steps_per_epoch(len(self.train_index), self.c.batch), self.resident.device
+        while True:
+            draws = generator(self.seed, "condense-augment", epoch)
+            for step, rows in enumerate(epoch_rows(len(self.train_index), self.c.batch, self.seed, epoch)):
+                done = min(1.0, (epoch + step / steps) / self.c.epochs)
+                images = self.resident.batch(self.train_index[rows], self.c.augment, draws).contiguous()
+                meta = next(metas)
+                shown = self.resident.batch(self.meta_index[meta]).contiguous()
+                labels, truth = self.train_labels[rows].to(device), self.meta_labels[meta].to(device)
+                yield images, labels, shown, truth, 0.5 * (1 + math.cos(math.pi * done))
+            epoch += 1
+
+    def iterate(self) -> None:
+        """A step of theta and zeta on CE + lambda L_meta; look ahead; a step of phi down the CE found there."""
+        images, labels, meta, truth, annealed = next(self.batches)
+        rule = Rule(self.c.lr * annealed, self.c.momentum, self.c.weight_decay)
+        leaves = tuple(p.detach().requires_grad_() for p in self.params)
+        with torch.no_grad():
+            alpha = self._alpha(meta)
+        loss = self._classification(leaves, images, labels) + self.c.match_weight * self._matching(leaves, meta, alpha)
+        grads = torch.autograd.grad(loss, leaves)
+        with torch.no_grad():
+            self.params, self.buffers = sgd(leaves, self.buffers, grads, rule)
+        alpha = self._alpha(meta)
+        look = LookAhead(
+            matching=lambda params, weights: self._matching(params, meta, weights),
+            train_loss=lambda params: self._classification(params, images, labels),
+            outer_loss=lambda params: self._classification(params, meta, truth),
+            steps=self.c.lookahead,
+        )
+        _, gradient = unrolled(look, alpha, self.params, self.buffers, rule)
+        self.adam.zero_grad()
+        alpha.backward(gradient)
+        self.adam.step()
+
+    @torch.no_grad()
+    def alpha(self) -> Tensor:
+        """[L, K]: each pair's mean over all meta images."""
+        parts = [self._alpha(self.resident.batch(part).contiguous()) for part in self.meta_index.split(64)]
+        return torch.cat(parts).mean(0)
+
+    def _alpha(self, x: Tensor) -> Tensor:
+        """alpha [B, L, K] of images [B, 3, H, W]."""
+        with torch.no_grad():
+            pooled = torch.cat([maps.mean((2, 3)) for maps in self.ancestor(x)], 1)
+        weights: Tensor = self.phi(pooled)
+        return weights
+
+    def _matching(self, params: Sequence[Tensor], x: Tensor, alpha: Tensor) -> Tensor:
+        """L_meta (Eq. 8), mean over the images x [B, 3, H, W]."""
+        with torch.no_grad():
+            targets = self.ancestor(x)
+        zeta = params[len(self.names) :]
+        h = [Projection(zeta[i], zeta[i + 1]) for i in range(0, len(zeta), 2)]
+        return (alpha * psi_reference(targets, self._call(params, x), h)).sum((1, 2)).mean()
+
+    def _classification(self, params: Sequence[Tensor], x: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self._call(params, x, True)[0], labels)
+
+    def _call(self, params: Sequence[Tensor], x: Tensor, logits: bool = False) -> list[Tensor]:
+        found: list[Tensor] = functional_call(self.pseudo, dict(zip(self.names, params, strict=False)), (x, logits))
+        return found
+
+
+def _plain(network: VGG, resident: Resident) -> VGG:
+    return network.to(resident.device).to(memory_format=torch.contiguous_format)
+
+
+class PlainCondenser:
+    """The baseline side. An amount is iterations; setting up and the final scores are not timed, in its favour."""
+
+    def __init__(self, case: Case, resident: Resident) -> None:
+        self.case, self.resident, self.sync = case, resident, barrier(resident.device)
+        self.ancestor_plan, self.state = untrained(case)
+        self.info: dict[str, Any] = {}
+
+    def prepare(self) -> None:
+        """A fresh condensation."""
+        c = self.case.settings.condense
+        self.run_now = DoubleBackward(self.ancestor_plan, self.state, CONDENSE_CLASSES, self.resident, c, 0)
+
+    def run(self, amount: int) -> int:
+        """``amount`` iterations; the training images they took."""
+        for _ in range(amount):
+            self.run_now.iterate()
+        self.sync()
+        return amount * self.case.settings.condense.batch
+
+
+def untrained(case: Case) -> tuple[Plan, dict[str, Tensor]]:
+    """An untrained ancestor: its plan and its VGG's state."""
+    from evolve.lineage import ancestor_plan
+
+    plan = ancestor_plan(case.settings)
+    return plan, dict(VGG(plan, case.settings.stream.classes_per_task).state_dict())

@@ -1,0 +1,42 @@
+"""A side of a comparison, and the arithmetic of what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from evolve import cost
+from evolve.networks.plan import Plan
+
+
+class Side(Protocol):
+    """One side, ready to run. ``info`` is JSON-able: choices that were made by measuring."""
+
+    info: dict[str, Any]
+
+    def prepare(self) -> None:
+        """Fresh weights and folders; not timed."""
+        ...
+
+    def run(self, amount: int) -> int:
+        """Train for ``amount`` units (epochs or iterations); how many training images that was."""
+        ...
+
+
+def train_flops(plan: Plan, size: int) -> float:
+    """Nominal operations to train one image of ``size`` pixels a side: two a multiply-add of the convolutions' forward pass, weight
+    gradient and (but for the first one) data gradient. Nothing else counts: normalisation, pooling, optimizer, testing.
+    """
+    first = cost.macs(((plan[0][0],),), size)
+    return 2e9 * (3 * cost.macs(plan, size) - first)
+
+
+def barrier(device: torch.device) -> Callable[[], None]:
+    """What to call before reading a clock."""
+    return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
+
+
+def silent(fraction: float, text: str) -> None:
+    """A progress report for nobody."""
