@@ -47,7 +47,7 @@ def condense_ancestor(
             which = f"repeat {number + 1} of {c.repeats}, " if c.repeats > 1 else ""
             progress((number + fraction) / c.repeats, which + text)
 
-        runs.append(_once(plan, state, len(classes), split, resident, c, derive_seed(seed, "repeat", number) if number else seed, part))
+        runs.append(_once(plan, state, len(classes), split, resident, c, derive_seed(seed, "repeat", number) if number else seed, part, reference))
     return runs[0] if len(runs) == 1 else agreed(runs, c, fallback_groups(groups, c.fixed))
 
 
@@ -60,6 +60,7 @@ def _once(
     c: CondenseSettings,
     seed: int,
     progress: Callable[[float, str], None],
+    reference: bool,
 ) -> Condensed:
     """One condensation; ``seed`` draws the pseudo-descendant, the alignment and the batches."""
     ancestor = VGG(plan, len(state["head.weight"]))
@@ -77,6 +78,7 @@ def _once(
         c,
         seed,
         progress,
+        reference,
     )
 
 

@@ -2,13 +2,14 @@
 
 The look-ahead (SPEC 4, step 2) is T steps on sum(alpha * psi) and one on CE, by the same SGD rule and from the same momentum
 buffers as the real training. Everything is functional: parameters go in as tensors and new tensors come out, so the real
-state cannot be touched. ``unrolled`` is the plain truth; ``reverse_sweep`` is the same number without a graph over all steps.
+state cannot be touched. ``unrolled`` is the plain truth; ``sweep`` is the same number without a graph over all steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -61,47 +62,84 @@ def unrolled(look: LookAhead, alpha: Tensor, params: Sequence[Tensor], buffers: 
     return outer.detach(), gradient
 
 
+class Local(Protocol):
+    """One step of the look-ahead at the point where it starts."""
+
+    grads: Tensors
+
+    def products(self, beta: Sequence[Tensor], curvature: bool) -> tuple[Tensors | None, Tensor | None]:
+        """(the Hessian of the step's loss times ``beta``, None if not asked for; d<grads, beta>/d alpha, None if alpha has no part in it)."""
+        ...
+
+
+class ByAutograd:
+    """A :class:`Local` of any loss, by double backward. ``alpha`` None: the loss does not depend on it."""
+
+    def __init__(self, loss: Callable[[Sequence[Tensor], Tensor], Tensor] | Loss, params: Sequence[Tensor], alpha: Tensor | None) -> None:
+        self.leaves = tuple(p.detach().requires_grad_() for p in params)
+        self.alpha = alpha.detach().requires_grad_() if alpha is not None else None
+        value = loss(self.leaves) if self.alpha is None else loss(self.leaves, self.alpha)  # type: ignore[call-arg]
+        self.grads = torch.autograd.grad(value, self.leaves, create_graph=True, materialize_grads=True)
+
+    def products(self, beta: Sequence[Tensor], curvature: bool) -> tuple[Tensors | None, Tensor | None]:
+        inputs = (*(self.leaves if curvature else ()), *([self.alpha] if self.alpha is not None else []))
+        found = _products(self.grads, beta, inputs)
+        return tuple(found[: len(self.leaves)]) if curvature else None, found[-1] if self.alpha is not None else None
+
+
 def reverse_sweep(look: LookAhead, alpha: Tensor, params: Sequence[Tensor], buffers: Sequence[Tensor], rule: Rule) -> tuple[Tensor, Tensor]:
-    """The same as :func:`unrolled`, by the adjoint recursion over steps with one local graph each.
+    """The same as :func:`unrolled`, by :func:`sweep` with autograd for each step."""
+    steps: list[Callable[[Tensors], Local]] = [lambda now: ByAutograd(look.matching, now, alpha)] * look.steps
+    steps.append(lambda now: ByAutograd(look.train_loss, now, None))
+
+    def outer(now: Tensors) -> tuple[Tensor, Tensors]:
+        leaves = tuple(p.detach().requires_grad_() for p in now)
+        value = look.outer_loss(leaves)
+        return value.detach(), torch.autograd.grad(value, leaves, materialize_grads=True)
+
+    return sweep(steps, outer, params, buffers, rule)
+
+
+def sweep(
+    steps: Sequence[Callable[[Tensors], Local]],
+    outer: Callable[[Tensors], tuple[Tensor, Tensors]],
+    params: Sequence[Tensor],
+    buffers: Sequence[Tensor],
+    rule: Rule,
+) -> tuple[Tensor, Tensor]:
+    """(outer loss after ``steps``, its gradient with respect to alpha) by the adjoint recursion, without a graph over all steps.
 
     With x_i = x_{i-1} - lr b_i and b_i = m b_{i-1} + g_i(x_{i-1}, alpha) + w x_{i-1}, and lambda, mu the outer loss's gradients
     with respect to x and b:  beta = mu_i - lr lambda_i;  lambda_{i-1} = lambda_i + w beta + H_i beta;  mu_{i-1} = m beta;  and
     alpha gathers beta^T dg_i/dalpha. alpha enters g_i linearly, so the first step needs no Hessian, only <grad psi, beta>.
     """
-    tape: list[tuple[Tensors, Tensors, Tensor | None]] = []
+    tape: list[Local] = []
     now: Tensors = tuple(p.detach() for p in params)
     momenta: Tensors = tuple(b.detach() for b in buffers)
-    for step in range(look.steps + 1):
-        matching = step < look.steps
-        leaves = tuple(p.requires_grad_() for p in now)
-        weights = alpha.detach().requires_grad_() if matching else None
-        loss = look.train_loss(leaves) if weights is None else look.matching(leaves, weights)
-        grads = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
-        tape.append((leaves, grads, weights))
+    for step in steps:
+        tape.append(step(now))
         with torch.no_grad():
-            now, momenta = sgd(leaves, momenta, grads, rule)
-    leaves = tuple(p.requires_grad_() for p in now)
-    outer = look.outer_loss(leaves)
-    adjoint = torch.autograd.grad(outer, leaves, materialize_grads=True)
-    return outer.detach(), _sweep(tape, alpha, adjoint, rule)
+            now, momenta = sgd(now, momenta, tape[-1].grads, rule)
+    value, adjoint = outer(now)
+    return value, _sweep(tape, adjoint, rule)
 
 
 @torch.no_grad()
-def _sweep(tape: list[tuple[Tensors, Tensors, Tensor | None]], alpha: Tensor, adjoint: Tensors, rule: Rule) -> Tensor:
-    """The recursion of :func:`reverse_sweep`, last step first; each local graph is freed as soon as it is used."""
-    gathered = torch.zeros_like(alpha)
+def _sweep(tape: list[Local], adjoint: Tensors, rule: Rule) -> Tensor:
+    """The recursion of :func:`sweep`, last step first; each step's graph is freed as soon as it is used."""
+    gathered: Tensor | None = None
     beta = torch._foreach_mul(list(adjoint), -rule.lr)
     while tape:
-        leaves, grads, weights = tape.pop()
-        inputs = leaves if tape else ()
-        products = _products(grads, beta, (*inputs, weights) if weights is not None else inputs)
-        if weights is not None:
-            gathered += products[-1]
-        if tape:
-            curved = torch._foreach_add(products[: len(leaves)], beta, alpha=rule.weight_decay)
+        step = tape.pop()
+        curved, mixed = step.products(beta, curvature=bool(tape))
+        if mixed is not None:
+            gathered = mixed if gathered is None else gathered + mixed
+        if curved is not None:
+            curved = tuple(torch._foreach_add(curved, beta, alpha=rule.weight_decay))
             adjoint = tuple(torch._foreach_add(list(adjoint), curved))
             following = torch._foreach_mul(list(adjoint), -rule.lr)
             beta = torch._foreach_add(following, beta, alpha=rule.momentum)
+    assert gathered is not None, "no step depends on alpha"
     return gathered
 
 

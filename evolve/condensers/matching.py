@@ -138,21 +138,24 @@ class Frozen:
 
 
 class Matcher:
-    """L_meta and its frozen side for one layout; holds the resize matrices and the sums over each layer's channels."""
+    """L_meta and its frozen side for one layout; holds the resize matrices and the sums over each layer's channels.
+
+    For each descendant layer k: ``runs``; ``inverse`` [L], 1 / (C_l P_k); ``scales`` [sum of C_l, L], that where the channel is the layer's.
+    """
 
     def __init__(self, shape: Layout, like: Tensor) -> None:
         self.layout = shape
         self._like = like
-        self._runs = [shape.runs(k) for k in range(len(shape.descendant))]
+        self.runs = [shape.runs(k) for k in range(len(shape.descendant))]
         self._owner = self._ownership()
         sizes = torch.diff(self._long(shape.offsets)).to(like)
-        self._inverse = [1 / (s * s * sizes) for _, s in shape.descendant]
-        self._scales = [self._owner * inverse for inverse in self._inverse]
+        self.inverse = [1 / (s * s * sizes) for _, s in shape.descendant]
+        self.scales = [self._owner * inverse for inverse in self.inverse]
         self._matrices: dict[tuple[int, int], Tensor] = {}
 
     def numbers_per_image(self) -> int:
         """How many floating-point numbers :meth:`freeze` holds for one image."""
-        kinds = {self.layout.kind(k): self._runs[k] for k in range(len(self._runs))}
+        kinds = {self.layout.kind(k): self.runs[k] for k in range(len(self.runs))}
         maps = sum(run.side**2 * (run.last - run.first) for runs in kinds.values() for run in runs)
         return maps + self.layout.channels + len(kinds) * (len(self.layout.ancestor) + self.layout.channels)
 
@@ -163,13 +166,13 @@ class Matcher:
         maps: dict[tuple[int, bool], tuple[Tensor, ...]] = {}
         energy: dict[tuple[int, bool], Tensor] = {}
         totals: dict[tuple[int, bool], Tensor] = {}
-        for k, runs in enumerate(self._runs):
+        for k, runs in enumerate(self.runs):
             kind = self.layout.kind(k)
             if kind in maps:
                 continue
-            found = [torch.cat([_flat(resize(ancestor[l], run.side)) for l in run.layers], 2) for run in runs]
+            found = [torch.cat([as_flat(resize(ancestor[l], run.side)) for l in run.layers], 2) for run in runs]
             squares = torch.cat([self._energy(m, run.side, kind[0]) for m, run in zip(found, runs, strict=True)], 1)
-            maps[kind], energy[kind] = tuple(found), squares @ self._scales[k]
+            maps[kind], energy[kind] = tuple(found), squares @ self.scales[k]
             totals[kind] = torch.cat([self._total(m, run.side, kind[0]) for m, run in zip(found, runs, strict=True)], 1)
         return Frozen(pooled, maps, energy, totals)
 
@@ -187,25 +190,25 @@ class Matcher:
     def _directly(self, k: int, frozen: Frozen, alpha: Tensor, z: Tensor, h: Projection) -> Tensor:
         """Through the maps themselves: cheap where they have few pixels."""
         (target,) = frozen.maps[self.layout.kind(k)]
-        psi = (F.linear(_flat(z), h.weight, h.bias) - target).square().sum(1) @ self._scales[k]
+        psi = (F.linear(as_flat(z), h.weight, h.bias) - target).square().sum(1) @ self.scales[k]
         return (alpha * psi).sum()
 
     def _by_moments(self, k: int, frozen: Frozen, alpha: Tensor, z: Tensor, h: Projection) -> Tensor:
         """By second moments, weighted by alpha [B, L] before anything as large as z is touched."""
-        flat, pixels, kind = _flat(z), z.shape[-1] ** 2, self.layout.kind(k)
+        flat, pixels, kind = as_flat(z), z.shape[-1] ** 2, self.layout.kind(k)
         w, bias = h.weight, h.bias
-        per_channel = alpha @ self._scales[k].t()
-        grams = torch.cat([torch.bmm(part.transpose(1, 2), part).flatten(1) for part in self._stretches(w)])
-        weighted = ((alpha * self._inverse[k]) @ grams).view(-1, w.shape[1], w.shape[1])
+        per_channel = alpha @ self.scales[k].t()
+        grams = torch.cat([torch.bmm(part.transpose(1, 2), part).flatten(1) for part in self.stretches(w)])
+        weighted = ((alpha * self.inverse[k]) @ grams).view(-1, w.shape[1], w.shape[1])
         pulled = torch.bmm(flat, weighted)
-        for run, target in zip(self._runs[k], frozen.maps[kind], strict=True):
+        for run, target in zip(self.runs[k], frozen.maps[kind], strict=True):
             part = (target * (-2 * per_channel[:, None, run.first : run.last])) @ w[run.first : run.last]
             pulled = pulled + _enlarge(part, run.side, z.shape[-1])
         scaled = per_channel * bias
         constant = (scaled * (pixels * bias - 2 * frozen.totals[kind])).sum() + (alpha * frozen.energy[kind]).sum()
         return (pulled * flat).sum() + 2 * ((scaled @ w) * flat.sum(1)).sum() + constant
 
-    def _stretches(self, w: Tensor) -> list[Tensor]:
+    def stretches(self, w: Tensor) -> list[Tensor]:
         """w [sum of C_l, c] cut into [n, C, c]: n neighbouring layers with C channels each."""
         cut = []
         for channels, layers in groupby(enumerate(self.layout.ancestor), key=lambda item: item[1][0]):
@@ -232,6 +235,14 @@ class Matcher:
         across = torch.matmul(matrix, down.view(batch * to, side, channels))
         return across.view(batch, to * to, channels)
 
+    def enlarge(self, maps: Tensor, side: int, target: int) -> Tensor:
+        """U along the pixels: [B, side^2, C] -> [B, target^2, C]."""
+        return maps if side == target else self._both_axes(maps, side, self._matrix(side, target))
+
+    def shrink(self, maps: Tensor, side: int, target: int) -> Tensor:
+        """U's transpose, [B, target^2, C] -> [B, side^2, C]."""
+        return maps if side == target else self._both_axes(maps, target, self._matrix(side, target).t())
+
     def _matrix(self, side: int, target: int) -> Tensor:
         """The bilinear resize along one axis, [target, side]."""
         found = self._matrices.get((side, target))
@@ -256,9 +267,9 @@ def _enlarge(maps: Tensor, side: int, target: int) -> Tensor:
     if side == target:
         return maps
     square = maps.view(len(maps), side, side, -1).permute(0, 3, 1, 2)
-    return _flat(resize(square, target))
+    return as_flat(resize(square, target))
 
 
-def _flat(maps: Tensor) -> Tensor:
+def as_flat(maps: Tensor) -> Tensor:
     """[B, C, S, S] -> [B, S^2, C]; no copy for channels_last maps."""
     return maps.permute(0, 2, 3, 1).flatten(1, 2)

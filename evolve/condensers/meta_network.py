@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from evolve.condensers.batches import epoch_rows, meta_rows, steps_per_epoch
-from evolve.condensers.hypergradient import LookAhead, Rule, Tensors, reverse_sweep, sgd
+from evolve.condensers.hypergradient import Local, LookAhead, Rule, Tensors, reverse_sweep, sgd, sweep
 from evolve.condensers.matching import Frozen, Layout, Matcher, Projection, layout
 from evolve.condensers.selection import select
+from evolve.condensers.written import Written
 from evolve.data.resident import Resident
 from evolve.errors import UserError
+from evolve.networks.vgg import VGG
 from evolve.randomness import generator
 from evolve.settings import CondenseSettings
 
@@ -189,15 +191,18 @@ def condense(
     c: CondenseSettings,
     seed: int,
     progress: Progress,
+    reference: bool = False,
 ) -> Condensed:
     """Train pseudo-descendant, alignment and meta-network together; read the selection off alpha (Eq. 9, 10).
 
     ``ancestor`` is frozen here (eval mode); ``pseudo`` is an initialised descendant, whose parameters are left as they are;
     ``groups`` and ``pseudo_groups`` name the layers of each integral layer. Indices are int64 into ``resident``.
+    ``reference`` leaves every derivative to autograd.
+
     A condensation whose losses stop being finite selects nothing: status "collapsed", alpha 0, the fixed set, and the reason; one
     wild ancestor must not end a lineage of days. Raises UserError when the ancestor's own features are not finite.
     """
-    run = _Condensation(ancestor, pseudo, groups, pseudo_groups, resident, meta_index, c, seed)
+    run = _Condensation(ancestor, pseudo, groups, pseudo_groups, resident, meta_index, c, seed, reference)
     try:
         history = run.train(train_index, train_labels, meta_labels, progress)
     except _Diverged:
@@ -244,6 +249,7 @@ class _Condensation:
         meta_index: Tensor,
         c: CondenseSettings,
         seed: int,
+        reference: bool = False,
     ) -> None:
         self.c, self.seed, self.resident, self.meta_index = c, seed, resident, meta_index
         frozen = Features(ancestor.eval().requires_grad_(False), groups)
@@ -257,6 +263,9 @@ class _Condensation:
         self.pseudo = Pseudo(pseudo, pseudo_groups, self.matcher, seed)
         phi = MetaNetwork([channels for channels, _ in shape.ancestor], len(shape.descendant)).to(probe)
         adam = torch.optim.Adam(phi.parameters(), lr=c.meta_lr, weight_decay=c.meta_weight_decay)
+        self.written: Written | None = None
+        if isinstance(pseudo, VGG) and resident.device.type == "cpu" and not reference:
+            self.written = Written(pseudo.plan, resident.size, self.pseudo.network.places, self.matcher)
         self.state = _State(self.pseudo.initial, tuple(torch.zeros_like(p) for p in self.pseudo.initial), phi, adam)
 
     def train(self, train_index: Tensor, train_labels: Tensor, meta_labels: Tensor, progress: Progress) -> dict[str, list[float]]:
@@ -293,15 +302,36 @@ class _Condensation:
         frozen = self.ancestor.of_rows(batch.rows)
         losses = self._real_step(batch, frozen, batch.meta, rule)
         alpha = self.state.phi(frozen.pooled)
+        way = self._by_autograd if self.written is None else self._written_out
+        self._phi_step(alpha, way(batch, frozen, alpha, rule))
+        return losses
+
+    def _by_autograd(self, batch: _Batch, frozen: Frozen, alpha: Tensor, rule: Rule) -> Tensor:
+        """The hypergradient, for any network on any device."""
         look = LookAhead(
             matching=lambda params, weights: self.pseudo.matching(frozen, batch.meta, weights, params),
             train_loss=lambda params: self.pseudo.loss(batch.train, batch.train_labels, params),
             outer_loss=lambda params: self.pseudo.loss(batch.meta, batch.meta_labels, params),
             steps=self.c.lookahead,
         )
-        _, gradient = reverse_sweep(look, alpha, self.state.params, self.state.buffers, rule)
-        self._phi_step(alpha, gradient)
-        return losses
+        return reverse_sweep(look, alpha, self.state.params, self.state.buffers, rule)[1]
+
+    @torch.no_grad()
+    def _written_out(self, batch: _Batch, frozen: Frozen, alpha: Tensor, rule: Rule) -> Tensor:
+        """The same without autograd through the network."""
+        written = self.written
+        assert written is not None
+
+        def matching(now: Tensors) -> Local:
+            return written.matching(frozen, batch.meta, alpha.detach(), now)
+
+        def outer(now: Tensors) -> tuple[Tensor, Tensors]:
+            found = written.classification(batch.meta, batch.meta_labels, now)
+            return found.loss, found.grads
+
+        steps: list[Callable[[Tensors], Local]] = [matching] * self.c.lookahead
+        steps.append(lambda now: written.classification(batch.train, batch.train_labels, now))
+        return sweep(steps, outer, self.state.params, self.state.buffers, rule)[1]
 
     def _eq16(self, batch: _Batch, rule: Rule) -> tuple[Tensor, Tensor]:
         """Algorithm 1 with Eq. 16 to the letter: matching on the training batch; phi descends sum alpha psi on the meta batch."""
@@ -315,15 +345,27 @@ class _Condensation:
 
     def _real_step(self, batch: _Batch, frozen: Frozen, matched: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
         """theta and zeta one step down L_total = L_cls + lambda L_meta (Eq. 15)."""
-        leaves = tuple(p.detach().requires_grad_() for p in self.state.params)
         with torch.no_grad():
             alpha = self.state.phi(frozen.pooled)
+        if self.written is not None:
+            return self._written_step(batch, frozen, matched, alpha, rule)
+        leaves = tuple(p.detach().requires_grad_() for p in self.state.params)
         classification = self.pseudo.loss(batch.train, batch.train_labels, leaves)
         matching = self.pseudo.matching(frozen, matched, alpha, leaves)
         grads = torch.autograd.grad(classification + self.c.match_weight * matching, leaves)
         with torch.no_grad():
             self.state.params, self.state.buffers = sgd(leaves, self.state.buffers, grads, rule)
         return classification.detach(), matching.detach()
+
+    @torch.no_grad()
+    def _written_step(self, batch: _Batch, frozen: Frozen, matched: Tensor, alpha: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+        assert self.written is not None
+        state = self.state
+        classification = self.written.classification(batch.train, batch.train_labels, state.params)
+        matching = self.written.matching(frozen, matched, alpha, state.params)
+        grads = torch._foreach_add(list(classification.grads), list(matching.grads), alpha=self.c.match_weight)
+        state.params, state.buffers = sgd(state.params, state.buffers, grads, rule)
+        return classification.loss, matching.loss
 
     def _phi_step(self, alpha: Tensor, gradient: Tensor) -> None:
         self.state.adam.zero_grad()

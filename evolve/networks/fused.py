@@ -69,9 +69,8 @@ class Trace:
 class Block:
     """The layers between two poolings: their kernels, the order of their rows, and the pool behind them."""
 
-    def __init__(self, channels: tuple[tuple[int, int], ...], batch: int, side: int, groups: int, first: bool) -> None:
-        self.batch, self.side, self.groups = batch, side, groups
-        self.order = IMAGE if first else order_of(side, channels, groups)
+    def __init__(self, channels: tuple[tuple[int, int], ...], batch: int, side: int, groups: int, order: str) -> None:
+        self.batch, self.side, self.groups, self.order = batch, side, groups, order
         self.kernels: list[Kernel] = [pick(Shape(batch, side, c_in, c_out, groups), self.order) for c_in, c_out in channels]
         self.pools = side > 1
 
@@ -102,13 +101,15 @@ def reordered(rows: Tensor, batch: int, order: str) -> Tensor:
 class Fused:
     """Passes over batches of ``batch`` images of ``size`` pixels a network. Holds shapes and tables, no parameters."""
 
-    def __init__(self, plan: Plan, size: int, batch: int, groups: int = 1) -> None:
+    def __init__(self, plan: Plan, size: int, batch: int, groups: int = 1, places: bool = True) -> None:
+        """``places``: blocks may choose place order; without it all maps are images."""
         self.plan, self.batch, self.groups = plan, batch, groups
         self.blocks: list[Block] = []
         side = size
         for number, block in enumerate(plan):
             channels = tuple((spec.c_in, spec.c_out) for spec in block)
-            self.blocks.append(Block(channels, batch, side, groups, first=number == 0))
+            order = order_of(side, channels, groups) if places and number else IMAGE
+            self.blocks.append(Block(channels, batch, side, groups, order))
             side = max(1, side // 2)
         self.pixels = side * side  # what the head averages over
 

@@ -1,0 +1,164 @@
+"""The matching of one descendant layer with all ancestor layers: value, gradient and curvature written out.
+
+A piece is what descendant layer k adds to L_meta (:meth:`evolve.condensers.matching.Matcher.loss`), sum over images b and ancestor layers l of
+alpha_bl psi^{l,k}_b, in one of the two ways named there. It is a polynomial of the features F (rows of z), of h's weight W and bias, so its
+derivatives are sums of the same matrix products; autograd finds them too, at two to three times the cost. tests/condensers/test_pieces.py holds
+them to autograd in float64.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from evolve.condensers.matching import Frozen, Matcher, Projection, as_flat
+
+
+class Parts(NamedTuple):
+    """One tensor for each of a piece's arguments: features [B, P, c], h's weight [sum of C_l, c], h's bias [sum of C_l]."""
+
+    features: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+class Piece(Protocol):
+    """``value`` and ``gradient`` at the point where it was made."""
+
+    value: Tensor
+    gradient: Parts
+
+    def products(self, v: Parts, curvature: bool) -> tuple[Parts | None, Tensor]:
+        """(the Hessian times the direction ``v``, None if not asked for; how psi [B, L] changes along ``v``)."""
+        ...
+
+
+def piece(matcher: Matcher, k: int, frozen: Frozen, alpha: Tensor, z: Tensor, h: Projection) -> Piece:
+    """Descendant layer ``k`` with features z [B, c, S, S] under alpha [B, L]."""
+    kind = Moments if matcher.layout.moments(k) else Direct
+    return kind(matcher, k, frozen, alpha, as_flat(z), h)
+
+
+class Direct:
+    """Through the residual r = F W^T + bias - Z [B, P, sum of C_l]: for maps of few pixels."""
+
+    def __init__(self, matcher: Matcher, k: int, frozen: Frozen, alpha: Tensor, features: Tensor, h: Projection) -> None:
+        (target,) = frozen.maps[matcher.layout.kind(k)]
+        self.features, self.h, self.scales = features, h, matcher.scales[k]
+        self.weights = (alpha @ self.scales.t()).unsqueeze(1)
+        self.residual = torch.nn.functional.linear(features, h.weight, h.bias) - target
+        self.pushed = 2 * self.weights * self.residual
+        self.value = (self.pushed * self.residual).sum() / 2
+        rows = self.pushed.flatten(0, 1)
+        self.gradient = Parts(self.pushed @ h.weight, rows.t() @ features.flatten(0, 1), rows.sum(0))
+
+    def products(self, v: Parts, curvature: bool) -> tuple[Parts | None, Tensor]:
+        moved = torch.nn.functional.linear(v.features, self.h.weight, v.bias)
+        moved += self.features @ v.weight.t()
+        psi = 2 * (moved * self.residual).sum(1) @ self.scales
+        if not curvature:
+            return None, psi
+        pushed = moved.mul_(2 * self.weights)
+        rows, before = pushed.flatten(0, 1), self.pushed.flatten(0, 1)
+        weight = torch.addmm(rows.t() @ self.features.flatten(0, 1), before.t(), v.features.flatten(0, 1))
+        return Parts(pushed @ self.h.weight + self.pushed @ v.weight, weight, rows.sum(0)), psi
+
+
+class Moments:
+    """By second moments: F^T F of the features and W^T W of h; the ancestor's maps stay at the lower of the two resolutions."""
+
+    def __init__(self, matcher: Matcher, k: int, frozen: Frozen, alpha: Tensor, features: Tensor, h: Projection) -> None:
+        kind = matcher.layout.kind(k)
+        self.matcher, self.k, self.features, self.h = matcher, k, features, h
+        self.pixels, self.channels = features.shape[1], features.shape[2]
+        self.maps, self.totals = frozen.maps[kind], frozen.totals[kind]
+        self.per_layer = alpha * matcher.inverse[k]
+        self.per_channel = alpha @ matcher.scales[k].t()
+        self.weighted = [t * self.per_channel[:, None, run.first : run.last] for t, run in zip(self.maps, matcher.runs[k], strict=True)]
+        self.sums, self.moments = features.sum(1), torch.bmm(features.transpose(1, 2), features)
+        self.grams = self._cross(h.weight, h.weight)
+        self.mixed = self._mixed(self.per_layer @ self.grams)
+        self.shrunk = self._shrink(features)
+        self._first(frozen.energy[kind], alpha)
+
+    def _first(self, energy: Tensor, alpha: Tensor) -> None:
+        a, w, bias = self.per_channel, self.h.weight, self.h.bias
+        scaled = a * bias
+        bent, drawn, pulled = torch.bmm(self.features, self.mixed), self._enlarged(w), scaled @ w
+        products = ((bent - 2 * drawn) * self.features).sum() + 2 * (pulled * self.sums).sum()
+        self.value = products + (scaled * (self.pixels * bias - 2 * self.totals)).sum() + (alpha * energy).sum()
+        weight = self._through(w, self.moments) - self._matched(self.shrunk) + scaled.t() @ self.sums
+        over = (a * (self.sums @ w.t() - self.totals)).sum(0) + self.pixels * scaled.sum(0)
+        self.gradient = Parts((bent - drawn + pulled.unsqueeze(1)).mul_(2), 2 * weight, 2 * over)
+
+    def products(self, v: Parts, curvature: bool) -> tuple[Parts | None, Tensor]:
+        half = torch.bmm(v.features.transpose(1, 2), self.features)
+        moments, sums, shrunk = half + half.transpose(1, 2), v.features.sum(1), self._shrink(v.features)
+        grams = self._cross(v.weight, self.h.weight)
+        grams = (self._square(grams) + self._square(grams).transpose(1, 2)).flatten(1)
+        psi = self._psi(v, grams, moments, sums, shrunk)
+        return (self._curved(v, grams, moments, sums, shrunk) if curvature else None), psi
+
+    def _psi(self, v: Parts, grams: Tensor, moments: Tensor, sums: Tensor, shrunk: list[Tensor]) -> Tensor:
+        """How every psi [B, L] changes along ``v``."""
+        w, bias = self.h.weight, self.h.bias
+        found = (self.moments.flatten(1) @ grams.t() + moments.flatten(1) @ self.grams.t()) * self.matcher.inverse[self.k]
+        crossed = []
+        for t, run, one, moved in zip(self.maps, self.matcher.runs[self.k], self.shrunk, shrunk, strict=True):
+            part = slice(run.first, run.last)
+            crossed.append((t * (one @ v.weight[part].t() + moved @ w[part].t())).sum(1))
+        channel = (self.sums @ w.t()) * v.bias + (self.sums @ v.weight.t() + sums @ w.t()) * bias
+        channel = channel + v.bias * (self.pixels * bias - self.totals) - torch.cat(crossed, 1)
+        return found + 2 * channel @ self.matcher.scales[self.k]
+
+    def _curved(self, v: Parts, grams: Tensor, moments: Tensor, sums: Tensor, shrunk: list[Tensor]) -> Parts:
+        a, w = self.per_channel, self.h.weight
+        scaled, moved = a * self.h.bias, a * v.bias
+        features = torch.baddbmm(torch.bmm(v.features, self.mixed), self.features, self._mixed(self.per_layer @ grams))
+        features = features - self._enlarged(v.weight) + (moved @ w + scaled @ v.weight).unsqueeze(1)
+        weight = self._through(v.weight, self.moments) + self._through(w, moments) - self._matched(shrunk)
+        weight = weight + moved.t() @ self.sums + scaled.t() @ sums
+        over = (a * (sums @ w.t() + self.sums @ v.weight.t())).sum(0) + self.pixels * moved.sum(0)
+        return Parts(2 * features, 2 * weight, 2 * over)
+
+    def _cross(self, left: Tensor, right: Tensor) -> Tensor:
+        """left_l^T right_l of every ancestor layer, [L, c * c]."""
+        pairs = zip(self.matcher.stretches(left), self.matcher.stretches(right), strict=True)
+        return torch.cat([torch.bmm(a.transpose(1, 2), b) for a, b in pairs]).flatten(1)
+
+    def _square(self, rows: Tensor) -> Tensor:
+        return rows.view(-1, self.channels, self.channels)
+
+    def _mixed(self, rows: Tensor) -> Tensor:
+        """[B, c * c] -> [B, c, c]."""
+        return rows.view(-1, self.channels, self.channels)
+
+    def _through(self, w: Tensor, moments: Tensor) -> Tensor:
+        """w_l times the moments [B, c, c] weighted for layer l and summed over the images, [sum of C_l, c]."""
+        by_layer = (self.per_layer.t() @ moments.flatten(1)).view(-1, self.channels, self.channels)
+        parts, done = [], 0
+        for stretch in self.matcher.stretches(w):
+            parts.append(torch.bmm(stretch, by_layer[done : done + len(stretch)]).flatten(0, 1))
+            done += len(stretch)
+        return torch.cat(parts)
+
+    def _enlarged(self, w: Tensor) -> Tensor:
+        """U (weighted Z) w, summed over the runs: [B, P, c]."""
+        side, found = self.matcher.layout.descendant[self.k][1], None
+        for t, run in zip(self.weighted, self.matcher.runs[self.k], strict=True):
+            part = self.matcher.enlarge(t @ w[run.first : run.last], run.side, side)
+            found = part if found is None else found + part
+        assert found is not None
+        return found
+
+    def _shrink(self, features: Tensor) -> list[Tensor]:
+        """U^T F for the side of every run, [B, side^2, c] each."""
+        side = self.matcher.layout.descendant[self.k][1]
+        made: dict[int, Tensor] = {}
+        return [made.setdefault(run.side, self.matcher.shrink(features, run.side, side)) for run in self.matcher.runs[self.k]]
+
+    def _matched(self, shrunk: list[Tensor]) -> Tensor:
+        """(weighted Z)^T U^T F, [sum of C_l, c]."""
+        return torch.cat([t.flatten(0, 1).t() @ f.flatten(0, 1) for t, f in zip(self.weighted, shrunk, strict=True)])
