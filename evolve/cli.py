@@ -114,7 +114,7 @@ def summary(folders: tuple[Path, ...], out: Path | None, store: Path | None) -> 
 @cli.command()
 @click.option("--only", multiple=True, metavar="CASE", help="Measure this case; may be given many times. Default: all.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Interleaved rounds a case; default: 7, with --quick 2.")
-@click.option("--quick", is_flag=True, help="A smoke test of under a minute, too short to quote.")
+@click.option("--quick", is_flag=True, help="A smoke test of about a minute, too short to quote.")
 @DEVICE
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all raw numbers into this file.")
 def bench(only: tuple[str, ...], rounds: int | None, quick: bool, device: str, json_file: Path | None) -> None:

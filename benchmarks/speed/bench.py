@@ -40,8 +40,8 @@ def bench(only: Sequence[str], rounds: int | None, quick: bool, device_name: str
     lines: list[Row] = []
     processes = 1 if device.type == "cuda" else usable_cores()
     with _cache() as cache, console.status("starting") as status:
-        load_images(DATA, None, cache)  # drawn once, before the processes look for them
         with crew(device.type, cache, processes) as (plain, ours):
+            load_images(DATA, None, cache)  # drawn once, before the processes look for them
             facts = every([plain, *ours], "facts")
             machine = describe(device) | {"processes": processes, "baseline_threads": facts[0]["threads"]}
             about = {"evolve": __version__, "machine": machine, "pace": asdict(pace), "quick": quick}

@@ -46,7 +46,7 @@ def all_cases(quick: bool) -> list[Case]:
     full = replace(full, descend=replace(full.descend, shots=40))
     if quick:
         full, tiny, glyphs = (replace(s, descend=replace(s.descend, shots=16, descendants=2)) for s in (full, tiny, glyphs))
-        full = replace(full, descend=replace(full.descend, descendants=1))
+        full = replace(full, descend=replace(full.descend, shots=8, descendants=1))
         glyphs = replace(
             glyphs,
             condense=replace(glyphs.condense, images_per_class=12),

@@ -108,6 +108,8 @@ def _main(connection: Connection, role: Role) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A spawned process would spawn its own children too: the baseline's loader starts them as it does in a user's own script.
     multiprocessing.set_start_method(role.start_method, force=True)
+    from .bench_process import BenchProcess  # torch, in the process that needs it, while its parent draws the images
+
     bench: Any = None
     while True:
         try:
@@ -115,10 +117,7 @@ def _main(connection: Connection, role: Role) -> None:
         except (EOFError, OSError):
             return
         try:
-            if bench is None:
-                from .bench_process import BenchProcess  # torch, in the process that needs it
-
-                bench = BenchProcess(role)
+            bench = bench or BenchProcess(role)
             reply = (True, getattr(bench, command)(*arguments))
         except UserError as error:
             reply = (False, error)
