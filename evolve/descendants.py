@@ -90,7 +90,8 @@ def train_together(
     They learn in step, but none sees another: each one's batch order comes from (seed, "batches", its number, epoch), its augmentation
     from (seed, "augment", its number, epoch), so every method sees the same batches. A last batch of a single image joins the batch
     before it: BN cannot train on one. The cosine schedule falls step by step from ``d.lr`` to zero after the last step. The models must
-    be on the Resident's device and have one architecture. ``reference`` takes the plain path whatever is faster here.
+    be on the Resident's device; they may differ in architecture, and numbers may repeat (several generations, one after the other).
+    ``reference`` takes the plain path whatever is faster here.
     """
     group = Group(tasks, numbers, resident, d, seed)
     trainer = choose_trainer(models, group, reference)

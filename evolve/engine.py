@@ -3,20 +3,25 @@
 ``expand`` names all stages that can be named now; a stage whose inputs are in the store and whose result is not is
 ready. Nothing else decides the order, so a resume, another number of workers or a second run on the same store gives the
 same numbers.
+
+Where a wide computation is faster than many narrow ones (descendants on a GPU), a worker takes several ready stages as a set.
+Which may go together, the module that computes them knows (:class:`Sets`).
 """
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any
 
 from evolve.errors import UserError
 from evolve.store import Stage, Store
-from evolve.workers import Worker, execute
+from evolve.workers import Worker, execute, named
 
 
 @dataclass(frozen=True)
@@ -70,28 +75,50 @@ def run_stages(
     """Execute stages until all that ``expand`` names are in the store.
 
     ``perform`` is "package.module:function"; it is called as ``function(stage, store, context, progress)`` and puts the
-    result. ``workers`` processes run at once; 0 computes in this process. ``stop`` is asked twice a second (with workers)
-    or between stages; once true, running stages are ended and the call returns.
+    result. What its module may have beside it for sets of stages: see :class:`Sets`. ``workers`` processes run at once; 0
+    computes in this process. ``stop`` is asked twice a second (with workers) or between stages; once true, running stages
+    are ended and the call returns.
 
     Raises the stage's own UserError; UserError when a worker process died twice in one stage; StageFailure for any
     other exception. KeyboardInterrupt ends the workers and goes through. No worker outlives the call.
     """
     store = Store(store_root, lambda text: events(Notice(text)))
-    agenda = Agenda(expand, store, events)
+    agenda = Agenda(expand, store, events, Sets(perform, context))
     if workers < 1:
         run_here(agenda, perform, context, stop)
     else:
         Crew(agenda, perform, context, workers, stop).run()
 
 
+class Sets:
+    """Which ready stages may be computed in one go, as ``perform``'s module says; without these names in it, none.
+
+    ``set_key(stage, context)``: stages of one key, unless it is None, may form a set. ``SET_LIMIT``: of so many at most.
+    ``perform_set(stages, store, context, progress)`` puts the result of each, equal to what ``perform`` would have put.
+    """
+
+    def __init__(self, perform: str, context: Mapping[str, Any]) -> None:
+        module = importlib.import_module(perform.partition(":")[0])
+        self.context, self.limit = context, getattr(module, "SET_LIMIT", 1)
+        self._ask: Callable[[Stage, Mapping[str, Any]], Hashable | None] = getattr(module, "set_key", lambda stage, context: None)
+        self._known: dict[str, Hashable | None] = {}
+
+    def key(self, stage: Stage) -> Hashable | None:
+        """What the stage has in common with those that may go with it; None if it goes alone."""
+        if stage.key not in self._known:
+            self._known[stage.key] = self._ask(stage, self.context)
+        return self._known[stage.key]
+
+
 class Agenda:
     """Which stages are done, running and ready; what the messages of a computation mean for them."""
 
-    def __init__(self, expand: Callable[[], Sequence[Stage]], store: Store, events: Callable[[Event], None]) -> None:
-        self.expand, self.store, self.events = expand, store, events
+    def __init__(self, expand: Callable[[], Sequence[Stage]], store: Store, events: Callable[[Event], None], sets: Sets) -> None:
+        self.expand, self.store, self.events, self.sets = expand, store, events, sets
         self.stages: dict[str, Stage] = {}  # in the order of expand, each key once
         self.done: set[str] = set()
-        self.running: set[str] = set()
+        self.running: dict[str, Stage] = {}
+        self.alone: set[str] = set()  # not in a set any more: they were in one that failed
         self.refresh()
 
     def refresh(self) -> None:
@@ -107,15 +134,34 @@ class Agenda:
                 self.done.add(stage.key)
                 self.events(StageDone(stage, 0.0, from_store=True))
 
-    def take(self) -> Stage | None:
-        """The next ready stage, now running: lowest priority first, then expand's order, those of other runs last."""
+    def take(self) -> list[Stage]:
+        """A ready stage with those that may go with it, now running; empty if nothing is ready.
+
+        Lowest priority first, then those that go alone (a set takes long, and they may unlock others), then expand's order; those of
+        other runs last. A set takes what is ready now: waiting for more would only idle.
+        """
         ready = [s for s in self._waiting() if all(key in self.done or self.store.has(key) for key in s.inputs.values())]
-        ready.sort(key=lambda stage: stage.priority)
-        if not ready:
-            return None
-        stage = next((s for s in ready if not self.store.locked(s.key)), ready[0])
-        self.running.add(stage.key)
-        return stage
+        ready.sort(key=lambda stage: (stage.priority, self._set_key(stage) is not None))
+        free = (stage for stage in ready if not self.store.locked(stage.key))
+        taken = list(islice(chain(free, ready), 1))  # takes from ``free``, which goes on from there
+        if taken and (joined := self._set_key(taken[0])) is not None:
+            taken += islice((stage for stage in free if self._set_key(stage) == joined), self.sets.limit - 1)
+        self.running |= {stage.key: stage for stage in taken}
+        return taken
+
+    def start(self, stages: Iterable[Stage]) -> None:
+        """Say that they are being computed."""
+        for stage in stages:
+            self.events(StageStarted(stage))
+
+    def _set_key(self, stage: Stage) -> Hashable | None:
+        return None if stage.key in self.alone else self.sets.key(stage)
+
+    def give_up(self, stages: Iterable[Stage]) -> None:
+        """They do not run any more; when they are taken again, then each alone."""
+        for stage in stages:
+            del self.running[stage.key]
+            self.alone.add(stage.key)
 
     def check_finished(self) -> None:
         """With nothing running and nothing ready, all must be done; raises StageFailure if an input has no maker."""
@@ -123,58 +169,66 @@ class Agenda:
             role = next((role for role, key in stage.inputs.items() if not self.store.has(key)), "")
             raise StageFailure(f"{stage.label}: its input {role!r} is not in the store and no stage computes it")
 
-    def receive(self, stage: Stage, message: tuple[Any, ...]) -> bool:
+    def receive(self, key: str, what: str, *content: Any) -> bool:
         """Act on one message of :func:`evolve.workers.execute`; True if the stage ended. Raises what ends the run."""
-        what, *content = message
+        if what == "notice":
+            self.events(Notice(content[0]))
+            return False
+        stage = self.running[key]
         if what == "progress":
             self.events(StageProgress(stage, content[0], content[1]))
         elif what == "waiting":
             self.events(StageProgress(stage, 0.0, "waiting for another run"))
             self.events(Notice(f"{stage.label}: another run is computing it; waiting for its result"))
-        elif what == "notice":
-            self.events(Notice(content[0]))
-        elif what == "done":
-            self.running.discard(stage.key)
+        else:
+            self._end(stage, what, content)
+            return True
+        return False
+
+    def _end(self, stage: Stage, what: str, content: tuple[Any, ...]) -> None:
+        if what == "done":
+            del self.running[stage.key]
             self.done.add(stage.key)
             self.events(StageDone(stage, content[0], from_store=content[1]))
             self.refresh()
-            return True
         elif what == "lost":
-            self.running.discard(stage.key)
+            del self.running[stage.key]
             self.done = {key for key in self.done if self.store.has(key)}
             self.refresh()
-            return True
+        elif what == "held":
+            del self.running[stage.key]
+        elif what == "apart":
+            self.give_up([stage])
         elif what == "refused":
             self.events(StageFailed(stage, str(content[0])))
             raise content[0]
         else:
             self.events(StageFailed(stage, content[0]))
             raise StageFailure(f"{stage.label}: {content[0]}; the traceback is in {self.store.log(stage.key)}")
-        return False
 
     def _waiting(self) -> list[Stage]:
         return [stage for key, stage in self.stages.items() if key not in self.done and key not in self.running]
 
 
 def run_here(agenda: Agenda, perform: str, context: Mapping[str, Any], stop: Callable[[], bool] | None) -> None:
-    """Compute everything in this process, one stage after another, on one thread as the workers do."""
+    """Compute everything in this process, one stage or set after another, on one thread as the workers do."""
     import torch
 
     threads = torch.get_num_threads()  # execute sets it to 1
     try:
-        while (stage := agenda.take()) is not None:
-            agenda.events(StageStarted(stage))
+        while stages := agenda.take():
+            agenda.start(stages)
             messages: list[tuple[Any, ...]] = []
 
-            def send(*message: Any, stage: Stage = stage, messages: list[tuple[Any, ...]] = messages) -> None:
-                if message[0] in ("progress", "waiting", "notice"):
-                    agenda.receive(stage, message)
+            def send(*message: Any, messages: list[tuple[Any, ...]] = messages) -> None:
+                if message[1] in ("progress", "waiting", "notice"):
+                    agenda.receive(*message)
                 else:
-                    messages.append(message)  # acted on once the stage's lock is free
+                    messages.append(message)  # acted on once the locks are free
 
-            execute(stage, agenda.store, perform, context, send)
+            execute(stages, agenda.store, perform, context, send)
             for message in messages:
-                agenda.receive(stage, message)
+                agenda.receive(*message)
             if stop is not None and stop():
                 return
         agenda.check_finished()
@@ -210,40 +264,41 @@ class Crew:
                 self._listen(worker)
 
     def _assign(self) -> None:
-        while len(self.agenda.running) < self.size and (stage := self.agenda.take()) is not None:
-            worker = next((w for w in self.workers if w.stage is None), None)
+        while sum(bool(w.stages) for w in self.workers) < self.size and (stages := self.agenda.take()):
+            worker = next((w for w in self.workers if not w.stages), None)
             if worker is None:
                 worker = Worker(self.agenda.store.root, self.perform, self.context)
                 self.workers.append(worker)
-            worker.give(stage)
-            self.agenda.events(StageStarted(stage))
+            worker.give(stages)
+            self.agenda.start(stages)
 
     def _listen(self, worker: Worker) -> None:
         for message in worker.messages():
             if message is None:
                 self._bury(worker)
-            elif worker.stage is not None and self.agenda.receive(worker.stage, message):
-                worker.stage = None
+            elif self.agenda.receive(*message):
+                del worker.stages[message[0]]
 
     def _bury(self, worker: Worker) -> None:
-        """A worker died by itself: its stage gets one more try in a fresh process."""
+        """A worker died by itself: each of its stages gets one more try, alone."""
         self.workers.remove(worker)
         code = worker.reap()
-        stage = worker.stage
-        if stage is None:
+        stages = list(worker.stages.values())
+        if not stages:
             return
-        self.deaths[stage.key] += 1
-        self.agenda.running.discard(stage.key)
+        self.deaths.update(list(worker.stages))
+        self.agenda.give_up(stages)
         reason = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        if self.deaths[stage.key] > 1:
+        if twice := [stage for stage in stages if self.deaths[stage.key] > 1]:  # it was alone then
             text = f"its worker process died twice ({reason}; signal 9 is mostly a lack of memory: try fewer --workers)"
-            self.agenda.events(StageFailed(stage, text))
-            raise UserError(f"{stage.label}: {text}; its log, if it said anything, is {self.agenda.store.log(stage.key)}")
-        self.agenda.events(Notice(f"{stage.label}: its worker process died ({reason}); trying once more"))
+            self.agenda.events(StageFailed(twice[0], text))
+            raise UserError(f"{twice[0].label}: {text}; its log, if it said anything, is {self.agenda.store.log(twice[0].key)}")
+        again = "trying once more" if len(stages) == 1 else "trying each once more, alone"
+        self.agenda.events(Notice(f"{named(stages)}: its worker process died ({reason}); {again}"))
 
     def _dismiss(self, orderly: bool) -> None:
         """End every worker: idle ones leave, busy ones (an error, Ctrl-C, stop) are killed."""
-        kept = [worker for worker in self.workers if orderly and worker.stage is None]
+        kept = [worker for worker in self.workers if orderly and not worker.stages]
         for worker in self.workers:
             if worker in kept:
                 worker.release()

@@ -6,10 +6,10 @@ The only page where the rooms (arrays and models in, arrays and models out) meet
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,14 +18,20 @@ from torch import Tensor
 from evolve import __version__
 from evolve.data.resident import Resident
 from evolve.data.sources import load_images
+from evolve.durable import canonical
 from evolve.errors import UserError
 from evolve.learngene import Learngene, extract, shuffled
 from evolve.networks.plan import Plan, integral_layers, plan_from_json, plan_to_json, stack_plan, vgg16_plan
 from evolve.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, StreamSettings
 from evolve.store import Result, Stage, Store
 
+if TYPE_CHECKING:
+    from evolve.descendants import DownstreamTask, Trained
+
 Progress = Callable[[float, str], None]
 Outcome = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
+SET_LIMIT = 8  # stages; 40 descendants, the widest graph that is tried (evolve.training.graph_check.WIDTHS)
+OWN = ("method", "plan", "inputs")  # what may differ in a descend stage's recipe within a set
 
 
 def perform_stage(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
@@ -38,6 +44,28 @@ def perform_stage(stage: Stage, store: Store, context: Mapping[str, Any], progre
     resident = _resident(context, stage.recipe.get("data"))
     record, tensors = room(stage, inputs, resident, store, progress)
     store.put(stage, record, tensors, provenance(resident.device))
+
+
+def set_key(stage: Stage, context: Mapping[str, Any]) -> Hashable | None:
+    """What descend stages have in common that may train together, on a GPU; None for those that go alone.
+
+    A CPU gains nothing from more descendants at once, nor does the plain path.
+    """
+    if stage.kind != "descend" or stage.recipe["arithmetic"] == "reference" or choose_device(context["device"]).type != "cuda":
+        return None
+    return canonical({name: value for name, value in stage.recipe.items() if name not in OWN})
+
+
+def perform_set(stages: Sequence[Stage], store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    """Train the descendants of all ``stages``, of one :func:`set_key`, side by side, and put each stage's result as :func:`perform_stage`
+    would have.
+
+    Raises what that raises; the results of all stages are put at the end or, mostly, none.
+    """
+    inputs = [{role: _input(store, key) for role, key in stage.inputs.items()} for stage in stages]
+    resident = _resident(context, stages[0].recipe["data"])
+    for stage, (record, tensors) in zip(stages, _descend_together(stages, inputs, resident, progress), strict=True):
+        store.put(stage, record, tensors, provenance(resident.device))
 
 
 def choose_device(name: str) -> torch.device:
@@ -149,20 +177,34 @@ def _condense(stage: Stage, inputs: Mapping[str, Result], resident: Resident, st
 
 
 def _descend(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:
+    return _descend_together([stage], [inputs], resident, progress)[0]
+
+
+def _descend_together(
+    stages: Sequence[Stage], inputs: Sequence[Mapping[str, Result]], resident: Resident, progress: Progress
+) -> list[Outcome]:
+    """The descendants of all stages; every stage's have the same tasks and numbers. The stages differ in nothing but :data:`OWN`."""
     from evolve.descendants import downstream_tasks, train_together
     from evolve.inheritance import inherit
 
-    recipe, seed = stage.recipe, stage.recipe["seed"]
-    settings: DescendSettings = _settings(DescendSettings, recipe["descend"])
-    plan, learngene = _inheritance(recipe, inputs)
-    tasks = downstream_tasks(settings, recipe["classes"], resident, seed)
+    shared, seed = stages[0].recipe, stages[0].recipe["seed"]
+    settings: DescendSettings = _settings(DescendSettings, shared["descend"])
+    tasks = downstream_tasks(settings, shared["classes"], resident, seed)
+    heirs = [_inheritance(stage.recipe, given) for stage, given in zip(stages, inputs, strict=True)]
     numbers = range(len(tasks))
-    models = [inherit(plan, learngene, settings.classes_per_task, seed, number).to(resident.device) for number in numbers]
+    models = [inherit(*heir, settings.classes_per_task, seed, number).to(resident.device) for heir in heirs for number in numbers]
+    size, reference = len(stages), shared["arithmetic"] == "reference"
 
     def report(fraction: float, text: str) -> None:
-        progress(fraction, f"{len(tasks)} descendants, {text}")
+        progress(fraction, f"{len(tasks)} descendants{f' (of {len(models)} together)' if size > 1 else ''}, {text}")
 
-    trained = train_together(models, tasks, resident, settings, seed, numbers, report, recipe["arithmetic"] == "reference")
+    trained = train_together(models, tasks * size, resident, settings, seed, [*numbers] * size, report, reference)
+    parts = [trained[start : start + len(tasks)] for start in range(0, len(trained), len(tasks))]
+    return [_measured(plan, tasks, part) for (plan, _), part in zip(heirs, parts, strict=True)]
+
+
+def _measured(plan: Plan, tasks: Sequence[DownstreamTask], trained: Sequence[Trained]) -> Outcome:
+    """A descend stage's result."""
     record = {
         "accuracy": [t.last for t in trained],
         "best": [t.best for t in trained],

@@ -1,4 +1,4 @@
-"""One stage at a time, in a process of its own: what a worker does, and the handle by which the engine holds it.
+"""One stage or one set of stages at a time, in a process of its own: what a worker does, and the engine's handle of it.
 
 A worker computes on one thread (faster on a shared machine, and bit-stable), keeps its caches from stage to stage,
 ignores Ctrl-C (the engine decides) and dies with its parent, whatever kills that.
@@ -17,8 +17,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import Any
 from evolve.errors import UserError
 from evolve.store import Stage, Store
 
-Send = Callable[..., None]
+Send = Callable[..., None]  # (a stage's key, what, *content)
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _PROGRESS_INTERVAL = 0.2  # seconds between two reports of one stage
@@ -36,38 +37,109 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _KEPT_BYTES = 1 << 30
 
 
-def execute(stage: Stage, store: Store, perform: str, context: Mapping[str, Any], send: Send) -> None:
-    """Compute one stage under its lock and tell ``send`` how it went; raises nothing but KeyboardInterrupt.
+def execute(stages: Sequence[Stage], store: Store, perform: str, context: Mapping[str, Any], send: Send) -> None:
+    """Compute one stage, or several as a set, and tell ``send`` how it went; raises nothing but KeyboardInterrupt.
 
-    Sends ("progress", fraction, text) and ("waiting",) while it runs, and one of these at the end:
-    ("done", seconds, from_store), ("lost", role) for a damaged input, ("refused", UserError), ("failed", one line).
+    Sends (key, "progress", fraction, text), (key, "waiting") and (key, "notice", text) while it runs, and for each stage one of these at
+    the end: (key, "done", seconds, from_store), (key, "lost", role) for a damaged input, (key, "refused", UserError), (key, "failed", one
+    line); of a set also (key, "held") if another process is computing it, and (key, "apart") if it has to be computed alone.
     """
+    if len(stages) == 1:
+        _execute_one(stages[0], store, perform, context, partial(send, stages[0].key))
+    else:
+        _execute_set(stages, store, perform, context, send)
+
+
+def _execute_one(stage: Stage, store: Store, perform: str, context: Mapping[str, Any], tell: Send) -> None:
+    """Under its lock, for which it waits."""
     try:
-        with store.lock(stage.key, waiting=lambda: send("waiting")):
-            if store.get(stage.key) is not None:
-                send("done", 0.0, True)
-                return
-            lost = [role for role, key in stage.inputs.items() if store.get(key) is None]
-            if lost:
-                send("lost", lost[0])
+        with store.lock(stage.key, waiting=lambda: tell("waiting")):
+            if not _needed(stage, store, tell):
                 return
             started = time.monotonic()
-            _find(perform)(stage, store, context, _throttled(send))
+            _find(perform)(stage, store, context, _throttled(partial(tell, "progress")))
             if not store.has(stage.key):
                 raise RuntimeError(f"{perform} returned without putting the result into the store")
-            send("done", time.monotonic() - started, False)
+            tell("done", time.monotonic() - started, False)
     except UserError as error:
-        send("refused", _portable(error))
+        tell("refused", _portable(error))
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        _append(store.log(stage.key), f"{stage.label}\n{traceback.format_exc()}")
-        text = (str(error).strip().splitlines() or [""])[0]
-        send("failed", f"{type(error).__name__}: {text}".rstrip(": "))
+        tell("failed", _explained(error, store.log(stage.key), stage.label))
+
+
+def _execute_set(stages: Sequence[Stage], store: Store, perform: str, context: Mapping[str, Any], send: Send) -> None:
+    """Under all locks that are free: two processes with overlapping sets that waited for each other would wait for ever.
+
+    Whatever goes wrong, nobody knows in which stage: those without a result have to be computed alone, and then it shows.
+    """
+    left = [stage.key for stage in stages]
+    mine: list[Stage] = []
+
+    def end(key: str, *message: Any) -> None:
+        left.remove(key)
+        send(key, *message)
+
+    def report(fraction: float, text: str) -> None:
+        for stage in mine:
+            send(stage.key, "progress", fraction, text)
+
+    try:
+        with ExitStack() as locks:
+            held = [stage for stage in stages if _got_lock(stage, store, locks, partial(end, stage.key))]
+            mine += [stage for stage in held if _needed(stage, store, partial(end, stage.key))]
+            started = time.monotonic()
+            if mine:
+                _find(f"{perform.partition(':')[0]}:perform_set")(mine, store, context, _throttled(report))
+            for stage in mine:
+                if store.has(stage.key):
+                    end(stage.key, "done", (time.monotonic() - started) / len(mine), False)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        text = _explained(error, store.log(stages[0].key), named(stages))
+        send("", "notice", f"{named(stages)}: {text}; computing each alone")
+    for key in list(left):
+        end(key, "apart")
+
+
+def named(stages: Sequence[Stage]) -> str:
+    """A stage or a set in a few words."""
+    return stages[0].label if len(stages) == 1 else f"{stages[0].label} and {len(stages) - 1} more together"
+
+
+class _HeldElsewhere(Exception):
+    pass
+
+
+def _got_lock(stage: Stage, store: Store, locks: ExitStack, tell: Send) -> bool:
+    """Whether the stage's lock could be taken without waiting; ``locks`` gives it back."""
+
+    def refuse() -> None:
+        raise _HeldElsewhere
+
+    try:
+        locks.enter_context(store.lock(stage.key, waiting=refuse))
+    except _HeldElsewhere:
+        tell("held")
+        return False
+    return True
+
+
+def _needed(stage: Stage, store: Store, tell: Send) -> bool:
+    """Whether the stage, whose lock is held, has still to be computed, and can be."""
+    if store.get(stage.key) is not None:
+        tell("done", 0.0, True)
+        return False
+    lost = [role for role, key in stage.inputs.items() if store.get(key) is None]
+    if lost:
+        tell("lost", lost[0])
+    return not lost
 
 
 class Worker:
-    """A worker process as the engine sees it. ``stage`` is what it computes now, None while idle."""
+    """A worker process as the engine sees it. ``stages`` is what it computes now, by key; empty while idle."""
 
     def __init__(self, store_root: Path, perform: str, context: Mapping[str, Any]) -> None:
         spawn = multiprocessing.get_context("spawn")
@@ -76,13 +148,13 @@ class Worker:
         with _birth():
             self.process.start()
         far_end.close()
-        self.stage: Stage | None = None
+        self.stages: dict[str, Stage] = {}
 
-    def give(self, stage: Stage) -> None:
-        """Hand over a stage. If the process is dead, :meth:`messages` will say so."""
-        self.stage = stage
+    def give(self, stages: Sequence[Stage]) -> None:
+        """Hand over a stage or a set. If the process is dead, :meth:`messages` will say so."""
+        self.stages = {stage.key: stage for stage in stages}
         with suppress(OSError):
-            self.connection.send(stage)
+            self.connection.send(list(stages))
 
     def messages(self) -> Iterator[tuple[Any, ...] | None]:
         """What has arrived; a last None if the process is dead."""
@@ -143,23 +215,24 @@ def _main(connection: Connection, parent: int, store_root: Path, perform: str, c
             os._exit(1)  # the engine is gone
 
     store: Store | None = None
-    while (stage := _next(connection)) is not None:
+    while (stages := _next(connection)) is not None:
         try:
-            store = store or Store(store_root, lambda text: send("notice", text))
+            store = store or Store(store_root, lambda text: send("", "notice", text))
         except UserError as error:
-            send("refused", _portable(error))
+            send(stages[0].key, "refused", _portable(error))
             continue
-        with _output_to(store.log(stage.key)):
-            execute(stage, store, perform, context, send)
-        if store.has(stage.key):
-            with suppress(OSError):
-                store.log(stage.key).unlink(missing_ok=True)
+        with _output_to(store.log(stages[0].key)):
+            execute(stages, store, perform, context, send)
+        for stage in stages:
+            if store.has(stage.key):
+                with suppress(OSError):
+                    store.log(stage.key).unlink(missing_ok=True)
 
 
-def _next(connection: Connection) -> Stage | None:
+def _next(connection: Connection) -> list[Stage] | None:
     try:
-        stage: Stage | None = connection.recv()
-        return stage
+        stages: list[Stage] | None = connection.recv()
+        return stages
     except (EOFError, OSError):
         return None
 
@@ -233,7 +306,7 @@ def _find(dotted: str) -> Callable[..., None]:
     return found
 
 
-def _throttled(send: Send) -> Callable[[float, str], None]:
+def _throttled(report: Callable[[float, str], Any]) -> Callable[[float, str], None]:
     """The stage's progress report; most calls cost a clock reading only."""
     last = -_PROGRESS_INTERVAL
 
@@ -241,7 +314,7 @@ def _throttled(send: Send) -> Callable[[float, str], None]:
         nonlocal last
         if (now := time.monotonic()) - last >= _PROGRESS_INTERVAL:
             last = now
-            send("progress", min(1.0, max(0.0, float(fraction))), str(text))
+            report(min(1.0, max(0.0, float(fraction))), str(text))
 
     return progress
 
@@ -253,6 +326,13 @@ def _portable(error: UserError) -> UserError:
     except Exception:
         return UserError(str(error))
     return error
+
+
+def _explained(error: BaseException, log: Path, who: str) -> str:
+    """The error in one line; its traceback goes to the log."""
+    _append(log, f"{who}\n{traceback.format_exc()}")
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def _append(log: Path, text: str) -> None:

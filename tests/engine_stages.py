@@ -1,4 +1,4 @@
-"""Stages for test_engine.py: importable by worker processes, light, each with one way to behave."""
+"""Stages for test_engine.py and test_sets.py: importable by worker processes, light, each with one way to behave."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,29 @@ def make(name: str, does: str = "add", priority: int = 0, **inputs: Stage) -> St
     return Stage("condense", name, {"name": name, "does": does, "inputs": keys}, keys, priority)
 
 
+SET_LIMIT = 3
+
+
+def set_key(stage: Stage, context: Mapping[str, Any]) -> str | None:
+    """Stages whose names begin with a letter in context["sets"] may go with others of that letter."""
+    return stage.label[0] if stage.label[0] in context.get("sets", "") else None
+
+
 def perform(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    trace([stage], context)
+    globals()[stage.recipe["does"]](stage, store, context, progress)
+
+
+def perform_set(stages: Sequence[Stage], store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    trace(stages, context)
+    for stage in stages:
+        globals()[stage.recipe["does"]](stage, store, context, progress)
+
+
+def trace(stages: Sequence[Stage], context: Mapping[str, Any]) -> None:
     if "trace" in context:
         with open(context["trace"], "a") as file:
-            file.write(f"{stage.label} {os.getpid()}\n")
-    globals()[stage.recipe["does"]](stage, store, context, progress)
+            file.write(f"{'+'.join(stage.label for stage in stages)} {os.getpid()}\n")
 
 
 def add(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:

@@ -27,13 +27,25 @@ def together(plan: Plan, members: int) -> int:
     return members if max(spec.c_out for block in plan for spec in block) <= SMALL else 1
 
 
+def crews(plans: Sequence[Plan], numbers: Sequence[int]) -> list[range]:
+    """Who passes with whom: neighbours of one plan and one generation (in which numbers rise), so that company of another
+    generation does not change how a descendant is rounded.
+    """
+    parts: list[range] = []
+    start = 0
+    for end in range(1, len(plans) + 1):
+        if end == len(plans) or plans[end] != plans[start] or numbers[end] <= numbers[end - 1]:
+            width = together(plans[start], end - start)
+            parts += [range(first, first + width) for first in range(start, end, width)]
+            start = end
+    return parts
+
+
 class FusedTrainer:
     """A :class:`evolve.training.group.Trainer` for models on the CPU, in float32 or float64."""
 
     def __init__(self, models: Sequence[VGG], group: Group) -> None:
-        width = together(models[0].plan, len(models))
-        starts = range(0, len(models), width)
-        self.crews = [Crew(models[start : start + width], group, range(start, start + width)) for start in starts]
+        self.crews = [Crew(models[part.start : part.stop], group, part) for part in crews([model.plan for model in models], group.numbers)]
 
     def epoch(self, epoch: int) -> list[float]:
         return [loss for crew in self.crews for loss in crew.epoch(epoch)]

@@ -1,4 +1,4 @@
-"""Whether, and how widely, captured training is to be used here: measured and compared with the reference once a process."""
+"""Whether, and how widely, captured training is to be used here: compared with the reference and measured once a process."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
+from evolve.networks.plan import anonymous, layer_names
 from evolve.networks.vgg import VGG
 from evolve.training.graph_draws import layout
 from evolve.training.graphs import GraphTrainer, Wave
@@ -22,44 +22,82 @@ WIDTHS = (1, 2, 5, 10, 20, 40)  # numbers of branches to try
 GAIN = 1.03  # a wider graph has to be this much faster to be taken
 TIMED_STEPS = 16  # of an epoch that is timed
 CHECKED_STEPS = 2  # full batches of the epochs that are compared; the tail comes on top
+CHECKED_BRANCHES = 2  # one alone could not show that branches disturb each other
 TOLERANCE = 1e-3  # relative, between mean losses: far above rounding, far below a wrong batch or rate
 
-_widths: dict[tuple[Any, ...], int] = {}  # 0: not to be used
+_agreed: dict[Hashable, bool] = {}  # by architecture and circumstances
+_seconds: dict[Hashable, float] = {}  # of a step, by circumstances and number of branches
 
 
 def checked(models: Sequence[VGG], group: Group, capture: bool = True) -> Trainer:
-    """A GraphTrainer where it is known to agree with the reference and to pay, the reference else. The models are left untouched.
+    """A GraphTrainer where it is known to agree with the reference, the reference else. The models are left untouched.
 
-    For each (architecture, batch, number of members) the first call in a process looks for the best number of branches and
-    compares a few steps with PlainTrainer's, on copies. What fails there is told in one line through ``warnings``.
+    The first call in a process for an architecture compares a few steps with PlainTrainer's, on copies. What fails there is told in
+    one line through ``warnings``. In a set of several generations either all are captured, or none is, or this raises: which way a
+    descendant is trained, and so how it is rounded, must not hang on its company. Each by itself then goes its own way.
     """
-    key = _kind(models, group, capture)
-    if key not in _widths:
-        _widths[key] = _judged(models, group, capture)
-    if _widths[key]:
-        try:
-            return GraphTrainer(models, group, capture, _widths[key])
-        except Exception as error:  # a fast path must not cost a result, whatever ails it
-            _warn(error)
+    agree = {agrees(models, member, group, capture) for member in group.members()}
+    try:
+        if agree == {True}:
+            return GraphTrainer(models, group, capture, _width(models, group, capture))
+        if True in agree:
+            raise ArithmeticError("some of these architectures train otherwise when captured")
+    except Exception as error:  # a fast path must not cost a result, whatever ails it
+        if several(group):
+            raise
+        _warn(error)
     return PlainTrainer(models, group)
 
 
-def _kind(models: Sequence[VGG], group: Group, capture: bool) -> tuple[Any, ...]:
-    model, d, resident = models[0], group.d, group.resident
-    shape = layout(group)
-    images = (shape.members, shape.batch, shape.tail, d.augment, resident.size, str(resident.device))
-    return (model.plan, model.head.out_features, model.head.weight.dtype, d.momentum, d.weight_decay, *images, capture)
+def several(group: Group) -> bool:
+    """Whether the group is a set of generations: their numbers repeat."""
+    return len(set(group.numbers)) < group.size
 
 
-def _judged(models: Sequence[VGG], group: Group, capture: bool) -> int:
-    """The number of branches to use; 0 and a warning where capture fails or computes something else."""
-    try:
-        width = branches(group.size, lambda count: seconds(models, group, count, capture))
-        _compare(models, group, width, capture)
-        return width
-    except Exception as error:  # as above
-        _warn(error)
-        return 0
+def _circumstances(model: VGG, group: Group, capture: bool) -> tuple[Hashable, ...]:
+    """All but the architecture that makes a step another one."""
+    d, shape, resident = group.d, layout(group), group.resident
+    images = (shape.batch, shape.tail, d.augment, resident.size, str(resident.device))
+    return (model.head.out_features, model.head.weight.dtype, d.momentum, d.weight_decay, *images, capture)
+
+
+def agrees(models: Sequence[VGG], member: int, group: Group, capture: bool) -> bool:
+    """Whether captured training of the member's architecture gives what the reference gives; a warning, once, where it does not."""
+    model = models[member]
+    key = (anonymous(model.plan), *_circumstances(model, group, capture))
+    if key not in _agreed:
+        alike = [number for number, other in enumerate(models) if other.plan == model.plan]
+        try:
+            _compare(models, group, (alike * CHECKED_BRANCHES)[:CHECKED_BRANCHES], capture)
+            _agreed[key] = True
+        except Exception as error:  # as above
+            if several(group) and not isinstance(error, ArithmeticError):
+                raise  # no verdict on the architecture: it may be the set that is too large
+            _warn(error)
+            _agreed[key] = False
+    return _agreed[key]
+
+
+def _width(models: Sequence[VGG], group: Group, capture: bool) -> int:
+    """The number of branches to use. Measured with the deepest of the models, which needs the most memory; the channels matter, the
+    depth hardly, and nearly every generation has another architecture: so its times stand for all of as many channels.
+    """
+    deepest = max(models, key=lambda model: len(layer_names(model.plan)))
+    member = list(models).index(deepest)
+    channels = max(spec.c_out for block in deepest.plan for spec in block)
+    key = (channels, *_circumstances(deepest, group, capture))
+
+    def measure(count: int) -> float:
+        if (key, count) not in _seconds:
+            try:
+                _seconds[key, count] = seconds(models, group, [member] * count, capture)
+            except RuntimeError:  # out of memory; under capture it may come as the capture's own error
+                if count == 1:
+                    raise
+                _seconds[key, count] = math.inf
+        return _seconds[key, count]
+
+    return branches(group.size, measure)
 
 
 def _warn(error: Exception) -> None:
@@ -70,26 +108,22 @@ def _warn(error: Exception) -> None:
 def branches(size: int, measure: Callable[[int], float]) -> int:
     """How many of ``size`` members to train in one graph. ``measure(count)`` gives the seconds of a step of ``count`` branches.
 
-    Widths are tried from one on while they bring more images a second, and as memory allows. The choice may follow a
-    measurement because no number depends on it.
+    Widths are tried from one on while they bring more images a second; the last may be wider than ``size``, so
+    that groups of other sizes find the same ones measured. The choice may follow a measurement because no number depends on it.
     """
     best, speed = 0, 0.0
-    for count in sorted({*(width for width in WIDTHS if width < size), size}):
-        try:
-            found = count / measure(count)
-        except RuntimeError:  # out of memory; under capture it may come as the capture's own error
-            if best == 0:
-                raise
+    for count, before in zip(WIDTHS, (0, *WIDTHS), strict=False):
+        if before >= size:
             break
+        found = count / measure(count)
         if best and found < GAIN * speed:
             break
         best, speed = count, found
-    return best
+    return min(best, size)
 
 
-def seconds(models: Sequence[VGG], group: Group, count: int, capture: bool, repeats: int = 3) -> float:
-    """Time of a step of ``count`` branches, measured on copies: the least of ``repeats`` short epochs."""
-    members = [place % group.size for place in range(count)]
+def seconds(models: Sequence[VGG], group: Group, members: Sequence[int], capture: bool, repeats: int = 3) -> float:
+    """Time of a step with a branch for each of ``members`` (any may recur), on copies: the least of ``repeats`` short epochs."""
     short = shortened(group, TIMED_STEPS, members)
     trainer = GraphTrainer([copy.deepcopy(models[member]) for member in members], short, capture)
     (wave,) = trainer.waves
@@ -105,9 +139,8 @@ def _timed(wave: Wave) -> float:
     return time.perf_counter() - started
 
 
-def _compare(models: Sequence[VGG], group: Group, width: int, capture: bool) -> None:
-    """Two short epochs both ways from the same start. Raises ArithmeticError where losses or answers differ."""
-    members = list(range(width))
+def _compare(models: Sequence[VGG], group: Group, members: Sequence[int], capture: bool) -> None:
+    """Two short epochs of ``members`` both ways from the same start. Raises ArithmeticError where losses or answers differ."""
     short = shortened(group, CHECKED_STEPS, members)
     graphed, plain = (
         make([copy.deepcopy(models[member]) for member in members])

@@ -46,12 +46,16 @@ def layout(group: Group) -> Layout:
 
 
 def pack(group: Group, epoch: int) -> Tensor:
-    """The block of one epoch, int64 [numbers] on the CPU: the draws that ``PlainTrainer`` makes, from the same generators in the same order."""
+    """The block of one epoch, int64 [numbers] on the CPU: the draws that ``PlainTrainer`` makes, from the same generators in the same order.
+
+    Members of one number and task, as several generations have them, share their draws.
+    """
     shape = layout(group)
     block = torch.empty(shape.numbers, dtype=torch.int64)
+    drawn: dict[tuple[int, int], Tensor] = {}
     for member in group.members():
-        done = 0
-        rows = _rows(group, member, epoch)
+        done, who = 0, (group.numbers[member], id(group.tasks[member]))
+        rows = drawn[who] if who in drawn else drawn.setdefault(who, _rows(group, member, epoch))
         for part in shape.parts(block):
             steps, _, _, images = part.shape
             mine = rows[:, done : done + steps * images].view(FIELDS, steps, images)

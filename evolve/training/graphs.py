@@ -207,7 +207,8 @@ def _tests(group: Group) -> tuple[Tensor, Tensor]:
 
 
 class GraphTrainer:
-    """A :class:`evolve.training.group.Trainer`. The models must be on the Resident's device and have one architecture.
+    """A :class:`evolve.training.group.Trainer`. The models must be on the Resident's device; each may have an
+    architecture of its own.
 
     At most ``most`` descendants are in one graph; more train in waves of about equal size, one wave after the other. ``capture``
     False runs the same steps without graphs; True on a CPU rehearses the capture (see :class:`Recorder`). A capture that fails

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from test_graphs import assert_equal_models, make_group, make_models, run
+from test_graphs import OTHER, assert_equal_models, generations, make_group, make_models, run
 
 from evolve.training import graph_capture, graph_check
 from evolve.training.graph_check import branches, checked, shortened
@@ -20,27 +21,46 @@ from evolve.training.plain import PlainTrainer
 
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
-    graph_check._widths.clear()
+    for known in (graph_check._agreed, graph_check._seconds):
+        known.clear()
     yield
-    graph_check._widths.clear()
+    for known in (graph_check._agreed, graph_check._seconds):
+        known.clear()
 
 
 def test_branches_are_added_while_they_pay():
     def machine(units: int) -> Callable[[int], float]:
         return lambda count: 1.0 + max(0, count - units)  # seconds: free up to ``units`` branches, then each costs as much as alone
 
-    assert branches(5, machine(5)) == 5 and branches(7, machine(100)) == 7
-    assert branches(40, machine(1)) == 1 and branches(40, machine(10)) == 10
+    assert branches(5, machine(5)) == 5 and branches(7, machine(100)) == 7 and branches(60, machine(100)) == 40
+    assert branches(40, machine(1)) == 1 and branches(40, machine(10)) == 10 and branches(1, machine(5)) == 1
     assert branches(3, lambda count: 1 / count) == 3
 
 
-def test_branches_stop_where_memory_ends():
-    def measure(count: int) -> float:
-        if count > 5:
+def measured(monkeypatch: pytest.MonkeyPatch, time_of: Callable[[int], float]) -> list[int]:
+    """Let ``time_of`` stand for the measurement; the widths that it is asked for."""
+    asked: list[int] = []
+
+    def seconds(models: object, group: object, members: Sequence[int], capture: bool) -> float:
+        asked.append(len(members))
+        return time_of(len(members))
+
+    monkeypatch.setattr(graph_check, "seconds", seconds)
+    return asked
+
+
+def test_branches_stop_where_memory_ends_and_do_not_try_again(monkeypatch):
+    def time_of(count: int) -> float:
+        if count > 2:
             raise torch.cuda.OutOfMemoryError("full")
         return 1.0
 
-    assert branches(30, measure) == 5
+    asked = measured(monkeypatch, time_of)
+    group = make_group(5, 14)
+    for _ in range(2):
+        trainer = checked(make_models(group), group)
+        assert isinstance(trainer, GraphTrainer) and [len(wave.branches) for wave in trainer.waves] == [1, 2, 2]
+    assert asked == [1, 2, 5]
 
 
 def test_a_checked_trainer_is_the_captured_one_and_the_check_leaves_no_trace(recwarn):
@@ -53,13 +73,74 @@ def test_a_checked_trainer_is_the_captured_one_and_the_check_leaves_no_trace(rec
     np.testing.assert_allclose(losses, run(PlainTrainer(twins, group), group.d.epochs)[0], rtol=1e-9)
 
 
-def test_the_check_is_made_once_for_each_kind(monkeypatch):
-    asked: list[int] = []
-    monkeypatch.setattr(graph_check, "_judged", lambda models, group, capture: asked.append(group.size) or 1)
-    for members, images in ((2, 14), (2, 14), (1, 14), (2, 18), (2, 13)):
+def test_an_architecture_is_checked_once_whatever_its_company(monkeypatch):
+    compared: list[list[int]] = []
+    monkeypatch.setattr(graph_check, "_compare", lambda models, group, members, capture: compared.append(list(members)))
+    measured(monkeypatch, lambda count: 1.0)
+    for members, images in ((3, 14), (3, 14), (1, 14), (3, 18), (3, 13), (1, 13)):
         group = make_group(members, images)
         checked(make_models(group), group)
-    assert asked == [2, 1, 2]  # another tail is another graph; more batches of the same size are not
+    assert compared == [[0, 1], [0, 1]]  # another tail is another graph; more batches of the same size are not
+    mixed = generations(group, 2)
+    models = [*make_models(group), *make_models(group, plan=OTHER)]
+    for _ in range(2):
+        checked(models, mixed)
+    assert compared[2:] == [[1, 1]]  # the only one of its kind stands for two branches
+
+
+def test_times_are_measured_once_for_all_depths_and_sizes(monkeypatch):
+    monkeypatch.setattr(graph_check, "_compare", lambda *args: None)
+    asked = measured(monkeypatch, lambda count: 1.0)
+    group = make_group(2, 14)
+    checked(make_models(group), group)
+    assert asked == [1, 2]
+    mixed = generations(group, 3)
+    trainer = checked([*make_models(group, plan=OTHER), *make_models(group), *make_models(group, plan=OTHER)], mixed)
+    assert asked == [1, 2, 5, 10] and isinstance(trainer, GraphTrainer) and [len(wave.branches) for wave in trainer.waves] == [6]
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *plans: object) -> None:
+    """Let the comparison fail for these architectures."""
+
+    def compare(models: Sequence[Any], group: object, members: Sequence[int], capture: bool) -> None:
+        if models[members[0]].plan in plans:
+            raise ArithmeticError("other losses")
+
+    monkeypatch.setattr(graph_check, "_compare", compare)
+    measured(monkeypatch, lambda count: 1.0)
+
+
+@pytest.mark.filterwarnings("ignore:captured training is not used:RuntimeWarning")
+def test_a_set_in_which_not_all_agree_comes_apart_and_each_goes_its_own_way(monkeypatch):
+    group = make_group(2, 14)
+    good, bad = make_models(group), make_models(group, plan=OTHER)
+    refuse(monkeypatch, OTHER)
+    with pytest.raises(ArithmeticError, match="some of these architectures"):
+        checked([*good, *bad], generations(group, 2))
+    assert isinstance(checked(good, group), GraphTrainer) and isinstance(checked(bad, group), PlainTrainer)
+    assert isinstance(checked([*bad, *bad], generations(group, 2)), PlainTrainer)
+
+
+def test_a_set_too_large_to_capture_comes_apart_and_condemns_nobody(monkeypatch, recwarn):
+    right = graph_capture.Recorder.record
+    room = 2
+
+    def record(self: graph_capture.Recorder, step: Any, state: Any) -> Any:
+        if len(step.branches) > room:
+            raise torch.cuda.OutOfMemoryError("full")
+        return right(self, step, state)
+
+    monkeypatch.setattr(graph_capture.Recorder, "record", record)
+    monkeypatch.setattr(graph_check, "_width", lambda models, group, capture: group.size)
+    group = make_group(2, 14)
+    models, many = make_models(group), generations(group, 2)
+    room = 1  # too little even for the comparison
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        checked([*models, *make_models(group)], many)
+    room = 2
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        checked([*models, *make_models(group)], many)
+    assert isinstance(checked(models, group), GraphTrainer) and not list(recwarn)
 
 
 def wrong_crops(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The ancestor's graphed trunk is transparent: same outputs, same gradients, same statistics, an unchanged model. (On a GPU: test_graphs.)"""
+"""The ancestor's graphed trunk is transparent: same outputs, same gradients, same statistics, an unchanged model. (On a GPU: test_graphs_on_gpu.)"""
 
 from __future__ import annotations
 

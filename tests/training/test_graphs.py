@@ -1,11 +1,8 @@
-"""Captured training: the same draws, batches, updates and answers as the plain trainer's. The capture itself needs a GPU; the rest runs anywhere."""
+"""Captured training: the same draws, batches, updates and answers as the plain trainer's. The capture itself: test_graphs_on_gpu.py."""
 
 from __future__ import annotations
 
 import copy
-import time
-import warnings
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -20,21 +17,18 @@ from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
 from evolve.networks.plan import stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG, initialise
-from evolve.perform import repeatable
 from evolve.randomness import generator
 from evolve.settings import DescendSettings
 from evolve.training import graph_capture
-from evolve.training.graph_check import checked
 from evolve.training.graph_draws import CROP, FIELDS, FLIP, INDEX, LABEL, layout, pack
-from evolve.training.graphed import Graphed
 from evolve.training.graphs import TEST_BATCH, Branch, Exam, GraphTrainer, TrainStep, waves
 from evolve.training.group import DownstreamTask, Group, Trainer
 from evolve.training.plain import PlainTrainer
 
 PLAN = stack_plan(vgg16_plan(1 / 16), ("conv1", "conv11", "conv13"))
+OTHER = stack_plan(vgg16_plan(1 / 16), ("conv2", "conv4", "conv5", "conv6", "conv12"))
 SETTINGS = DescendSettings(epochs=3, batch=4, lr=0.05, weight_decay=0.01, augment=("crop", "flip"))
 CPU = torch.device("cpu")
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def make_resident(device: torch.device = CPU, count: int = 60, size: int = 16) -> Resident:
@@ -55,6 +49,11 @@ def make_group(members: int, images: int, resident: Resident | None = None, test
         labels = resident.labels.cpu()
         tasks.append(DownstreamTask((0, 1, 2), train, test, labels[train], labels[test]))
     return Group(tasks, [member + 2 for member in range(members)], resident, replace(SETTINGS, **changes), 7)
+
+
+def generations(group: Group, count: int) -> Group:
+    """As many generations of the group's members: the same tasks and numbers over and over."""
+    return replace(group, tasks=[*group.tasks] * count, numbers=[*group.numbers] * count)
 
 
 def make_models(group: Group, dtype: torch.dtype = torch.float64, plan: object = PLAN) -> list[VGG]:
@@ -89,13 +88,14 @@ def assert_equal_models(ours: list[VGG], theirs: list[VGG], rtol: float, atol: f
     images=st.integers(2, 25),
     batch=st.integers(2, 9),
     members=st.integers(1, 3),
+    repeats=st.integers(1, 2),
     augment=st.sampled_from([(), ("crop",), ("flip",), ("flip", "crop")]),
     epoch=st.integers(0, 3),
 )
-def test_packed_draws_give_the_plain_batches_bit_for_bit(size, images, batch, members, augment, epoch):
-    group = make_group(members, images, make_resident(size=size), batch=batch, augment=augment)
+def test_packed_draws_give_the_plain_batches_bit_for_bit(size, images, batch, members, repeats, augment, epoch):
+    group = generations(make_group(members, images, make_resident(size=size), batch=batch, augment=augment), repeats)
     slots = [slot for part in layout(group).parts(pack(group, epoch)) for slot in part]
-    step = TrainStep([], group.resident, augment, torch.zeros(1, FIELDS, members, batch, dtype=torch.int64), torch.zeros(1))
+    step = TrainStep([], group.resident, augment, torch.zeros(1, FIELDS, group.size, batch, dtype=torch.int64), torch.zeros(1))
     assert len(slots) == group.steps
     for member, task in enumerate(group.tasks):
         draw = group.augmentation(member, epoch)
@@ -104,6 +104,15 @@ def test_packed_draws_give_the_plain_batches_bit_for_bit(size, images, batch, me
             found = step.images(slot).split(slot.shape[-1])[member]
             assert torch.equal(found, expected) and found.stride() == expected.stride()
             assert torch.equal(slot[INDEX, member], task.train[places]) and torch.equal(slot[LABEL, member], task.train_labels[places])
+
+
+def test_draws_are_not_shared_by_members_that_have_only_their_number_in_common():
+    group = make_group(2, 10)
+    alike = replace(group, numbers=[2, 2])
+    (part, _) = layout(alike).parts(pack(alike, 0))
+    second = replace(group, tasks=group.tasks[1:], numbers=[2])
+    assert torch.equal(part[:, :, 1], layout(second).parts(pack(second, 0))[0][:, :, 0])
+    assert not torch.equal(part[:, INDEX, 0], part[:, INDEX, 1])
 
 
 def test_without_augmentation_nothing_is_shifted_or_mirrored():
@@ -160,6 +169,19 @@ def test_a_member_learns_the_same_alone_together_and_in_waves(most):
         own, right = run(GraphTrainer([alone[member]], single, False), group.d.epochs)
         assert [epoch[member] for epoch in losses] == [epoch[0] for epoch in own] and answers[member] == right[0]
     assert_equal_models(models, alone, 0, 0)
+
+
+@pytest.mark.parametrize("most", [1, 2, 4, None])
+def test_generations_of_several_architectures_learn_in_a_set_as_alone(most):
+    group = make_group(2, 14)
+    single = [make_models(group, torch.float32, plan) for plan in (PLAN, OTHER, PLAN)]
+    models = copy.deepcopy([model for generation in single for model in generation])
+    losses, answers = run(GraphTrainer(models, generations(group, 3), True, most), group.d.epochs)
+    for number, generation in enumerate(single):
+        part = slice(2 * number, 2 * number + 2)
+        own, right = run(GraphTrainer(generation, group, True), group.d.epochs)
+        assert [epoch[part] for epoch in losses] == own and answers[part] == right
+        assert_equal_models(models[part], generation, 0, 0)
 
 
 def test_epochs_may_be_asked_for_in_any_order_and_training_may_outrun_the_settings():
@@ -261,88 +283,3 @@ def test_a_step_needs_no_value_on_the_host_and_mixes_no_devices(monkeypatch, dev
         with pytest.raises(DynamicOutputShapeException):  # it does find what waits for the device
             resident._flip(resident._rows(slots[0, 0, 0]), slots[0, 0, 0] > 0)
     assert [{one.type for one in used} for used in updates] == [{device}, {device}]
-
-
-# --- on a GPU: the capture itself
-
-
-@pytest.fixture
-def cuda() -> torch.device:
-    return repeatable(torch.device("cuda"))
-
-
-@on_gpu
-@pytest.mark.parametrize("images", [12, 14, 13])
-@pytest.mark.parametrize("members", [1, 3])
-def test_captured_training_agrees_with_the_plain_one(cuda, images, members):
-    group = make_group(members, images, make_resident(cuda))
-    ours, theirs = make_models(group), make_models(group)
-    losses, answers = run(GraphTrainer(ours, group, True), group.d.epochs)
-    expected, right = run(PlainTrainer(theirs, group), group.d.epochs)
-    np.testing.assert_allclose(losses, expected, rtol=1e-5)  # the rate is a float32 there
-    assert answers == right
-    assert_equal_models(ours, theirs, 1e-3, 1e-5)
-
-
-@on_gpu
-@pytest.mark.parametrize("most", [1, 2, None])
-def test_captured_members_are_bit_equal_however_they_are_grouped_and_to_uncaptured_ones(cuda, most):
-    group = make_group(3, 14, make_resident(cuda))
-    captured, eager = make_models(group, torch.float32), make_models(group, torch.float32)
-    assert run(GraphTrainer(captured, group, True, most), 3) == run(GraphTrainer(eager, group, False), 3)
-    assert_equal_models(captured, eager, 0, 0)
-
-
-@on_gpu
-def test_the_checked_trainer_on_a_gpu_is_the_captured_one(cuda, recwarn):
-    group = make_group(3, 14, make_resident(cuda))
-    models = make_models(group, torch.float32)
-    assert isinstance(checked(models, group), GraphTrainer), [str(one.message) for one in recwarn]
-
-
-@on_gpu
-def test_captured_training_is_faster_than_the_plain_one(cuda):
-    plan = stack_plan(vgg16_plan(1), ("conv1", "conv11", "conv12", "conv13"))
-    group = make_group(5, 1600, make_resident(cuda, 2000, 32), batch=16, epochs=3, augment=("crop",))
-    times = []
-    for make in (lambda models: checked(models, group), lambda models: PlainTrainer(models, group)):
-        trainer = make(make_models(group, torch.float32, plan))
-        trainer.epoch(0)
-        started = time.perf_counter()
-        trainer.epoch(1)
-        times.append(time.perf_counter() - started)
-        print(f"{type(trainer).__name__}: {5 * 1600 / times[-1]:.0f} images/s")
-    assert times[0] < times[1] / 2
-
-
-@on_gpu
-@pytest.mark.parametrize("tolerance", [1e-2, 0.0], ids=["close", "bit-equal, on which a resume relies"])
-def test_a_graphed_trunk_learns_as_a_plain_one(cuda, tolerance):
-    resident = make_resident(cuda)
-    group = make_group(1, 48, resident)
-    (model,) = make_models(group, torch.float32)
-    twin, graphed = copy.deepcopy(model), Graphed(model, often=2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ours, theirs = (learn(one, forward, resident) for one, forward in ((model, graphed.forward), (twin, twin)))
-    assert len(graphed._graphs) == 2 and graphed.enabled
-    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance / 10)
-    assert_equal_models([model], [twin], tolerance, tolerance / 10)
-    assert model.layers["conv1"].bn.num_batches_tracked == 12
-
-
-def learn(model: VGG, forward: Callable[[Tensor], Tensor], resident: Resident) -> Tensor:
-    """Twelve steps, every third on a smaller batch; the losses. The last output stays alive, as Avalanche's does."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    model.train()
-    losses, output = [], None
-    for step in range(12):
-        index = torch.arange(8 if step % 3 == 2 else 16) + step
-        optimizer.zero_grad()
-        output = forward(resident.batch(index))
-        loss = torch.nn.functional.cross_entropy(output, resident.labels[index.to(resident.device)])
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    assert output is not None
-    return torch.stack(losses)
