@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from avalanche.benchmarks.utils.utils import concat_datasets
+from avalanche.core import BaseSGDPlugin
 from avalanche.models.dynamic_modules import MultiTaskModule
 from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, LwFPlugin, ReplayPlugin, SynapticIntelligencePlugin
 from avalanche.training.storage_policy import ReservoirSamplingBuffer
@@ -26,6 +27,7 @@ from evolve.data.streams import make_dataset
 from evolve.networks.vgg import VGG
 from evolve.randomness import derive_seed, generator, reseed
 from evolve.settings import AncestorSettings
+from evolve.training.graphed import Graphed
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and what fits JSON
 
@@ -255,9 +257,10 @@ class ResidentLoader:
         self.resident, self.rows, self.a, self.seed, self.task = resident, rows, a, seed, task
         self.memory: tuple[Tensor, Tensor, Tensor] | None = None
         self.epoch = 0
+        self._length = len(batches(len(self.rows[0]), self.a.batch, torch.Generator()))
 
     def __len__(self) -> int:
-        return len(batches(len(self.rows[0]), self.a.batch, torch.Generator()))
+        return self._length
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         augment = self._draw("ancestor-augment")
@@ -302,6 +305,8 @@ class ResidentStrategy(SupervisedTemplate):
             evaluator=_no_evaluator(),
         )
         self.plugin, self.resident, self.a, self.seed = plugin, resident, a, seed
+        self.fast = Graphed(self.model)
+        self._listeners: dict[str, list[Callable[..., Any]]] = {}
         self.past: list[Any] = []
         self.first_epoch: Callable[[ResidentStrategy], int] = lambda strategy: 0
         self.after_epoch: Callable[[ResidentStrategy, int], None] = lambda strategy, epoch: None
@@ -322,7 +327,47 @@ class ResidentStrategy(SupervisedTemplate):
         """The optimizer restarts at every task (SPEC 7); Avalanche does so at its first only."""
         super().check_model_and_optimizer(reset_optimizer_state=True, **kwargs)
 
+    def forward(self) -> Any:
+        extra = (self.mb_task_id,) if isinstance(self.model, MultiTaskModule) else ()
+        return self.fast.forward(self.mb_x, *extra)
+
+    def _unpack_minibatch(self) -> None:
+        """The loader's batches are lists already; only what lies elsewhere moves."""
+        if self.device.type != "cpu":
+            super()._unpack_minibatch()
+
+    def _fire(self, event: str, **kwargs: Any) -> None:
+        """Avalanche's trigger_plugins, less what hears nothing: its evaluator, asked eight times an iteration, has no metric here."""
+        for listener in self._listeners[event]:
+            listener(self, **kwargs)
+
+    def _listen(self) -> None:
+        heard = [plugin for plugin in self.plugins if plugin is not self.evaluator]
+        self._listeners = {event: [getattr(plugin, event) for plugin in heard if _answers(plugin, event)] for event in ITERATION}
+
+    def _before_training_iteration(self, **kwargs: Any) -> None:
+        self._fire("before_training_iteration", **kwargs)
+
+    def _before_forward(self, **kwargs: Any) -> None:
+        self._fire("before_forward", **kwargs)
+
+    def _after_forward(self, **kwargs: Any) -> None:
+        self._fire("after_forward", **kwargs)
+
+    def _before_backward(self, **kwargs: Any) -> None:
+        self._fire("before_backward", **kwargs)
+
+    def _after_backward(self, **kwargs: Any) -> None:
+        self._fire("after_backward", **kwargs)
+
+    def _before_update(self, **kwargs: Any) -> None:
+        self._fire("before_update", **kwargs)
+
+    def _after_update(self, **kwargs: Any) -> None:
+        self._fire("after_update", **kwargs)
+
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+        self._listen()
         for epoch in range(self.first_epoch(self), self.train_epochs):
             reseed(derive_seed(self.seed, "ancestor", self.task, epoch))
             for group in self.optimizer.param_groups:
@@ -334,12 +379,31 @@ class ResidentStrategy(SupervisedTemplate):
             self.after_epoch(self, epoch)
 
     def _after_training_iteration(self, **kwargs: Any) -> None:
-        super()._after_training_iteration(**kwargs)
+        self._fire("after_training_iteration", **kwargs)
         self.after_step(self, self.dataloader.epoch)
 
     def _after_training_exp(self, **kwargs: Any) -> None:
         reseed(derive_seed(self.seed, "ancestor", self.task, "after"))  # replay draws its memory here, from global state
         super()._after_training_exp(**kwargs)
+
+
+ITERATION = (
+    "before_training_iteration",
+    "before_forward",
+    "after_forward",
+    "before_backward",
+    "after_backward",
+    "before_update",
+    "after_update",
+    "after_training_iteration",
+)
+"""The hooks of one iteration, in order."""
+
+
+def _answers(plugin: Any, event: str) -> bool:
+    """Whether ``plugin`` does something at ``event``, rather than inherit the method that does nothing."""
+    found = getattr(plugin, event, None)
+    return found is not None and getattr(found, "__func__", found) is not getattr(BaseSGDPlugin, event, None)
 
 
 def _no_evaluator() -> EvaluationPlugin:

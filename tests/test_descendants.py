@@ -162,7 +162,7 @@ def test_training_is_bit_reproducible_and_leaves_global_random_state(resident):
 
 
 class Spy(Resident):
-    """Remembers every training batch it serves."""
+    """Remembers every training batch it serves, whether it draws itself or gathers what was drawn."""
 
     def batch(self, index, augment=(), generator=None):
         images = super().batch(index, augment, generator)
@@ -170,8 +170,14 @@ class Spy(Resident):
             self.served.append((index.clone(), images.clone()))
         return images
 
+    def gather(self, index, shift=None, flip=None):
+        images = super().gather(index, shift, flip)
+        self.served.append((index.clone(), images.clone()))
+        return images
 
-def test_every_method_sees_bit_equal_batches():
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_every_method_sees_bit_equal_batches(reference):
     spy = make_resident()
     spy.__class__ = Spy
     task = tasks_of(spy)[2]
@@ -180,7 +186,7 @@ def test_every_method_sees_bit_equal_batches():
     served = []
     for model in (inherit(PLAN, None, 3, 5, 2), inherit(PLAN, gene, 3, 5, 2), inherit(other, None, 3, 5, 2)):
         spy.served = []
-        train_descendant(model, task, spy, SETTINGS, 5, 2, quiet)
+        train_descendant(model, task, spy, SETTINGS, 5, 2, quiet, reference)
         served.append(spy.served)
     assert len(served[0]) == 3 * 5  # 21 images in fours: the single last image joins the batch before it
     for method in served[1:]:

@@ -120,33 +120,28 @@ class Fused:
 
     def embed(self, w: Weights, statistics: Statistics | None, x: Tensor) -> tuple[Tensor, Trace]:
         """:meth:`forward` up to the head's input [B, G, c]."""
-        trace, number = Trace(), 0
-        for block in self.blocks:
-            x = self._enter(block, x, trace)
-            for kernel in block.kernels:
-                x = self._unit(w, statistics, kernel, number, x, trace, last=kernel is block.kernels[-1])
-                number += 1
+        trace = Trace()
+        trace.embedded = self.average(as_rows(self._through(w, statistics, x, trace)))
         if statistics is not None:
             torch._foreach_add_(list(statistics.mean), list(w.bias), alpha=MOMENTUM)
-        trace.embedded = self.average(as_rows(self._pool(self.blocks[-1], x, trace)))
         return trace.embedded, trace
 
-    def _enter(self, block: Block, x: Tensor, trace: Trace) -> Tensor:
-        """Through the pool of the block before, into this block's order."""
-        place = self.blocks.index(block)
-        if place == 0:
-            return x
-        before = self.blocks[place - 1]
-        pooled = self._pool(before, x, trace)
-        if before.order == block.order == IMAGE:
-            return pooled
-        return self._between(before, block, as_rows(pooled).view(-1, x.shape[1]))
+    def _through(self, w: Weights, statistics: Statistics | None, maps: Tensor, trace: Trace) -> Tensor:
+        """All blocks with their pools; maps in the last block's order."""
+        order = IMAGE
+        for block in self.blocks:
+            if not order == block.order == IMAGE:
+                rows = as_rows(maps).view(self.batch * block.side**2, -1)
+                maps = block.arrange(rows if order == block.order else reordered(rows, self.batch, block.order))
+            order = block.order
+            for kernel in block.kernels:
+                maps = self._unit(w, statistics, kernel, maps, trace, last=kernel is block.kernels[-1])
+            maps = self._pool(block, maps, trace)
+        return maps
 
-    def _between(self, before: Block, block: Block, rows: Tensor) -> Tensor:
-        return block.arrange(rows if before.order == block.order else reordered(rows, self.batch, block.order))
-
-    def _unit(self, w: Weights, statistics: Statistics | None, kernel: Kernel, number: int, x: Tensor, trace: Trace, last: bool) -> Tensor:
+    def _unit(self, w: Weights, statistics: Statistics | None, kernel: Kernel, x: Tensor, trace: Trace, last: bool) -> Tensor:
         """Convolution, BN, ReLU; the ReLU of a block's ``last`` unit comes after the pool, where it has a quarter to do: both only grow."""
+        number = len(trace.units)
         c = kernel.forward(x, w.conv[number])
         mean, var = (statistics.mean[number], statistics.var[number]) if statistics else (None, None)
         out, batch_mean, invstd = torch.native_batch_norm(c, w.gamma[number], w.beta[number], mean, var, True, MOMENTUM, EPS)
@@ -241,19 +236,31 @@ class Fused:
 
     def evaluate(self, w: Weights, statistics: Statistics, x: Tensor) -> Tensor:
         """Eval mode: images [B, G * 3, size, size] -> logits [G, B, classes]. BN is folded into the convolutions."""
-        number, trace = 0, Trace()
+        return self._head(w, self.average(as_rows(self._inferred(*fold(w, statistics), x))))
+
+    def _inferred(self, conv: Sequence[Tensor], shift: Sequence[Tensor], maps: Tensor) -> Tensor:
+        """All blocks with their pools, BN folded in."""
+        order, number = IMAGE, 0
         for block in self.blocks:
-            x = self._enter(block, x, trace)
+            if not order == block.order == IMAGE:
+                rows = as_rows(maps).view(self.batch * block.side**2, -1)
+                maps = block.arrange(rows if order == block.order else reordered(rows, self.batch, block.order))
+            order = block.order
             for kernel in block.kernels:
-                scale = w.gamma[number] * (statistics.var[number] + EPS).rsqrt_()
-                shift = torch.addcmul(w.beta[number], w.bias[number] - statistics.mean[number], scale)
-                x = kernel.forward(x, w.conv[number] * scale.view(-1, 1, 1, 1))
-                x.add_(shift.view(-1, 1, 1))
+                maps = kernel.forward(maps, conv[number]).add_(shift[number].view(-1, 1, 1))
                 if kernel is not block.kernels[-1]:
-                    x.clamp_min_(0)
+                    maps.clamp_min_(0)
                 number += 1
-            trace.pools.clear()
-        return self._head(w, self.average(as_rows(self._pool(self.blocks[-1], x, trace))))
+            maps = self._pool(block, maps, Trace())
+        return maps
+
+
+def fold(w: Weights, statistics: Statistics) -> tuple[list[Tensor], list[Tensor]]:
+    """BN in eval mode as part of the convolution before it: scaled weights, and what to add to each channel."""
+    scales = [gamma * (var + EPS).rsqrt_() for gamma, var in zip(w.gamma, statistics.var, strict=True)]
+    parts = zip(w.beta, w.bias, statistics.mean, scales, strict=True)
+    shift = [torch.addcmul(beta, bias - mean, scale) for beta, bias, mean, scale in parts]
+    return [conv * scale.view(-1, 1, 1, 1) for conv, scale in zip(w.conv, scales, strict=True)], shift
 
 
 @lru_cache(maxsize=32)

@@ -25,6 +25,11 @@ from torch import Tensor
 
 IMAGE, PLACE = "image", "place"
 
+# Measured with `evolve bench --only kernels` (docs/performance.md): below these the library's convolutions lose.
+SMALL_SIDE = 4
+WIDE = 200 * 200
+"""c_in * c_out from which leaving out the border's zeros pays for nine small products instead of one large one."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -109,6 +114,7 @@ class Product:
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
         self._gather, self._scatter = _tables(shape.batch, shape.side, shape.groups)
+        self._turn = _turned(shape.c_out, shape.groups) if shape.side > 2 and shape.c_in * shape.c_out < WIDE else None
         self._held: tuple[Tensor, int, Tensor] | None = None
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -120,6 +126,8 @@ class Product:
         return self._maps(out)
 
     def data_gradient(self, g: Tensor, weight: Tensor) -> Tensor:
+        if self._turn is not None:
+            return self._by_turning(g, weight, self._turn)
         s = self.shape
         spread = g.new_empty(s.groups * s.rows * 9 + 1, s.c_in)
         spread[-1].zero_()  # what pixels beyond the border would have received
@@ -129,6 +137,16 @@ class Product:
         else:
             torch.bmm(self._by_group(as_rows(g), s.c_out), self._matrices(weight), out=by_tap)
         return self._maps(spread.index_select(0, self._scatter).view(-1, 9, s.c_in).sum(1).view(s.rows, -1))
+
+    def _by_turning(self, g: Tensor, weight: Tensor, turn: Tensor) -> Tensor:
+        """As a convolution of ``g`` with the kernels turned by 180 degrees: a longer product, which runs faster where turning is cheap."""
+        s = self.shape
+        turned = weight.permute(0, 2, 3, 1).reshape(-1, s.c_in).index_select(0, turn).view(s.groups, 9 * s.c_out, s.c_in)
+        if s.groups == 1:
+            return self._maps(torch.mm(self._gathered(g, s.c_out)[0], turned[0]))
+        out = g.new_empty(s.rows, s.groups * s.c_in)
+        torch.bmm(self._gathered(g, s.c_out), turned, out=self._by_group(out, s.c_in))
+        return self._maps(out)
 
     def weight_gradient(self, g: Tensor, x: Tensor, into: Tensor) -> None:
         s = self.shape
@@ -141,13 +159,17 @@ class Product:
         """[groups, R, 9 * c_in]; the last one made is kept, as the weight gradient wants what the forward pass had."""
         if self._held is not None and self._held[0] is x and self._held[1] == x._version:
             return self._held[2]
-        s = self.shape
-        padded = x.new_empty(s.rows * s.groups + 1, s.c_in)
-        padded[:-1].copy_(as_rows(x).view(-1, s.c_in))
-        padded[-1].zero_()
-        made = padded.index_select(0, self._gather).view(s.groups, s.rows, 9 * s.c_in)
+        made = self._gathered(x, self.shape.c_in)
         self._held = (x, x._version, made)
         return made
+
+    def _gathered(self, maps: Tensor, channels: int) -> Tensor:
+        """Every pixel's neighbourhood as a row, [groups, R, 9 * channels]."""
+        s = self.shape
+        padded = maps.new_empty(s.rows * s.groups + 1, channels)
+        padded[:-1].copy_(as_rows(maps).view(-1, channels))
+        padded[-1].zero_()
+        return padded.index_select(0, self._gather).view(s.groups, s.rows, 9 * channels)
 
     def _by_group(self, rows: Tensor, channels: int) -> Tensor:
         """[R, groups * channels] -> [groups, R, channels]; no copy."""
@@ -181,6 +203,13 @@ def _tables(batch: int, side: int, groups: int) -> tuple[Tensor, Tensor]:
     slot = back * 9 + torch.arange(9)
     scatter = (slot[:, None, :] + group.view(1, groups, 1) * rows * 9).masked_fill((back < 0)[:, None, :], groups * rows * 9)
     return gather.flatten(), scatter.flatten()
+
+
+@lru_cache(maxsize=256)
+def _turned(c_out: int, groups: int) -> Tensor:
+    """Rows of a weight's memory [groups * c_out * 9, c_in] by group, tap from the last to the first, and output channel."""
+    group, tap, channel = torch.arange(groups).view(-1, 1, 1), torch.arange(8, -1, -1).view(-1, 1), torch.arange(c_out)
+    return ((group * c_out + channel) * 9 + tap).flatten()
 
 
 def _overlap(tap: int, side: int) -> tuple[slice, slice]:
@@ -231,18 +260,11 @@ class Taps:
         return rows.view(self.shape.side, self.shape.side, self.shape.batch, rows.shape[1])
 
 
-# Measured with `evolve bench --only kernels` (docs/performance.md): below these the library's convolutions lose.
-SMALL_SIDE = 4
-WIDE = 200 * 200
-"""c_in * c_out from which leaving out the border's zeros pays for nine small products instead of one large one."""
-
-
 def pick(shape: Shape, order: str = IMAGE) -> Kernel:
     """The kernel of one convolution: by its shape alone, never by a clock, so that a lineage repeats to the bit."""
     if order == PLACE:
         return Taps(shape)
-    grouped = shape.side == SMALL_SIDE and shape.groups > 1  # oneDNN gains from groups what it loses by the small map
-    return OneDnn(shape) if shape.side > SMALL_SIDE or grouped else Product(shape)
+    return OneDnn(shape) if shape.side > SMALL_SIDE else Product(shape)
 
 
 def order_of(side: int, channels: tuple[tuple[int, int], ...], groups: int) -> str:

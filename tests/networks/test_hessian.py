@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from awake_networks import awake, weights_of
 from torch import Tensor
 
 from evolve.networks.fused import Fused, Weights
 from evolve.networks.hessian import Pass
 from evolve.networks.plan import PAPER_SET, Plan, stack_plan, vgg16_plan
-from evolve.networks.vgg import VGG, initialise
 
 CASES = [
     (vgg16_plan(1 / 32)[:3], 8, 5),
@@ -27,16 +27,10 @@ class Case:
         def random(*shape: int) -> Tensor:
             return torch.randn(shape, generator=draw, dtype=torch.float64)
 
-        self.model = VGG(plan, 4).double().train()
-        initialise(self.model, 3, "hessian")
-        with torch.no_grad():
-            for unit in self.model.units:
-                unit.bn.weight.add_(0.3 * random(len(unit.bn.weight)))  # some of them negative: the ReLU cuts otherwise there
-                unit.bn.bias.add_(0.3 * random(len(unit.bn.bias)))
-            self.model.head.weight.mul_(30)
+        self.model = awake(plan, 4, 3)
         self.x = random(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
         self.labels = torch.arange(batch) % 4
-        self.weights = weights_of(self.model)
+        self.weights = weights_of([self.model])
         self.direction = Weights(*([random(*p.shape).contiguous(memory_format=memory(p)) for p in part] for part in parts(self.weights)[:4]),
                                  random(*self.weights.head.shape), random(*self.weights.head_bias.shape))  # fmt: skip
         self.targets = [random(*f.shape) for f in self.model.features(self.x)]
@@ -55,14 +49,6 @@ def memory(p: Tensor) -> torch.memory_format:
 
 def parts(w: Weights) -> list[list[Tensor]]:
     return [list(w.conv), list(w.bias), list(w.gamma), list(w.beta), [w.head], [w.head_bias]]
-
-
-def weights_of(model: VGG) -> Weights:
-    units = model.units
-    convs, bns = [u.conv for u in units], [u.bn for u in units]
-    conv, bias = [c.weight.detach() for c in convs], [c.bias.detach() for c in convs]
-    gamma, beta = [b.weight.detach() for b in bns], [b.bias.detach() for b in bns]
-    return Weights(conv, bias, gamma, beta, model.head.weight.detach()[None], model.head.bias.detach()[None])
 
 
 def flat(w: Weights) -> list[Tensor]:
