@@ -38,7 +38,8 @@ class Written:
 
     def weights(self, params: Sequence[Tensor]) -> Weights:
         end = 4 * self.units
-        conv, bias, gamma, beta = (params[first:end:4] for first in range(4))
+        conv = [weight.contiguous(memory_format=torch.channels_last) for weight in params[0:end:4]]  # as they are, but for a stranger's
+        bias, gamma, beta = (params[first:end:4] for first in (1, 2, 3))
         return Weights(conv, bias, gamma, beta, params[end][None], params[end + 1][None])
 
     def flat(self, w: Weights) -> Tensors:
