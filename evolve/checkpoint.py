@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -75,6 +76,26 @@ class Checkpoint:
             for path in self.folder.iterdir():
                 if match := _NAME.fullmatch(path.name):
                     yield int(match[1]), match[2], path
+
+
+class Sparing:
+    """A checkpoint that is written at most every ``seconds``: an epoch of a small network takes less time than its checkpoint is worth."""
+
+    def __init__(self, inner: Checkpoint, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.inner, self.seconds, self.clock = inner, seconds, clock
+        self.last = clock()
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        return self.inner.load()
+
+    def due(self) -> bool:
+        """Whether :meth:`save` would write now."""
+        return self.clock() - self.last >= self.seconds
+
+    def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        if self.due():
+            self.inner.save(tensors, meta)
+            self.last = self.clock()
 
 
 def _note(data: bytes) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from evolve import __version__
+from evolve.checkpoint import Sparing
 from evolve.data.resident import Resident
 from evolve.data.sources import load_images
 from evolve.durable import canonical
@@ -27,6 +28,8 @@ from evolve.store import Result, Stage, Store
 
 if TYPE_CHECKING:
     from evolve.descendants import DownstreamTask, Trained
+
+CHECKPOINT_SECONDS = 10.0  # what a crash may cost of a task under way
 
 Progress = Callable[[float, str], None]
 Outcome = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
@@ -137,7 +140,7 @@ def _accumulate(stage: Stage, inputs: Mapping[str, Result], resident: Resident, 
         recipe["task"],
         previous,
         history,
-        store.checkpoint(stage.key),
+        Sparing(store.checkpoint(stage.key), CHECKPOINT_SECONDS),
         progress,
         recipe.get("arithmetic") == "reference",
     )

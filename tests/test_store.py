@@ -24,6 +24,7 @@ from torch import Tensor
 
 import evolve.durable
 import evolve.store
+from evolve.checkpoint import Sparing
 from evolve.durable import from_json, to_json
 from evolve.errors import StoreError
 from evolve.store import Stage, Store, stage_key
@@ -302,6 +303,18 @@ def test_a_checkpoint_killed_anywhere_leaves_the_last_good_one(tmp_path: Path) -
         assert len(list(keep.folder.iterdir())) == 1
         assert leftovers(store) == []
     assert saved[0] == 1 and saved[-1] == 2
+
+
+def test_a_sparing_checkpoint_writes_when_it_is_time(tmp_path: Path) -> None:
+    now = [0.0]
+    keep = Sparing(Store(tmp_path).checkpoint(stage().key), 10, lambda: now[0])
+    seen = []
+    for epoch in range(1, 7):
+        now[0] = 4.0 * epoch
+        keep.save({"w": torch.ones(2)}, {"epoch": epoch})
+        found = keep.load()
+        seen.append(found[1]["epoch"] if found else None)
+    assert seen == [None, None, 3, 3, 3, 6]
 
 
 def test_a_checkpoint_is_passed_over_when_damaged_and_gone_when_the_result_is_there(tmp_path: Path) -> None:
