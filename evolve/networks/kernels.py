@@ -218,6 +218,17 @@ def _overlap(tap: int, side: int) -> tuple[slice, slice]:
     return slice(max(0, -shift), side - max(0, shift)), slice(max(0, shift), side - max(0, -shift))
 
 
+class Mixed:
+    """The library's convolution and data gradient with the product's weight gradient: for narrow layers on 4x4 maps."""
+
+    order = IMAGE
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape, self._library, self._product = shape, OneDnn(shape), Product(shape)
+        self.forward, self.data_gradient = self._library.forward, self._library.data_gradient
+        self.weight_gradient = self._product.weight_gradient
+
+
 class Taps:
     """Nine products over the places that have the neighbour. One network only; maps in place order."""
 
@@ -264,7 +275,9 @@ def pick(shape: Shape, order: str = IMAGE) -> Kernel:
     """The kernel of one convolution: by its shape alone, never by a clock, so that a lineage repeats to the bit."""
     if order == PLACE:
         return Taps(shape)
-    return OneDnn(shape) if shape.side > SMALL_SIDE else Product(shape)
+    if shape.side > SMALL_SIDE:
+        return OneDnn(shape)
+    return Mixed(shape) if shape.side > 2 and shape.c_in * shape.c_out < WIDE else Product(shape)
 
 
 def order_of(side: int, channels: tuple[tuple[int, int], ...], groups: int) -> str:

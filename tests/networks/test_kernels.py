@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evolve.networks.kernels import IMAGE, PLACE, OneDnn, Product, Shape, Taps, as_column, as_maps, as_rows, order_of, pick
+from evolve.networks.kernels import IMAGE, PLACE, Mixed, OneDnn, Product, Shape, Taps, as_column, as_maps, as_rows, order_of, pick
 
 shapes = st.builds(
     Shape, batch=st.integers(1, 4), side=st.integers(1, 7), c_in=st.integers(1, 6), c_out=st.integers(1, 6), groups=st.integers(1, 3)
@@ -48,6 +48,7 @@ def _placed(maps: Tensor, shape: Shape) -> Tensor:
 @given(shapes)
 def test_library_and_product_are_torchs_convolution(shape: Shape) -> None:
     check(OneDnn, shape)
+    check(Mixed, shape)
     check(Product, shape)
     check(Product, shape, wide=True)
 
