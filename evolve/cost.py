@@ -1,21 +1,50 @@
-"""What a stage costs, in work units (billions of multiply-adds), from its settings alone; and how long that takes here.
+"""What a stage costs on one core, in seconds, from its settings alone.
 
-Used for estimates and progress bars only; no number of a lineage depends on it.
+A training step of B images takes
+
+    B * (3 * macs / SPEED + features * FEATURE_SECONDS) + layers * LAYER_SECONDS + parameters * PARAMETER_SECONDS
+
+with macs the multiply-adds of a forward pass (the gradients of input and weights cost as much each), features the numbers that all layers
+put out (BN, ReLU and pooling pass over them in memory), layers the calls that cost time whatever their size, and the update's sweep over the
+parameters. The constants were fitted once to the table of docs/performance.md (`evolve bench --growth` prints it for any machine and sets the formula
+beside it); `evolve plan` times a few steps and scales each kind of stage by measured over estimated. No number of a lineage depends on it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from evolve.networks.plan import PAPER_SET, Plan, plan_from_json, stack_plan, vgg16_plan
+from evolve.networks.plan import PAPER_SET, Plan, layer_names, plan_from_json, stack_plan, vgg16_plan
 from evolve.settings import Settings
+from evolve.training.width import together
 
-# Work units (giga multiply-adds) a second and core that the quick profiles reach on the machine of docs/results.md.
-NOMINAL_SPEED = 25.0
-TRAIN_FACTOR = 3.0  # forward, gradient of the input, gradient of the weights
-STEP_SECONDS = 2.5e-3  # what a step costs beside its arithmetic
+SPEED = 75.0  # giga multiply-adds a second: what the large layers reach on one core with AVX-512
+FEATURE_SECONDS = 5e-9  # a number that passes through BN, ReLU and pool, forward and back
+LAYER_SECONDS = 2.8e-4  # a layer's calls in a training step, for one network or for several side by side
+PARAMETER_SECONDS = 1.2e-9  # the update of one parameter: memory, not arithmetic
+EVAL_SHARE = 0.3  # of a training image's time: forward only, larger batches
+MATCHING = 1.0  # the matching of all pairs of layers, beside the pseudo-descendant's own passes
+CURVATURE = 2.2  # a Hessian product, beside a forward and backward pass
+
+
+@dataclass(frozen=True)
+class Work:
+    """Images that are trained on and tested, and optimizer steps, of a network of ``plan`` at ``size`` pixels; ``side_by_side`` networks share a step."""
+
+    plan: Plan
+    size: int
+    images: float
+    steps: float
+    tested: float = 0.0
+    side_by_side: int = 1
+
+    def seconds(self) -> float:
+        """On one core of the machine the constants were fitted on."""
+        image = 3 * macs(self.plan, self.size) / SPEED + features(self.plan, self.size) * FEATURE_SECONDS
+        step = len(layer_names(self.plan)) * LAYER_SECONDS / self.side_by_side + parameters(self.plan) * PARAMETER_SECONDS
+        return self.images * image + self.steps * step + self.tested * EVAL_SHARE * image
 
 
 def images_per_class(settings: Settings) -> tuple[int, int]:
@@ -33,65 +62,79 @@ def macs(plan: Plan, size: int) -> float:
     return total / 1e9
 
 
-def stage_cost(settings: Settings, kind: str, recipe: Mapping[str, Any]) -> tuple[float, int]:
-    """(work units, optimizer steps) of one stage."""
+def features(plan: Plan, size: int) -> float:
+    """Numbers that all layers of one image put out, before pooling."""
+    total, side = 0.0, size
+    for block in plan:
+        total += sum(spec.c_out for spec in block) * side * side
+        side = max(1, side // 2)
+    return total
+
+
+def parameters(plan: Plan) -> float:
+    """Weights of the convolutions; the rest is small."""
+    return float(sum(spec.c_in * spec.c_out * 9 for block in plan for spec in block))
+
+
+def seconds(settings: Settings, kind: str, recipe: Mapping[str, Any]) -> float:
+    """One stage on one core."""
     ancestor = vgg16_plan(settings.ancestor.width)
     if kind == "accumulate":
-        return _accumulate_cost(settings, ancestor, recipe)
+        return _accumulate_seconds(settings, ancestor, recipe)
     if kind == "condense":
-        return _condense_cost(settings, ancestor)
+        return _condense_seconds(settings, ancestor)
     plan = plan_from_json(recipe["plan"]) if "plan" in recipe else stack_plan(ancestor, PAPER_SET)
-    return _descend_cost(settings, ancestor if recipe["method"] == "full-ancestor" else plan)
+    return _descend_seconds(settings, ancestor if recipe["method"] == "full-ancestor" else plan)
 
 
-def seconds(settings: Settings, kind: str, recipe: Mapping[str, Any], speed: float = NOMINAL_SPEED) -> float:
-    """One stage on one core at ``speed`` work units a second."""
-    work, steps = stage_cost(settings, kind, recipe)
-    return work / speed + steps * STEP_SECONDS
-
-
-def _accumulate_cost(s: Settings, plan: Plan, recipe: Mapping[str, Any]) -> tuple[float, int]:
+def _accumulate_seconds(s: Settings, plan: Plan, recipe: Mapping[str, Any]) -> float:
     task = recipe["task"]
     if task == 0:
-        return 0.0, 1
+        return 0.1
     train, test = images_per_class(s)
     train = min(train, s.stream.images_per_class or train)
     share = task if recipe["ancestor"]["strategy"] in ("joint", "cumulative") else 1
     images = train * s.stream.classes_per_task * share * s.ancestor.epochs
-    tested = test * s.stream.classes_per_task * task
-    return (images * TRAIN_FACTOR + tested) * macs(plan, s.data.size), images // s.ancestor.batch
+    return Work(plan, s.data.size, images, images / s.ancestor.batch, test * s.stream.classes_per_task * task).seconds()
 
 
-def _condense_cost(s: Settings, ancestor: Plan) -> tuple[float, int]:
-    if s.condense.method == "fixed":
-        return 0.0, 1
+def _condense_seconds(s: Settings, ancestor: Plan) -> float:
+    """One iteration trains on a batch twice and on a meta batch 2 + T times; of the bilevel objective's T + 1 look-ahead steps all but
+    the first need a Hessian product.
+    """
+    c = s.condense
+    if c.method == "fixed":
+        return 0.1
     train, _ = images_per_class(s)
     classes = len(s.data.condense_classes) or s.data.split[1]
-    images = classes * min(train, s.condense.images_per_class or train)
-    iterations = s.condense.epochs * math.ceil(images * (1 - s.condense.meta_fraction) / s.condense.batch)
-    passes = 3 * s.condense.batch + (1 if s.condense.objective == "eq16" else 1 + 3 * s.condense.lookahead) * 2 * s.condense.meta_batch
-    pseudo = macs(stack_plan(ancestor, PAPER_SET), s.data.size)
-    # The matching products of all layer pairs cost about twice the pseudo-descendant's own (measured, docs/results.md).
-    return iterations * passes * TRAIN_FACTOR * pseudo + images * macs(ancestor, s.data.size), iterations * 12
+    images = classes * min(train, c.images_per_class or train)
+    iterations = c.repeats * c.epochs * max(1, images * (1 - c.meta_fraction) // c.batch)
+    ahead = c.lookahead if c.objective == "bilevel" else 0
+    own = 2.0 * c.batch + (2 + ahead) * c.meta_batch if ahead else float(c.batch)
+    own += CURVATURE * (c.batch + (ahead - 1) * c.meta_batch) if ahead else 0
+    matched = (1 + 2 * ahead) * c.meta_batch if ahead else c.batch + c.meta_batch
+    passes = 4 + 3 * ahead if ahead else 3
+    work = Work(stack_plan(ancestor, PAPER_SET), s.data.size, own + MATCHING * matched * 2, passes)
+    return iterations * work.seconds() + Work(ancestor, s.data.size, 0, 0, images * c.meta_fraction).seconds()
 
 
-def _descend_cost(s: Settings, plan: Plan) -> tuple[float, int]:
+def _descend_seconds(s: Settings, plan: Plan) -> float:
     train, test = images_per_class(s)
     d = s.descend
     images = d.descendants * d.classes_per_task * min(train, d.shots) * d.epochs
     tested = d.descendants * d.classes_per_task * min(test, d.test_per_class or test) * d.epochs
-    return (images * TRAIN_FACTOR + tested) * macs(plan, s.data.size), images // d.batch
+    return Work(plan, s.data.size, images, images / d.batch, tested, together(plan, d.descendants)).seconds()
 
 
-def estimate(settings: Settings, workers: int = 2, speed: float = NOMINAL_SPEED) -> float:
+def estimate(settings: Settings, workers: int = 2) -> float:
     """Seconds for a whole lineage from an empty store: the serial chain or the shared rest, whichever is longer."""
     c, tasks = settings.controls, settings.stream.tasks
     recipe = {"ancestor": {"strategy": settings.ancestor.strategy}}
-    chain = sum(seconds(settings, "accumulate", recipe | {"task": t}, speed) for t in range(tasks + 1))
-    one = seconds(settings, "descend", {"method": "inherited"}, speed)
+    chain = sum(seconds(settings, "accumulate", recipe | {"task": t}) for t in range(tasks + 1))
+    one = seconds(settings, "descend", {"method": "inherited"})
     generations = tasks + c.untrained
     descents = generations * (1 + c.from_scratch) + sum(tasks // every for every in (c.shuffled, c.joint, c.full_ancestor) if every)
-    rest = descents * one + generations * seconds(settings, "condense", {}, speed)
+    rest = descents * one + generations * seconds(settings, "condense", {})
     return max(chain, (chain + rest) / workers)
 
 

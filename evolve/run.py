@@ -264,7 +264,7 @@ def versions() -> dict[str, str]:
     return {"evolve": __version__, "python": ".".join(map(str, sys.version_info[:3])), **found}
 
 
-def remaining_seconds(opened: Opened, speed: float = cost.NOMINAL_SPEED) -> dict[str, float]:
+def remaining_seconds(opened: Opened) -> dict[str, float]:
     """Estimated seconds of every stage that is not in the store, by key."""
     settings = opened.order.scenario.settings
-    return {stage.key: cost.seconds(settings, stage.kind, stage.recipe, speed) for stage in opened.missing()}
+    return {stage.key: cost.seconds(settings, stage.kind, stage.recipe) for stage in opened.missing()}

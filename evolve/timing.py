@@ -60,15 +60,15 @@ def _shortened(s: Settings, kind: str, steps: int) -> Settings:
         return replace(s, condense=replace(s.condense, epochs=steps // 2, images_per_class=images))
     shots = min(train, max(1, s.descend.batch * 2 // s.descend.classes_per_task))
     tests = min(test, 20, s.descend.test_per_class or 20)
-    return replace(s, descend=replace(s.descend, descendants=1, epochs=steps // 2, shots=shots, test_per_class=tests))
+    return replace(s, descend=replace(s.descend, epochs=steps // 2, shots=shots, test_per_class=tests))
 
 
 def _accumulate(opened: Opened, s: Settings, resident: Resident) -> None:
     from evolve.ancestor import accumulate
 
     world = opened.world
-    start = accumulate(s.ancestor, s.stream, world.ancestor_classes, resident, world.seed, 0, None, [], _NoCheckpoint(), _silent)
-    accumulate(s.ancestor, s.stream, world.ancestor_classes, resident, world.seed, 1, start, [], _NoCheckpoint(), _silent)
+    start = accumulate(s.ancestor, s.stream, world.ancestor_classes, resident, world.seed, 0, None, [], NoCheckpoint(), silent)
+    accumulate(s.ancestor, s.stream, world.ancestor_classes, resident, world.seed, 1, start, [], NoCheckpoint(), silent, opened.order.reference)
 
 
 def _condense(opened: Opened, s: Settings, resident: Resident) -> None:
@@ -77,21 +77,22 @@ def _condense(opened: Opened, s: Settings, resident: Resident) -> None:
     from evolve.networks.vgg import VGG
 
     plan = ancestor_plan(s)
-    condense_ancestor(plan, VGG(plan, 2).state_dict(), opened.world.condense_classes, resident, s.condense, 0, _silent)
+    condense_ancestor(plan, VGG(plan, 2).state_dict(), opened.world.condense_classes, resident, s.condense, 0, silent, opened.order.reference)
 
 
 def _descend(opened: Opened, s: Settings, resident: Resident) -> None:
-    from evolve.descendants import downstream_tasks, train_descendant
+    from evolve.descendants import downstream_tasks, train_together
     from evolve.inheritance import inherit
     from evolve.lineage import ancestor_plan
     from evolve.networks.plan import PAPER_SET, stack_plan
 
-    task = downstream_tasks(s.descend, opened.world.descend_classes, resident, 0)[0]
-    model = inherit(stack_plan(ancestor_plan(s), PAPER_SET), None, s.descend.classes_per_task, 0, 0).to(resident.device)
-    train_descendant(model, task, resident, s.descend, 0, 0, _silent)
+    tasks = downstream_tasks(s.descend, opened.world.descend_classes, resident, 0)
+    plan, numbers = stack_plan(ancestor_plan(s), PAPER_SET), range(len(tasks))
+    models = [inherit(plan, None, s.descend.classes_per_task, 0, number).to(resident.device) for number in numbers]
+    train_together(models, tasks, resident, s.descend, 0, numbers, silent, opened.order.reference)
 
 
-class _NoCheckpoint:
+class NoCheckpoint:
     """A checkpoint that keeps nothing."""
 
     def load(self) -> None:
@@ -104,5 +105,5 @@ class _NoCheckpoint:
         pass
 
 
-def _silent(fraction: float, text: str) -> None:
+def silent(fraction: float, text: str) -> None:
     pass

@@ -12,19 +12,13 @@ from evolve.networks.fused import Fused, Statistics, Weights
 from evolve.networks.plan import Plan
 from evolve.networks.vgg import VGG
 from evolve.training.group import Group
+from evolve.training.width import together
 
-SMALL = 64
-"""Channels up to which descendants share one pass: there it is 1.5 times as fast; above, their maps drive each other out of the cache."""
 CHUNK = 1 << 17
 """Numbers of the flat parameters that the update takes at a time: parameters and momentum stay in the cache between its three sweeps."""
 TEST_BATCH = 64  # measured: larger batches fall out of the CPU cache
 KEPT_BYTES = 64 * 2**20
 """Normalised test images are kept from epoch to epoch up to this size."""
-
-
-def together(plan: Plan, members: int) -> int:
-    """How many of ``members`` descendants of ``plan`` pass at once: all or one, by the plan alone."""
-    return members if max(spec.c_out for block in plan for spec in block) <= SMALL else 1
 
 
 def crews(plans: Sequence[Plan], numbers: Sequence[int]) -> list[range]:

@@ -1,0 +1,144 @@
+"""`evolve bench --growth`: how the cost of each kind of stage grows on this machine, beside the formula that `evolve plan` uses."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from evolve import cost, scenario
+from evolve.data.resident import Resident
+from evolve.data.sources import load_images
+from evolve.settings import DataSettings, Settings
+from evolve.timing import NoCheckpoint, silent
+
+REPEATS = 3
+CLASSES = {"ancestor": range(64), "condense": range(64, 80), "descend": range(80, 100)}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One stage to time: what it varies, its kind and settings."""
+
+    what: str
+    kind: str
+    settings: Settings
+    task: int = 1
+
+
+def growth_table() -> None:
+    """Time every point, one thread, and print measured seconds, the formula's, and their ratio."""
+    torch.set_num_threads(1)
+    table = Table(box=None, pad_edge=False)
+    for title in ("stage", "what varies", "measured s", "formula s", "measured / formula"):
+        table.add_column(title, no_wrap=True, justify="left" if title in ("stage", "what varies") else "right")
+    ratios = []
+    with tempfile.TemporaryDirectory(prefix="evolve-growth-") as folder:
+        for point in points():
+            measured, formula = seconds(point, Path(folder)), expected(point)
+            ratios.append(measured / formula)
+            table.add_row(point.kind, point.what, f"{measured:.2f}", f"{formula:.2f}", f"{ratios[-1]:.2f}")
+    console = Console()
+    console.print(f"one thread, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}; medians of {REPEATS}")
+    console.print(table)
+    console.print(f"measured / formula: median {statistics.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f}")
+
+
+def points() -> Iterator[Point]:
+    """Small stages that differ in one thing from a common one (width 1/8, 32 px)."""
+    base = _base()
+    for width in (0.125, 0.25, 0.5, 1.0):
+        wide = replace(base, ancestor=replace(base.ancestor, width=width))
+        short = replace(wide, descend=replace(wide.descend, shots=16, epochs=1)) if width > 0.25 else wide
+        yield Point(f"width {width:g}, {short.descend.shots} shots", "descend", short)
+    varied: dict[str, tuple[Any, ...]] = {"descendants": (1, 2), "shots": (20, 80), "epochs": (2, 8)}
+    for name, values in varied.items():
+        for value in values:
+            yield Point(f"{name} {value}", "descend", replace(base, descend=replace(base.descend, **{name: value})))
+    yield Point("size 64", "descend", replace(base, data=replace(base.data, size=64)))
+    for width in (0.125, 0.25, 0.5):
+        yield Point(f"width {width:g}", "accumulate", replace(base, ancestor=replace(base.ancestor, width=width)))
+    yield Point("batch 64", "accumulate", replace(base, ancestor=replace(base.ancestor, batch=64)))
+    yield Point("size 64", "accumulate", replace(base, data=replace(base.data, size=64)))
+    yield Point("task 5, tested on all", "accumulate", base, task=5)
+    for width in (0.125, 0.25):
+        yield Point(f"width {width:g}", "condense", replace(base, ancestor=replace(base.ancestor, width=width)))
+    yield Point("T = 1", "condense", replace(base, condense=replace(base.condense, lookahead=1)))
+    yield Point("T = 4", "condense", replace(base, condense=replace(base.condense, lookahead=4)))
+    yield Point("size 64", "condense", replace(base, data=replace(base.data, size=64)))
+
+
+def _base() -> Settings:
+    s = scenario.load("glyphs-seq25", "quick").settings
+    return replace(
+        s,
+        data=DataSettings(source="glyphs", size=32, glyph_train=96, glyph_test=20),
+        stream=replace(s.stream, images_per_class=48),
+        ancestor=replace(s.ancestor, epochs=3),
+        condense=replace(s.condense, images_per_class=24),
+        descend=replace(s.descend, shots=40, epochs=3),
+    )
+
+
+def seconds(point: Point, cache: Path) -> float:
+    """The median of a few runs, after one that warms up."""
+    resident = Resident(load_images(point.settings.data, None, cache), torch.device("cpu"))
+    run = {"descend": _descend, "accumulate": _accumulate, "condense": _condense}[point.kind](point, resident)
+    spent = []
+    for _ in range(REPEATS + 1):
+        begun = time.perf_counter()
+        run()
+        spent.append(time.perf_counter() - begun)
+    return statistics.median(spent[1:])
+
+
+def expected(point: Point) -> float:
+    """What the formula says."""
+    recipe: dict[str, Any] = {"task": point.task, "ancestor": {"strategy": "naive"}, "method": "inherited"}
+    return cost.seconds(point.settings, point.kind, recipe)
+
+
+def _descend(point: Point, resident: Resident) -> Callable[[], None]:
+    from evolve.descendants import downstream_tasks, train_together
+    from evolve.inheritance import inherit
+    from evolve.networks.plan import PAPER_SET, stack_plan, vgg16_plan
+
+    d = point.settings.descend
+    tasks = downstream_tasks(d, CLASSES["descend"], resident, 0)
+    plan, numbers = stack_plan(vgg16_plan(point.settings.ancestor.width), PAPER_SET), range(len(tasks))
+
+    def run() -> None:
+        models = [inherit(plan, None, d.classes_per_task, 0, number) for number in numbers]
+        train_together(models, tasks, resident, d, 0, numbers, silent)
+
+    return run
+
+
+def _accumulate(point: Point, resident: Resident) -> Callable[[], None]:
+    from evolve.ancestor import accumulate
+
+    s, classes = point.settings, CLASSES["ancestor"]
+    start = accumulate(s.ancestor, s.stream, classes, resident, 0, 0, None, [], NoCheckpoint(), silent)
+    return lambda: void(accumulate(s.ancestor, s.stream, classes, resident, 0, point.task, start, [], NoCheckpoint(), silent))
+
+
+def _condense(point: Point, resident: Resident) -> Callable[[], None]:
+    from evolve.condensers import condense_ancestor
+    from evolve.networks.plan import vgg16_plan
+    from evolve.networks.vgg import VGG
+
+    plan = vgg16_plan(point.settings.ancestor.width)
+    state = VGG(plan, 2).state_dict()
+    return lambda: void(condense_ancestor(plan, state, CLASSES["condense"], resident, point.settings.condense, 0, silent))
+
+
+def void(result: object) -> None:
+    """Only the time is wanted."""
