@@ -90,6 +90,14 @@ def test_seed_and_images_change_every_key() -> None:
     assert keys(world()) & keys(world(data="others")) == {stages(world())["accumulate 0"].key}
 
 
+def test_another_arithmetic_shares_only_what_it_cannot_round() -> None:
+    plain = replace(world(), reference=True)
+    shared = {label for label, stage in stages(world()).items() if stages(plain)[label].key == stage.key}
+    assert shared == {"accumulate 0"}
+    fixed, fixed_plain = world("condense.method=fixed"), replace(world("condense.method=fixed"), reference=True)
+    assert stages(fixed)["condense 0"].key == stages(fixed_plain)["condense 0"].key
+
+
 def test_condensers_share_the_ancestor_chain() -> None:
     fixed = world("condense.method=fixed")
     assert keys(fixed, "accumulate") == keys(world(), "accumulate")

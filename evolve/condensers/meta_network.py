@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from evolve.condensers.batches import epoch_rows, meta_rows, steps_per_epoch
+from evolve.condensers.frozen import CHUNK, Features, FrozenAncestor, Groups
 from evolve.condensers.hypergradient import Local, LookAhead, Rule, Tensors, reverse_sweep, sgd, sweep
 from evolve.condensers.matching import Frozen, Layout, Matcher, Projection, layout
 from evolve.condensers.selection import select
@@ -26,13 +27,8 @@ from evolve.networks.vgg import VGG
 from evolve.randomness import generator
 from evolve.settings import CondenseSettings
 
-Groups = tuple[tuple[str, ...], ...]
 Progress = Callable[[float, str], None]
 
-CACHE_BYTES = 512 * 2**20
-"""Above this the ancestor's maps are computed batch by batch instead of being held for all meta images."""
-CHUNK = 64
-"""Meta images that go through the ancestor at a time."""
 REPORT_EVERY = 10
 
 
@@ -70,23 +66,6 @@ class MetaNetwork(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """[B, sum of C_l] -> [B, L, K], in 0..6."""
         return F.relu6(torch.matmul(self.get_buffer("owner"), pooled[:, :, None] * self.weight) + self.bias)
-
-
-class Features(nn.Module):
-    """A network seen at its layer groups: the output of each group's last unit, before pooling."""
-
-    def __init__(self, network: nn.Module, groups: Groups) -> None:
-        super().__init__()
-        names = list(network.layers)  # type: ignore[arg-type]
-        self.network = network
-        self.places = [names.index(group[-1]) for group in groups]
-
-    def forward(self, x: Tensor, logits: bool = False) -> list[Tensor]:
-        """Feature maps [B, C, S, S] of the groups, or the logits as a list of one."""
-        if logits:
-            return [self.network(x)]
-        maps = self.network.features(x)  # type: ignore[operator]
-        return [maps[place] for place in self.places]
 
 
 class Pseudo:
@@ -128,37 +107,6 @@ def _draw_alignment(shape: Layout, seed: int, like: Tensor) -> list[Tensor]:
         both = torch.cat(pairs).to(like)
         drawn += [both[:, :-1].contiguous(), both[:, -1].contiguous()]
     return drawn
-
-
-class FrozenAncestor:
-    """The ancestor's side of the matching, for the meta images (held, memory permitting) or any batch."""
-
-    def __init__(self, ancestor: Features, matcher: Matcher, resident: Resident, meta_index: Tensor) -> None:
-        self.ancestor, self.matcher, self.resident, self.index = ancestor, matcher, resident, meta_index
-        bytes_needed = matcher.numbers_per_image() * len(meta_index) * 4
-        self.held = Frozen.join(list(self.chunks())) if bytes_needed <= CACHE_BYTES else None
-
-    @torch.no_grad()
-    def of_images(self, x: Tensor) -> Frozen:
-        """Of images [B, 3, H, W]."""
-        return self.matcher.freeze(self.ancestor(x))
-
-    def of_rows(self, rows: Tensor) -> Frozen:
-        """Of meta images, by their place in the meta index."""
-        if self.held is not None:
-            return self.held[rows.to(self.resident.device)]
-        return self.of_images(self.resident.batch(self.index[rows]))
-
-    def pooled(self) -> Tensor:
-        """[meta images, sum of C_l]. Raises UserError when the ancestor's features are not finite."""
-        pooled = self.held.pooled if self.held is not None else torch.cat([f.pooled for f in self.chunks()])
-        if not torch.isfinite(pooled).all():
-            raise UserError("ancestor.lr: the ancestor diverged, its features on the condensing images are not finite; lower ancestor.lr")
-        return pooled
-
-    def chunks(self) -> list[Frozen]:
-        """All meta images, CHUNK at a time."""
-        return [self.of_images(self.resident.batch(part)) for part in self.index.split(CHUNK)]
 
 
 @dataclass

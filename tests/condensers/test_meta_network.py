@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evolve.condensers import condense_ancestor, meta_network
+from evolve.condensers import condense_ancestor, frozen
 from evolve.condensers.meta_network import MetaNetwork, fallback_groups
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
@@ -70,10 +70,26 @@ def test_same_seed_same_bits_other_seed_other_alpha_and_no_global_draw(ancestor,
     assert all(torch.equal(kept[name], tensor) for name, tensor in ancestor.items())
 
 
-def test_maps_held_or_computed_each_time_give_the_same_alpha(ancestor, resident, monkeypatch) -> None:
-    held = run(ancestor, resident)
-    monkeypatch.setattr(meta_network, "CACHE_BYTES", 0)
-    assert torch.allclose(held.alpha, run(ancestor, resident).alpha, rtol=1e-3)
+def test_every_meta_image_passes_the_ancestor_once_where_there_is_room(ancestor, resident, monkeypatch) -> None:
+    """Room for all that the matching needs, for the maps alone, for nothing: the same alpha; only the last computes maps again."""
+    passed: list[int] = []
+    forward = frozen.Features.forward
+
+    def counting(self, x, logits=False):
+        passed.append(0 if self.network.training or len(x) == 1 else len(x))  # one image: the probe for the maps' sizes
+        return forward(self, x, logits)
+
+    monkeypatch.setattr(frozen.Features, "forward", counting)
+    sides = (16, 8, 4, 2, 1)
+    maps = sum(block[-1].c_out * side**2 for block, side in zip(PLAN, sides, strict=True)) * 9 * 4
+    alphas, counts = [], []
+    for space in (2**40, maps, 0):
+        passed.clear()
+        monkeypatch.setattr(frozen, "room", lambda device, space=space: space)
+        alphas.append(run(ancestor, resident).alpha)
+        counts.append(sum(passed))
+    assert counts[0] == counts[1] == 9 < counts[2]
+    assert all(torch.allclose(alphas[0], other, rtol=1e-3) for other in alphas[1:])
 
 
 def test_test_images_are_never_read(ancestor, resident, monkeypatch) -> None:

@@ -115,6 +115,24 @@ def test_a_damaged_result_is_found_and_computed_again(finished: Path, place: Pat
     assert (finished / "generations.csv").read_bytes() == table
 
 
+def test_the_reference_path_is_a_run_of_its_own_and_resumes_as_one(place: Path) -> None:
+    words = ["--set", "stream.tasks=1", "--set", "controls.shuffled=0"]
+    runs = {}
+    for name, more in (("fast", []), ("plain", ["--reference"])):
+        done = evolve("run", "--scenario", "tiny.toml", "--out", f"paths/{name}", *words, *more, cwd=place)
+        assert done.returncode == 0, done.stderr
+        runs[name] = place / "paths" / name
+    assert [json.loads((run / "run.json").read_text())["reference"] for run in runs.values()] == [False, True]
+    before = len(list((place / "paths" / "store" / "results").rglob("manifest.json")))
+    again = evolve("resume", str(runs["plain"]), cwd=place)
+    assert again.returncode == 0, again.stderr
+    assert len(list((place / "paths" / "store" / "results").rglob("manifest.json"))) == before
+    mixed = evolve("summary", str(runs["fast"]), str(runs["plain"]), cwd=place)
+    assert mixed.returncode == 2 and "arithmetic" in mixed.stderr, "results of two roundings are not pooled"
+    other = evolve("run", "--scenario", "tiny.toml", "--out", "paths/plain", *words, cwd=place)
+    assert other.returncode == 2 and "reference" in other.stderr
+
+
 def test_another_seed_is_another_lineage(finished: Path, place: Path) -> None:
     words = ["--seed", "1", "--set", "stream.tasks=1", "--set", "controls.untrained=false", "--set", "controls.shuffled=0"]
     done = evolve("run", "--scenario", "tiny.toml", "--out", "runs/seed1", *words, cwd=place)
