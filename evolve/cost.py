@@ -20,12 +20,12 @@ from evolve.networks.plan import PAPER_SET, Plan, layer_names, plan_from_json, s
 from evolve.settings import Settings
 from evolve.training.width import together
 
-SPEED = 75.0  # giga multiply-adds a second: what the large layers reach on one core with AVX-512
-FEATURE_SECONDS = 5e-9  # a number that passes through BN, ReLU and pool, forward and back
-LAYER_SECONDS = 2.8e-4  # a layer's calls in a training step, for one network or for several side by side
-PARAMETER_SECONDS = 1.2e-9  # the update of one parameter: memory, not arithmetic
+SPEED = 55.0  # giga multiply-adds a second: what the large layers reach on one core with AVX-512
+FEATURE_SECONDS = 7e-9  # a number that passes through BN, ReLU and pool, forward and back
+LAYER_SECONDS = 4e-4  # a layer's calls in a training step, for one network or for several side by side
+PARAMETER_SECONDS = 1.6e-9  # the update of one parameter: memory, not arithmetic
 EVAL_SHARE = 0.3  # of a training image's time: forward only, larger batches
-MATCHING = 1.0  # the matching of all pairs of layers, beside the pseudo-descendant's own passes
+MATCHING = 1.85  # the matching of all pairs of layers, beside the pseudo-descendant's own passes
 CURVATURE = 2.2  # a Hessian product, beside a forward and backward pass
 
 
