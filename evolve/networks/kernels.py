@@ -27,7 +27,7 @@ IMAGE, PLACE = "image", "place"
 
 # Measured with `evolve bench --only kernels` (docs/performance.md): below these the library's convolutions lose.
 SMALL_SIDE = 4
-WIDE = 200 * 200
+WIDE = 1 << 15
 """c_in * c_out from which leaving out the border's zeros pays for nine small products instead of one large one."""
 
 

@@ -76,7 +76,7 @@ def test_taps_refuse_several_networks() -> None:
 
 
 def test_the_rule_follows_the_shape_alone() -> None:
-    assert isinstance(pick(Shape(16, 16, 8, 16)), OneDnn) and isinstance(pick(Shape(16, 2, 64, 64, 5)), Product)
+    assert isinstance(pick(Shape(16, 16, 8, 16)), OneDnn) and isinstance(pick(Shape(16, 4, 32, 64)), Mixed) and isinstance(pick(Shape(16, 2, 64, 64, 5)), Product)
     assert isinstance(pick(Shape(16, 2, 512, 512), PLACE), Taps)
     assert order_of(2, ((512, 512), (512, 512)), 1) == PLACE
     assert order_of(2, ((512, 512), (64, 64)), 1) == IMAGE, "one narrow layer keeps the block in image order"
