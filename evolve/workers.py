@@ -145,7 +145,7 @@ class Worker:
         spawn = multiprocessing.get_context("spawn")
         self.connection, far_end = spawn.Pipe()
         self.process = spawn.Process(target=_main, args=(far_end, os.getpid(), store_root, perform, dict(context)), daemon=True)
-        with _birth():
+        with birth(dict.fromkeys(_THREADS, "1")):
             self.process.start()
         far_end.close()
         self.stages: dict[str, Stage] = {}
@@ -186,11 +186,11 @@ class Worker:
 
 
 @contextmanager
-def _birth() -> Iterator[None]:
-    """Around a start: the child gets one thread, and no Ctrl-C even before its first line runs."""
-    before = {name: os.environ.get(name) for name in _THREADS}
+def birth(environment: Mapping[str, str]) -> Iterator[None]:
+    """Around a start: the child gets these variables, and no Ctrl-C even before its first line runs."""
+    before = {name: os.environ.get(name) for name in environment}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    os.environ.update(environment)
     try:
         yield
     finally:

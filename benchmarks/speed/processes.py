@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.errors import UserError
+from evolve.workers import birth
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -38,7 +39,7 @@ class Process:
         self.connection, far_end = spawn.Pipe()
         # Not a daemon: those may not have children, and a DataLoader has. It leaves when the pipe closes.
         self.process = spawn.Process(target=_main, args=(far_end, role))
-        with _environment({} if role.plain else dict.fromkeys(_THREADS, "1")):
+        with birth({} if role.plain else dict.fromkeys(_THREADS, "1")):
             self.process.start()
         far_end.close()
 
@@ -86,23 +87,6 @@ def crew(device: str, cache: Path, processes: int) -> Iterator[tuple[Process, li
         yield started[0], started[1:]
 
 
-@contextmanager
-def _environment(changes: dict[str, str]) -> Iterator[None]:
-    """Around a start: these variables, and no Ctrl-C for the child (its parent decides)."""
-    before = {name: os.environ.get(name) for name in changes}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
 def _main(connection: Connection, role: Role) -> None:
     """The process: one command after the other until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -133,7 +117,7 @@ def one_core_taken() -> Iterator[int | None]:
     spawn = multiprocessing.get_context("spawn")
     core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     started = spawn.Event()
-    with _environment(dict.fromkeys(_THREADS, "1")):
+    with birth(dict.fromkeys(_THREADS, "1")):
         process = spawn.Process(target=_multiply, args=(core, started), daemon=True)
         process.start()
     try:

@@ -79,7 +79,7 @@ class Moments:
         self.weighted = [t * self.per_channel[:, None, run.first : run.last] for t, run in zip(self.maps, matcher.runs[k], strict=True)]
         self.sums, self.moments = features.sum(1), torch.bmm(features.transpose(1, 2), features)
         self.grams = self._cross(h.weight, h.weight)
-        self.mixed = self._mixed(self.per_layer @ self.grams)
+        self.mixed = self._square(self.per_layer @ self.grams)
         self.shrunk = self._shrink(features)
         self._first(frozen.energy[kind], alpha)
 
@@ -116,7 +116,7 @@ class Moments:
     def _curved(self, v: Parts, grams: Tensor, moments: Tensor, sums: Tensor, shrunk: list[Tensor]) -> Parts:
         a, w = self.per_channel, self.h.weight
         scaled, moved = a * self.h.bias, a * v.bias
-        features = torch.baddbmm(torch.bmm(v.features, self.mixed), self.features, self._mixed(self.per_layer @ grams))
+        features = torch.baddbmm(torch.bmm(v.features, self.mixed), self.features, self._square(self.per_layer @ grams))
         features = features - self._enlarged(v.weight) + (moved @ w + scaled @ v.weight).unsqueeze(1)
         weight = self._through(v.weight, self.moments) + self._through(w, moments) - self._matched(shrunk)
         weight = weight + moved.t() @ self.sums + scaled.t() @ sums
@@ -129,15 +129,12 @@ class Moments:
         return torch.cat([torch.bmm(a.transpose(1, 2), b) for a, b in pairs]).flatten(1)
 
     def _square(self, rows: Tensor) -> Tensor:
-        return rows.view(-1, self.channels, self.channels)
-
-    def _mixed(self, rows: Tensor) -> Tensor:
-        """[B, c * c] -> [B, c, c]."""
+        """[n, c * c] -> [n, c, c]."""
         return rows.view(-1, self.channels, self.channels)
 
     def _through(self, w: Tensor, moments: Tensor) -> Tensor:
         """w_l times the moments [B, c, c] weighted for layer l and summed over the images, [sum of C_l, c]."""
-        by_layer = (self.per_layer.t() @ moments.flatten(1)).view(-1, self.channels, self.channels)
+        by_layer = self._square(self.per_layer.t() @ moments.flatten(1))
         parts, done = [], 0
         for stretch in self.matcher.stretches(w):
             parts.append(torch.bmm(stretch, by_layer[done : done + len(stretch)]).flatten(0, 1))

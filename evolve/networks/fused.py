@@ -23,6 +23,11 @@ from evolve.networks.plan import Plan
 
 MOMENTUM, EPS = 0.1, 1e-5  # nn.BatchNorm2d's
 
+max_pool = torch.ops.aten.max_pool2d_with_indices.default
+max_unpool = torch.ops.aten.max_pool2d_with_indices_backward.default
+relu_gradient = torch.ops.aten.threshold_backward.default
+bn_gradient = torch.ops.aten.native_batch_norm_backward.default
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -36,6 +41,12 @@ class Weights:
     beta: Sequence[Tensor]
     head: Tensor
     head_bias: Tensor
+
+
+def zeros_like(w: Weights) -> Weights:
+    """A gradient to add to."""
+    conv, bias, gamma, beta = ([torch.zeros_like(p) for p in part] for part in (w.conv, w.bias, w.gamma, w.beta))
+    return Weights(conv, bias, gamma, beta, torch.zeros_like(w.head), torch.zeros_like(w.head_bias))
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,13 @@ class Block:
         self.batch, self.side, self.groups, self.order = batch, side, groups, order
         self.kernels: list[Kernel] = [pick(Shape(batch, side, c_in, c_out, groups), self.order) for c_in, c_out in channels]
         self.pools = side > 1
+
+    def enter(self, maps: Tensor, order: str) -> Tensor:
+        """What the pool before gives, in ``order``, as maps of this block."""
+        if order == self.order == IMAGE:
+            return maps
+        rows = as_rows(maps).view(self.batch * self.side**2, -1)
+        return self.arrange(rows if order == self.order else reordered(rows, self.batch, self.order))
 
     def arrange(self, rows: Tensor) -> Tensor:
         """Rows in this block's order as maps."""
@@ -130,10 +148,7 @@ class Fused:
         """All blocks with their pools; maps in the last block's order."""
         order = IMAGE
         for block in self.blocks:
-            if not order == block.order == IMAGE:
-                rows = as_rows(maps).view(self.batch * block.side**2, -1)
-                maps = block.arrange(rows if order == block.order else reordered(rows, self.batch, block.order))
-            order = block.order
+            maps, order = block.enter(maps, order), block.order
             for kernel in block.kernels:
                 maps = self._unit(w, statistics, kernel, maps, trace, last=kernel is block.kernels[-1])
             maps = self._pool(block, maps, trace)
@@ -156,7 +171,7 @@ class Fused:
             trace.pools.append(None)
             return x.clamp_min_(0)
         maps = block.pool_view(x)
-        pooled, choices = _max_pool(maps, [2, 2], [2, 2])
+        pooled, choices = max_pool(maps, [2, 2], [2, 2])
         trace.pools.append((maps, choices, pooled.clamp_min_(0)))
         return pooled
 
@@ -211,8 +226,8 @@ class Fused:
         if pool is None:
             return block.arrange(g)
         maps, choices, pooled = pool
-        masked = _relu_gradient(block.pooled_view(g), pooled, 0)
-        found = _max_unpool(masked, maps, [2, 2], [2, 2], [0, 0], [1, 1], False, choices)
+        masked = relu_gradient(block.pooled_view(g), pooled, 0)
+        found = max_unpool(masked, maps, [2, 2], [2, 2], [0, 0], [1, 1], False, choices)
         return found if block.order == IMAGE else as_column(as_rows(found).view(block.side**2 * self.batch, -1))
 
     def _unit_gradient(
@@ -227,8 +242,8 @@ class Fused:
         masked: bool,
     ) -> Tensor:
         """Through ReLU (unless ``masked``: the pool's side did it), BN and convolution."""
-        g = g if masked else _relu_gradient(g, unit.out, 0)
-        g, g_gamma, g_beta = _bn_gradient(g, unit.c, w.gamma[number], None, None, unit.mean, unit.invstd, True, EPS, [True, True, True])
+        g = g if masked else relu_gradient(g, unit.out, 0)
+        g, g_gamma, g_beta = bn_gradient(g, unit.c, w.gamma[number], None, None, unit.mean, unit.invstd, True, EPS, [True, True, True])
         affine[0].extend((into.gamma[number], into.beta[number]))
         affine[1].extend((g_gamma, g_beta))
         kernel.weight_gradient(g, unit.x, into.conv[number])
@@ -242,10 +257,7 @@ class Fused:
         """All blocks with their pools, BN folded in."""
         order, number = IMAGE, 0
         for block in self.blocks:
-            if not order == block.order == IMAGE:
-                rows = as_rows(maps).view(self.batch * block.side**2, -1)
-                maps = block.arrange(rows if order == block.order else reordered(rows, self.batch, block.order))
-            order = block.order
+            maps, order = block.enter(maps, order), block.order
             for kernel in block.kernels:
                 maps = kernel.forward(maps, conv[number]).add_(shift[number].view(-1, 1, 1))
                 if kernel is not block.kernels[-1]:
@@ -269,12 +281,6 @@ def passes(plan: Plan, size: int, batch: int) -> Fused:
     return Fused(plan, size, batch)
 
 
-_max_pool = torch.ops.aten.max_pool2d_with_indices.default
-_max_unpool = torch.ops.aten.max_pool2d_with_indices_backward.default
-_relu_gradient = torch.ops.aten.threshold_backward.default
-_bn_gradient = torch.ops.aten.native_batch_norm_backward.default
-
-
 class Embedding(torch.autograd.Function):
     """The passes of one network as a node of autograd's graph, so that whatever looks on (Avalanche's plugins) sees an ordinary module.
 
@@ -294,6 +300,6 @@ class Embedding(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         w: Weights = ctx.weights
-        conv, bias, gamma, beta = ([torch.zeros_like(p) for p in part] for part in (w.conv, w.bias, w.gamma, w.beta))
-        ctx.fused.embed_backward(w, ctx.trace, g, Weights(conv, bias, gamma, beta, w.head, w.head_bias))
-        return None, None, None, *conv, *bias, *gamma, *beta
+        into = zeros_like(w)
+        ctx.fused.embed_backward(w, ctx.trace, g, into)
+        return None, None, None, *into.conv, *into.bias, *into.gamma, *into.beta

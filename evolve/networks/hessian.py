@@ -15,16 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evolve.networks.fused import EPS, Block, Fused, Weights
+from evolve.networks.fused import EPS, Block, Fused, Weights, bn_gradient, max_pool, max_unpool, relu_gradient, zeros_like
 from evolve.networks.kernels import Kernel, as_maps, as_rows
 
 Maybe = Tensor | None
-
-_max_pool = torch.ops.aten.max_pool2d_with_indices.default
-_max_unpool = torch.ops.aten.max_pool2d_with_indices_backward.default
-_relu_gradient = torch.ops.aten.threshold_backward.default
-_bn_gradient = torch.ops.aten.native_batch_norm_backward.default
-
 
 @dataclass
 class Layer:
@@ -75,7 +69,7 @@ class Pass:
     def _pool(self, block: Block, x: Tensor) -> Tensor:
         if not block.pools:
             return x
-        pooled, self.layers[-1].choices = _max_pool(x, [2, 2], [2, 2])
+        pooled, self.layers[-1].choices = max_pool(x, [2, 2], [2, 2])
         return pooled
 
     def backward(self, g_logits: Maybe = None, g_features: Sequence[Maybe] | None = None) -> Weights:
@@ -94,9 +88,9 @@ class Pass:
         return into
 
     def _unit_backward(self, number: int, layer: Layer, g: Tensor, into: Weights) -> Maybe:
-        layer.g_n = _relu_gradient(g, layer.z, 0)
+        layer.g_n = relu_gradient(g, layer.z, 0)
         wanted = [True, True, True]
-        layer.g_c, layer.d_gamma, layer.d_beta = _bn_gradient(
+        layer.g_c, layer.d_gamma, layer.d_beta = bn_gradient(
             layer.g_n, layer.c, self.w.gamma[number], None, None, layer.mean, layer.invstd, True, EPS, wanted
         )
         into.gamma[number].copy_(layer.d_gamma)  # type: ignore[arg-type]
@@ -133,7 +127,7 @@ class Pass:
         layer.hat, layer.t_hat = hat, t_hat
         t_n = rows.affine(self.w.gamma[number], v.beta[number], t_hat)
         t_n = rows.add_scaled(t_n, hat, v.gamma[number])
-        return _relu_gradient(rows.maps(t_n), layer.z, 0)
+        return relu_gradient(rows.maps(t_n), layer.z, 0)
 
     def pull(self, v: Weights, g_logits: Maybe, t_logits: Maybe, t_features: Sequence[Maybe] | None = None) -> Weights:
         """How the gradient of :meth:`backward` changes along ``v``: the Hessian's product with it.
@@ -170,7 +164,7 @@ class Pass:
         t_gamma, t_beta = rows.mean(g_n * layer.t_hat) * count, torch.zeros_like(gamma)
         along = rows.affine(v.gamma[number] * invstd, None, g_n)  # d^g / std
         if t is not None:
-            t_n = _Wide(_relu_gradient(t, layer.z, 0)).flat
+            t_n = _Wide(relu_gradient(t, layer.z, 0)).flat
             t_gamma, t_beta = t_gamma + rows.mean(t_n * layer.hat) * count, rows.mean(t_n) * count
             along = rows.add_scaled(along, t_n, gamma * invstd)
         into.gamma[number].copy_(t_gamma)
@@ -190,7 +184,7 @@ class Pass:
     def _unpooled(self, layer: Layer, g: Maybe) -> Maybe:
         if g is None or layer.choices is None:
             return g
-        return _max_unpool(g, layer.z, [2, 2], [2, 2], [0, 0], [1, 1], False, layer.choices)  # type: ignore[no-any-return]
+        return max_unpool(g, layer.z, [2, 2], [2, 2], [0, 0], [1, 1], False, layer.choices)  # type: ignore[no-any-return]
 
     def _backwards(self) -> list[tuple[int, Layer]]:
         return list(enumerate(self.layers))[::-1]
@@ -238,9 +232,3 @@ def _sum(a: Maybe, b: Maybe) -> Maybe:
     if a is None or b is None:
         return b if a is None else a
     return a + b
-
-
-def zeros_like(w: Weights) -> Weights:
-    """A gradient to add to."""
-    conv, bias, gamma, beta = ([torch.zeros_like(p) for p in part] for part in (w.conv, w.bias, w.gamma, w.beta))
-    return Weights(conv, bias, gamma, beta, torch.zeros_like(w.head), torch.zeros_like(w.head_bias))

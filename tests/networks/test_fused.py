@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evolve.networks import kernels
-from evolve.networks.fused import Fused
-from evolve.networks.hessian import zeros_like
+from evolve.networks.fused import Fused, zeros_like
 from evolve.networks.plan import PAPER_SET, Plan, stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG
 
