@@ -116,6 +116,15 @@ def reordered(rows: Tensor, batch: int, order: str) -> Tensor:
     return rows.view(split).transpose(0, 1).reshape(rows.shape)
 
 
+def orders(plan: Plan, size: int, groups: int) -> list[str]:
+    """The order of each block's rows. The first block's are images, as the data are."""
+    found = []
+    for number, block in enumerate(plan):
+        channels = tuple((spec.c_in, spec.c_out) for spec in block)
+        found.append(order_of(max(1, size >> number), channels, groups) if number else IMAGE)
+    return found
+
+
 class Fused:
     """Passes over batches of ``batch`` images of ``size`` pixels a network. Holds shapes and tables, no parameters."""
 
@@ -124,10 +133,9 @@ class Fused:
         self.plan, self.batch, self.groups = plan, batch, groups
         self.blocks: list[Block] = []
         side = size
-        for number, block in enumerate(plan):
+        for block, order in zip(plan, orders(plan, size, groups), strict=True):
             channels = tuple((spec.c_in, spec.c_out) for spec in block)
-            order = order_of(side, channels, groups) if places and number else IMAGE
-            self.blocks.append(Block(channels, batch, side, groups, order))
+            self.blocks.append(Block(channels, batch, side, groups, order if places else IMAGE))
             side = max(1, side // 2)
         self.pixels = side * side  # what the head averages over
 

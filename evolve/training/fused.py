@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evolve.networks.fused import Fused, Statistics, Weights
+from evolve.networks.fused import Fused, Statistics, Weights, orders
+from evolve.networks.kernels import PLACE
 from evolve.networks.plan import Plan
 from evolve.networks.vgg import VGG
 from evolve.training.group import Group
@@ -60,16 +61,18 @@ class Flat:
     weights: Weights
 
     @staticmethod
-    def zeros(plan: Plan, classes: int, groups: int, dtype: torch.dtype) -> Flat:
+    def zeros(plan: Plan, classes: int, groups: int, size: int, dtype: torch.dtype) -> Flat:
+        """For images of ``size`` pixels. Where a block is in place order each tap of a weight lies by itself, as its products read it."""
         specs = [spec for block in plan for spec in block]
-        shapes = [(groups * s.c_out, 3, 3, s.c_in) for s in specs]
+        tapped = [order == PLACE for block, order in zip(plan, orders(plan, size, groups), strict=True) for _ in block]
+        shapes = [(3, 3, s.c_out, s.c_in) if taps else (groups * s.c_out, 3, 3, s.c_in) for s, taps in zip(specs, tapped, strict=True)]
         shapes += [(groups * s.c_out,) for _ in range(3) for s in specs]  # type: ignore[misc]
         shapes += [(groups, classes, specs[-1].c_out), (groups, classes)]  # type: ignore[list-item]
         sizes = [int(torch.Size(shape).numel()) for shape in shapes]
         values = torch.zeros(sum(sizes), dtype=dtype)
         views = [part.view(shape) for part, shape in zip(values.split(sizes), shapes, strict=True)]
         n = len(specs)
-        conv = [view.permute(0, 3, 1, 2) for view in views[:n]]
+        conv = [view.permute(2, 3, 0, 1) if taps else view.permute(0, 3, 1, 2) for view, taps in zip(views[:n], tapped, strict=True)]
         return Flat(values, Weights(conv, views[n : 2 * n], views[2 * n : 3 * n], views[3 * n : 4 * n], views[-2], views[-1]))
 
 
@@ -80,8 +83,8 @@ class Crew:
         self.models, self.group, self.members = models, group, members
         plan, head = models[0].plan, models[0].head.weight
         self.plan, self.size, self.dtype = plan, group.resident.size, head.dtype
-        self.parameters = Flat.zeros(plan, len(head), len(models), head.dtype)
-        self.momentum = Flat.zeros(plan, len(head), len(models), head.dtype)
+        self.parameters = Flat.zeros(plan, len(head), len(models), self.size, head.dtype)
+        self.momentum = Flat.zeros(plan, len(head), len(models), self.size, head.dtype)
         self.statistics = Statistics(_gather(models, "running_mean"), _gather(models, "running_var"))
         self.steps = 0
         self._passes: dict[int, Fused] = {}

@@ -1,0 +1,85 @@
+"""The CPU's trainer against the plain one in float64: losses, weights, statistics and answers, alone, together and on wide layers."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from evolve.data.resident import Resident
+from evolve.data.sources import ImageSet
+from evolve.descendants import downstream_tasks
+from evolve.inheritance import inherit
+from evolve.networks import kernels
+from evolve.networks.plan import Plan, stack_plan, vgg16_plan
+from evolve.networks.vgg import VGG
+from evolve.settings import DescendSettings
+from evolve.training.fused import FusedTrainer
+from evolve.training.group import Group, Trainer
+from evolve.training.plain import PlainTrainer
+
+PAPER = stack_plan(vgg16_plan(1 / 16), ("conv1", "conv11", "conv12", "conv13"))
+D = DescendSettings(descendants=3, classes_per_task=3, shots=7, epochs=2, batch=4, lr=0.02, augment=("crop", "flip"))  # 21 images: a tail of one
+
+
+@pytest.fixture(scope="module")
+def resident() -> Resident:
+    draw = np.random.default_rng(0)
+    labels = np.repeat(np.arange(8), 14)
+    images = draw.integers(0, 160, (len(labels), 3, 16, 16)) + 10 * labels[:, None, None, None]
+    is_test = np.tile(np.arange(14) >= 8, 8)
+    made = ImageSet("toy", images.astype(np.uint8), labels, is_test, tuple("abcdefgh"), "f", (0.4,) * 3, (0.25,) * 3)
+    return Resident(made, torch.device("cpu"))
+
+
+def descendants(plan: Plan, count: int) -> list[VGG]:
+    models = [inherit(plan, None, 3, 5, number).double() for number in range(count)]
+    for model in models:
+        torch.nn.init.constant_(model.units[1].conv.bias, 0.3)  # BN takes it out, decay and the running mean do not
+    return models
+
+
+def trained(trainer: Trainer, epochs: int) -> tuple[list[list[float]], list[torch.Tensor]]:
+    losses = [trainer.epoch(epoch) for epoch in range(epochs)]
+    correct = trainer.correct()
+    trainer.close()
+    return losses, correct
+
+
+def assert_same(ours: list[VGG], theirs: list[VGG]) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        for (name, mine), (_, other) in zip(a.state_dict().items(), b.state_dict().items(), strict=True):
+            assert float((mine.double() - other.double()).abs().max()) <= 1e-8 * max(1.0, float(other.double().abs().max())), name
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("changes", [{}, {"schedule": "constant", "augment": ()}, {"shots": 8, "batch": 5, "momentum": 0.0, "weight_decay": 0.0}])
+def test_it_trains_as_the_plain_trainer_does(resident, monkeypatch, changes, count, wide) -> None:
+    """``wide``: every layer on a small map counts as wide, so that descendants pass alone and in place order."""
+    if wide:
+        monkeypatch.setattr(kernels, "WIDE", 1)
+        monkeypatch.setattr("evolve.training.fused.together", lambda plan, members: 1)
+    d = replace(D, **changes)
+    ours = descendants(PAPER, count)
+    theirs = copy.deepcopy(ours)
+    group = Group(downstream_tasks(d, range(8), resident, 5)[:count], range(count), resident, d, 5)
+    losses, correct = trained(FusedTrainer(ours, group), d.epochs)
+    wanted, answers = trained(PlainTrainer(theirs, group), d.epochs)
+    assert np.allclose(losses, wanted, rtol=1e-9)
+    assert all(torch.equal(a, b) for a, b in zip(correct, answers, strict=True))
+    assert_same(ours, theirs)
+
+
+def test_alone_equals_together(resident) -> None:
+    tasks = downstream_tasks(D, range(8), resident, 5)
+    together = descendants(PAPER, 3)
+    alone = copy.deepcopy(together)
+    losses, _ = trained(FusedTrainer(together, Group(tasks, range(3), resident, D, 5)), D.epochs)
+    for number, model in enumerate(alone):
+        own, _ = trained(FusedTrainer([model], Group([tasks[number]], [number], resident, D, 5)), D.epochs)
+        assert np.allclose([epoch[0] for epoch in own], [epoch[number] for epoch in losses], rtol=1e-9)
+    assert_same(together, alone)
