@@ -88,12 +88,8 @@ class Sparing:
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         return self.inner.load()
 
-    def due(self) -> bool:
-        """Whether :meth:`save` would write now."""
-        return self.clock() - self.last >= self.seconds
-
     def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        if self.due():
+        if self.clock() - self.last >= self.seconds:
             self.inner.save(tensors, meta)
             self.last = self.clock()
 

@@ -64,12 +64,16 @@ def default_store(out: Path) -> Path:
     return Path(given).expanduser() if given else out.resolve().parent / "store"
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
 def default_workers(device: str) -> int:
     """One single-thread process a core; on a GPU two, so that one stage's Python overlaps another's kernels."""
     from evolve.perform import choose_device
 
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return 2 if choose_device(device).type == "cuda" else max(1, available)
+    return 2 if choose_device(device).type == "cuda" else usable_cores()
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from avalanche.benchmarks.utils.utils import concat_datasets
-from avalanche.core import BaseSGDPlugin
 from avalanche.models.dynamic_modules import MultiTaskModule
 from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, LwFPlugin, ReplayPlugin, SynapticIntelligencePlugin
 from avalanche.training.storage_policy import ReservoirSamplingBuffer
@@ -28,6 +27,8 @@ from evolve.networks.vgg import VGG
 from evolve.randomness import derive_seed, generator, reseed
 from evolve.settings import AncestorSettings
 from evolve.training.graphed import Graphed
+from evolve.training.group import batch_count
+from evolve.training.group import batches as group_batches
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and what fits JSON
 
@@ -244,10 +245,7 @@ def _rows(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def batches(count: int, size: int, draw: torch.Generator) -> list[Tensor]:
     """A permutation of ``count`` places cut into pieces of ``size``; a last piece of one joins the piece before it (BN needs two)."""
-    pieces = list(torch.randperm(count, generator=draw).split(size))
-    if len(pieces) > 1 and len(pieces[-1]) == 1:
-        pieces[-2:] = [torch.cat(pieces[-2:])]
-    return pieces
+    return group_batches(torch.randperm(count, generator=draw), size)
 
 
 class ResidentLoader:
@@ -257,10 +255,9 @@ class ResidentLoader:
         self.resident, self.rows, self.a, self.seed, self.task = resident, rows, a, seed, task
         self.memory: tuple[Tensor, Tensor, Tensor] | None = None
         self.epoch = 0
-        self._length = len(batches(len(self.rows[0]), self.a.batch, torch.Generator()))
 
     def __len__(self) -> int:
-        return self._length
+        return batch_count(len(self.rows[0]), self.a.batch)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         augment = self._draw("ancestor-augment")
@@ -306,7 +303,8 @@ class ResidentStrategy(SupervisedTemplate):
         )
         self.plugin, self.resident, self.a, self.seed = plugin, resident, a, seed
         self.fast = Graphed(self.model)
-        self._listeners: dict[str, list[Callable[..., Any]]] = {}
+        # It has no metrics, and Avalanche would ask it eight times an iteration.
+        self.plugins.remove(self.evaluator)
         self.past: list[Any] = []
         self.first_epoch: Callable[[ResidentStrategy], int] = lambda strategy: 0
         self.after_epoch: Callable[[ResidentStrategy, int], None] = lambda strategy, epoch: None
@@ -336,38 +334,7 @@ class ResidentStrategy(SupervisedTemplate):
         if self.device.type != "cpu":
             super()._unpack_minibatch()
 
-    def _fire(self, event: str, **kwargs: Any) -> None:
-        """Avalanche's trigger_plugins, less what hears nothing: its evaluator, asked eight times an iteration, has no metric here."""
-        for listener in self._listeners[event]:
-            listener(self, **kwargs)
-
-    def _listen(self) -> None:
-        heard = [plugin for plugin in self.plugins if plugin is not self.evaluator]
-        self._listeners = {event: [getattr(plugin, event) for plugin in heard if _answers(plugin, event)] for event in ITERATION}
-
-    def _before_training_iteration(self, **kwargs: Any) -> None:
-        self._fire("before_training_iteration", **kwargs)
-
-    def _before_forward(self, **kwargs: Any) -> None:
-        self._fire("before_forward", **kwargs)
-
-    def _after_forward(self, **kwargs: Any) -> None:
-        self._fire("after_forward", **kwargs)
-
-    def _before_backward(self, **kwargs: Any) -> None:
-        self._fire("before_backward", **kwargs)
-
-    def _after_backward(self, **kwargs: Any) -> None:
-        self._fire("after_backward", **kwargs)
-
-    def _before_update(self, **kwargs: Any) -> None:
-        self._fire("before_update", **kwargs)
-
-    def _after_update(self, **kwargs: Any) -> None:
-        self._fire("after_update", **kwargs)
-
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
-        self._listen()
         for epoch in range(self.first_epoch(self), self.train_epochs):
             reseed(derive_seed(self.seed, "ancestor", self.task, epoch))
             for group in self.optimizer.param_groups:
@@ -379,31 +346,12 @@ class ResidentStrategy(SupervisedTemplate):
             self.after_epoch(self, epoch)
 
     def _after_training_iteration(self, **kwargs: Any) -> None:
-        self._fire("after_training_iteration", **kwargs)
+        super()._after_training_iteration(**kwargs)
         self.after_step(self, self.dataloader.epoch)
 
     def _after_training_exp(self, **kwargs: Any) -> None:
         reseed(derive_seed(self.seed, "ancestor", self.task, "after"))  # replay draws its memory here, from global state
         super()._after_training_exp(**kwargs)
-
-
-ITERATION = (
-    "before_training_iteration",
-    "before_forward",
-    "after_forward",
-    "before_backward",
-    "after_backward",
-    "before_update",
-    "after_update",
-    "after_training_iteration",
-)
-"""The hooks of one iteration, in order."""
-
-
-def _answers(plugin: Any, event: str) -> bool:
-    """Whether ``plugin`` does something at ``event``, rather than inherit the method that does nothing."""
-    found = getattr(plugin, event, None)
-    return found is not None and getattr(found, "__func__", found) is not getattr(BaseSGDPlugin, event, None)
 
 
 def _no_evaluator() -> EvaluationPlugin:

@@ -30,7 +30,7 @@ from evolve.store import Stage, Store
 
 Send = Callable[..., None]  # (a stage's key, what, *content)
 
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
 _PROGRESS_INTERVAL = 0.2  # seconds between two reports of one stage
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
@@ -145,7 +145,7 @@ class Worker:
         spawn = multiprocessing.get_context("spawn")
         self.connection, far_end = spawn.Pipe()
         self.process = spawn.Process(target=_main, args=(far_end, os.getpid(), store_root, perform, dict(context)), daemon=True)
-        with birth(dict.fromkeys(_THREADS, "1")):
+        with birth(ONE_THREAD):
             self.process.start()
         far_end.close()
         self.stages: dict[str, Stage] = {}

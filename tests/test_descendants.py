@@ -22,6 +22,7 @@ from evolve.networks.plan import stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG
 from evolve.randomness import generator
 from evolve.settings import DescendSettings
+from evolve.training.group import batch_count
 
 ANCESTOR = vgg16_plan(1 / 16)
 PLAN = stack_plan(ANCESTOR, ("conv1", "conv11", "conv12", "conv13"))
@@ -107,7 +108,7 @@ def test_what_the_images_do_not_allow_is_refused_by_name(resident, changes, says
 def test_batches_use_every_image_once_and_none_alone(count, size):
     order = torch.randperm(count, generator=generator(0, "order"))
     parts = batches(order, size)
-    assert torch.equal(torch.cat(parts), order)
+    assert torch.equal(torch.cat(parts), order) and len(parts) == batch_count(count, size)
     assert all(len(part) == size for part in parts[:-1]) or len(parts[-1]) == size + 1
     assert count == 1 or min(map(len, parts)) > 1
 

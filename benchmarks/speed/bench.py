@@ -17,9 +17,10 @@ from evolve.data.sources import load_images
 from evolve.durable import to_json, write_whole
 from evolve.errors import UserError
 from evolve.perform import choose_device
+from evolve.run import usable_cores
 
 from .cases import DATA, choose_cases
-from .machine import describe, usable_cores
+from .machine import describe
 from .processes import crew
 from .report import header, notes, table
 from .rounds import Pace, every, measure

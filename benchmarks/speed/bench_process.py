@@ -11,10 +11,10 @@ import torch
 from evolve.data.resident import Resident
 from evolve.data.sources import load_images
 from evolve.perform import choose_device, repeatable
+from evolve.run import usable_cores
 from evolve.workers import keep_memory
 
 from .cases import DATA, Case
-from .machine import usable_cores
 from .processes import Role
 from .work import Side, barrier
 

@@ -10,10 +10,7 @@ from typing import Any
 
 import torch
 
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+from evolve.run import usable_cores
 
 
 def describe(device: torch.device) -> dict[str, Any]:

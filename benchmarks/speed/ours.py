@@ -17,10 +17,11 @@ from evolve.condensers.batches import draw_images, split_meta, steps_per_epoch
 from evolve.data.resident import Resident
 from evolve.descendants import downstream_tasks, train_together
 from evolve.inheritance import inherit
+from evolve.timing import silent
 
 from .cases import ANCESTOR_CLASSES, CONDENSE_CLASSES, DESCEND_CLASSES, Case
 from .plain_condenser import untrained
-from .work import barrier, silent
+from .work import barrier
 
 
 class OurDescendants:

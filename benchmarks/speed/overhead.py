@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,19 +14,10 @@ from torch import Tensor, nn
 from evolve.ancestor import Learner
 from evolve.data.resident import Resident
 from evolve.data.streams import StreamTask, stream_tasks
+from evolve.timing import NoCheckpoint, silent
 
 from .cases import ANCESTOR_CLASSES, Case
-from .work import barrier, silent
-
-
-class NoCheckpoint:
-    """Keeps nothing: checkpoints are no part of an iteration."""
-
-    def load(self) -> None:
-        """There is none."""
-
-    def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Forget it."""
+from .work import barrier
 
 
 class BareLoop:

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.errors import UserError
-from evolve.workers import birth
-
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+from evolve.workers import ONE_THREAD, birth
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Process:
         self.connection, far_end = spawn.Pipe()
         # Not a daemon: those may not have children, and a DataLoader has. It leaves when the pipe closes.
         self.process = spawn.Process(target=_main, args=(far_end, role))
-        with birth({} if role.plain else dict.fromkeys(_THREADS, "1")):
+        with birth({} if role.plain else ONE_THREAD):
             self.process.start()
         far_end.close()
 
@@ -117,7 +115,7 @@ def one_core_taken() -> Iterator[int | None]:
     spawn = multiprocessing.get_context("spawn")
     core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     started = spawn.Event()
-    with birth(dict.fromkeys(_THREADS, "1")):
+    with birth(ONE_THREAD):
         process = spawn.Process(target=_multiply, args=(core, started), daemon=True)
         process.start()
     try:

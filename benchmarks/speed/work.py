@@ -36,7 +36,3 @@ def train_flops(plan: Plan, size: int) -> float:
 def barrier(device: torch.device) -> Callable[[], None]:
     """What to call before reading a clock."""
     return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
-
-
-def silent(fraction: float, text: str) -> None:
-    """A progress report for nobody."""

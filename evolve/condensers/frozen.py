@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from evolve.condensers.matching import Frozen, Matcher
+from evolve.condensers.matching import Frozen, Matcher, averages
 from evolve.data.resident import Resident
 from evolve.errors import UserError
 
@@ -85,7 +85,7 @@ class FrozenAncestor:
             pooled = self.held.pooled
         else:
             chunks = self._chunks() if self.raw is None else zip(*(maps.split(CHUNK) for maps in self.raw), strict=True)
-            pooled = torch.cat([torch.cat([f.mean((2, 3)) for f in maps], 1) for maps in chunks])
+            pooled = torch.cat([averages(maps) for maps in chunks])
         if not torch.isfinite(pooled).all():
             raise UserError("ancestor.lr: the ancestor diverged, its features on the condensing images are not finite; lower ancestor.lr")
         return pooled

@@ -162,7 +162,7 @@ class Matcher:
     @torch.no_grad()
     def freeze(self, ancestor: Sequence[Tensor]) -> Frozen:
         """The frozen side of the ancestor's maps [B, C_l, S, S]."""
-        pooled = torch.cat([f.mean((2, 3)) for f in ancestor], 1)
+        pooled = averages(ancestor)
         maps: dict[tuple[int, bool], tuple[Tensor, ...]] = {}
         energy: dict[tuple[int, bool], Tensor] = {}
         totals: dict[tuple[int, bool], Tensor] = {}
@@ -198,7 +198,7 @@ class Matcher:
         flat, pixels, kind = as_flat(z), z.shape[-1] ** 2, self.layout.kind(k)
         w, bias = h.weight, h.bias
         per_channel = alpha @ self.scales[k].t()
-        grams = torch.cat([torch.bmm(part.transpose(1, 2), part).flatten(1) for part in self.stretches(w)])
+        grams = self.cross(w, w)
         weighted = ((alpha * self.inverse[k]) @ grams).view(-1, w.shape[1], w.shape[1])
         pulled = torch.bmm(flat, weighted)
         for run, target in zip(self.runs[k], frozen.maps[kind], strict=True):
@@ -207,6 +207,11 @@ class Matcher:
         scaled = per_channel * bias
         constant = (scaled * (pixels * bias - 2 * frozen.totals[kind])).sum() + (alpha * frozen.energy[kind]).sum()
         return (pulled * flat).sum() + 2 * ((scaled @ w) * flat.sum(1)).sum() + constant
+
+    def cross(self, left: Tensor, right: Tensor) -> Tensor:
+        """left_l^T right_l of every ancestor layer, [L, c * c], for weights [sum of C_l, c]."""
+        pairs = zip(self.stretches(left), self.stretches(right), strict=True)
+        return torch.cat([torch.bmm(a.transpose(1, 2), b).flatten(1) for a, b in pairs])
 
     def stretches(self, w: Tensor) -> list[Tensor]:
         """w [sum of C_l, c] cut into [n, C, c]: n neighbouring layers with C channels each."""
@@ -268,6 +273,11 @@ def _enlarge(maps: Tensor, side: int, target: int) -> Tensor:
         return maps
     square = maps.view(len(maps), side, side, -1).permute(0, 3, 1, 2)
     return as_flat(resize(square, target))
+
+
+def averages(maps: Sequence[Tensor]) -> Tensor:
+    """Maps [B, C_l, S, S] averaged over their pixels, side by side: [B, sum of C_l]."""
+    return torch.cat([f.mean((2, 3)) for f in maps], 1)
 
 
 def as_flat(maps: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class Moments:
         self.per_channel = alpha @ matcher.scales[k].t()
         self.weighted = [t * self.per_channel[:, None, run.first : run.last] for t, run in zip(self.maps, matcher.runs[k], strict=True)]
         self.sums, self.moments = features.sum(1), torch.bmm(features.transpose(1, 2), features)
-        self.grams = self._cross(h.weight, h.weight)
+        self.grams = self.matcher.cross(h.weight, h.weight)
         self.mixed = self._square(self.per_layer @ self.grams)
         self.shrunk = self._shrink(features)
         self._first(frozen.energy[kind], alpha)
@@ -96,7 +96,7 @@ class Moments:
     def products(self, v: Parts, curvature: bool) -> tuple[Parts | None, Tensor]:
         half = torch.bmm(v.features.transpose(1, 2), self.features)
         moments, sums, shrunk = half + half.transpose(1, 2), v.features.sum(1), self._shrink(v.features)
-        grams = self._cross(v.weight, self.h.weight)
+        grams = self.matcher.cross(v.weight, self.h.weight)
         grams = (self._square(grams) + self._square(grams).transpose(1, 2)).flatten(1)
         psi = self._psi(v, grams, moments, sums, shrunk)
         return (self._curved(v, grams, moments, sums, shrunk) if curvature else None), psi
@@ -122,11 +122,6 @@ class Moments:
         weight = weight + moved.t() @ self.sums + scaled.t() @ sums
         over = (a * (sums @ w.t() + self.sums @ v.weight.t())).sum(0) + self.pixels * moved.sum(0)
         return Parts(2 * features, 2 * weight, 2 * over)
-
-    def _cross(self, left: Tensor, right: Tensor) -> Tensor:
-        """left_l^T right_l of every ancestor layer, [L, c * c]."""
-        pairs = zip(self.matcher.stretches(left), self.matcher.stretches(right), strict=True)
-        return torch.cat([torch.bmm(a.transpose(1, 2), b) for a, b in pairs]).flatten(1)
 
     def _square(self, rows: Tensor) -> Tensor:
         """[n, c * c] -> [n, c, c]."""

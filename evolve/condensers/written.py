@@ -1,12 +1,11 @@
 """The look-ahead's losses by passes that are written out (:mod:`evolve.networks.hessian`), for a pseudo-descendant on a CPU.
 
-The same as :class:`evolve.condensers.hypergradient.ByAutograd` on the same losses; tests/condensers/test_written.py holds them together.
+The same as :class:`evolve.condensers.hypergradient.ByAutograd` on the same losses; tests/condensers/test_pieces.py holds them together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from torch import Tensor
 from evolve.condensers.hypergradient import Tensors
 from evolve.condensers.matching import Frozen, Matcher, Projection, as_flat
 from evolve.condensers.pieces import Parts, piece
-from evolve.networks.fused import Fused, Weights
+from evolve.networks.fused import Weights, passes
 from evolve.networks.hessian import Pass
 from evolve.networks.kernels import as_maps
 from evolve.networks.plan import Plan
@@ -34,7 +33,7 @@ class Written:
         self.theta = 4 * self.units + 2
 
     def run(self, x: Tensor, params: Sequence[Tensor]) -> Pass:
-        return Pass(_shape(self.plan, self.size, len(x)), self.weights(params), x)
+        return Pass(passes(self.plan, self.size, len(x), places=False), self.weights(params), x)
 
     def weights(self, params: Sequence[Tensor]) -> Weights:
         end = 4 * self.units
@@ -53,11 +52,6 @@ class Written:
     def matching(self, frozen: Frozen, x: Tensor, alpha: Tensor, params: Sequence[Tensor]) -> Matching:
         """L_meta on images x with alpha [B, L, K]."""
         return Matching(self, frozen, x, alpha, params)
-
-
-@lru_cache(maxsize=16)
-def _shape(plan: Plan, size: int, batch: int) -> Fused:
-    return Fused(plan, size, batch, places=False)
 
 
 class Classification:

@@ -81,7 +81,7 @@ class Block:
     """The layers between two poolings: their kernels, the order of their rows, and the pool behind them."""
 
     def __init__(self, channels: tuple[tuple[int, int], ...], batch: int, side: int, groups: int, order: str) -> None:
-        self.batch, self.side, self.groups, self.order = batch, side, groups, order
+        self.batch, self.side, self.order = batch, side, order
         self.kernels: list[Kernel] = [pick(Shape(batch, side, c_in, c_out, groups), self.order) for c_in, c_out in channels]
         self.pools = side > 1
 
@@ -130,7 +130,7 @@ class Fused:
 
     def __init__(self, plan: Plan, size: int, batch: int, groups: int = 1, places: bool = True) -> None:
         """``places``: blocks may choose place order; without it all maps are images."""
-        self.plan, self.batch, self.groups = plan, batch, groups
+        self.batch, self.groups = batch, groups
         self.blocks: list[Block] = []
         side = size
         for block, order in zip(plan, orders(plan, size, groups), strict=True):
@@ -284,9 +284,9 @@ def fold(w: Weights, statistics: Statistics) -> tuple[list[Tensor], list[Tensor]
 
 
 @lru_cache(maxsize=32)
-def passes(plan: Plan, size: int, batch: int) -> Fused:
+def passes(plan: Plan, size: int, batch: int, places: bool = True) -> Fused:
     """One network's passes, made once for each shape."""
-    return Fused(plan, size, batch)
+    return Fused(plan, size, batch, places=places)
 
 
 class Embedding(torch.autograd.Function):

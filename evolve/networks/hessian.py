@@ -20,6 +20,7 @@ from evolve.networks.kernels import Kernel, as_maps, as_rows
 
 Maybe = Tensor | None
 
+
 @dataclass
 class Layer:
     """What the passes keep of one unit. ``t_``: the derivative along the direction; the rest as in the paper-and-pencil formulas of BN."""

@@ -13,11 +13,11 @@ from evolve.networks.kernels import PLACE
 from evolve.networks.plan import Plan
 from evolve.networks.vgg import VGG
 from evolve.training.group import Group
+from evolve.training.plain import TEST_BATCH
 from evolve.training.width import together
 
 CHUNK = 1 << 16
 """Numbers of the flat parameters that the update takes at a time: parameters and momentum stay in the cache between its three sweeps."""
-TEST_BATCH = 64  # measured: larger batches fall out of the CPU cache
 KEPT_BYTES = 64 * 2**20
 """Normalised test images are kept from epoch to epoch up to this size."""
 

@@ -49,7 +49,7 @@ class Group:
     @property
     def steps(self) -> int:
         """Optimizer steps of an epoch."""
-        return len(batches(torch.arange(self.images), self.d.batch))
+        return batch_count(self.images, self.d.batch)
 
     def batches(self, member: int, epoch: int) -> list[Tensor]:
         """Member's batches of one epoch, int64 places in its ``task.train``; the order depends on (seed, number, epoch) alone."""
@@ -96,3 +96,9 @@ def batches(order: Tensor, size: int) -> list[Tensor]:
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
+
+
+def batch_count(count: int, size: int) -> int:
+    """How many parts :func:`batches` makes of ``count`` places."""
+    whole, rest = divmod(count, size)
+    return max(1, whole + (rest > 1))

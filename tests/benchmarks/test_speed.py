@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 from evolve.benchmarks.speed import cases, report
-from evolve.benchmarks.speed.overhead import NoCheckpoint, Overhead
+from evolve.benchmarks.speed.overhead import Overhead
 from evolve.benchmarks.speed.plain_ancestor import PlainAncestor
 from evolve.benchmarks.speed.plain_condenser import DoubleBackward
 from evolve.benchmarks.speed.plain_descendants import plain_model, train
 from evolve.benchmarks.speed.plain_images import PilImages, fastest, pil_images, transform_of
 from evolve.benchmarks.speed.summary import rows
-from evolve.benchmarks.speed.work import silent, train_flops
+from evolve.benchmarks.speed.work import train_flops
 from rich.console import Console
 from torch import Tensor
 
@@ -36,6 +36,7 @@ from evolve.errors import UserError
 from evolve.networks.plan import PAPER_SET, ConvSpec, stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG
 from evolve.settings import CondenseSettings, DescendSettings
+from evolve.timing import NoCheckpoint, silent
 from evolve.training.group import Group
 
 ANCESTOR = vgg16_plan(1 / 16)
