@@ -18,25 +18,16 @@ from evolve.data.resident import Resident
 from evolve.data.streams import StreamTask, class_labels, labels_of, load_avalanche, make_benchmark, stream_tasks, task_label
 from evolve.errors import UserError
 from evolve.metrics import average_accuracy, backward_transfer, forgetting
-from evolve.networks.plan import vgg16_plan
-from evolve.networks.vgg import VGG, initialise
+from evolve.networks.family import architecture
+from evolve.networks.network import Network, initialise
 from evolve.randomness import derive_seed, generator, isolated_rng
 from evolve.settings import AncestorSettings, StreamSettings
+from evolve.strategy_table import TABLE, check_strategy
 
 if TYPE_CHECKING:
     from evolve.strategies import ResidentStrategy
 
 Progress = Callable[[float, str], None]
-
-# Arguments of Avalanche's plugins that a scenario may set: default, kind, least and most allowed.
-ARGUMENTS: dict[str, dict[str, tuple[Any, type, float, float]]] = {
-    "ewc": {"ewc_lambda": (1.0, float, 0, math.inf), "mode": ("separate", str, 0, 0), "decay_factor": (None, float, 0, 1)},
-    "si": {"si_lambda": (1.0, float, 0, math.inf), "eps": (1e-7, float, 1e-30, math.inf)},
-    "lwf": {"alpha": (1.0, float, 0, math.inf), "temperature": (2.0, float, 1e-3, math.inf)},
-    "replay": {"mem_size": (200, int, 1, math.inf)},
-}
-EWC_MODES = ("separate", "online")
-REHEARSAL = ("replay", "cumulative")
 
 
 class Checkpoint(Protocol):
@@ -55,40 +46,6 @@ class Accumulated:
     record: dict[str, Any]
 
 
-def check_strategy(a: AncestorSettings) -> dict[str, Any]:
-    """The strategy's arguments with their defaults. Raises UserError naming the argument, or the strategy that cannot
-    work with the head, what is allowed and why. Imports no Avalanche.
-    """
-    if a.strategy in REHEARSAL and a.head == "shared":
-        raise UserError(
-            f'ancestor.head = "shared" with ancestor.strategy = "{a.strategy}": a class that recurs has another label in each task, '
-            'so earlier images would contradict new ones; set ancestor.head to "single" or "per-task"'
-        )
-    known = ARGUMENTS.get(a.strategy, {})
-    for name, value in a.strategy_args.items():
-        _check_argument(a.strategy, name, value, known)
-    chosen = {name: default for name, (default, *_) in known.items()} | dict(a.strategy_args)
-    if a.strategy == "ewc" and (chosen["mode"] == "online") != (chosen["decay_factor"] is not None):
-        raise UserError('ancestor.strategy_args.decay_factor: needed with mode = "online", and only there; a number from 0 to 1')
-    return chosen
-
-
-def _check_argument(strategy: str, name: str, value: Any, known: Mapping[str, tuple[Any, type, float, float]]) -> None:
-    where = f"ancestor.strategy_args.{name}"
-    if name not in known:
-        allowed = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
-        raise UserError(f"{where}: not an argument of strategy {strategy}; {allowed}")
-    _, kind, least, most = known[name]
-    if kind is str:
-        if value not in EWC_MODES:
-            raise UserError(f'{where} = {value!r}: allowed are {", ".join(EWC_MODES)}')
-        return
-    fits = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
-    if not fits or not least <= value <= most or not math.isfinite(value):
-        limits = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-        raise UserError(f"{where} = {value!r}: expected {'a whole number' if kind is int else 'a number'} {limits}")
-
-
 def labelling(a: AncestorSettings) -> str:
     """The head in use. Joint training sees all tasks at once, where a shared head's task-local labels would contradict each
     other as soon as a class recurs: there it gets one head over all ancestor classes.
@@ -97,9 +54,9 @@ def labelling(a: AncestorSettings) -> str:
 
 
 class Ancestor(nn.Module):
-    """A VGG ``trunk`` (its ``head`` inside) that ignores task labels."""
+    """A network as ``trunk`` (its ``head`` inside) that ignores task labels."""
 
-    def __init__(self, trunk: VGG) -> None:
+    def __init__(self, trunk: Network) -> None:
         super().__init__()
         self.trunk = trunk
 
@@ -108,10 +65,10 @@ class Ancestor(nn.Module):
         return self.trunk(x)
 
 
-def build_ancestor(a: AncestorSettings, s: StreamSettings, class_ids: Sequence[int], seed: int) -> Any:
-    """The untrained ancestor, in channels_last: a module with ``.trunk``. Its trunk's draw is the same for every head."""
+def build_ancestor(a: AncestorSettings, s: StreamSettings, class_ids: Sequence[int], size: int, seed: int) -> Any:
+    """The untrained ancestor for images of ``size`` pixels: a module with ``.trunk``. Its trunk's draw is the same for every head."""
     head = labelling(a)
-    trunk = VGG(vgg16_plan(a.width), len(class_ids) if head == "single" else s.classes_per_task)
+    trunk = architecture(a.network, a.width, size).build(len(class_ids) if head == "single" else s.classes_per_task)
     initialise(trunk, seed, "ancestor")
     if head != "per-task":
         return Ancestor(trunk)
@@ -122,7 +79,7 @@ def build_ancestor(a: AncestorSettings, s: StreamSettings, class_ids: Sequence[i
 
 
 @torch.no_grad()
-def _head(trunk: VGG, seed: int, task: int) -> nn.Linear:
+def _head(trunk: Network, seed: int, task: int) -> nn.Linear:
     made = nn.utils.skip_init(nn.Linear, trunk.head.in_features, trunk.head.out_features)
     made.weight.copy_(torch.empty(made.weight.shape).normal_(0, 0.01, generator=generator(seed, "ancestor", "head", task)))
     made.bias.zero_()
@@ -130,7 +87,7 @@ def _head(trunk: VGG, seed: int, task: int) -> nn.Linear:
 
 
 def load_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of the ancestor's VGG, out of an :class:`Accumulated`'s tensors."""
+    """The state dict of the ancestor's network, out of an :class:`Accumulated`'s tensors."""
     prefix = "model.trunk."
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
@@ -155,7 +112,7 @@ def accumulate(
     is left alone. ``reference`` trains by the plain module under autograd. Raises UserError for settings that cannot work, and when the loss is no longer finite.
     """
     if task == 0:
-        return Accumulated(_flat(build_ancestor(a, s, class_ids, seed).state_dict(), "model."), {"task": 0, "classes": [], "row": []})
+        return Accumulated(_flat(build_ancestor(a, s, class_ids, resident.size, seed).state_dict(), "model."), {"task": 0, "classes": [], "row": []})
     joint = a.strategy == "joint"
     if task > 1 and previous is None and not joint:
         raise ValueError(f"task {task} needs the ancestor after task {task - 1}")
@@ -185,7 +142,7 @@ class Learner:
         from evolve.strategies import PLUGINS, ResidentStrategy
 
         self.a, self.class_ids, self.resident, self.seed = a, class_ids, resident, seed
-        model = build_ancestor(a, s, class_ids, seed).to(resident.device)
+        model = build_ancestor(a, s, class_ids, resident.size, seed).to(resident.device)
         model.trunk.fused = not reference
         optimizer = torch.optim.SGD(model.parameters(), lr=a.lr, momentum=a.momentum, weight_decay=a.weight_decay, fused=not reference)
         plugin = PLUGINS[a.strategy](**arguments) if a.strategy in PLUGINS else None
@@ -257,7 +214,7 @@ class Learner:
 
     def _finite(self, loss: float, task: int, epoch: int) -> float:
         if not math.isfinite(loss):
-            more = " or ancestor.strategy_args" if self.a.strategy in ARGUMENTS else ""
+            more = " or ancestor.strategy_args" if TABLE[self.a.strategy].arguments else ""
             where = f"task {task}, epoch {epoch + 1}"
             raise UserError(f"ancestor.lr = {self.a.lr:g}: the loss became {loss} in {where}; lower ancestor.lr{more}")
         return loss

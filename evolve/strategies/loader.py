@@ -1,0 +1,59 @@
+"""Batches of a task by slicing resident images, instead of a DataLoader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evolve.data.resident import Resident
+from evolve.randomness import generator
+from evolve.settings import AncestorSettings
+from evolve.training.group import batch_count
+from evolve.training.group import batches as group_batches
+
+Rows = tuple[Tensor, Tensor, Tensor]  # resident index, label, task label: int64 [N] each
+
+
+def rows_of(dataset: Any) -> Rows:
+    """Resident index, label and task label of every sample, int64 [N] each."""
+    columns = (dataset.resident_index, dataset.targets, dataset.targets_task_labels)
+    return tuple(torch.tensor(list(column), dtype=torch.int64) for column in columns)  # type: ignore[return-value]
+
+
+def batches(count: int, size: int, draw: torch.Generator) -> list[Tensor]:
+    """A permutation of ``count`` places cut into pieces of ``size``; a last piece of one joins the piece before it (BN needs two)."""
+    return group_batches(torch.randperm(count, generator=draw), size)
+
+
+class ResidentLoader:
+    """Batches [images, labels, task labels] of one task, by slicing resident images. The epoch decides every draw."""
+
+    def __init__(self, resident: Resident, rows: Rows, a: AncestorSettings, seed: int, task: int) -> None:
+        self.resident, self.rows, self.a, self.seed, self.task = resident, rows, a, seed, task
+        self.memory: Rows | None = None
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return batch_count(len(self.rows[0]), self.a.batch)
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        augment = self._draw("ancestor-augment")
+        remembered = self._remembered()
+        for places in batches(len(self.rows[0]), self.a.batch, self._draw("ancestor-order")):
+            columns = [column[places] for column in self.rows]
+            if self.memory is not None:
+                more = next(remembered)
+                columns = [torch.cat([column, extra[more]]) for column, extra in zip(columns, self.memory, strict=True)]
+            yield [self.resident.batch(columns[0], self.a.augment, augment), columns[1], columns[2]]
+
+    def _remembered(self) -> Iterator[Tensor]:
+        """Places in the memory, one piece a step: permutations without end, as Avalanche's replay loader serves them."""
+        draw = self._draw("ancestor-memory")
+        while self.memory is not None:
+            yield from torch.randperm(len(self.memory[0]), generator=draw).split(self.a.batch)
+
+    def _draw(self, purpose: str) -> torch.Generator:
+        return generator(self.seed, purpose, self.task, self.epoch)

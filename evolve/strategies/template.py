@@ -1,0 +1,138 @@
+"""Avalanche's training template over resident images, and the ancestor with a head a task."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from avalanche.benchmarks.utils.utils import concat_datasets
+from avalanche.models.dynamic_modules import MultiTaskModule
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.templates import SupervisedTemplate
+from torch import Tensor, nn
+
+from evolve.data.resident import Resident
+from evolve.randomness import derive_seed, reseed
+from evolve.settings import AncestorSettings
+from evolve.strategies.loader import ResidentLoader, rows_of
+from evolve.training.graphed import Graphed
+
+State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and what fits JSON
+
+
+class MultiHeadAncestor(MultiTaskModule):
+    """A trunk with one head a task. The first task's head is the trunk's own."""
+
+    def __init__(self, trunk: Any, heads: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.trunk, self.heads = trunk, nn.ModuleList(heads)
+        self.max_class_label = trunk.head.out_features
+
+    def head(self, task_label: int) -> nn.Module:
+        return self.trunk.head if task_label == 0 else self.heads[task_label - 1]
+
+    def forward(self, x: Tensor, task_labels: Tensor | None) -> Any:
+        """[B, 3, H, W], task labels [B] -> [B, n]; without task labels {task label: [B, n]} for every task trained so far.
+
+        Avalanche's own runs the trunk once for every task in the batch, which splits BN's batch statistics.
+        """
+        embedded = self.trunk.embed(x)
+        if task_labels is None:
+            return {label: self.head(label)(embedded) for label in self.known_train_tasks_labels}
+        present = torch.unique(task_labels).tolist()
+        if len(present) == 1:
+            return self.head(present[0])(embedded)
+        logits = embedded.new_zeros(len(x), self.max_class_label)
+        for label in present:
+            rows = task_labels == label
+            logits[rows] = self.head(label)(embedded[rows])
+        return logits
+
+
+class ResidentStrategy(SupervisedTemplate):
+    """Avalanche's training template over resident images: same hooks, same order; resumable to the epoch.
+
+    ``past`` are the experiences whose images join the current one's (cumulative, joint). ``first_epoch(strategy)``, called when
+    all plugins are ready for the task, says where to go on and may load the state there; ``after_step`` and ``after_epoch``
+    are called with (strategy, epoch).
+    """
+
+    def __init__(
+        self, *, model: nn.Module, optimizer: torch.optim.Optimizer, plugin: Any, resident: Resident, a: AncestorSettings, seed: int
+    ) -> None:
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            criterion=nn.CrossEntropyLoss(),
+            train_mb_size=a.batch,
+            train_epochs=a.epochs,
+            eval_mb_size=256,
+            device=resident.device,
+            plugins=[] if plugin is None else [plugin],
+            evaluator=_no_evaluator(),
+        )
+        self.plugin, self.resident, self.a, self.seed = plugin, resident, a, seed
+        self.fast = Graphed(self.model)
+        # It has no metrics, and Avalanche would ask it eight times an iteration.
+        self.plugins.remove(self.evaluator)
+        self.past: list[Any] = []
+        self.first_epoch: Callable[[ResidentStrategy], int] = lambda strategy: 0
+        self.after_epoch: Callable[[ResidentStrategy, int], None] = lambda strategy, epoch: None
+        self.after_step: Callable[[ResidentStrategy, int], None] = lambda strategy, epoch: None
+
+    @property
+    def task(self) -> int:
+        """1-based number of the task being trained."""
+        return int(self.clock.train_exp_counter) + 1
+
+    def train_dataset_adaptation(self, **kwargs: Any) -> None:
+        self.adapted_dataset = concat_datasets([experience.dataset for experience in [*self.past, self.experience]])
+
+    def make_train_dataloader(self, **kwargs: Any) -> None:
+        self.dataloader = ResidentLoader(self.resident, rows_of(self.adapted_dataset), self.a, self.seed, self.task)
+
+    def check_model_and_optimizer(self, reset_optimizer_state: bool = False, **kwargs: Any) -> None:
+        """The optimizer restarts at every task (SPEC 7); Avalanche does so at its first only."""
+        super().check_model_and_optimizer(reset_optimizer_state=True, **kwargs)
+
+    def forward(self) -> Any:
+        extra = (self.mb_task_id,) if isinstance(self.model, MultiTaskModule) else ()
+        return self.fast.forward(self.mb_x, *extra)
+
+    def _unpack_minibatch(self) -> None:
+        """The loader's batches are lists already; only what lies elsewhere moves."""
+        if self.device.type != "cpu":
+            super()._unpack_minibatch()
+
+    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+        for epoch in range(self.first_epoch(self), self.train_epochs):
+            reseed(derive_seed(self.seed, "ancestor", self.task, epoch))
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.a, epoch)
+            self.dataloader.epoch = epoch
+            self._before_training_epoch(**kwargs)
+            self.training_epoch(**kwargs)
+            self._after_training_epoch(**kwargs)
+            self.after_epoch(self, epoch)
+
+    def _after_training_iteration(self, **kwargs: Any) -> None:
+        super()._after_training_iteration(**kwargs)
+        self.after_step(self, self.dataloader.epoch)
+
+    def _after_training_exp(self, **kwargs: Any) -> None:
+        reseed(derive_seed(self.seed, "ancestor", self.task, "after"))  # replay draws its memory here, from global state
+        super()._after_training_exp(**kwargs)
+
+
+def _no_evaluator() -> EvaluationPlugin:
+    """An evaluator without metrics: ``ancestor.accuracies`` measures. Avalanche warns of what is meant here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No loggers specified")
+        return EvaluationPlugin()
+
+
+def learning_rate(a: AncestorSettings, epoch: int) -> float:
+    """MultiStepLR with milestones as fractions of the task's epochs: lr * gamma^(milestones reached) in 0-based ``epoch``."""
+    return a.lr * a.gamma ** sum(epoch >= fraction * a.epochs for fraction in a.milestones)
