@@ -120,7 +120,7 @@ def accumulate(
     learner = Learner(a, s, class_ids, resident, seed, reference)
     learner.restore(None if joint or task == 1 else previous, task - 1)
     losses = learner.learn(tasks, checkpoint, progress)
-    row = accuracies(learner.strategy.model, tasks, a, class_ids, resident)
+    row = accuracies(learner.strategy.model, tasks, a, class_ids, resident, learner.strategy.classify)
     tensors, meta = learner.state()
     record: dict[str, Any] = {"task": task, "classes": [list(one.classes) for one in tasks], "head": labelling(a)}
     record |= {"row": row, "train_loss": losses, "average_accuracy": average_accuracy([row]), "strategy": meta}
@@ -139,15 +139,14 @@ class Learner:
     ) -> None:
         arguments = check_strategy(a)
         load_avalanche()
-        from evolve.strategies import PLUGINS, ResidentStrategy
+        from evolve.strategies import make_strategy
 
         self.a, self.class_ids, self.resident, self.seed = a, class_ids, resident, seed
         model = build_ancestor(a, s, class_ids, resident.size, seed).to(resident.device)
         model.trunk.fused = not reference
         optimizer = torch.optim.SGD(model.parameters(), lr=a.lr, momentum=a.momentum, weight_decay=a.weight_decay, fused=not reference)
-        plugin = PLUGINS[a.strategy](**arguments) if a.strategy in PLUGINS else None
-        self.strategy: ResidentStrategy = ResidentStrategy(
-            model=model, optimizer=optimizer, plugin=plugin, resident=resident, a=a, seed=seed
+        self.strategy: ResidentStrategy = make_strategy(
+            a.strategy, arguments, model=model, optimizer=optimizer, resident=resident, a=a, seed=seed
         )
         self._losses: list[float] = []
 
@@ -160,8 +159,7 @@ class Learner:
         if previous is None or learned == 0:
             return
         strategy.model.load_state_dict(_unflat(previous.tensors, "model."))
-        if strategy.plugin is not None:
-            strategy.plugin.restore(_unflat(previous.tensors, "strategy."), previous.record["strategy"], strategy)
+        strategy.restore(_unflat(previous.tensors, "strategy."), previous.record["strategy"])
 
     def learn(self, tasks: Sequence[StreamTask], checkpoint: Checkpoint, progress: Progress) -> list[float]:
         """Train on the last of ``tasks`` (cumulative, joint: on all of them) from the newest checkpoint on; mean loss of every epoch."""
@@ -185,7 +183,7 @@ class Learner:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What the next task needs, and JSON beside it."""
         strategy = self.strategy
-        tensors, meta = strategy.plugin.state() if strategy.plugin is not None else ({}, {})
+        tensors, meta = strategy.state()
         return _flat(strategy.model.state_dict(), "model.") | _flat(tensors, "strategy."), meta
 
     def _running(self) -> dict[str, Tensor]:
@@ -193,8 +191,7 @@ class Learner:
         strategy = self.strategy
         held = {name: strategy.optimizer.state.get(one, {}).get("momentum_buffer") for name, one in strategy.model.named_parameters()}
         momentum = {name: buffer for name, buffer in held.items() if buffer is not None}
-        inside = strategy.plugin.running() if hasattr(strategy.plugin, "running") else {}
-        return _flat(strategy.model.state_dict(), "model.") | _flat(momentum, "momentum.") | _flat(inside, "running.")
+        return _flat(strategy.model.state_dict(), "model.") | _flat(momentum, "momentum.") | _flat(strategy.running(), "running.")
 
     def _resume(self, found: tuple[dict[str, Tensor], dict[str, Any]] | None) -> int:
         """Load a checkpoint's state into the strategy, which is ready for the task's first epoch; the epoch to go on with."""
@@ -207,8 +204,7 @@ class Learner:
         for name, tensor in _unflat(tensors, "momentum.").items():
             buffer = torch.empty_like(parameters[name]).detach().copy_(tensor)
             strategy.optimizer.state[parameters[name]] = {"momentum_buffer": buffer}
-        if hasattr(strategy.plugin, "resume"):
-            strategy.plugin.resume(_unflat(tensors, "running."))
+        strategy.resume(_unflat(tensors, "running."))
         self._losses = [float(loss) for loss in meta["losses"]]
         return int(meta["epoch"])
 
@@ -246,11 +242,19 @@ class _Meter:
 
 
 @torch.no_grad()
-def accuracies(model: Any, tasks: Sequence[StreamTask], a: AncestorSettings, class_ids: Sequence[int], resident: Resident) -> list[float]:
+def accuracies(
+    model: Any,
+    tasks: Sequence[StreamTask],
+    a: AncestorSettings,
+    class_ids: Sequence[int],
+    resident: Resident,
+    classify: Callable[[Tensor], Tensor] | None = None,
+) -> list[float]:
     """Test accuracy on each of ``tasks``, in [0, 1]; each image passes the trunk once.
 
     A single head chooses among all ancestor classes; a head a task, or a shared one, among the task's own. So does joint
-    training under head = "shared" (see :func:`labelling`), to be comparable with the strategies it controls.
+    training under head = "shared" (see :func:`labelling`), to be comparable with the strategies it controls. ``classify`` stands in
+    for the head of strategies that classify without one.
     """
     head = labelling(a)
     mode = model.training
@@ -261,7 +265,7 @@ def accuracies(model: Any, tasks: Sequence[StreamTask], a: AncestorSettings, cla
     for task in tasks:
         rows = embedded[torch.searchsorted(index, task.test).to(embedded.device)]
         layer = model.head(task_label(task, head)) if head == "per-task" else model.trunk.head
-        logits, labels = layer(rows), labels_of(task.test, class_labels(task, head, class_ids), resident)
+        logits, labels = (classify or layer)(rows), labels_of(task.test, class_labels(task, head, class_ids), resident)
         if head != a.head:
             own = torch.tensor(list(class_labels(task, head, class_ids).values()))
             logits, labels = logits[:, own.to(logits.device)], labels_of(task.test, class_labels(task, a.head, class_ids), resident)

@@ -7,14 +7,26 @@ draw, a loop that can start at any epoch, and ``state``/``restore`` so that the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from evolve.strategies.loader import ResidentLoader, batches
 from evolve.strategies.regularisers import EWC, SI, LwF
 from evolve.strategies.rehearsal import Replay
-from evolve.strategies.template import MultiHeadAncestor, ResidentStrategy, State, learning_rate
+from evolve.strategies.template import MultiHeadAncestor, ResidentStrategy, State, Stored, learning_rate
 
-PLUGINS: dict[str, Callable[..., Any]] = {"ewc": EWC, "si": SI, "lwf": LwF, "replay": Replay}
+PLUGINS: dict[str, Callable[..., Stored]] = {"ewc": EWC, "si": SI, "lwf": LwF, "replay": Replay}
+TEMPLATES: dict[str, Callable[..., ResidentStrategy]] = {}
+
+
+def make_strategy(name: str, arguments: Mapping[str, Any], **common: Any) -> ResidentStrategy:
+    """The strategy ``name`` around an untrained ancestor; ``common`` are :class:`ResidentStrategy`'s own arguments but the plugin.
+
+    A strategy is one of Avalanche's templates, or Avalanche's plugin in the plain template, or the plain template (naive, cumulative, joint).
+    """
+    if name in TEMPLATES:
+        return TEMPLATES[name](plugin=None, **common, **arguments)
+    return ResidentStrategy(plugin=PLUGINS[name](**arguments) if name in PLUGINS else None, **common)
+
 
 __all__ = ["PLUGINS", "EWC", "SI", "LwF", "MultiHeadAncestor", "Replay", "ResidentLoader", "ResidentStrategy", "State", "batches", "learning_rate"]

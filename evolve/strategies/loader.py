@@ -29,7 +29,9 @@ def batches(count: int, size: int, draw: torch.Generator) -> list[Tensor]:
 
 
 class ResidentLoader:
-    """Batches [images, labels, task labels] of one task, by slicing resident images. The epoch decides every draw."""
+    """Batches [images, labels, task labels] of one task, by slicing resident images. The epoch decides every draw; ``index`` says which
+    resident images [B] the last batch showed.
+    """
 
     def __init__(self, resident: Resident, rows: Rows, a: AncestorSettings, seed: int, task: int) -> None:
         self.resident, self.rows, self.a, self.seed, self.task = resident, rows, a, seed, task
@@ -47,6 +49,7 @@ class ResidentLoader:
             if self.memory is not None:
                 more = next(remembered)
                 columns = [torch.cat([column, extra[more]]) for column, extra in zip(columns, self.memory, strict=True)]
+            self.index = columns[0]
             yield [self.resident.batch(columns[0], self.a.augment, augment), columns[1], columns[2]]
 
     def _remembered(self) -> Iterator[Tensor]:

@@ -11,10 +11,10 @@ from avalanche.training.plugins import EWCPlugin, LwFPlugin, SynapticIntelligenc
 from avalanche.training.utils import ParamData
 from torch import Tensor, nn
 
-from evolve.strategies.template import ResidentStrategy, State
+from evolve.strategies.template import ResidentStrategy, State, Stored
 
 
-class EWC(EWCPlugin):
+class EWC(Stored, EWCPlugin):
     """Avalanche's EWC, with its penalty in closed form.
 
     Avalanche sums F_i (theta - theta_i)^2 over all earlier tasks i, so its steps, memory and state grow with the lineage. That sum
@@ -70,7 +70,7 @@ class EWC(EWCPlugin):
             self.centre[name] = parameter.detach().flatten().clone()
 
 
-class SI(SynapticIntelligencePlugin):
+class SI(Stored, SynapticIntelligencePlugin):
     """Avalanche's Synaptic Intelligence, mended.
 
     On a CPU, Avalanche 0.6 keeps views of contiguous parameters where it means to keep their earlier values: every path
@@ -137,7 +137,7 @@ def _unalias(values: Mapping[str, ParamData]) -> None:
         value.data = value.data.clone()
 
 
-class LwF(LwFPlugin):
+class LwF(Stored, LwFPlugin):
     """Avalanche's Learning without Forgetting. The teacher is the ancestor as the last task left it, so it is not stored again."""
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:

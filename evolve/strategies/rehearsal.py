@@ -12,10 +12,10 @@ from torch import Tensor
 
 from evolve.data.streams import make_dataset
 from evolve.strategies.loader import rows_of
-from evolve.strategies.template import ResidentStrategy, State
+from evolve.strategies.template import ResidentStrategy, State, Stored
 
 
-class Replay(ReplayPlugin):
+class Replay(Stored, ReplayPlugin):
     """Avalanche's experience replay; the memory is stored as indices of the resident images."""
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:

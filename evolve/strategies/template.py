@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,12 +14,36 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 
 from evolve.data.resident import Resident
-from evolve.randomness import derive_seed, reseed
+from evolve.randomness import derive_seed, generator, reseed
 from evolve.settings import AncestorSettings
-from evolve.strategies.loader import ResidentLoader, rows_of
+from evolve.strategies.loader import ResidentLoader, Rows, rows_of
 from evolve.training.graphed import Graphed
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and what fits JSON
+
+
+class Stored:
+    """What every strategy's plugin offers beside Avalanche's hooks; these defaults are for one that keeps nothing.
+
+    A plugin is made anew for every task, around an untrained ancestor; what it knows of earlier tasks comes from :meth:`restore`.
+    """
+
+    def attach(self, strategy: ResidentStrategy) -> None:
+        """Called once, when ``strategy.model`` is still untrained."""
+
+    def state(self) -> State:
+        """What the next task needs beside the model, after a task."""
+        return {}, {}
+
+    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+        """Take up what :meth:`state` returned (tensors on the CPU); ``strategy.model`` is already as the last task left it."""
+
+    def running(self) -> dict[str, Tensor]:
+        """What an epoch leaves to the next one of the same task, beside model and momentum."""
+        return {}
+
+    def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`running` returned, once all is ready for the task's first epoch."""
 
 
 class MultiHeadAncestor(MultiTaskModule):
@@ -56,16 +80,28 @@ class ResidentStrategy(SupervisedTemplate):
 
     ``past`` are the experiences whose images join the current one's (cumulative, joint). ``first_epoch(strategy)``, called when
     all plugins are ready for the task, says where to go on and may load the state there; ``after_step`` and ``after_epoch``
-    are called with (strategy, epoch).
+    are called with (strategy, epoch). Another Avalanche template is had over resident images by inheriting from this, then from it;
+    ``arguments`` are that template's own.
     """
 
+    # What tells classes apart, embeddings [N, c] -> scores [N, classes], where it is not the head.
+    classify: Callable[[Tensor], Tensor] | None = None
+
     def __init__(
-        self, *, model: nn.Module, optimizer: torch.optim.Optimizer, plugin: Any, resident: Resident, a: AncestorSettings, seed: int
+        self,
+        *,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        plugin: Any,
+        resident: Resident,
+        a: AncestorSettings,
+        seed: int,
+        **arguments: Any,
     ) -> None:
         super().__init__(
             model=model,
             optimizer=optimizer,
-            criterion=nn.CrossEntropyLoss(),
+            **{"criterion": nn.CrossEntropyLoss()} | arguments,
             train_mb_size=a.batch,
             train_epochs=a.epochs,
             eval_mb_size=256,
@@ -77,6 +113,8 @@ class ResidentStrategy(SupervisedTemplate):
         self.fast = Graphed(self.model)
         # It has no metrics, and Avalanche would ask it eight times an iteration.
         self.plugins.remove(self.evaluator)
+        if plugin is not None:
+            plugin.attach(self)
         self.past: list[Any] = []
         self.first_epoch: Callable[[ResidentStrategy], int] = lambda strategy: 0
         self.after_epoch: Callable[[ResidentStrategy, int], None] = lambda strategy, epoch: None
@@ -86,6 +124,37 @@ class ResidentStrategy(SupervisedTemplate):
     def task(self) -> int:
         """1-based number of the task being trained."""
         return int(self.clock.train_exp_counter) + 1
+
+    def state(self) -> State:
+        """See :class:`Stored`; a template that keeps something itself overrides these four."""
+        return ({}, {}) if self.plugin is None else self.plugin.state()
+
+    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        if self.plugin is not None:
+            self.plugin.restore(tensors, meta, self)
+
+    def running(self) -> dict[str, Tensor]:
+        return {} if self.plugin is None else self.plugin.running()
+
+    def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        if self.plugin is not None:
+            self.plugin.resume(tensors)
+
+    def draw(self, purpose: str) -> torch.Generator:
+        """What draws for one purpose in the epoch that runs."""
+        return generator(self.seed, purpose, self.task, self.dataloader.epoch)
+
+    def remembered(self, rows: Rows, size: int, purpose: str = "ancestor-memory") -> Iterator[list[Tensor]]:
+        """Batches [images, labels, task labels, places in ``rows``] of ``size`` (fewer where there are fewer rows), augmented as the
+        task's own: permutations without end, anew every epoch; a permutation's incomplete rest is left out.
+        """
+        order, augment = self.draw(purpose), self.draw(f"{purpose}-augment")
+        size = min(size, len(rows[0]))
+        while True:
+            for places in torch.randperm(len(rows[0]), generator=order).split(size):
+                if len(places) == size:
+                    images = self.resident.batch(rows[0][places], self.a.augment, augment)
+                    yield [images, rows[1][places].to(self.device), rows[2][places].to(self.device), places]
 
     def train_dataset_adaptation(self, **kwargs: Any) -> None:
         self.adapted_dataset = concat_datasets([experience.dataset for experience in [*self.past, self.experience]])
@@ -107,7 +176,10 @@ class ResidentStrategy(SupervisedTemplate):
             super()._unpack_minibatch()
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
-        for epoch in range(self.first_epoch(self), self.train_epochs):
+        first = self.first_epoch(self)
+        self.clock.train_exp_epochs = first
+        self.clock.train_iterations = self.clock.train_exp_iterations = first * len(self.dataloader)  # counted from the task's start
+        for epoch in range(first, self.train_epochs):
             reseed(derive_seed(self.seed, "ancestor", self.task, epoch))
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.a, epoch)
