@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping
 from typing import Any
 
 from evolve import lineage
 from evolve.curves import Descent, Generation, LineageRecord
 from evolve.lineage import Peek, World
-from evolve.networks.plan import plan_from_json
 from evolve.store import Stage
 
 
@@ -53,7 +53,7 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
         status=gene["status"],
         selected_by=gene["selected_by"],
         agreement=gene.get("agreement"),
-        descendant=describe(gene["descendant_plan"]),
+        descendant=lineage.heir(world, gene).describe(),
         inherited=descents["inherited"],
         scratch=descents.get("from-scratch"),
         shuffled=descents.get("shuffled"),
@@ -67,12 +67,6 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
     )
 
 
-def describe(plan: Any) -> str:
-    """A descendant in the paper's notation, "64* M 128 M ..."; * marks an inherited layer."""
-    blocks = plan_from_json(plan)
-    return " ".join(" ".join(f"{spec.c_out}{'*' if spec.inherits else ''}" for spec in block) + " M" for block in blocks)
-
-
 def _sparse(world: World) -> dict[str, int]:
     controls = world.settings.controls
     return {"shuffled": controls.shuffled, "joint": controls.joint, "full-ancestor": controls.full_ancestor}
@@ -80,7 +74,7 @@ def _sparse(world: World) -> dict[str, int]:
 
 def _group_name(group: list[str]) -> str:
     """A layer's name; a stage of several layers is named by its range."""
-    return group[0] if len(group) == 1 else f"{group[0]}-{group[-1].removeprefix('conv')}"
+    return group[0] if len(group) == 1 else f"{group[0]}-{group[-1].lstrip(string.ascii_letters)}"
 
 
 def _descent(record: Mapping[str, Any], length: int, method: str) -> Descent:

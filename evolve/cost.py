@@ -16,7 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evolve.networks.plan import PAPER_SET, Plan, layer_names, plan_from_json, stack_plan, vgg16_plan
+from evolve.lineage import ancestor_plan, paper_descendant
+from evolve.networks.architecture import Architecture
+from evolve.networks.family import from_json
 from evolve.settings import Settings
 from evolve.training.width import together
 
@@ -33,7 +35,7 @@ CURVATURE = 2.2  # a Hessian product, beside a forward and backward pass
 class Work:
     """Images that are trained on and tested, and optimizer steps, of a network of ``plan`` at ``size`` pixels; ``side_by_side`` networks share a step."""
 
-    plan: Plan
+    plan: Architecture
     size: int
     images: float
     steps: float
@@ -42,8 +44,8 @@ class Work:
 
     def seconds(self) -> float:
         """On one core of the machine the constants were fitted on."""
-        image = 3 * macs(self.plan, self.size) / SPEED + features(self.plan, self.size) * FEATURE_SECONDS
-        step = len(layer_names(self.plan)) * LAYER_SECONDS / self.side_by_side + parameters(self.plan) * PARAMETER_SECONDS
+        image = 3 * self.plan.macs(self.size) / SPEED + self.plan.numbers_out(self.size) * FEATURE_SECONDS
+        step = len(self.plan.layer_names) * LAYER_SECONDS / self.side_by_side + self.plan.parameters * PARAMETER_SECONDS
         return self.images * image + self.steps * step + self.tested * EVAL_SHARE * image
 
 
@@ -53,41 +55,18 @@ def images_per_class(settings: Settings) -> tuple[int, int]:
     return max(1, train - settings.data.holdout), test + settings.data.holdout
 
 
-def macs(plan: Plan, size: int) -> float:
-    """Multiply-adds of one image's forward pass through the convolutions, in billions."""
-    total, side = 0.0, size
-    for block in plan:
-        total += sum(spec.c_in * spec.c_out * 9 * side * side for spec in block)
-        side = max(1, side // 2)
-    return total / 1e9
-
-
-def features(plan: Plan, size: int) -> float:
-    """Numbers that all layers of one image put out, before pooling."""
-    total, side = 0.0, size
-    for block in plan:
-        total += sum(spec.c_out for spec in block) * side * side
-        side = max(1, side // 2)
-    return total
-
-
-def parameters(plan: Plan) -> float:
-    """Weights of the convolutions; the rest is small."""
-    return float(sum(spec.c_in * spec.c_out * 9 for block in plan for spec in block))
-
-
 def seconds(settings: Settings, kind: str, recipe: Mapping[str, Any]) -> float:
     """One stage on one core."""
-    ancestor = vgg16_plan(settings.ancestor.width)
+    ancestor = ancestor_plan(settings)
     if kind == "accumulate":
         return _accumulate_seconds(settings, ancestor, recipe)
     if kind == "condense":
         return _condense_seconds(settings, ancestor)
-    plan = plan_from_json(recipe["plan"]) if "plan" in recipe else stack_plan(ancestor, PAPER_SET)
+    plan = from_json(recipe["plan"]) if "plan" in recipe else paper_descendant(settings)
     return _descend_seconds(settings, ancestor if recipe["method"] == "full-ancestor" else plan)
 
 
-def _accumulate_seconds(s: Settings, plan: Plan, recipe: Mapping[str, Any]) -> float:
+def _accumulate_seconds(s: Settings, plan: Architecture, recipe: Mapping[str, Any]) -> float:
     task = recipe["task"]
     if task == 0:
         return 0.1
@@ -98,7 +77,7 @@ def _accumulate_seconds(s: Settings, plan: Plan, recipe: Mapping[str, Any]) -> f
     return Work(plan, s.data.size, images, images / s.ancestor.batch, test * s.stream.classes_per_task * task).seconds()
 
 
-def _condense_seconds(s: Settings, ancestor: Plan) -> float:
+def _condense_seconds(s: Settings, ancestor: Architecture) -> float:
     """One iteration trains on a batch twice and on a meta batch 2 + T times; of the bilevel objective's T + 1 look-ahead steps all but
     the first need a Hessian product.
     """
@@ -114,11 +93,11 @@ def _condense_seconds(s: Settings, ancestor: Plan) -> float:
     own += CURVATURE * (c.batch + (ahead - 1) * c.meta_batch) if ahead else 0
     matched = (1 + 2 * ahead) * c.meta_batch if ahead else c.batch + c.meta_batch
     passes = 4 + 3 * ahead if ahead else 3
-    work = Work(stack_plan(ancestor, PAPER_SET), s.data.size, own + MATCHING * matched * 2, passes)
+    work = Work(ancestor.paper_descendant(), s.data.size, own + MATCHING * matched * 2, passes)
     return iterations * work.seconds() + Work(ancestor, s.data.size, 0, 0, images * c.meta_fraction).seconds()
 
 
-def _descend_seconds(s: Settings, plan: Plan) -> float:
+def _descend_seconds(s: Settings, plan: Architecture) -> float:
     train, test = images_per_class(s)
     d = s.descend
     images = d.descendants * d.classes_per_task * min(train, d.shots) * d.epochs

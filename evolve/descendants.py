@@ -10,6 +10,7 @@ from torch import Tensor
 
 from evolve.data.resident import Resident
 from evolve.errors import UserError
+from evolve.networks.network import Network
 from evolve.networks.vgg import VGG
 from evolve.randomness import generator
 from evolve.settings import DescendSettings
@@ -76,7 +77,7 @@ def _labels(parts: Sequence[Tensor]) -> Tensor:
 
 
 def train_together(
-    models: Sequence[VGG],
+    models: Sequence[Network],
     tasks: Sequence[DownstreamTask],
     resident: Resident,
     d: DescendSettings,
@@ -109,17 +110,18 @@ def train_together(
     return [Trained(loss, acc, acc[-1], max(acc), right.int().tolist()) for loss, acc, right in zip(losses, accuracies, correct, strict=True)]
 
 
-def choose_trainer(models: Sequence[VGG], group: Group, reference: bool) -> Trainer:
+def choose_trainer(models: Sequence[Network], group: Group, reference: bool) -> Trainer:
     """The fastest trainer for these models on this device; the plain one where ``reference`` asks for it."""
-    if reference:
+    vggs = [model for model in models if isinstance(model, VGG)]
+    if reference or len(vggs) < len(models):
         return PlainTrainer(models, group)
     if group.resident.device.type == "cuda":
-        return checked(models, group)
-    return FusedTrainer(models, group)
+        return checked(vggs, group)
+    return FusedTrainer(vggs, group)
 
 
 def train_descendant(
-    model: VGG,
+    model: Network,
     task: DownstreamTask,
     resident: Resident,
     d: DescendSettings,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from evolve.learngene import Learngene
-from evolve.networks.plan import Plan, places
-from evolve.networks.vgg import VGG, initialise
+from evolve.networks.architecture import Architecture, Mixture
+from evolve.networks.network import Network, initialise
 
 
-def inherit(plan: Plan, learngene: Learngene | None, classes: int, seed: int, descendant: int) -> VGG:
+def inherit(plan: Architecture, learngene: Learngene | None, classes: int, seed: int, descendant: int) -> Network:
     """A descendant of ``plan``: every layer drawn at random, then the learngene's copied in where the plan inherits.
 
     The draw depends on (seed, descendant, the layer's place, its shape) alone, so descendant n has the same random layers with
@@ -17,22 +18,35 @@ def inherit(plan: Plan, learngene: Learngene | None, classes: int, seed: int, de
     training the descendant touches neither learngene nor ancestor nor a sibling. BN running statistics travel along.
     Raises ValueError for a learngene that lacks a layer of the plan or holds it in another shape.
     """
-    model = VGG(plan, classes)
-    initialise(model, seed, "descendant", descendant, names=places(plan))
+    model = plan.build(classes)
+    initialise(model, seed, "descendant", descendant, names=plan.places())
     if learngene is not None:
         _copy(model, plan, learngene)
     return model
 
 
 @torch.no_grad()
-def _copy(model: VGG, plan: Plan, learngene: Learngene) -> None:
+def _copy(model: Network, plan: Architecture, learngene: Learngene) -> None:
     own = model.state_dict()
-    for spec in (spec for block in plan for spec in block if spec.inherits is not None):
-        given = learngene.layers.get(str(spec.inherits))
-        if given is None:
-            raise ValueError(f"{spec.name} inherits {spec.inherits}, but the learngene holds {', '.join(learngene.layers) or 'nothing'}")
-        for part, tensor in given.items():
-            target = own[f"layers.{spec.name}.{part}"]
-            if target.shape != tensor.shape:
-                raise ValueError(f"{spec.name}.{part}: the learngene's shape is {tuple(tensor.shape)}, the plan's {tuple(target.shape)}")
-            target.copy_(tensor)
+    for layer, mixture in plan.inherits().items():
+        for given in mixture:
+            if given not in learngene.layers:
+                raise ValueError(f"{layer} inherits {given}, but the learngene holds {', '.join(learngene.layers) or 'nothing'}")
+        for part in plan.shapes(layer):
+            target = own[f"layers.{layer}.{part}"]
+            mixed = _mixed(learngene, mixture, part)
+            if target.shape != mixed.shape:
+                raise ValueError(f"{layer}.{part}: the learngene's shape is {tuple(mixed.shape)}, the plan's {tuple(target.shape)}")
+            target.copy_(mixed)
+
+
+def _mixed(learngene: Learngene, mixture: Mixture, part: str) -> Tensor:
+    """The layers' tensors summed with their coefficients, in float64; a copy where there is one layer."""
+    tensors = [learngene.layers[name][part] for name in mixture]
+    if len(tensors) == 1 and next(iter(mixture.values())) == 1.0:
+        return tensors[0]
+    if not tensors[0].is_floating_point():  # a count of batches
+        return torch.stack(tensors).amax(0)
+    total = sum(share * tensor.double() for share, tensor in zip(mixture.values(), tensors, strict=True))
+    assert isinstance(total, Tensor)
+    return total.clamp_min(0) if part.endswith("running_var") else total  # an extrapolated variance may fall below 0

@@ -1,7 +1,7 @@
 """The learngene: some of the ancestor's integral layers with where they come from, in one file a stranger can open.
 
 The file is a plain .safetensors with tensors named "conv11/bn.weight"; its header's "evolve.learngene" is JSON text that
-holds the ancestor's plan, the layers and their provenance.
+holds the ancestor's architecture, the layers and their provenance.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from torch import Tensor
 
 from evolve.durable import write_whole
 from evolve.errors import UserError
-from evolve.networks.plan import ConvSpec, Plan, layer_names, plan_from_json, plan_to_json
+from evolve.networks.architecture import Architecture, check_names
+from evolve.networks.family import from_json
 from evolve.randomness import generator
 
 FORMAT = 1
 HEADER = "evolve.learngene"
-PARTS = ("conv.weight", "conv.bias", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "bn.num_batches_tracked")
 
 
 @dataclass
 class Learngene:
-    """Copies of integral layers (SPEC 3: conv and BN with its running statistics; never a fully connected layer).
+    """Copies of integral layers (SPEC 3: a VGG's conv and BN with its running statistics, a ViT's encoder block; never the head).
 
-    ``layers``: layer name -> :data:`PARTS` -> tensor. ``ancestor_plan``: the network they were taken from.
+    ``layers``: layer name -> part ("conv.weight") -> tensor. ``ancestor_plan``: the network they were taken from.
     ``provenance``: JSON-able; lineage length, seed, scenario, keys, versions.
     """
 
     layers: dict[str, dict[str, Tensor]]
-    ancestor_plan: Plan
+    ancestor_plan: Architecture
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
@@ -45,7 +45,7 @@ class Learngene:
         tensors = {f"{layer}/{part}": _plain(tensor) for layer, parts in self.layers.items() for part, tensor in parts.items()}
         about = {
             "format": FORMAT,
-            "plan": plan_to_json(self.ancestor_plan),
+            "plan": self.ancestor_plan.to_json(),
             "layers": list(self.layers),
             "provenance": self.provenance,
         }
@@ -53,17 +53,15 @@ class Learngene:
         write_whole(Path(path), save(tensors, metadata={HEADER: _canonical(about)}), "learngene")
 
 
-def extract(model_state: Mapping[str, Tensor], plan: Plan, selected: Iterable[str]) -> Learngene:
-    """Copies of the layers ``selected``, in the plan's order, out of a VGG's state dict.
+def extract(model_state: Mapping[str, Tensor], plan: Architecture, selected: Iterable[str]) -> Learngene:
+    """Copies of the layers ``selected``, in the plan's order, out of its network's state dict.
 
     Raises ValueError for a layer that ``plan`` does not have, KeyError for a state dict of another network.
     """
-    wanted = set(selected)
-    if unknown := wanted.difference(layer_names(plan)):
-        raise ValueError(f"no such layers in the ancestor: {', '.join(sorted(unknown))}")
+    wanted = check_names(plan, set(selected).difference(plan.extras)) | set(selected)
     layers = {
-        name: {part: model_state[f"layers.{name}.{part}"].detach().to("cpu", copy=True) for part in PARTS}
-        for name in layer_names(plan)
+        name: {part: model_state[f"layers.{name}.{part}"].detach().to("cpu", copy=True) for part in plan.shapes(name)}
+        for name in (*plan.layer_names, *plan.extras)
         if name in wanted
     }
     return Learngene(layers, plan)
@@ -105,29 +103,23 @@ def load(path: Path) -> Learngene:
     if about.pop("sha256", None) != _digest(about, tensors):
         raise UserError(f"learngene {path}: its content does not match its checksum, so it was altered or damaged; get it again")
     try:
-        plan = plan_from_json(about["plan"])
+        plan = from_json(about["plan"])
         return Learngene(_nested(tensors, plan, about["layers"]), plan, about["provenance"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"learngene {path}: its tensors do not fit its plan ({error}); give a file that evolve wrote") from error
 
 
-def _nested(tensors: Mapping[str, Tensor], plan: Plan, layers: list[str]) -> dict[str, dict[str, Tensor]]:
+def _nested(tensors: Mapping[str, Tensor], plan: Architecture, layers: list[str]) -> dict[str, dict[str, Tensor]]:
     """Tensors by layer; raises KeyError or ValueError unless they are exactly the plan's layers, in shape and number."""
-    specs = {spec.name: spec for block in plan for spec in block}
-    if len(tensors) != len(layers) * len(PARTS):
+    shapes = {name: plan.shapes(name) for name in layers}
+    if len(tensors) != sum(map(len, shapes.values())):
         raise ValueError("other tensors than its layers'")
-    nested = {name: {part: tensors[f"{name}/{part}"] for part in PARTS} for name in layers}
+    nested = {name: {part: tensors[f"{name}/{part}"] for part in parts} for name, parts in shapes.items()}
     for name, parts in nested.items():
         for part, tensor in parts.items():
-            if tuple(tensor.shape) != _shape(specs[name], part):
-                raise ValueError(f"{name}/{part} has shape {tuple(tensor.shape)}, not {_shape(specs[name], part)}")
+            if tuple(tensor.shape) != shapes[name][part]:
+                raise ValueError(f"{name}/{part} has shape {tuple(tensor.shape)}, not {shapes[name][part]}")
     return nested
-
-
-def _shape(spec: ConvSpec, part: str) -> tuple[int, ...]:
-    if part == "bn.num_batches_tracked":
-        return ()
-    return (spec.c_out, spec.c_in, 3, 3) if part == "conv.weight" else (spec.c_out,)
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from evolve.networks.plan import PAPER_SET, Plan, anonymous, plan_from_json, plan_to_json, stack_plan, vgg16_plan
-from evolve.settings import Settings
+from evolve.inheritors import descendant
+from evolve.networks.architecture import Architecture
+from evolve.networks.family import architecture, from_json
+from evolve.registry import origin
+from evolve.settings import InheritSettings, Settings
 from evolve.store import Stage
 
 # Raised by hand when a room's numbers change for the same settings; results of the older version are then simply not found.
-VERSIONS = {"accumulate": 2, "condense": 2, "descend": 3}
+VERSIONS = {"accumulate": 3, "condense": 2, "descend": 3}
 
 Peek = Callable[[str], "Mapping[str, Any] | None"]  # a stage's key -> its record, if it is in the store
 
@@ -57,7 +60,7 @@ def lineage(world: World, peek: Peek) -> Iterator[Stage]:
     """
     controls = world.settings.controls
     if controls.from_scratch:
-        yield from_scratch(world, paper_plan(world), "paper's descendant")
+        yield from_scratch(world, paper_descendant(world.settings), "paper's descendant")
     ancestor = accumulate(world, 0, None)
     yield ancestor
     for length in range(world.settings.stream.tasks + 1):
@@ -77,7 +80,7 @@ def generation(world: World, length: int, ancestor: Stage, peek: Peek) -> Iterat
     yield descend(world, "inherited", length, learngene)
     chosen = peek(learngene.key)
     if chosen and controls.from_scratch:
-        yield from_scratch(world, chosen["descendant_plan"], str(length))
+        yield from_scratch(world, heir(world, chosen), str(length))
     if due(controls.shuffled, length):
         yield descend(world, "shuffled", length, learngene)
     if due(controls.full_ancestor, length):
@@ -100,10 +103,10 @@ def accumulate(world: World, task: int, previous: Stage | None, strategy: str | 
     recipe: dict[str, Any] = {"version": VERSIONS["accumulate"], "task": task, "seed": world.seed}
     recipe["classes"] = list(world.ancestor_classes)
     if task == 0:
-        recipe["ancestor"] = {name: getattr(s.ancestor, name) for name in ("network", "width", "head")}
+        recipe["ancestor"] = {name: getattr(s.ancestor, name) for name in ("network", "width", "head")} | _sized(s)
         recipe["stream"] = {name: stream[name] for name in stream if name != "images_per_class"}
     else:
-        recipe["ancestor"] = _keyed(s.ancestor)
+        recipe["ancestor"] = _keyed(s.ancestor) | _sized(s)
         recipe["stream"] = stream
         recipe["data"] = world.data
         recipe["arithmetic"] = world.arithmetic
@@ -123,9 +126,10 @@ def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
         "seed": world.seed,
         "data": world.data,
         "classes": list(world.condense_classes),
-        "network": {"network": s.ancestor.network, "width": s.ancestor.width},
+        "network": network(s),
         "condense": _condense_settings(s),
     }
+    recipe |= _plugged("condensers", s.condense.method)
     if s.condense.method != "fixed":
         recipe["arithmetic"] = world.arithmetic
     return _stage("condense", f"{of}condense {length}", recipe, {"ancestor": ancestor}, priority=1)
@@ -135,25 +139,46 @@ def descend(world: World, method: str, length: int, source: Stage) -> Stage:
     """Descendants that inherit from ``source``, a learngene or (full-ancestor) the ancestor itself."""
     role = "ancestor" if method == "full-ancestor" else "learngene"
     # "joint" names where the learngene comes from, which its key already says.
-    recipe = _descend_recipe(world) | {"method": "inherited" if method == "joint" else method}
+    recipe = _descend_recipe(world) | {"method": "inherited" if method == "joint" else method} | _inheriting(world.settings)
     return _stage("descend", f"descend {length} {method}", recipe, {role: source}, priority=1)
 
 
-def from_scratch(world: World, plan: Any, label: str) -> Stage:
+def from_scratch(world: World, plan: Architecture, label: str) -> Stage:
     """The same descendants with all layers random. It depends on no ancestor, so equal architectures share one result."""
-    bare = plan_to_json(anonymous(plan_from_json(plan)))
-    recipe = _descend_recipe(world) | {"method": "from-scratch", "plan": bare}
+    recipe = _descend_recipe(world) | {"method": "from-scratch", "plan": plan.anonymous().to_json()}
     return _stage("descend", f"descend {label} from-scratch", recipe, {}, priority=1)
 
 
-def paper_plan(world: World) -> Any:
-    """The paper's descendant (VGG8) at this lineage's width, as JSON."""
-    return plan_to_json(stack_plan(ancestor_plan(world.settings), PAPER_SET))
+def heir(world: World, chosen: Mapping[str, Any]) -> Architecture:
+    """The architecture of the descendants of a condensation's record."""
+    return descendant(from_json(chosen["ancestor_plan"]), chosen["layers"], world.settings.inherit)
 
 
-def ancestor_plan(settings: Settings) -> Plan:
-    """The ancestor's layers."""
-    return vgg16_plan(settings.ancestor.width)
+def ancestor_plan(settings: Settings) -> Architecture:
+    """The ancestor's architecture."""
+    return architecture(settings.ancestor.network, settings.ancestor.width, settings.data.size)
+
+
+def paper_descendant(settings: Settings) -> Architecture:
+    """The paper's descendant (VGG8, ResNet12, ...) at this lineage's width; the pseudo-descendant's architecture too."""
+    return ancestor_plan(settings).paper_descendant()
+
+
+def network(settings: Settings) -> dict[str, Any]:
+    """What names the ancestor's architecture in a recipe."""
+    return {"network": settings.ancestor.network, "width": settings.ancestor.width} | _sized(settings)
+
+
+def _sized(s: Settings) -> dict[str, Any]:
+    """The image size, where the network's layers depend on it, and the package that brings the network."""
+    sized = {} if s.ancestor.network == "vgg16" else {"size": s.data.size}
+    return sized | _plugged("networks", s.ancestor.network)
+
+
+def _plugged(kind: str, name: str) -> dict[str, Any]:
+    """A plug-in's package and version: another version may compute other numbers."""
+    package = origin(kind, name)
+    return {f"plugin:{kind}": f"{name} of {package}"} if package else {}
 
 
 def _descend_recipe(world: World) -> dict[str, Any]:
@@ -163,20 +188,31 @@ def _descend_recipe(world: World) -> dict[str, Any]:
         "seed": world.seed,
         "data": world.data,
         "classes": list(world.descend_classes),
-        "network": {"network": world.settings.ancestor.network, "width": world.settings.ancestor.width},
+        "network": network(world.settings),
         "descend": _keyed(world.settings.descend),
     }
 
 
 def _condense_settings(s: Settings) -> dict[str, Any]:
     """The condenser's settings, less those that its method does not read."""
-    chosen = _keyed(s.condense) | {"fixed": sorted(set(s.condense.fixed))}
+    chosen = _keyed(s.condense, without=("fixed_set",)) | {"fixed": [n + 1 for n in fixed_layers(s)]}
     if s.condense.method == "fixed":
         return {name: chosen[name] for name in ("method", "fixed", "granularity")}
     unread = ["top_k"] if s.condense.selection == "threshold" else []
     unread += ["lookahead"] if s.condense.objective == "eq16" else []
     unread += ["repeats"] if s.condense.repeats == 1 else []  # older stores do not know it
     return {name: value for name, value in chosen.items() if name not in unread}
+
+
+def fixed_layers(s: Settings) -> tuple[int, ...]:
+    """The fixed set, 0-based at granularity conv, whichever way the scenario names it."""
+    return tuple(sorted({n - 1 for n in s.condense.fixed})) or ancestor_plan(s).named_set(s.condense.fixed_set, s.condense.top_k)
+
+
+def _inheriting(s: Settings) -> dict[str, Any]:
+    """How the descendants inherit, where it is not the paper's way (older stores know no other)."""
+    chosen = {name: value for name, value in _keyed(s.inherit).items() if value != getattr(InheritSettings(), name)}
+    return ({"inherit": chosen} if chosen else {}) | _plugged("inheritors", s.inherit.method)
 
 
 def _keyed(section: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -21,9 +21,11 @@ from evolve.data.resident import Resident
 from evolve.data.sources import load_images
 from evolve.durable import canonical
 from evolve.errors import UserError
+from evolve.inheritors import descendant
 from evolve.learngene import Learngene, extract, shuffled
-from evolve.networks.plan import Plan, integral_layers, plan_from_json, plan_to_json, stack_plan, vgg16_plan
-from evolve.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, StreamSettings
+from evolve.networks.architecture import Architecture
+from evolve.networks.family import architecture, from_json
+from evolve.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, InheritSettings, StreamSettings
 from evolve.store import Result, Stage, Store
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ CHECKPOINT_SECONDS = 10.0  # what a crash may cost of a task under way
 Progress = Callable[[float, str], None]
 Outcome = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
 SET_LIMIT = 8  # stages; 40 descendants, the widest graph that is tried (evolve.training.graph_check.WIDTHS)
-OWN = ("method", "plan", "inputs")  # what may differ in a descend stage's recipe within a set
+OWN = ("method", "plan", "inputs", "inherit")  # what may differ in a descend stage's recipe within a set
 
 
 def perform_stage(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
@@ -149,17 +151,27 @@ def _accumulate(stage: Stage, inputs: Mapping[str, Result], resident: Resident, 
 
 
 def _condense(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:
-    from evolve.condensers import condense_ancestor
+    from evolve.condensers import Request, condense_ancestor
 
     recipe = stage.recipe
     settings: CondenseSettings = _settings(CondenseSettings, recipe["condense"])
     plan = _plan(recipe)
     state = trunk(inputs["ancestor"].tensors("ancestor"))
-    reference = recipe.get("arithmetic") == "reference"
-    chosen = condense_ancestor(plan, state, tuple(recipe["classes"]), resident, settings, recipe["seed"], progress, reference)
-    groups = integral_layers(plan, settings.granularity)
+    request = Request(
+        architecture=plan,
+        state=state,
+        ancestor_record=inputs["ancestor"].record,
+        classes=tuple(recipe["classes"]),
+        resident=resident,
+        c=settings,
+        seed=recipe["seed"],
+        progress=progress,
+        reference=recipe.get("arithmetic") == "reference",
+    )
+    chosen = condense_ancestor(request)
+    groups = plan.integral_layers(settings.granularity)
     layers = [name for index in chosen.selected for name in groups[index]]
-    learngene = extract(state, plan, layers)
+    learngene = extract(state, plan, [*layers, *plan.carried])
     record = {
         "layers": layers,
         "selected": list(chosen.selected),
@@ -173,8 +185,7 @@ def _condense(stage: Stage, inputs: Mapping[str, Result], resident: Resident, st
         "repeats": [list(one) for one in chosen.repeats],
         "agreement": chosen.agreement,
         "history": chosen.history,
-        "ancestor_plan": plan_to_json(plan),
-        "descendant_plan": plan_to_json(stack_plan(plan, layers)),
+        "ancestor_plan": plan.to_json(),
     }
     return record, {"learngene": flatten(learngene)}
 
@@ -206,7 +217,7 @@ def _descend_together(
     return [_measured(plan, tasks, part) for (plan, _), part in zip(heirs, parts, strict=True)]
 
 
-def _measured(plan: Plan, tasks: Sequence[DownstreamTask], trained: Sequence[Trained]) -> Outcome:
+def _measured(plan: Architecture, tasks: Sequence[DownstreamTask], trained: Sequence[Trained]) -> Outcome:
     """A descend stage's result."""
     record = {
         "accuracy": [t.last for t in trained],
@@ -215,29 +226,31 @@ def _measured(plan: Plan, tasks: Sequence[DownstreamTask], trained: Sequence[Tra
         "train_loss": [t.train_loss for t in trained],
         "test_images": [len(t.correct) for t in trained],
         "classes": [list(task.classes) for task in tasks],
-        "plan": plan_to_json(plan),
+        "plan": plan.to_json(),
     }
     correct = {f"descendant{n}": torch.tensor(t.correct, dtype=torch.uint8) for n, t in enumerate(trained)}
     return record, {"correct": correct}
 
 
-def _inheritance(recipe: Mapping[str, Any], inputs: Mapping[str, Result]) -> tuple[Plan, Learngene | None]:
+def _inheritance(recipe: Mapping[str, Any], inputs: Mapping[str, Result]) -> tuple[Architecture, Learngene | None]:
     """The descendant's plan and what it inherits, by the recipe's method (SPEC 3, 5, 8)."""
     ancestor, method = _plan(recipe), recipe["method"]
     if method == "from-scratch":
-        return plan_from_json(recipe["plan"]), None
+        return from_json(recipe["plan"]), None
     if method == "full-ancestor":
-        layers = [name for group in integral_layers(ancestor, "conv") for name in group]
-        return stack_plan(ancestor, layers), extract(trunk(inputs["ancestor"].tensors("ancestor")), ancestor, layers)
+        layers = [*ancestor.layer_names, *ancestor.extras]
+        return ancestor.whole(), extract(trunk(inputs["ancestor"].tensors("ancestor")), ancestor, layers)
     found = inputs["learngene"]
-    learngene = unflatten(found.tensors("learngene"), ancestor, found.record["layers"])
+    learngene = unflatten(found.tensors("learngene"), ancestor)
     if method == "shuffled":
         learngene = shuffled(learngene, recipe["seed"], "shuffle")
-    return stack_plan(ancestor, found.record["layers"]), learngene
+    chosen: InheritSettings = _settings(InheritSettings, recipe.get("inherit", {}))
+    return descendant(ancestor, found.record["layers"], chosen), learngene
 
 
-def _plan(recipe: Mapping[str, Any]) -> Plan:
-    return vgg16_plan(recipe["network"]["width"])
+def _plan(recipe: Mapping[str, Any]) -> Architecture:
+    network = recipe["network"]
+    return architecture(network["network"], network["width"], network.get("size", 0))
 
 
 def trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -252,10 +265,11 @@ def flatten(learngene: Learngene) -> dict[str, Tensor]:
     return {f"{layer}/{name}": tensor for layer, tensors in learngene.layers.items() for name, tensor in tensors.items()}
 
 
-def unflatten(tensors: Mapping[str, Tensor], plan: Plan, layers: list[str], origin: Mapping[str, Any] | None = None) -> Learngene:
-    """The inverse of :func:`flatten`."""
-    nested: dict[str, dict[str, Tensor]] = {layer: {} for layer in layers}
+def unflatten(tensors: Mapping[str, Tensor], plan: Architecture, origin: Mapping[str, Any] | None = None) -> Learngene:
+    """The inverse of :func:`flatten`; the layers stand in the network's order."""
+    held: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         layer, _, part = name.partition("/")
-        nested[layer][part] = tensor
+        held.setdefault(layer, {})[part] = tensor
+    nested = {name: held[name] for name in (*plan.layer_names, *plan.extras) if name in held}
     return Learngene(nested, plan, dict(origin or {}))

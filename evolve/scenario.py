@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from evolve.errors import UserError
+from evolve.networks.family import architecture
+from evolve.registry import names as registered
 from evolve.settings import Settings
 
 if sys.version_info >= (3, 11):
@@ -169,16 +171,20 @@ def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
         value, fits = float(value), True
     if not fits or (isinstance(value, float) and not math.isfinite(value)):
         raise UserError(f"{where} = {_show(value)}: expected {wanted}{_limits(limits)}")
-    choices, least, most = limits.get("choices"), limits.get("least"), limits.get("most")
+    choices, least, most = _choices(limits), limits.get("least"), limits.get("most")
     outside = (least is not None and value < least) or (most is not None and value > most)
     if outside or (choices is not None and value not in choices):
         raise UserError(f"{where} = {_show(value)}: allowed is {wanted}{_limits(limits)}")
     return value
 
 
+def _choices(limits: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    return registered(limits["registry"]) if limits.get("registry") else limits.get("choices")
+
+
 def _limits(limits: Mapping[str, Any]) -> str:
-    if limits.get("choices"):
-        return ": one of " + ", ".join(str(c) for c in limits["choices"])
+    if choices := _choices(limits):
+        return ": one of " + ", ".join(str(c) for c in choices)
     parts = [f"at least {limits['least']:g}"] if limits.get("least") is not None else []
     parts += [f"at most {limits['most']:g}"] if limits.get("most") is not None else []
     return (", " + " and ".join(parts)) if parts else ""
@@ -201,15 +207,22 @@ def _problems(s: Settings) -> Iterator[str]:
     if not re.fullmatch(r"[\w.-]*\w[\w.-]*", s.name):
         yield f"name = {_show(s.name)}: allowed are letters, digits, '.', '_' and '-' (it names the run folder)"
     yield from _split_problems(s)
-    layers = 13 if s.condense.granularity == "conv" else 5
-    if max(s.condense.fixed, default=0) > 13 or not s.condense.fixed:
-        yield f"condense.fixed = {list(s.condense.fixed)}: name at least one of the ancestor's layers 1 to 13 (conv numbers)"
-    if s.condense.selection == "top-k" and s.condense.top_k > layers:
-        yield f"condense.top_k = {s.condense.top_k}: at most {layers}, the ancestor's layers at granularity {s.condense.granularity}"
+    yield from _network_problems(s)
     for room in ("ancestor", "condense", "descend"):
         chosen = getattr(s, room).augment
         if s.data.source == "glyphs" and "flip" in chosen:
             yield f'{room}.augment = {list(chosen)}: glyphs are characters and lose their class when flipped; allowed: ["crop"] or []'
+
+
+def _network_problems(s: Settings) -> Iterator[str]:
+    ancestor = architecture(s.ancestor.network, s.ancestor.width, s.data.size)
+    convs, layers = len(ancestor.layer_names), len(ancestor.integral_layers(s.condense.granularity))
+    if max(s.condense.fixed, default=0) > convs:
+        yield f"condense.fixed = {list(s.condense.fixed)}: name at least one of the ancestor's layers 1 to {convs}"
+    if s.condense.top_k > layers:
+        yield f"condense.top_k = {s.condense.top_k}: at most {layers}, the ancestor's layers at granularity {s.condense.granularity}"
+    if s.inherit.embeddings == "inherited" and not ancestor.carried:
+        yield f'inherit.embeddings = "inherited": {s.ancestor.network} has none to inherit; allowed is "random"'
 
 
 def _split_problems(s: Settings) -> Iterator[str]:

@@ -154,7 +154,7 @@ def run_record(opened: Opened) -> LineageRecord:
 
 def export_learngenes(opened: Opened, record: LineageRecord) -> None:
     """Every generation's learngene as one file a stranger can open, in the run folder."""
-    from evolve.networks.plan import plan_from_json
+    from evolve.networks.family import from_json
     from evolve.perform import unflatten
 
     known = {stage.label: stage for stage in opened.stages()}
@@ -174,9 +174,9 @@ def export_learngenes(opened: Opened, record: LineageRecord) -> None:
             "selected_by": shown.selected_by,
             "evolve": record.versions.get("evolve", ""),
         }
-        plan = plan_from_json(found.record["ancestor_plan"])
+        plan = from_json(found.record["ancestor_plan"])
         folder.mkdir(exist_ok=True)
-        unflatten(found.tensors("learngene"), plan, found.record["layers"], origin).save(path)
+        unflatten(found.tensors("learngene"), plan, origin).save(path)
 
 
 def print_end(order: Order, record: LineageRecord) -> None:

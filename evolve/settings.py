@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-STRATEGIES = ("naive", "ewc", "si", "lwf", "replay", "cumulative", "joint")
+from evolve.networks.architecture import SETS
+from evolve.strategy_table import STRATEGIES
+
 HEADS = ("shared", "per-task", "single")
-SOURCES = ("glyphs", "cifar100", "tinyimagenet")
+SOURCES = ("glyphs", "cifar100", "tinyimagenet", "imagenet", "miniimagenet")
 AUGMENTATIONS = ("crop", "flip")
 
 
@@ -21,12 +23,13 @@ def setting(
     help: str,
     *,
     choices: tuple[Any, ...] | None = None,
+    registry: str | None = None,
     least: float | None = None,
     most: float | None = None,
     key: bool = True,
 ) -> Any:
-    """A dataclass field with the limits and help that errors and ``evolve show`` quote."""
-    metadata = {"help": help, "choices": choices, "least": least, "most": most, "key": key}
+    """A dataclass field with the limits and help that errors and ``evolve show`` quote. ``registry``: its choices are those names (plug-ins too)."""
+    metadata = {"help": help, "choices": choices, "registry": registry, "least": least, "most": most, "key": key}
     if isinstance(default, list):
         raise TypeError("use a tuple: settings are frozen")
     return field(default=default, metadata=metadata)
@@ -36,7 +39,10 @@ def setting(
 class DataSettings:
     """[data]: which images, and how their classes are split between the three roles."""
 
-    source: str = setting("glyphs", "where the images come from", choices=SOURCES)
+    source: str = setting("glyphs", "where the images come from", registry="sources")
+    descend_source: str = setting(
+        "same", "where the condenser's and the descendants' images come from; same: the ancestor's source", choices=("same", *SOURCES)
+    )
     size: int = setting(32, "pixels per side; images are resized to it", least=8, most=224)
     ancestor_classes: tuple[int, ...] = setting((), "class ids the ancestor learns from; empty: drawn, see split")
     condense_classes: tuple[int, ...] = setting((), "class ids the condenser uses; empty: drawn, see split")
@@ -44,6 +50,7 @@ class DataSettings:
     split: tuple[int, ...] = setting((64, 16, 20), "classes for ancestor, condensing, descendants when drawn", least=1)
     split_seed: int = setting(0, "seed of the drawn split; the same for every run seed", least=0)
     holdout: int = setting(0, "training images a class that are moved to the test images, for every role", least=0)
+    images_per_class: int = setting(0, "imagenet, miniimagenet: training images a class that are decoded, drawn by split_seed; 0: all", least=0)
     glyph_seed: int = setting(0, "glyphs: seed of the rendered images", least=0)
     glyph_train: int = setting(100, "glyphs: training images a class", least=1, most=10_000)
     glyph_test: int = setting(50, "glyphs: test images a class", least=1, most=10_000)
@@ -62,7 +69,7 @@ class StreamSettings:
 class AncestorSettings:
     """[ancestor]: the network that learns the stream, and how (paper 5.3; SPEC 7)."""
 
-    network: str = setting("vgg16", "the ancestor's network", choices=("vgg16",))
+    network: str = setting("vgg16", "the ancestor's network", registry="networks")
     width: float = setting(1.0, "multiplier of every layer's channels", least=1 / 64, most=4)
     head: str = setting("shared", "shared: one head, labels 0..n-1; per-task: one head a task; single: one head over all classes", choices=HEADS)
     strategy: str = setting("naive", "Avalanche strategy", choices=STRATEGIES)
@@ -81,12 +88,13 @@ class AncestorSettings:
 class CondenseSettings:
     """[condense]: how the learngene's layers are chosen (paper 4.2; SPEC 4)."""
 
-    method: str = setting("meta-network", "meta-network: the paper's; fixed: the layers named in fixed", choices=("meta-network", "fixed"))
+    method: str = setting("meta-network", "meta-network: the paper's; others see docs/condensers.md; fixed: the layers of fixed_set", registry="condensers")
     objective: str = setting("bilevel", "bilevel: hypergradient of a look-ahead; eq16: the paper to the letter (collapses)", choices=("bilevel", "eq16"))
     granularity: str = setting("conv", "conv: conv+BN layers (VGG16: L = 13); stage: stages between poolings (L = 5)", choices=("conv", "stage"))
     selection: str = setting("threshold", "threshold: Eq. 10; top-k: the top_k highest", choices=("threshold", "top-k"))
     top_k: int = setting(4, "layers kept by selection top-k", least=1)
-    fixed: tuple[int, ...] = setting((1, 11, 12, 13), "layers kept by method fixed, and when alpha collapses (1-based; the default is the paper's set)", least=1)
+    fixed_set: str = setting("paper", "layers kept by method fixed, and when alpha decides nothing; front and last: top_k layers", choices=SETS)
+    fixed: tuple[int, ...] = setting((), "instead of a fixed_set: layers by number, from 1", least=1)
     repeats: int = setting(1, "condensations with other random pseudo-descendants; alpha is their mean, their agreement is recorded", least=1)
     epochs: int = setting(10, "epochs of the pseudo-descendant over the condensing training data", least=1)
     images_per_class: int = setting(0, "condensing images a class; 0: all there are", least=0)
@@ -101,6 +109,15 @@ class CondenseSettings:
     meta_lr: float = setting(1e-4, "Adam learning rate of phi", least=0)
     meta_weight_decay: float = setting(1e-4, "Adam weight decay of phi", least=0)
     augment: tuple[str, ...] = setting(("crop",), "augmentations of the training batches", choices=AUGMENTATIONS)
+
+
+@dataclass(frozen=True)
+class InheritSettings:
+    """[inherit]: how a learngene becomes part of a descendant (paper 4.3; SPEC 3, 5)."""
+
+    method: str = setting("stack", "stack: the paper's; others see docs/inheritance.md", registry="inheritors")
+    embeddings: str = setting("random", "a ViT's embeddings, class token and positions: random (paper), inherited (authors' code)", choices=("random", "inherited"))
+    lr_scale: float = setting(1.0, "learning rate of inherited layers, times the others'", least=0)
 
 
 @dataclass(frozen=True)
@@ -141,5 +158,6 @@ class Settings:
     stream: StreamSettings = StreamSettings()
     ancestor: AncestorSettings = AncestorSettings()
     condense: CondenseSettings = CondenseSettings()
+    inherit: InheritSettings = InheritSettings()
     descend: DescendSettings = DescendSettings()
     controls: ControlSettings = ControlSettings()

@@ -72,22 +72,21 @@ def _accumulate(opened: Opened, s: Settings, resident: Resident) -> None:
 
 
 def _condense(opened: Opened, s: Settings, resident: Resident) -> None:
-    from evolve.condensers import condense_ancestor
+    from evolve.condensers import Request, condense_ancestor
     from evolve.lineage import ancestor_plan
-    from evolve.networks.vgg import VGG
 
     plan = ancestor_plan(s)
-    condense_ancestor(plan, VGG(plan, 2).state_dict(), opened.world.condense_classes, resident, s.condense, 0, silent, opened.order.reference)
+    state = plan.build(2).state_dict()
+    condense_ancestor(Request(plan, state, {}, opened.world.condense_classes, resident, s.condense, 0, silent, opened.order.reference))
 
 
 def _descend(opened: Opened, s: Settings, resident: Resident) -> None:
     from evolve.descendants import downstream_tasks, train_together
     from evolve.inheritance import inherit
-    from evolve.lineage import ancestor_plan
-    from evolve.networks.plan import PAPER_SET, stack_plan
+    from evolve.lineage import paper_descendant
 
     tasks = downstream_tasks(s.descend, opened.world.descend_classes, resident, 0)
-    plan, numbers = stack_plan(ancestor_plan(s), PAPER_SET), range(len(tasks))
+    plan, numbers = paper_descendant(s), range(len(tasks))
     models = [inherit(plan, None, s.descend.classes_per_task, 0, number).to(resident.device) for number in numbers]
     train_together(models, tasks, resident, s.descend, 0, numbers, silent, opened.order.reference)
 

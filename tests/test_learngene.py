@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from evolve import learngene as room
 from evolve.errors import UserError
-from evolve.learngene import PARTS, Learngene, extract, load, shuffled
+from evolve.learngene import Learngene, extract, load, shuffled
 from evolve.networks.plan import layer_names, stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG, initialise
 from evolve.randomness import generator
 
+PARTS = ("conv.weight", "conv.bias", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "bn.num_batches_tracked")
 PAPER = ("conv1", "conv11", "conv12", "conv13")
 PLAN = vgg16_plan(1 / 16)
 
@@ -98,7 +99,7 @@ def test_a_stranger_can_open_the_file(gene, tmp_path):
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["evolve.learngene"])
     assert about["layers"] == list(PAPER) and about["provenance"]["lineage"] == 7
-    assert stack_plan(room.plan_from_json(about["plan"]), about["layers"])[0][0].inherits == "conv1"
+    assert stack_plan(room.from_json(about["plan"]), about["layers"])[0][0].inherits == "conv1"
 
 
 def test_any_flipped_byte_or_truncation_is_refused(gene, tmp_path):

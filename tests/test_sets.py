@@ -23,9 +23,9 @@ from evolve.data.sources import load_images
 from evolve.engine import Event, Notice, StageDone, StageFailed, StageFailure, StageProgress, StageStarted, run_stages
 from evolve.errors import DataError, UserError
 from evolve.learngene import extract
-from evolve.lineage import World, condense, descend, from_scratch, paper_plan
+from evolve.lineage import World, condense, descend, from_scratch, paper_descendant
 from evolve.lineage import accumulate as accumulate_stage
-from evolve.networks.plan import plan_to_json, stack_plan, vgg16_plan
+from evolve.networks.plan import stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG, initialise
 from evolve.settings import AncestorSettings, DataSettings, DescendSettings, Settings
 from evolve.store import Stage, Store
@@ -225,10 +225,10 @@ def make_generation(world: World, store: Store) -> list[Stage]:
     ancestor, layers = vgg16_plan(1 / 16), ["conv1", "conv4", "conv12"]
     network = VGG(ancestor, 3)
     initialise(network, 1, "test")
-    plan = plan_to_json(stack_plan(ancestor, layers))
+    plan = stack_plan(ancestor, layers)
     store.put(gene, {"layers": layers}, {"learngene": perform.flatten(extract(network.state_dict(), ancestor, layers))}, {})
     methods = [descend(world, method, 1, gene) for method in ("inherited", "shuffled")]
-    return [gene, *methods, from_scratch(world, plan, "1"), from_scratch(world, paper_plan(world), "paper's")]
+    return [gene, *methods, from_scratch(world, plan, "1"), from_scratch(world, paper_descendant(world.settings), "paper's")]
 
 
 @pytest.mark.parametrize("reference", [False, True], ids=["fused", "plain"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from evolve import scenario
 from evolve.errors import UserError
-from evolve.networks.plan import PAPER_SET, Plan, stack_plan, vgg16_plan
+from evolve.networks.plan import PAPER_SET, VggPlan, stack_plan, vgg16_plan
 from evolve.settings import DataSettings, Settings
 
 DATA = DataSettings(source="glyphs", size=32, glyph_train=64, glyph_test=2)
@@ -34,7 +34,7 @@ class Case:
     share_goal: bool = False
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> VggPlan:
         """The network that trains: the descendant (for the condenser: its pseudo-descendant), else the ancestor."""
         ancestor = vgg16_plan(self.settings.ancestor.width)
         return stack_plan(ancestor, PAPER_SET) if self.kind in ("descendants", "condenser") else ancestor

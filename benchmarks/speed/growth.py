@@ -109,11 +109,11 @@ def expected(point: Point) -> float:
 def _descend(point: Point, resident: Resident) -> Callable[[], None]:
     from evolve.descendants import downstream_tasks, train_together
     from evolve.inheritance import inherit
-    from evolve.networks.plan import PAPER_SET, stack_plan, vgg16_plan
+    from evolve.lineage import paper_descendant
 
     d = point.settings.descend
     tasks = downstream_tasks(d, CLASSES["descend"], resident, 0)
-    plan, numbers = stack_plan(vgg16_plan(point.settings.ancestor.width), PAPER_SET), range(len(tasks))
+    plan, numbers = paper_descendant(point.settings), range(len(tasks))
 
     def run() -> None:
         models = [inherit(plan, None, d.classes_per_task, 0, number) for number in numbers]
@@ -131,13 +131,12 @@ def _accumulate(point: Point, resident: Resident) -> Callable[[], None]:
 
 
 def _condense(point: Point, resident: Resident) -> Callable[[], None]:
-    from evolve.condensers import condense_ancestor
-    from evolve.networks.plan import vgg16_plan
-    from evolve.networks.vgg import VGG
+    from evolve.condensers import Request, condense_ancestor
+    from evolve.lineage import ancestor_plan
 
-    plan = vgg16_plan(point.settings.ancestor.width)
-    state = VGG(plan, 2).state_dict()
-    return lambda: void(condense_ancestor(plan, state, CLASSES["condense"], resident, point.settings.condense, 0, silent))
+    plan = ancestor_plan(point.settings)
+    request = Request(plan, plan.build(2).state_dict(), {}, CLASSES["condense"], resident, point.settings.condense, 0, silent)
+    return lambda: void(condense_ancestor(request))
 
 
 def void(result: object) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from evolve.ancestor import accumulate
 from evolve.checkpoint import Checkpoint
-from evolve.condensers import condense_ancestor
+from evolve.condensers import Request, condense_ancestor
 from evolve.condensers.batches import draw_images, split_meta, steps_per_epoch
 from evolve.data.resident import Resident
 from evolve.descendants import downstream_tasks, train_together
@@ -95,6 +95,7 @@ class OurCondenser:
 
     def run(self, amount: int) -> int:
         """``amount`` epochs; the training images they took."""
-        condense_ancestor(self.plan, self.state, CONDENSE_CLASSES, self.resident, replace(self.c, epochs=amount), self.seed, silent)
+        c = replace(self.c, epochs=amount)
+        condense_ancestor(Request(self.plan, self.state, {}, CONDENSE_CLASSES, self.resident, c, self.seed, silent))
         self.sync()
         return amount * self.images

@@ -31,7 +31,7 @@ class PlainAncestor:
         labels = labels_of(task.train, class_labels(task, self.a.head, ANCESTOR_CLASSES), resident).tolist()
         images = PilImages(pil_images(resident, task.train), labels, transform_of(resident, self.a.augment))
         self.images, self.experience = len(images), _experience(images)
-        self.model = build_ancestor(self.a, case.settings.stream, ANCESTOR_CLASSES, 0)
+        self.model = build_ancestor(self.a, case.settings.stream, ANCESTOR_CLASSES, case.settings.data.size, 0)
         self.model = self.model.to(self.device).to(memory_format=torch.contiguous_format)
         self.start = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.prepare()

@@ -21,7 +21,7 @@ from evolve.condensers.hypergradient import LookAhead, Rule, sgd, unrolled
 from evolve.condensers.matching import Matcher, Projection, layout, psi_reference
 from evolve.condensers.meta_network import Features, MetaNetwork, Pseudo
 from evolve.data.resident import Resident
-from evolve.networks.plan import PAPER_SET, Plan, integral_layers, stack_plan
+from evolve.networks.plan import PAPER_SET, Plan, VggPlan, integral_layers, stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG, initialise
 from evolve.randomness import generator
 from evolve.settings import CondenseSettings
@@ -152,9 +152,7 @@ class PlainCondenser:
         return amount * self.case.settings.condense.batch
 
 
-def untrained(case: Case) -> tuple[Plan, dict[str, Tensor]]:
+def untrained(case: Case) -> tuple[VggPlan, dict[str, Tensor]]:
     """An untrained ancestor: its plan and its VGG's state."""
-    from evolve.lineage import ancestor_plan
-
-    plan = ancestor_plan(case.settings)
+    plan = vgg16_plan(case.settings.ancestor.width)
     return plan, dict(VGG(plan, case.settings.stream.classes_per_task).state_dict())

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from evolve.data.resident import Resident
 from evolve.descendants import downstream_tasks
 from evolve.inheritance import inherit
-from evolve.networks.plan import Plan
-from evolve.networks.vgg import VGG
+from evolve.networks.architecture import Architecture
+from evolve.networks.network import Network
 from evolve.settings import DescendSettings
 
 from .cases import DESCEND_CLASSES, Case
@@ -21,7 +21,7 @@ from .plain_images import PilImages, fastest, loader, pil_images, transform_of
 from .work import barrier
 
 
-def plain_model(plan: Plan, classes: int, descendant: int) -> VGG:
+def plain_model(plan: Architecture, classes: int, descendant: int) -> Network:
     """A descendant from scratch in torch's default memory format."""
     return inherit(plan, None, classes, 0, descendant).to(memory_format=torch.contiguous_format)
 

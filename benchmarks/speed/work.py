@@ -7,8 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from evolve import cost
-from evolve.networks.plan import Plan
+from evolve.networks.plan import VggPlan
 
 
 class Side(Protocol):
@@ -25,12 +24,12 @@ class Side(Protocol):
         ...
 
 
-def train_flops(plan: Plan, size: int) -> float:
+def train_flops(plan: VggPlan, size: int) -> float:
     """Nominal operations to train one image of ``size`` pixels a side: two a multiply-add of the convolutions' forward pass, weight
     gradient and (but for the first one) data gradient. Nothing else counts: normalisation, pooling, optimizer, testing.
     """
-    first = cost.macs(((plan[0][0],),), size)
-    return 2e9 * (3 * cost.macs(plan, size) - first)
+    first = VggPlan(((plan[0][0],),)).macs(size)
+    return 2e9 * (3 * plan.macs(size) - first)
 
 
 def barrier(device: torch.device) -> Callable[[], None]:

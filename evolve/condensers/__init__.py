@@ -2,97 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from evolve.condensers.batches import draw_images, split_meta
-from evolve.condensers.meta_network import Condensed, condense, fallback_groups
+from evolve.condensers.interface import Condensed, Request
 from evolve.condensers.selection import select
-from evolve.data.resident import Resident
-from evolve.networks.plan import PAPER_SET, Plan, integral_layers, stack_plan
-from evolve.networks.vgg import VGG, initialise
 from evolve.randomness import derive_seed
-from evolve.settings import CondenseSettings
+from evolve.registry import find
 
-__all__ = ["Condensed", "condense", "condense_ancestor", "split_meta"]
+__all__ = ["Condensed", "Request", "agreed", "condense_ancestor"]
 
 
-def condense_ancestor(
-    plan: Plan,
-    state: Mapping[str, Tensor],
-    classes: Sequence[int],
-    resident: Resident,
-    c: CondenseSettings,
-    seed: int,
-    progress: Callable[[float, str], None],
-    reference: bool = False,
-) -> Condensed:
-    """Condense the ancestor of ``plan`` and ``state`` (a VGG's state dict) with images of the class ids ``classes``.
+def condense_ancestor(request: Request) -> Condensed:
+    """Condense by the request's method, ``condense.repeats`` times with other draws.
 
-    ``reference`` differentiates by autograd throughout. Method "fixed" returns the layers named in ``c.fixed`` with status "fixed", an empty alpha [L, 0] and equal weights.
     Raises UserError where the settings ask for more images or layers than there are.
     """
-    groups = integral_layers(plan, c.granularity)
-    if c.method == "fixed":
-        return _fixed(len(groups), fallback_groups(groups, c.fixed))
-    images = draw_images([resident.indices(i, test=False) for i in classes], classes, c.images_per_class, seed)
-    split = split_meta(images, c.meta_fraction, seed)
-    runs = []
-    for number in range(c.repeats):
+    method: Callable[[Request], Condensed] = find("condensers", request.c.method)
+    repeats = request.c.repeats
+    if repeats == 1:
+        return method(request)
 
-        def part(fraction: float, text: str, number: int = number) -> None:
-            which = f"repeat {number + 1} of {c.repeats}, " if c.repeats > 1 else ""
-            progress((number + fraction) / c.repeats, which + text)
+    def again(number: int) -> Request:
+        def part(fraction: float, text: str) -> None:
+            request.progress((number + fraction) / repeats, f"repeat {number + 1} of {repeats}, {text}")
 
-        runs.append(_once(plan, state, len(classes), split, resident, c, derive_seed(seed, "repeat", number) if number else seed, part, reference))
-    return runs[0] if len(runs) == 1 else agreed(runs, c, fallback_groups(groups, c.fixed))
+        return request.again(derive_seed(request.seed, "repeat", number) if number else request.seed, part)
+
+    return agreed([method(again(number)) for number in range(repeats)], request)
 
 
-def _once(
-    plan: Plan,
-    state: Mapping[str, Tensor],
-    classes: int,
-    split: tuple[Tensor, Tensor, Tensor, Tensor],
-    resident: Resident,
-    c: CondenseSettings,
-    seed: int,
-    progress: Callable[[float, str], None],
-    reference: bool,
-) -> Condensed:
-    """One condensation; ``seed`` draws the pseudo-descendant, the alignment and the batches."""
-    ancestor = VGG(plan, len(state["head.weight"]))
-    ancestor.load_state_dict(dict(state))
-    pseudo_plan = stack_plan(plan, PAPER_SET)
-    pseudo = VGG(pseudo_plan, classes)
-    initialise(pseudo, seed, "pseudo-descendant")
-    return condense(
-        ancestor.to(resident.device),
-        pseudo.to(resident.device),
-        integral_layers(plan, c.granularity),
-        integral_layers(pseudo_plan, c.granularity),
-        *split,
-        resident,
-        c,
-        seed,
-        progress,
-        reference,
-    )
-
-
-def agreed(runs: Sequence[Condensed], c: CondenseSettings, fallback: tuple[int, ...]) -> Condensed:
+def agreed(runs: Sequence[Condensed], request: Request) -> Condensed:
     """Several condensations as one: the selection from their mean alpha, and the share of them that chose just these layers.
 
-    (The paper claims 10 of 10.) Condensations that collapsed or diverged count in the agreement and not in the mean.
+    (The paper claims 10 of 10.) Condensations that collapsed or diverged count in the agreement and not in the mean; where all of
+    them did, there is nothing to agree on.
     """
     good = [run for run in runs if run.status == "selected"]
-    if not good:
-        return replace(runs[0], repeats=tuple(run.selected for run in runs), agreement=1.0)
-    alpha = torch.stack([run.alpha for run in good]).mean(0)
-    chosen = select(alpha, c.selection, c.top_k, fallback, c.objective)
     repeats = tuple(run.selected for run in runs)
+    if not good:
+        return replace(runs[0], repeats=repeats)
+    alpha = torch.stack([run.alpha for run in good]).mean(0)
+    chosen = select(alpha, request.c.selection, request.c.top_k, request.fallback, request.c.objective)
     return Condensed(
         alpha,
         chosen.scores,
@@ -105,8 +58,3 @@ def agreed(runs: Sequence[Condensed], c: CondenseSettings, fallback: tuple[int, 
         repeats,
         sum(one == chosen.selected for one in repeats) / len(repeats),
     )
-
-
-def _fixed(layers: int, selected: tuple[int, ...]) -> Condensed:
-    zeros = torch.zeros(layers, dtype=torch.float64)
-    return Condensed(torch.zeros(layers, 0), zeros, zeros + 1 / layers, selected, 0.0, "fixed", "fixed set", {})

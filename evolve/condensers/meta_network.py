@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +18,11 @@ from torch.func import functional_call
 from evolve.condensers.batches import epoch_rows, meta_rows, steps_per_epoch
 from evolve.condensers.frozen import CHUNK, Features, FrozenAncestor, Groups
 from evolve.condensers.hypergradient import Local, LookAhead, Rule, Tensors, reverse_sweep, sgd, sweep
+from evolve.condensers.interface import Condensed, Request, fixed_condensation
 from evolve.condensers.matching import Frozen, Layout, Matcher, Projection, layout
 from evolve.condensers.selection import select
 from evolve.condensers.written import Written
 from evolve.data.resident import Resident
-from evolve.errors import UserError
 from evolve.networks.vgg import VGG
 from evolve.randomness import generator
 from evolve.settings import CondenseSettings
@@ -30,27 +30,6 @@ from evolve.settings import CondenseSettings
 Progress = Callable[[float, str], None]
 
 REPORT_EVERY = 10
-
-
-@dataclass(frozen=True)
-class Condensed:
-    """What a condensation found. L ancestor layer groups, K pseudo-descendant layer groups.
-
-    ``alpha`` [L, K]: each pair's mean over the meta-data; ``scores`` [L] alpha^l and ``weights`` [L] a~^l (Eq. 9), float64;
-    ``selected``: 0-based positions; ``status``: "selected", "tied", "collapsed" or "fixed"; ``history``: per epoch. Of repeated
-    condensations ``repeats`` holds every selection and ``agreement`` the share that equals ``selected``.
-    """
-
-    alpha: Tensor
-    scores: Tensor
-    weights: Tensor
-    selected: tuple[int, ...]
-    margin: float
-    status: str
-    selected_by: str
-    history: dict[str, list[float]]
-    repeats: tuple[tuple[int, ...], ...] = ()
-    agreement: float | None = None
 
 
 class MetaNetwork(nn.Module):
@@ -126,37 +105,22 @@ class _Batch:
     rows: Tensor
 
 
-def condense(
-    ancestor: nn.Module,
-    pseudo: nn.Module,
-    groups: Groups,
-    pseudo_groups: Groups,
-    train_index: Tensor,
-    train_labels: Tensor,
-    meta_index: Tensor,
-    meta_labels: Tensor,
-    resident: Resident,
-    c: CondenseSettings,
-    seed: int,
-    progress: Progress,
-    reference: bool = False,
-) -> Condensed:
+def meta_network(request: Request) -> Condensed:
     """Train pseudo-descendant, alignment and meta-network together; read the selection off alpha (Eq. 9, 10).
-
-    ``ancestor`` is frozen here (eval mode); ``pseudo`` is an initialised descendant, whose parameters are left as they are;
-    ``groups`` and ``pseudo_groups`` name the layers of each integral layer. Indices are int64 into ``resident``.
-    ``reference`` leaves every derivative to autograd.
 
     A condensation whose losses stop being finite selects nothing: status "collapsed", alpha 0, the fixed set, and the reason; one
     wild ancestor must not end a lineage of days. Raises UserError when the ancestor's own features are not finite.
     """
-    run = _Condensation(ancestor, pseudo, groups, pseudo_groups, resident, meta_index, c, seed, reference)
+    c, split = request.c, request.split
+    run = Condensation(
+        request.ancestor(), request.pseudo(), request.groups, request.pseudo_groups, request.resident, split.meta, c, request.seed, request.reference
+    )
     try:
-        history = run.train(train_index, train_labels, meta_labels, progress)
+        history = run.train(split.train, split.train_labels, split.meta_labels, request.progress)
     except _Diverged:
-        return _diverged(len(groups), len(pseudo_groups), fallback_groups(groups, c.fixed), c)
+        return _diverged(request)
     alpha = run.scores()
-    chosen = select(alpha, c.selection, c.top_k, fallback_groups(groups, c.fixed), c.objective)
+    chosen = select(alpha, c.selection, c.top_k, request.fallback, c.objective)
     return Condensed(alpha, chosen.scores, chosen.weights, chosen.selected, chosen.margin, chosen.status, chosen.selected_by, history)
 
 
@@ -164,27 +128,12 @@ class _Diverged(Exception):
     """The losses of the pseudo-descendant are no longer finite."""
 
 
-def _diverged(layers: int, places: int, fallback: tuple[int, ...], c: CondenseSettings) -> Condensed:
-    zeros = torch.zeros(layers, dtype=torch.float64)
-    why = f"fixed set, because the pseudo-descendant's losses were not finite at condense.lr = {c.lr:g}; a lower one may help"
-    return Condensed(torch.zeros(layers, places), zeros, zeros + 1 / layers, fallback, 0.0, "collapsed", why, {})
+def _diverged(request: Request) -> Condensed:
+    why = f"fixed set, because the pseudo-descendant's losses were not finite at condense.lr = {request.c.lr:g}; a lower one may help"
+    return replace(fixed_condensation(request, why, "collapsed"), alpha=torch.zeros(len(request.groups), len(request.pseudo_groups)))
 
 
-def fallback_groups(groups: Groups, fixed: Sequence[int]) -> tuple[int, ...]:
-    """The 0-based groups that ``fixed`` (1-based) means.
-
-    Where the numbers go beyond the groups they number the single convolutions, and the groups that hold those are meant:
-    the paper's set 1, 11, 12, 13 is stages 1 and 5. Raises UserError for a number beyond both.
-    """
-    owner = [number for number, group in enumerate(groups) for _ in group]
-    if max(fixed) <= len(groups):
-        return tuple(sorted({n - 1 for n in fixed}))
-    if max(fixed) > len(owner):
-        raise UserError(f"condense.fixed = {list(fixed)}: the ancestor has layers 1 to {len(owner)}")
-    return tuple(sorted({owner[n - 1] for n in fixed}))
-
-
-class _Condensation:
+class Condensation:
     """One condensation's fixed parts, and the loop."""
 
     def __init__(

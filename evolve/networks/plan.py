@@ -1,18 +1,24 @@
-"""A network as data: its convolutions block by block, its integral layers, and the rule that stacks a descendant.
+"""A VGG as data: its convolutions block by block, its integral layers, and the rule that stacks a descendant.
 
 Nothing here needs torch, so a process that only plans a lineage starts fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from evolve.networks.architecture import GRANULARITIES, Architecture, Groups, Mixture, Shapes, check_names, front_or_last
+
+if TYPE_CHECKING:
+    from evolve.networks.vgg import VGG
 
 IMAGE_CHANNELS = 3
 PAPER_SET = ("conv1", "conv11", "conv12", "conv13")
 """The learngene the paper finds in VGG16 (SPEC 3): stacked, it gives VGG8, the pseudo-descendant's architecture too."""
-GRANULARITIES = ("conv", "stage")
+AUTHORS_SET = ("conv11", "conv12", "conv13")
+"""What the authors picked by eye from the conference code's heat maps (SPEC 5)."""
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
@@ -20,19 +26,99 @@ _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 class ConvSpec:
     """One integral layer: a 3x3 convolution with its BN and ReLU (SPEC 3).
 
-    ``inherits`` names the ancestor's layer whose tensors it receives; None for a fresh layer.
+    ``inherits`` names the ancestor's layer whose tensors it receives, or several with their coefficients; None for a fresh layer.
     """
 
     name: str
     c_in: int
     c_out: int
-    inherits: str | None = None
+    inherits: str | tuple[tuple[str, float], ...] | None = None
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """``inherits`` as coefficients."""
+        return {self.inherits: 1.0} if isinstance(self.inherits, str) else None if self.inherits is None else dict(self.inherits)
 
 
 Plan = tuple[tuple[ConvSpec, ...], ...]  # blocks; a 2x2 max pool follows each
 
 
-def vgg16_plan(width: float) -> Plan:
+class VggPlan(tuple[tuple[ConvSpec, ...], ...], Architecture):
+    """A :data:`Plan` that is an :class:`Architecture`."""
+
+    family = "vgg"
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        return layer_names(self)
+
+    def integral_layers(self, granularity: str) -> Groups:
+        return integral_layers(self, granularity)
+
+    def inherits(self) -> Mapping[str, Mixture]:
+        mixtures = {spec.name: spec.mixture for block in self for spec in block}
+        return {name: given for name, given in mixtures.items() if given is not None}
+
+    def places(self) -> Mapping[str, str]:
+        return places(self)
+
+    def anonymous(self) -> VggPlan:
+        return VggPlan(anonymous(self))
+
+    def stacked(self, selected: Iterable[str]) -> VggPlan:
+        return stack_plan(self, selected)
+
+    def with_inherited(self, inherited: Mapping[str, Mixture]) -> VggPlan:
+        check_names(self, inherited)
+        given = {name: short(mixture) for name, mixture in inherited.items()}
+        return VggPlan(tuple(replace(spec, inherits=given.get(spec.name)) for spec in block) for block in self)
+
+    def named_set(self, name: str, count: int) -> tuple[int, ...]:
+        listed = {"paper": PAPER_SET, "authors": AUTHORS_SET}.get(name)
+        return tuple(self.layer_names.index(one) for one in listed) if listed else front_or_last(name, len(self.layer_names), count)
+
+    def describe(self) -> str:
+        return " ".join(" ".join(f"{spec.c_out}{'*' if spec.inherits else ''}" for spec in block) + " M" for block in self)
+
+    def to_json(self) -> Any:
+        return plan_to_json(self)
+
+    def build(self, classes: int) -> VGG:
+        from evolve.networks.vgg import VGG
+
+        return VGG(self, classes)
+
+    def shapes(self, layer: str) -> Shapes:
+        spec = {spec.name: spec for block in self for spec in block}[layer]
+        vectors = dict.fromkeys(("conv.bias", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"), (spec.c_out,))
+        return {"conv.weight": (spec.c_out, spec.c_in, 3, 3)} | vectors | {"bn.num_batches_tracked": ()}
+
+    def macs(self, size: int) -> float:
+        return sum(side * side * sum(spec.c_in * spec.c_out * 9 for spec in block) for block, side in self._sides(size)) / 1e9
+
+    def numbers_out(self, size: int) -> float:
+        return float(sum(side * side * sum(spec.c_out for spec in block) for block, side in self._sides(size)))
+
+    def _sides(self, size: int) -> list[tuple[tuple[ConvSpec, ...], int]]:
+        """Every block with the side of its maps, before pooling."""
+        return [(block, max(1, size >> depth)) for depth, block in enumerate(self)]
+
+
+def short(mixture: Mixture | None) -> str | tuple[tuple[str, float], ...] | None:
+    """A mixture as a spec holds it: a plain copy by its name alone."""
+    if mixture is None:
+        return None
+    if len(mixture) == 1 and next(iter(mixture.values())) == 1.0:
+        return next(iter(mixture))
+    return tuple((name, float(share)) for name, share in mixture.items())
+
+
+def vgg16(width: float, size: int) -> VggPlan:
+    """VGG16 at ``width``; its layers are the same at every ``size``."""
+    return vgg16_plan(width)
+
+
+def vgg16_plan(width: float) -> VggPlan:
     """VGG16's 13 convolutions "conv1".."conv13" in five blocks, channels times ``width`` (rounded, at least one).
 
     Raises ValueError unless ``width`` is positive.
@@ -48,7 +134,7 @@ def vgg16_plan(width: float) -> Plan:
             specs.append(ConvSpec(f"conv{number}", current, scaled))
             current = scaled
         plan.append(tuple(specs))
-    return tuple(plan)
+    return VggPlan(plan)
 
 
 def layer_names(plan: Plan) -> tuple[str, ...]:
@@ -69,7 +155,7 @@ def integral_layers(plan: Plan, granularity: str) -> tuple[tuple[str, ...], ...]
     raise ValueError(f"granularity = {granularity!r}: allowed are {', '.join(GRANULARITIES)}")
 
 
-def stack_plan(ancestor: Plan, selected: Iterable[str]) -> Plan:
+def stack_plan(ancestor: Plan, selected: Iterable[str]) -> VggPlan:
     """The descendant of the ancestor layers ``selected`` (SPEC 3): they in ancestor order, each in its own block, so at the
     resolution it had, bridged by fresh convolutions where channels do not line up.
 
@@ -81,15 +167,13 @@ def stack_plan(ancestor: Plan, selected: Iterable[str]) -> Plan:
     convolution a block. A fresh layer is named by its block and place ("block2_entry"), so that the same fresh layer has
     the same name in every plan. Raises ValueError, naming them, for layers that the ancestor does not have.
     """
-    wanted = set(selected)
-    if unknown := wanted.difference(layer_names(ancestor)):
-        raise ValueError(f"no such layers in the ancestor: {', '.join(sorted(unknown))}; it has {', '.join(layer_names(ancestor))}")
+    wanted = check_names(VggPlan(ancestor), selected)
     plan, current = [], ancestor[0][0].c_in
     for number, block in enumerate(ancestor, start=1):
         chosen = [replace(spec, inherits=spec.name) for spec in block if spec.name in wanted]
         plan.append(_bridge(chosen, f"block{number}", current, block[-1].c_out))
         current = block[-1].c_out
-    return tuple(plan)
+    return VggPlan(plan)
 
 
 def _bridge(chosen: Sequence[ConvSpec], block: str, c_in: int, c_out: int) -> tuple[ConvSpec, ...]:
@@ -123,10 +207,10 @@ def plan_to_json(plan: Plan) -> list[list[dict[str, Any]]]:
     return [[asdict(spec) for spec in block] for block in plan]
 
 
-def plan_from_json(value: Any) -> Plan:
+def plan_from_json(value: Any) -> VggPlan:
     """The plan that :func:`plan_to_json` wrote. Raises ValueError for anything that is not a connected plan."""
     try:
-        plan = tuple(tuple(ConvSpec(**spec) for spec in block) for block in value)
+        plan = VggPlan(tuple(_spec(spec) for spec in block) for block in value)
     except (TypeError, AttributeError) as error:
         raise ValueError(f"not a plan: {error}") from error
     specs = [spec for block in plan for spec in block]
@@ -138,6 +222,12 @@ def plan_from_json(value: Any) -> Plan:
     return plan
 
 
+def _spec(value: Mapping[str, Any]) -> ConvSpec:
+    given = value.get("inherits")
+    return ConvSpec(**{**value, "inherits": tuple((name, share) for name, share in given) if isinstance(given, (list, tuple)) else given})
+
+
 def _well_typed(spec: ConvSpec) -> bool:
-    names = isinstance(spec.name, str) and isinstance(spec.inherits, (str, type(None)))
+    mixed = isinstance(spec.inherits, tuple) and all(isinstance(n, str) and isinstance(share, float) for n, share in spec.inherits)
+    names = isinstance(spec.name, str) and (mixed or isinstance(spec.inherits, (str, type(None))))
     return names and all(type(c) is int and c > 0 for c in (spec.c_in, spec.c_out))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evolve.networks.fused import Embedding, Statistics, passes
-from evolve.networks.plan import Plan
-from evolve.randomness import generator
+from evolve.networks.network import Network, draw_kaiming, initialise
+from evolve.networks.plan import Plan, VggPlan
+
+__all__ = ["VGG", "Unit", "initialise"]
 
 
 class Unit(nn.Module):
@@ -28,7 +27,7 @@ class Unit(nn.Module):
         return F.relu(self.bn(self.conv(x)), inplace=True)
 
 
-class VGG(nn.Module):
+class VGG(Network):
     """The network of ``plan`` for ``classes`` classes; ancestor, descendant and pseudo-descendant alike (SPEC 3).
 
     ``layers`` maps each layer's name to its :class:`Unit`, ``head`` is the FC. A new network is initialised from seed 0;
@@ -37,21 +36,13 @@ class VGG(nn.Module):
     on a CPU: the same mathematics, faster, with other rounding.
     """
 
-    layers: nn.ModuleDict
-    head: nn.Linear
-    fused: bool = False
-
     def __init__(self, plan: Plan, classes: int) -> None:
         super().__init__()
-        self.plan = plan
+        self.plan = self.architecture = VggPlan(plan)
         self.layers = nn.ModuleDict({spec.name: Unit(spec.c_in, spec.c_out) for block in plan for spec in block})
         self.head = nn.utils.skip_init(nn.Linear, plan[-1][-1].c_out, classes)
         self.to(memory_format=torch.channels_last)
         initialise(self, 0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images [B, 3, H, W] -> logits [B, classes]."""
-        return self.head(self.embed(x))
 
     def embed(self, x: Tensor) -> Tensor:
         """Images [B, 3, H, W] -> the head's input [B, c]: the last block's pooled maps, averaged over their pixels."""
@@ -88,6 +79,15 @@ class VGG(nn.Module):
         return found
 
 
+    def draw(self, layer: str, seed: int, *purpose: str | int) -> None:
+        """conv kaiming_normal (fan_out, ReLU) and bias 0, as torchvision does for VGG; BN is the identity and forgets its statistics."""
+        unit = self.layers[layer]
+        assert isinstance(unit, Unit)
+        draw_kaiming(unit.conv.weight, seed, *purpose)
+        _known(unit.conv.bias).zero_()
+        unit.bn.reset_parameters()
+
+
 def _known(tensor: Tensor | None) -> Tensor:
     assert tensor is not None
     return tensor
@@ -95,28 +95,3 @@ def _known(tensor: Tensor | None) -> Tensor:
 
 def _pool(x: Tensor) -> Tensor:
     return F.max_pool2d(x, 2) if min(x.shape[-2:]) > 1 else x
-
-
-@torch.no_grad()
-def initialise(model: VGG, seed: int, *purpose: str | int, names: Mapping[str, str] | None = None) -> None:
-    """Draw all weights anew, as torchvision does for VGG: conv kaiming_normal (fan_out, ReLU), linear N(0, 0.01), biases 0;
-    BN is the identity and forgets its statistics.
-
-    Every tensor has its own generator, made from (seed, purpose, layer name, shape): a layer's draw depends neither on
-    which other layers there are nor on device or dtype (drawn in float32 on the CPU). ``names`` gives layers another name here.
-    """
-    for name, unit in model.layers.items():
-        assert isinstance(unit, Unit)
-        weight = unit.conv.weight
-        fan_out = weight.shape[0] * weight.shape[2] * weight.shape[3]
-        _normal(weight, math.sqrt(2.0 / fan_out), seed, *purpose, names[name] if names else name)
-        if unit.conv.bias is not None:
-            unit.conv.bias.zero_()
-        unit.bn.reset_parameters()
-    _normal(model.head.weight, 0.01, seed, *purpose, "head")
-    model.head.bias.zero_()
-
-
-def _normal(weight: Tensor, std: float, seed: int, *purpose: str | int) -> None:
-    draw = generator(seed, *purpose, *weight.shape)
-    weight.copy_(torch.empty(weight.shape, dtype=torch.float32).normal_(0.0, std, generator=draw))

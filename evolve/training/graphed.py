@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from evolve.networks.vgg import VGG
+from evolve.networks.network import Network
 from evolve.training.graph_capture import current_stream_kept, kept
 
 Embed = Callable[..., Tensor]  # (images [B, 3, H, W], *parameters) -> [B, c]
@@ -39,7 +39,7 @@ def captured(embed: Embed, images: Tensor, parameters: Sequence[Tensor]) -> Embe
 class Graphed:
     """``model`` as the training loop may call it: ``forward`` computes what the model computes, on a GPU in training by graphs.
 
-    ``model`` has a VGG ``trunk`` or is a VGG. It stays as it is: no hooks, no new attributes, nothing in its state dict. On a CPU, in eval
+    ``model`` has a :class:`Network` as ``trunk`` or is one. It stays as it is: no hooks, no new attributes, nothing in its state dict. On a CPU, in eval
     mode, without gradients, for batch sizes that are rare, while gradients of the last step are not None, and after a capture that failed
     or came out wrong (one warning), its own forward runs. A graph's outputs and gradients lie in memory that its next run overwrites:
     one backward a forward, and ``zero_grad(set_to_none=True)`` between steps.
@@ -47,7 +47,7 @@ class Graphed:
 
     def __init__(self, model: nn.Module, capture: Capture = captured, often: int = OFTEN) -> None:
         self.model, self.often, self._capture = model, often, capture
-        self.trunk = cast(VGG, getattr(model, "trunk", model))
+        self.trunk = cast(Network, getattr(model, "trunk", model))
         self.enabled = capture is not captured or next(model.parameters()).is_cuda
         self._body = _Body(self.trunk)
         self._seen: Counter[tuple[int, ...]] = Counter()
@@ -94,7 +94,7 @@ class Graphed:
 class _Body(nn.Module):
     """The trunk's layers without its head, as a function of their parameters; holds the trunk, shares everything with it."""
 
-    def __init__(self, trunk: VGG) -> None:
+    def __init__(self, trunk: Network) -> None:
         super().__init__()
         self.trunk = trunk
         self.names = [f"trunk.layers.{name}" for name, _ in trunk.layers.named_parameters()]
@@ -111,7 +111,7 @@ class _Body(nn.Module):
 
 
 @contextmanager
-def _instead(trunk: VGG, embed: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def _instead(trunk: Network, embed: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Inside, ``trunk.embed`` is ``embed``."""
     trunk.__dict__["embed"] = embed
     try:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evolve.data.resident import Resident
-from evolve.networks.vgg import VGG
+from evolve.networks.network import Network
 from evolve.training.group import Group
 
 TEST_BATCH = 64  # measured: larger batches fall out of the CPU cache
@@ -18,7 +18,7 @@ TEST_BATCH = 64  # measured: larger batches fall out of the CPU cache
 class PlainTrainer:
     """A :class:`evolve.training.group.Trainer`. The models must be on the Resident's device."""
 
-    def __init__(self, models: Sequence[VGG], group: Group) -> None:
+    def __init__(self, models: Sequence[Network], group: Group) -> None:
         d = group.d
         self.models, self.group = models, group
         self.optimizers = [
@@ -54,7 +54,7 @@ class PlainTrainer:
 
 
 @torch.no_grad()
-def evaluate(model: VGG, index: Tensor, labels: Tensor, resident: Resident) -> Tensor:
+def evaluate(model: Network, index: Tensor, labels: Tensor, resident: Resident) -> Tensor:
     """Which of the images ``index`` [n] the model gets right, bool [n] on the CPU. Eval mode, no augmentation."""
     model.eval()
 

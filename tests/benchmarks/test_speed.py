@@ -28,12 +28,12 @@ from rich.console import Console
 from torch import Tensor
 
 from evolve.ancestor import accumulate
-from evolve.condensers import condense_ancestor
+from evolve.condensers import Request, condense_ancestor
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
 from evolve.descendants import downstream_tasks, train_together
 from evolve.errors import UserError
-from evolve.networks.plan import PAPER_SET, ConvSpec, stack_plan, vgg16_plan
+from evolve.networks.plan import PAPER_SET, ConvSpec, VggPlan, stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG
 from evolve.settings import CondenseSettings, DescendSettings
 from evolve.timing import NoCheckpoint, silent
@@ -124,7 +124,7 @@ def test_double_backward_finds_our_condensers_alpha(doubled: Any) -> None:
     begun = plain.alpha()
     plain.iterate()
     plain.iterate()
-    ours = condense_ancestor(ANCESTOR, state, range(4), doubled, c, 0, silent)  # 40 training images: two iterations
+    ours = condense_ancestor(Request(ANCESTOR, state, {}, range(4), doubled, c, 0, silent))  # 40 training images: two iterations
     assert (begun - ours.alpha).abs().max() > 1e-3
     torch.testing.assert_close(plain.alpha(), ours.alpha, rtol=0, atol=1e-8)
 
@@ -160,7 +160,7 @@ def test_the_faster_number_of_workers_is_chosen_by_the_clock() -> None:
 
 
 def test_flops_leave_out_the_first_data_gradient() -> None:
-    plan = ((ConvSpec("a", 3, 4),), (ConvSpec("b", 4, 5),))
+    plan = VggPlan(((ConvSpec("a", 3, 4),), (ConvSpec("b", 4, 5),)))
     first, second = 3 * 4 * 9 * 8 * 8, 4 * 5 * 9 * 4 * 4
     assert train_flops(plan, 8) == pytest.approx(2 * (2 * first + 3 * second))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from evolve.condensers import meta_network
 from evolve.condensers.batches import epoch_rows, meta_rows
-from evolve.condensers.meta_network import _Condensation
+from evolve.condensers.meta_network import Condensation
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
 from evolve.networks.plan import Plan, integral_layers, stack_plan, vgg16_plan
@@ -59,9 +59,9 @@ class Case:
             for _ in range(20):
                 self.ancestor.train()(self.resident.batch(order))
 
-    def condensation(self, c: CondenseSettings) -> _Condensation:
+    def condensation(self, c: CondenseSettings) -> Condensation:
         groups, pseudo_groups = integral_layers(PLAN, "conv"), integral_layers(PSEUDO_PLAN, "stage")
-        return _Condensation(self.ancestor, self.pseudo, groups, pseudo_groups, self.resident, self.meta, c, SEED)
+        return Condensation(self.ancestor, self.pseudo, groups, pseudo_groups, self.resident, self.meta, c, SEED)
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ class Algorithm1:
 
 @dataclass
 class Both:
-    run: _Condensation
+    run: Condensation
     history: dict[str, list[float]]
     plain: Algorithm1
     losses: list[tuple[float, float]]

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from evolve.condensers import condense_ancestor, frozen
-from evolve.condensers.meta_network import MetaNetwork, fallback_groups
+from evolve.condensers import Request, condense_ancestor, frozen
+from evolve.condensers.interface import numbered_groups
+from evolve.condensers.meta_network import MetaNetwork
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
 from evolve.errors import UserError
@@ -43,7 +44,7 @@ def ancestor(resident: Resident) -> dict[str, Tensor]:
 
 
 def run(ancestor, resident, settings=QUICK, seed=0, progress=lambda fraction, text: None):
-    return condense_ancestor(PLAN, ancestor, (0, 1, 3), resident, settings, seed, progress)
+    return condense_ancestor(Request(PLAN, ancestor, {}, (0, 1, 3), resident, settings, seed, progress))
 
 
 @pytest.mark.parametrize("granularity", ["stage", "conv"])
@@ -126,15 +127,15 @@ def test_a_meta_network_that_cannot_move_is_tied(ancestor, resident) -> None:
 
 def test_method_fixed_needs_no_images(ancestor) -> None:
     settings = CondenseSettings(method="fixed", granularity="conv", fixed=(13, 1))
-    done = condense_ancestor(PLAN, ancestor, (0, 1), None, settings, 0, lambda fraction, text: None)
+    done = condense_ancestor(Request(PLAN, ancestor, {}, (0, 1), None, settings, 0, lambda fraction, text: None))
     assert (done.selected, done.status) == ((0, 12), "fixed")
 
 
 def test_a_fixed_layer_beyond_the_ancestor_is_named() -> None:
     groups = integral_layers(PLAN, "conv")
-    assert fallback_groups(groups, (1, 11, 12, 13)) == (0, 10, 11, 12)
+    assert numbered_groups(groups, (1, 11, 12, 13)) == (0, 10, 11, 12)
     with pytest.raises(UserError, match=r"condense.fixed = \[14\].*1 to 13"):
-        fallback_groups(groups, (14,))
+        numbered_groups(groups, (14,))
 
 
 def test_a_condensation_that_diverges_selects_nothing_and_says_why(ancestor, resident) -> None:

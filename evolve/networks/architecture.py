@@ -1,0 +1,160 @@
+"""A network as data: what every family of networks (VGG, ResNet, ViT, a plug-in's) says about itself.
+
+Ancestor and descendant are both architectures; a descendant's says which of its layers receive which of the ancestor's. Nothing
+here needs torch until a network is built, so a process that only plans a lineage starts fast.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from evolve.networks.network import Network
+
+Groups = tuple[tuple[str, ...], ...]
+Mixture = Mapping[str, float]
+"""What one layer receives: ancestor's layers with their coefficients. {"conv11": 1.0} is a copy."""
+Shapes = Mapping[str, tuple[int, ...]]
+GRANULARITIES = ("conv", "stage")
+SETS = ("paper", "authors", "front", "last")
+
+
+class Architecture(ABC):
+    """One network without its weights. Equal architectures are equal and hashable.
+
+    A family subclasses this with hashable fields, registers its networks (:mod:`evolve.registry`) and its JSON form by :attr:`family`.
+    *Integral layers* are what a condenser chooses among (SPEC 3). A network may hold more layers (shortcuts, embeddings), which are
+    :attr:`extras`: inherited only with the whole ancestor, or where an inheritor says so. The head is no layer.
+    """
+
+    family: ClassVar[str]
+
+    # What it consists of.
+
+    @property
+    @abstractmethod
+    def layer_names(self) -> tuple[str, ...]:
+        """Every integral layer's name, from input to output."""
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """The other layers' names."""
+        return ()
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """Those extras that a learngene takes along, for inheritors that want them (a ViT's embeddings)."""
+        return ()
+
+    @abstractmethod
+    def integral_layers(self, granularity: str) -> Groups:
+        """What a condenser chooses among: groups of integral layers that are inherited as a whole; "conv": each by itself, "stage": all of
+        one resolution. Raises ValueError for another granularity.
+        """
+
+    @abstractmethod
+    def inherits(self) -> Mapping[str, Mixture]:
+        """Own layer -> what it receives from the ancestor; a layer that is not named is fresh. Empty for an ancestor."""
+
+    @abstractmethod
+    def places(self) -> Mapping[str, str]:
+        """Own layer -> where it stands ("block2_1"), whatever it is called: the draw of a fresh layer depends on its place."""
+
+    @abstractmethod
+    def anonymous(self) -> Architecture:
+        """The bare architecture: layers named by their place, nothing inherited."""
+
+    # What can be made of it.
+
+    @abstractmethod
+    def stacked(self, selected: Iterable[str]) -> Architecture:
+        """The descendant of this ancestor's layers ``selected``, by the stacking rule (SPEC 3): for the paper's set the paper's descendant.
+
+        Raises ValueError, naming them, for layers that the ancestor does not have.
+        """
+
+    def paper_descendant(self) -> Architecture:
+        """The descendant of the paper's set: VGG8, ResNet12, the 6-block ViT; the pseudo-descendant's architecture too."""
+        return self.stacked(self.layer_names[place] for place in self.named_set("paper", 0))
+
+    @abstractmethod
+    def with_inherited(self, inherited: Mapping[str, Mixture]) -> Architecture:
+        """This architecture with just these layers inherited from an ancestor. Raises ValueError for a layer it does not have."""
+
+    def whole(self) -> Architecture:
+        """This ancestor as its own descendant: every layer inherited."""
+        return self.with_inherited({name: {name: 1.0} for name in (*self.layer_names, *self.extras)})
+
+    @abstractmethod
+    def named_set(self, name: str, count: int) -> tuple[int, ...]:
+        """A fixed set of integral layers, 0-based at granularity conv; ``name`` of :data:`SETS`: "paper" and "authors" (their code's)."""
+
+    # What it looks like, in words and in JSON.
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line in the paper's notation, "64* M 128 M ..."; * marks an inherited layer."""
+
+    @abstractmethod
+    def to_json(self) -> Any:
+        """Plain values; :func:`evolve.networks.family.from_json` reads them back equal."""
+
+    # The network itself.
+
+    @abstractmethod
+    def build(self, classes: int) -> Network:
+        """The module, initialised from seed 0."""
+
+    def shapes(self, layer: str) -> Shapes:
+        """Shapes of a layer's tensors (parameters and buffers) by name. KeyError for a layer that it does not have."""
+        return _built_shapes(self)[layer]
+
+    # What it costs (for estimates only; no number of a lineage depends on it).
+
+    @abstractmethod
+    def macs(self, size: int) -> float:
+        """Multiply-adds of one image's forward pass at ``size`` pixels, in billions."""
+
+    @abstractmethod
+    def numbers_out(self, size: int) -> float:
+        """Numbers that all layers of one image put out."""
+
+    @cached_property
+    def parameters(self) -> float:
+        """Weights of all layers; the head is left out."""
+        return float(sum(_count(shape) for name in (*self.layer_names, *self.extras) for shape in self.shapes(name).values()))
+
+
+def _count(shape: Sequence[int]) -> int:
+    total = 1
+    for side in shape:
+        total *= side
+    return total
+
+
+@lru_cache(maxsize=64)
+def _built_shapes(architecture: Architecture) -> Mapping[str, Shapes]:
+    model = architecture.build(1)
+    return {name: {part: tuple(t.shape) for part, t in layer.state_dict().items()} for name, layer in model.layers.items()}
+
+
+def front_or_last(name: str, layers: int, count: int) -> tuple[int, ...]:
+    """The first or last ``count`` of ``layers``, 0-based. ValueError for more than there are, or another name."""
+    if not 1 <= count <= layers:
+        raise ValueError(f"{count} layers: from 1 to {layers}")
+    if name == "front":
+        return tuple(range(count))
+    if name == "last":
+        return tuple(range(layers - count, layers))
+    raise ValueError(f"unknown set {name!r}; known: {', '.join(SETS)}")
+
+
+def check_names(architecture: Architecture, selected: Iterable[str]) -> set[str]:
+    """The selection as a set. Raises ValueError, naming them, for integral layers that the ancestor does not have."""
+    wanted = set(selected)
+    if unknown := wanted.difference(architecture.layer_names):
+        raise ValueError(f"no such layers in the ancestor: {', '.join(sorted(unknown))}; it has {', '.join(architecture.layer_names)}")
+    return wanted
