@@ -32,6 +32,8 @@ BUILTIN: dict[str, dict[str, str]] = {
         "glyphs": "evolve.data.glyphs:prepare",
         "cifar100": "evolve.data.cifar100:prepare",
         "tinyimagenet": "evolve.data.tinyimagenet:prepare",
+        "imagenet": "evolve.data.imagenet:prepare",
+        "miniimagenet": "evolve.data.miniimagenet:prepare",
     },
     "strategies": {},  # evolve.strategy_table lists ours; a plug-in's makes an Avalanche plugin
 }

@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock
@@ -17,7 +18,12 @@ from filelock import FileLock
 from evolve.errors import DataError
 
 FORMAT = 1
+LARGE = 4 << 30  # bytes of pixels from which a stamp spares the checksum
+FLUSH = 1 << 30  # bytes between two points from which an interrupted decoding goes on
+PIXELS, META, STAMP, DONE = "pixels.npy", "meta.json", "verified.json", "done.json"
+
 Report = Callable[[str], None]
+Roles = Mapping[str, Sequence[int]]  # class ids by role: a source's own split
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,28 @@ class Decoded:
     is_test: np.ndarray  # bool [N]
     class_names: tuple[str, ...]
     digest: str = ""  # sha256 of the pixels; filled in by the cache
+    roles: Roles | None = None
+
+    def blocks(self, start: int) -> Iterator[np.ndarray]:
+        """The images from number ``start`` on, for the cache to write."""
+        yield self.pixels[start:]
+
+    @property
+    def size(self) -> int:
+        """Pixels a side."""
+        return int(self.pixels.shape[1])
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What a source too large for memory decodes to: ``blocks(n)`` gives the images from number n on, uint8 [b, size, size, 3] each."""
+
+    blocks: Callable[[int], Iterator[np.ndarray]]
+    size: int
+    labels: np.ndarray  # int64 [N]
+    is_test: np.ndarray  # bool [N]
+    class_names: tuple[str, ...]
+    roles: Roles | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +64,7 @@ class Prepared:
     """A source that has found its input: ``identity`` (JSON) says which input, ``decode`` does the slow work."""
 
     identity: Mapping[str, Any]
-    decode: Callable[[Report], Decoded]
+    decode: Callable[[Report], Decoded | Streamed]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -44,21 +72,23 @@ class Prepared:
 def cached(cache_dir: Path, name: str, prepared: Prepared, report: Report) -> Decoded:
     """``prepared``'s images, from ``cache_dir`` or decoded now and kept there; the pixels are a copy-on-write memmap.
 
-    Every opening checks the content against its sha256 (about 1 s a GB): a damaged entry is rebuilt. Several processes may
-    call this at once; one decodes, the others wait. A read-only folder that holds the entry is enough. DataError if it cannot be written.
+    Every opening checks the content against its sha256 (about 1 s a GB): a damaged entry is rebuilt. From 4 GiB on the pixels are read
+    for that only where their file is not the one checked last (:func:`_stamp`). Several processes may call this at once; one decodes, the
+    others wait. A read-only folder that holds the entry is enough. An interrupted decoding of more than 1 GiB goes on where it stopped.
+    DataError if the entry cannot be written, or (before anything is decoded, for a Streamed source) if there is no room for it.
     """
     entry = cache_dir / f"{name}-{_key(prepared.identity)}"
-    found = _open(entry)
+    found = _open(entry, report)
     if found is not None:
         return found
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{entry}.lock"):
-            found = _open(entry)
+            found = _open(entry, report)
             if found is None:
                 _clear(entry, report)
-                _write(entry, _decode(prepared, name, report))
-                found = _open(entry)
+                _write(entry, _decode(prepared, name, report), report)
+                found = _open(entry, report)
     except OSError as error:
         reason = error.strerror or str(error)
         advice = "make room or make it writable, or choose another folder with EVOLVE_CACHE"
@@ -68,7 +98,7 @@ def cached(cache_dir: Path, name: str, prepared: Prepared, report: Report) -> De
     return found
 
 
-def _decode(prepared: Prepared, name: str, report: Report) -> Decoded:
+def _decode(prepared: Prepared, name: str, report: Report) -> Decoded | Streamed:
     try:
         return prepared.decode(report)
     except OSError as error:  # not the cache's: say whose
@@ -85,53 +115,160 @@ def _key(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _open(entry: Path) -> Decoded | None:
+def _open(entry: Path, report: Report) -> Decoded | None:
     """The entry if it is there and whole."""
     try:
-        meta = json.loads((entry / "meta.json").read_text("utf-8"))
+        meta = json.loads((entry / META).read_text("utf-8"))
         # Copy-on-write: torch wants writable memory, and the file must never change.
-        pixels = np.load(entry / "pixels.npy", mmap_mode="c", allow_pickle=False)
+        pixels = np.load(entry / PIXELS, mmap_mode="c", allow_pickle=False)
         labels = np.array(meta["labels"], dtype=np.int64)
         is_test = np.array(meta["is_test"], dtype=bool)
-        whole = pixels.dtype == np.uint8 and meta.pop("check") == _check(meta) and pixel_digest(pixels) == meta["sha256"]
-        return Decoded(pixels, labels, is_test, tuple(meta["class_names"]), meta["sha256"]) if whole else None
+        if pixels.dtype != np.uint8 or meta.pop("check") != _check(meta) or not _intact(entry, pixels, meta["sha256"], report):
+            return None
+        roles = {role: tuple(ids) for role, ids in meta["roles"].items()} if "roles" in meta else None
+        return Decoded(pixels, labels, is_test, tuple(meta["class_names"]), meta["sha256"], roles)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
 
 
+def _intact(entry: Path, pixels: np.ndarray, sha256: str, report: Report) -> bool:
+    """Whether the pixels have this checksum; a large file with an equal stamp is taken at its word."""
+    if pixels.nbytes < LARGE:
+        return pixel_digest(pixels) == sha256
+    stamp = _stamp(entry / PIXELS) | {"sha256": sha256}
+    with suppress(OSError, ValueError):
+        if json.loads((entry / STAMP).read_text("utf-8")) == stamp:
+            return True
+    report(f"checking {human(pixels.nbytes)} of decoded images in {entry} (again only if that file changes)")
+    if pixel_digest(pixels) != sha256:
+        return False
+    with suppress(OSError):  # a read-only folder is checked at every opening
+        _write_json(entry / STAMP, stamp)
+    return True
+
+
+def _stamp(file: Path) -> dict[str, int]:
+    """What changes when anything writes to the file, replaces it or copies it elsewhere. It cannot see a disk that decays silently:
+    delete verified.json to have a large entry read and checked again.
+    """
+    info = file.stat()
+    return {"bytes": info.st_size, "mtime_ns": info.st_mtime_ns, "ctime_ns": info.st_ctime_ns, "inode": info.st_ino}
+
+
 def _clear(entry: Path, report: Report) -> None:
-    """Remove a damaged entry and what a killed writer left; the caller holds the entry's lock, so no one else is writing."""
+    """Remove a damaged entry; the caller holds the entry's lock, so no one else is writing."""
     if entry.exists():
         report(f"{entry} is damaged; it is decoded again")
         shutil.rmtree(entry, ignore_errors=True)
-    for left in entry.parent.glob(f".{entry.name}-*"):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def _check(meta: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
-def _write(entry: Path, decoded: Decoded) -> None:
-    meta = {
-        "format": FORMAT,
-        "class_names": decoded.class_names,
-        "sha256": pixel_digest(decoded.pixels),
-        "labels": decoded.labels.tolist(),
-        "is_test": decoded.is_test.astype(int).tolist(),
-    }
-    folder = entry.parent / f".{entry.name}-{os.getpid()}"
+def _write(entry: Path, decoded: Decoded | Streamed, report: Report) -> None:
+    """Write into a hidden folder and rename it; what a failure leaves is kept only where decoding can go on from it."""
+    folder = entry.parent / f".{entry.name}.part"
     try:
-        folder.mkdir()
-        with open(folder / "pixels.npy", "wb") as file:
-            np.save(file, np.ascontiguousarray(decoded.pixels), allow_pickle=False)
-            _flush(file)
-        with open(folder / "meta.json", "w", encoding="utf-8") as text:
-            json.dump({**meta, "check": _check(meta)}, text)
-            _flush(text)
+        folder.mkdir(exist_ok=True)
+        meta = {
+            "format": FORMAT,
+            "class_names": decoded.class_names,
+            "sha256": _write_pixels(folder, decoded, report),
+            "labels": decoded.labels.tolist(),
+            "is_test": decoded.is_test.astype(int).tolist(),
+        }
+        if decoded.roles is not None:
+            meta["roles"] = {role: list(ids) for role, ids in decoded.roles.items()}
+        _write_json(folder / META, {**meta, "check": _check(meta)})
+        (folder / DONE).unlink(missing_ok=True)
         os.rename(folder, entry)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not (folder / DONE).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_pixels(folder: Path, decoded: Decoded | Streamed, report: Report) -> str:
+    """The .npy file, from where an earlier writer stopped; returns the sha256 of all its pixels. DataError if there is no room."""
+    shape = (len(decoded.labels), decoded.size, decoded.size, 3)
+    each = decoded.size * decoded.size * 3
+    with open(folder / PIXELS, "ab+") as file:
+        done, digest = _resume(folder, file, shape, report)
+        _check_room(folder, (shape[0] - done) * each)
+        blocks, flushed = decoded.blocks(done), done
+        while (block := _next(blocks, folder)) is not None:
+            raw = np.ascontiguousarray(block).reshape(-1).data
+            file.write(raw)
+            digest.update(raw)
+            done += len(block)
+            if (done - flushed) * each >= FLUSH:
+                _flush(file)
+                _write_json(folder / DONE, {"images": done, "sha256": digest.hexdigest()})
+                flushed = done
+        _flush(file)
+    if done != shape[0]:
+        raise RuntimeError(f"a source gave {done} images and announced {shape[0]}")
+    return digest.hexdigest()
+
+
+def _next(blocks: Iterator[np.ndarray], folder: Path) -> np.ndarray | None:
+    try:
+        return next(blocks, None)
+    except OSError as error:  # not the cache's: say whose
+        raise DataError(f"{folder.name.strip('.').removesuffix('.part')}: its files cannot be read ({error})") from None
+
+
+def _resume(folder: Path, file: IO[bytes], shape: tuple[int, ...], report: Report) -> tuple[int, Any]:
+    """Cut the file to what an earlier writer is known to have finished, its header at least: (images in it, their running sha256)."""
+    done, digest = 0, hashlib.sha256()
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads((folder / DONE).read_text("utf-8"))
+        file.seek(0)
+        np.lib.format.read_magic(file)
+        if np.lib.format.read_array_header_1_0(file)[0] != shape:
+            raise ValueError("another set of images")
+        left = known["images"] * int(np.prod(shape[1:]))
+        while left and (piece := file.read(min(left, 1 << 24))):
+            digest.update(piece)
+            left -= len(piece)
+        if left == 0 and digest.hexdigest() == known["sha256"]:
+            file.truncate(file.tell())
+            report(f"going on after {known['images']} images that an interrupted run decoded")
+            return known["images"], digest
+    file.truncate(0)
+    (folder / DONE).unlink(missing_ok=True)
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return done, hashlib.sha256()
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        advice = "make room, choose another folder with EVOLVE_CACHE, or ask for less (data.size; data.images_per_class for photographs)"
+        raise DataError(
+            f"{folder.parent}: decoded images need {needed} bytes ({human(needed)}) there and {free} bytes ({human(free)}) are free; {advice}"
+        )
+
+
+def human(count: float) -> str:
+    """Bytes as a person says them."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _write_json(file: Path, value: Any) -> None:
+    """Write beside, flush, rename: several processes may do this at once, and a reader sees all or nothing."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with open(beside, "w", encoding="utf-8") as text:
+            json.dump(value, text)
+            _flush(text)
+        os.replace(beside, file)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _flush(file: Any) -> None:

@@ -1,8 +1,12 @@
-"""All images as one uint8 tensor on a device; a batch is a gather, a scaling, a shift and a flip."""
+"""All images as one uint8 tensor on a device; a batch is a gather, a scaling, a shift and a flip.
+
+Images that a GPU cannot hold, and those of two sources on a CPU, stay where they are in memory or on disk, and only batches travel.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,24 +16,29 @@ from torch import Tensor
 from evolve.data.sources import ImageSet
 
 KNOWN = ("crop", "flip")
+DEVICE_SHARE = 0.25  # of a GPU's memory that images may take: two workers share one, and networks need room
 
 
 class Resident:
     """Serves normalised batches by index, without a loader, workers or global random state.
 
-    ``images`` uint8 [N, 3, H, W] in channels_last memory and ``labels`` int64 [N] live on ``device``;
-    ``mean`` and ``std`` are float32 [1, 3, 1, 1] there. On a CPU, images that already lie in that memory
-    order (those of ``load_images`` do) are not copied, so that worker processes share one memmap.
+    ``labels`` int64 [N], and ``mean`` and ``std``, float32 [1, 3, 1, 1], live on ``device``; so do the images, uint8 [N, 3, H, W] in
+    channels_last memory, where ``held`` says so. On a CPU, images that already lie in that memory order (those of ``load_images`` do)
+    are not copied, so that worker processes share one memmap. Whether a GPU holds them follows from their bytes and from its whole memory,
+    not from what is free just now; the batches are equal either way.
     """
 
     def __init__(self, images: ImageSet, device: torch.device) -> None:
         self.device = torch.device(device)
         self.size = int(images.images.shape[-1])
-        self.images = _tensor(images.images).to(self.device).contiguous(memory_format=torch.channels_last)
+        self.pieces = tuple(_tensor(piece).contiguous(memory_format=torch.channels_last) for piece in (images.images, *images.more))
+        self.held = _held(self.pieces, self.device)
+        self.images = _whole(self.pieces, self.device) if self.held else self.pieces[0][:0]
         self.labels = torch.from_numpy(np.array(images.labels, dtype=np.int64)).to(self.device)
         self.mean = torch.tensor(images.mean, device=self.device).view(1, 3, 1, 1)
         self.std = torch.tensor(images.std, device=self.device).view(1, 3, 1, 1)
         self.class_names = images.class_names
+        self.own_id = images.own_id  # what a user calls a class
         self.fingerprint = images.fingerprint
         self._scale = (1.0 / (255.0 * self.std)).view(3).repeat(self.size)
         self._shift = (self.mean / self.std).view(3).repeat(self.size)
@@ -47,7 +56,7 @@ class Resident:
         before all flips whatever the order of ``augment``. ValueError for an unknown name or without a generator.
         """
         shift, flip = self.draw(len(index), augment, generator)
-        rows = self._rows(index.to(self.device))
+        rows = self._rows(index)
         if shift is not None:
             rows = self._crop(rows, shift.to(self.device))
         if flip is not None:
@@ -69,7 +78,7 @@ class Resident:
 
     def gather(self, index: Tensor, shift: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
         """:meth:`batch` with draws made before (shaped as in :meth:`draw`), bit for bit. All arguments lie on the device and nothing
-        waits for it, nor does a shape depend on a value, so a CUDA graph may hold this.
+        waits for it, nor does a shape depend on a value, so a CUDA graph may hold this (where the images are ``held``).
         """
         rows = self._rows(index)
         if shift is not None:
@@ -84,9 +93,24 @@ class Resident:
 
     def _rows(self, index: Tensor) -> Tensor:
         """The normalised images as float32 [B, H, W*3]: pixels side by side, as channels_last memory holds them."""
-        flat = self.images.permute(0, 2, 3, 1).view(len(self.images), self.size * self.size * 3)
-        raw = flat.index_select(0, index).view(len(index), self.size, self.size * 3)
+        raw = self._raw(index).view(len(index), self.size, self.size * 3)
         return raw.to(torch.float32).mul_(self._scale).sub_(self._shift)
+
+    def _raw(self, index: Tensor) -> Tensor:
+        """The images as uint8 [B, H*W*3] on the device."""
+        if self.held:
+            return _flat(self.images).index_select(0, index.to(self.device))
+        places = index.cpu()
+        raw = torch.empty(len(places), self.size * self.size * 3, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        start = 0
+        for piece in self.pieces:
+            here = torch.nonzero((places >= start) & (places < start + len(piece))).view(-1)
+            if len(here) == len(places):
+                torch.index_select(_flat(piece), 0, places - start, out=raw)
+            elif len(here):
+                raw[here] = _flat(piece).index_select(0, places[here] - start)
+            start += len(piece)
+        return raw.to(self.device, non_blocking=True)
 
     def _crop(self, rows: Tensor, shift: Tensor) -> Tensor:
         """Every image shifted by its own (dy, dx): one gather of windows W pixels wide from the zero-padded rows."""
@@ -113,10 +137,37 @@ def _tensor(images: np.ndarray) -> Tensor:
         return torch.from_numpy(images)
 
 
+def _flat(images: Tensor) -> Tensor:
+    """[N, 3, H, W] in channels_last memory as [N, H*W*3]."""
+    return images.permute(0, 2, 3, 1).flatten(1)
+
+
+def device_bytes(device: torch.device) -> int:
+    """All the memory of a GPU."""
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def _held(pieces: Sequence[Tensor], device: torch.device) -> bool:
+    """Whether the images are to lie on the device as one tensor. On a CPU a single piece does, wherever it is mapped from."""
+    if device.type == "cpu":
+        return len(pieces) == 1
+    return sum(piece.numel() for piece in pieces) <= DEVICE_SHARE * device_bytes(device)
+
+
+def _whole(pieces: Sequence[Tensor], device: torch.device) -> Tensor:
+    """The pieces as one tensor on the device, in channels_last memory; the piece itself where that is what it is."""
+    if len(pieces) == 1:
+        return pieces[0].to(device)
+    shape = (sum(len(piece) for piece in pieces), *pieces[0].shape[1:])
+    whole = torch.empty(shape, dtype=torch.uint8, device=device).contiguous(memory_format=torch.channels_last)
+    for part, piece in zip(whole.split([len(piece) for piece in pieces]), pieces, strict=True):
+        part.copy_(piece)
+    return whole
+
+
 def _group(labels: np.ndarray, is_test: np.ndarray, classes: int) -> dict[tuple[int, bool], Tensor]:
     """Indices of every (class, test?) pair, sorted."""
-    return {
-        (class_id, test): torch.from_numpy(np.flatnonzero((labels == class_id) & (is_test == test)).astype(np.int64))
-        for class_id in range(classes)
-        for test in (False, True)
-    }
+    key = labels * 2 + is_test
+    order = np.argsort(key, kind="stable").astype(np.int64)
+    ends = np.searchsorted(key[order], np.arange(2 * classes + 1))
+    return {(place // 2, bool(place % 2)): torch.from_numpy(order[ends[place] : ends[place + 1]]) for place in range(2 * classes)}

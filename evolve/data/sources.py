@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from evolve.data.cache import Decoded, Prepared, Report, cached
-from evolve.errors import UserError
+from evolve import registry
+from evolve.data.cache import Decoded, Prepared, Report, Roles, cached
+from evolve.errors import DataError, UserError
 from evolve.randomness import generator
 from evolve.settings import DataSettings
 
 DEFAULT_DATA_DIR = Path("~/.cache/evolve/data")
-
-# A source is a module with prepare(data, data_dir) -> Prepared. It is imported when asked for: some bring heavy libraries.
-SOURCES = {
-    "glyphs": "evolve.data.glyphs",
-    "cifar100": "evolve.data.cifar100",
-    "tinyimagenet": "evolve.data.tinyimagenet",
-}
+CAPPED = ("imagenet", "miniimagenet")  # the sources that know data.images_per_class
+SAME = "same"  # data.descend_source: the ancestor's
+UNNAMED = ("glyphs", "cifar100", "tinyimagenet")  # their fingerprints do not name mean and std: they are older than sources of equal pixels
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """All images of a source. ``images`` may be a memmap, and lies in channels_last order when it comes from ``load_images``."""
+    """All images of a lineage. ``images`` may be a memmap, and lies in channels_last order when it comes from ``load_images``.
+
+    With a second source (data.descend_source), ``more`` holds its images, numbered after those of ``images``; its classes stand after the
+    first one's in ``class_names``, and ``second`` says from which id on. Labels, is_test and fingerprint are of both.
+    """
 
     name: str
     images: np.ndarray  # uint8 [N, 3, size, size]
@@ -39,16 +39,45 @@ class ImageSet:
     fingerprint: str  # hex; names exactly the images, labels and is_test that stages read
     mean: tuple[float, float, float]  # of the channels, in [0, 1] units; a constant of the source
     std: tuple[float, float, float]
+    roles: Roles | None = None  # class ids by role, if the source brings its own split
+    more: tuple[np.ndarray, ...] = ()  # uint8 [M, 3, size, size]
+    second: int = 0  # the second source's first class id; 0: there is one source
+
+    def own_id(self, class_id: int) -> int:
+        """A class's id in its own source: what a user writes in data.condense_classes."""
+        return class_id - self.second if class_id >= self.second else class_id
+
+    def source_of(self, class_id: int) -> str:
+        """The name of the class's own source."""
+        return self.name.split("+")[self.second > 0 and class_id >= self.second]
 
 
 def load_images(data: DataSettings, data_dir: Path | None, cache_dir: Path, report: Report = lambda text: None) -> ImageSet:
-    """The images of ``data.source`` at ``data.size``, with ``data.holdout`` training images a class moved to the test images.
+    """The images of ``data.source`` at ``data.size``, with ``data.holdout`` training images a class moved to the test images; and
+    those of ``data.descend_source`` behind them.
 
-    ``data_dir``: where the source's own files are (default ``~/.cache/evolve/data``). ``report`` gets a line when something slow begins.
-    DataError: the images cannot be had or kept. UserError: ``data.holdout`` leaves a class without training images.
+    ``data_dir``: where the sources' own files are (default ``~/.cache/evolve/data``), in a folder with the source's name or directly.
+    ``report`` gets a line when something slow begins. Both are normalised by the ancestor's source: inherited layers see what they
+    learned on. DataError: the images cannot be had or kept. UserError: ``data.holdout`` leaves a class without training images.
     """
-    prepare: Callable[[DataSettings, Path], Prepared] = import_module(SOURCES[data.source]).prepare
-    prepared = prepare(data, (data_dir or DEFAULT_DATA_DIR).expanduser())
+    first = _load(data, data_dir, cache_dir, report)
+    if data.descend_source in (SAME, data.source):
+        return first
+    cap = data.images_per_class if data.descend_source in CAPPED else 0
+    return join(first, _load(replace(data, source=data.descend_source, images_per_class=cap), data_dir, cache_dir, report))
+
+
+def _load(data: DataSettings, data_dir: Path | None, cache_dir: Path, report: Report) -> ImageSet:
+    """The images of ``data.source`` alone."""
+    if data.images_per_class and data.source not in CAPPED:
+        instead = "stream.images_per_class, condense.images_per_class and descend.shots limit what is used of any source"
+        raise UserError(f"data.images_per_class = {data.images_per_class}: only for {' and '.join(CAPPED)}, not {data.source}; {instead}")
+    prepare: Callable[[DataSettings, Path], Prepared] = registry.find("sources", data.source)
+    place = (data_dir or DEFAULT_DATA_DIR).expanduser()
+    try:
+        prepared = prepare(data, place / data.source if (place / data.source).is_dir() else place)
+    except OSError as error:
+        raise DataError(f"{data.source}: its files cannot be read ({error}); mend that, or give another folder with --data") from None
     decoded = cached(Path(cache_dir).expanduser(), f"{data.source}-{data.size}", prepared, report)
     is_test = hold_out(decoded, data.holdout, data.split_seed)
     return ImageSet(
@@ -57,9 +86,31 @@ def load_images(data: DataSettings, data_dir: Path | None, cache_dir: Path, repo
         labels=decoded.labels,
         is_test=is_test,
         class_names=decoded.class_names,
-        fingerprint=fingerprint(decoded, is_test),
+        fingerprint=fingerprint(decoded, is_test, () if data.source in UNNAMED else (prepared.mean, prepared.std)),
         mean=prepared.mean,
         std=prepared.std,
+        roles=decoded.roles,
+    )
+
+
+def join(first: ImageSet, second: ImageSet) -> ImageSet:
+    """One set of the ancestor's and the descendants' images: the second's class ids come after the first's."""
+    classes = len(first.class_names)
+    roles = {role: [class_id + classes for class_id in ids] for role, ids in (second.roles or {}).items()}
+    if first.roles and "ancestor" in first.roles:
+        roles["ancestor"] = list(first.roles["ancestor"])
+    else:
+        roles.pop("ancestor", None)
+    return replace(
+        first,
+        name=f"{first.name}+{second.name}",
+        labels=np.concatenate([first.labels, second.labels + classes]),
+        is_test=np.concatenate([first.is_test, second.is_test]),
+        class_names=first.class_names + second.class_names,
+        fingerprint=_short([first.fingerprint, second.fingerprint, first.mean, first.std]),
+        roles=roles or None,
+        more=(second.images,),
+        second=classes,
     )
 
 
@@ -78,9 +129,13 @@ def hold_out(decoded: Decoded, holdout: int, split_seed: int) -> np.ndarray:
     return is_test
 
 
-def fingerprint(decoded: Decoded, is_test: np.ndarray) -> str:
-    """40 hex digits of a sha256 over shape, pixels, labels and ``is_test``: equal content has an equal name, wherever it came from."""
+def fingerprint(decoded: Decoded, is_test: np.ndarray, normalised: Sequence[Sequence[float]] = ()) -> str:
+    """40 hex digits of a sha256 over shape, pixels, labels, ``is_test`` and mean and std: equal content has an equal name, wherever it came from."""
     parts = [list(decoded.pixels.shape), decoded.digest, _sha(decoded.labels.astype("<i8")), _sha(is_test.astype("u1"))]
+    return _short([*parts, *normalised])
+
+
+def _short(parts: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,45 +34,56 @@ class Splits:
 
 
 def make_splits(data: DataSettings, images: ImageSet) -> Splits:
-    """The roles' class ids: listed ones as listed; the others ``data.split`` many, drawn by ``split_seed`` from the classes left.
+    """The roles' class ids in ``images``: listed ones as listed; the others ``data.split`` many, drawn by ``split_seed``.
 
+    They are drawn from the classes left; of a source that brings its own split (miniImageNet), from that role's. A second source's
+    condense and descend classes are listed by their ids in that source, and drawn from its classes; the ancestor's are the first one's.
     UserError, naming the key: a class listed twice or in two roles, an id that does not exist, more classes asked for than there are.
     """
-    classes = len(images.class_names)
-    listed = {"ancestor": data.ancestor_classes, "condense": data.condense_classes, "descend": data.descend_classes}
-    _check_listed(listed, images)
-    drawn = [role for role in ROLES if not listed[role]]
-    if not drawn:
-        return _splits(listed)
-    if len(data.split) != len(ROLES):
+    offsets = {"ancestor": 0, "condense": images.second, "descend": images.second}
+    named = {"ancestor": data.ancestor_classes, "condense": data.condense_classes, "descend": data.descend_classes}
+    chosen = {role: tuple(class_id + offsets[role] for class_id in named[role]) for role in ROLES}
+    _check_listed(named, offsets, images)
+    drawn = [role for role in ROLES if not named[role]]
+    if drawn and len(data.split) != len(ROLES):
         raise UserError(f"data.split = {list(data.split)}: give three numbers, classes for {', '.join(ROLES)}")
-    taken = {class_id for ids in listed.values() for class_id in ids}
-    left = [class_id for class_id in range(classes) if class_id not in taken]
-    counts = {role: data.split[ROLES.index(role)] for role in drawn}
-    if sum(counts.values()) > len(left):
-        wanted = f"{sum(counts.values())} classes ({', '.join(f'{role} {count}' for role, count in counts.items())})"
-        raise UserError(f"data.split asks for {wanted}, but {images.name} has {len(left)} to draw from; ask for fewer")
-    order = torch.randperm(len(left), generator=generator(data.split_seed, "split")).tolist()
-    chosen = dict(listed)
-    for role, count in counts.items():
-        chosen[role] = tuple(left[place] for place in order[:count])
-        order = order[count:]
-    return _splits(chosen)
+    taken = {class_id for ids in chosen.values() for class_id in ids}
+    for pool, roles in _pools(drawn, images):
+        left = [class_id for class_id in pool if class_id not in taken]
+        counts = {role: data.split[ROLES.index(role)] for role in roles}
+        if sum(counts.values()) > len(left):
+            wanted = f"{sum(counts.values())} classes ({', '.join(f'{role} {count}' for role, count in counts.items())})"
+            source = images.source_of(pool[0]) + ("'s own split" if images.roles and roles[0] in images.roles else "")
+            raise UserError(f"data.split asks for {wanted}, but {source} has {len(left)} to draw from; ask for fewer")
+        order = torch.randperm(len(left), generator=generator(data.split_seed, "split")).tolist()
+        for role, count in counts.items():
+            chosen[role] = tuple(left[place] for place in order[:count])
+            order = order[count:]
+    return Splits(**{role: tuple(sorted(chosen[role])) for role in ROLES})
 
 
-def _splits(ids: Mapping[str, Sequence[int]]) -> Splits:
-    return Splits(**{role: tuple(sorted(ids[role])) for role in ROLES})
+def _pools(drawn: Sequence[str], images: ImageSet) -> Iterator[tuple[Sequence[int], list[str]]]:
+    """What the roles are drawn from: (class ids, the roles that share them)."""
+    own = images.roles or {}
+    for role in drawn:
+        if role in own:
+            yield own[role], [role]
+    first, second = range(images.second), range(images.second, len(images.class_names))
+    for pool, roles in ((first, ("ancestor",)), (second, ("condense", "descend"))) if images.second else ((second, ROLES),):
+        if sharing := [role for role in drawn if role in roles and role not in own]:
+            yield pool, sharing
 
 
-def _check_listed(listed: Mapping[str, Sequence[int]], images: ImageSet) -> None:
-    classes = len(images.class_names)
+def _check_listed(named: Mapping[str, Sequence[int]], offsets: Mapping[str, int], images: ImageSet) -> None:
     owner: dict[int, str] = {}
     for role in ROLES:
-        for class_id in listed[role]:
-            key = f"data.{role}_classes"
+        key, source = f"data.{role}_classes", images.source_of(offsets[role])
+        classes = (images.second or len(images.class_names)) if role == "ancestor" else len(images.class_names) - images.second
+        for class_id in named[role]:
             if not 0 <= class_id < classes:
-                raise UserError(f"{key}: no class {class_id}; {images.name} has {classes} classes, ids 0 to {classes - 1}")
-            if class_id in owner:
-                where = "twice" if owner[class_id] == key else f"in {owner[class_id]} too"
-                raise UserError(f"{key}: class {class_id} ({images.class_names[class_id]}) is listed {where}; a class has one role")
-            owner[class_id] = key
+                raise UserError(f"{key}: no class {class_id}; {source} has {classes} classes, ids 0 to {classes - 1}")
+            place = class_id + offsets[role]
+            if place in owner:
+                where = "twice" if owner[place] == key else f"in {owner[place]} too"
+                raise UserError(f"{key}: class {class_id} ({images.class_names[place]}) is listed {where}; a class has one role")
+            owner[place] = key

@@ -55,9 +55,9 @@ def _images(class_id: int, wanted: int, resident: Resident, seed: int) -> tuple[
     train, test = resident.indices(class_id, test=False), resident.indices(class_id, test=True)
     if wanted > len(train):
         name = f"stream.images_per_class = {wanted}"
-        raise UserError(f"{name}: class {class_id} has {len(train)} training images; ask for 1 to {len(train)}, or 0 for all")
+        raise UserError(f"{name}: class {resident.own_id(class_id)} has {len(train)} training images; ask for 1 to {len(train)}, or 0 for all")
     if not len(train) or not len(test):
-        raise UserError(f"data: class {class_id} has {len(train)} training and {len(test)} test images; the stream needs both")
+        raise UserError(f"data: class {resident.own_id(class_id)} has {len(train)} training and {len(test)} test images; the stream needs both")
     if wanted:
         kept = torch.randperm(len(train), generator=generator(seed, "stream-images", class_id))[:wanted]
         train = train[kept.sort().values]

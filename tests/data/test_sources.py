@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from evolve import registry
 from evolve import settings as all_settings
-from evolve.data import sources
 from evolve.data.cache import Decoded, pixel_digest
 from evolve.data.glyphs import draw
 from evolve.data.resident import Resident
@@ -30,8 +30,9 @@ def tiny(train: int = 5, test: int = 2) -> Decoded:
     return Decoded(pixels, np.repeat(np.arange(3), train + test), is_test, ("a", "b", "c"), pixel_digest(pixels))
 
 
-def test_every_source_of_the_settings_has_a_module():
-    assert set(sources.SOURCES) == set(all_settings.SOURCES)
+def test_every_source_can_be_the_descendants_too():
+    assert set(registry.BUILTIN["sources"]) == set(all_settings.SOURCES)
+    assert all(callable(registry.find("sources", name)) for name in all_settings.SOURCES)
 
 
 def test_loaded_images_are_the_source_s_images(cache_dir: Path):

@@ -1,0 +1,166 @@
+"""ImageNet (ILSVRC-2012), or any set of photographs in the layout of torchvision's ImageFolder.
+
+Training images are ``train/<class>/*``, test images ``val/<class>/*``. For ILSVRC-2012 as it is distributed ``val/`` may also be flat, labelled
+by Kaggle's ``LOC_val_solution.csv``, by ``val.csv`` (file name, class) or by the devkit's ``ILSVRC2012_validation_ground_truth.txt``.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from evolve.data.cache import Prepared, Report, Streamed
+from evolve.data.photos import IMAGENET_MEAN, IMAGENET_STD, blocks, cap_identity, capped, decode, identify, photos_below
+from evolve.errors import DataError
+from evolve.settings import DataSettings
+
+KAGGLE = "ILSVRC/Data/CLS-LOC"  # where Kaggle's archive puts train/ and val/
+TABLES = ("LOC_val_solution.csv", "val.csv")
+DEVKIT = "ILSVRC2012_devkit_t12/data"
+TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+ACCEPTED = (
+    f"accepted are val/<class>/ folders, or photos in val/ with {TABLES[0]} or {TABLES[1]} (lines 'file name,class') "
+    f"or the folder {DEVKIT} ({TRUTH} and {META}) beside train/; with data.holdout the test images may come from train/ instead"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The dataset's folder. ``top`` is where tables and devkit lie: the same, or above it in Kaggle's archive."""
+
+    root: Path
+    top: Path
+
+    @property
+    def tables(self) -> list[Path]:
+        """The files that may label a flat val/, those that are there; the first one counts."""
+        places = [self.top / name for name in TABLES] + [self.root / "val" / name for name in TABLES] + [self.top / DEVKIT / TRUTH]
+        return [place for place in places if place.is_file()]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The photos of one class in one role."""
+
+    class_name: str
+    folder: Path
+    names: list[str]
+
+
+def prepare(data: DataSettings, data_dir: Path) -> Prepared:
+    """The photographs found in ``data_dir``. DataError when there are none or the test images cannot be told."""
+    layout = find(data_dir)
+    classes = class_folders(layout.root / "train")
+    listed = [(part.folder, part.names) for part in class_parts(layout.root / "train", classes)]
+    if not any(names for _, names in listed):
+        raise DataError(f"{layout.root / 'train'}: no photos in its folders; expected train/<class>/*.JPEG")
+    labels = labelled_by(layout, classes, data.holdout)
+    if labels == layout.root / "val":
+        listed += [(part.folder, part.names) for part in class_parts(labels, classes)]
+    elif labels:
+        listed += [(layout.root / "val", photos_below(layout.root / "val")), (labels.parent, [labels.name])]
+    identity = {"source": "imagenet", "size": data.size, "photos": identify(listed)} | cap_identity(data.images_per_class, data.split_seed)
+    return Prepared(identity, lambda report: decode_all(layout, classes, labels, data, report), IMAGENET_MEAN, IMAGENET_STD)
+
+
+def find(data_dir: Path) -> Layout:
+    """``data_dir`` itself or Kaggle's folder in it."""
+    for root in (data_dir, data_dir / KAGGLE):
+        if (root / "train").is_dir():
+            kaggle = PurePosixPath(root.resolve().as_posix()).match(f"*/{KAGGLE}")
+            return Layout(root, root.resolve().parents[2] if kaggle else root)
+    advice = "give the folder that holds train/<class>/*.JPEG and val/ with --data (or one with a folder 'imagenet' in it that does)"
+    raise DataError(f"{data_dir}: no folder train there; {advice}")
+
+
+def class_folders(train: Path) -> list[str]:
+    """The classes: the folders in train/, sorted."""
+    found = sorted(place.name for place in train.iterdir() if place.is_dir() and not place.name.startswith("."))
+    if not found:
+        raise DataError(f"{train}: no folders in it; expected train/<class>/*.JPEG, one folder a class")
+    return found
+
+
+def class_parts(folder: Path, classes: list[str]) -> list[Part]:
+    """The photos in ``folder``'s folders of these classes."""
+    return [Part(name, folder / name, photos_below(folder / name)) for name in classes]
+
+
+def labelled_by(layout: Layout, classes: list[str], holdout: int) -> Path | None:
+    """What tells the test images' classes: val/ itself, by its folders, or the file that labels a flat val/. None where there is
+    neither and ``holdout`` makes training images test images; DataError where it does not.
+    """
+    val = layout.root / "val"
+    if any((val / name).is_dir() for name in classes):
+        return val
+    if layout.tables and photos_below(val):
+        return layout.tables[0]
+    if holdout:
+        return None
+    raise DataError(f"{val}: no test images, or nothing that tells which class of train/ each is of; {ACCEPTED}")
+
+
+def decode_all(layout: Layout, classes: list[str], labels: Path | None, data: DataSettings, report: Report) -> Streamed:
+    """All photos, training images first, each role by class and file name; at most data.images_per_class training images a class."""
+    train = class_parts(layout.root / "train", classes)
+    train = [Part(p.class_name, p.folder, capped(p.names, data.images_per_class, data.split_seed, p.class_name)) for p in train]
+    parts = [*train, *test_parts(layout, classes, labels)]
+    photos = [(part.folder, name) for part in parts for name in part.names]
+    report(f"decoding {len(photos)} images of {layout.root} (once; later runs read them from the cache)")
+    return Streamed(
+        blocks=lambda start: blocks(photos[start:], lambda photo: decode(photo[0] / photo[1], data.size), start, len(photos), report),
+        size=data.size,
+        labels=np.repeat([classes.index(part.class_name) for part in parts], [len(part.names) for part in parts]).astype(np.int64),
+        is_test=np.arange(len(photos)) >= sum(len(part.names) for part in train),
+        class_names=tuple(classes),
+    )
+
+
+def test_parts(layout: Layout, classes: list[str], labels: Path | None) -> list[Part]:
+    """The test images of the training classes; those of other classes are left out."""
+    val = layout.root / "val"
+    if labels is None:
+        return []
+    if labels == val:
+        return class_parts(val, classes)
+    present = {PurePosixPath(name).stem: name for name in photos_below(val)}
+    chosen: dict[str, list[str]] = {name: [] for name in classes}
+    for photo, class_name in from_devkit(labels) if labels.name == TRUTH else from_table(labels):
+        stem = PurePosixPath(photo).stem
+        if class_name in chosen and stem not in present:
+            raise DataError(f"{val}: {photo} is named in {labels.name} but is not there; get the validation images again")
+        if class_name in chosen:
+            chosen[class_name].append(present[stem])
+    if not any(chosen.values()):
+        raise DataError(f"{labels}: names no photo of a class that is in {layout.root / 'train'}; {ACCEPTED}")
+    return [Part(name, val, sorted(names)) for name, names in chosen.items()]
+
+
+def from_table(table: Path) -> Iterator[tuple[str, str]]:
+    """(photo, class) of every line "file name,class" after the heading; Kaggle's second column goes on with boxes."""
+    with open(table, encoding="utf-8", errors="replace", newline="") as file:
+        for number, row in enumerate(csv.reader(file), 1):
+            if len(row) < 2 or not row[1].split():
+                raise DataError(f"{table}: line {number} is not 'file name,class'")
+            if number > 1 or PurePosixPath(row[0]).suffix:
+                yield row[0], row[1].split()[0]
+
+
+def from_devkit(truth: Path) -> Iterator[tuple[str, str]]:
+    """(photo, class): line n of the ground truth is the number, in meta.mat, of the class of validation image n."""
+    from scipy.io import loadmat
+
+    meta = truth.with_name(META)
+    try:
+        synsets = loadmat(meta, squeeze_me=True)["synsets"]
+        wnid = {int(number): str(name) for number, name in zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)}
+    except Exception as error:  # scipy raises many types for broken files
+        raise DataError(f"{meta}: cannot be read ({error}); get the ILSVRC-2012 devkit again") from None
+    for number, line in enumerate(truth.read_text().split(), 1):
+        if not line.isdigit() or int(line) not in wnid:
+            raise DataError(f"{truth}: line {number} is {line!r}, no class number of {META}; get the ILSVRC-2012 devkit again")
+        yield f"ILSVRC2012_val_{number:08d}.JPEG", wnid[int(line)]
