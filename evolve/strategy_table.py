@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 ALL = ("shared", "per-task", "single")
 SEPARATE = ("single", "per-task")
+POLICIES = ("experience-balanced", "class-balanced", "reservoir")
+ONE_LABEL = "it needs one label a class over all tasks"
 CONTRADICTS = "a class that recurs has another label in each task, so earlier images would contradict new ones"
 
 
@@ -57,8 +59,19 @@ class Strategy:
     why: str = ""
 
 
+def _memory(images: int = 200) -> Argument:
+    return Argument(images, int, 1)
+
+
+def _batch(images: int) -> Argument:
+    return Argument(images, int, 2)
+
+
 TABLE: dict[str, Strategy] = {
     "naive": Strategy(),
+    "cumulative": Strategy(heads=SEPARATE, why=CONTRADICTS),
+    "joint": Strategy(),
+    "from-scratch": Strategy(),
     "ewc": Strategy(
         {
             "ewc_lambda": Argument(1.0),
@@ -67,10 +80,37 @@ TABLE: dict[str, Strategy] = {
         }
     ),
     "si": Strategy({"si_lambda": Argument(1.0), "eps": Argument(1e-7, least=1e-30)}),
+    "mas": Strategy({"lambda_reg": Argument(1.0), "alpha": Argument(0.5, most=1)}),
+    "rwalk": Strategy({"ewc_lambda": Argument(0.1), "ewc_alpha": Argument(0.9, most=1), "delta_t": Argument(10, int, 1)}),
     "lwf": Strategy({"alpha": Argument(1.0), "temperature": Argument(2.0, least=1e-3)}),
-    "replay": Strategy({"mem_size": Argument(200, int, 1)}, SEPARATE, CONTRADICTS),
-    "cumulative": Strategy(heads=SEPARATE, why=CONTRADICTS),
-    "joint": Strategy(),
+    "lfl": Strategy({"lambda_e": Argument(1.0)}, ("shared",), "it freezes the head after the first task, so new heads or classes would never be learned"),
+    "feature-distillation": Strategy({"alpha": Argument(1.0)}),
+    "replay": Strategy({"mem_size": _memory(), "policy": Argument("experience-balanced", str, choices=POLICIES)}, SEPARATE, CONTRADICTS),
+    "gdumb": Strategy({"mem_size": _memory()}, SEPARATE, CONTRADICTS),
+    "gem": Strategy({"patterns_per_experience": _batch(64), "memory_strength": Argument(0.5)}, SEPARATE, CONTRADICTS),
+    "agem": Strategy({"patterns_per_experience": _batch(64), "sample_size": _batch(64)}, SEPARATE, CONTRADICTS),
+    "mir": Strategy({"mem_size": _memory(), "batch_size_mem": _batch(10), "subsample": _batch(200)}, ("single",), ONE_LABEL),
+    "der": Strategy(
+        {"mem_size": _memory(), "batch_size_mem": _batch(64), "alpha": Argument(0.1), "beta": Argument(0.5)}, ("single",), ONE_LABEL
+    ),
+    "er-ace": Strategy({"mem_size": _memory(), "batch_size_mem": _batch(10)}, ("single",), ONE_LABEL),
+    "er-aml": Strategy(
+        {
+            "mem_size": _memory(),
+            "batch_size_mem": _batch(10),
+            "temp": Argument(0.1, least=1e-3),
+            "base_temp": Argument(0.07, least=1e-3),
+        },
+        ("single",),
+        ONE_LABEL,
+    ),
+    "scr": Strategy({"mem_size": _memory(), "temperature": Argument(0.1, least=1e-3)}, ("single",), ONE_LABEL),
+    "cope": Strategy({"mem_size": _memory(), "alpha": Argument(0.99, most=1), "T": Argument(0.1, least=1e-3)}, ("single",), ONE_LABEL),
+    "feature-replay": Strategy({"mem_size": _memory(), "batch_size_mem": _batch(10)}, ("single",), ONE_LABEL),
+    "generative-replay": Strategy(
+        {"nhid": Argument(16, int, 1), "lr": Argument(0.01), "increasing_replay_size": Argument(False, bool)}, ("single",), ONE_LABEL
+    ),
+    "cwr-star": Strategy({"freeze": Argument(True, bool)}, ("single",), ONE_LABEL),
 }
 STRATEGIES = tuple(TABLE)
 

@@ -10,13 +10,44 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from evolve.strategies.asymmetric import DER, ERACE, ERAML
+from evolve.strategies.baselines import CWRStar, FromScratch
+from evolve.strategies.distillation import LFL, FeatureDistillation, LwF
+from evolve.strategies.features import FeatureReplay
+from evolve.strategies.generative import GenerativeReplay
+from evolve.strategies.importance import MAS, RWalk
 from evolve.strategies.loader import ResidentLoader, batches
-from evolve.strategies.regularisers import EWC, SI, LwF
-from evolve.strategies.rehearsal import Replay
+from evolve.strategies.projections import AGEM, GEM
+from evolve.strategies.prototypes import SCR, CoPE
+from evolve.strategies.regularisers import EWC, SI
+from evolve.strategies.rehearsal import MIR, GDumb, Replay
 from evolve.strategies.template import MultiHeadAncestor, ResidentStrategy, State, Stored, learning_rate
 
-PLUGINS: dict[str, Callable[..., Stored]] = {"ewc": EWC, "si": SI, "lwf": LwF, "replay": Replay}
-TEMPLATES: dict[str, Callable[..., ResidentStrategy]] = {}
+PLUGINS: dict[str, Callable[..., Stored]] = {
+    "from-scratch": FromScratch,
+    "ewc": EWC,
+    "si": SI,
+    "mas": MAS,
+    "rwalk": RWalk,
+    "lwf": LwF,
+    "lfl": LFL,
+    "feature-distillation": FeatureDistillation,
+    "replay": Replay,
+    "gdumb": GDumb,
+    "gem": GEM,
+    "agem": AGEM,
+    "mir": MIR,
+    "cope": CoPE,
+    "generative-replay": GenerativeReplay,
+    "cwr-star": CWRStar,
+}
+TEMPLATES: dict[str, Callable[..., ResidentStrategy]] = {
+    "der": DER,
+    "er-ace": ERACE,
+    "er-aml": ERAML,
+    "scr": SCR,
+    "feature-replay": FeatureReplay,
+}
 
 
 def make_strategy(name: str, arguments: Mapping[str, Any], **common: Any) -> ResidentStrategy:
@@ -25,8 +56,23 @@ def make_strategy(name: str, arguments: Mapping[str, Any], **common: Any) -> Res
     A strategy is one of Avalanche's templates, or Avalanche's plugin in the plain template, or the plain template (naive, cumulative, joint).
     """
     if name in TEMPLATES:
-        return TEMPLATES[name](plugin=None, **common, **arguments)
+        return TEMPLATES[name](plugin=None, arguments=arguments, **common)
     return ResidentStrategy(plugin=PLUGINS[name](**arguments) if name in PLUGINS else None, **common)
 
 
-__all__ = ["PLUGINS", "EWC", "SI", "LwF", "MultiHeadAncestor", "Replay", "ResidentLoader", "ResidentStrategy", "State", "batches", "learning_rate"]
+__all__ = [
+    "PLUGINS",
+    "TEMPLATES",
+    "EWC",
+    "SI",
+    "LwF",
+    "MultiHeadAncestor",
+    "Replay",
+    "ResidentLoader",
+    "ResidentStrategy",
+    "State",
+    "Stored",
+    "batches",
+    "learning_rate",
+    "make_strategy",
+]

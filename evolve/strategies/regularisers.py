@@ -1,13 +1,12 @@
-"""Strategies that hold weights or outputs near the ancestor of the last task; they keep no image."""
+"""Strategies that hold the weights that matter near the ancestor of the last task: EWC and Synaptic Intelligence."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from avalanche.training.plugins import EWCPlugin, LwFPlugin, SynapticIntelligencePlugin
+from avalanche.training.plugins import EWCPlugin, SynapticIntelligencePlugin
 from avalanche.training.utils import ParamData
 from torch import Tensor, nn
 
@@ -135,25 +134,3 @@ class SI(Stored, SynapticIntelligencePlugin):
 def _unalias(values: Mapping[str, ParamData]) -> None:
     for value in values.values():
         value.data = value.data.clone()
-
-
-class LwF(Stored, LwFPlugin):
-    """Avalanche's Learning without Forgetting. The teacher is the ancestor as the last task left it, so it is not stored again."""
-
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        super().after_training_exp(strategy, **kwargs)
-        self._set_classes({str(task): sorted(classes) for task, classes in self.lwf.prev_classes_by_task.items()})
-
-    def _set_classes(self, classes: Mapping[str, list[int]]) -> None:
-        """A set's order depends on how it was filled, and the order of a sum on it: fill it the same way always."""
-        for task, labels in classes.items():
-            self.lwf.prev_classes_by_task[int(task)] = set(labels)
-
-    def state(self) -> State:
-        return {}, {"classes": {str(task): sorted(classes) for task, classes in self.lwf.prev_classes_by_task.items()}}
-
-    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
-        self._set_classes(meta["classes"])
-        self.lwf.expcount = strategy.clock.train_exp_counter
-        self.lwf.prev_model = copy.deepcopy(strategy.model)
-        self.lwf.prev_model.train()  # as Avalanche leaves it: a teacher that normalises by the batch

@@ -2,44 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from avalanche.training.plugins import ReplayPlugin
-from avalanche.training.storage_policy import ReservoirSamplingBuffer
+from avalanche.training.plugins import GDumbPlugin, MIRPlugin, ReplayPlugin
 from torch import Tensor
 
-from evolve.data.streams import make_dataset
-from evolve.strategies.loader import rows_of
+from evolve.strategies.loader import Rows, rows_of
+from evolve.strategies.memory import POLICIES, ClassMemory, join, memory_rows, memory_state, restore_memory
 from evolve.strategies.template import ResidentStrategy, State, Stored
 
 
-class Replay(Stored, ReplayPlugin):
-    """Avalanche's experience replay; the memory is stored as indices of the resident images."""
+class Remembering(Stored):
+    """A plugin with one of Avalanche's ``storage_policy``."""
 
-    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        groups = [rows_of(group.buffer) for group in self.storage_policy.buffer_groups.values() if len(group.buffer)]
-        if groups:
-            index, label, task = (torch.cat(columns) for columns in zip(*groups, strict=True))
-            strategy.dataloader.memory = (index, label, task)
-
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self.storage_policy.post_adapt(strategy, strategy.experience)  # Avalanche's own call prints a deprecation warning
+    storage_policy: Any
 
     def state(self) -> State:
-        tensors: dict[str, Tensor] = {}
-        for group, buffer in self.storage_policy.buffer_groups.items():
-            held = [*rows_of(buffer.buffer), buffer._buffer_weights] if len(buffer.buffer) else [torch.zeros(0, dtype=torch.int64)] * 3
-            tensors |= {f"{group}.{name}": part for name, part in zip(("index", "label", "task", "weight"), held, strict=False)}
-        return tensors, {"groups": len(self.storage_policy.buffer_groups)}
+        return memory_state(self.storage_policy)
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
-        policy = self.storage_policy
-        policy._num_exps = meta["groups"]
-        for group, size in enumerate(policy.get_group_lengths(meta["groups"])):
-            buffer = policy.buffer_groups[group] = ReservoirSamplingBuffer(size)
-            index, label, task = (tensors[f"{group}.{name}"] for name in ("index", "label", "task"))
-            if len(index):
-                buffer.buffer = make_dataset(strategy.resident, index, label, task)
-                buffer._buffer_weights = tensors[f"{group}.weight"]
+        restore_memory(self.storage_policy, tensors, meta, strategy.resident)
+
+
+class Replay(Remembering, ReplayPlugin):
+    """Avalanche's experience replay."""
+
+    def __init__(self, mem_size: int, policy: str) -> None:
+        super().__init__(mem_size, storage_policy=POLICIES[policy](mem_size))
+
+    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        strategy.dataloader.memory = memory_rows(self.storage_policy)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.storage_policy.post_adapt(strategy, strategy.experience)
+
+
+class GDumb(Remembering, GDumbPlugin):
+    """Avalanche's GDumb: the untrained ancestor learns a class-balanced memory of all tasks, the new one's images included.
+
+    Avalanche puts a copy in the model's place; here the weights return to the untrained ones in place.
+    """
+
+    def attach(self, strategy: ResidentStrategy) -> None:
+        self.storage_policy = ClassMemory(self.mem_size)
+        self.untrained = {name: tensor.clone() for name, tensor in strategy.model.state_dict().items()}
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        strategy.model.load_state_dict(self.untrained)
+
+    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        self.storage_policy.post_adapt(strategy, strategy.experience)
+        strategy.adapted_dataset = join(self.storage_policy.buffer_datasets)
+
+
+class MIR(Remembering, MIRPlugin):
+    """Avalanche's Maximally Interfered Retrieval. As there, classes of the last batch of a task are not replayed in the next."""
+
+    last = torch.zeros(0, dtype=torch.int64)  # the labels of an epoch's last batch
+    excluded: Sequence[int] = ()
+
+    def attach(self, strategy: ResidentStrategy) -> None:
+        self.storage_policy = ClassMemory(self.mem_size)
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        groups = [group.buffer for label, group in self.storage_policy.buffer_groups.items() if label not in self.excluded and len(group.buffer)]
+        count = sum(len(group) for group in groups)
+        self.replay_loader = self._samples(strategy, rows_of(join(groups))) if count > self.batch_size_mem else None
+
+    def _samples(self, strategy: ResidentStrategy, rows: Rows) -> Iterator[list[Tensor]]:
+        for *batch, _ in strategy.remembered(rows, self.subsample):
+            yield batch
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        self.last = torch.unique(strategy.mb_y).cpu()
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.storage_policy.post_adapt(strategy, strategy.experience)
+        self.excluded = self.last.tolist()
+
+    def state(self) -> State:
+        tensors, meta = super().state()
+        return tensors, meta | {"excluded": list(self.excluded)}
+
+    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+        super().restore(tensors, meta, strategy)
+        self.excluded = meta["excluded"]
+
+    def running(self) -> dict[str, Tensor]:
+        return {"last": self.last}
+
+    def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        self.last = tensors["last"]

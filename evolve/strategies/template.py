@@ -81,9 +81,10 @@ class ResidentStrategy(SupervisedTemplate):
     ``past`` are the experiences whose images join the current one's (cumulative, joint). ``first_epoch(strategy)``, called when
     all plugins are ready for the task, says where to go on and may load the state there; ``after_step`` and ``after_epoch``
     are called with (strategy, epoch). Another Avalanche template is had over resident images by inheriting from this, then from it;
-    ``arguments`` are that template's own.
+    ``arguments`` are that template's own (in one mapping, since Avalanche refuses keywords that a class and its bases do not name).
     """
 
+    model: Any
     # What tells classes apart, embeddings [N, c] -> scores [N, classes], where it is not the head.
     classify: Callable[[Tensor], Tensor] | None = None
 
@@ -96,21 +97,22 @@ class ResidentStrategy(SupervisedTemplate):
         resident: Resident,
         a: AncestorSettings,
         seed: int,
-        **arguments: Any,
+        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
             model=model,
             optimizer=optimizer,
-            **{"criterion": nn.CrossEntropyLoss()} | arguments,
+            **{"criterion": nn.CrossEntropyLoss()} | dict(arguments or {}),
             train_mb_size=a.batch,
             train_epochs=a.epochs,
             eval_mb_size=256,
             device=resident.device,
             plugins=[] if plugin is None else [plugin],
-            evaluator=_no_evaluator(),
+            evaluator=no_evaluator(),
         )
         self.plugin, self.resident, self.a, self.seed = plugin, resident, a, seed
-        self.fast = Graphed(self.model)
+        self.model = model  # some templates wrap it
+        self.fast = Graphed(model)
         # It has no metrics, and Avalanche would ask it eight times an iteration.
         self.plugins.remove(self.evaluator)
         if plugin is not None:
@@ -198,7 +200,7 @@ class ResidentStrategy(SupervisedTemplate):
         super()._after_training_exp(**kwargs)
 
 
-def _no_evaluator() -> EvaluationPlugin:
+def no_evaluator() -> EvaluationPlugin:
     """An evaluator without metrics: ``ancestor.accuracies`` measures. Avalanche warns of what is meant here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No loggers specified")
