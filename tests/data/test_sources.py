@@ -104,3 +104,9 @@ def test_the_fingerprint_sees_a_pixel_a_label_and_a_role():
     }
     assert len(names) == 4
     assert fingerprint(tiny(), tiny().is_test) in names
+
+
+def test_fingerprints_of_older_sources_stay_as_stores_know_them_and_others_name_mean_and_std():
+    assert fingerprint(tiny(), tiny().is_test) == "fdc7f7918addfca394d589aa1bd596af6f3fcfb6"
+    normalised = [((0.5,) * 3, (0.2,) * 3), ((0.5,) * 3, (0.3,) * 3), ()]
+    assert len({fingerprint(tiny(), tiny().is_test, constants) for constants in normalised}) == 3
