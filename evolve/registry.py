@@ -6,20 +6,27 @@ errors and ``evolve plugins``. Nothing is imported before it is asked for by nam
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from traceback import extract_tb
+from typing import Any, NamedTuple
 
 from evolve.errors import UserError
+from evolve.strategy_table import STRATEGIES
 
 # kind -> name -> "module:attribute"
 BUILTIN: dict[str, dict[str, str]] = {
     "networks": {  # (width, size) -> Architecture
         "vgg16": "evolve.networks.plan:vgg16",
+        "vit-s16": "evolve.networks.vit_plan:vit_s16",
+        "vit-small4": "evolve.networks.vit_plan:vit_small4",
     },
     "families": {  # JSON -> Architecture
         "vgg": "evolve.networks.plan:plan_from_json",
+        "vit": "evolve.networks.vit_plan:plan_from_json",
     },
     "condensers": {  # Request -> Condensed
         "meta-network": "evolve.condensers.meta_network:meta_network",
@@ -28,45 +35,89 @@ BUILTIN: dict[str, dict[str, str]] = {
     "inheritors": {  # (ancestor Architecture, selected layers) -> descendant Architecture
         "stack": "evolve.inheritors:stack",
     },
-    "sources": {  # module with prepare(DataSettings, folder) -> Prepared
+    "sources": {  # (DataSettings, folder) -> Prepared
         "glyphs": "evolve.data.glyphs:prepare",
         "cifar100": "evolve.data.cifar100:prepare",
         "tinyimagenet": "evolve.data.tinyimagenet:prepare",
         "imagenet": "evolve.data.imagenet:prepare",
         "miniimagenet": "evolve.data.miniimagenet:prepare",
     },
-    "strategies": {},  # evolve.strategy_table lists ours; a plug-in's makes an Avalanche plugin
+    # A plug-in's: (**strategy_args) -> Avalanche plugin. Ours have their arguments in evolve.strategy_table.
+    "strategies": dict.fromkeys(STRATEGIES, "evolve.strategies:make_strategy"),
 }
 
 
+class Plugin(NamedTuple):
+    """What other packages bring under one name; more than one package is a conflict."""
+
+    points: tuple[EntryPoint, ...]
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """"package version" of each."""
+        return tuple(f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package" for point in self.points)
+
+
 @cache
-def _plugged(kind: str) -> dict[str, EntryPoint]:
-    """Other packages' entry points of a kind, by name; ours win."""
-    return {point.name: point for point in entry_points(group=f"evolve.{kind}") if point.name not in BUILTIN[kind]}
+def plugged(kind: str) -> Mapping[str, Plugin]:
+    """Every name of a kind that other packages bring, also those that are ours and therefore never used."""
+    found: dict[str, tuple[EntryPoint, ...]] = {}
+    for point in entry_points(group=f"evolve.{kind}"):
+        found[point.name] = (*found.get(point.name, ()), point)
+    return {name: Plugin(points) for name, points in found.items()}
 
 
 def names(kind: str) -> tuple[str, ...]:
     """Every name of a kind: ours first, then the plug-ins'."""
-    return (*BUILTIN[kind], *_plugged(kind))
+    return (*BUILTIN[kind], *(name for name in plugged(kind) if name not in BUILTIN[kind]))
 
 
 def find(kind: str, name: str) -> Any:
-    """What ``name`` stands for. KeyError for an unknown name; UserError, naming the package, for a plug-in that cannot be imported."""
+    """What ``name`` stands for. KeyError for an unknown name; UserError, naming the package, for a plug-in that cannot be had."""
     if name in BUILTIN[kind]:
         module, _, attribute = BUILTIN[kind][name].partition(":")
         return getattr(import_module(module), attribute)
-    point = _plugged(kind)[name]
+    plugin = plugged(kind)[name]
+    if len(plugin.points) > 1:
+        raise UserError(f"plug-in {name!r}: {' and '.join(plugin.owners)} both bring it in evolve.{kind}; uninstall one of them")
+    point = plugin.points[0]
     try:
-        return point.load()
+        found = point.load()
     except Exception as error:  # whatever a stranger's module raises
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise UserError(f"plug-in {name!r} ({point.value} of {_owner(point)}) cannot be imported ({reason}); mend or uninstall that package") from None
+        raise UserError(f"{_called(kind, name)} cannot be imported ({_reason(error)}); mend or uninstall that package") from None
+    if not callable(found):
+        raise UserError(f"{_called(kind, name)} is a {type(found).__name__} where a callable is needed; see docs/plugins.md")
+    return found
 
 
 def origin(kind: str, name: str) -> str | None:
     """"package version" of a plug-in, for stage keys and provenance: another version may compute other numbers. None for ours."""
-    return None if name in BUILTIN[kind] else _owner(_plugged(kind)[name])
+    return None if name in BUILTIN[kind] else " and ".join(plugged(kind)[name].owners)
 
 
-def _owner(point: EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
+@contextmanager
+def blamed(kind: str, name: str) -> Iterator[None]:
+    """Around a call of what ``name`` stands for: whatever a plug-in raises becomes one line that names it and the place. Ours raise as they do."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if origin(kind, name) is None:
+            raise
+        place = extract_tb(error.__traceback__)[-1]
+        raise UserError(f"{_called(kind, name)} failed ({_reason(error)}; {place.filename}, line {place.lineno}); mend that package") from error
+
+
+def nonsense(kind: str, name: str, what: str) -> UserError:
+    """The error for a plug-in that returned something else than it should."""
+    return UserError(f"{_called(kind, name)} {what}; mend that package (docs/plugins.md says what is expected)")
+
+
+def _called(kind: str, name: str) -> str:
+    plugin = plugged(kind)[name]
+    return f"plug-in {name!r} ({plugin.points[0].value} of {' and '.join(plugin.owners)})"
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

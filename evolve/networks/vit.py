@@ -1,0 +1,99 @@
+"""The network of a :class:`ViTPlan`, made of timm's own modules: it computes what timm's VisionTransformer computes.
+
+timm: https://github.com/huggingface/pytorch-image-models; the model is An Image is Worth 16x16 Words (arXiv 2010.11929) in DeiT's sizes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from evolve.networks.network import Network, draw_normal, initialise
+from evolve.networks.vit_plan import ViTPlan
+from evolve.randomness import generator
+
+STD = 0.02  # of timm's linear layers and positions
+CLASS_STD = 1e-6  # of timm's class token
+
+
+class Embeddings(nn.Module):
+    """Patch projection, class token and positions, as one layer."""
+
+    def __init__(self, made: VisionTransformer) -> None:
+        super().__init__()
+        self.patch_embed, self.cls_token, self.pos_embed = made.patch_embed, made.cls_token, made.pos_embed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [B, 3, size, size] -> tokens [B, T, D], the class token first."""
+        patches = self.patch_embed(x)
+        return torch.cat([self.cls_token.expand(len(x), -1, -1), patches], 1) + self.pos_embed
+
+
+class ViT(Network):
+    """The network of ``plan`` for ``classes`` classes. ``layers``: "embed", the encoder blocks by name, "norm"; ``head`` reads the class token.
+
+    A new network is initialised from seed 0. It has no dropout.
+    """
+
+    def __init__(self, plan: ViTPlan, classes: int) -> None:
+        super().__init__()
+        self.architecture = plan
+        made = _timm(plan, classes)
+        blocks = dict(zip(plan.layer_names, made.blocks, strict=True))
+        self.layers = nn.ModuleDict({"embed": Embeddings(made), **blocks, "norm": made.norm})
+        self.head = made.head
+        initialise(self, 0)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images [B, 3, size, size] -> the class token after the last LayerNorm, [B, D]."""
+        normed: Tensor = self.layers["norm"](self.features(x)[-1])
+        return normed[:, 0]
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Images -> every block's tokens [B, T, D] in order, the class token among them, not normalised."""
+        found = [self.layers["embed"](x)]
+        for name in self.architecture.layer_names:
+            found.append(self.layers[name](found[-1]))
+        return found[1:]
+
+    def draw(self, layer: str, seed: int, *purpose: str | int) -> None:
+        """As timm: linear layers trunc_normal(0.02) with bias 0, positions the same, class token N(0, 1e-6), LayerNorms the identity, the patch
+        projection as torch draws convolutions.
+        """
+        for name, module in self.layers[layer].named_modules():
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+            elif isinstance(module, nn.Linear):
+                _draw_truncated(module.weight, seed, *purpose, name)
+                module.bias.zero_()
+            elif isinstance(module, nn.Conv2d):
+                bound = 1 / math.sqrt(module.weight[0].numel())
+                for part, tensor in module.named_parameters():
+                    made = generator(seed, *purpose, part, *tensor.shape)
+                    tensor.copy_(torch.empty(tensor.shape, dtype=torch.float32).uniform_(-bound, bound, generator=made))
+            elif isinstance(module, Embeddings):
+                draw_normal(module.cls_token, CLASS_STD, seed, *purpose, "cls_token")
+                _draw_truncated(module.pos_embed, seed, *purpose, "pos_embed")
+
+
+def _draw_truncated(weight: Tensor, seed: int, *purpose: str | int) -> None:
+    """N(0, 0.02) within +-2, timm's trunc_normal_, from a generator of its own, drawn in float32 on the CPU."""
+    made = generator(seed, *purpose, *weight.shape)
+    weight.copy_(nn.init.trunc_normal_(torch.empty(weight.shape, dtype=torch.float32), std=STD, generator=made))
+
+
+def _timm(plan: ViTPlan, classes: int) -> VisionTransformer:
+    """timm's model with whatever weights: it draws from global random state, which is put back."""
+    with torch.random.fork_rng(devices=[]):
+        return VisionTransformer(
+            img_size=plan.size,
+            patch_size=plan.patch,
+            embed_dim=plan.dim,
+            depth=len(plan.blocks),
+            num_heads=plan.heads,
+            num_classes=classes,
+            weight_init="skip",
+        )

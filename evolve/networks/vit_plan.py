@@ -1,0 +1,200 @@
+"""A vision transformer as data: its encoder blocks, and the rule that stacks a descendant. Needs no torch.
+
+The integral layers are the encoder blocks (SPEC 3). Patch projection, class token and positions are one extra, "embed", which a learngene
+carries along for inheritors that want it (``inherit.embeddings``); the last LayerNorm is the other, "norm".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from evolve.networks.architecture import GRANULARITIES, Architecture, Groups, Mixture, Shapes, check_names, front_or_last
+from evolve.networks.plan import short
+
+if TYPE_CHECKING:
+    from evolve.networks.vit import ViT
+
+IMAGE_CHANNELS = 3
+DEPTH = 12
+HEAD = 64  # numbers a head attends with
+LEAST_HEAD = 16  # below one head's width the head itself narrows, to no less
+MLP = 4  # the FFN's hidden layer, times the embedding
+STAGE = 2  # blocks of a "stage": a ViT has one resolution, so neighbours are paired; the paper's lower half is three of six
+
+Given = str | tuple[tuple[str, float], ...] | None  # see evolve.networks.plan.ConvSpec.inherits
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One encoder block (LayerNorm, MSA, LayerNorm, FFN, with their residuals) and what it receives from the ancestor."""
+
+    name: str
+    inherits: Given = None
+
+
+@dataclass(frozen=True)
+class ViTPlan(Architecture):
+    """A ViT for images of ``size`` pixels in patches of ``patch``: embedding ``dim``, ``heads``; all blocks are of one shape."""
+
+    family = "vit"
+
+    patch: int
+    size: int
+    dim: int
+    heads: int
+    blocks: tuple[BlockSpec, ...]
+    embed: Given = None
+    norm: Given = None
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        return tuple(block.name for block in self.blocks)
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        return ("embed", "norm")
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        return ("embed",)
+
+    def tokens(self, size: int) -> int:
+        """Tokens of an image of ``size`` pixels: its patches and the class token."""
+        return (size // self.patch) ** 2 + 1
+
+    def integral_layers(self, granularity: str) -> Groups:
+        """"conv": every block by itself; "stage": neighbouring blocks in pairs. ValueError for another granularity."""
+        if granularity not in GRANULARITIES:
+            raise ValueError(f"granularity = {granularity!r}: allowed are {', '.join(GRANULARITIES)}")
+        names, step = self.layer_names, 1 if granularity == "conv" else STAGE
+        return tuple(names[start : start + step] for start in range(0, len(names), step))
+
+    def inherits(self) -> Mapping[str, Mixture]:
+        given = {"embed": self.embed, **{block.name: block.inherits for block in self.blocks}, "norm": self.norm}
+        return {name: {one: 1.0} if isinstance(one, str) else dict(one) for name, one in given.items() if one is not None}
+
+    def places(self) -> Mapping[str, str]:
+        numbered = {block.name: f"block{number}" for number, block in enumerate(self.blocks, start=1)}
+        return {"embed": "embed", **numbered, "norm": "norm"}
+
+    def anonymous(self) -> ViTPlan:
+        blocks = tuple(BlockSpec(f"block{number}") for number in range(1, len(self.blocks) + 1))
+        return replace(self, blocks=blocks, embed=None, norm=None)
+
+    def stacked(self, selected: Iterable[str]) -> ViTPlan:
+        """The selected blocks in ancestor order, and fresh ones behind them up to half the ancestor's depth (the paper's 6 of 12).
+
+        More selected blocks make a deeper descendant. Embeddings, norm and head are fresh. ValueError for blocks the ancestor lacks.
+        """
+        wanted = check_names(self, selected)
+        chosen = [BlockSpec(name, name) for name in self.layer_names if name in wanted]
+        fresh = [BlockSpec(f"fresh{place}") for place in range(len(chosen) + 1, max(1, len(self.blocks) // 2) + 1)]
+        return replace(self, blocks=(*chosen, *fresh), embed=None, norm=None)
+
+    def with_inherited(self, inherited: Mapping[str, Mixture]) -> ViTPlan:
+        check_names(self, set(inherited).difference(self.extras))
+        given = {name: short(mixture) for name, mixture in inherited.items()}
+        blocks = tuple(replace(block, inherits=given.get(block.name)) for block in self.blocks)
+        return replace(self, blocks=blocks, embed=given.get("embed"), norm=given.get("norm"))
+
+    def named_set(self, name: str, count: int) -> tuple[int, ...]:
+        if name in ("paper", "authors"):  # both the lower half
+            return tuple(range(max(1, len(self.blocks) // 2)))
+        return front_or_last(name, len(self.blocks), count)
+
+    def describe(self) -> str:
+        embed = f"{self.dim}/{self.patch}{'*' if self.embed else ''}"
+        return f"{embed} " + " ".join(f"B{'*' if block.inherits else ''}" for block in self.blocks)
+
+    def to_json(self) -> Any:
+        blocks = [{"name": block.name, "inherits": block.inherits} for block in self.blocks]
+        shape = {"patch": self.patch, "size": self.size, "dim": self.dim, "heads": self.heads}
+        return {"family": self.family, **shape, "blocks": blocks, "embed": self.embed, "norm": self.norm}
+
+    def build(self, classes: int) -> ViT:
+        from evolve.networks.vit import ViT
+
+        return ViT(self, classes)
+
+    def shapes(self, layer: str) -> Shapes:
+        d = self.dim
+        norm: dict[str, tuple[int, ...]] = {"weight": (d,), "bias": (d,)}
+        if layer == "norm":
+            return norm
+        if layer == "embed":
+            patches = {"patch_embed.proj.weight": (d, IMAGE_CHANNELS, self.patch, self.patch), "patch_embed.proj.bias": (d,)}
+            return {"cls_token": (1, 1, d), "pos_embed": (1, self.tokens(self.size), d)} | patches
+        if layer not in self.layer_names:
+            raise KeyError(layer)
+        found: dict[str, tuple[int, ...]] = {f"{which}.{part}": shape for which in ("norm1", "norm2") for part, shape in norm.items()}
+        for name, rows, columns in (("attn.qkv", 3 * d, d), ("attn.proj", d, d), ("mlp.fc1", MLP * d, d), ("mlp.fc2", d, MLP * d)):
+            found |= {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+        return found
+
+    def macs(self, size: int) -> float:
+        tokens, d = self.tokens(size), self.dim
+        patches = (tokens - 1) * IMAGE_CHANNELS * self.patch**2 * d
+        block = tokens * d * d * (4 + 2 * MLP) + 2 * tokens**2 * d
+        return (patches + len(self.blocks) * block) / 1e9
+
+    def numbers_out(self, size: int) -> float:
+        return float(self.tokens(size) * self.dim * (len(self.blocks) + 1))
+
+
+def vit_s16(width: float, size: int) -> ViTPlan:
+    """ViT-S/16, timm's vit_small_patch16_224 and DINO's DeiT-S/16: 12 blocks, 6 heads of 64. See :func:`vit`."""
+    return vit(6, 16, width, size)
+
+
+def vit_small4(width: float, size: int) -> ViTPlan:
+    """A ViT for small images: patches of 4 pixels, 12 blocks, 3 heads of 64. See :func:`vit`."""
+    return vit(3, 4, width, size)
+
+
+def vit(heads: int, patch: int, width: float, size: int) -> ViTPlan:
+    """``width`` multiplies the number of heads (rounded), each of 64 numbers; where that is less than one head, one head of
+    64 * heads * width numbers, a multiple of 8 and at least 16.
+
+    Raises ValueError for a size that is no multiple of the patch, and unless ``width`` is positive.
+    """
+    if not width > 0:
+        raise ValueError(f"width = {width}: must be above 0")
+    if size < patch or size % patch:
+        near = max(patch, patch * round(size / patch))
+        raise ValueError(f"{size} pixels cannot be cut into patches of {patch}; give a multiple of {patch}, such as data.size = {near}")
+    wanted = heads * width
+    narrow = max(LEAST_HEAD, 8 * round(HEAD * wanted / 8))
+    count, dim = (round(wanted), HEAD * round(wanted)) if wanted >= 1 else (1, narrow)
+    return ViTPlan(patch, size, dim, count, tuple(BlockSpec(f"block{number}") for number in range(1, DEPTH + 1)))
+
+
+def plan_from_json(value: Any) -> ViTPlan:
+    """The plan that :meth:`ViTPlan.to_json` wrote. Raises ValueError for anything else."""
+    try:
+        numbers = {name: value[name] for name in ("patch", "size", "dim", "heads")}
+        blocks = tuple(BlockSpec(block["name"], _given(block["inherits"])) for block in value["blocks"])
+        embed, norm = _given(value["embed"]), _given(value["norm"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a ViT: {error!r}") from error
+    names = [block.name for block in blocks]
+    if not names or not all(isinstance(name, str) for name in names) or len({*names, "embed", "norm"}) != len(names) + 2:
+        raise ValueError("not a ViT: it needs blocks with unique names")
+    if any(type(number) is not int or number < 1 for number in numbers.values()):
+        raise ValueError(f"not a ViT: {numbers} must be whole numbers above 0")
+    if numbers["dim"] % numbers["heads"] or numbers["size"] % numbers["patch"]:
+        raise ValueError("not a ViT: heads must divide dim, and patch the size")
+    return ViTPlan(**numbers, blocks=blocks, embed=embed, norm=norm)
+
+
+def _given(value: Any) -> Given:
+    """A layer's source as JSON holds it."""
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, Sequence):
+        raise TypeError(f"{value!r} names no layers")
+    pairs = tuple((name, share) for name, share in value)
+    if not all(isinstance(name, str) and isinstance(share, float) for name, share in pairs):
+        raise TypeError(f"{value!r} is not layers with their shares")
+    return pairs
