@@ -10,29 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from evolve.fewshot.settings import FewshotSettings
 from evolve.networks.architecture import SETS
+from evolve.setting import setting
 from evolve.strategy_table import STRATEGIES
 
 HEADS = ("shared", "per-task", "single")
 SOURCES = ("glyphs", "cifar100", "tinyimagenet", "imagenet", "miniimagenet")
 AUGMENTATIONS = ("crop", "flip")
-
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[Any, ...] | None = None,
-    registry: str | None = None,
-    least: float | None = None,
-    most: float | None = None,
-    key: bool = True,
-) -> Any:
-    """A dataclass field with the limits and help that errors and ``evolve show`` quote. ``registry``: its choices are those names (plug-ins too)."""
-    metadata = {"help": help, "choices": choices, "registry": registry, "least": least, "most": most, "key": key}
-    if isinstance(default, list):
-        raise TypeError("use a tuple: settings are frozen")
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -161,3 +146,4 @@ class Settings:
     inherit: InheritSettings = InheritSettings()
     descend: DescendSettings = DescendSettings()
     controls: ControlSettings = ControlSettings()
+    fewshot: FewshotSettings = FewshotSettings()

@@ -1,0 +1,81 @@
+"""The door of the room: meta-train a learner of Table III, then measure it on downstream tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from torch import Tensor
+
+from evolve.data.resident import Resident
+from evolve.fewshot.episodes import Episodes
+from evolve.fewshot.learner import CHUNK, Learner, Progress, Setup
+from evolve.fewshot.settings import FewshotSettings
+from evolve.networks.network import Network
+from evolve.randomness import generator
+from evolve.training.group import DownstreamTask
+
+# Imported when asked for: DeepEMD's solver is a heavy library.
+HOMES = {
+    "matchingnet": "metric:MatchingNet",
+    "protonet": "metric:ProtoNet",
+    "maml": "gradient:maml",
+    "fomaml": "gradient:fomaml",
+    "protomaml": "gradient:protomaml",
+    "boil": "gradient:boil",
+    "reptile": "reptile:Reptile",
+    "baseline++": "baseline:BaselinePlusPlus",
+    "mtl": "mtl:MTL",
+    "deepemd": "deepemd:DeepEMD",
+}
+TRAINING = 0.8  # of the time, for the progress shown
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``losses``: the mean meta-training loss of every outer step or epoch. ``correct``: for each task, uint8 [tests] on the CPU, 1 where right."""
+
+    losses: list[float]
+    correct: list[Tensor]
+
+
+def make_learner(name: str, network: Network, settings: FewshotSettings, ways: int, seed: int) -> Learner:
+    """A learner that starts from ``network``, which stays as it is. KeyError for an unknown name."""
+    module, _, attribute = HOMES[name].partition(":")
+    made: Learner = getattr(import_module(f"evolve.fewshot.{module}"), attribute)(Setup(network, settings, ways, seed))
+    return made
+
+
+def meta_train_and_measure(
+    name: str,
+    network: Network,
+    classes: Sequence[int],
+    tasks: Sequence[DownstreamTask],
+    resident: Resident,
+    settings: FewshotSettings,
+    seed: int,
+    progress: Progress,
+) -> Measured:
+    """Meta-train learner ``name`` from ``network`` on the training images of ``classes``, then adapt it to each task and predict its test images.
+
+    Episodes have as many classes as the tasks, which all have equally many. Every task starts from the same meta-trained state, with
+    draws made from (seed, its place), so neither their order nor their number changes a prediction. UserError where the classes or
+    images are too few for an episode.
+    """
+    ways = len(tasks[0].classes)
+    learner = make_learner(name, network, settings, ways, seed)
+    source = Episodes(resident, classes, ways, settings, seed)
+    losses = learner.meta_train(source, lambda done, text: progress(TRAINING * done, f"{name}, {text}"))
+    correct = []
+    for number, task in enumerate(tasks):
+        correct.append(_correct(learner, task, resident, seed, number))
+        progress(TRAINING + (1 - TRAINING) * (number + 1) / len(tasks), f"{name}, task {number + 1} of {len(tasks)}")
+    return Measured(losses, correct)
+
+
+def _correct(learner: Learner, task: DownstreamTask, resident: Resident, seed: int, number: int) -> Tensor:
+    support, labels = resident.batch(task.train), task.train_labels.to(resident.device)
+    queries = (resident.batch(part) for part in task.test.split(CHUNK))
+    predicted = learner.predict(support, labels, queries, generator(seed, "fewshot", "adapt", number))
+    return (predicted == task.test_labels).byte()

@@ -1,0 +1,43 @@
+"""Plain classification of the ancestor's classes, which Baseline++, MTL and DeepEMD start from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from evolve.fewshot.episodes import Episodes
+from evolve.fewshot.learner import Progress
+from evolve.fewshot.settings import FewshotSettings
+from evolve.networks.network import Network
+
+MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
+
+
+def pretrain(
+    network: Network, head: Callable[[Tensor], Tensor], weights: Iterable[Tensor], source: Episodes, s: FewshotSettings, progress: Progress
+) -> list[float]:
+    """Train ``network`` in place, and ``weights``, those of ``head`` ([B, c] -> [B, C]), on all ancestor classes: SGD, cosine to zero.
+
+    Gives each epoch's mean loss. The network is left in train mode.
+    """
+    network.train()
+    optimizer = torch.optim.SGD([*network.parameters(), *weights], lr=s.pretrain_lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    losses, done, steps = [], 0, source.steps * s.pretrain_epochs
+    for epoch in range(s.pretrain_epochs):
+        total, seen = 0.0, 0
+        for step, (index, labels) in enumerate(source.epoch(epoch)):
+            for group in optimizer.param_groups:
+                group["lr"] = s.pretrain_lr * (1 + math.cos(math.pi * done / steps)) / 2
+            optimizer.zero_grad(set_to_none=True)
+            images = source.images(index, epoch, step)
+            loss = F.cross_entropy(head(network.embed(images)), labels.to(images.device))
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total, seen, done = total + loss.item() * len(labels), seen + len(labels), done + 1
+        losses.append(total / seen)
+        progress((epoch + 1) / s.pretrain_epochs, f"pre-training, epoch {epoch + 1} of {s.pretrain_epochs}")
+    return losses

@@ -1,0 +1,71 @@
+"""An easy few-shot problem: 27 classes told apart by their colour alone, 16 pixels, 24 training and 10 test images each."""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from evolve.data.resident import Resident
+from evolve.data.sources import ImageSet
+from evolve.fewshot.settings import FewshotSettings
+from evolve.networks.family import architecture
+from evolve.networks.network import Network, initialise
+from evolve.training.group import DownstreamTask
+
+SIZE, TRAIN, TEST = 16, 24, 10
+ANCESTOR = tuple(c for c in range(27) if c % 3)  # 18 classes
+DESCEND = tuple(c for c in range(27) if c % 3 == 0)  # 9 others
+WAYS = 4
+
+QUICK = FewshotSettings(
+    episodes=40,
+    shots=3,
+    queries=5,
+    augment=(),
+    lr=0.01,
+    meta_batch=2,
+    inner_lr=0.1,
+    inner_steps=2,
+    test_steps=10,
+    boil_lr=0.2,
+    reptile_lr=0.01,
+    reptile_steps=4,
+    reptile_test_steps=20,
+    pretrain_epochs=8,
+    pretrain_lr=0.05,
+    tune_lr=0.1,
+    tune_batch=8,
+    mtl_lr=0.5,
+    mtl_steps=20,
+    emd_steps=5,
+)
+
+
+@lru_cache(maxsize=1)
+def resident() -> Resident:
+    """All images: a class's colour, plain, plus noise of each pixel."""
+    draw = np.random.default_rng(0)
+    count = TRAIN + TEST
+    colours = np.stack(np.meshgrid(*[np.array([50, 130, 210])] * 3, indexing="ij"), -1).reshape(27, 3)
+    images = np.repeat(colours, count, 0)[:, :, None, None] + draw.normal(0, 25, (27 * count, 3, SIZE, SIZE))
+    labels = np.repeat(np.arange(27), count)
+    is_test = np.tile(np.arange(count) >= TRAIN, 27)
+    names = tuple(f"colour {c}" for c in range(27))
+    made = ImageSet("colours", images.clip(0, 255).astype(np.uint8), labels, is_test, names, "c", (0.5,) * 3, (0.25,) * 3)
+    return Resident(made, torch.device("cpu"))
+
+
+def task(number: int, shots: int = 5) -> DownstreamTask:
+    """WAYS descend classes, chosen by number."""
+    classes = tuple(DESCEND[(number + 2 * place) % len(DESCEND)] for place in range(WAYS))
+    train = [resident().indices(c, test=False)[:shots] for c in classes]
+    test = [resident().indices(c, test=True) for c in classes]
+    labels = torch.arange(WAYS)
+    return DownstreamTask(classes, torch.cat(train), torch.cat(test), labels.repeat_interleave(shots), labels.repeat_interleave(TEST))
+
+
+def network(width: float = 1 / 16) -> Network:
+    """The paper's descendant, tiny."""
+    made = architecture("vgg16", width, SIZE).paper_descendant().build(WAYS)
+    initialise(made, 0, "test")
+    return made

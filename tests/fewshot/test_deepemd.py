@@ -1,0 +1,87 @@
+"""DeepEMD's parts against scipy's linear programme, numpy's correlation and finite differences."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from colours import QUICK, SIZE, WAYS, network
+from scipy.optimize import linprog
+
+from evolve.fewshot.deepemd import descriptors, flows, scores, similarities, weights
+from evolve.fewshot.measure import make_learner
+
+
+def sets(places=4, other=4, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    shapes = (3, places, 6), (2, other, 6)
+    return tuple(torch.randn(*shape, generator=draw, dtype=torch.float64) + 0.5 for shape in shapes)
+
+
+def programme(similarity, supply, demand):
+    n, m = similarity.shape
+    rows = np.kron(np.eye(n), np.ones(m))
+    columns = np.kron(np.ones(n), np.eye(m))
+    limits = np.concatenate([supply, demand])
+    return linprog((1 - similarity).ravel(), A_eq=np.vstack([rows, columns]), b_eq=limits).fun
+
+
+def test_the_flow_is_scipys_optimum():
+    query, proto = sets()
+    similarity, supply, demand = similarities(query, proto), weights(query, proto), weights(proto, query).transpose(0, 1)
+    flow = flows(similarity, supply, demand)
+    assert torch.allclose(flow.sum(3), supply) and torch.allclose(flow.sum(2), demand)
+    assert torch.allclose(supply.sum(2), torch.tensor(4.0, dtype=torch.float64))
+    costs = (flow * (1 - similarity)).sum((2, 3))
+    for b, k in np.ndindex(3, 2):
+        assert abs(costs[b, k].item() - programme(similarity[b, k].numpy(), supply[b, k].numpy(), demand[b, k].numpy())) < 1e-6
+
+
+def test_one_place_each_is_the_correlation_of_the_channels():
+    query, proto = sets(1, 1)
+    expected = [[np.corrcoef(q[0], p[0])[0, 1] for p in proto.numpy()] for q in query.numpy()]
+    assert np.allclose(scores(query, proto, 12.5), 12.5 * np.array(expected))
+
+
+def test_weights_are_the_cross_reference():
+    query = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    proto = torch.tensor([[[3.0, -1.0], [1.0, -1.0]]])  # mean (2, -1): the second place of the query points away from it
+    found = weights(query, proto)[0, 0]
+    assert torch.allclose(found, torch.tensor([2.001, 0.001]) * 2 / 2.002)
+
+
+def test_the_gradient_of_the_score_in_the_similarities_is_the_flow():
+    query, proto = sets(3, 3, seed=5)
+    similarity, supply, demand = similarities(query, proto), weights(query, proto), weights(proto, query).transpose(0, 1)
+    flow, step = flows(similarity, supply, demand), 1e-6
+    for place in ((0, 0, 1, 2), (2, 1, 0, 0), (1, 0, 2, 1)):
+        moved = similarity.clone()
+        moved[place] += step
+        rise = ((flows(moved, supply, demand) * moved).sum((2, 3)) - (flow * similarity).sum((2, 3))).sum() / step
+        assert abs(rise.item() - flow[place].item()) < 1e-4
+
+
+def test_an_image_is_nearest_to_itself_wherever_its_places_went():
+    query, proto = sets()
+    shuffled = torch.cat([query[:1, torch.tensor([2, 0, 3, 1])], proto])
+    assert scores(query[:1], shuffled, 1.0).argmax(1).item() == 0
+    assert abs(scores(query[:1], shuffled, 12.5)[0, 0].item() - 12.5) < 1e-6
+
+
+def test_descriptors_are_the_last_maps_pixels():
+    net, x = network().eval(), torch.rand(2, 3, 2 * SIZE, 2 * SIZE)
+    found = descriptors(net, x)
+    assert found.shape == (2, 4, net.head.in_features)
+    assert torch.equal(found[1, 3], net.features(x)[-1][1, :, 1, 1])
+
+
+def test_structured_prototypes_start_as_means_and_lower_the_supports_loss():
+    draw = torch.Generator().manual_seed(1)
+    labels = torch.arange(WAYS).repeat_interleave(5)
+    known = torch.rand(20, 4, 6, generator=draw) + torch.eye(6)[labels][:, None] * 0.3
+
+    def loss(steps):
+        learner = make_learner("deepemd", network(), replace(QUICK, emd_steps=steps), WAYS, 0)
+        proto = learner.prototypes(known, labels, torch.Generator().manual_seed(0))
+        return torch.nn.functional.cross_entropy(scores(known, proto, 12.5), labels).item()
+
+    assert loss(40) < loss(0) - 0.05

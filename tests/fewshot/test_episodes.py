@@ -1,0 +1,64 @@
+"""Episodes hold the ancestor's training images alone, and support and queries share none."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from colours import ANCESTOR, QUICK, TRAIN, WAYS, resident
+
+from evolve.errors import UserError
+from evolve.fewshot.episodes import Episodes
+
+
+def episodes(settings=QUICK, ways=WAYS, classes=ANCESTOR, seed=0):
+    return Episodes(resident(), classes, ways, settings, seed)
+
+
+def places(images):
+    """Which resident image each row is (all differ by their noise)."""
+    everything = resident().batch(torch.arange(len(resident().labels))).flatten(1)
+    return torch.cdist(images.flatten(1), everything).argmin(1)
+
+
+def test_an_episode_is_of_the_ancestors_training_images():
+    training = torch.cat([resident().indices(c, test=False) for c in ANCESTOR]).tolist()
+    seen = set()
+    for number in range(12):
+        one = episodes().episode(number)
+        support, query = places(one.support), places(one.query)
+        found = torch.cat([support, query]).tolist()
+        assert len(set(found)) == len(found) == WAYS * (QUICK.shots + QUICK.queries)
+        assert set(found) <= set(training)
+        for index, labels in ((support, one.support_labels), (query, one.query_labels)):
+            own = resident().labels[index]
+            assert all(len(own[labels == k].unique()) == 1 for k in range(WAYS)) and len(own.unique()) == WAYS
+        seen |= set(found)
+    assert len(seen) > len(training) / 2  # not the same few ones every time
+
+
+def test_an_episode_does_not_depend_on_those_before_it():
+    first, second = episodes(), episodes()
+    first.episode(0), first.episode(1)
+    assert torch.equal(first.episode(5).query, second.episode(5).query)
+    assert not torch.equal(first.episode(5).query, second.episode(6).query)
+    assert not torch.equal(first.episode(5).query, episodes(seed=1).episode(5).query)
+
+
+def test_an_epoch_sees_every_training_image_once():
+    found = [pair for pair in episodes().epoch(0)]
+    index = torch.cat([index for index, _ in found])
+    assert sorted(index.tolist()) == sorted(torch.cat([resident().indices(c, test=False) for c in ANCESTOR]).tolist())
+    assert torch.equal(torch.tensor(ANCESTOR)[torch.cat([labels for _, labels in found])], resident().labels[index])
+    assert len(found) == episodes().steps
+
+
+def test_augmentation_is_asked_for():
+    plain, cropped = episodes().episode(0), episodes(replace(QUICK, augment=("crop",))).episode(0)
+    assert not torch.equal(plain.support, cropped.support)
+
+
+def test_too_few_classes_or_images_are_named():
+    with pytest.raises(UserError, match=r"descend\.classes_per_task = 19: .*18 ancestor classes"):
+        episodes(ways=19)
+    with pytest.raises(UserError, match=rf"fewshot\.shots = 20 and fewshot\.queries = 5: ancestor class \d+ has {TRAIN} training images"):
+        episodes(replace(QUICK, shots=20)).episode(0)

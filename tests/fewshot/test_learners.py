@@ -1,0 +1,129 @@
+"""Every learner, whole: it learns, it repeats, and no task, query or order changes what it predicts of another."""
+
+import dataclasses
+import itertools
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from colours import ANCESTOR, QUICK, WAYS, network, resident, task
+
+from evolve.fewshot.episodes import Episodes
+from evolve.fewshot.measure import HOMES, make_learner, meta_train_and_measure
+from evolve.fewshot.settings import LEARNERS, READ
+from evolve.randomness import generator
+
+TASKS = (0, 1, 2, 3)
+
+
+def silent(done, text):
+    pass
+
+
+@cache
+def trained(name, settings=QUICK):
+    learner = make_learner(name, network(), settings, WAYS, 0)
+    return learner, learner.meta_train(Episodes(resident(), ANCESTOR, WAYS, settings, 0), silent)
+
+
+def predict(learner, number, queries=None):
+    one = task(number)
+    parts = [resident().batch(one.test)] if queries is None else queries
+    return learner.predict(resident().batch(one.train), one.train_labels, parts, generator(0, "fewshot", "adapt", number))
+
+
+def test_names_agree():
+    assert set(HOMES) == set(LEARNERS) == set(READ)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_learns_new_colours(name):
+    """Chance is 0.25."""
+    learner, _ = trained(name)
+    right = [(predict(learner, number) == task(number).test_labels).float().mean().item() for number in TASKS]
+    assert min(right) > 0.5 and sum(right) / len(right) > 0.85
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_meta_training_lowers_the_loss(name):
+    _, losses = trained(name)
+    part = 3 if name == "baseline++" else 5
+    if name == "reptile":  # its losses are those on the way, from ever the same start: a better start shows as less loss on a task
+        longer, barely = trained(name)[0], trained(name, replace(QUICK, reptile_step=0.0))[0]
+        one = task(0)
+        losses = [learner.trained(resident().batch(one.train), one.train_labels, 4, generator(0, "t"))[1] for learner in (barely, longer)]
+        part = 1
+    assert sum(losses[-part:]) < 0.95 * sum(losses[:part])
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_task_is_measured_alike_in_any_order_and_company(name):
+    """One run gives tasks 0..3, another the first two only, from equal initial networks."""
+    short = replace(QUICK, episodes=6, pretrain_epochs=1)
+    state, before = network(), torch.random.get_rng_state()
+    kept = {key: tensor.clone() for key, tensor in state.state_dict().items()}
+    whole = meta_train_and_measure(name, state, ANCESTOR, [task(n) for n in TASKS], resident(), short, 0, silent)
+    part = meta_train_and_measure(name, network(), ANCESTOR, [task(n) for n in TASKS[:2]], resident(), short, 0, silent)
+    assert part.losses == whole.losses
+    assert all(torch.equal(a, b) for a, b in zip(part.correct, whole.correct, strict=False))
+    assert all(torch.equal(kept[key], tensor) for key, tensor in state.state_dict().items())
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_task_leaves_no_trace(name):
+    learner, _ = trained(name)
+    forward = {number: predict(learner, number) for number in TASKS}
+    before = state_of(learner)
+    assert all(torch.equal(predict(learner, number), forward[number]) for number in reversed(TASKS))
+    after = state_of(learner)
+    assert len(before) > 10 and all(torch.equal(before[key], after[key]) for key in before)
+
+
+def state_of(learner):
+    """Copies of all tensors that a learner holds."""
+    found = {}
+    for name, value in vars(learner).items():
+        tensors = value.state_dict() if isinstance(value, torch.nn.Module) else value if isinstance(value, dict) else {}
+        found |= {(name, key): tensor.detach().clone() for key, tensor in tensors.items()}
+    return found
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_query_does_not_see_the_others(name):
+    """Alone, in parts, or beside images that would turn batch statistics upside down."""
+    learner, _ = trained(name)
+    images = resident().batch(task(1).test)
+    strange = torch.cat([images, torch.full((200, 3, 16, 16), 40.0)])
+    expected = predict(learner, 1)
+    assert torch.equal(predict(learner, 1, list(images.split(7))), expected)
+    assert torch.equal(predict(learner, 1, [strange])[: len(images)], expected)
+
+
+class Recorder:
+    """Settings that remember what is read of them."""
+
+    def __init__(self, settings):
+        self.settings, self.read = settings, set()
+
+    def __getattr__(self, name):
+        self.read.add(name)
+        return getattr(self.settings, name)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_reads_the_settings_that_its_key_holds(name):
+    recorder = Recorder(replace(QUICK, episodes=2, pretrain_epochs=1, emd_steps=1))
+    meta_train_and_measure(name, network(), ANCESTOR, [task(0)], resident(), recorder, 0, silent)
+    fields = {f.name for f in dataclasses.fields(QUICK)}
+    assert recorder.read & fields == READ[name]
+
+
+def test_other_seeds_other_numbers():
+    seeds = (0, 1)
+    losses = [
+        meta_train_and_measure("protonet", network(), ANCESTOR, [task(0)], resident(), replace(QUICK, episodes=2), seed, silent).losses
+        for seed in seeds
+    ]
+    assert all(a != b for a, b in itertools.combinations(losses, 2))
