@@ -24,6 +24,7 @@ class Embeddings(nn.Module):
 
     def __init__(self, made: VisionTransformer) -> None:
         super().__init__()
+        assert made.cls_token is not None and made.pos_embed is not None
         self.patch_embed, self.cls_token, self.pos_embed = made.patch_embed, made.cls_token, made.pos_embed
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,10 +42,10 @@ class ViT(Network):
     def __init__(self, plan: ViTPlan, classes: int) -> None:
         super().__init__()
         self.architecture = plan
-        made = _timm(plan, classes)
+        made = _timm(plan)
         blocks = dict(zip(plan.layer_names, made.blocks, strict=True))
         self.layers = nn.ModuleDict({"embed": Embeddings(made), **blocks, "norm": made.norm})
-        self.head = made.head
+        self.head = nn.utils.skip_init(nn.Linear, plan.dim, classes)
         initialise(self, 0)
 
     def embed(self, x: Tensor) -> Tensor:
@@ -85,8 +86,8 @@ def _draw_truncated(weight: Tensor, seed: int, *purpose: str | int) -> None:
     weight.copy_(nn.init.trunc_normal_(torch.empty(weight.shape, dtype=torch.float32), std=STD, generator=made))
 
 
-def _timm(plan: ViTPlan, classes: int) -> VisionTransformer:
-    """timm's model with whatever weights: it draws from global random state, which is put back."""
+def _timm(plan: ViTPlan) -> VisionTransformer:
+    """timm's model without a head, with whatever weights: it draws from global random state, which is put back."""
     with torch.random.fork_rng(devices=[]):
         return VisionTransformer(
             img_size=plan.size,
@@ -94,6 +95,6 @@ def _timm(plan: ViTPlan, classes: int) -> VisionTransformer:
             embed_dim=plan.dim,
             depth=len(plan.blocks),
             num_heads=plan.heads,
-            num_classes=classes,
+            num_classes=0,
             weight_init="skip",
         )
