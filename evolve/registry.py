@@ -12,7 +12,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from traceback import extract_tb
-from typing import Any, NamedTuple
+from typing import Any
 
 from evolve.errors import UserError
 from evolve.strategy_table import STRATEGIES
@@ -47,24 +47,13 @@ BUILTIN: dict[str, dict[str, str]] = {
 }
 
 
-class Plugin(NamedTuple):
-    """What other packages bring under one name; more than one package is a conflict."""
-
-    points: tuple[EntryPoint, ...]
-
-    @property
-    def owners(self) -> tuple[str, ...]:
-        """"package version" of each."""
-        return tuple(f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package" for point in self.points)
-
-
 @cache
-def plugged(kind: str) -> Mapping[str, Plugin]:
-    """Every name of a kind that other packages bring, also those that are ours and therefore never used."""
+def plugged(kind: str) -> Mapping[str, tuple[EntryPoint, ...]]:
+    """Every name of a kind that other packages bring, with who brings it; also names that are ours, which are never used."""
     found: dict[str, tuple[EntryPoint, ...]] = {}
     for point in entry_points(group=f"evolve.{kind}"):
         found[point.name] = (*found.get(point.name, ()), point)
-    return {name: Plugin(points) for name, points in found.items()}
+    return found
 
 
 def names(kind: str) -> tuple[str, ...]:
@@ -77,12 +66,11 @@ def find(kind: str, name: str) -> Any:
     if name in BUILTIN[kind]:
         module, _, attribute = BUILTIN[kind][name].partition(":")
         return getattr(import_module(module), attribute)
-    plugin = plugged(kind)[name]
-    if len(plugin.points) > 1:
-        raise UserError(f"plug-in {name!r}: {' and '.join(plugin.owners)} both bring it in evolve.{kind}; uninstall one of them")
-    point = plugin.points[0]
+    first, *others = plugged(kind)[name]
+    if others:
+        raise UserError(f"plug-in {name!r} of evolve.{kind} is brought by {origin(kind, name)}; uninstall all but one of them")
     try:
-        found = point.load()
+        found = first.load()
     except Exception as error:  # whatever a stranger's module raises
         raise UserError(f"{_called(kind, name)} cannot be imported ({_reason(error)}); mend or uninstall that package") from None
     if not callable(found):
@@ -92,7 +80,12 @@ def find(kind: str, name: str) -> Any:
 
 def origin(kind: str, name: str) -> str | None:
     """"package version" of a plug-in, for stage keys and provenance: another version may compute other numbers. None for ours."""
-    return None if name in BUILTIN[kind] else " and ".join(plugged(kind)[name].owners)
+    return None if name in BUILTIN[kind] else " and ".join(map(owner, plugged(kind)[name]))
+
+
+def owner(point: EntryPoint) -> str:
+    """The "package version" that brings it."""
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
 
 
 @contextmanager
@@ -115,8 +108,7 @@ def nonsense(kind: str, name: str, what: str) -> UserError:
 
 
 def _called(kind: str, name: str) -> str:
-    plugin = plugged(kind)[name]
-    return f"plug-in {name!r} ({plugin.points[0].value} of {' and '.join(plugin.owners)})"
+    return f"plug-in {name!r} ({plugged(kind)[name][0].value} of {origin(kind, name)})"
 
 
 def _reason(error: Exception) -> str:

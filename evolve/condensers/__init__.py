@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import torch
 
+from evolve.condensers.foreign import checked
 from evolve.condensers.interface import Condensed, Request
 from evolve.condensers.selection import select
 from evolve.randomness import derive_seed
-from evolve.registry import find
+from evolve.registry import blamed, find
 
 __all__ = ["Condensed", "Request", "agreed", "condense_ancestor"]
 
@@ -20,10 +21,9 @@ def condense_ancestor(request: Request) -> Condensed:
 
     Raises UserError where the settings ask for more images or layers than there are.
     """
-    method: Callable[[Request], Condensed] = find("condensers", request.c.method)
     repeats = request.c.repeats
     if repeats == 1:
-        return method(request)
+        return _condense(request)
 
     def again(number: int) -> Request:
         def part(fraction: float, text: str) -> None:
@@ -31,7 +31,14 @@ def condense_ancestor(request: Request) -> Condensed:
 
         return request.again(derive_seed(request.seed, "repeat", number) if number else request.seed, part)
 
-    return agreed([method(again(number)) for number in range(repeats)], request)
+    return agreed([_condense(again(number)) for number in range(repeats)], request)
+
+
+def _condense(request: Request) -> Condensed:
+    method: Callable[[Request], Condensed] = find("condensers", request.c.method)
+    with blamed("condensers", request.c.method):
+        found = method(request)
+    return checked(found, request)
 
 
 def agreed(runs: Sequence[Condensed], request: Request) -> Condensed:

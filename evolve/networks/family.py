@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 from evolve.errors import UserError
 from evolve.networks.architecture import Architecture
-from evolve.registry import find, names
+from evolve.registry import blamed, find, names, nonsense, origin
 
 
 def architecture(network: str, width: float, size: int) -> Architecture:
@@ -16,10 +17,23 @@ def architecture(network: str, width: float, size: int) -> Architecture:
     Raises UserError where the network cannot be had at that width or size.
     """
     make: Callable[[float, int], Architecture] = find("networks", network)
-    try:
-        return make(width, size)
-    except ValueError as error:
-        raise UserError(f"ancestor.network = {network!r} at ancestor.width = {width:g}, data.size = {size}: {error}") from None
+    with blamed("networks", network):
+        try:
+            made = make(width, size)
+        except ValueError as error:
+            raise UserError(f"ancestor.network = {network!r} at ancestor.width = {width:g}, data.size = {size}: {error}") from None
+    return made if origin("networks", network) is None else sound("networks", network, made)
+
+
+def sound(kind: str, name: str, made: Any) -> Architecture:
+    """A plug-in's architecture. UserError, naming the plug-in, unless it comes back equal from its JSON form, as stages need it."""
+    if not isinstance(made, Architecture):
+        raise nonsense(kind, name, f"returned {type(made).__name__}, not an Architecture")
+    with blamed(kind, name):
+        again = from_json(json.loads(json.dumps(made.to_json())))
+    if again != made:
+        raise nonsense(kind, name, "returned an Architecture that does not come back equal from its to_json()")
+    return made
 
 
 def from_json(value: Any) -> Architecture:
