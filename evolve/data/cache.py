@@ -61,12 +61,16 @@ class Streamed:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A source that has found its input: ``identity`` (JSON) says which input, ``decode`` does the slow work."""
+    """A source that has found its input: ``identity`` (JSON) says which input, ``decode`` does the slow work.
+
+    A split of its own comes from here if it is known without decoding, else from what ``decode`` gives.
+    """
 
     identity: Mapping[str, Any]
     decode: Callable[[Report], Decoded | Streamed]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    roles: Roles | None = None
 
 
 def cached(cache_dir: Path, name: str, prepared: Prepared, report: Report) -> Decoded:

@@ -14,6 +14,7 @@ import numpy as np
 from filelock import FileLock
 
 from evolve.data.cache import Decoded, Prepared, Report
+from evolve.data.splits import CIFAR_FS
 from evolve.errors import DataError
 from evolve.settings import DataSettings
 
@@ -26,10 +27,14 @@ TIMEOUT = 30.0  # seconds without a byte
 
 
 def prepare(data: DataSettings, data_dir: Path) -> Prepared:
-    """CIFAR-100 at ``data.size``. Its content is fixed by a checksum, so once cached it needs neither files nor network."""
+    """CIFAR-100 at ``data.size``. Its content is fixed by a checksum, so once cached it needs neither files nor network.
+
+    Behind another ancestor's source its condensing and descendant classes are the authors', unless the scenario lists some.
+    """
     folder = data_dir.parent if data_dir.name == ARCHIVE else data_dir
     identity = {"source": "cifar100", "size": data.size, "md5": MD5}
-    return Prepared(identity, lambda report: decode_all(folder, data.size, report), MEAN, STD)
+    roles = CIFAR_FS if data.source != "cifar100" else None
+    return Prepared(identity, lambda report: decode_all(folder, data.size, report), MEAN, STD, roles)
 
 
 def decode_all(folder: Path, size: int, report: Report) -> Decoded:

@@ -60,36 +60,35 @@ def load_images(data: DataSettings, data_dir: Path | None, cache_dir: Path, repo
     ``report`` gets a line when something slow begins. Both are normalised by the ancestor's source: inherited layers see what they
     learned on. DataError: the images cannot be had or kept. UserError: ``data.holdout`` leaves a class without training images.
     """
-    first = _load(data, data_dir, cache_dir, report)
-    if data.descend_source in (SAME, data.source):
-        return first
-    cap = data.images_per_class if data.descend_source in CAPPED else 0
-    return join(first, _load(replace(data, source=data.descend_source, images_per_class=cap), data_dir, cache_dir, report))
-
-
-def _load(data: DataSettings, data_dir: Path | None, cache_dir: Path, report: Report) -> ImageSet:
-    """The images of ``data.source`` alone."""
-    if data.images_per_class and data.source not in CAPPED:
+    if data.images_per_class and not {data.source, data.descend_source} & set(CAPPED):
         instead = "stream.images_per_class, condense.images_per_class and descend.shots limit what is used of any source"
         raise UserError(f"data.images_per_class = {data.images_per_class}: only for {' and '.join(CAPPED)}, not {data.source}; {instead}")
-    prepare: Callable[[DataSettings, Path], Prepared] = registry.find("sources", data.source)
+    first = _load(data.source, data, data_dir, cache_dir, report)
+    if data.descend_source in (SAME, data.source):
+        return first
+    return join(first, _load(data.descend_source, data, data_dir, cache_dir, report))
+
+
+def _load(source: str, data: DataSettings, data_dir: Path | None, cache_dir: Path, report: Report) -> ImageSet:
+    """The images of ``source`` alone."""
+    prepare: Callable[[DataSettings, Path], Prepared] = registry.find("sources", source)
     place = (data_dir or DEFAULT_DATA_DIR).expanduser()
     try:
-        prepared = prepare(data, place / data.source if (place / data.source).is_dir() else place)
+        prepared = prepare(data, place / source if (place / source).is_dir() else place)
     except OSError as error:
-        raise DataError(f"{data.source}: its files cannot be read ({error}); mend that, or give another folder with --data") from None
-    decoded = cached(Path(cache_dir).expanduser(), f"{data.source}-{data.size}", prepared, report)
+        raise DataError(f"{source}: its files cannot be read ({error}); mend that, or give another folder with --data") from None
+    decoded = cached(Path(cache_dir).expanduser(), f"{source}-{data.size}", prepared, report)
     is_test = hold_out(decoded, data.holdout, data.split_seed)
     return ImageSet(
-        name=data.source,
+        name=source,
         images=decoded.pixels.transpose(0, 3, 1, 2),
         labels=decoded.labels,
         is_test=is_test,
         class_names=decoded.class_names,
-        fingerprint=fingerprint(decoded, is_test, () if data.source in UNNAMED else (prepared.mean, prepared.std)),
+        fingerprint=fingerprint(decoded, is_test, () if source in UNNAMED else (prepared.mean, prepared.std)),
         mean=prepared.mean,
         std=prepared.std,
-        roles=decoded.roles,
+        roles=decoded.roles or prepared.roles,
     )
 
 

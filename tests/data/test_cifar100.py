@@ -12,6 +12,7 @@ from torchvision.datasets import CIFAR100
 
 from evolve.data import cifar100
 from evolve.data.sources import ImageSet, load_images
+from evolve.data.splits import CIFAR_FS
 from evolve.errors import DataError
 from evolve.settings import DataSettings
 
@@ -127,3 +128,10 @@ def test_a_data_folder_that_cannot_be_made_is_named(served: Path, tmp_path: Path
     (tmp_path / "data").write_text("a file")
     line = error_of(tmp_path)
     assert str(tmp_path / "data") in line and "--data" in line
+
+
+def test_its_split_is_the_authors_where_it_is_only_the_descendants_source(served: Path, tmp_path: Path):
+    second = DataSettings(source="glyphs", descend_source="cifar100", size=32, glyph_train=1, glyph_test=1)
+    both = load_images(second, tmp_path / "data", tmp_path / "cache")
+    assert both.roles == {role: [100 + class_id for class_id in CIFAR_FS[role]] for role in ("condense", "descend")}
+    assert load(tmp_path).roles is None
