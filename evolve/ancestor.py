@@ -210,7 +210,8 @@ class Learner:
 
     def _finite(self, loss: float, task: int, epoch: int) -> float:
         if not math.isfinite(loss):
-            more = " or ancestor.strategy_args" if TABLE[self.a.strategy].arguments else ""
+            takes = self.a.strategy not in TABLE or TABLE[self.a.strategy].arguments  # a plug-in's are not listed
+            more = " or ancestor.strategy_args" if takes else ""
             where = f"task {task}, epoch {epoch + 1}"
             raise UserError(f"ancestor.lr = {self.a.lr:g}: the loss became {loss} in {where}; lower ancestor.lr{more}")
         return loss

@@ -112,6 +112,8 @@ def accumulate(world: World, task: int, previous: Stage | None, strategy: str | 
         recipe["arithmetic"] = world.arithmetic
     if strategy and strategy != s.ancestor.strategy:
         recipe["ancestor"] |= {"strategy": strategy, "strategy_args": {}}
+    if task > 0:
+        recipe |= _plugged("strategies", recipe["ancestor"]["strategy"])
     if task > 0 and recipe["ancestor"]["strategy"] == "joint":
         previous = accumulate(world, 0, None)  # each joint ancestor is trained afresh on the union of its tasks
     label = f"{'joint ' if strategy else ''}accumulate {task}"

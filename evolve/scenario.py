@@ -179,7 +179,8 @@ def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
 
 
 def _choices(limits: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    return registered(limits["registry"]) if limits.get("registry") else limits.get("choices")
+    choices: tuple[Any, ...] | None = limits.get("choices")
+    return (*(choices or ()), *registered(limits["registry"])) if limits.get("registry") else choices
 
 
 def _limits(limits: Mapping[str, Any]) -> str:

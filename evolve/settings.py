@@ -13,7 +13,6 @@ from typing import Any
 from evolve.fewshot.settings import FewshotSettings
 from evolve.networks.architecture import SETS
 from evolve.setting import setting
-from evolve.strategy_table import STRATEGIES
 
 HEADS = ("shared", "per-task", "single")
 SOURCES = ("glyphs", "cifar100", "tinyimagenet", "imagenet", "miniimagenet")
@@ -26,7 +25,7 @@ class DataSettings:
 
     source: str = setting("glyphs", "where the images come from", registry="sources")
     descend_source: str = setting(
-        "same", "where the condenser's and the descendants' images come from; same: the ancestor's source", choices=("same", *SOURCES)
+        "same", "where the condenser's and the descendants' images come from; same: the ancestor's source", choices=("same",), registry="sources"
     )
     size: int = setting(32, "pixels per side; images are resized to it", least=8, most=224)
     ancestor_classes: tuple[int, ...] = setting((), "class ids the ancestor learns from; empty: drawn, see split")
@@ -57,7 +56,7 @@ class AncestorSettings:
     network: str = setting("vgg16", "the ancestor's network", registry="networks")
     width: float = setting(1.0, "multiplier of every layer's channels", least=1 / 64, most=4)
     head: str = setting("shared", "shared: one head, labels 0..n-1; per-task: one head a task; single: one head over all classes", choices=HEADS)
-    strategy: str = setting("naive", "Avalanche strategy", choices=STRATEGIES)
+    strategy: str = setting("naive", "Avalanche strategy", registry="strategies")
     strategy_args: dict[str, Any] = field(default_factory=dict, metadata={"help": "the strategy's own parameters", "key": True})
     epochs: int = setting(100, "epochs a task", least=1)
     batch: int = setting(64, "images a step", least=2)
@@ -67,6 +66,7 @@ class AncestorSettings:
     milestones: tuple[float, ...] = setting((0.5, 0.75), "fractions of a task's epochs at which lr is multiplied by gamma", least=0, most=1)
     gamma: float = setting(0.1, "factor at each milestone", least=0, most=1)
     augment: tuple[str, ...] = setting(("crop",), "training augmentations", choices=AUGMENTATIONS)
+    gradient_threshold: float = setting(5e-10, "condenser gradient: a weight-gradient entry counts when it is above this (SPEC 5)", least=0)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class CondenseSettings:
     objective: str = setting("bilevel", "bilevel: hypergradient of a look-ahead; eq16: the paper to the letter (collapses)", choices=("bilevel", "eq16"))
     granularity: str = setting("conv", "conv: conv+BN layers (VGG16: L = 13); stage: stages between poolings (L = 5)", choices=("conv", "stage"))
     selection: str = setting("threshold", "threshold: Eq. 10; top-k: the top_k highest", choices=("threshold", "top-k"))
-    top_k: int = setting(4, "layers kept by selection top-k", least=1)
+    top_k: int = setting(4, "layers kept by selection top-k, and by methods gradient, fisher and random", least=1)
+    window: int = setting(5, "gradient: tasks, counted back from the last, over which a layer has to be stable", least=2)
     fixed_set: str = setting("paper", "layers kept by method fixed, and when alpha decides nothing; front and last: top_k layers", choices=SETS)
     fixed: tuple[int, ...] = setting((), "instead of a fixed_set: layers by number, from 1", least=1)
     repeats: int = setting(1, "condensations with other random pseudo-descendants; alpha is their mean, their agreement is recorded", least=1)
