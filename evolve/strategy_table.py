@@ -110,15 +110,64 @@ TABLE: dict[str, Strategy] = {
     "generative-replay": Strategy(
         {"nhid": Argument(16, int, 1), "lr": Argument(0.01), "increasing_replay_size": Argument(False, bool)}, ("single",), ONE_LABEL
     ),
+    "la-maml": Strategy(
+        {
+            "n_inner_updates": Argument(5, int, 1),
+            "second_order": Argument(True, bool),
+            "grad_clip_norm": Argument(1.0, least=1e-6),
+            "learn_lr": Argument(True, bool),
+            "lr_alpha": Argument(0.25),
+            "sync_update": Argument(False, bool),
+            "alpha_init": Argument(0.1),
+            "max_buffer_size": _memory(),
+            "buffer_mb_size": _batch(10),
+        },
+        ("single",),
+        ONE_LABEL,
+    ),
     "cwr-star": Strategy({"freeze": Argument(True, bool)}, ("single",), ONE_LABEL),
 }
 STRATEGIES = tuple(TABLE)
 
+OWN_NETWORK = "it comes with a network of its own, and the ancestor must be the scenario's"
+NO_TRAINING = "it changes how images are classified, not what the ancestor's layers learn: they would be naive's"
+REFUSED: dict[str, str] = {
+    "pnn": OWN_NETWORK + " (a column of layers a task)",
+    "packnet": "Avalanche's does not support batch normalisation",
+    "ar1": OWN_NETWORK + " (a pretrained MobileNet)",
+    "l2p": OWN_NETWORK + " (a pretrained ViT with a pool of prompts)",
+    "expert-gate": OWN_NETWORK + " (an AlexNet a task)",
+    "slda": "it fits a classifier on a network that is already trained; the ancestor would learn nothing",
+    "ncm": NO_TRAINING,
+    "fecam": NO_TRAINING,
+    "icarl": "it learns a class only in the first task that shows it, and classes recur on this stream",
+    "bic": "it corrects the newest classes' bias against the older ones', and on this stream a class may be both",
+    "mer": "it steps on one image at a time, for which batch normalisation has no statistics",
+    "rar": "Avalanche's cuts the network open by torch.fx, which cannot trace it, and clips images to 0..1, which normalised ones leave",
+    "gss-greedy": "Avalanche's adds single images' gradients to every update and replays unfilled places of its memory as black images",
+    "online-naive": 'Avalanche gave it up for naive: set ancestor.strategy to "naive" and ancestor.epochs to 1',
+    "der++": 'set ancestor.strategy to "der": with ancestor.strategy_args.beta above 0, as by default, it is DER++',
+    "lamaml-higher": 'it needs the package higher, which is no longer kept: set ancestor.strategy to "la-maml"',
+    "object-detection": "it detects objects, and the stream has classes",
+    "autoencoder": "it trains an autoencoder, not a classifier",
+    "vae": "it trains a generator, not a classifier; generative-replay uses it",
+    "il2m": "Avalanche 0.6 has none",
+}
+
+
+def refusal(strategy: str) -> str | None:
+    """One line on why a strategy that one may well ask for cannot run here, and what can; None for all other names."""
+    if strategy not in REFUSED:
+        return None
+    return f'ancestor.strategy = "{strategy}" cannot run here: {REFUSED[strategy]}; these can: {", ".join(STRATEGIES)}'
+
 
 def check_strategy(a: AncestorSettings) -> dict[str, Any]:
     """The strategy's arguments with their defaults. Raises UserError naming the argument, or the strategy that cannot
-    work with the head, what is allowed and why.
+    work, or not with the head, what is allowed and why.
     """
+    if reason := refusal(a.strategy):
+        raise UserError(reason)
     known = TABLE[a.strategy]
     if a.head not in known.heads:
         heads = " or ".join(f'"{head}"' for head in known.heads)
@@ -128,6 +177,10 @@ def check_strategy(a: AncestorSettings) -> dict[str, Any]:
     chosen = {name: argument.default for name, argument in known.arguments.items()} | dict(a.strategy_args)
     if a.strategy == "ewc" and (chosen["mode"] == "online") != (chosen["decay_factor"] is not None):
         raise UserError('ancestor.strategy_args.decay_factor: needed with mode = "online", and only there; a number from 0 to 1')
+    for name, pool in (("batch_size_mem", "mem_size"), ("batch_size_mem", "subsample"), ("buffer_mb_size", "max_buffer_size")):
+        if name in chosen and pool in chosen and chosen[name] > chosen[pool]:
+            where = f"ancestor.strategy_args.{name} = {chosen[name]}"
+            raise UserError(f"{where}: more than ancestor.strategy_args.{pool} = {chosen[pool]}, of which it is drawn; lower it")
     return chosen
 
 

@@ -17,11 +17,12 @@ from evolve.strategies.features import FeatureReplay
 from evolve.strategies.generative import GenerativeReplay
 from evolve.strategies.importance import MAS, RWalk
 from evolve.strategies.loader import ResidentLoader, batches
+from evolve.strategies.meta import LaMAML
 from evolve.strategies.projections import AGEM, GEM
 from evolve.strategies.prototypes import SCR, CoPE
 from evolve.strategies.regularisers import EWC, SI
 from evolve.strategies.rehearsal import MIR, GDumb, Replay
-from evolve.strategies.template import MultiHeadAncestor, ResidentStrategy, State, Stored, learning_rate
+from evolve.strategies.template import MultiHeadAncestor, PlainStrategy, ResidentStrategy, State, Stored, learning_rate
 
 PLUGINS: dict[str, Callable[..., Stored]] = {
     "from-scratch": FromScratch,
@@ -47,6 +48,7 @@ TEMPLATES: dict[str, Callable[..., ResidentStrategy]] = {
     "er-aml": ERAML,
     "scr": SCR,
     "feature-replay": FeatureReplay,
+    "la-maml": LaMAML,
 }
 
 
@@ -57,7 +59,7 @@ def make_strategy(name: str, arguments: Mapping[str, Any], **common: Any) -> Res
     """
     if name in TEMPLATES:
         return TEMPLATES[name](plugin=None, arguments=arguments, **common)
-    return ResidentStrategy(plugin=PLUGINS[name](**arguments) if name in PLUGINS else None, **common)
+    return PlainStrategy(plugin=PLUGINS[name](**arguments) if name in PLUGINS else None, **common)
 
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from avalanche.benchmarks.utils.utils import concat_datasets
@@ -20,6 +20,12 @@ from evolve.strategies.loader import ResidentLoader, Rows, rows_of
 from evolve.training.graphed import Graphed
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and what fits JSON
+
+
+if TYPE_CHECKING:
+    from avalanche.training.templates import SupervisedTemplate as _Template
+else:
+    _Template = object  # templates for meta-learning have another base
 
 
 class Stored:
@@ -75,13 +81,14 @@ class MultiHeadAncestor(MultiTaskModule):
         return logits
 
 
-class ResidentStrategy(SupervisedTemplate):
-    """Avalanche's training template over resident images: same hooks, same order; resumable to the epoch.
+class ResidentStrategy(_Template):
+    """What makes an Avalanche template train over resident images: same hooks, same order; resumable to the epoch. A strategy inherits
+    from this, then from the template, whose loop and loss stay.
 
     ``past`` are the experiences whose images join the current one's (cumulative, joint). ``first_epoch(strategy)``, called when
     all plugins are ready for the task, says where to go on and may load the state there; ``after_step`` and ``after_epoch``
-    are called with (strategy, epoch). Another Avalanche template is had over resident images by inheriting from this, then from it;
-    ``arguments`` are that template's own (in one mapping, since Avalanche refuses keywords that a class and its bases do not name).
+    are called with (strategy, epoch). ``arguments`` are the template's own (in one mapping, since Avalanche refuses keywords that a class
+    and its bases do not name).
     """
 
     model: Any
@@ -198,6 +205,10 @@ class ResidentStrategy(SupervisedTemplate):
     def _after_training_exp(self, **kwargs: Any) -> None:
         reseed(derive_seed(self.seed, "ancestor", self.task, "after"))  # replay draws its memory here, from global state
         super()._after_training_exp(**kwargs)
+
+
+class PlainStrategy(ResidentStrategy, SupervisedTemplate):
+    """Cross-entropy and a plugin, if any."""
 
 
 def no_evaluator() -> EvaluationPlugin:
