@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from evolve import condenser_table
 from evolve.inheritors import descendant
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture, from_json
@@ -132,7 +133,7 @@ def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
         "condense": _condense_settings(s),
     }
     recipe |= _plugged("condensers", s.condense.method)
-    if s.condense.method != "fixed":
+    if condenser_table.method(s.condense.method).computes:
         recipe["arithmetic"] = world.arithmetic
     return _stage("condense", f"{of}condense {length}", recipe, {"ancestor": ancestor}, priority=1)
 
@@ -197,13 +198,19 @@ def _descend_recipe(world: World) -> dict[str, Any]:
 
 def _condense_settings(s: Settings) -> dict[str, Any]:
     """The condenser's settings, less those that its method does not read."""
-    chosen = _keyed(s.condense, without=("fixed_set",)) | {"fixed": [n + 1 for n in fixed_layers(s)]}
-    if s.condense.method == "fixed":
-        return {name: chosen[name] for name in ("method", "fixed", "granularity")}
-    unread = ["top_k"] if s.condense.selection == "threshold" else []
-    unread += ["lookahead"] if s.condense.objective == "eq16" else []
-    unread += ["repeats"] if s.condense.repeats == 1 else []  # older stores do not know it
-    return {name: value for name, value in chosen.items() if name not in unread}
+    chosen = _keyed(s.condense, without=("fixed_set",)) | {"fixed": _fixed_numbers(s)}
+    read = condenser_table.read(s.condense)
+    return {name: value for name, value in chosen.items() if name in read}
+
+
+def _fixed_numbers(s: Settings) -> list[int]:
+    """The fixed set as ``condense.fixed`` numbers it: layers from 1, or groups, where a named set's layers could be taken for groups."""
+    layers = fixed_layers(s)
+    groups = ancestor_plan(s).integral_layers(s.condense.granularity)
+    if s.condense.fixed or max(layers) >= len(groups):
+        return [n + 1 for n in layers]
+    owner = [number for number, group in enumerate(groups, start=1) for _ in group]
+    return sorted({owner[n] for n in layers})
 
 
 def fixed_layers(s: Settings) -> tuple[int, ...]:

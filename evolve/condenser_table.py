@@ -1,0 +1,62 @@
+"""Which [condense] settings each of our condensers reads, and what else its stage's key has to know. Imports no torch.
+
+A setting that a method does not read must not change the key of its stage: two scenarios that differ in it alone share the result.
+``tests/test_lineage_keys.py`` runs every condenser on settings that record what is read of them, and compares with this table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from evolve.settings import CondenseSettings
+
+
+@dataclass(frozen=True)
+class Method:
+    """``reads``: names of CondenseSettings, beside method and granularity, which all read, and repeats, where the method draws. ``draws``: whether another seed finds
+    another result, so that repeats mean something. ``computes``: whether its numbers depend on the arithmetic, fast or plain.
+    """
+
+    reads: frozenset[str]
+    draws: bool = True
+    computes: bool = False
+
+
+EVERY = frozenset(f.name for f in fields(CondenseSettings))
+IMAGES = frozenset({"images_per_class", "meta_fraction"})
+CHOICE = frozenset({"selection", "top_k", "fixed"})
+PHI = frozenset({"objective", "lookahead", "meta_lr", "meta_weight_decay"})  # the meta-network's own
+PSEUDO = IMAGES | {"epochs", "batch", "lr", "momentum", "weight_decay", "augment"}  # the pseudo-descendant's training
+
+TABLE = {
+    "meta-network": Method(EVERY - {"window"}, computes=True),
+    "similarity": Method(EVERY - {"window"} - PHI, computes=True),
+    "cka": Method(PSEUDO | CHOICE, computes=True),
+    "fisher": Method(IMAGES | {"top_k", "fixed"}),
+    "gradient": Method(frozenset({"window", "top_k", "fixed"}), draws=False),
+    "random": Method(frozenset({"top_k"})),
+    "fixed": Method(frozenset({"fixed"}), draws=False),
+}
+PLUGGED = Method(EVERY, computes=True)  # nothing is known of another package's
+
+
+def method(name: str) -> Method:
+    """What is known of a condenser."""
+    return TABLE.get(name, PLUGGED)
+
+
+def read(c: CondenseSettings) -> frozenset[str]:
+    """The settings that determine a condensation's numbers under ``c``: what the method reads, less what only another setting would have it read."""
+    known = method(c.method)
+    names = known.reads | {"method", "granularity"}
+    if c.repeats == 1:  # older stores do not know it
+        names -= {"repeats"}
+    elif known.draws:
+        names |= {"repeats"}
+    if c.method not in TABLE:
+        return names
+    if "selection" in names and c.selection == "threshold":
+        names -= {"top_k"}
+    if c.objective == "eq16":
+        names -= {"lookahead"}
+    return names
