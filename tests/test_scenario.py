@@ -17,7 +17,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SHIPPED = ("cifar-seq25", "glyphs-seq25", "tinyimagenet-seq25")
+SHIPPED = ("cifar-pretrained", "cifar-seq25", "glyphs-seq25", "miniimagenet-seq25", "tinyimagenet-seq25")
 
 
 def test_the_shipped_scenarios() -> None:
