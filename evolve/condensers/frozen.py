@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from evolve.condensers.matching import Frozen, Matcher, averages
+from evolve.condensers.compare import AnyMatcher
+from evolve.condensers.matching import Frozen
 from evolve.data.resident import Resident
 from evolve.errors import UserError
+from evolve.networks.network import Network
 
 Groups = tuple[tuple[str, ...], ...]
 
@@ -21,16 +24,16 @@ SHARE = 8
 
 
 class Features(nn.Module):
-    """A network seen at its layer groups: the output of each group's last unit, before pooling."""
+    """A network seen at its layer groups: the output of each group's last layer (a VGG's before pooling)."""
 
     def __init__(self, network: nn.Module, groups: Groups) -> None:
         super().__init__()
-        names = list(network.layers)  # type: ignore[arg-type]
+        names = cast(Network, network).architecture.layer_names
         self.network = network
         self.places = [names.index(group[-1]) for group in groups]
 
     def forward(self, x: Tensor, logits: bool = False) -> list[Tensor]:
-        """Feature maps [B, C, S, S] of the groups, or the logits as a list of one."""
+        """Features of the groups, maps [B, C, S, S] or tokens [B, T, D], or the logits as a list of one."""
         if logits:
             return [self.network(x)]
         maps = self.network.features(x)  # type: ignore[operator]
@@ -54,15 +57,14 @@ class FrozenAncestor:
     third as much, from which a batch is prepared when it comes. Where even those have no room, a batch passes the ancestor when it comes.
     """
 
-    def __init__(self, ancestor: Features, matcher: Matcher, resident: Resident, meta_index: Tensor) -> None:
+    def __init__(self, ancestor: Features, matcher: AnyMatcher, resident: Resident, meta_index: Tensor) -> None:
         self.ancestor, self.matcher, self.resident, self.index = ancestor, matcher, resident, meta_index
         space, number = room(resident.device), len(meta_index) * 4
-        raw = sum(channels * side**2 for channels, side in matcher.layout.ancestor)
         self.held: Frozen | None = None
         self.raw: list[Tensor] | None = None
         if matcher.numbers_per_image() * number <= space:
             self.held = Frozen.join([matcher.freeze(maps) for maps in self._chunks()])
-        elif raw * number <= space:
+        elif matcher.raw_numbers() * number <= space:
             self.raw = [torch.cat(layer) for layer in zip(*self._chunks(), strict=True)]
 
     @torch.no_grad()
@@ -80,12 +82,12 @@ class FrozenAncestor:
         return self.of_images(self.resident.batch(self.index[rows]))
 
     def pooled(self) -> Tensor:
-        """[meta images, sum of C_l]. Raises UserError when the ancestor's features are not finite."""
+        """pool(Z^l) of every meta image, side by side. Raises UserError when the ancestor's features are not finite."""
         if self.held is not None:
             pooled = self.held.pooled
         else:
             chunks = self._chunks() if self.raw is None else zip(*(maps.split(CHUNK) for maps in self.raw), strict=True)
-            pooled = torch.cat([averages(maps) for maps in chunks])
+            pooled = torch.cat([self.matcher.pool(maps) for maps in chunks])
         if not torch.isfinite(pooled).all():
             raise UserError("ancestor.lr: the ancestor diverged, its features on the condensing images are not finite; lower ancestor.lr")
         return pooled

@@ -153,16 +153,26 @@ class Matcher:
         self.scales = [self._owner * inverse for inverse in self.inverse]
         self._matrices: dict[tuple[int, int], Tensor] = {}
 
+    @property
+    def pooled_sizes(self) -> tuple[int, ...]:
+        return tuple(channels for channels, _ in self.layout.ancestor)
+
+    def raw_numbers(self) -> int:
+        return sum(channels * side**2 for channels, side in self.layout.ancestor)
+
     def numbers_per_image(self) -> int:
-        """How many floating-point numbers :meth:`freeze` holds for one image."""
         kinds = {self.layout.kind(k): self.runs[k] for k in range(len(self.runs))}
         maps = sum(run.side**2 * (run.last - run.first) for runs in kinds.values() for run in runs)
         return maps + self.layout.channels + len(kinds) * (len(self.layout.ancestor) + self.layout.channels)
 
+    def pool(self, ancestor: Sequence[Tensor]) -> Tensor:
+        """Maps [B, C_l, S, S] averaged over their pixels, side by side: [B, sum of C_l]."""
+        return torch.cat([f.mean((2, 3)) for f in ancestor], 1)
+
     @torch.no_grad()
     def freeze(self, ancestor: Sequence[Tensor]) -> Frozen:
         """The frozen side of the ancestor's maps [B, C_l, S, S]."""
-        pooled = averages(ancestor)
+        pooled = self.pool(ancestor)
         maps: dict[tuple[int, bool], tuple[Tensor, ...]] = {}
         energy: dict[tuple[int, bool], Tensor] = {}
         totals: dict[tuple[int, bool], Tensor] = {}
@@ -273,11 +283,6 @@ def _enlarge(maps: Tensor, side: int, target: int) -> Tensor:
         return maps
     square = maps.view(len(maps), side, side, -1).permute(0, 3, 1, 2)
     return as_flat(resize(square, target))
-
-
-def averages(maps: Sequence[Tensor]) -> Tensor:
-    """Maps [B, C_l, S, S] averaged over their pixels, side by side: [B, sum of C_l]."""
-    return torch.cat([f.mean((2, 3)) for f in maps], 1)
 
 
 def as_flat(maps: Tensor) -> Tensor:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from evolve.condensers.batches import epoch_rows, meta_rows, steps_per_epoch
+from evolve.condensers.compare import AnyMatcher, matcher_for
 from evolve.condensers.frozen import CHUNK, Features, FrozenAncestor, Groups
 from evolve.condensers.hypergradient import Local, LookAhead, Rule, Tensors, reverse_sweep, sgd, sweep
 from evolve.condensers.interface import Condensed, Request, fixed_condensation
-from evolve.condensers.matching import Frozen, Layout, Matcher, Projection, layout
+from evolve.condensers.matching import Frozen, Layout, Matcher, Projection
 from evolve.condensers.selection import select
 from evolve.condensers.written import Written
 from evolve.data.resident import Resident
@@ -35,30 +36,37 @@ REPORT_EVERY = 10
 class MetaNetwork(nn.Module):
     """G: alpha^{l,k} = ReLU6(FC_{l,k}(pool(Z^l))). All FCs in one tensor; weight 0 and bias 1, so every pair starts at 1."""
 
-    def __init__(self, channels: Sequence[int], descendant_layers: int) -> None:
+    def __init__(self, sizes: Sequence[int], descendant_layers: int) -> None:
+        """``sizes``: the length of pool(Z^l) for each ancestor layer."""
         super().__init__()
-        owner = torch.repeat_interleave(torch.arange(len(channels)), torch.tensor(channels))
-        self.register_buffer("owner", F.one_hot(owner, len(channels)).t().float())
-        self.weight = nn.Parameter(torch.zeros(sum(channels), descendant_layers))
-        self.bias = nn.Parameter(torch.ones(len(channels), descendant_layers))
+        owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+        self.register_buffer("owner", F.one_hot(owner, len(sizes)).t().float())
+        self.weight = nn.Parameter(torch.zeros(sum(sizes), descendant_layers))
+        self.bias = nn.Parameter(torch.ones(len(sizes), descendant_layers))
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """[B, sum of C_l] -> [B, L, K], in 0..6."""
+        """[B, sum of the sizes] -> [B, L, K], in 0..6."""
         return F.relu6(torch.matmul(self.get_buffer("owner"), pooled[:, :, None] * self.weight) + self.bias)
 
 
 class Pseudo:
-    """The pseudo-descendant (theta) and h (zeta) as functions of one tuple of tensors. BN uses and keeps no running statistics."""
+    """The pseudo-descendant (theta) and h (zeta) as functions of one tuple of tensors. BN uses and keeps no running statistics.
 
-    def __init__(self, network: nn.Module, groups: Groups, matcher: Matcher, seed: int) -> None:
+    Where h is the identity, zeta is empty. timm's attention goes by its plain formula: the fused kernels have no second derivative.
+    """
+
+    def __init__(self, network: nn.Module, groups: Groups, matcher: AnyMatcher, seed: int) -> None:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.track_running_stats = False
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False  # type: ignore[assignment]
         self.network = Features(network.train(), groups)
         self.names = [name for name, _ in self.network.named_parameters()]
         self.matcher = matcher
         theta = [p.detach().clone(memory_format=torch.preserve_format) for p in self.network.parameters()]
-        self.initial: Tensors = (*theta, *_draw_alignment(matcher.layout, seed, like=theta[0]))
+        zeta = _draw_alignment(matcher.layout, seed, like=theta[0]) if isinstance(matcher, Matcher) else []
+        self.initial: Tensors = (*theta, *zeta)
 
     def matching(self, frozen: Frozen, x: Tensor, alpha: Tensor, params: Sequence[Tensor]) -> Tensor:
         """L_meta on images x [B, 3, H, W] with alpha [B, L, K]."""
@@ -152,16 +160,14 @@ class Condensation:
         frozen = Features(ancestor.eval().requires_grad_(False), groups)
         probe = resident.batch(meta_index[:1])
         with torch.no_grad():
-            seen = Features(pseudo.eval(), pseudo_groups)(probe)
-            shape = layout(frozen(probe), seen)
-        self.matcher = Matcher(shape, probe)
+            self.matcher = matcher_for(frozen(probe), Features(pseudo.eval(), pseudo_groups)(probe))
         self.ancestor = FrozenAncestor(frozen, self.matcher, resident, meta_index)
         self.pooled = self.ancestor.pooled()
         self.pseudo = Pseudo(pseudo, pseudo_groups, self.matcher, seed)
-        phi = MetaNetwork([channels for channels, _ in shape.ancestor], len(shape.descendant)).to(probe)
+        phi = MetaNetwork(self.matcher.pooled_sizes, len(pseudo_groups)).to(probe)
         adam = torch.optim.Adam(phi.parameters(), lr=c.meta_lr, weight_decay=c.meta_weight_decay)
         self.written: Written | None = None
-        if isinstance(pseudo, VGG) and resident.device.type == "cpu" and not reference:
+        if isinstance(pseudo, VGG) and isinstance(self.matcher, Matcher) and resident.device.type == "cpu" and not reference:
             self.written = Written(pseudo.plan, resident.size, self.pseudo.network.places, self.matcher)
         self.state = _State(self.pseudo.initial, tuple(torch.zeros_like(p) for p in self.pseudo.initial), phi, adam)
 
