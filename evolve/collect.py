@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from evolve import lineage
@@ -28,6 +28,7 @@ def collect(world: World, peek: Peek, scenario: str, profile: str, settings: Map
         reference=_descent(measured, 0, "from-scratch") if measured else None,
         settings=dict(settings),
         versions=dict(versions),
+        fewshot=tuple(_fewshot(known.values(), peek)),
     )
 
 
@@ -75,6 +76,15 @@ def _sparse(world: World) -> dict[str, int]:
 def _group_name(group: list[str]) -> str:
     """A layer's name; a stage of several layers is named by its range."""
     return group[0] if len(group) == 1 else f"{group[0]}-{group[-1].lstrip(string.ascii_letters)}"
+
+
+def _fewshot(stages: Iterable[Stage], peek: Peek) -> Iterator[Descent]:
+    """Those of Table III's learners that have been measured; they have no epochs, so no curves."""
+    for stage in stages:
+        record = peek(stage.key) if stage.kind == "fewshot" else None
+        if record is not None:
+            accuracy, images = tuple(record["accuracy"]), tuple(record["test_images"])
+            yield Descent(0, stage.recipe["learner"], accuracy, best=accuracy, curves=(), train_loss=(), test_images=images)
 
 
 def _descent(record: Mapping[str, Any], length: int, method: str) -> Descent:

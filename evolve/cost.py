@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evolve.fewshot.settings import READ
 from evolve.lineage import ancestor_plan, paper_descendant
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
@@ -29,6 +30,7 @@ PARAMETER_SECONDS = 1.6e-9  # the update of one parameter: memory, not arithmeti
 EVAL_SHARE = 0.3  # of a training image's time: forward only, larger batches
 MATCHING = 1.85  # the matching of all pairs of layers, beside the pseudo-descendant's own passes
 CURVATURE = 2.2  # a Hessian product, beside a forward and backward pass
+TRANSPORT_SECONDS = 6e-5  # one optimal transport between few places
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ def seconds(settings: Settings, kind: str, recipe: Mapping[str, Any]) -> float:
         return _accumulate_seconds(settings, ancestor, recipe)
     if kind == "condense":
         return _condense_seconds(settings, ancestor)
+    if kind == "fewshot":
+        return _fewshot_seconds(settings, paper_descendant(settings), recipe["learner"])
     plan = from_json(recipe["plan"]) if "plan" in recipe else paper_descendant(settings)
     return _descend_seconds(settings, ancestor if recipe["method"] == "full-ancestor" else plan)
 
@@ -105,6 +109,29 @@ def _descend_seconds(s: Settings, plan: Architecture) -> float:
     return Work(plan, s.data.size, images, images / d.batch, tested, together(plan, d.descendants)).seconds()
 
 
+def _fewshot_seconds(s: Settings, plan: Architecture, learner: str) -> float:
+    """Episodes, the pre-training of those that have one, and the adapting to every downstream task; a second-order inner step counts as a
+    gradient and a Hessian product.
+    """
+    f, d, (train, test) = s.fewshot, s.descend, images_per_class(s)
+    ways, read = d.classes_per_task, READ[learner]
+    support, tested = ways * min(train, d.shots), ways * min(test, d.test_per_class or test)
+    second = learner in ("maml", "protomaml", "boil") and (learner == "maml" or f.order == 2)
+    inner = f.inner_steps * (1 + CURVATURE * second) if "inner_steps" in read else 0.0
+    adapting = f.test_steps * support if "test_steps" in read else 0.0
+    images = f.episodes * ways * ((1 + inner) * f.shots + f.queries) if "episodes" in read else 0.0
+    steps = f.episodes * (1 + inner) if "episodes" in read else 0.0
+    if learner == "reptile":
+        images, adapting = float(f.episodes * f.reptile_steps * f.reptile_batch), float(f.reptile_test_steps * f.reptile_batch)
+        steps = float(f.episodes * f.reptile_steps)
+    if "pretrain_epochs" in read:
+        classes = len(s.data.ancestor_classes) or s.data.split[0]
+        images, steps = images + f.pretrain_epochs * classes * train, steps + f.pretrain_epochs * classes * train / f.pretrain_batch
+    pairs = f.episodes * ways * f.queries + d.descendants * (f.emd_steps * f.emd_batch + tested) if learner == "deepemd" else 0
+    work = Work(plan, s.data.size, images + d.descendants * adapting, steps, d.descendants * (support + tested))
+    return work.seconds() + pairs * ways * TRANSPORT_SECONDS
+
+
 def estimate(settings: Settings, workers: int = 2) -> float:
     """Seconds for a whole lineage from an empty store: the serial chain or the shared rest, whichever is longer."""
     c, tasks = settings.controls, settings.stream.tasks
@@ -114,6 +141,7 @@ def estimate(settings: Settings, workers: int = 2) -> float:
     generations = tasks + c.untrained
     descents = generations * (1 + c.from_scratch) + sum(tasks // every for every in (c.shuffled, c.joint, c.full_ancestor) if every)
     rest = descents * one + generations * seconds(settings, "condense", {})
+    rest += sum(seconds(settings, "fewshot", {"learner": learner}) for learner in set(settings.fewshot.learners))
     return max(chain, (chain + rest) / workers)
 
 

@@ -73,6 +73,7 @@ class LineageRecord:
     reference: Descent | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    fewshot: tuple[Descent, ...] = ()  # Table III's learners on the same tasks; they depend on no generation
 
 
 @dataclass(frozen=True)
@@ -247,6 +248,7 @@ def record_from_json(data: Mapping[str, Any]) -> LineageRecord:
     made = {f.name: data[f.name] for f in fields(LineageRecord) if f.name in data}
     made["generations"] = tuple(_generation(g) for g in data.get("generations", ()))
     made["reference"] = _descent(data.get("reference"))
+    made["fewshot"] = tuple(Descent(**{key: _tuples(value) for key, value in one.items()}) for one in data.get("fewshot", ()))
     return LineageRecord(**made)
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from evolve import condenser_table
+from evolve.fewshot.settings import READ
 from evolve.inheritors import descendant
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture, from_json
@@ -25,7 +26,8 @@ from evolve.settings import InheritSettings, Settings
 from evolve.store import Stage
 
 # Raised by hand when a room's numbers change for the same settings; results of the older version are then simply not found.
-VERSIONS = {"accumulate": 3, "condense": 2, "descend": 3}
+VERSIONS = {"accumulate": 3, "condense": 2, "descend": 3, "fewshot": 1}
+TASKS = ("descendants", "classes_per_task", "shots", "test_per_class")  # [descend]: what chooses the downstream tasks
 
 Peek = Callable[[str], "Mapping[str, Any] | None"]  # a stage's key -> its record, if it is in the store
 
@@ -71,6 +73,8 @@ def lineage(world: World, peek: Peek) -> Iterator[Stage]:
         elif not controls.untrained:
             continue
         yield from generation(world, length, ancestor, peek)
+    for learner in dict.fromkeys(world.settings.fewshot.learners):
+        yield fewshot(world, learner)
 
 
 def generation(world: World, length: int, ancestor: Stage, peek: Peek) -> Iterator[Stage]:
@@ -86,6 +90,8 @@ def generation(world: World, length: int, ancestor: Stage, peek: Peek) -> Iterat
         yield descend(world, "shuffled", length, learngene)
     if due(controls.full_ancestor, length):
         yield descend(world, "full-ancestor", length, ancestor)
+    if due(controls.distilled, length):
+        yield distilled(world, length, learngene, ancestor)
     if due(controls.joint, length):
         joint = accumulate(world, length, ancestor, strategy="joint")
         joint_gene = condense(world, length, joint, of="joint ")
@@ -142,14 +148,39 @@ def descend(world: World, method: str, length: int, source: Stage) -> Stage:
     """Descendants that inherit from ``source``, a learngene or (full-ancestor) the ancestor itself."""
     role = "ancestor" if method == "full-ancestor" else "learngene"
     # "joint" names where the learngene comes from, which its key already says.
-    recipe = _descend_recipe(world) | {"method": "inherited" if method == "joint" else method} | _inheriting(world.settings)
+    recipe = _descend_recipe(world) | {"method": "inherited" if method == "joint" else method} | _inheriting(world.settings, method)
     return _stage("descend", f"descend {length} {method}", recipe, {role: source}, priority=1)
+
+
+def distilled(world: World, length: int, learngene: Stage, ancestor: Stage) -> Stage:
+    """From-scratch descendants of the learngene's architecture, with the ancestor's features as hints where they would inherit (SPEC 5)."""
+    recipe = _descend_recipe(world) | {"method": "distilled"} | _inheriting(world.settings, "distilled")
+    recipe["descend"] |= {"distill_weight": world.settings.descend.distill_weight}
+    return _stage("descend", f"descend {length} distilled", recipe, {"learngene": learngene, "ancestor": ancestor}, priority=1)
 
 
 def from_scratch(world: World, plan: Architecture, label: str) -> Stage:
     """The same descendants with all layers random. It depends on no ancestor, so equal architectures share one result."""
     recipe = _descend_recipe(world) | {"method": "from-scratch", "plan": plan.anonymous().to_json()}
     return _stage("descend", f"descend {label} from-scratch", recipe, {}, priority=1)
+
+
+def fewshot(world: World, learner: str) -> Stage:
+    """A few-shot learner of Table III on the paper's descendant: meta-trained on the ancestor's classes, measured on the descendants' tasks."""
+    s = world.settings
+    recipe = {
+        "version": VERSIONS["fewshot"],
+        "arithmetic": world.arithmetic,
+        "seed": world.seed,
+        "data": world.data,
+        "ancestor_classes": list(world.ancestor_classes),
+        "classes": list(world.descend_classes),
+        "plan": paper_descendant(s).anonymous().to_json(),
+        "learner": learner,
+        "fewshot": {name: value for name, value in _keyed(s.fewshot).items() if name in READ[learner]},
+        "tasks": {name: getattr(s.descend, name) for name in TASKS},
+    }
+    return _stage("fewshot", f"few-shot {learner}", recipe | _plugged("networks", s.ancestor.network), {}, priority=1)
 
 
 def heir(world: World, chosen: Mapping[str, Any]) -> Architecture:
@@ -192,7 +223,7 @@ def _descend_recipe(world: World) -> dict[str, Any]:
         "data": world.data,
         "classes": list(world.descend_classes),
         "network": network(world.settings),
-        "descend": _keyed(world.settings.descend),
+        "descend": _keyed(world.settings.descend, without=("distill_weight",)),
     }
 
 
@@ -218,10 +249,12 @@ def fixed_layers(s: Settings) -> tuple[int, ...]:
     return tuple(sorted({n - 1 for n in s.condense.fixed})) or ancestor_plan(s).named_set(s.condense.fixed_set, s.condense.top_k)
 
 
-def _inheriting(s: Settings) -> dict[str, Any]:
-    """How the descendants inherit, where it is not the paper's way (older stores know no other)."""
-    chosen = {name: value for name, value in _keyed(s.inherit).items() if value != getattr(InheritSettings(), name)}
-    return ({"inherit": chosen} if chosen else {}) | _plugged("inheritors", s.inherit.method)
+def _inheriting(s: Settings, method: str) -> dict[str, Any]:
+    """How the descendants inherit, as far as ``method`` reads it and where it is not the paper's way (older stores know no other)."""
+    every = tuple(_keyed(s.inherit))
+    read = {"full-ancestor": ("lr_scale",), "distilled": ("method",)}.get(method, every)
+    chosen = {name: getattr(s.inherit, name) for name in read if getattr(s.inherit, name) != getattr(InheritSettings(), name)}
+    return ({"inherit": chosen} if chosen else {}) | (_plugged("inheritors", s.inherit.method) if "method" in read else {})
 
 
 def _keyed(section: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
