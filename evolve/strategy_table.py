@@ -168,6 +168,8 @@ def check_strategy(a: AncestorSettings) -> dict[str, Any]:
     """
     if reason := refusal(a.strategy):
         raise UserError(reason)
+    if a.strategy not in TABLE:  # a plug-in's, which looks at its arguments itself
+        return dict(a.strategy_args)
     known = TABLE[a.strategy]
     if a.head not in known.heads:
         heads = " or ".join(f'"{head}"' for head in known.heads)

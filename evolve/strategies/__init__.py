@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from evolve.registry import origin
 from evolve.strategies.asymmetric import DER, ERACE, ERAML
 from evolve.strategies.baselines import CWRStar, FromScratch
 from evolve.strategies.distillation import LFL, FeatureDistillation, LwF
 from evolve.strategies.features import FeatureReplay
+from evolve.strategies.foreign import foreign_plugin
 from evolve.strategies.generative import GenerativeReplay
 from evolve.strategies.importance import MAS, RWalk
 from evolve.strategies.loader import ResidentLoader, batches
@@ -55,10 +57,13 @@ TEMPLATES: dict[str, Callable[..., ResidentStrategy]] = {
 def make_strategy(name: str, arguments: Mapping[str, Any], **common: Any) -> ResidentStrategy:
     """The strategy ``name`` around an untrained ancestor; ``common`` are :class:`ResidentStrategy`'s own arguments but the plugin.
 
-    A strategy is one of Avalanche's templates, or Avalanche's plugin in the plain template, or the plain template (naive, cumulative, joint).
+    A strategy is one of Avalanche's templates, or Avalanche's plugin in the plain template, or the plain template (naive, cumulative, joint);
+    or another package's plugin in the plain template.
     """
     if name in TEMPLATES:
         return TEMPLATES[name](plugin=None, arguments=arguments, **common)
+    if origin("strategies", name) is not None:
+        return PlainStrategy(plugin=foreign_plugin(name, arguments), **common)
     return PlainStrategy(plugin=PLUGINS[name](**arguments) if name in PLUGINS else None, **common)
 
 
