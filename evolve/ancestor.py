@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from evolve.data.resident import Resident
 from evolve.data.streams import StreamTask, class_labels, labels_of, load_avalanche, make_benchmark, stream_tasks, task_label
 from evolve.errors import UserError
+from evolve.gradients import GradientFractions
 from evolve.metrics import average_accuracy, backward_transfer, forgetting
 from evolve.networks.family import architecture
 from evolve.networks.network import Network, initialise
@@ -124,6 +125,8 @@ def accumulate(
     tensors, meta = learner.state()
     record: dict[str, Any] = {"task": task, "classes": [list(one.classes) for one in tasks], "head": labelling(a)}
     record |= {"row": row, "train_loss": losses, "average_accuracy": average_accuracy([row]), "strategy": meta}
+    earlier = previous.record.get("gradients", []) if previous is not None and not joint else []
+    record["gradients"] = [*earlier, learner.gradients.fractions()]  # as "history": one row a task
     known = not joint and len(history) == task - 1
     matrix = [*history, row]
     record["forgetting"] = forgetting(matrix) if known else None
@@ -169,13 +172,18 @@ class Learner:
         strategy.past, self._losses = past, []
         meter = _Meter(self.a.epochs, number, progress)
         strategy.first_epoch = lambda running: self._resume(checkpoint.load())
-        strategy.after_step = meter.step
+        self.gradients = gradients = GradientFractions(strategy.model.trunk, self.a.gradient_threshold)
+
+        def after_step(running: ResidentStrategy, epoch: int) -> None:
+            gradients.step()
+            meter.step(running, epoch)
 
         def after_epoch(running: ResidentStrategy, epoch: int) -> None:
             self._losses.append(self._finite(meter.take(), number, epoch))
-            checkpoint.save(self._running(), {"epoch": epoch + 1, "losses": self._losses})
+            gradients.end_epoch()
+            checkpoint.save(self._running(), {"epoch": epoch + 1, "losses": self._losses, "gradients": gradients.state()})
 
-        strategy.after_epoch = after_epoch
+        strategy.after_step, strategy.after_epoch = after_step, after_epoch
         with isolated_rng(derive_seed(self.seed, "ancestor", number)):
             strategy.train(experience, eval_streams=[])
         return list(self._losses)
@@ -206,6 +214,7 @@ class Learner:
             strategy.optimizer.state[parameters[name]] = {"momentum_buffer": buffer}
         strategy.resume(_unflat(tensors, "running."))
         self._losses = [float(loss) for loss in meta["losses"]]
+        self.gradients.restore(meta["gradients"])
         return int(meta["epoch"])
 
     def _finite(self, loss: float, task: int, epoch: int) -> float:
