@@ -71,7 +71,8 @@ def run_stages(
     workers: int,
     events: Callable[[Event], None],
     stop: Callable[[], bool] | None = None,
-) -> None:
+    keep_going: bool = False,
+) -> dict[str, str]:
     """Execute stages until all that ``expand`` names are in the store.
 
     ``perform`` is "package.module:function"; it is called as ``function(stage, store, context, progress)`` and puts the
@@ -81,13 +82,17 @@ def run_stages(
 
     Raises the stage's own UserError; UserError when a worker process died twice in one stage; StageFailure for any
     other exception. KeyboardInterrupt ends the workers and goes through. No worker outlives the call.
+
+    With ``keep_going`` a stage that fails ends only what needs it: the others go on, and the call returns {key: one line} of the stages
+    that failed and of those that lacked their result (else it returns nothing).
     """
     store = Store(store_root, lambda text: events(Notice(text)))
-    agenda = Agenda(expand, store, events, Sets(perform, context))
+    agenda = Agenda(expand, store, events, Sets(perform, context), keep_going)
     if workers < 1:
         run_here(agenda, perform, context, stop)
     else:
         Crew(agenda, perform, context, workers, stop).run()
+    return agenda.failed
 
 
 class Sets:
@@ -113,8 +118,11 @@ class Sets:
 class Agenda:
     """Which stages are done, running and ready; what the messages of a computation mean for them."""
 
-    def __init__(self, expand: Callable[[], Sequence[Stage]], store: Store, events: Callable[[Event], None], sets: Sets) -> None:
-        self.expand, self.store, self.events, self.sets = expand, store, events, sets
+    def __init__(
+        self, expand: Callable[[], Sequence[Stage]], store: Store, events: Callable[[Event], None], sets: Sets, keep_going: bool = False
+    ) -> None:
+        self.expand, self.store, self.events, self.sets, self.keep_going = expand, store, events, sets, keep_going
+        self.failed: dict[str, str] = {}  # key -> one line
         self.stages: dict[str, Stage] = {}  # in the order of expand, each key once
         self.done: set[str] = set()
         self.running: dict[str, Stage] = {}
@@ -165,6 +173,9 @@ class Agenda:
 
     def check_finished(self) -> None:
         """With nothing running and nothing ready, all must be done; raises StageFailure if an input has no maker."""
+        while lacking := [stage for stage in self._waiting() if any(key in self.failed for key in stage.inputs.values())]:
+            for stage in lacking:
+                self.failed[stage.key] = f"{stage.label}: a stage before it failed"
         for stage in self._waiting():
             role = next((role for role, key in stage.inputs.items() if not self.store.has(key)), "")
             raise StageFailure(f"{stage.label}: its input {role!r} is not in the store and no stage computes it")
@@ -200,14 +211,21 @@ class Agenda:
         elif what == "apart":
             self.give_up([stage])
         elif what == "refused":
-            self.events(StageFailed(stage, str(content[0])))
-            raise content[0]
+            self.fail(stage, str(content[0]), content[0])
         else:
-            self.events(StageFailed(stage, content[0]))
-            raise StageFailure(f"{stage.label}: {content[0]}; the traceback is in {self.store.log(stage.key)}")
+            self.fail(stage, content[0], StageFailure(f"{stage.label}: {content[0]}; the traceback is in {self.store.log(stage.key)}"))
+
+    def fail(self, stage: Stage, text: str, error: Exception) -> None:
+        """It cannot be computed. Raises ``error``, unless the others are to go on."""
+        self.running.pop(stage.key, None)
+        self.events(StageFailed(stage, text))
+        if not self.keep_going:
+            raise error
+        self.failed[stage.key] = str(error) if str(error).startswith(stage.label) else f"{stage.label}: {error}"
 
     def _waiting(self) -> list[Stage]:
-        return [stage for key, stage in self.stages.items() if key not in self.done and key not in self.running]
+        ended = self.done | self.failed.keys() | self.running.keys()
+        return [stage for key, stage in self.stages.items() if key not in ended]
 
 
 def run_here(agenda: Agenda, perform: str, context: Mapping[str, Any], stop: Callable[[], bool] | None) -> None:
@@ -291,8 +309,8 @@ class Crew:
         reason = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         if twice := [stage for stage in stages if self.deaths[stage.key] > 1]:  # it was alone then
             text = f"its worker process died twice ({reason}; signal 9 is mostly a lack of memory: try fewer --workers)"
-            self.agenda.events(StageFailed(twice[0], text))
-            raise UserError(f"{twice[0].label}: {text}; its log, if it said anything, is {self.agenda.store.log(twice[0].key)}")
+            log = self.agenda.store.log(twice[0].key)
+            return self.agenda.fail(twice[0], text, UserError(f"{twice[0].label}: {text}; its log, if it said anything, is {log}"))
         again = "trying once more" if len(stages) == 1 else "trying each once more, alone"
         self.agenda.events(Notice(f"{named(stages)}: its worker process died ({reason}); {again}"))
 

@@ -21,6 +21,7 @@ from evolve.data.resident import Resident
 from evolve.data.sources import load_images
 from evolve.durable import canonical
 from evolve.errors import UserError
+from evolve.fewshot.settings import FewshotSettings
 from evolve.inheritors import descendant
 from evolve.learngene import Learngene, extract, shuffled
 from evolve.networks.architecture import Architecture
@@ -30,6 +31,7 @@ from evolve.store import Result, Stage, Store
 
 if TYPE_CHECKING:
     from evolve.descendants import DownstreamTask, Trained
+    from evolve.training.distill import Teacher
 
 CHECKPOINT_SECONDS = 10.0  # what a crash may cost of a task under way
 
@@ -44,9 +46,9 @@ def perform_stage(stage: Stage, store: Store, context: Mapping[str, Any], progre
 
     Raises UserError when the images are not those the recipe was made for, or a setting asks for more than they hold.
     """
-    room = {"accumulate": _accumulate, "condense": _condense, "descend": _descend}[stage.kind]
+    room = {"accumulate": _accumulate, "condense": _condense, "descend": _descend, "fewshot": _fewshot}[stage.kind]
     inputs = {role: _input(store, key) for role, key in stage.inputs.items()}
-    resident = _resident(context, stage.recipe.get("data"))
+    resident = _resident(context, stage.recipe)
     record, tensors = room(stage, inputs, resident, store, progress)
     store.put(stage, record, tensors, provenance(resident.device))
 
@@ -54,9 +56,12 @@ def perform_stage(stage: Stage, store: Store, context: Mapping[str, Any], progre
 def set_key(stage: Stage, context: Mapping[str, Any]) -> Hashable | None:
     """What descend stages have in common that may train together, on a GPU; None for those that go alone.
 
-    A CPU gains nothing from more descendants at once, nor does the plain path.
+    A CPU gains nothing from more descendants at once, nor does the plain path, which distillation and a learning rate of their own for
+    inherited layers always take; company must not lead others onto it.
     """
     if stage.kind != "descend" or stage.recipe["arithmetic"] == "reference" or choose_device(context["device"]).type != "cuda":
+        return None
+    if stage.recipe["method"] == "distilled" or _lr_scale(stage.recipe) != 1:
         return None
     return canonical({name: value for name, value in stage.recipe.items() if name not in OWN})
 
@@ -68,7 +73,7 @@ def perform_set(stages: Sequence[Stage], store: Store, context: Mapping[str, Any
     Raises what that raises; the results of all stages are put at the end or, mostly, none.
     """
     inputs = [{role: _input(store, key) for role, key in stage.inputs.items()} for stage in stages]
-    resident = _resident(context, stages[0].recipe["data"])
+    resident = _resident(context, stages[0].recipe)
     for stage, (record, tensors) in zip(stages, _descend_together(stages, inputs, resident, progress), strict=True):
         store.put(stage, record, tensors, provenance(resident.device))
 
@@ -104,8 +109,20 @@ def _load(data: DataSettings, data_dir: Path | None, cache_dir: Path, device: st
     return Resident(images, repeatable(choose_device(device))), images.fingerprint
 
 
-def _resident(context: Mapping[str, Any], expected: str | None) -> Resident:
-    resident, fingerprint = _load(context["data"], context["data_dir"], context["cache_dir"], context["device"])
+def _chosen_data(context: Mapping[str, Any], recipe: Mapping[str, Any]) -> DataSettings:
+    """A run has one set of images; a batch may have several, by fingerprint. An untrained ancestor reads none but asks for their size."""
+    held: DataSettings | dict[str, DataSettings] = context["data"]
+    if isinstance(held, DataSettings):
+        return held
+    if "data" in recipe:
+        return held[recipe["data"]]
+    size = recipe["ancestor"].get("size")
+    return next(data for data in held.values() if size in (None, data.size))
+
+
+def _resident(context: Mapping[str, Any], recipe: Mapping[str, Any]) -> Resident:
+    data, expected = _chosen_data(context, recipe), recipe.get("data")
+    resident, fingerprint = _load(data, context["data_dir"], context["cache_dir"], context["device"])
     if expected is not None and fingerprint != expected:
         raise UserError(f"data {context['data_dir']}: the images changed while the run was going on; run the command again")
     return resident
@@ -212,9 +229,33 @@ def _descend_together(
     def report(fraction: float, text: str) -> None:
         progress(fraction, f"{len(tasks)} descendants{f' (of {len(models)} together)' if size > 1 else ''}, {text}")
 
-    trained = train_together(models, tasks * size, resident, settings, seed, [*numbers] * size, report, reference)
+    teacher = _teacher(shared, inputs[0], resident.device, settings.distill_weight)
+    trained = train_together(
+        models, tasks * size, resident, settings, seed, [*numbers] * size, report, reference, _lr_scale(shared), teacher
+    )
     parts = [trained[start : start + len(tasks)] for start in range(0, len(trained), len(tasks))]
     return [_measured(plan, tasks, part) for (plan, _), part in zip(heirs, parts, strict=True)]
+
+
+def _fewshot(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:
+    from evolve.descendants import downstream_tasks
+    from evolve.fewshot.measure import meta_train_and_measure, thinned
+    from evolve.inheritance import inherit
+
+    recipe, seed = stage.recipe, stage.recipe["seed"]
+    settings: FewshotSettings = _settings(FewshotSettings, recipe["fewshot"])
+    chosen: DescendSettings = _settings(DescendSettings, recipe["tasks"])
+    tasks = downstream_tasks(chosen, recipe["classes"], resident, seed)
+    network = inherit(from_json(recipe["plan"]), None, chosen.classes_per_task, seed, 0).to(resident.device)
+    found = meta_train_and_measure(recipe["learner"], network, recipe["ancestor_classes"], tasks, resident, settings, seed, progress)
+    record = {
+        "accuracy": [correct.double().mean().item() for correct in found.correct],
+        "test_images": [len(correct) for correct in found.correct],
+        "classes": [list(task.classes) for task in tasks],
+        "losses": thinned(found.losses),
+        "plan": recipe["plan"],
+    }
+    return record, {"correct": {f"task{n}": correct for n, correct in enumerate(found.correct)}}
 
 
 def _measured(plan: Architecture, tasks: Sequence[DownstreamTask], trained: Sequence[Trained]) -> Outcome:
@@ -241,11 +282,30 @@ def _inheritance(recipe: Mapping[str, Any], inputs: Mapping[str, Result]) -> tup
         layers = [*ancestor.layer_names, *ancestor.extras]
         return ancestor.whole(), extract(trunk(inputs["ancestor"].tensors("ancestor")), ancestor, layers)
     found = inputs["learngene"]
-    learngene = unflatten(found.tensors("learngene"), ancestor)
-    if method == "shuffled":
-        learngene = shuffled(learngene, recipe["seed"], "shuffle")
     chosen: InheritSettings = _settings(InheritSettings, recipe.get("inherit", {}))
-    return descendant(ancestor, found.record["layers"], chosen), learngene
+    plan = descendant(ancestor, found.record["layers"], chosen)
+    if method == "distilled":
+        return plan, None
+    learngene = unflatten(found.tensors("learngene"), ancestor)
+    return plan, shuffled(learngene, recipe["seed"], "shuffle") if method == "shuffled" else learngene
+
+
+def _lr_scale(recipe: Mapping[str, Any]) -> float:
+    """What the learning rate of the inherited layers is multiplied by; a from-scratch or distilled stage names none."""
+    scale: float = recipe.get("inherit", {}).get("lr_scale", 1.0)
+    return scale
+
+
+def _teacher(recipe: Mapping[str, Any], inputs: Mapping[str, Result], device: torch.device, weight: float) -> Teacher | None:
+    """The frozen ancestor whose features are the hints of distilled descendants."""
+    from evolve.training.distill import Teacher
+
+    if recipe["method"] != "distilled":
+        return None
+    state = trunk(inputs["ancestor"].tensors("ancestor"))
+    model = _plan(recipe).build(len(state["head.weight"]))
+    model.load_state_dict(state)
+    return Teacher(model.to(device).eval().requires_grad_(False), weight)
 
 
 def _plan(recipe: Mapping[str, Any]) -> Architecture:

@@ -253,7 +253,8 @@ def _known_run(out: Path) -> dict[str, Any] | None:
 
 
 def _check_same(out: Path, known: dict[str, Any], facts: dict[str, Any]) -> None:
-    changed = [name for name, value in facts.items() if known[name] != value]
+    settings = scenario.to_dict(scenario.from_dict(known["settings"], str(out / RUN_FILE)))  # an older version's lack what is new
+    changed = [name for name, value in facts.items() if (settings if name == "settings" else known[name]) != value]
     if changed in (["fingerprint"], ["fingerprint", "classes"]):
         raise UserError(f"{out}: the images are not those this run began with; give the same ones with --data, or a new folder with --out")
     if changed:

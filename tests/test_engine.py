@@ -267,3 +267,24 @@ def test_a_run_says_that_it_waits_for_another(tmp_path: Path) -> None:
         assert run_.stderr is not None and b"another run" in run_.stderr.readline()
     _, said = run_.communicate(timeout=10)
     assert run_.returncode == 0, said
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_with_keep_going_a_failure_ends_only_what_needs_it(tmp_path: Path, workers: int) -> None:
+    bad = make("bad", "refuse")
+    after = make("after", gene=make("between", gene=bad))
+    between = next(stage for stage in [make("between", gene=bad)])
+    good = lineage(2)
+    events: list[Event] = []
+    failed = run_stages(lambda: [bad, between, after, *good], tmp_path, PERFORM, {}, workers, events.append, keep_going=True)
+    assert set(failed) == {bad.key, between.key, after.key}
+    assert failed[bad.key].startswith("bad: ") and "a stage before it failed" in failed[after.key]
+    assert all(values(tmp_path, good)) and not any(values(tmp_path, [bad, between, after]))
+    assert labels(events, StageFailed) == ["bad"]
+
+
+def test_with_keep_going_a_stage_that_kills_its_workers_is_one_failure(tmp_path: Path) -> None:
+    killer, good = make("killer", "die"), lineage(2)
+    failed = run_stages(lambda: [killer, *good], tmp_path, PERFORM, {}, 2, lambda event: None, keep_going=True)
+    assert list(failed) == [killer.key] and "died twice" in failed[killer.key]
+    assert all(values(tmp_path, good))

@@ -1,0 +1,144 @@
+"""What a batch measured: methods side by side, paired with the reference. Pure functions on lineages' records.
+
+The unit is one downstream task of one seed, averaged over the generations (SPEC 8): tasks of one seed share an ancestor, so intervals
+resample seeds, then tasks, and a test counts seeds where there are enough of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evolve.batch.file import Batch, Case
+from evolve.curves import Generation, Interval, LineageRecord, evolved, gains
+from evolve.trends import Array, bootstrap, mean_interval
+
+SEEDS_FOR_CLUSTERS = 3  # from so many on, a test counts seeds and not tasks
+LEVEL = 0.05
+
+Values = Callable[[Generation], Sequence[float]]
+METRICS: dict[str, Values] = {
+    "accuracy": lambda g: g.inherited.accuracy,
+    "gain": gains,
+}
+Measured = Mapping[tuple[str, ...], Mapping[int, Array]]  # pairing -> seed -> [descendants] in points
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method minus the reference, paired, in points. ``p`` is two-sided; ``holm`` the same, corrected for all methods of the metric."""
+
+    interval: Interval
+    p: float
+    holm: float
+    seeds: int  # 1 or 2: the test counts tasks, so it speaks of these ancestors only
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method. ``difference`` is None for the reference, and where nothing pairs. ``best``: shown to beat every other method."""
+
+    method: str
+    metric: str
+    interval: Interval
+    lineages: int
+    difference: Difference | None
+    is_reference: bool = False
+    best: bool = False
+
+
+def compare(batch: Batch, records: Sequence[tuple[Case, LineageRecord]], metric: str) -> list[Row]:
+    """A row for every method that has measured anything, in the batch's order."""
+    measured = {method: _measured([(c, r) for c, r in records if c.method == method], METRICS[metric]) for method in batch.methods}
+    there = {method: found for method, found in measured.items() if found}
+    reference = batch.reference or next(iter(there), "")
+    differences = corrected({m: found for m in there if m != reference and (found := difference(there[m], there.get(reference, {})))})
+    best = _best(there)
+    return [
+        Row(method, metric, _pooled(_by_seed(found)), sum(map(len, found.values())), differences.get(method), method == reference, method == best)
+        for method, found in there.items()
+    ]
+
+
+def _measured(records: Iterable[tuple[Case, LineageRecord]], values: Values) -> Measured:
+    found: dict[tuple[str, ...], dict[int, Array]] = defaultdict(dict)
+    for case, record in records:
+        rows = np.array([values(g) for g in evolved(record)], dtype=np.float64)
+        if rows.size and np.isfinite(rows).any():
+            found[case.pairing][case.seed] = 100 * rows.mean(axis=0)
+    return dict(found)
+
+
+def _by_seed(found: Measured) -> dict[int, Array]:
+    """All values of a seed, whatever their pairing."""
+    grouped: dict[int, list[Array]] = defaultdict(list)
+    for seeds in found.values():
+        for seed, values in seeds.items():
+            grouped[seed].append(values)
+    return {seed: np.concatenate(parts) for seed, parts in sorted(grouped.items())}
+
+
+def _pooled(groups: Mapping[int, Array]) -> Interval:
+    parts = list(groups.values())
+    count = sum(map(len, parts))
+    return Interval(*mean_interval(parts[0])) if len(parts) == 1 else Interval(*bootstrap(parts), count)
+
+
+def _paired(one: Measured, other: Measured) -> dict[int, Array]:
+    """one - other by seed, over the pairings and seeds that both have."""
+    pairs: dict[tuple[str, ...], dict[int, Array]] = {}
+    for pairing in one.keys() & other.keys():
+        both = one[pairing].keys() & other[pairing].keys()
+        pairs[pairing] = {s: one[pairing][s] - other[pairing][s] for s in both if len(one[pairing][s]) == len(other[pairing][s])}
+    return _by_seed(dict(sorted(pairs.items())))
+
+
+def difference(one: Measured, other: Measured) -> Difference | None:
+    """The paired difference, not yet corrected; None where nothing pairs."""
+    groups = _paired(one, other)
+    return Difference(_pooled(groups), p := _p(groups), p, len(groups)) if groups else None
+
+
+def _p(groups: Mapping[int, Array]) -> float:
+    """Two-sided one-sample t-test of the paired differences: of the seeds' means from three seeds on, else of the tasks'."""
+    from scipy.stats import ttest_1samp
+
+    parts = list(groups.values())
+    units = np.array([part.mean() for part in parts]) if len(parts) >= SEEDS_FOR_CLUSTERS else np.concatenate(parts)
+    units = np.round(units, 9)  # float noise is no effect
+    if len(units) < 2:
+        return math.nan
+    if np.all(units == units[0]):
+        return 1.0 if units[0] == 0 else 0.0
+    return float(ttest_1samp(units, 0.0).pvalue)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979): the sorted p times the number not yet passed, never falling, at most 1. NaN is left out."""
+    finite = [i for i, p in enumerate(ps) if not math.isnan(p)]
+    found, highest = list(ps), 0.0
+    for rank, i in enumerate(sorted(finite, key=lambda i: ps[i])):
+        highest = max(highest, min(1.0, ps[i] * (len(finite) - rank)))
+        found[i] = highest
+    return found
+
+
+def corrected(differences: Mapping[str, Difference]) -> dict[str, Difference]:
+    """The same, with Holm's p."""
+    ps = holm([d.p for d in differences.values()])
+    return {m: Difference(d.interval, d.p, p, d.seeds) for (m, d), p in zip(differences.items(), ps, strict=True)}
+
+
+def _best(there: Mapping[str, Measured]) -> str | None:
+    """The method with the highest mean, if every other one is below it by a corrected test."""
+    if len(there) < 2:
+        return None
+    means = {m: _pooled(_by_seed(found)).mean for m, found in there.items()}
+    best = max(means, key=lambda m: means[m])
+    found = {m: d for m in there if m != best and (d := difference(there[best], there[m]))}
+    beaten = all(d.holm < LEVEL and d.interval.mean > 0 for d in corrected(found).values())
+    return best if beaten and len(found) == len(there) - 1 else None

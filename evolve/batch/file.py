@@ -1,0 +1,293 @@
+"""A batch file (TOML) -> cases, each a scenario with its overrides. Needs no torch.
+
+    name = "condensers"
+    scenario = "tinyimagenet-seq25"
+    seeds = [0, 1, 2]
+
+    [set]                                # for every case
+    stream.tasks = 5
+
+    [axes]                               # every combination
+    condense.method = ["meta-network", "cka", "random"]
+
+    [[zip]]                              # these move together
+    ancestor.network = ["vgg16", "resnet18"]
+    ancestor.width = [0.25, 0.125]
+
+    [[case]]                             # single cases beside the grid
+    name = "paper's set"
+    condense.method = "fixed"
+
+    [report]
+    method = "condense.method"           # what is compared; the other axes and the seed pair the cases
+    reference = "random"                 # against which
+
+    [quick]                              # with --profile quick: seeds, set and axes in its place
+    seeds = [0]
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from evolve import scenario
+from evolve.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+KEYS = ("name", "title", "scenario", "seeds", "set", "axes", "zip", "case", "report", "quick")
+REPORT_KEYS = ("method", "reference")
+CASE = "case"  # the method axis of a batch that lists its cases
+MOST = 10_000  # lineages; more is a slip of the pen
+
+Values = dict[str, Any]  # "section.key" -> value
+
+
+@dataclass(frozen=True)
+class Case:
+    """One lineage of the grid.
+
+    ``values``: what sets it apart, by axis; ``method``: which row of the table it belongs to; ``pairing``: the values of the other axes:
+    cases that agree in them and in the seed differ in nothing but the method.
+    """
+
+    name: str
+    seed: int
+    method: str
+    pairing: tuple[str, ...]
+    values: Mapping[str, Any]
+    scenario: scenario.Scenario
+
+    @property
+    def folder(self) -> str:
+        """Its run's folder, inside the batch's."""
+        return f"{slug(self.name)}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A whole batch. ``reference``: the method that the others are compared with; "" for the first."""
+
+    name: str
+    title: str
+    profile: str
+    origin: str
+    method: str
+    reference: str
+    cases: tuple[Case, ...]
+    axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Every method once, in the file's order."""
+        return tuple(dict.fromkeys(case.method for case in self.cases))
+
+
+def shipped_folder() -> Path:
+    """Where the shipped batches lie: inside the package in a wheel, in benchmarks/ in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "benchmarks" / "ablations"
+    return inside if inside.is_dir() else package.parent / "benchmarks" / "ablations"
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> file of every shipped batch."""
+    return {path.stem: path for path in sorted(shipped_folder().glob("*.toml"))}
+
+
+def find(name: str) -> Path:
+    """A batch file by path, or a shipped one by name. Raises UserError where there is neither."""
+    known = shipped()
+    if name in known:
+        return known[name]
+    if Path(name).is_file():
+        return Path(name)
+    raise UserError(f"batch {name}: no such file; give the path of a TOML file or one of: {', '.join(known)}")
+
+
+def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Batch:
+    """Read a batch; every case's scenario is resolved and checked, ``overrides`` ("section.key=value") on top of all.
+
+    Raises UserError naming file, key and value, or the case that cannot be.
+    """
+    path = find(name)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    _known(table, KEYS, str(path), "")
+    quick = _table(table, "quick", str(path))
+    _known(quick, ("seeds", "set", "axes"), str(path), "quick.")
+    if profile == "quick":
+        table |= {"seeds": quick.get("seeds", table.get("seeds", [0])), "set": {**_flat_table(table, "set", path), **_flat_table(quick, "set", path)}}
+        table |= {"axes": {**_flat_table(table, "axes", path), **_flat_table(quick, "axes", path)}}
+    return _Reader(path, table, profile, overrides).batch()
+
+
+class _Reader:
+    """One batch file's parts, checked."""
+
+    def __init__(self, path: Path, table: Mapping[str, Any], profile: str, overrides: Sequence[str]) -> None:
+        self.path, self.table, self.profile, self.overrides = path, table, profile, overrides
+        self.base = table.get("scenario")
+        if not isinstance(self.base, str):
+            raise UserError(f"{path}: scenario is missing: name a shipped scenario or a TOML file, such as scenario = \"glyphs-seq25\"")
+        beside = path.parent / self.base
+        self.base = str(beside) if beside.suffix == ".toml" and beside.is_file() else self.base
+        self.fixed = _flat_table(table, "set", path)
+        self.axes = {axis: self._values(axis, values) for axis, values in _flat_table(table, "axes", path).items()}
+        self.zips = [self._zip(one) for one in self._list("zip")]
+        self.listed = self._list("case")
+
+    def batch(self) -> Batch:
+        seeds, grid = self._seeds(), self._grid()
+        count = len(seeds) * (len(grid) + len(self.listed))
+        if count > MOST:
+            raise UserError(f"{self.path}: {count:,} lineages; at most {MOST:,} in one batch: make axes shorter")
+        if not count:
+            raise UserError(f"{self.path}: no case: give [axes], [[zip]] or [[case]] tables, and seeds")
+        axis, reference = self._report()
+        cases = [self._case(_named(values), values, seed, axis) for values in grid for seed in seeds]
+        cases += [self._listed(dict(one), seed, axis) for one in self.listed for seed in seeds]
+        self._distinct(cases)
+        title = str(self.table.get("title", ""))
+        name = str(self.table.get("name", self.path.stem))
+        made = Batch(name, title, self.profile, str(self.path), axis, reference, tuple(cases), self._all_axes())
+        if reference and reference not in made.methods:
+            raise UserError(f"{self.path}: report.reference = {reference!r}: allowed are the methods {', '.join(made.methods)}")
+        return made
+
+    def _seeds(self) -> list[int]:
+        seeds = self.table.get("seeds", [0])
+        if not isinstance(seeds, list) or not all(type(s) is int and s >= 0 for s in seeds) or not seeds or len(set(seeds)) < len(seeds):
+            raise UserError(f"{self.path}: seeds = {seeds!r}: expected a list of different whole numbers from 0, such as [0, 1, 2]")
+        return seeds
+
+    def _values(self, axis: str, values: Any) -> tuple[Any, ...]:
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{self.path}: axes.{axis} = {values!r}: expected a list of values")
+        return tuple(values)
+
+    def _list(self, key: str) -> list[Mapping[str, Any]]:
+        found = self.table.get(key, [])
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise UserError(f"{self.path}: {key}: expected tables written [[{key}]]")
+        return [flat(one) for one in found]
+
+    def _zip(self, table: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+        axes = {axis: self._values(axis, values) for axis, values in table.items()}
+        lengths = {axis: len(values) for axis, values in axes.items()}
+        if len(set(lengths.values())) > 1:
+            named = ", ".join(f"{axis} has {count}" for axis, count in lengths.items())
+            raise UserError(f"{self.path}: [[zip]]: its lists must be equally long: {named}")
+        return axes
+
+    def _all_axes(self) -> dict[str, tuple[Any, ...]]:
+        return {**self.axes, **{axis: values for one in self.zips for axis, values in one.items()}}
+
+    def _grid(self) -> list[Values]:
+        if not self.axes and not self.zips:
+            return []
+        rows = [[dict(zip(one, values, strict=True)) for values in zip(*one.values(), strict=True)] for one in self.zips]
+        columns = [[{axis: value} for value in values] for axis, values in self.axes.items()]
+        return [{key: value for part in parts for key, value in part.items()} for parts in product(*columns, *rows)]
+
+    def _report(self) -> tuple[str, str]:
+        """The method's axis and the reference."""
+        report = _table(self.table, "report", str(self.path))
+        _known(flat(report), REPORT_KEYS, str(self.path), "report.")
+        axes = list(self._all_axes())
+        axis = report.get("method", axes[0] if axes else CASE)
+        if axis not in (*axes, CASE):
+            raise UserError(f"{self.path}: report.method = {axis!r}: allowed are the axes {', '.join(axes) or '(none)'}, or {CASE!r}")
+        return axis, str(report.get("reference", ""))
+
+    def _case(self, name: str, values: Values, seed: int, axis: str, method: str = "") -> Case:
+        resolved = self._scenario({**self.fixed, **values}, name)
+        tied = next((set(one) for one in self.zips if axis in one), {axis})  # what moves with the method belongs to it
+        others = [other for other in self._all_axes() if other not in tied]
+        pairing = tuple(f"{other}={scenario.toml_value(_value(resolved.settings, other))}" for other in others)
+        return Case(name, seed, method or (_short(values[axis]) if axis in values else name), pairing, values, resolved)
+
+    def _listed(self, values: Values, seed: int, axis: str) -> Case:
+        """A listed case is a method of its own."""
+        name = values.pop("name", None) or _named(values)
+        if not isinstance(name, str) or not name:
+            raise UserError(f"{self.path}: [[case]]: give it a name and settings, such as condense.method = \"fixed\"")
+        return self._case(name, {**values}, seed, axis, method=name)
+
+    def _scenario(self, values: Mapping[str, Any], name: str) -> scenario.Scenario:
+        texts = [f"{key}={scenario.toml_value(value)}" for key, value in values.items()]
+        try:
+            return scenario.load(str(self.base), self.profile, [*texts, *self.overrides])
+        except UserError as error:
+            raise UserError(f"{self.path}, case {name!r}: {error}") from None
+
+    def _distinct(self, cases: Sequence[Case]) -> None:
+        """Two lineages in one folder, or the same one twice under two names, are a slip."""
+        seen: dict[str, str] = {}
+        for case in cases:
+            if case.folder in seen:
+                raise UserError(f"{self.path}: cases {seen[case.folder]!r} and {case.name!r} would share the folder {case.folder}; name them apart")
+            seen[case.folder] = case.name
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> Values:
+    """Nested tables as "section.key" -> value, two levels deep: what lies below is a value of its own (a strategy's arguments)."""
+    found: Values = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping) and "." not in prefix:
+            found |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, Mapping):
+            found |= {f"{prefix}{key}.{inner}": one for inner, one in value.items()}
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in values.items())
+
+
+def _value(settings: Any, axis: str) -> Any:
+    """A setting of a resolved scenario by "section.key" or "section.table.key"."""
+    section, name, *below = axis.split(".")
+    found = getattr(getattr(settings, section), name)
+    return found.get(below[0], "default") if below else found
+
+
+def slug(name: str) -> str:
+    """A name as a folder's."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "case"
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else scenario.toml_value(value)
+
+
+def _table(table: Mapping[str, Any], key: str, file: str) -> dict[str, Any]:
+    found = table.get(key, {})
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: {key} = {found!r}: expected a table [{key}]")
+    return found
+
+
+def _flat_table(table: Mapping[str, Any], key: str, path: Path) -> Values:
+    return flat(_table(table, key, str(path)))
+
+
+def _known(table: Mapping[str, Any], allowed: Sequence[str], file: str, prefix: str) -> None:
+    for key in table:
+        if key not in allowed:
+            raise UserError(f"{file}: unknown key {prefix}{key}; allowed here: {', '.join(allowed)}")

@@ -1,0 +1,129 @@
+"""What a batch leaves: every case's own report, the long-form data, and the table that compares the methods."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evolve.batch.compare import METRICS, Row, compare
+from evolve.batch.file import Batch, Case
+from evolve.curves import CONTROLS, Interval, LineageRecord
+from evolve.durable import write_whole
+from evolve.scenario import toml_value
+
+TITLES = {"accuracy": "accuracy (%)", "gain": "gain (points)"}
+
+
+def write_batch(batch: Batch, records: Sequence[tuple[Case, LineageRecord]], out: Path) -> list[Path]:
+    """Write table.md, table.tex, table.json and descendants.csv (long form) into ``out``; each whole or not at all."""
+    tables = {metric: compare(batch, records, metric) for metric in METRICS}
+    files = {
+        "table.md": markdown(batch, tables),
+        "table.tex": latex(batch, tables),
+        "table.json": json.dumps(_finite({m: [asdict(row) for row in rows] for m, rows in tables.items()}), indent=1) + "\n",
+        "descendants.csv": long_form(records),
+    }
+    return [write_whole(out / name, text.encode(), "batch report") for name, text in files.items()]
+
+
+def long_form(records: Sequence[tuple[Case, LineageRecord]]) -> str:
+    """One row a case, generation, method and descendant; accuracies are fractions."""
+    rows = list(_rows(records))
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _rows(records: Sequence[tuple[Case, LineageRecord]]) -> Iterator[dict[str, Any]]:
+    for case, record in records:
+        axes = {axis: value if isinstance(value, (str, int, float)) else toml_value(value) for axis, value in case.values.items()}
+        start = {"case": case.name, **axes, "seed": case.seed}
+        for g in record.generations:
+            for name in ("inherited", *CONTROLS):
+                descent = getattr(g, name)
+                for i, accuracy in enumerate(descent.accuracy if descent else ()):
+                    values = {"lineage": g.lineage, "method": descent.method, "descendant": i, "accuracy": repr(float(accuracy))}
+                    yield start | values | {"best": repr(float(descent.best[i])), "selected": " ".join(g.selected)}
+
+
+def cells(row: Row) -> tuple[str, str, str, str]:
+    """A row's mean, difference to the reference, p (Holm) and number of lineages, as text."""
+    d = row.difference
+    gap = plus_minus(d.interval, signed=True) if d else "reference" if row.is_reference else "not paired"
+    p = "" if d is None or math.isnan(d.holm) else "< 0.001" if d.holm < 0.001 else f"{d.holm:.3f}"
+    return plus_minus(row.interval), gap, p, str(row.lineages)
+
+
+def plus_minus(i: Interval, signed: bool = False) -> str:
+    """Points as "61.24 [56.1, 66.3]"."""
+    mean = f"{i.mean:+.2f}" if signed else f"{i.mean:.2f}"
+    return mean if math.isnan(i.low) else f"{mean} [{i.low:{'+' if signed else ''}.2f}, {i.high:{'+' if signed else ''}.2f}]"
+
+
+def note(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
+    """What the numbers are, in words a caption may use."""
+    seeds = sorted({case.seed for case in batch.cases})
+    few = any(row.difference and row.difference.seeds < 3 for rows in tables.values() for row in rows)
+    text = (
+        "Mean over downstream tasks and generations with a 95 % interval (seeds, then tasks, resampled); differences are paired by "
+        f"task and seed; p by Holm's correction. Seeds {', '.join(map(str, seeds))}."
+    )
+    if few:
+        text += " With fewer than three seeds the test counts tasks, so it speaks of these ancestors only."
+    return text + " Bold: better than every other method by the corrected test."
+
+
+def markdown(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
+    """All metrics as Markdown tables."""
+    parts = [f"# {batch.title or batch.name} ({batch.profile})\n"]
+    for metric, rows in tables.items():
+        parts.append(f"| {batch.method} | {TITLES[metric]} | minus {reference_of(batch, rows)} | p | lineages |\n|---|---|---|---|---|")
+        for row in rows:
+            mean, gap, p, count = cells(row)
+            name = f"**{row.method}**" if row.best else row.method
+            parts.append(f"| {name} | {mean} | {gap} | {p} | {count} |")
+        parts.append("")
+    return "\n".join([*parts, note(batch, tables), ""])
+
+
+def latex(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
+    """All metrics as LaTeX tabulars (booktabs)."""
+    parts = [f"% {batch.name} ({batch.profile}), by evolve batch"]
+    for metric, rows in tables.items():
+        parts += [r"\begin{tabular}{lrrrr}", r"\toprule"]
+        heads = (batch.method, TITLES[metric], f"minus {reference_of(batch, rows)}", "$p$", "lineages")
+        parts += [" & ".join(escape(head) if head != "$p$" else head for head in heads) + r" \\", r"\midrule"]
+        for row in rows:
+            name = rf"\textbf{{{escape(row.method)}}}" if row.best else escape(row.method)
+            parts.append(" & ".join((name, *map(escape, cells(row)))) + r" \\")
+        parts += [r"\bottomrule", r"\end{tabular}", ""]
+    return "\n".join([*parts, "% " + note(batch, tables), ""])
+
+
+def reference_of(batch: Batch, rows: Sequence[Row]) -> str:
+    """The reference's name."""
+    return batch.reference or (rows[0].method if rows else "reference")
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX prints it."""
+    for sign in "\\&%$#_{}":
+        text = text.replace(sign, "\\" + sign if sign != "\\" else r"\textbackslash ")
+    return text.replace("<", "$<$")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value

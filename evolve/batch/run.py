@@ -1,0 +1,100 @@
+"""Executes a batch: all lineages' stages as one agenda on one store, each computed once, whoever asks for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evolve.batch.file import Batch, Case
+from evolve.curves import LineageRecord
+from evolve.engine import Event, run_stages
+from evolve.errors import UserError
+from evolve.run import Opened, Order, default_workers, open_run, prepare_folder
+from evolve.store import Stage
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """What the user asked for."""
+
+    batch: Batch
+    out: Path
+    store: Path
+    data_dir: Path | None = None
+    device: str = "auto"
+    workers: int = 0
+    reference: bool = False
+
+    def of(self, case: Case) -> Order:
+        """One case's run; its folder is a run like any other."""
+        return Order(case.scenario, case.seed, self.out / case.folder, self.store, self.data_dir, self.device, self.workers, self.reference)
+
+
+def default_out(batch: Batch) -> Path:
+    """runs/<batch>-<profile>."""
+    return Path("runs") / f"{batch.name}-{batch.profile}"
+
+
+def default_store(out: Path) -> Path:
+    """$EVOLVE_STORE, else "store" beside the batch's folder: shared with single runs of the same folder."""
+    given = os.environ.get("EVOLVE_STORE")
+    return Path(given).expanduser() if given else out.resolve().parent / "store"
+
+
+class OpenBatch:
+    """A batch with its images and store at hand: one :class:`evolve.run.Opened` a case."""
+
+    def __init__(self, order: BatchOrder, notice: Callable[[str], None]) -> None:
+        self.order = order
+        self.runs: dict[str, tuple[Case, Opened]] = {}
+        for case in order.batch.cases:
+            try:
+                self.runs[case.folder] = case, open_run(order.of(case), notice)
+            except UserError as error:
+                raise UserError(f"{order.batch.origin}, case {case.name!r}, seed {case.seed}: {error}") from None
+        self._share_records()
+
+    def _share_records(self) -> None:
+        """Cases have most stages in common: each result is read once."""
+        first = next(iter(self.runs.values()))[1]
+        for _, opened in self.runs.values():
+            opened.records, opened.makers = first.records, first.makers
+
+    def stages(self) -> list[Stage]:
+        """Every case's stages that can be named now, each once. The ancestors of all cases come first: they are the serial part."""
+        named = [replace(stage, label=f"{folder}: {stage.label}") for folder, (_, opened) in self.runs.items() for stage in opened.stages()]
+        return list({stage.key: stage for stage in reversed(named)}.values())[::-1]
+
+    def context(self) -> dict[str, Any]:
+        """What perform needs to find any case's images."""
+        opened = [one for _, one in self.runs.values()]
+        return {**opened[0].context, "data": {one.world.data: one.context["data"] for one in opened}}
+
+    def owners(self) -> Mapping[str, list[str]]:
+        """Stage key -> the folders of the cases that need it."""
+        found: dict[str, list[str]] = {}
+        for folder, (_, opened) in self.runs.items():
+            for stage in opened.stages():
+                found.setdefault(stage.key, []).append(folder)
+        return found
+
+    def prepare(self, argv: list[str]) -> None:
+        """Every case's run folder. UserError where one holds another run."""
+        for _, opened in self.runs.values():
+            opened.order.out.mkdir(parents=True, exist_ok=True)
+            prepare_folder(opened, argv)
+
+    def run(self, events: Callable[[Event], None]) -> dict[str, str]:
+        """Compute what is missing; {key: one line} of the stages that failed."""
+        workers = self.order.workers or default_workers(self.order.device)
+        root = next(iter(self.runs.values()))[1].store.root
+        return run_stages(self.stages, root, "evolve.perform:perform_stage", self.context(), workers, events, keep_going=True)
+
+    def records(self) -> Sequence[tuple[Case, LineageRecord]]:
+        """What every case has measured so far."""
+        from evolve.session import run_record
+
+        return [(case, run_record(opened)) for case, opened in self.runs.values()]

@@ -1,0 +1,67 @@
+"""Runs or continues a batch to its end, then writes every case's report and the comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evolve.batch.compare import METRICS, compare
+from evolve.batch.file import Case
+from evolve.batch.finish import write_batch
+from evolve.batch.run import BatchOrder, OpenBatch
+from evolve.batch.screen import BatchScreen, print_plan, print_tables
+from evolve.curves import LineageRecord
+from evolve.engine import StageFailure
+from evolve.run import claimed
+from evolve.session import export_learngenes, run_record, stoppable
+
+
+def execute(order: BatchOrder, argv: list[str]) -> None:
+    """Compute what is missing, case reports and the table. Raises StageFailure, after all that, when a case could not be finished."""
+    with stoppable(), claimed(order.out):
+        opened = OpenBatch(order, lambda text: print(text, flush=True))
+        opened.prepare(argv)
+        with BatchScreen(opened) as screen:
+            try:
+                failed = opened.run(screen.event)
+            except KeyboardInterrupt:
+                screen.notice("stopped; every finished stage is kept. The same command goes on.")
+                raise
+            screen.notice("writing the reports")
+            records = _reports(opened)
+        measured = [(case, record) for case, record in records if record.generations]
+        write_batch(order.batch, measured, order.out)
+    print_tables(order.batch, {metric: compare(order.batch, measured, metric) for metric in METRICS})
+    print(f"tables       {order.out / 'table.md'}, table.tex, table.json, descendants.csv (long form)")
+    print(f"every case   {order.out}/<case>-seed<n>   (curve.png, genome.png, learngenes; evolve summary reads them)")
+    print(f"tensorboard  tensorboard --logdir {order.out}")
+    if failed:
+        raise StageFailure(_failures(opened, failed))
+
+
+def show_plan(order: BatchOrder) -> None:
+    """Print what the batch would do, and do nothing."""
+    print_plan(OpenBatch(order, lambda text: print(text, flush=True)))
+
+
+def _reports(opened: OpenBatch) -> Sequence[tuple[Case, LineageRecord]]:
+    """Every case's folder, as `evolve run` leaves it, as far as it came."""
+    from evolve.report import write_report
+    from evolve.tensorboard import write_tensorboard
+
+    records = []
+    for case, one in opened.runs.values():
+        record = run_record(one)
+        records.append((case, record))
+        if record.generations:
+            write_tensorboard(record, one.order.out / "tensorboard")
+            write_report(record, one.order.out)
+            export_learngenes(one, record)
+    return records
+
+
+def _failures(opened: OpenBatch, failed: dict[str, str]) -> str:
+    """One line: which cases are unfinished, and the first reason."""
+    owners = opened.owners()
+    cases = list(dict.fromkeys(folder for key in failed for folder in owners.get(key, ())))
+    first = next(iter(failed.values()))
+    return f"{len(cases)} of {len(opened.runs)} lineages unfinished ({', '.join(cases[:5])}{', ...' if len(cases) > 5 else ''}): {first}"

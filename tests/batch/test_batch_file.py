@@ -1,0 +1,101 @@
+"""A batch file: which lineages it means, how they pair, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evolve.batch import file
+from evolve.errors import UserError
+
+
+def load(folder: Path, text: str, **more):
+    path = folder / "b.toml"
+    path.write_text(text)
+    return file.load(str(path), **more)
+
+
+GRID = """
+scenario = "glyphs-seq25"
+seeds = [3, 5]
+[set]
+stream.tasks = 2
+[axes]
+condense.method = ["meta-network", "fixed"]
+descend.shots = [5, 10, 20]
+[[zip]]
+ancestor.width = [0.25, 0.5]
+ancestor.epochs = [4, 8]
+[report]
+reference = "fixed"
+"""
+
+
+def test_axes_multiply_and_zipped_ones_move_together(tmp_path):
+    batch = load(tmp_path, GRID)
+    assert len(batch.cases) == 2 * 3 * 2 * 2
+    assert batch.methods == ("meta-network", "fixed") and batch.method == "condense.method"
+    both = {(c.scenario.settings.ancestor.width, c.scenario.settings.ancestor.epochs) for c in batch.cases}
+    assert both == {(0.25, 4), (0.5, 8)}
+    assert all(c.scenario.settings.stream.tasks == 2 for c in batch.cases)
+    assert len({c.folder for c in batch.cases}) == len(batch.cases)
+
+
+def test_cases_of_one_pairing_differ_in_the_method_alone(tmp_path):
+    batch = load(tmp_path, GRID)
+    for one in batch.cases:
+        for other in batch.cases:
+            alike = {k: v for k, v in one.values.items() if k != "condense.method"} == {k: v for k, v in other.values.items() if k != "condense.method"}
+            assert (one.pairing == other.pairing) == alike
+
+
+def test_what_moves_with_the_method_does_not_keep_cases_apart(tmp_path):
+    batch = load(tmp_path, GRID.replace('reference = "fixed"', 'method = "ancestor.width"'))
+    assert {c.method for c in batch.cases} == {"0.25", "0.5"}
+    assert not any("ancestor" in part for c in batch.cases for part in c.pairing)
+
+
+def test_a_listed_case_pairs_by_what_it_resolves_to(tmp_path):
+    batch = load(tmp_path, GRID.replace("[report]", '[[case]]\nname = "front four"\ncondense.method = "fixed"\ncondense.fixed_set = "front"\ndescend.shots = 10\nancestor.width = 0.5\nancestor.epochs = 8\n[report]'))
+    mine = next(c for c in batch.cases if c.method == "front four")
+    twins = [c for c in batch.cases if c.pairing == mine.pairing and c.method == "fixed" and c.seed == mine.seed]
+    assert len(twins) == 1 and twins[0].values["descend.shots"] == 10
+
+
+def test_quick_replaces_seeds_and_values(tmp_path):
+    text = GRID + "[quick]\nseeds = [1]\n[quick.set]\nstream.tasks = 1\n[quick.axes]\ndescend.shots = [5]\n"
+    batch = load(tmp_path, text, profile="quick")
+    assert len(batch.cases) == 2 * 1 * 2 and {c.seed for c in batch.cases} == {1}
+    assert {c.scenario.settings.stream.tasks for c in batch.cases} == {1}
+    assert len(load(tmp_path, text).cases) == 24
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seeds = [0]", ["scenario is missing"]),
+        (GRID.replace("condense.method", "condense.methd"), ["condense.methd", "did you mean condense.method"]),
+        (GRID.replace('"meta-network"', '"meta"'), ["case", "meta", "meta-network", "fixed"]),
+        (GRID.replace("seeds = [3, 5]", "seeds = [3, 3]"), ["seeds", "different whole numbers"]),
+        (GRID.replace("[4, 8]", "[4, 8, 9]"), ["equally long", "ancestor.epochs has 3"]),
+        (GRID.replace('reference = "fixed"', 'reference = "other"'), ["report.reference", "'other'", "meta-network, fixed"]),
+        (GRID.replace('reference = "fixed"', 'refrence = "fixed"'), ["report.refrence", "method, reference"]),
+        (GRID + "[extra]\n", ["unknown key extra"]),
+        (GRID.replace("[5, 10, 20]", "5"), ["axes.descend.shots", "expected a list"]),
+        (GRID.replace("[5, 10, 20]", "[5, 5]"), ["would share the folder"]),
+        ('scenario = "glyphs-seq25"\n', ["no case"]),
+        (GRID.replace("seeds = [3, 5]", f"seeds = {list(range(1000))}"), ["12,000 lineages", "at most 10,000"]),
+        (GRID.replace("stream.tasks = 2", "stream.tasks = 0.5"), ["stream.tasks", "0.5", "whole number"]),
+    ],
+)
+def test_mistakes_are_one_line_that_names_them(tmp_path, text, words):
+    with pytest.raises(UserError) as error:
+        load(tmp_path, text)
+    line = str(error.value)
+    assert "\n" not in line and all(word in line for word in words), line
+
+
+def test_a_file_that_is_not_there_names_the_shipped_ones():
+    with pytest.raises(UserError, match="no such file"):
+        file.load("nowhere.toml")

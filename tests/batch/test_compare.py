@@ -1,0 +1,112 @@
+"""The table: pairing, intervals, corrected tests, and what may be printed in bold."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from evolve.batch import compare as room
+from evolve.batch.file import Batch, Case
+from evolve.curves import Descent, Generation, LineageRecord
+from evolve.scenario import load
+
+SCENARIO = load("glyphs-seq25")
+
+
+def record(seed: int, table: np.ndarray, scratch: float = 0.5) -> LineageRecord:
+    """[generations, descendants] accuracies."""
+
+    def descent(method: str, values) -> Descent:
+        values = tuple(map(float, values))
+        return Descent(1, method, values, values, tuple((v,) for v in values), tuple((0.1,) for _ in values), (10,) * len(values))
+
+    made = [
+        Generation(t, ("conv1",), ("conv1", "conv2"), (0.6, 0.4), ((1.0,), (1.0,)), 0.1, "selected", "t", "8*", descent("inherited", row), descent("from-scratch", [scratch] * len(row)))
+        for t, row in enumerate(table, start=1)
+    ]
+    return LineageRecord("toy", "quick", seed, len(table), tuple(made))
+
+
+def batch(methods, seeds, reference=""):
+    cases = tuple(Case(m, s, m, (), {}, SCENARIO) for m in methods for s in seeds)
+    return Batch("toy", "", "quick", "toy.toml", "method", reference, cases)
+
+
+def rows(tables, reference="", metric="accuracy"):
+    """{method: {seed: table}} -> rows by method."""
+    made = batch(tables, sorted({s for one in tables.values() for s in one}), reference)
+    records = [(c, record(c.seed, tables[c.method][c.seed])) for c in made.cases if c.seed in tables[c.method]]
+    return {row.method: row for row in room.compare(made, records, metric)}
+
+
+def drawn(rng, shift=0.0, seeds=4):
+    return {s: np.clip(0.6 + shift + rng.normal(0, 0.01, (3, 5)) + 0.05 * s, 0, 1) for s in range(seeds)}
+
+
+def test_a_difference_is_the_mean_of_the_pairs_and_its_p_counts_seeds():
+    rng = np.random.default_rng(0)
+    a, b = drawn(rng), drawn(rng, 0.1)
+    found = rows({"a": a, "b": b})
+    per_seed = [100 * (b[s] - a[s]).mean() for s in a]
+    assert found["a"].is_reference and found["a"].difference is None
+    assert found["b"].difference.interval.mean == pytest.approx(np.mean(per_seed))
+    assert found["b"].difference.p == pytest.approx(stats.ttest_1samp(per_seed, 0).pvalue, rel=1e-6)
+    assert found["b"].difference.interval.low > 5 and found["b"].best and not found["a"].best
+
+
+def test_with_one_seed_the_test_counts_its_tasks():
+    rng = np.random.default_rng(1)
+    a, b = drawn(rng, seeds=1), drawn(rng, 0.02, seeds=1)
+    d = rows({"a": a, "b": b})["b"].difference
+    per_task = 100 * (b[0] - a[0]).mean(axis=0)
+    assert d.seeds == 1 and d.p == pytest.approx(stats.ttest_1samp(per_task, 0).pvalue, rel=1e-6)
+    assert (d.interval.low, d.interval.high) == pytest.approx(stats.t.interval(0.95, 4, per_task.mean(), stats.sem(per_task)))
+
+
+def test_seeds_that_one_method_lacks_do_not_enter_the_difference():
+    rng = np.random.default_rng(2)
+    a, b = drawn(rng), drawn(rng, 0.1)
+    del b[0], b[1]
+    d = rows({"a": a, "b": b})["b"].difference
+    assert d.seeds == 2
+    assert d.interval.mean == pytest.approx(np.mean([100 * (b[s] - a[s]).mean() for s in (2, 3)]))
+
+
+def test_equal_methods_are_no_difference_and_none_is_best():
+    a = drawn(np.random.default_rng(3))
+    found = rows({"a": a, "b": a}, reference="b")
+    assert found["b"].is_reference and found["a"].difference.p == 1.0 and found["a"].difference.interval.mean == 0
+    assert not any(row.best for row in found.values())
+
+
+def test_gain_is_over_from_scratch():
+    a = drawn(np.random.default_rng(4))
+    found = rows({"a": a}, metric="gain")["a"]
+    assert found.interval.mean == pytest.approx(np.mean([100 * (t - 0.5).mean() for t in a.values()]))
+
+
+def test_noise_is_seldom_called_best():
+    """Three equal methods, three seeds: a bold row in at most one batch of ten."""
+    rng = np.random.default_rng(5)
+    bold = 0
+    for _ in range(60):
+        bold += any(row.best for row in rows({m: drawn(rng, seeds=3) for m in "abc"}).values())
+    assert bold <= 6
+
+
+def test_holm_by_hand():
+    assert room.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert room.holm([]) == [] and math.isnan(room.holm([math.nan, 0.2])[0]) and room.holm([math.nan, 0.2])[1] == 0.2
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_holm_never_lowers_a_p_keeps_their_order_and_is_at_most_bonferroni(ps):
+    found = room.holm(ps)
+    assert all(p <= q <= min(1.0, p * len(ps)) + 1e-12 for p, q in zip(ps, found, strict=True))
+    order = np.argsort(ps, kind="stable")
+    assert all(found[a] <= found[b] + 1e-12 for a, b in zip(order, order[1:], strict=False))
