@@ -74,6 +74,12 @@ def meta_train_and_measure(
     return Measured(losses, correct)
 
 
+def thinned(losses: Sequence[float], most: int = 100) -> list[float]:
+    """At most ``most`` means of stretches of ``losses``, equally long but the last."""
+    length = -(-len(losses) // most)
+    return [sum(part) / len(part) for part in (losses[n : n + length] for n in range(0, len(losses), max(1, length)))]
+
+
 def _correct(learner: Learner, task: DownstreamTask, resident: Resident, seed: int, number: int) -> Tensor:
     support, labels = resident.batch(task.train), task.train_labels.to(resident.device)
     queries = (resident.batch(part) for part in task.test.split(CHUNK))
