@@ -60,6 +60,7 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
         shuffled=descents.get("shuffled"),
         joint=descents.get("joint"),
         full_ancestor=descents.get("full-ancestor"),
+        distilled=descents.get("distilled"),
         ancestor_accuracy=ancestor.get("average_accuracy"),
         ancestor_row=tuple(ancestor.get("row", ())),
         forgetting=ancestor.get("forgetting"),
@@ -70,7 +71,7 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
 
 def _sparse(world: World) -> dict[str, int]:
     controls = world.settings.controls
-    return {"shuffled": controls.shuffled, "joint": controls.joint, "full-ancestor": controls.full_ancestor}
+    return {"shuffled": controls.shuffled, "joint": controls.joint, "full-ancestor": controls.full_ancestor, "distilled": controls.distilled}
 
 
 def _group_name(group: list[str]) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evolve.fewshot.settings import READ
+from evolve.inheritors import descendant
 from evolve.lineage import ancestor_plan, paper_descendant
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
@@ -66,8 +67,10 @@ def seconds(settings: Settings, kind: str, recipe: Mapping[str, Any]) -> float:
         return _condense_seconds(settings, ancestor)
     if kind == "fewshot":
         return _fewshot_seconds(settings, paper_descendant(settings), recipe["learner"])
-    plan = from_json(recipe["plan"]) if "plan" in recipe else paper_descendant(settings)
-    return _descend_seconds(settings, ancestor if recipe["method"] == "full-ancestor" else plan)
+    if recipe["method"] == "full-ancestor":
+        return _descend_seconds(settings, ancestor)
+    one = _descend_seconds(settings, from_json(recipe["plan"]) if "plan" in recipe else _expected(settings, ancestor))
+    return one + _hints_seconds(settings, ancestor) if recipe["method"] == "distilled" else one
 
 
 def _accumulate_seconds(s: Settings, plan: Architecture, recipe: Mapping[str, Any]) -> float:
@@ -99,6 +102,18 @@ def _condense_seconds(s: Settings, ancestor: Architecture) -> float:
     passes = 4 + 3 * ahead if ahead else 3
     work = Work(ancestor.paper_descendant(), s.data.size, own + MATCHING * matched * 2, passes)
     return iterations * work.seconds() + Work(ancestor, s.data.size, 0, 0, images * c.meta_fraction).seconds()
+
+
+def _expected(s: Settings, ancestor: Architecture) -> Architecture:
+    """The descendant, as if the paper's set had been selected."""
+    return descendant(ancestor, [ancestor.layer_names[place] for place in ancestor.named_set("paper", 0)], s.inherit)
+
+
+def _hints_seconds(s: Settings, ancestor: Architecture) -> float:
+    """The ancestor's forward pass of every training image."""
+    train, _ = images_per_class(s)
+    images = s.descend.descendants * s.descend.classes_per_task * min(train, s.descend.shots) * s.descend.epochs
+    return Work(ancestor, s.data.size, 0, 0, images).seconds()
 
 
 def _descend_seconds(s: Settings, plan: Architecture) -> float:
@@ -139,7 +154,7 @@ def estimate(settings: Settings, workers: int = 2) -> float:
     chain = sum(seconds(settings, "accumulate", recipe | {"task": t}) for t in range(tasks + 1))
     one = seconds(settings, "descend", {"method": "inherited"})
     generations = tasks + c.untrained
-    descents = generations * (1 + c.from_scratch) + sum(tasks // every for every in (c.shuffled, c.joint, c.full_ancestor) if every)
+    descents = generations * (1 + c.from_scratch) + sum(tasks // every for every in (c.shuffled, c.joint, c.full_ancestor, c.distilled) if every)
     rest = descents * one + generations * seconds(settings, "condense", {})
     rest += sum(seconds(settings, "fewshot", {"learner": learner}) for learner in set(settings.fewshot.learners))
     return max(chain, (chain + rest) / workers)

@@ -17,7 +17,7 @@ import numpy as np
 from evolve.errors import UserError
 from evolve.trends import LEAST_POINTS, Array, Trend, bootstrap, mean_interval, trend
 
-CONTROLS = ("scratch", "shuffled", "joint", "full_ancestor")  # Generation's fields that hold a control
+CONTROLS = ("scratch", "shuffled", "joint", "full_ancestor", "distilled")  # Generation's fields that hold a control
 SEEDS_WANTED = 5
 FALLBACKS = ("tied", "collapsed")  # statuses in which the condenser did not select the layers itself
 
@@ -27,7 +27,7 @@ class Descent:
     """One method's descendants of one generation; every tuple is by descendant. Accuracies in [0, 1]."""
 
     lineage: int
-    method: str  # "inherited" | "from-scratch" | "shuffled" | "joint" | "full-ancestor"
+    method: str  # "inherited" | "from-scratch" | "shuffled" | "joint" | "full-ancestor" | "distilled"
     accuracy: tuple[float, ...]  # on the test images after the last epoch
     best: tuple[float, ...]
     curves: tuple[tuple[float, ...], ...]  # test accuracy per epoch
@@ -53,6 +53,7 @@ class Generation:
     shuffled: Descent | None = None
     joint: Descent | None = None
     full_ancestor: Descent | None = None
+    distilled: Descent | None = None
     agreement: float | None = None  # share of repeated condensations that chose the same layers; None: one condensation
     ancestor_accuracy: float | None = None
     ancestor_row: tuple[float, ...] = ()
@@ -281,6 +282,7 @@ _OTHERS: dict[str, _Other] = {
     "lineage 0": _untrained_descent,
     "joint": lambda record, g: g.joint,
     "full-ancestor": lambda record, g: g.full_ancestor,
+    "distilled": lambda record, g: g.distilled,
     "reference": lambda record, g: record.reference,
 }
 

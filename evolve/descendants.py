@@ -14,6 +14,7 @@ from evolve.networks.network import Network
 from evolve.networks.vgg import VGG
 from evolve.randomness import generator
 from evolve.settings import DescendSettings
+from evolve.training.distill import DistillTrainer, Teacher
 from evolve.training.fused import FusedTrainer
 from evolve.training.graph_check import checked
 from evolve.training.group import DownstreamTask, Group, Trainer, batches, learning_rate
@@ -85,6 +86,8 @@ def train_together(
     numbers: Sequence[int],
     progress: Callable[[float, str], None],
     reference: bool = False,
+    lr_scale: float = 1.0,
+    teacher: Teacher | None = None,
 ) -> list[Trained]:
     """Train all parameters of ``models``, in place, each on its own task: SGD with momentum, cross-entropy, all test images after each epoch.
 
@@ -92,10 +95,11 @@ def train_together(
     from (seed, "augment", its number, epoch), so every method sees the same batches. A last batch of a single image joins the batch
     before it: BN cannot train on one. The cosine schedule falls step by step from ``d.lr`` to zero after the last step. The models must
     be on the Resident's device; they may differ in architecture, and numbers may repeat (several generations, one after the other).
-    ``reference`` takes the plain path whatever is faster here.
+    ``reference`` takes the plain path whatever is faster here. ``lr_scale`` multiplies the learning rate of inherited layers, 0 freezes them;
+    a ``teacher`` adds its hints at the layers that the architectures would inherit.
     """
-    group = Group(tasks, numbers, resident, d, seed)
-    trainer = choose_trainer(models, group, reference)
+    group = Group(tasks, numbers, resident, d, seed, lr_scale)
+    trainer = DistillTrainer(models, group, teacher) if teacher else choose_trainer(models, group, reference)
     losses: list[list[float]] = [[] for _ in models]
     accuracies: list[list[float]] = [[] for _ in models]
     correct: list[Tensor] = []
@@ -111,9 +115,11 @@ def train_together(
 
 
 def choose_trainer(models: Sequence[Network], group: Group, reference: bool) -> Trainer:
-    """The fastest trainer for these models on this device; the plain one where ``reference`` asks for it."""
+    """The fastest trainer for these models on this device; the plain one where ``reference`` asks for it, or a learning rate of their own for
+    the inherited layers, which the others do not know.
+    """
     vggs = [model for model in models if isinstance(model, VGG)]
-    if reference or len(vggs) < len(models):
+    if reference or len(vggs) < len(models) or group.lr_scale != 1:
         return PlainTrainer(models, group)
     if group.resident.device.type == "cuda":
         return checked(vggs, group)

@@ -37,6 +37,7 @@ METHODS: dict[str, tuple[str, str, str, str]] = {
     "shuffled learngene": ("shuffled", PINK, ":", "v"),
     "joint training of the ancestor": ("joint", GREEN, "-.", "^"),
     "whole ancestor, fine-tuned": ("full_ancestor", ORANGE, (0, (5, 1, 1, 1, 1, 1)), "D"),  # type: ignore[dict-item]
+    "from-scratch with the ancestor's hints": ("distilled", SKY, (0, (1, 1)), "P"),  # type: ignore[dict-item]
 }
 Points = dict[int, list[float]]
 

@@ -34,14 +34,14 @@ def _copy(model: Network, plan: Architecture, learngene: Learngene) -> None:
                 raise ValueError(f"{layer} inherits {given}, but the learngene holds {', '.join(learngene.layers) or 'nothing'}")
         for part in plan.shapes(layer):
             target = own[f"layers.{layer}.{part}"]
-            mixed = _mixed(learngene, mixture, part)
-            if target.shape != mixed.shape:
-                raise ValueError(f"{layer}.{part}: the learngene's shape is {tuple(mixed.shape)}, the plan's {tuple(target.shape)}")
-            target.copy_(mixed)
+            for given in mixture:
+                if target.shape != (held := learngene.layers[given][part]).shape:
+                    raise ValueError(f"{layer}.{part}: the learngene's shape is {tuple(held.shape)}, the plan's {tuple(target.shape)}")
+            target.copy_(_mixed(learngene, mixture, part))
 
 
 def _mixed(learngene: Learngene, mixture: Mixture, part: str) -> Tensor:
-    """The layers' tensors summed with their coefficients, in float64; a copy where there is one layer."""
+    """The layers' tensors summed with their coefficients, in float64; of one layer alone, as it is."""
     tensors = [learngene.layers[name][part] for name in mixture]
     if len(tensors) == 1 and next(iter(mixture.values())) == 1.0:
         return tensors[0]

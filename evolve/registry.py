@@ -30,10 +30,17 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
     "condensers": {  # Request -> Condensed
         "meta-network": "evolve.condensers.meta_network:meta_network",
+        "similarity": "evolve.condensers.similarity:similarity",
+        "cka": "evolve.condensers.cka:cka",
+        "fisher": "evolve.condensers.fisher:fisher",
+        "gradient": "evolve.condensers.gradient:gradient",
+        "random": "evolve.condensers.controls:random",
         "fixed": "evolve.condensers.controls:fixed",
     },
     "inheritors": {  # (ancestor Architecture, selected layers) -> descendant Architecture
         "stack": "evolve.inheritors:stack",
+        "repeat": "evolve.inheritors:repeat",
+        "linear": "evolve.inheritors:linear",
     },
     "sources": {  # (DataSettings, folder) -> Prepared
         "glyphs": "evolve.data.glyphs:prepare",

@@ -103,7 +103,7 @@ class InheritSettings:
 
     method: str = setting("stack", "stack: the paper's; others see docs/inheritance.md", registry="inheritors")
     embeddings: str = setting("random", "a ViT's embeddings, class token and positions: random (paper), inherited (authors' code)", choices=("random", "inherited"))
-    lr_scale: float = setting(1.0, "learning rate of inherited layers, times the others'", least=0)
+    lr_scale: float = setting(1.0, "learning rate of inherited layers, times the others'; 0: frozen", least=0)
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ class DescendSettings:
     momentum: float = setting(0.9, "SGD momentum", least=0, most=1)
     weight_decay: float = setting(5e-4, "SGD weight decay", least=0)
     schedule: str = setting("cosine", "cosine: to zero over the epochs; constant", choices=("cosine", "constant"))
+    distill_weight: float = setting(1.0, "controls.distilled: weight of each position's mean squared distance to the ancestor's feature", least=0)
     augment: tuple[str, ...] = setting(("crop",), "training augmentations", choices=AUGMENTATIONS)
 
 
@@ -132,6 +133,7 @@ class ControlSettings:
     shuffled: int = setting(1, "learngene with weights permuted within each tensor, every n generations; 0: off", least=0, key=False)
     joint: int = setting(0, "an ancestor trained on the union of the tasks so far, every n generations; 0: off", least=0, key=False)
     full_ancestor: int = setting(0, "the whole ancestor fine-tuned downstream, every n generations; 0: off", least=0, key=False)
+    distilled: int = setting(0, "from scratch with the ancestor's features as hints (Table II), every n generations; 0: off", least=0, key=False)
 
 
 @dataclass(frozen=True)

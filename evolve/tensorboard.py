@@ -24,7 +24,7 @@ from evolve.errors import UserError
 SUFFIX = ".evolve"  # ends the names of our event files, so that nobody else's are touched
 EMPTY_KEPT = 600  # seconds; a running TensorBoard has moved on from an emptied file by then
 GAP_PATIENCE = 3  # generations that may wait for an earlier one before they are shown without it
-LABELS = {"scratch": "from-scratch", "shuffled": "shuffled", "joint": "joint", "full_ancestor": "full-ancestor"}
+LABELS = {"scratch": "from-scratch", "shuffled": "shuffled", "joint": "joint", "full_ancestor": "full-ancestor", "distilled": "distilled"}
 HEADLINE = ("headline/gain over from-scratch", "headline/slope of accuracy per 10 tasks", "headline/last accuracy")
 LAYOUT = {
     "evolution curve": {

@@ -28,13 +28,17 @@ class DownstreamTask:
 
 @dataclass(frozen=True)
 class Group:
-    """Descendants that learn side by side, in step: all tasks have equally many images. ``numbers`` are their places in the generation."""
+    """Descendants that learn side by side, in step: all tasks have equally many images. ``numbers`` are their places in the generation.
+
+    ``lr_scale`` multiplies the learning rate of the layers that they inherited.
+    """
 
     tasks: Sequence[DownstreamTask]
     numbers: Sequence[int]
     resident: Resident
     d: DescendSettings
     seed: int
+    lr_scale: float = 1.0
 
     @property
     def size(self) -> int:
