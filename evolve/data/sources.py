@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from evolve import registry
-from evolve.data.cache import Decoded, Prepared, Report, Roles, cached
+from evolve.data.cache import Decoded, Report, Roles, cached
+from evolve.data.foreign import prepared_by
 from evolve.errors import DataError, UserError
 from evolve.randomness import generator
 from evolve.settings import DataSettings
@@ -71,10 +71,9 @@ def load_images(data: DataSettings, data_dir: Path | None, cache_dir: Path, repo
 
 def _load(source: str, data: DataSettings, data_dir: Path | None, cache_dir: Path, report: Report) -> ImageSet:
     """The images of ``source`` alone."""
-    prepare: Callable[[DataSettings, Path], Prepared] = registry.find("sources", source)
     place = (data_dir or DEFAULT_DATA_DIR).expanduser()
     try:
-        prepared = prepare(data, place / source if (place / source).is_dir() else place)
+        prepared = prepared_by(source, data, place / source if (place / source).is_dir() else place)
     except OSError as error:
         raise DataError(f"{source}: its files cannot be read ({error}); mend that, or give another folder with --data") from None
     decoded = cached(Path(cache_dir).expanduser(), f"{source}-{data.size}", prepared, report)
