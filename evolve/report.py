@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from evolve import fewshot_table
 from evolve.curves import (
     CONTROLS,
     Descent,
@@ -33,7 +34,8 @@ Row = dict[str, Any]
 
 
 def write_report(records: LineageRecord | Sequence[LineageRecord], out: Path) -> list[Path]:
-    """Write curve.png/.svg, genome.png, generations.csv, descendants.csv, learning.csv and summary.json to ``out``.
+    """Write curve.png/.svg, genome.png, generations.csv, descendants.csv, learning.csv and summary.json to ``out``, and fewshot.csv
+    where few-shot learners were measured.
 
     Accuracies in the CSV files are fractions, gains too; ``summary.json`` has percentage points. Each file is
     replaced whole. UserError (one line) when the folder cannot be written or the records cannot be pooled.
@@ -53,7 +55,7 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
 
     summary = summarise(records)
     title = f"{summary.scenario} ({summary.profile}): the learngene along the lineage"
-    return {
+    files = {
         "curve.png": figures.encode(lambda: figures.evolution_figure(records, summary), "png"),
         "curve.svg": figures.encode(lambda: figures.evolution_figure(records, summary), "svg"),
         "genome.png": figures.encode(lambda: figures.genome_figure(records, title), "png"),
@@ -62,6 +64,7 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
         "learning.csv": _csv(learning_rows(records)),
         "summary.json": summary_json(records, summary),
     }
+    return files | ({"fewshot.csv": _csv(fewshot_table.rows(records))} if any(record.fewshot for record in records) else {})
 
 
 def generation_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
@@ -73,7 +76,7 @@ def generation_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
 
 
 def descendant_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
-    """Long form: one row a seed, generation, method and descendant. The reference stands without a lineage length."""
+    """Long form: one row a seed, generation, method and descendant. The reference and few-shot learners stand without a lineage length."""
     for record, lineage, descent in _descents(records):
         for i, accuracy in enumerate(descent.accuracy):
             epochs = len(descent.curves[i]) if i < len(descent.curves) else ""
@@ -105,6 +108,8 @@ def summary_json(records: Sequence[LineageRecord], summary: Summary) -> bytes:
         "settings": records[0].settings,
         "versions": {str(record.seed): record.versions for record in records},
     }
+    if lines := fewshot_table.sentences(records):
+        body["fewshot"] = lines
     return (json.dumps(_finite(body), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -140,6 +145,8 @@ def _descents(records: Sequence[LineageRecord]) -> Iterator[tuple[LineageRecord,
                     yield record, g.lineage, descent
         if record.reference is not None:
             yield record, "", _renamed(record.reference)
+        for learner in record.fewshot:
+            yield record, "", learner
 
 
 def _renamed(reference: Descent) -> Descent:
