@@ -1,13 +1,11 @@
 """The learngene: some of the ancestor's integral layers with where they come from, in one file a stranger can open.
 
-The file is a plain .safetensors with tensors named "conv11/bn.weight"; its header's "evolve.learngene" is JSON text that
-holds the ancestor's architecture, the layers and their provenance.
+The file (:mod:`evolve.tensor_file`, docs/learngene.md) is a plain .safetensors with tensors named "conv11/bn.weight"; its header's
+"evolve.learngene" is JSON text that holds the ancestor's architecture, the layers and their provenance.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evolve.durable import write_whole
-from evolve.errors import UserError
+from evolve import tensor_file
 from evolve.networks.architecture import Architecture, check_names
-from evolve.networks.family import from_json
 from evolve.randomness import generator
 
-FORMAT = 1
-HEADER = "evolve.learngene"
+KIND = "learngene"
 
 
 @dataclass
@@ -40,17 +35,9 @@ class Learngene:
 
     def save(self, path: Path) -> None:
         """Write one .safetensors file, complete or not at all. Raises UserError where that is impossible (full disk)."""
-        from safetensors.torch import save
-
-        tensors = {f"{layer}/{part}": _plain(tensor) for layer, parts in self.layers.items() for part, tensor in parts.items()}
-        about = {
-            "format": FORMAT,
-            "plan": self.ancestor_plan.to_json(),
-            "layers": list(self.layers),
-            "provenance": self.provenance,
-        }
-        about["sha256"] = _digest(about, tensors)
-        write_whole(Path(path), save(tensors, metadata={HEADER: _canonical(about)}), "learngene")
+        tensors = {f"{layer}/{part}": tensor for layer, parts in self.layers.items() for part, tensor in parts.items()}
+        about = {"plan": self.ancestor_plan.to_json(), "layers": list(self.layers), "provenance": self.provenance}
+        tensor_file.write(path, KIND, about, tensors)
 
 
 def extract(model_state: Mapping[str, Tensor], plan: Architecture, selected: Iterable[str]) -> Learngene:
@@ -86,27 +73,16 @@ def load(path: Path) -> Learngene:
 
     Reads tensors and JSON only: nothing in the file is ever executed.
     """
-    from safetensors.torch import load as parse
+    return read(path, *tensor_file.read(path, KIND))
 
+
+def read(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Learngene:
+    """The learngene of a file's description and tensors. UserError where they do not fit each other; ``path`` is for its text."""
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"learngene {path}: cannot be read ({_reason(error)}); give a .safetensors file that evolve wrote") from error
-    try:
-        tensors = parse(data)
-        about = json.loads(_metadata(data)[HEADER])
-    except Exception as error:
-        raise UserError(f"learngene {path}: not a whole learngene file; give a .safetensors file that evolve wrote") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        found = about.get("format") if isinstance(about, dict) else None
-        raise UserError(f"learngene {path}: has format {found}, this version of evolve reads {FORMAT}; write it again with this version")
-    if about.pop("sha256", None) != _digest(about, tensors):
-        raise UserError(f"learngene {path}: its content does not match its checksum, so it was altered or damaged; get it again")
-    try:
-        plan = from_json(about["plan"])
-        return Learngene(_nested(tensors, plan, about["layers"]), plan, about["provenance"])
+        plan = tensor_file.described(about["plan"])
+        return Learngene(_nested(tensors, plan, about["layers"]), plan, dict(about["provenance"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"learngene {path}: its tensors do not fit its plan ({error}); give a file that evolve wrote") from error
+        raise tensor_file.misfit(path, KIND, error) from error
 
 
 def _nested(tensors: Mapping[str, Tensor], plan: Architecture, layers: list[str]) -> dict[str, dict[str, Tensor]]:
@@ -120,32 +96,3 @@ def _nested(tensors: Mapping[str, Tensor], plan: Architecture, layers: list[str]
             if tuple(tensor.shape) != shapes[name][part]:
                 raise ValueError(f"{name}/{part} has shape {tuple(tensor.shape)}, not {shapes[name][part]}")
     return nested
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-
-
-def _digest(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over the description and every tensor's name, dtype, shape and bytes."""
-    found = hashlib.sha256(_canonical({key: value for key, value in about.items() if key != "sha256"}).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        found.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _metadata(data: bytes) -> dict[str, str]:
-    """The free-form part of a safetensors header: 8 bytes of length (little endian), then JSON."""
-    length = int.from_bytes(data[:8], "little")
-    found: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
-    return found
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from evolve import learngene as room
+from evolve import tensor_file
 from evolve.errors import UserError
 from evolve.learngene import Learngene, extract, load, shuffled
 from evolve.networks.plan import layer_names, stack_plan, vgg16_plan
@@ -99,7 +99,7 @@ def test_a_stranger_can_open_the_file(gene, tmp_path):
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["evolve.learngene"])
     assert about["layers"] == list(PAPER) and about["provenance"]["lineage"] == 7
-    assert stack_plan(room.from_json(about["plan"]), about["layers"])[0][0].inherits == "conv1"
+    assert stack_plan(tensor_file.from_json(about["plan"]), about["layers"])[0][0].inherits == "conv1"
 
 
 def test_any_flipped_byte_or_truncation_is_refused(gene, tmp_path):
@@ -131,7 +131,7 @@ def rewritten(path, change):
         about = json.loads(file.metadata()["evolve.learngene"])
     change(about, tensors)
     if about.pop("sign", False):
-        about["sha256"] = room._digest(about, tensors)
+        about["sha256"] = tensor_file.digest(about, tensors)
     save_file(tensors, path, metadata={"evolve.learngene": json.dumps(about)})
 
 
