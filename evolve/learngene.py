@@ -93,6 +93,8 @@ def _nested(tensors: Mapping[str, Tensor], plan: Architecture, layers: list[str]
     nested = {name: {part: tensors[f"{name}/{part}"] for part in parts} for name, parts in shapes.items()}
     for name, parts in nested.items():
         for part, tensor in parts.items():
+            if not (tensor.is_floating_point() or tensor.dtype == torch.int64):
+                raise ValueError(f"{name}/{part} holds {tensor.dtype}")
             if tuple(tensor.shape) != shapes[name][part]:
                 raise ValueError(f"{name}/{part} has shape {tuple(tensor.shape)}, not {shapes[name][part]}")
     return nested
