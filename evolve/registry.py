@@ -21,11 +21,13 @@ from evolve.strategy_table import STRATEGIES
 BUILTIN: dict[str, dict[str, str]] = {
     "networks": {  # (width, size) -> Architecture
         "vgg16": "evolve.networks.plan:vgg16",
+        "resnet18": "evolve.networks.resnet_plan:resnet18",
         "vit-s16": "evolve.networks.vit_plan:vit_s16",
         "vit-small4": "evolve.networks.vit_plan:vit_small4",
     },
     "families": {  # JSON -> Architecture
         "vgg": "evolve.networks.plan:plan_from_json",
+        "resnet": "evolve.networks.resnet_plan:plan_from_json",
         "vit": "evolve.networks.vit_plan:plan_from_json",
     },
     "condensers": {  # Request -> Condensed

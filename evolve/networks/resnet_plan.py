@@ -1,0 +1,286 @@
+"""A ResNet as data: its residual blocks stage by stage, and the rule that stacks a descendant. Needs no torch.
+
+The integral layers are the convolutions with their BN (SPEC 3); the 1x1 shortcuts, where channels or resolution change, are extras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from evolve.networks.architecture import GRANULARITIES, Architecture, Groups, Mixture, Shapes, check_names, front_or_last
+from evolve.networks.plan import ConvSpec, short
+
+if TYPE_CHECKING:
+    from evolve.networks.resnet import ResNet
+
+IMAGE_CHANNELS = 3
+WIDTHS = (64, 128, 256, 512)  # of the four stages, in ancestor and descendant
+SMALL = 96  # pixels up to which the stem keeps the resolution
+DEPTH = 3  # convolutions of a descendant's stage, at least, and of a residual block, at most
+PAPER_SET = ("conv4", "conv5", "conv16", "conv17")
+"""The paper says two 64-channel and two 512-channel convolutions (SPEC 3): we take the last basic block of the first and of the last stage."""
+AUTHORS_SET = ("conv15", "conv16", "conv17")
+"""The last three convolutions, as the authors picked in the VGG (SPEC 5)."""
+
+
+@dataclass(frozen=True)
+class Conv(ConvSpec):
+    """A convolution without bias and its BN; padded, so that only ``stride`` changes the resolution, to the half rounded up."""
+
+    kernel: int = 3
+    stride: int = 1
+
+
+@dataclass(frozen=True)
+class Block:
+    """Convolutions of stage ``stage`` (from 1) in a row, a ReLU after each.
+
+    A ``residual`` block adds what came in before its last ReLU, through the ``shortcut`` if it has one. A max pool of ``pool`` pixels
+    and stride 2 follows (0: none): 2 in descendants, 3 in the stem for large images.
+    """
+
+    stage: int
+    convs: tuple[Conv, ...]
+    residual: bool = True
+    shortcut: Conv | None = None
+    pool: int = 0
+
+    @property
+    def all(self) -> tuple[Conv, ...]:
+        """The convolutions and the shortcut."""
+        return self.convs if self.shortcut is None else (*self.convs, self.shortcut)
+
+
+@dataclass(frozen=True)
+class ResNetPlan(Architecture):
+    """A ResNet: residual blocks, global average pooling, one FC. Every map is half as large (rounded up) as that of the stage before."""
+
+    family = "resnet"
+
+    blocks: tuple[Block, ...]
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        return tuple(conv.name for block in self.blocks for conv in block.convs)
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        return tuple(block.shortcut.name for block in self.blocks if block.shortcut)
+
+    @property
+    def convs(self) -> dict[str, Conv]:
+        """Every layer by name, block by block."""
+        return {conv.name: conv for block in self.blocks for conv in block.all}
+
+    @property
+    def stages(self) -> dict[int, tuple[Conv, ...]]:
+        """The integral layers of each stage."""
+        numbers = dict.fromkeys(block.stage for block in self.blocks)
+        return {number: tuple(conv for block in self.blocks if block.stage == number for conv in block.convs) for number in numbers}
+
+    def integral_layers(self, granularity: str) -> Groups:
+        """"conv": every convolution by itself (ResNet18: 17 groups); "stage": the convolutions of a stage (4 groups), the stem with the first.
+
+        ValueError for another granularity.
+        """
+        if granularity not in GRANULARITIES:
+            raise ValueError(f"granularity = {granularity!r}: allowed are {', '.join(GRANULARITIES)}")
+        if granularity == "conv":
+            return tuple((name,) for name in self.layer_names)
+        return tuple(tuple(conv.name for conv in convs) for convs in self.stages.values())
+
+    def inherits(self) -> Mapping[str, Mixture]:
+        mixtures = {name: conv.mixture for name, conv in self.convs.items()}
+        return {name: given for name, given in mixtures.items() if given is not None}
+
+    def places(self) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for number, convs in self.stages.items():
+            shortcuts = [block.shortcut for block in self.blocks if block.stage == number and block.residual]
+            found |= {conv.name: f"stage{number}_{place}" for place, conv in enumerate(convs, start=1)}
+            found |= {conv.name: _shortcut_name(number, place) for place, conv in enumerate(shortcuts, start=1) if conv}
+        return found
+
+    def anonymous(self) -> ResNetPlan:
+        named = self.places()
+        return self._with(lambda conv: replace(conv, name=named[conv.name], inherits=None))
+
+    def with_inherited(self, inherited: Mapping[str, Mixture]) -> ResNetPlan:
+        check_names(self, set(inherited).difference(self.extras))
+        return self._with(lambda conv: replace(conv, inherits=short(inherited.get(conv.name))))
+
+    def _with(self, change: Callable[[Conv], Conv]) -> ResNetPlan:
+        """This network with every layer changed, shortcuts too."""
+        return ResNetPlan(
+            tuple(
+                replace(block, convs=tuple(map(change, block.convs)), shortcut=change(block.shortcut) if block.shortcut else None)
+                for block in self.blocks
+            )
+        )
+
+    def stacked(self, selected: Iterable[str]) -> ResNetPlan:
+        """The descendant of the ancestor layers ``selected`` (SPEC 3): each in a stage of its own number, so at the resolution it had.
+
+        * A stage starts with the ancestor's first convolution of that stage if it is selected, else with a fresh one like it. The
+          selected one brings its stride of 2; before a fresh one the stage before is pooled instead, 2x2, as the last stage always is.
+        * Then as many fresh convolutions as make three in all, then the stage's other selected ones in ancestor order.
+        * Residual blocks of three (the last may be shorter); where channels or resolution change, with a fresh 1x1 shortcut.
+        * A stem that reduces large images fourfold, 7x7 and pool, counts in its stage and stays outside the residual blocks.
+
+        For ResNet18 at up to 96 pixels and the paper's set this is ResNet12; whatever is selected, every stage's maps have the ancestor's
+        size. Raises ValueError, naming them, for layers that the ancestor does not have.
+        """
+        wanted = check_names(self, selected)
+        rows = [_row(number, convs, wanted) for number, convs in self.stages.items()]
+        pools = [2 if after[0].stride == 1 else 0 for after in rows[1:]] + [2]
+        stem = self.blocks[0]
+        blocks: list[Block] = []
+        for number, row, pool in zip(self.stages, rows, pools, strict=True):
+            if not blocks and stem.pool and not stem.residual:
+                blocks.append(replace(stem, convs=tuple(row[:1])))
+                row = row[1:]
+            blocks += _residual(number, row, pool)
+        return ResNetPlan(tuple(blocks))
+
+    def named_set(self, name: str, count: int) -> tuple[int, ...]:
+        listed = {"paper": PAPER_SET, "authors": AUTHORS_SET}.get(name)
+        return tuple(self.layer_names.index(one) for one in listed) if listed else front_or_last(name, len(self.layer_names), count)
+
+    def describe(self) -> str:
+        """"[64 64* 64*] [128 128 128] ...": residual blocks in brackets; "/2" halves the resolution, other stages are pooled before."""
+        return " ".join(_written(block) for block in self.blocks)
+
+    def to_json(self) -> Any:
+        return {"family": self.family, "blocks": [asdict(block) for block in self.blocks]}
+
+    def build(self, classes: int) -> ResNet:
+        from evolve.networks.resnet import ResNet
+
+        return ResNet(self, classes)
+
+    def shapes(self, layer: str) -> Shapes:
+        conv = self.convs[layer]
+        vectors = dict.fromkeys(("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"), (conv.c_out,))
+        return {"conv.weight": (conv.c_out, conv.c_in, conv.kernel, conv.kernel)} | vectors | {"bn.num_batches_tracked": ()}
+
+    def macs(self, size: int) -> float:
+        return sum(side * side * conv.c_in * conv.c_out * conv.kernel**2 for conv, side in self._sides(size)) / 1e9
+
+    def numbers_out(self, size: int) -> float:
+        return float(sum(side * side * conv.c_out for conv, side in self._sides(size)))
+
+    def _sides(self, size: int) -> Iterator[tuple[Conv, int]]:
+        """Every layer with the side of its output, for images of ``size`` pixels."""
+        for block in self.blocks:
+            for conv in block.convs:
+                size = -(-size // conv.stride)
+                yield conv, size
+            if block.shortcut:
+                yield block.shortcut, size
+            size = -(-size // 2) if block.pool else size
+
+
+def resnet18(width: float, size: int) -> ResNetPlan:
+    """ResNet18 (He et al., arXiv 1512.03385), torchvision's: "conv1".."conv17", "shortcut2".."shortcut4", channels times ``width`` (at least one).
+
+    The stem for images of more than 96 pixels is torchvision's, 7x7 with stride 2 and a pool; for smaller ones 3x3 that keeps the
+    resolution (there section 4.2, on CIFAR). Raises ValueError unless ``width`` is positive.
+    """
+    if not width > 0:
+        raise ValueError(f"width = {width}: must be above 0")
+    widths = [max(1, round(channels * width)) for channels in WIDTHS]
+    large = size > SMALL
+    stem = Conv("conv1", IMAGE_CHANNELS, widths[0], kernel=7 if large else 3, stride=2 if large else 1)
+    blocks = [Block(1, (stem,), residual=False, pool=3 if large else 0)]
+    number, current = 2, widths[0]
+    for stage, channels in enumerate(widths, start=1):
+        for stride in (1 if stage == 1 else 2, 1):
+            convs = (Conv(f"conv{number}", current, channels, stride=stride), Conv(f"conv{number + 1}", channels, channels))
+            blocks.append(Block(stage, convs, shortcut=_shortcut(f"shortcut{stage}", convs)))
+            number, current = number + 2, channels
+    return ResNetPlan(tuple(blocks))
+
+
+def _row(number: int, convs: Sequence[Conv], wanted: set[str]) -> list[Conv]:
+    """A descendant's stage, made of the ancestor's ``convs`` that are wanted."""
+    entry, *rest = convs
+    fresh = replace(entry, name=f"stage{number}_entry", inherits=None, stride=entry.stride if number == 1 else 1)
+    first = replace(entry, inherits=entry.name) if entry.name in wanted else fresh
+    chosen = [replace(conv, inherits=conv.name) for conv in rest if conv.name in wanted]
+    fill = [Conv(f"stage{number}_fill{place}", entry.c_out, entry.c_out) for place in range(1, DEPTH - len(chosen))]
+    return [first, *fill, *chosen]
+
+
+def _residual(stage: int, convs: Sequence[Conv], pool: int) -> list[Block]:
+    """The convolutions in residual blocks, a pool after the last."""
+    parts = [tuple(convs[start : start + DEPTH]) for start in range(0, len(convs), DEPTH)]
+    blocks = [Block(stage, part, shortcut=_shortcut(_shortcut_name(stage, place), part)) for place, part in enumerate(parts, start=1)]
+    return [*blocks[:-1], replace(blocks[-1], pool=pool)]
+
+
+def _shortcut(name: str, convs: Sequence[Conv]) -> Conv | None:
+    """The 1x1 convolution past ``convs``; None where the identity fits."""
+    made = Conv(name, convs[0].c_in, convs[-1].c_out, kernel=1, stride=prod(conv.stride for conv in convs))
+    return None if made.c_in == made.c_out and made.stride == 1 else made
+
+
+def _shortcut_name(stage: int, place: int) -> str:
+    """A descendant's shortcut, and where any shortcut stands: past the ``place``-th residual block of its stage."""
+    return f"stage{stage}_shortcut{place}"
+
+
+def _written(block: Block) -> str:
+    marks = ((f"{c.kernel}x{c.kernel}:" if c.kernel != 3 else "", "*" if c.inherits else "", f"/{c.stride}" if c.stride > 1 else "") for c in block.convs)
+    text = " ".join(f"{kernel}{conv.c_out}{star}{stride}" for conv, (kernel, star, stride) in zip(block.convs, marks, strict=True))
+    return f"[{text}]" if block.residual else f"{text} M" if block.pool else text
+
+
+def plan_from_json(value: Any) -> ResNetPlan:
+    """The plan that :meth:`ResNetPlan.to_json` wrote. Raises ValueError for anything that is not a connected ResNet."""
+    try:
+        plan = ResNetPlan(tuple(_block(block) for block in value["blocks"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a ResNet: {error!r}") from error
+    layers = [conv for block in plan.blocks for conv in block.all]
+    if not layers or not all(map(_well_typed, layers)) or len({conv.name for conv in layers}) != len(layers):
+        raise ValueError("not a ResNet: it needs layers with unique names, positive channels, kernels 1, 3 or 7 and strides 1 or 2")
+    if any(type(b.stage) is not int or b.stage < 1 or type(b.residual) is not bool or b.pool not in (0, 2, 3) for b in plan.blocks):
+        raise ValueError("not a ResNet: stages are numbered from 1, pools are 0, 2 or 3")
+    if any(before.stage > after.stage for before, after in pairwise(plan.blocks)):
+        raise ValueError("not a ResNet: its stages are not in order")
+    convs = [conv for block in plan.blocks for conv in block.convs]
+    if convs[0].c_in != IMAGE_CHANNELS or any(before.c_out != after.c_in for before, after in pairwise(convs)):
+        raise ValueError("not a ResNet: a layer's input channels differ from the output channels of the layer before it")
+    if not all(map(_passes, plan.blocks)):
+        raise ValueError("not a ResNet: a block's shortcut does not lead past its convolutions")
+    return plan
+
+
+def _block(value: Mapping[str, Any]) -> Block:
+    shortcut = value["shortcut"]
+    convs = tuple(_conv(conv) for conv in value["convs"])
+    if not convs:
+        raise TypeError("a block without convolutions")
+    return Block(value["stage"], convs, value["residual"], None if shortcut is None else _conv(shortcut), value["pool"])
+
+
+def _conv(value: Mapping[str, Any]) -> Conv:
+    given = value["inherits"]
+    return Conv(**{**value, "inherits": tuple((name, share) for name, share in given) if isinstance(given, (list, tuple)) else given})
+
+
+def _well_typed(conv: Conv) -> bool:
+    mixed = isinstance(conv.inherits, tuple) and all(isinstance(name, str) and isinstance(share, float) for name, share in conv.inherits)
+    named = isinstance(conv.name, str) and conv.name.isidentifier() and (mixed or isinstance(conv.inherits, (str, type(None))))
+    numbers = all(type(n) is int and n > 0 for n in (conv.c_in, conv.c_out, conv.kernel, conv.stride))
+    return named and numbers and conv.kernel in (1, 3, 7) and conv.stride in (1, 2)
+
+
+def _passes(block: Block) -> bool:
+    """Whether the block's shortcut is the one that its convolutions need."""
+    needed = _shortcut("", block.convs) if block.residual else None
+    return (block.shortcut and replace(block.shortcut, name="", inherits=None)) == needed
