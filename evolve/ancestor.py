@@ -24,6 +24,7 @@ from evolve.networks.network import Network, initialise
 from evolve.randomness import derive_seed, generator, isolated_rng
 from evolve.settings import AncestorSettings, StreamSettings
 from evolve.strategy_table import TABLE, check_strategy
+from evolve.training.optimizers import make_optimizer, restore_state, state_of
 
 if TYPE_CHECKING:
     from evolve.strategies import ResidentStrategy
@@ -147,7 +148,7 @@ class Learner:
         self.a, self.class_ids, self.resident, self.seed = a, class_ids, resident, seed
         model = build_ancestor(a, s, class_ids, resident.size, seed).to(resident.device)
         model.trunk.fused = not reference
-        optimizer = torch.optim.SGD(model.parameters(), lr=a.lr, momentum=a.momentum, weight_decay=a.weight_decay, fused=not reference)
+        optimizer = make_optimizer(model.parameters(), a.optimizer, a.lr, a.momentum, a.weight_decay, fused=not reference)
         self.strategy: ResidentStrategy = make_strategy(
             a.strategy, arguments, model=model, optimizer=optimizer, resident=resident, a=a, seed=seed
         )
@@ -197,9 +198,8 @@ class Learner:
     def _running(self) -> dict[str, Tensor]:
         """What an epoch leaves to the next one of the same task."""
         strategy = self.strategy
-        held = {name: strategy.optimizer.state.get(one, {}).get("momentum_buffer") for name, one in strategy.model.named_parameters()}
-        momentum = {name: buffer for name, buffer in held.items() if buffer is not None}
-        return _flat(strategy.model.state_dict(), "model.") | _flat(momentum, "momentum.") | _flat(strategy.running(), "running.")
+        held = state_of(strategy.optimizer, dict(strategy.model.named_parameters()))
+        return _flat(strategy.model.state_dict(), "model.") | _flat(held, "optimizer.") | _flat(strategy.running(), "running.")
 
     def _resume(self, found: tuple[dict[str, Tensor], dict[str, Any]] | None) -> int:
         """Load a checkpoint's state into the strategy, which is ready for the task's first epoch; the epoch to go on with."""
@@ -208,10 +208,7 @@ class Learner:
         tensors, meta = found
         strategy = self.strategy
         strategy.model.load_state_dict(_unflat(tensors, "model."))
-        parameters = dict(strategy.model.named_parameters())
-        for name, tensor in _unflat(tensors, "momentum.").items():
-            buffer = torch.empty_like(parameters[name]).detach().copy_(tensor)
-            strategy.optimizer.state[parameters[name]] = {"momentum_buffer": buffer}
+        restore_state(strategy.optimizer, dict(strategy.model.named_parameters()), _unflat(tensors, "optimizer."))
         strategy.resume(_unflat(tensors, "running."))
         self._losses = [float(loss) for loss in meta["losses"]]
         self.gradients.restore(meta["gradients"])

@@ -115,11 +115,11 @@ def train_together(
 
 
 def choose_trainer(models: Sequence[Network], group: Group, reference: bool) -> Trainer:
-    """The fastest trainer for these models on this device; the plain one where ``reference`` asks for it, or a learning rate of their own for
-    the inherited layers, which the others do not know.
+    """The fastest trainer for these models on this device; the plain one where ``reference`` asks for it, AdamW, or a learning rate of their own
+    for the inherited layers, which the others do not know.
     """
     vggs = [model for model in models if isinstance(model, VGG)]
-    if reference or len(vggs) < len(models) or group.lr_scale != 1:
+    if reference or len(vggs) < len(models) or group.lr_scale != 1 or group.d.optimizer != "sgd":
         return PlainTrainer(models, group)
     if group.resident.device.type == "cuda":
         return checked(vggs, group)

@@ -113,7 +113,7 @@ def accumulate(world: World, task: int, previous: Stage | None, strategy: str | 
         recipe["ancestor"] = {name: getattr(s.ancestor, name) for name in ("network", "width", "head")} | _sized(s)
         recipe["stream"] = {name: stream[name] for name in stream if name != "images_per_class"}
     else:
-        recipe["ancestor"] = _keyed(s.ancestor) | _sized(s)
+        recipe["ancestor"] = _learning(s.ancestor, ("schedule",)) | _sized(s)
         recipe["stream"] = stream
         recipe["data"] = world.data
         recipe["arithmetic"] = world.arithmetic
@@ -223,8 +223,16 @@ def _descend_recipe(world: World) -> dict[str, Any]:
         "data": world.data,
         "classes": list(world.descend_classes),
         "network": network(world.settings),
-        "descend": _keyed(world.settings.descend, without=("distill_weight",)),
+        "descend": _learning(world.settings.descend, without=("distill_weight",)),
     }
+
+
+def _learning(section: Any, later: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """How a network learns: what is read, and of the settings that came ``later`` (older stores do not know them) those that change something."""
+    unread = [name for name in ("optimizer", "warmup", *later) if getattr(section, name) == getattr(type(section)(), name)]
+    unread += ["momentum"] if section.optimizer == "adamw" else []
+    unread += ["milestones", "gamma"] if section.schedule == "cosine" else []
+    return _keyed(section, without=(*unread, *without))
 
 
 def _condense_settings(s: Settings) -> dict[str, Any]:

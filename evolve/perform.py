@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,7 +141,9 @@ def _input(store: Store, key: str) -> Result:
 
 
 def _settings(kind: type, table: Mapping[str, Any]) -> Any:
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in table.items()})
+    """Settings from a recipe's table; what stands beside them there (an image size, a plug-in's version) is left out."""
+    known = {f.name for f in fields(kind)}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in table.items() if name in known})
 
 
 def _accumulate(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:

@@ -17,6 +17,7 @@ from evolve.setting import setting
 HEADS = ("shared", "per-task", "single")
 SOURCES = ("glyphs", "cifar100", "tinyimagenet", "imagenet", "miniimagenet")
 AUGMENTATIONS = ("crop", "flip")
+OPTIMIZERS = ("sgd", "adamw")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class DataSettings:
 class StreamSettings:
     """[stream]: the ancestor's tasks (paper 5.3). Each is drawn independently, so classes recur."""
 
-    tasks: int = setting(25, "tasks the ancestor learns; generations of the lineage", least=1)
+    tasks: int = setting(25, "tasks the ancestor learns; generations of the lineage; 0: lineage length 0 alone", least=0)
     classes_per_task: int = setting(5, "classes in a task, drawn without repeats inside the task", least=2)
     images_per_class: int = setting(0, "training images a class; 0: all there are", least=0)
 
@@ -60,12 +61,16 @@ class AncestorSettings:
     strategy_args: dict[str, Any] = field(default_factory=dict, metadata={"help": "the strategy's own parameters", "key": True})
     epochs: int = setting(100, "epochs a task", least=1)
     batch: int = setting(64, "images a step", least=2)
-    lr: float = setting(0.1, "SGD learning rate at the start of each task", least=0)
+    optimizer: str = setting("sgd", "sgd: with momentum; adamw: as ViTs are trained, momentum is not read", choices=OPTIMIZERS)
+    lr: float = setting(0.1, "learning rate at the start of each task", least=0)
     momentum: float = setting(0.9, "SGD momentum", least=0, most=1)
-    weight_decay: float = setting(5e-4, "SGD weight decay", least=0)
+    weight_decay: float = setting(5e-4, "weight decay", least=0)
+    schedule: str = setting("milestones", "milestones: see there; cosine: to zero over each task's epochs", choices=("milestones", "cosine"))
+    warmup: float = setting(0.0, "share of each task's epochs over which the learning rate rises to its full value", least=0, most=1)
     milestones: tuple[float, ...] = setting((0.5, 0.75), "fractions of a task's epochs at which lr is multiplied by gamma", least=0, most=1)
     gamma: float = setting(0.1, "factor at each milestone", least=0, most=1)
     augment: tuple[str, ...] = setting(("crop",), "training augmentations", choices=AUGMENTATIONS)
+    checkpoint: str = setting("", "a ViT's pretrained weights to start from, a local timm or DINO file; its content, not its path, is in the keys", key=False)
     gradient_threshold: float = setting(5e-10, "condenser gradient: a weight-gradient entry counts when it is above this (SPEC 5)", least=0)
 
 
@@ -116,9 +121,11 @@ class DescendSettings:
     test_per_class: int = setting(0, "test images a class; 0: all there are", least=0)
     epochs: int = setting(50, "epochs", least=1)
     batch: int = setting(16, "images a step", least=2)
-    lr: float = setting(5e-3, "SGD learning rate", least=0)
+    optimizer: str = setting("sgd", "sgd: with momentum; adamw: as ViTs are trained, momentum is not read", choices=OPTIMIZERS)
+    lr: float = setting(5e-3, "learning rate", least=0)
     momentum: float = setting(0.9, "SGD momentum", least=0, most=1)
-    weight_decay: float = setting(5e-4, "SGD weight decay", least=0)
+    weight_decay: float = setting(5e-4, "weight decay", least=0)
+    warmup: float = setting(0.0, "share of the steps over which the learning rate rises to its full value", least=0, most=1)
     schedule: str = setting("cosine", "cosine: to zero over the epochs; constant", choices=("cosine", "constant"))
     distill_weight: float = setting(1.0, "controls.distilled: weight of each position's mean squared distance to the ancestor's feature", least=0)
     augment: tuple[str, ...] = setting(("crop",), "training augmentations", choices=AUGMENTATIONS)

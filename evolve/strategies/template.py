@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -219,5 +220,10 @@ def no_evaluator() -> EvaluationPlugin:
 
 
 def learning_rate(a: AncestorSettings, epoch: int) -> float:
-    """MultiStepLR with milestones as fractions of the task's epochs: lr * gamma^(milestones reached) in 0-based ``epoch``."""
-    return a.lr * a.gamma ** sum(epoch >= fraction * a.epochs for fraction in a.milestones)
+    """In 0-based ``epoch`` of a task. "milestones" is MultiStepLR with fractions of the epochs, lr * gamma^(milestones reached); "cosine" falls to zero
+    after the last epoch. Under ``warmup`` the rate is less at first, in proportion to the middle of the epoch.
+    """
+    warm = min(1.0, (epoch + 0.5) / (a.warmup * a.epochs)) if a.warmup else 1.0
+    if a.schedule == "cosine":
+        return a.lr * warm * (1 + math.cos(math.pi * epoch / a.epochs)) / 2
+    return a.lr * warm * a.gamma ** sum(epoch >= fraction * a.epochs for fraction in a.milestones)

@@ -90,8 +90,9 @@ class Trainer(Protocol):
 
 
 def learning_rate(d: DescendSettings, done: float) -> float:
-    """The rate once a share ``done`` in [0, 1] of all steps is made."""
-    return d.lr * (1 + math.cos(math.pi * done)) / 2 if d.schedule == "cosine" else d.lr
+    """The rate once a share ``done`` in [0, 1] of all steps is made; it rises from zero over the share ``d.warmup``."""
+    warm = min(1.0, done / d.warmup) if d.warmup else 1.0
+    return d.lr * warm * (1 + math.cos(math.pi * done)) / 2 if d.schedule == "cosine" else d.lr * warm
 
 
 def batches(order: Tensor, size: int) -> list[Tensor]:

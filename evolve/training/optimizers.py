@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-
-OPTIMIZERS = ("sgd", "adamw")
+from torch import Tensor, nn
 
 
 def make_optimizer(
     parameters: Iterable[Any], kind: str, lr: float, momentum: float, weight_decay: float, *, fused: bool = False, foreach: bool | None = None
 ) -> torch.optim.Optimizer:
-    """``kind`` of :data:`OPTIMIZERS` over parameters, or groups of them (dicts whose other entries it keeps).
+    """``kind`` of ``evolve.settings.OPTIMIZERS`` over parameters, or groups of them (dicts whose other entries it keeps).
 
     "sgd": momentum and L2 decay (SPEC 7); "adamw": betas 0.9 and 0.999, decoupled decay, as ViTs are trained; ``momentum`` is unread.
     ``fused`` and ``foreach`` choose torch's way of computing the step, not what it computes.
@@ -21,3 +20,20 @@ def make_optimizer(
     if kind == "adamw":
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused, foreach=foreach)
     return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused, foreach=foreach)
+
+
+def state_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """What the optimizer remembers of its steps, as "<what>/<parameter's name>": momentum, or AdamW's two averages and its count of steps."""
+    held = {name: optimizer.state.get(parameter, {}) for name, parameter in parameters.items()}
+    return {f"{what}/{name}": value for name, state in held.items() for what, value in state.items() if isinstance(value, Tensor)}
+
+
+def restore_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+    """Take up what :func:`state_of` returned (tensors on the CPU), in the parameters' own memory order, which a step's kernel may rely on."""
+    for key, tensor in tensors.items():
+        what, _, name = key.partition("/")
+        parameter = parameters[name]
+        if what == "step":  # a number; torch wants it on the device for fused steps, and on the CPU for others
+            optimizer.state[parameter][what] = tensor.to(parameter.device) if optimizer.defaults.get("fused") else tensor.clone()
+        else:
+            optimizer.state[parameter][what] = torch.empty_like(parameter).detach().copy_(tensor)

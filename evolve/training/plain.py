@@ -24,7 +24,7 @@ class PlainTrainer:
         d = group.d
         self.models, self.group = models, group
         self.optimizers = [
-            make_optimizer(rated(model, group.lr_scale), "sgd", d.lr, d.momentum, d.weight_decay, foreach=True) for model in models
+            make_optimizer(rated(model, group.lr_scale), d.optimizer, d.lr, d.momentum, d.weight_decay, foreach=True) for model in models
         ]
 
     def epoch(self, epoch: int) -> list[float]:
