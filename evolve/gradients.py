@@ -31,7 +31,7 @@ class GradientFractions:
     def step(self) -> None:
         """After an optimizer's step, while its gradients are still there."""
         if self._step % EVERY == 0:
-            above = [[(p.grad > self.threshold).sum() for p in weights if p.grad is not None] for weights in self.weights]
+            above = [[torch.count_nonzero(p.grad > self.threshold) for p in weights if p.grad is not None] for weights in self.weights]
             none = self.counts.new_zeros(())
             self.counts += torch.stack([torch.stack([none, *found]).sum() for found in above])
             self.batches += 1

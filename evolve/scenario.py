@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from evolve import condenser_table
 from evolve.errors import UserError
 from evolve.networks.family import architecture
 from evolve.registry import names as registered
@@ -99,7 +100,7 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
     if profile == "quick":
         settings = quick_settings
     for text in overrides:
-        settings = _override(settings, text)
+        settings = override(settings, text)
     check(settings, str(path))
     return Scenario(settings, stated or profile, str(path), tuple(overrides))
 
@@ -115,7 +116,8 @@ def to_dict(settings: Any) -> dict[str, Any]:
     return plain
 
 
-def _override(settings: Settings, text: str) -> Settings:
+def override(settings: Settings, text: str) -> Settings:
+    """``settings`` with one "section.key=value" put in. Raises UserError, naming it, for one that does not fit."""
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or "." not in key:
@@ -209,6 +211,8 @@ def _problems(s: Settings) -> Iterator[str]:
         yield f"name = {_show(s.name)}: allowed are letters, digits, '.', '_' and '-' (it names the run folder)"
     yield from _split_problems(s)
     yield from _network_problems(s)
+    if s.condense.repeats > 1 and not condenser_table.method(s.condense.method).draws:
+        yield f"condense.repeats = {s.condense.repeats}: method {s.condense.method} draws nothing, so every repeat would be the same; allowed is 1"
     for room in ("ancestor", "condense", "descend"):
         chosen = getattr(s, room).augment
         if s.data.source == "glyphs" and "flip" in chosen:

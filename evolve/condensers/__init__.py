@@ -42,7 +42,7 @@ def _condense(request: Request) -> Condensed:
 
 
 def agreed(runs: Sequence[Condensed], request: Request) -> Condensed:
-    """Several condensations as one: the selection from their mean alpha, and the share of them that chose just these layers.
+    """Several condensations as one: the selection from their mean alpha by the method's rule, and the share of them that chose just these layers.
 
     (The paper claims 10 of 10.) Condensations that collapsed or diverged count in the agreement and not in the mean; where all of
     them did, there is nothing to agree on.
@@ -52,7 +52,8 @@ def agreed(runs: Sequence[Condensed], request: Request) -> Condensed:
     if not good:
         return replace(runs[0], repeats=repeats)
     alpha = torch.stack([run.alpha for run in good]).mean(0)
-    chosen = select(alpha, request.c.selection, request.c.top_k, request.fallback, request.c.objective)
+    c = request.c
+    chosen = good[0].choose(alpha) if good[0].choose else select(alpha, c.selection, c.top_k, request.fallback, c.objective)
     return Condensed(
         alpha,
         chosen.scores,

@@ -71,3 +71,8 @@ def meta_rows(count: int, batch: int, seed: int) -> Iterator[Tensor]:
         for step in range(steps_per_epoch(count, batch)):
             yield order[step * batch : (step + 1) * batch]
         number += 1
+
+
+def evenly(index: Tensor, most: int) -> Tensor:
+    """At most ``most`` of ``index`` [N], spread evenly over it: of images in the order of their classes, about as many of each class."""
+    return index if len(index) <= most else index[torch.arange(most) * len(index) // most]

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from evolve.condensers.interface import Condensed, Request, fixed_condensation
+import torch
+from torch import Tensor
+
+from evolve.condensers.interface import Condensed, Request, condensed, fixed_condensation
+from evolve.condensers.selection import Selection
+from evolve.randomness import generator
 
 
 def fixed(request: Request) -> Condensed:
     """The layers of ``condense.fixed_set``, or those numbered in ``condense.fixed``."""
     return fixed_condensation(request, "fixed set")
+
+
+def random(request: Request) -> Condensed:
+    """``condense.top_k`` layers, every set as likely, drawn by the seed alone: the same at every generation. Repeats draw others."""
+    layers, count = len(request.groups), request.c.top_k
+    drawn = torch.rand(layers, 1, dtype=torch.float64, generator=generator(request.seed, "random-layers"))
+
+    def choose(alpha: Tensor) -> Selection:
+        kept = tuple(sorted(alpha[:, 0].argsort(descending=True)[:count].tolist()))
+        return Selection(alpha[:, 0], torch.full((layers,), 1 / layers, dtype=torch.float64), kept, 0.0, "selected", "drawn at random")
+
+    return condensed(drawn, {}, choose)

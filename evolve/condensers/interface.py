@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from evolve.condensers.batches import draw_images, split_meta
+from evolve.condensers.selection import Selection, select_scores
 from evolve.data.resident import Resident
 from evolve.errors import UserError
 from evolve.networks.architecture import Architecture, Groups
@@ -26,7 +27,8 @@ class Condensed:
 
     ``alpha`` [L, K]: each pair's mean over the meta-data; ``scores`` [L] alpha^l and ``weights`` [L] a~^l (Eq. 9), float64;
     ``selected``: 0-based positions; ``status``: "selected", "tied", "collapsed" or "fixed"; ``history``: per epoch. Of repeated
-    condensations ``repeats`` holds every selection and ``agreement`` the share that equals ``selected``.
+    condensations ``repeats`` holds every selection and ``agreement`` the share that equals ``selected``. ``choose``: the rule that made
+    the selection of alpha; None stands for the meta-network's.
     """
 
     alpha: Tensor
@@ -39,6 +41,7 @@ class Condensed:
     history: dict[str, list[float]]
     repeats: tuple[tuple[int, ...], ...] = ()
     agreement: float | None = None
+    choose: Callable[[Tensor], Selection] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,25 @@ def fixed_condensation(request: Request, why: str, status: str = "fixed") -> Con
     layers = len(request.groups)
     zeros = torch.zeros(layers, dtype=torch.float64)
     return Condensed(torch.zeros(layers, 0), zeros, zeros + 1 / layers, request.fallback, 0.0, status, why, {})
+
+
+def scored(request: Request, alpha: Tensor, history: dict[str, list[float]], selection: str) -> Condensed:
+    """The condensation of scores ``alpha`` [L, K], the higher the better, alpha^l = max_k, by :func:`select_scores` under ``selection``."""
+    top_k = request.c.top_k if selection == "top-k" else 0
+
+    def choose(scores: Tensor) -> Selection:
+        return select_scores(scores.max(1).values, selection, top_k, request.fallback)
+
+    return condensed(alpha, history, choose)
+
+
+def condensed(alpha: Tensor, history: dict[str, list[float]], choose: Callable[[Tensor], Selection]) -> Condensed:
+    """The condensation of ``alpha`` [L, K] under the rule ``choose``. An alpha that collapsed because it is not finite becomes 0."""
+    found = choose(alpha)
+    finite = alpha if torch.isfinite(alpha).all() else torch.zeros_like(alpha)
+    return Condensed(
+        finite, found.scores, found.weights, found.selected, found.margin, found.status, found.selected_by, history, choose=choose
+    )
 
 
 def numbered_groups(groups: Groups, fixed: Sequence[int]) -> tuple[int, ...]:

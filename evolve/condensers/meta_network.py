@@ -100,8 +100,8 @@ def _draw_alignment(shape: Layout, seed: int, like: Tensor) -> list[Tensor]:
 class _State:
     params: Tensors
     buffers: Tensors
-    phi: MetaNetwork
-    adam: torch.optim.Adam
+    phi: nn.Module
+    adam: torch.optim.Optimizer | None
 
 
 @dataclass(frozen=True)
@@ -125,18 +125,18 @@ def meta_network(request: Request) -> Condensed:
     )
     try:
         history = run.train(split.train, split.train_labels, split.meta_labels, request.progress)
-    except _Diverged:
-        return _diverged(request)
+    except Diverged:
+        return diverged(request)
     alpha = run.scores()
     chosen = select(alpha, c.selection, c.top_k, request.fallback, c.objective)
     return Condensed(alpha, chosen.scores, chosen.weights, chosen.selected, chosen.margin, chosen.status, chosen.selected_by, history)
 
 
-class _Diverged(Exception):
+class Diverged(Exception):
     """The losses of the pseudo-descendant are no longer finite."""
 
 
-def _diverged(request: Request) -> Condensed:
+def diverged(request: Request) -> Condensed:
     why = f"fixed set, because the pseudo-descendant's losses were not finite at condense.lr = {request.c.lr:g}; a lower one may help"
     return replace(fixed_condensation(request, why, "collapsed"), alpha=torch.zeros(len(request.groups), len(request.pseudo_groups)))
 
@@ -164,12 +164,15 @@ class Condensation:
         self.ancestor = FrozenAncestor(frozen, self.matcher, resident, meta_index)
         self.pooled = self.ancestor.pooled()
         self.pseudo = Pseudo(pseudo, pseudo_groups, self.matcher, seed)
-        phi = MetaNetwork(self.matcher.pooled_sizes, len(pseudo_groups)).to(probe)
-        adam = torch.optim.Adam(phi.parameters(), lr=c.meta_lr, weight_decay=c.meta_weight_decay)
         self.written: Written | None = None
         if isinstance(pseudo, VGG) and isinstance(self.matcher, Matcher) and resident.device.type == "cpu" and not reference:
             self.written = Written(pseudo.plan, resident.size, self.pseudo.network.places, self.matcher)
-        self.state = _State(self.pseudo.initial, tuple(torch.zeros_like(p) for p in self.pseudo.initial), phi, adam)
+        self.state = _State(self.pseudo.initial, tuple(torch.zeros_like(p) for p in self.pseudo.initial), *self.weighting(len(pseudo_groups), probe))
+
+    def weighting(self, descendant_layers: int, like: Tensor) -> tuple[nn.Module, torch.optim.Optimizer | None]:
+        """What gives every pair its weight, [B, sum of the pooled sizes] -> alpha [B, L, K], and what trains it, if anything."""
+        phi = MetaNetwork(self.matcher.pooled_sizes, descendant_layers).to(like)
+        return phi, torch.optim.Adam(phi.parameters(), lr=self.c.meta_lr, weight_decay=self.c.meta_weight_decay)
 
     def train(self, train_index: Tensor, train_labels: Tensor, meta_labels: Tensor, progress: Progress) -> dict[str, list[float]]:
         """All epochs; the history, one number an epoch."""
@@ -271,9 +274,11 @@ class Condensation:
         return classification.loss, matching.loss
 
     def _phi_step(self, alpha: Tensor, gradient: Tensor) -> None:
-        self.state.adam.zero_grad()
+        adam = self.state.adam
+        assert adam is not None
+        adam.zero_grad()
         alpha.backward(gradient)
-        self.state.adam.step()
+        adam.step()
 
     @torch.no_grad()
     def scores(self) -> Tensor:
@@ -284,7 +289,7 @@ class Condensation:
         means = torch.tensor([[float(a), float(b)] for a, b in losses]).mean(0)
         alpha = self.scores()
         if not (torch.isfinite(means).all() and torch.isfinite(alpha).all()):
-            raise _Diverged
+            raise Diverged
         values = (*means.tolist(), float(alpha.mean()), float(alpha.min()), float(alpha.max()), float((alpha == 0).float().mean()))
         for name, value in zip(history, values, strict=True):
             history[name].append(value)

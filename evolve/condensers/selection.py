@@ -20,6 +20,9 @@ TIE_SPREAD = 1e-4
 TIE_GAP = 1e-6
 """Top-k: gap of the softmax weights at the cut below which the cut is rounding."""
 
+SCORE_TIE = 1e-6
+"""Scores of other condensers that differ by less than this part of the larger one are equal up to float32's rounding."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -60,6 +63,50 @@ def select(alpha: Tensor, selection: str, top_k: int, fallback: Sequence[int], o
         kept = tuple(sorted(set(fallback)))
         why = f"fixed set, because {why}"
     return Selection(scores, weights, kept, margin, status, why)
+
+
+def select_scores(scores: Tensor, selection: str, top_k: int, fallback: Sequence[int]) -> Selection:
+    """The learngene's layers out of scores [L] of any unit and sign, the higher the better, that are no alpha.
+
+    "threshold" is Eq. 9 and 10 with the scores in alpha's place; "top-k" keeps the ``top_k`` highest, and its ``weights`` are the softmax
+    of the standardised scores, which shows their order whatever their unit. Margins, fallback and ValueErrors are those of :func:`select`.
+
+    status "collapsed": a score is not finite (all are then returned as 0). status "tied": all scores, or those on both sides of the cut,
+    are equal (SCORE_TIE), or the threshold keeps no layer or all of them.
+    """
+    values = scores.detach().to("cpu", torch.float64)
+    if wild := int((~torch.isfinite(values)).sum()):
+        zeros = torch.zeros_like(values)
+        why = f"fixed set, because the scores of {wild} of {len(values)} layers are not finite"
+        return Selection(zeros, zeros + 1 / len(values), tuple(sorted(set(fallback))), 0.0, "collapsed", why)
+    weights = torch.softmax(values if selection == "threshold" else _standardised(values), dim=0)
+    kept, margin = _cut(weights, selection, top_k)
+    status, why = _judge_scores(values, kept, selection)
+    if status != "selected":
+        kept = tuple(sorted(set(fallback)))
+        why = f"fixed set, because {why}"
+    return Selection(values, weights, kept, margin, status, why)
+
+
+def _standardised(scores: Tensor) -> Tensor:
+    spread = scores.std(correction=0)
+    return (scores - scores.mean()) / spread if spread > 0 else torch.zeros_like(scores)
+
+
+def _judge_scores(scores: Tensor, kept: tuple[int, ...], selection: str) -> tuple[str, str]:
+    """(status, reason in words)."""
+    rest = sorted(set(range(len(scores))).difference(kept))
+    if len(scores) > 1 and _equal(float(scores.min()), float(scores.max())):
+        return "tied", f"the layers are tied: all scores are {float(scores[0]):.3g}"
+    if selection == "threshold":
+        return ("selected", "threshold (Eq. 10)") if kept and rest else ("tied", f"the layers are tied: Eq. 10 keeps {len(kept)} of {len(scores)}")
+    if rest and _equal(float(scores[list(kept)].min()), float(scores[rest].max())):
+        return "tied", f"the layers are tied at the cut after {len(kept)}"
+    return "selected", f"top-{len(kept)}"
+
+
+def _equal(a: float, b: float) -> bool:
+    return abs(a - b) <= SCORE_TIE * max(abs(a), abs(b))
 
 
 def _cut(weights: Tensor, selection: str, top_k: int) -> tuple[tuple[int, ...], float]:

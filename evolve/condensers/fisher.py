@@ -1,0 +1,75 @@
+"""Fisher sensitivity: how much the ancestor's own predictions depend on each layer's weights.
+
+    s^l = sum over the layer's parameters of  F_i theta_i^2,      F_i = mean over images of ( d log p(y | x) / d theta_i )^2,  y ~ p(. | x)
+
+F is the diagonal of the Fisher information (Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting"), with labels drawn from the
+model, as the definition says, not the data's; F theta^2 / 2 is the loss of leaving a weight out, to second order (LeCun et al. 1990,
+"Optimal brain damage"; Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning"). BN lets a layer's weights be
+any multiple of themselves; F alone would change with that multiple and F theta^2 does not.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+from evolve.condensers.batches import evenly
+from evolve.condensers.interface import Condensed, Request, scored
+from evolve.condensers.refusals import ancestor_diverged
+from evolve.networks.architecture import Groups
+from evolve.networks.network import Network
+from evolve.randomness import generator
+
+IMAGES = 512
+"""Meta images that are averaged over, at most."""
+CHUNK = 64
+"""Images whose gradients are taken at a time, at most,"""
+NUMBERS = 2**25
+"""and so many numbers in those gradients together."""
+
+
+def fisher(request: Request) -> Condensed:
+    """Alpha is the sensitivity [L, 1] on the meta images; the ``condense.top_k`` highest are kept. Raises UserError for an ancestor that diverged.
+
+    Labels are among the classes of the ancestor's head (of the first task's, where there is one a task), whatever the images show.
+    """
+    index = evenly(request.split.meta, IMAGES)
+    model, total = request.ancestor(), torch.zeros(len(request.groups), dtype=torch.float64)
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):  # timm's: vmap knows only the plain formula
+            module.fused_attn = False  # type: ignore[assignment]
+    draws = generator(request.seed, "fisher-labels")
+    size = max(1, min(CHUNK, NUMBERS // sum(p.numel() for p in model.layers.parameters())))
+    for number, part in enumerate(index.split(size)):
+        request.progress(number * size / len(index), f"image {number * size + 1} of {len(index)}")
+        images = request.resident.batch(part)
+        total += sensitivity(model, request.groups, images, drawn_labels(model, images, draws))
+    if not torch.isfinite(total).all():
+        raise ancestor_diverged("gradients")
+    return scored(request, (total / len(index))[:, None], {}, "top-k")
+
+
+@torch.no_grad()
+def drawn_labels(model: Network, images: Tensor, draws: torch.Generator) -> Tensor:
+    """A label [B] for each image, drawn from the model's own prediction. UserError where that is not finite."""
+    chances = model(images).double().softmax(1).cpu()
+    if not torch.isfinite(chances).all():
+        raise ancestor_diverged("predictions")
+    return torch.multinomial(chances, 1, generator=draws)[:, 0].to(images.device)
+
+
+def sensitivity(model: Network, groups: Groups, images: Tensor, labels: Tensor) -> Tensor:
+    """[L], float64 on the CPU: sum over images and a group's parameters of ( d log p(label) / d theta_i * theta_i )^2. The model's mode is kept."""
+    owner = {layer: place for place, group in enumerate(groups) for layer in group}
+    theta = {name: p.detach() for name, p in model.named_parameters() if name.startswith("layers.") and name.split(".")[1] in owner}
+
+    def log_likelihood(theta: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        return -F.cross_entropy(functional_call(model, theta, (image[None],)), label[None])
+
+    gradients = vmap(grad(log_likelihood), in_dims=(None, 0, 0))(theta, images, labels)
+    found = torch.zeros(len(groups), dtype=torch.float64)
+    for name, gradient in gradients.items():
+        found[owner[name.split(".")[1]]] += (gradient * theta[name]).double().square().sum().cpu()
+    return found

@@ -1,0 +1,64 @@
+"""Similarity without a meta-network: the layers that a pseudo-descendant and its h came closest to, every pair weighing the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from evolve.condensers.batches import steps_per_epoch
+from evolve.condensers.hypergradient import Rule
+from evolve.condensers.interface import Condensed, Request, scored
+from evolve.condensers.meta_network import Condensation, Diverged, _Batch, diverged
+from evolve.randomness import generator
+
+
+def similarity(request: Request) -> Condensed:
+    """alpha^{l,k} is -psi^{l,k} (Eq. 7), after theta and h were trained as in the paper's condensation but with alpha fixed at 1.
+
+    What the meta-network adds is what the two differ in. Diverging losses and features are treated as there.
+    """
+    c, split = request.c, request.split
+    run = Matching(
+        request.ancestor(), request.pseudo(), request.groups, request.pseudo_groups, request.resident, split.meta, c, request.seed, request.reference
+    )
+    try:
+        history = run.train(split.train, split.train_labels, split.meta_labels, request.progress)
+    except Diverged:
+        return diverged(request)
+    return scored(request, -run.psi(), {name: history[name] for name in ("classification", "matching")}, c.selection)
+
+
+class Ones(nn.Module):
+    """Every pair's weight is 1."""
+
+    def __init__(self, layers: int, descendant_layers: int) -> None:
+        super().__init__()
+        self.shape = (layers, descendant_layers)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """[B, any] -> [B, L, K]."""
+        return pooled.new_ones(len(pooled), *self.shape)
+
+
+class Matching(Condensation):
+    """A condensation that leaves out phi's step."""
+
+    def weighting(self, descendant_layers: int, like: Tensor) -> tuple[nn.Module, torch.optim.Optimizer | None]:
+        return Ones(len(self.matcher.pooled_sizes), descendant_layers), None
+
+    def iterate(self, batch: _Batch, annealed: float) -> tuple[Tensor, Tensor]:
+        """A step of theta and zeta on L_total (Eq. 15), matching on the meta batch. Returns (L_cls, L_meta) before it."""
+        rule = Rule(self.c.lr * annealed, self.c.momentum, self.c.weight_decay)
+        return self._real_step(batch, self.ancestor.of_rows(batch.rows), batch.meta, rule)
+
+    def psi(self) -> Tensor:
+        """[L, K], float64: each pair's mean over all meta images. BN goes by the statistics of mixed batches of about ``meta_batch``, as in training."""
+        count, total = len(self.meta_index), torch.zeros(())
+        order = torch.randperm(count, generator=generator(self.seed, "psi-order"))
+        for rows in order.tensor_split(steps_per_epoch(count, self.c.meta_batch)):
+            frozen = self.ancestor.of_rows(rows)
+            weights = self.state.phi(frozen.pooled).requires_grad_()
+            mean = self.pseudo.matching(frozen, self.resident.batch(self.meta_index[rows]), weights, self.state.params)
+            (by_image,) = torch.autograd.grad(mean, weights)  # L_meta is linear in alpha: psi / B
+            total = total + by_image.double().sum(0).cpu() * len(rows)
+        return total / count
