@@ -126,13 +126,13 @@ def _descend_seconds(s: Settings, plan: Architecture) -> float:
 
 def _fewshot_seconds(s: Settings, plan: Architecture, learner: str) -> float:
     """Episodes, the pre-training of those that have one, and the adapting to every downstream task; a second-order inner step counts as a
-    gradient and a Hessian product.
+    gradient and two Hessian products (timed).
     """
     f, d, (train, test) = s.fewshot, s.descend, images_per_class(s)
     ways, read = d.classes_per_task, READ[learner]
     support, tested = ways * min(train, d.shots), ways * min(test, d.test_per_class or test)
     second = learner in ("maml", "protomaml", "boil") and (learner == "maml" or f.order == 2)
-    inner = f.inner_steps * (1 + CURVATURE * second) if "inner_steps" in read else 0.0
+    inner = f.inner_steps * (1 + 2 * CURVATURE * second) if "inner_steps" in read else 0.0
     adapting = f.test_steps * support if "test_steps" in read else 0.0
     images = f.episodes * ways * ((1 + inner) * f.shots + f.queries) if "episodes" in read else 0.0
     steps = f.episodes * (1 + inner) if "episodes" in read else 0.0
