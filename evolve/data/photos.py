@@ -63,16 +63,13 @@ def blocks(items: Sequence[Any], convert: Callable[[Any], np.ndarray], done: int
     """
     progress = Progress(done, total, report)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        try:
-            starts = iter(range(0, len(items), BLOCK))
-            ahead = deque(_submit(pool, convert, items, start) for start in islice(starts, 2))
-            while ahead:
-                block = np.stack([future.result() for future in ahead.popleft()])
-                ahead.extend(_submit(pool, convert, items, start) for start in islice(starts, 1))
-                progress.add(len(block))
-                yield block
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        starts = iter(range(0, len(items), BLOCK))
+        ahead = deque(_submit(pool, convert, items, start) for start in islice(starts, 2))
+        while ahead:
+            block = np.stack([future.result() for future in ahead.popleft()])
+            ahead.extend(_submit(pool, convert, items, start) for start in islice(starts, 1))
+            progress.add(len(block))
+            yield block
 
 
 def _submit(pool: ThreadPoolExecutor, convert: Callable[[Any], np.ndarray], items: Sequence[Any], start: int) -> list[Any]:

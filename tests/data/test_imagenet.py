@@ -17,7 +17,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from evolve.data import photos
+from evolve.data import imagenet, photos
 from evolve.data.sources import ImageSet, load_images
 from evolve.errors import DataError, UserError
 from evolve.settings import DataSettings
@@ -78,6 +78,13 @@ def test_pixels_labels_and_order_are_torchvision_s(size: int, root: Path, tmp_pa
         assert np.array_equal(found.images[part], pixels)
         assert found.labels[part].tolist() == labels and found.class_names == tuple(classes) == WNIDS
     assert (found.mean, found.std) == (photos.IMAGENET_MEAN, photos.IMAGENET_STD)
+
+
+def test_the_fingerprint_names_mean_and_std(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another source may read the same pixels and normalise them otherwise; results of the two must not meet in a store."""
+    before = load(root, tmp_path).fingerprint
+    monkeypatch.setattr(imagenet, "IMAGENET_MEAN", (0.5, 0.5, 0.5))
+    assert load(root, tmp_path).fingerprint != before
 
 
 def test_odd_photos_are_read_as_torchvision_reads_them(tmp_path: Path, photo: MakePhoto):

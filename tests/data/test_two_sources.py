@@ -118,7 +118,8 @@ def test_batches_equal_those_of_one_joined_array_bit_for_bit(augment: tuple[str,
     joined = replace(both, images=np.concatenate([both.images, both.more[0]]), more=())
     pieces, whole = Resident(both, CPU), Resident(joined, CPU)
     assert whole.held and not pieces.held
-    for index in (torch.randint(0, len(both.labels), (50,), generator=generator(0)), torch.arange(5), torch.tensor([27, 28]), torch.arange(0)):
+    mixed = torch.randint(0, len(both.labels), (50,), generator=generator(0))
+    for index in (mixed, torch.arange(5), torch.tensor([27, 28]), torch.arange(40, 45), torch.arange(0)):
         drawn = [data.batch(index, augment, generator(1)) for data in (pieces, whole)]
         assert torch.equal(*drawn) and drawn[0].is_contiguous(memory_format=torch.channels_last)
         shift, flip = whole.draw(len(index), augment, generator(1))
