@@ -106,20 +106,25 @@ def accumulate(
     checkpoint: Checkpoint,
     progress: Progress,
     reference: bool = False,
+    start: Mapping[str, Tensor] | None = None,
 ) -> Accumulated:
-    """The ancestor after ``task`` tasks, from ``previous``, the ancestor after ``task`` - 1 (joint: from nothing).
+    """The ancestor after ``task`` tasks, from ``previous``, the ancestor after ``task`` - 1 (joint: after task 0, or from nothing).
 
-    Task 0 is the untrained ancestor and reads no image. ``history`` holds the earlier tasks' rows of accuracies. The state is
+    Task 0 is the untrained ancestor, or with ``start`` (its layers' weights, by their names in the trunk's state dict) a pretrained one, and
+    reads no image. ``history`` holds the earlier tasks' rows of accuracies. The state is
     saved in ``checkpoint`` after every epoch, and a call that finds one goes on there, to bit-equal numbers. Global random state
     is left alone. ``reference`` trains by the plain module under autograd. Raises UserError for settings that cannot work, and when the loss is no longer finite.
     """
     if task == 0:
-        return Accumulated(_flat(build_ancestor(a, s, class_ids, resident.size, seed).state_dict(), "model."), {"task": 0, "classes": [], "row": []})
+        model = build_ancestor(a, s, class_ids, resident.size, seed)
+        model.trunk.load_state_dict(dict(start or {}), strict=False)
+        return Accumulated(_flat(model.state_dict(), "model."), {"task": 0, "classes": [], "row": []})
     joint = a.strategy == "joint"
     if task > 1 and previous is None and not joint:
         raise ValueError(f"task {task} needs the ancestor after task {task - 1}")
     tasks = stream_tasks(s, class_ids, resident, seed, task)
-    learner = Learner(a, s, class_ids, resident, seed, reference)
+    untrained = previous if previous is not None and previous.record["task"] == 0 else None
+    learner = Learner(a, s, class_ids, resident, seed, reference, untrained)
     learner.restore(None if joint or task == 1 else previous, task - 1)
     losses = learner.learn(tasks, checkpoint, progress)
     row = accuracies(learner.strategy.model, tasks, a, class_ids, resident, learner.strategy.classify)
@@ -139,14 +144,25 @@ class Learner:
     """An ancestor and its Avalanche strategy. ``restore`` what earlier tasks left, ``learn`` a task, take the ``state``."""
 
     def __init__(
-        self, a: AncestorSettings, s: StreamSettings, class_ids: Sequence[int], resident: Resident, seed: int, reference: bool = False
+        self,
+        a: AncestorSettings,
+        s: StreamSettings,
+        class_ids: Sequence[int],
+        resident: Resident,
+        seed: int,
+        reference: bool = False,
+        untrained: Accumulated | None = None,
     ) -> None:
+        """``untrained``: the ancestor after task 0, whose layers it begins with: they may be pretrained."""
         arguments = check_strategy(a)
         load_avalanche()
         from evolve.strategies import make_strategy
 
         self.a, self.class_ids, self.resident, self.seed = a, class_ids, resident, seed
         model = build_ancestor(a, s, class_ids, resident.size, seed).to(resident.device)
+        if untrained is not None:
+            layers = {name: tensor for name, tensor in load_trunk(untrained.tensors).items() if name.startswith("layers.")}
+            model.trunk.load_state_dict(layers, strict=False)  # the head may be another: joint training has its own
         model.trunk.fused = not reference
         optimizer = make_optimizer(model.parameters(), a.optimizer, a.lr, a.momentum, a.weight_decay, fused=not reference)
         self.strategy: ResidentStrategy = make_strategy(

@@ -43,6 +43,7 @@ class World:
     condense_classes: tuple[int, ...]
     descend_classes: tuple[int, ...]
     reference: bool = False  # the plain path everywhere: the same mathematics, other rounding, so other keys
+    checkpoint: str = ""  # content (sha256) of the pretrained weights that the ancestor starts from
 
     @property
     def arithmetic(self) -> str:
@@ -104,7 +105,7 @@ def due(every: int, length: int) -> bool:
 
 
 def accumulate(world: World, task: int, previous: Stage | None, strategy: str | None = None) -> Stage:
-    """The ancestor after ``task`` tasks. Task 0 is the untrained ancestor, which no training setting can change."""
+    """The ancestor after ``task`` tasks. Task 0 is the untrained (or pretrained) ancestor, which no training setting can change."""
     s = world.settings
     stream = _keyed(s.stream, without=("tasks",) if s.ancestor.head != "per-task" else ())
     recipe: dict[str, Any] = {"version": VERSIONS["accumulate"], "task": task, "seed": world.seed}
@@ -112,6 +113,7 @@ def accumulate(world: World, task: int, previous: Stage | None, strategy: str | 
     if task == 0:
         recipe["ancestor"] = {name: getattr(s.ancestor, name) for name in ("network", "width", "head")} | _sized(s)
         recipe["stream"] = {name: stream[name] for name in stream if name != "images_per_class"}
+        recipe |= {"checkpoint": world.checkpoint} if world.checkpoint else {}
     else:
         recipe["ancestor"] = _learning(s.ancestor, ("schedule",)) | _sized(s)
         recipe["stream"] = stream

@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from evolve.inheritors import descendant
 from evolve.learngene import Learngene, extract, shuffled
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture, from_json
+from evolve.networks.vit_plan import ViTPlan
 from evolve.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, InheritSettings, StreamSettings
 from evolve.store import Result, Stage, Store
 
@@ -47,10 +48,15 @@ def perform_stage(stage: Stage, store: Store, context: Mapping[str, Any], progre
 
     Raises UserError when the images are not those the recipe was made for, or a setting asks for more than they hold.
     """
-    room = {"accumulate": _accumulate, "condense": _condense, "descend": _descend, "fewshot": _fewshot}[stage.kind]
+    rooms: Mapping[str, Callable[..., Outcome]] = {
+        "accumulate": partial(_accumulate, context),
+        "condense": _condense,
+        "descend": _descend,
+        "fewshot": _fewshot,
+    }
     inputs = {role: _input(store, key) for role, key in stage.inputs.items()}
     resident = _resident(context, stage.recipe)
-    record, tensors = room(stage, inputs, resident, store, progress)
+    record, tensors = rooms[stage.kind](stage, inputs, resident, store, progress)
     store.put(stage, record, tensors, provenance(resident.device))
 
 
@@ -146,7 +152,7 @@ def _settings(kind: type, table: Mapping[str, Any]) -> Any:
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in table.items() if name in known})
 
 
-def _accumulate(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:
+def _accumulate(context: Mapping[str, Any], stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:
     from evolve.ancestor import Accumulated, accumulate  # imports Avalanche, which takes seconds
 
     recipe = stage.recipe
@@ -165,9 +171,22 @@ def _accumulate(stage: Stage, inputs: Mapping[str, Result], resident: Resident, 
         Sparing(store.checkpoint(stage.key), CHECKPOINT_SECONDS),
         progress,
         recipe.get("arithmetic") == "reference",
+        _pretrained(recipe, context) if "checkpoint" in recipe else None,
     )
     rows = [*history, done.record["row"]] if recipe["task"] > 0 else []
     return done.record | {"history": rows}, {"ancestor": done.tensors}
+
+
+def _pretrained(recipe: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights that the recipe's ancestor starts from. Raises UserError when the file is not the one the recipe was made for."""
+    from evolve.networks.vit_checkpoint import content, read
+
+    file, a = context["checkpoint"], recipe["ancestor"]
+    if content(file) != recipe["checkpoint"]:
+        raise UserError(f'ancestor.checkpoint = "{file}": the file changed while the run was going on; run the command again')
+    plan = architecture(a["network"], a["width"], a["size"])
+    assert isinstance(plan, ViTPlan), "scenario.check allows no other"
+    return read(file, plan)
 
 
 def _condense(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:

@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 from evolve import __version__, cost, scenario
 from evolve.durable import write_whole
 from evolve.errors import UserError
-from evolve.lineage import World, lineage
+from evolve.lineage import World, ancestor_plan, lineage
+from evolve.networks.architecture import Architecture
 from evolve.store import Stage, Store
 
 RUN_FILE = "run.json"
@@ -164,10 +165,22 @@ def open_run(order: Order, notice: Callable[[str], None]) -> Opened:
     images = load_images(settings.data, order.data_dir, cache, notice)
     splits = make_splits(settings.data, images)
     split = tuple(splits.ancestor), tuple(splits.condense), tuple(splits.descend)
-    world = World(settings, order.seed, images.fingerprint, *split, reference=order.reference)
+    checkpoint = Path(settings.ancestor.checkpoint) if settings.ancestor.checkpoint else None
+    digest = _pretrained(checkpoint, ancestor_plan(settings)) if checkpoint else ""
+    world = World(settings, order.seed, images.fingerprint, *split, reference=order.reference, checkpoint=digest)
     check_rooms(world, Resident(images, torch.device("cpu")), order.scenario.origin)
-    context = {"data": settings.data, "data_dir": order.data_dir, "cache_dir": cache, "device": order.device}
+    context = {"data": settings.data, "data_dir": order.data_dir, "cache_dir": cache, "device": order.device, "checkpoint": checkpoint}
     return Opened(order, world, store, context, {})
+
+
+def _pretrained(file: Path, plan: Architecture) -> str:
+    """The content of a checkpoint that fits the ancestor. Raises UserError for any other, before anything is computed."""
+    from evolve.networks.vit_checkpoint import content, read
+    from evolve.networks.vit_plan import ViTPlan
+
+    assert isinstance(plan, ViTPlan), "scenario.check allows no other"
+    read(file, plan)
+    return content(file)
 
 
 def check_rooms(world: World, resident: Any, origin: str) -> None:

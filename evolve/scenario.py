@@ -211,6 +211,8 @@ def _problems(s: Settings) -> Iterator[str]:
         yield f"name = {_show(s.name)}: allowed are letters, digits, '.', '_' and '-' (it names the run folder)"
     yield from _split_problems(s)
     yield from _network_problems(s)
+    if s.stream.tasks == 0 and not s.controls.untrained:
+        yield "stream.tasks = 0: the lineage is length 0 alone, which controls.untrained = false leaves out; set it true, or give tasks"
     if s.condense.repeats > 1 and not condenser_table.method(s.condense.method).draws:
         yield f"condense.repeats = {s.condense.repeats}: method {s.condense.method} draws nothing, so every repeat would be the same; allowed is 1"
     for room in ("ancestor", "condense", "descend"):
@@ -226,6 +228,8 @@ def _network_problems(s: Settings) -> Iterator[str]:
         yield f"condense.fixed = {list(s.condense.fixed)}: name at least one of the ancestor's layers 1 to {convs}"
     if s.condense.top_k > layers:
         yield f"condense.top_k = {s.condense.top_k}: at most {layers}, the ancestor's layers at granularity {s.condense.granularity}"
+    if s.ancestor.checkpoint and ancestor.family != "vit":
+        yield f'ancestor.checkpoint = {_show(s.ancestor.checkpoint)}: only a ViT starts from one, ancestor.network is {s.ancestor.network}; allowed is ""'
     if s.inherit.embeddings == "inherited" and not ancestor.carried:
         yield f'inherit.embeddings = "inherited": {s.ancestor.network} has none to inherit; allowed is "random"'
 
