@@ -24,6 +24,8 @@ OUT = click.option("--out", type=click.Path(path_type=Path), help="Run folder; d
 STORE = click.option("--store", type=click.Path(path_type=Path), help="Results folder; default: $EVOLVE_STORE or store/ beside the run folder.")
 REFERENCE = click.option("--reference", is_flag=True, help="Take the plain path everywhere: the same mathematics, slower, other rounding.")
 SET = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help=SET_HELP)
+FORCE = click.option("--force", is_flag=True, help="Replace the file of --out if it is there.")
+FILE_OUT = click.option("--out", required=True, type=click.Path(path_type=Path), help="The .safetensors file to write.")
 
 
 def lineage_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -134,6 +136,81 @@ def bench(
     from evolve.benchmarks.speed.bench import bench as measure
 
     measure(only, rounds, quick, device, json_file)
+
+
+@cli.command()
+@click.option("--ancestor", required=True, metavar="FILE|RUN@TASK", help="An ancestor's file, or a run's folder and a lineage length.")
+@FILE_OUT
+@click.option("--scenario", help="FILE: the scenario whose condensing images and settings are used.")
+@PROFILE
+@SEED
+@click.option("--network", help="FILE is a plain state dict (.safetensors, .pth) of this network, under our names, torchvision's or timm's.")
+@click.option("--width", default=1.0, show_default=True, help="With --network: its width.")
+@click.option("--size", default=32, show_default=True, help="With --network: the image size it is made for.")
+@DATA
+@STORE
+@DEVICE
+@SET
+@FORCE
+def condense(
+    ancestor: str, out: Path, scenario: str | None, profile: str, seed: int, network: str | None, width: float, size: int, **options: Any
+) -> None:
+    """Condense one ancestor into a learngene's file; RUN@TASK with the run's own images and settings (--set condense.KEY=VALUE for others)."""
+    from evolve import gene_commands
+
+    overrides, force = options.pop("overrides"), options.pop("force")
+    images, weights = gene_commands.Images(scenario, profile, seed, overrides), gene_commands.Weights(network, width, size)
+    gene_commands.condense(ancestor, out, images, weights, options, force)
+
+
+@cli.command()
+@click.argument("ancestor", metavar="RUN@TASK")
+@FILE_OUT
+@DATA
+@STORE
+@FORCE
+def export(ancestor: str, out: Path, force: bool, **options: Any) -> None:
+    """Write a run's ancestor, as it was after TASK tasks, into a file of its own."""
+    from evolve import gene_commands
+
+    gene_commands.export(ancestor, out, options | {"device": "auto"}, force)
+
+
+@cli.command()
+@click.option("--learngene", required=True, type=click.Path(path_type=Path), help="A learngene's file.")
+@click.option("--classes", required=True, type=click.IntRange(min=1), help="Classes that the network tells apart.")
+@FILE_OUT
+@click.option("--method", default="stack", show_default=True, help="The inheritor; `evolve plugins` lists them.")
+@click.option("--embeddings", default="random", show_default=True, type=click.Choice(["random", "inherited"]), help="A ViT's embeddings.")
+@SEED
+@click.option("--descendant", default=0, show_default=True, type=click.IntRange(min=0), help="Which draw of the fresh layers.")
+@click.option("--format", "form", default="evolve", show_default=True, type=click.Choice(["evolve", "plain"]), help="plain: torchvision's or timm's names.")
+@FORCE
+def inherit(
+    learngene: Path, classes: int, out: Path, method: str, embeddings: str, seed: int, descendant: int, form: str, force: bool
+) -> None:
+    """Write a network that inherits a learngene, to be trained in your own code (in Python: evolve.inherit)."""
+    from evolve import gene_commands
+
+    gene_commands.inherit(learngene, classes, out, seed, method, embeddings, descendant, form, force)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print it for a program.")
+def inspect(file: Path, as_json: bool) -> None:
+    """Print what a learngene's, an ancestor's or a model's FILE holds, how large it is and where it comes from."""
+    from evolve import inspection
+
+    inspection.inspect(file, as_json)
+
+
+@cli.command()
+def plugins() -> None:
+    """List what a scenario may name, and which package brings it."""
+    from evolve import inspection
+
+    inspection.plugins()
 
 
 def _order(name: str, profile: str, seed: int, **options: Any) -> Any:

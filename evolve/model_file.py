@@ -49,7 +49,7 @@ def inherit(path: Path, classes: int, seed: int, method: str, embeddings: str, d
 
 def chosen_settings(method: str, embeddings: str) -> InheritSettings:
     """As a scenario's [inherit], checked by the same limits. UserError."""
-    found: InheritSettings = scenario.from_dict({"inherit": {"method": method, "embeddings": embeddings}}, "inherit").inherit
+    found: InheritSettings = scenario.from_dict({"inherit": {"method": method, "embeddings": embeddings}}, "evolve inherit").inherit
     return found
 
 

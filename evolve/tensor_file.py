@@ -64,11 +64,13 @@ def _parse(path: Path, kinds: Iterable[str], what: str) -> tuple[str, dict[str, 
     try:
         tensors = parse(data)
         header = metadata(data)
-        kind = next(kind for kind in kinds if f"evolve.{kind}" in header)
+        kind = next(kind for kind in KINDS if f"evolve.{kind}" in header)
         about = json.loads(header[f"evolve.{kind}"])
     except Exception as error:  # whatever a foreign file makes the parsers raise
         wanted = f"whole {what} file" if what in KINDS else "whole file of evolve (a learngene, an ancestor or a model)"
         raise UserError(f"{what} {path}: not a {wanted}; give a .safetensors file that evolve wrote") from error
+    if kind not in kinds:
+        raise UserError(f"{what} {path}: is the file of evolve for {'an ancestor' if kind == 'ancestor' else f'a {kind}'}, not {what}; give another file")
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else None
         raise UserError(f"{what} {path}: has format {found}, this version of evolve reads {FORMAT}; write it again with this version")
