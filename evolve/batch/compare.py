@@ -25,7 +25,9 @@ METRICS: dict[str, Values] = {
     "accuracy": lambda g: g.inherited.accuracy,
     "gain": gains,
 }
-Measured = Mapping[tuple[str, ...], Mapping[int, Array]]  # pairing -> seed -> [descendants] in points
+CONTROL_FIELDS = {"from-scratch": "scratch", "full-ancestor": "full_ancestor"}  # Generation's fields, where they are called otherwise
+Table = Mapping[int, Array]  # lineage length -> [descendants] in points
+Measured = Mapping[tuple[str, ...], Mapping[int, Table]]  # pairing -> seed -> table
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,14 @@ class Row:
 
 
 def compare(batch: Batch, records: Sequence[tuple[Case, LineageRecord]], metric: str) -> list[Row]:
-    """A row for every method that has measured anything, in the batch's order."""
+    """A row for every method that has measured anything, in the batch's order, and for the controls of the reference's lineages."""
     measured = {method: _measured([(c, r) for c, r in records if c.method == method], METRICS[metric]) for method in batch.methods}
     there = {method: found for method, found in measured.items() if found}
     reference = batch.reference or next(iter(there), "")
+    if metric == "accuracy":
+        mine = [(c, r) for c, r in records if c.method == reference]
+        controls = {name: _measured(mine, _control(name)) for name in batch.controls if name not in there}
+        there |= {name: found for name, found in controls.items() if found}
     differences = corrected({m: found for m in there if m != reference and (found := difference(there[m], there.get(reference, {})))})
     best = _best(there)
     return [
@@ -64,21 +70,33 @@ def compare(batch: Batch, records: Sequence[tuple[Case, LineageRecord]], metric:
     ]
 
 
+def _control(name: str) -> Values:
+    """A control's accuracies; NaN at generations without it, which are left out of its mean (and so are no pairs of theirs)."""
+    field = CONTROL_FIELDS.get(name, name)
+
+    def values(g: Generation) -> Sequence[float]:
+        descent = getattr(g, field)
+        return descent.accuracy if descent is not None else [math.nan] * len(g.inherited.accuracy)
+
+    return values
+
+
 def _measured(records: Iterable[tuple[Case, LineageRecord]], values: Values) -> Measured:
-    found: dict[tuple[str, ...], dict[int, Array]] = defaultdict(dict)
+    """Generations that lack the value (a control that runs every n), or diverged, are left out."""
+    found: dict[tuple[str, ...], dict[int, Table]] = defaultdict(dict)
     for case, record in records:
-        rows = np.array([values(g) for g in evolved(record)], dtype=np.float64)
-        if rows.size and np.isfinite(rows).any():
-            found[case.pairing][case.seed] = 100 * rows.mean(axis=0)
+        rows = {g.lineage: 100 * np.array(values(g), dtype=np.float64) for g in evolved(record)}
+        if kept := {length: row for length, row in rows.items() if row.size and np.isfinite(row).all()}:
+            found[case.pairing][case.seed] = kept
     return dict(found)
 
 
-def _by_seed(found: Measured) -> dict[int, Array]:
-    """All values of a seed, whatever their pairing."""
+def _by_seed(found: Mapping[tuple[str, ...], Mapping[int, Table]]) -> dict[int, Array]:
+    """Every downstream task's mean over the generations, all tasks of a seed together, whatever their pairing."""
     grouped: dict[int, list[Array]] = defaultdict(list)
-    for seeds in found.values():
-        for seed, values in seeds.items():
-            grouped[seed].append(values)
+    for _, seeds in sorted(found.items()):
+        for seed, table in seeds.items():
+            grouped[seed].append(np.mean(list(table.values()), axis=0))
     return {seed: np.concatenate(parts) for seed, parts in sorted(grouped.items())}
 
 
@@ -89,12 +107,14 @@ def _pooled(groups: Mapping[int, Array]) -> Interval:
 
 
 def _paired(one: Measured, other: Measured) -> dict[int, Array]:
-    """one - other by seed, over the pairings and seeds that both have."""
-    pairs: dict[tuple[str, ...], dict[int, Array]] = {}
+    """one - other by seed, over the pairings, seeds and generations that both have."""
+    pairs: dict[tuple[str, ...], dict[int, Table]] = defaultdict(dict)
     for pairing in one.keys() & other.keys():
-        both = one[pairing].keys() & other[pairing].keys()
-        pairs[pairing] = {s: one[pairing][s] - other[pairing][s] for s in both if len(one[pairing][s]) == len(other[pairing][s])}
-    return _by_seed(dict(sorted(pairs.items())))
+        for seed in one[pairing].keys() & other[pairing].keys():
+            a, b = one[pairing][seed], other[pairing][seed]
+            if both := {length: a[length] - b[length] for length in a.keys() & b.keys() if len(a[length]) == len(b[length])}:
+                pairs[pairing][seed] = both
+    return _by_seed(pairs)
 
 
 def difference(one: Measured, other: Measured) -> Difference | None:

@@ -7,7 +7,7 @@
     [set]                                # for every case
     stream.tasks = 5
 
-    [axes]                               # every combination
+    [axes]                               # every combination; an axis may also be `scenario`
     condense.method = ["meta-network", "cka", "random"]
 
     [[zip]]                              # these move together
@@ -21,6 +21,7 @@
     [report]
     method = "condense.method"           # what is compared; the other axes and the seed pair the cases
     reference = "random"                 # against which
+    controls = ["from-scratch"]          # rows of their own: controls of the reference's lineages
 
     [quick]                              # with --profile quick: seeds, set and axes in its place
     seeds = [0]
@@ -45,8 +46,9 @@ else:
     import tomli as tomllib
 
 KEYS = ("name", "title", "scenario", "seeds", "set", "axes", "zip", "case", "report", "quick")
-REPORT_KEYS = ("method", "reference")
+REPORT_KEYS = ("method", "reference", "controls")
 CASE = "case"  # the method axis of a batch that lists its cases
+KNOWN_CONTROLS = ("from-scratch", "shuffled", "joint", "full-ancestor", "distilled")
 MOST = 10_000  # lineages; more is a slip of the pen
 
 Values = dict[str, Any]  # "section.key" -> value
@@ -75,7 +77,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Batch:
-    """A whole batch. ``reference``: the method that the others are compared with; "" for the first."""
+    """A whole batch. ``reference``: the method that the others are compared with; "" for the first. ``controls``: rows of the table too."""
 
     name: str
     title: str
@@ -85,6 +87,7 @@ class Batch:
     reference: str
     cases: tuple[Case, ...]
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    controls: tuple[str, ...] = ()
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -143,8 +146,6 @@ class _Reader:
         self.base = table.get("scenario")
         if not isinstance(self.base, str):
             raise UserError(f"{path}: scenario is missing: name a shipped scenario or a TOML file, such as scenario = \"glyphs-seq25\"")
-        beside = path.parent / self.base
-        self.base = str(beside) if beside.suffix == ".toml" and beside.is_file() else self.base
         self.fixed = _flat_table(table, "set", path)
         self.axes = {axis: self._values(axis, values) for axis, values in _flat_table(table, "axes", path).items()}
         self.zips = [self._zip(one) for one in self._list("zip")]
@@ -157,13 +158,13 @@ class _Reader:
             raise UserError(f"{self.path}: {count:,} lineages; at most {MOST:,} in one batch: make axes shorter")
         if not count:
             raise UserError(f"{self.path}: no case: give [axes], [[zip]] or [[case]] tables, and seeds")
-        axis, reference = self._report()
+        axis, reference, controls = self._report()
         cases = [self._case(_named(values), values, seed, axis) for values in grid for seed in seeds]
         cases += [self._listed(dict(one), seed, axis) for one in self.listed for seed in seeds]
         self._distinct(cases)
         title = str(self.table.get("title", ""))
         name = str(self.table.get("name", self.path.stem))
-        made = Batch(name, title, self.profile, str(self.path), axis, reference, tuple(cases), self._all_axes())
+        made = Batch(name, title, self.profile, str(self.path), axis, reference, tuple(cases), self._all_axes(), controls)
         if reference and reference not in made.methods:
             raise UserError(f"{self.path}: report.reference = {reference!r}: allowed are the methods {', '.join(made.methods)}")
         return made
@@ -203,15 +204,18 @@ class _Reader:
         columns = [[{axis: value} for value in values] for axis, values in self.axes.items()]
         return [{key: value for part in parts for key, value in part.items()} for parts in product(*columns, *rows)]
 
-    def _report(self) -> tuple[str, str]:
-        """The method's axis and the reference."""
+    def _report(self) -> tuple[str, str, tuple[str, ...]]:
+        """The method's axis, the reference, and the controls that are shown."""
         report = _table(self.table, "report", str(self.path))
         _known(flat(report), REPORT_KEYS, str(self.path), "report.")
         axes = list(self._all_axes())
         axis = report.get("method", axes[0] if axes else CASE)
         if axis not in (*axes, CASE):
             raise UserError(f"{self.path}: report.method = {axis!r}: allowed are the axes {', '.join(axes) or '(none)'}, or {CASE!r}")
-        return axis, str(report.get("reference", ""))
+        controls = report.get("controls", [])
+        if not isinstance(controls, list) or any(name not in KNOWN_CONTROLS for name in controls):
+            raise UserError(f"{self.path}: report.controls = {controls!r}: expected a list of {', '.join(KNOWN_CONTROLS)}")
+        return axis, str(report.get("reference", "")), tuple(controls)
 
     def _case(self, name: str, values: Values, seed: int, axis: str, method: str = "") -> Case:
         resolved = self._scenario({**self.fixed, **values}, name)
@@ -228,11 +232,17 @@ class _Reader:
         return self._case(name, {**values}, seed, axis, method=name)
 
     def _scenario(self, values: Mapping[str, Any], name: str) -> scenario.Scenario:
-        texts = [f"{key}={scenario.toml_value(value)}" for key, value in values.items()]
+        base = self._beside(str(values.get("scenario", self.base)))
+        texts = [f"{key}={scenario.toml_value(value)}" for key, value in values.items() if key != "scenario"]
         try:
-            return scenario.load(str(self.base), self.profile, [*texts, *self.overrides])
+            return scenario.load(base, self.profile, [*texts, *self.overrides])
         except UserError as error:
             raise UserError(f"{self.path}, case {name!r}: {error}") from None
+
+    def _beside(self, name: str) -> str:
+        """A scenario file is looked for beside the batch file first."""
+        beside = self.path.parent / name
+        return str(beside) if beside.suffix == ".toml" and beside.is_file() else name
 
     def _distinct(self, cases: Sequence[Case]) -> None:
         """Two lineages in one folder, or the same one twice under two names, are a slip."""
@@ -262,6 +272,8 @@ def _named(values: Mapping[str, Any]) -> str:
 
 def _value(settings: Any, axis: str) -> Any:
     """A setting of a resolved scenario by "section.key" or "section.table.key"."""
+    if axis == "scenario":
+        return settings.name
     section, name, *below = axis.split(".")
     found = getattr(getattr(settings, section), name)
     return found.get(below[0], "default") if below else found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,3 +111,15 @@ def test_holm_never_lowers_a_p_keeps_their_order_and_is_at_most_bonferroni(ps):
     assert all(p <= q <= min(1.0, p * len(ps)) + 1e-12 for p, q in zip(ps, found, strict=True))
     order = np.argsort(ps, kind="stable")
     assert all(found[a] <= found[b] + 1e-12 for a, b in zip(order, order[1:], strict=False))
+
+
+def test_a_control_of_every_second_generation_is_compared_where_it_is():
+    """At the generations without the control the inherited descendants are far better, which must not count."""
+    table = np.array([[0.9, 0.9], [0.5, 0.6], [0.9, 0.9], [0.5, 0.6]])
+    made = record(0, table)
+    shuffled = [Descent(g.lineage, "shuffled", (0.4, 0.5), (0.4, 0.5), ((0.4,), (0.5,)), ((0.1,), (0.1,)), (10, 10)) for g in made.generations]
+    generations = tuple(replace(g, shuffled=s if g.lineage % 2 == 0 else None) for g, s in zip(made.generations, shuffled, strict=True))
+    one = replace(batch(["a"], [0]), controls=("shuffled", "joint"))
+    found = {row.method: row for row in room.compare(one, [(one.cases[0], replace(made, generations=generations))], "accuracy")}
+    assert set(found) == {"a", "shuffled"}
+    assert found["shuffled"].difference.interval.mean == pytest.approx(-10) and found["a"].interval.mean == pytest.approx(72.5)
