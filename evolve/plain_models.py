@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from evolve.networks.architecture import Architecture
 from evolve.networks.plan import VggPlan
+from evolve.networks.resnet_plan import ResNetPlan
 from evolve.networks.vit_plan import ViTPlan
 
 PARTS = ("weight", "bias")
@@ -11,22 +14,25 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def plain_names(made: Architecture) -> dict[str, str]:
-    """Our tensors' names -> those of torchvision (vgg16_bn: "features.0.weight") or timm (ViT: "blocks.0.norm1.weight").
+    """Our tensors' names -> those of torchvision (vgg16_bn: "features.0.weight"; resnet18: "layer1.0.conv1.weight") or timm (ViT:
+    "blocks.0.norm1.weight").
 
-    Empty for a network that neither has. A VGG's head is not named: torchvision's is another one.
+    Empty for a plug-in's network. A VGG's head is not named: torchvision's is another one.
     """
     if isinstance(made, VggPlan):
         return {name: f"features.{theirs}" for name, theirs in _vgg(made).items()}
     if isinstance(made, ViTPlan):
         return _vit(made) | {f"head.{part}": f"head.{part}" for part in PARTS}
+    if isinstance(made, ResNetPlan):
+        return _resnet(made) | {f"head.{part}": f"fc.{part}" for part in PARTS}
     return {}
 
 
 def sequential_names(made: Architecture) -> dict[str, str]:
-    """The same for what :func:`build_lines` builds, with the head. Empty for a network that cannot be had without evolve."""
+    """The same for what :func:`build_lines` builds, with the head. Empty for a network that cannot be had without evolve, as ResNet12."""
     if isinstance(made, VggPlan):
         return {name: f"0.{theirs}" for name, theirs in _vgg(made).items()} | {f"head.{part}": f"3.{part}" for part in PARTS}
-    return plain_names(made)
+    return plain_names(made) if isinstance(made, ViTPlan) else {}
 
 
 def build_lines(made: Architecture, classes: int, file: str) -> str:
@@ -58,6 +64,26 @@ def _vgg(made: VggPlan) -> dict[str, str]:
             number += 3
         number += 1
     return found
+
+
+def _resnet(made: ResNetPlan) -> dict[str, str]:
+    """The stem is "conv1"; a stage's residual blocks are numbered from 0, a block's convolutions from 1."""
+    found: dict[str, tuple[str, str]] = {}
+    blocks: Counter[int] = Counter()
+    for block in made.blocks:
+        place = ""
+        if block.residual:
+            place = f"layer{block.stage}.{blocks[block.stage]}."
+            blocks[block.stage] += 1
+        found |= {conv.name: (f"{place}conv{number}", f"{place}bn{number}") for number, conv in enumerate(block.convs, start=1)}
+        if block.shortcut is not None:
+            found[block.shortcut.name] = f"{place}downsample.0", f"{place}downsample.1"
+    return {
+        f"layers.{name}.{own}.{part}": f"{theirs}.{part}"
+        for name, both in found.items()
+        for own, theirs in zip(("conv", "bn"), both, strict=True)
+        for part in (("weight",) if own == "conv" else (*PARTS, *STATISTICS))
+    }
 
 
 def _vit(made: ViTPlan) -> dict[str, str]:
