@@ -14,15 +14,26 @@ from hypothesis import strategies as st
 
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.descendants import DownstreamTask, batches, downstream_tasks, evaluate, learning_rate, train_descendant
+from evolve.descendants import (
+    DownstreamTask,
+    batches,
+    choose_trainer,
+    downstream_tasks,
+    evaluate,
+    learning_rate,
+    train_descendant,
+    train_together,
+)
 from evolve.errors import UserError
 from evolve.inheritance import inherit
 from evolve.learngene import extract
 from evolve.networks.plan import stack_plan, vgg16_plan
-from evolve.networks.vgg import VGG
+from evolve.networks.vgg import VGG, initialise
 from evolve.randomness import generator
 from evolve.settings import DescendSettings
-from evolve.training.group import batch_count
+from evolve.training.fused import FusedTrainer
+from evolve.training.group import Group, batch_count
+from evolve.training.plain import PlainTrainer
 
 ANCESTOR = vgg16_plan(1 / 16)
 PLAN = stack_plan(ANCESTOR, ("conv1", "conv11", "conv12", "conv13"))
@@ -248,3 +259,68 @@ def test_double_precision_runs(resident):
     single = train_descendant(inherit(PLAN, None, 3, 5, 0), tasks_of(resident)[0], resident, replace(SETTINGS, epochs=1), 5, 0, quiet)
     double = train_descendant(model, tasks_of(resident)[0], resident, replace(SETTINGS, epochs=1), 5, 0, quiet)
     assert double.train_loss == pytest.approx(single.train_loss, rel=1e-4)
+
+
+def inherited_model(number: int = 0) -> VGG:
+    """A descendant whose learngene is of an ancestor of its own."""
+    ancestor = VGG(ANCESTOR, 5)
+    initialise(ancestor, 1, "ancestor")
+    return inherit(PLAN, extract(ancestor.state_dict(), ANCESTOR, ("conv1", "conv11", "conv12", "conv13")), 3, 5, number)
+
+
+def of_learngene(name: str) -> bool:
+    return name.split(".")[1] in ("conv1", "conv11", "conv12", "conv13")
+
+
+@pytest.mark.parametrize(("optimizer", "scale"), [("sgd", 0.1), ("sgd", 3.0), ("adamw", 0.1)])
+def test_inherited_layers_learn_at_a_rate_of_their_own_as_torchs_parameter_groups_do(resident, optimizer, scale):
+    d = replace(SETTINGS, optimizer=optimizer, lr=0.01, weight_decay=0.02)
+    task, model, twin = tasks_of(resident)[1], inherited_model(1).double(), inherited_model(1).double()
+    found = train_together([model], [task], resident, d, 5, [1], quiet, lr_scale=scale)[0]
+    named = list(twin.named_parameters())
+    parts = [{"params": [p for name, p in named if not of_learngene(name)]}, {"params": [p for name, p in named if of_learngene(name)]}]
+    torchs = torch.optim.SGD(parts, d.lr, d.momentum, weight_decay=0.02) if optimizer == "sgd" else torch.optim.AdamW(parts, d.lr, weight_decay=0.02)
+    steps, losses = batch_count(len(task.train), d.batch), []
+    for epoch in range(d.epochs):
+        order = torch.randperm(len(task.train), generator=generator(5, "batches", 1, epoch))
+        draw = generator(5, "augment", 1, epoch)
+        for step, part in enumerate(batches(order, d.batch)):
+            rate = learning_rate(d, (epoch * steps + step) / (d.epochs * steps))
+            torchs.param_groups[0]["lr"], torchs.param_groups[1]["lr"] = rate, scale * rate
+            torchs.zero_grad()
+            loss = F.cross_entropy(twin.train()(resident.batch(task.train[part], d.augment, draw).double()), task.train_labels[part])
+            loss.backward()
+            torchs.step()
+            losses.append(loss.item() * len(part))
+    assert found.train_loss == pytest.approx([sum(losses[e * steps : (e + 1) * steps]) / len(task.train) for e in range(d.epochs)], rel=1e-9)
+    for (name, ours), (_, theirs) in zip(model.named_parameters(), twin.named_parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_frozen_layers_keep_their_bits_while_their_statistics_and_the_rest_move(resident, optimizer):
+    d = replace(SETTINGS, optimizer=optimizer)
+    model, start = inherited_model(), inherited_model().state_dict()
+    train_together([model], tasks_of(resident)[:1], resident, d, 5, [0], quiet, lr_scale=0.0)
+    for name, tensor in model.state_dict().items():
+        still = of_learngene(name) and name in dict(model.named_parameters())
+        assert torch.equal(tensor, start[name]) == still, name
+
+
+def test_a_rate_of_one_is_no_rate_of_its_own_and_from_scratch_knows_none(resident):
+    """1.0 is the fast path to the bit; a network that inherits nothing trains alike whatever the factor is."""
+    task = tasks_of(resident)[:1]
+    given, plain = inherited_model(), inherited_model()
+    assert train_together([given], task, resident, SETTINGS, 5, [0], quiet, lr_scale=1.0) == train_together(
+        [plain], task, resident, SETTINGS, 5, [0], quiet
+    )
+    assert all(torch.equal(a, b) for a, b in zip(given.state_dict().values(), plain.state_dict().values(), strict=True))
+    scratch = [inherit(PLAN.anonymous(), None, 3, 5, 0) for _ in range(2)]
+    slow = train_together(scratch[:1], task, resident, SETTINGS, 5, [0], quiet, lr_scale=0.1)
+    assert slow == train_together(scratch[1:], task, resident, SETTINGS, 5, [0], quiet, reference=True)
+
+
+def test_the_fast_trainers_are_left_out_where_they_do_not_know_the_rate(resident):
+    group = Group(tasks_of(resident)[:1], [0], resident, SETTINGS, 5)
+    assert isinstance(choose_trainer([inherited_model()], group, False), FusedTrainer)
+    assert isinstance(choose_trainer([inherited_model()], replace(group, lr_scale=0.5), False), PlainTrainer)
