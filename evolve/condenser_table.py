@@ -22,7 +22,7 @@ class Method:
     computes: bool = False
 
 
-EVERY = frozenset(f.name for f in fields(CondenseSettings))
+EVERY = frozenset(f.name for f in fields(CondenseSettings)) - {"fixed_set"}  # a stage is told its layers, as ``fixed``
 IMAGES = frozenset({"images_per_class", "meta_fraction"})
 CHOICE = frozenset({"selection", "top_k", "fixed"})
 PHI = frozenset({"objective", "lookahead", "meta_lr", "meta_weight_decay"})  # the meta-network's own

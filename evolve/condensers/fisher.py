@@ -18,6 +18,7 @@ from torch.func import functional_call, grad, vmap
 from evolve.condensers.batches import evenly
 from evolve.condensers.interface import Condensed, Request, scored
 from evolve.condensers.refusals import ancestor_diverged
+from evolve.data.resident import Resident
 from evolve.networks.architecture import Groups
 from evolve.networks.network import Network
 from evolve.randomness import generator
@@ -40,24 +41,21 @@ def fisher(request: Request) -> Condensed:
     for module in model.modules():
         if hasattr(module, "fused_attn"):  # timm's: vmap knows only the plain formula
             module.fused_attn = False  # type: ignore[assignment]
-    draws = generator(request.seed, "fisher-labels")
+    labels = drawn_labels(model, request.resident, index, generator(request.seed, "fisher-labels"))
     size = max(1, min(CHUNK, NUMBERS // sum(p.numel() for p in model.layers.parameters())))
-    for number, part in enumerate(index.split(size)):
+    for number, (part, label) in enumerate(zip(index.split(size), labels.split(size), strict=True)):
         request.progress(number * size / len(index), f"image {number * size + 1} of {len(index)}")
-        images = request.resident.batch(part)
-        total += sensitivity(model, request.groups, images, drawn_labels(model, images, draws))
-    if not torch.isfinite(total).all():
-        raise ancestor_diverged("gradients")
+        total += sensitivity(model, request.groups, request.resident.batch(part), label)
     return scored(request, (total / len(index))[:, None], {}, "top-k")
 
 
 @torch.no_grad()
-def drawn_labels(model: Network, images: Tensor, draws: torch.Generator) -> Tensor:
-    """A label [B] for each image, drawn from the model's own prediction. UserError where that is not finite."""
-    chances = model(images).double().softmax(1).cpu()
+def drawn_labels(model: Network, resident: Resident, index: Tensor, draws: torch.Generator) -> Tensor:
+    """A label for each image [N], drawn from the model's own prediction. UserError where that is not finite."""
+    chances = torch.cat([model(resident.batch(part)).double().softmax(1).cpu() for part in index.split(CHUNK)])
     if not torch.isfinite(chances).all():
         raise ancestor_diverged("predictions")
-    return torch.multinomial(chances, 1, generator=draws)[:, 0].to(images.device)
+    return torch.multinomial(chances, 1, generator=draws)[:, 0].to(resident.device)
 
 
 def sensitivity(model: Network, groups: Groups, images: Tensor, labels: Tensor) -> Tensor:

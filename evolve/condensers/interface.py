@@ -60,7 +60,7 @@ class Request:
 
     ``architecture`` and ``state``: the ancestor's network and its state dict; ``ancestor_record``: what its training recorded (empty for a
     network that was not trained here); ``classes``: the condensing classes' ids, whose images ``resident`` holds; ``seed`` draws
-    everything random. ``reference``: leave every derivative to autograd.
+    everything random, but for the split of a repeat, which ``split_seed`` draws. ``reference``: leave every derivative to autograd.
     """
 
     architecture: Architecture
@@ -72,6 +72,7 @@ class Request:
     seed: int
     progress: Progress
     reference: bool = False
+    split_seed: int | None = None
 
     @cached_property
     def groups(self) -> Groups:
@@ -89,9 +90,10 @@ class Request:
 
     @cached_property
     def split(self) -> Split:
-        """The condensing images, split once. It does not depend on the repeat: see :meth:`again`. Raises UserError where there are too few."""
-        images = draw_images([self.resident.indices(i, test=False) for i in self.classes], self.classes, self.c.images_per_class, self.seed)
-        return Split(*split_meta(images, self.c.meta_fraction, self.seed))
+        """The condensing images, the same split for every repeat. Raises UserError where there are too few."""
+        seed = self.seed if self.split_seed is None else self.split_seed
+        images = draw_images([self.resident.indices(i, test=False) for i in self.classes], self.classes, self.c.images_per_class, seed)
+        return Split(*split_meta(images, self.c.meta_fraction, seed))
 
     def ancestor(self) -> Network:
         """The ancestor's network, frozen, in eval mode, on the Resident's device."""
@@ -112,9 +114,7 @@ class Request:
 
     def again(self, seed: int, progress: Progress) -> Request:
         """The same with other draws, on the same split of the same images."""
-        made = replace(self, seed=seed, progress=progress)
-        made.__dict__["split"] = self.split
-        return made
+        return replace(self, seed=seed, progress=progress, split_seed=self.seed if self.split_seed is None else self.split_seed)
 
 
 def fixed_condensation(request: Request, why: str, status: str = "fixed") -> Condensed:

@@ -80,7 +80,7 @@ def select_scores(scores: Tensor, selection: str, top_k: int, fallback: Sequence
         why = f"fixed set, because the scores of {wild} of {len(values)} layers are not finite"
         return Selection(zeros, zeros + 1 / len(values), tuple(sorted(set(fallback))), 0.0, "collapsed", why)
     weights = torch.softmax(values if selection == "threshold" else _standardised(values), dim=0)
-    kept, margin = _cut(weights, selection, top_k)
+    kept, margin = _cut(weights, selection, top_k, by=values)
     status, why = _judge_scores(values, kept, selection)
     if status != "selected":
         kept = tuple(sorted(set(fallback)))
@@ -109,7 +109,8 @@ def _equal(a: float, b: float) -> bool:
     return abs(a - b) <= SCORE_TIE * max(abs(a), abs(b))
 
 
-def _cut(weights: Tensor, selection: str, top_k: int) -> tuple[tuple[int, ...], float]:
+def _cut(weights: Tensor, selection: str, top_k: int, by: Tensor | None = None) -> tuple[tuple[int, ...], float]:
+    """(layers kept, margin); the highest are those of ``by``, where rounding may have made weights equal."""
     layers = len(weights)
     if selection == "threshold":
         distance = weights - 1 / layers
@@ -118,7 +119,8 @@ def _cut(weights: Tensor, selection: str, top_k: int) -> tuple[tuple[int, ...], 
         raise ValueError(f"unknown selection {selection!r}; known: threshold, top-k")
     if not 1 <= top_k <= layers:
         raise ValueError(f"top_k = {top_k}: from 1 to {layers}, the number of layers")
-    ordered, order = torch.sort(weights, descending=True, stable=True)
+    order = torch.argsort(weights if by is None else by, descending=True, stable=True)
+    ordered = weights[order]
     following = float(ordered[top_k]) if top_k < layers else 0.0
     return tuple(sorted(order[:top_k].tolist())), float(ordered[top_k - 1]) - following
 
