@@ -1,0 +1,180 @@
+"""The few-shot stage: its key, its result out of a store, and its table in the report."""
+
+import csv
+import io
+import json
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from scipy import stats
+
+from evolve import fewshot_table, lineage, report, scenario
+from evolve.collect import collect
+from evolve.curves import Descent, Generation, LineageRecord, record_from_json, record_to_json
+from evolve.data.sources import load_images
+from evolve.fewshot.settings import LEARNERS, READ, FewshotSettings
+from evolve.perform import perform_stage
+from evolve.settings import DataSettings
+from evolve.store import Store
+
+SPLIT = (tuple(range(64)), tuple(range(64, 80)), tuple(range(80, 100)))
+
+
+def world(*overrides, data="images", split=SPLIT):
+    words = ["stream.tasks=1", "fewshot.learners=" + json.dumps(LEARNERS), *overrides]
+    return lineage.World(scenario.load("glyphs-seq25", "quick", words).settings, 0, data, *split)
+
+
+def stages(w):
+    return {s.label: s for s in lineage.lineage(w, lambda key: None)}
+
+
+def learner_keys(w):
+    return {name: lineage.fewshot(w, name).key for name in LEARNERS}
+
+
+def test_learners_add_their_stages_and_change_no_other():
+    every, none = stages(world()), stages(world("fewshot.learners=[]"))
+    added = {label for label in every if label not in none}
+    assert added == {f"few-shot {name}" for name in LEARNERS}
+    assert all(every[label].key == stage.key and "fewshot" not in stage.recipe for label, stage in none.items())
+    twice = stages(world('fewshot.learners=["maml", "maml"]'))
+    assert twice["few-shot maml"].key == every["few-shot maml"].key
+
+
+def other_value(name, value):
+    return {"augment": (), "order": 1}.get(name, value + 0.5 if isinstance(value, float) else 7)
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(FewshotSettings) if f.name != "learners"])
+def test_a_setting_changes_the_keys_of_those_learners_that_read_it(name):
+    base = world()
+    found = replace(base.settings.fewshot, **{name: other_value(name, getattr(base.settings.fewshot, name))})
+    after = learner_keys(replace(base, settings=replace(base.settings, fewshot=found)))
+    assert {learner for learner, key in learner_keys(base).items() if after[learner] != key} == {
+        one for one in LEARNERS if name in READ[one]
+    }
+
+
+@pytest.mark.parametrize(
+    "word", ["descend.shots=3", "descend.descendants=2", "descend.classes_per_task=4", "descend.test_per_class=5", "ancestor.width=0.25"]
+)
+def test_tasks_and_backbone_are_part_of_the_key(word):
+    before, after = learner_keys(world()), learner_keys(world(word))
+    assert all(before[name] != after[name] for name in LEARNERS)
+
+
+@pytest.mark.parametrize("word", ["descend.epochs=3", "descend.lr=0.5", "ancestor.epochs=2", "condense.method=fixed", "stream.tasks=3"])
+def test_what_descendants_and_ancestor_do_is_not(word):
+    assert learner_keys(world()) == learner_keys(world(word))
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """One learner's stage, computed into a store; (world, stage, store, its label's progress)."""
+    place = tmp_path_factory.mktemp("few")
+    data = DataSettings(source="glyphs", size=16, glyph_train=8, glyph_test=4)
+    context = {"data": data, "data_dir": None, "cache_dir": place / "images", "device": "cpu"}
+    images = load_images(data, None, place / "images")
+    words = [
+        "fewshot.episodes=3",
+        "fewshot.shots=2",
+        "fewshot.queries=2",
+        "descend.shots=3",
+        "descend.descendants=2",
+        "ancestor.width=0.03125",
+    ]
+    w = world(*words, 'fewshot.learners=["protonet"]', data=images.fingerprint)
+    stage, store, said = lineage.fewshot(w, "protonet"), Store(place / "store"), []
+    perform_stage(stage, store, context, lambda done, text: said.append((done, text)))
+    return w, stage, store, said
+
+
+def test_the_result_holds_what_a_descendants_does(measured):
+    w, stage, store, said = measured
+    found = store.get(stage.key)
+    correct = found.tensors("correct")
+    assert found.record["test_images"] == [20, 20] and set(correct) == {"task0", "task1"}
+    assert found.record["accuracy"] == [correct[f"task{n}"].double().mean().item() for n in range(2)]
+    assert all(set(classes) <= set(w.descend_classes) and len(classes) == 5 for classes in found.record["classes"])
+    assert len(found.record["losses"]) == 3 and found.record["plan"] == stage.recipe["plan"]
+    done = [fraction for fraction, _ in said]
+    assert done == sorted(done) and done[-1] == 1.0 and "protonet" in said[0][1]
+
+
+def test_collect_finds_it(measured):
+    w, stage, store, _ = measured
+
+    def peek(key):
+        found = store.get(key) if store.has(key) else None
+        return found.record if found else None
+
+    record = collect(w, peek, "s", "p", {}, {})
+    assert [one.method for one in record.fewshot] == ["protonet"]
+    assert record.fewshot[0].accuracy == tuple(store.get(stage.key).record["accuracy"])
+    assert record_from_json(json.loads(json.dumps(record_to_json(record)))) == record
+
+
+def descent(method, accuracy, length=0):
+    return Descent(length, method, accuracy, accuracy, (), (), (10,) * len(accuracy))
+
+
+def record(seed=0, shift=0.0):
+    inherited = (0.6 + shift, 0.7, 0.65, 0.8)
+    points = tuple(
+        Generation(
+            t,
+            ("conv1",),
+            ("conv1",),
+            (),
+            (),
+            0.1,
+            "fixed",
+            "fixed",
+            "8* M",
+            descent("inherited", tuple(a * (t + 1) / 3 for a in inherited), t),
+        )
+        for t in range(3)
+    )
+    return LineageRecord(
+        "toy", "full", seed, 2, points, fewshot=(descent("protonet", (0.5, 0.7, 0.5, 0.6)), descent("maml", (0.4, 0.5, 0.6, 0.7)))
+    )
+
+
+def test_the_table_is_a_paired_t_interval_against_the_last_generation():
+    first, protonet, maml = fewshot_table.table([record()])
+    assert (first.method, protonet.method, maml.method) == ("inherited", "protonet", "maml")
+    assert first.accuracy.mean == pytest.approx(0.6875) and first.behind is None and first.lineage == 2
+    peer = stats.ttest_rel((0.6, 0.7, 0.65, 0.8), (0.5, 0.7, 0.5, 0.6)).confidence_interval(0.95)
+    assert (protonet.behind.low, protonet.behind.high) == (pytest.approx(peer.low), pytest.approx(peer.high))
+    alone = fewshot_table.table([replace(record(), generations=())])
+    assert [line.method for line in alone] == ["protonet", "maml"] and alone[0].behind is None
+
+
+def test_seeds_are_pooled_and_only_learners_that_all_have():
+    second = replace(record(1, 0.1), fewshot=record().fewshot[:1])
+    lines = fewshot_table.table([record(), second])
+    assert [line.method for line in lines] == ["inherited", "protonet"]
+    assert lines[1].accuracy.n == 8 and lines[1].behind.mean == pytest.approx(0.125)
+
+
+def test_the_report_has_the_table_where_there_are_learners(tmp_path):
+    files = report.render_report([record()])
+    rows = list(csv.DictReader(io.StringIO(files["fewshot.csv"].decode())))
+    assert [row["method"] for row in rows] == ["inherited", "protonet", "maml"] and rows[0]["inherited_minus"] == ""
+    assert float(rows[1]["inherited_minus"]) == pytest.approx(0.1125) and rows[1]["tasks"] == "4"
+    said = json.loads(files["summary.json"])["fewshot"]
+    assert said[1].startswith("protonet: 57.50 ± ") and "inherited (lineage 2) minus it: +11.25 ± " in said[1]
+    single = list(csv.DictReader(io.StringIO(files["descendants.csv"].decode())))
+    assert [float(row["accuracy"]) for row in single if row["method"] == "maml"] == [0.4, 0.5, 0.6, 0.7]
+    without = report.render_report([replace(record(), fewshot=())])
+    assert "fewshot.csv" not in without and "fewshot" not in json.loads(without["summary.json"])
+
+
+def test_losses_are_thinned_by_means():
+    from evolve.fewshot.measure import thinned
+
+    losses = torch.arange(250.0).tolist()
+    found = thinned(losses)
+    assert len(found) <= 100 and found[0] == 1.0 and thinned([]) == [] and thinned([1.0, 2.0]) == [1.0, 2.0]
