@@ -17,7 +17,20 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SHIPPED = ("cifar-pretrained", "cifar-seq25", "glyphs-seq25", "miniimagenet-seq25", "tinyimagenet-seq25")
+SHIPPED = (
+    "cifar-fewshot",
+    "cifar-pretrained",
+    "cifar-seq25-resnet",
+    "cifar-seq25-vit",
+    "cifar-seq25",
+    "glyphs-seq25",
+    "imagenet-seq25",
+    "miniimagenet-seq25-resnet",
+    "miniimagenet-seq25",
+    "tinyimagenet-seq25-resnet",
+    "tinyimagenet-seq25-vit",
+    "tinyimagenet-seq25",
+)
 
 
 def test_the_shipped_scenarios() -> None:
