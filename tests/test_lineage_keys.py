@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from evolve import lineage, scenario
+from evolve import condenser_table, lineage, scenario
 from evolve.lineage import World
-from evolve.registry import names
+from evolve.registry import BUILTIN, names
 from evolve.settings import Settings
 from evolve.store import Stage, stage_key
 
@@ -123,6 +123,52 @@ def test_strategies_share_the_untrained_ancestor_and_from_scratch() -> None:
 def test_fixed_condenser_reads_only_its_own_settings() -> None:
     assert keys(world("condense.method=fixed", "condense.epochs=7")) == keys(world("condense.method=fixed"))
     assert keys(world("condense.method=fixed", "condense.fixed=[1]")) != keys(world("condense.method=fixed"))
+
+
+CONTEXTS = (
+    (),
+    ("condense.selection=top-k",),
+    ("condense.objective=eq16",),
+    ("condense.fixed=[1,3]",),
+    ("condense.fixed_set=front", "condense.top_k=3"),
+    ("condense.granularity=stage",),
+)
+
+
+@pytest.mark.parametrize("method", BUILTIN["condensers"])
+def test_a_condense_setting_changes_the_key_if_and_only_if_the_method_reads_it(method: str) -> None:
+    """tests/condensers/test_controls.py holds the table to what the condensers do read."""
+    for context in CONTEXTS:
+        base = world(f"condense.method={method}", *context)
+        key = lineage.condense(base, 1, lineage.accumulate(base, 1, None)).key
+        for f in fields(base.settings.condense):
+            other = replace(base, settings=with_changed(base.settings, "condense", f.name, f.metadata))
+            read = condenser_table.read(base.settings.condense) | condenser_table.read(other.settings.condense)
+            expected = f.name in read
+            if f.name in ("fixed", "fixed_set", "top_k") and "fixed" in read:  # all three name the fixed set
+                expected = expected or lineage.fixed_layers(base.settings) != lineage.fixed_layers(other.settings)
+            changed_key = lineage.condense(other, 1, lineage.accumulate(other, 1, None)).key
+            assert (changed_key != key) == expected, f"{method}, {context}: condense.{f.name}"
+
+
+def test_only_methods_that_compute_have_the_arithmetic_in_their_key() -> None:
+    for method in BUILTIN["condensers"]:
+        fast = world(f"condense.method={method}")
+        keys_of = [lineage.condense(w, 0, lineage.accumulate(w, 0, None)).key for w in (fast, replace(fast, reference=True))]
+        assert (keys_of[0] == keys_of[1]) == (method in ("fisher", "gradient", "random", "fixed")), method
+
+
+def test_a_named_sets_layers_are_never_taken_for_stages() -> None:
+    """Layers 1 to 4 are stages 1 and 2, not stages 1 to 4; what is numbered by hand means what it says."""
+    words = ("condense.method=fixed", "condense.granularity=stage")
+
+    def told(*more: str) -> Any:
+        w = world(*words, *more)
+        return lineage.condense(w, 0, lineage.accumulate(w, 0, None)).recipe["condense"]["fixed"]
+
+    assert told() == [1, 11, 12, 13] and told("condense.fixed=[4,1]") == [1, 4]
+    assert told("condense.fixed_set=front") == [1, 2]
+    assert told("ancestor.network=vit-small4") == [1, 2, 3]  # the paper's lower half, in pairs of blocks
 
 
 def test_equal_architectures_share_one_from_scratch_control() -> None:
