@@ -6,17 +6,24 @@ import errno
 import json
 import os
 import pickle
+import re
+import resource
+import tempfile
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import evolve
 from evolve import tensor_file
 from evolve.errors import UserError
 from evolve.learngene import Learngene, extract, load, shuffled
+from evolve.networks.family import architecture
 from evolve.networks.plan import layer_names, stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG, initialise
 from evolve.randomness import generator
@@ -222,3 +229,102 @@ def test_shuffled_depends_on_its_generator_alone(gene):
     permuted = {n: {p: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for p, t in parts.items()}
                 for n, parts in gene.layers.items()}
     assert equal(one, shuffled(Learngene(permuted, PLAN), 3, "shuffle"))  # memory layout is no part of a tensor's value
+
+
+@cache
+def small_file():
+    """A learngene, and the bytes of its file."""
+    gene = extract(ancestor().state_dict(), PLAN, ["conv2", "conv13"])
+    with tempfile.TemporaryDirectory() as folder:
+        gene.save(Path(folder) / "gene.safetensors")
+        return gene, (Path(folder) / "gene.safetensors").read_bytes()
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.binary(max_size=6), st.integers(0, 6)), min_size=1, max_size=4))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_corruption_gives_a_user_error_or_the_same_learngene(tmp_path, edits):
+    """Bytes replaced, inserted or cut out anywhere."""
+    path = tmp_path / "gene.safetensors"
+    whole, data = small_file()
+    for place, new, cut in edits:
+        place %= len(data)
+        data = data[:place] + new + data[place + cut :]
+    path.write_bytes(data)
+    try:
+        assert equal(load(path), whole)
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 10**12), st.floats(), st.text(max_size=3), st.just([]), st.just({}), st.just([["conv1", 0.5]]), st.just([[]])
+)
+PLANS = {name: json.loads(json.dumps(architecture(name, 1 / 32, 32).to_json())) for name in ("vgg16", "resnet18", "vit-small4")}
+
+
+def changed(value, draw):
+    """``value`` with one thing in it replaced, removed or doubled."""
+    if not isinstance(value, (dict, list)) or not value or draw(st.integers(0, 5)) == 0:
+        return draw(LEAVES)
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    key = draw(st.sampled_from(keys))
+    made = dict(value) if isinstance(value, dict) else list(value)
+    kind = draw(st.integers(0, 6))
+    if kind == 0:
+        del made[key]
+    elif kind == 1 and isinstance(made, list):
+        made.insert(key, made[key])
+    else:
+        made[key] = changed(made[key], draw)
+    return made
+
+
+@given(st.data(), st.sampled_from(sorted(PLANS)))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_signed_file_with_a_mangled_plan_is_refused_or_read(tmp_path, monkeypatch, data, name):
+    """Whoever writes a file can also sign it: what the plan says is then all that is wrong."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    path = tmp_path / "gene.safetensors"
+    made = architecture(name, 1 / 32, 32)
+    model = made.build(1)
+    layer = made.layer_names[-1]
+    tensors = {f"{layer}/{part}": model.state_dict()[f"layers.{layer}.{part}"] for part in made.shapes(layer)}
+    about = {"plan": PLANS[name], "layers": [layer], "provenance": {}}
+    key = data.draw(st.sampled_from(["plan", "plan", "plan", "layers", "provenance"]))
+    tensor_file.write(path, "learngene", about | {key: changed(about[key], data.draw)}, tensors)
+    try:
+        found = load(path)
+        assert list(found.layers) == [layer] or found.layers == {}
+        evolve.inherit(path, 2)
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+def absurd(name, key, value):
+    """A plan with one number in it made huge."""
+    text = json.dumps(PLANS[name])
+    old = re.search(rf'"{key}": \d+', text)
+    return json.loads(text[: old.start()] + f'"{key}": {value}' + text[old.end() :])
+
+
+@pytest.mark.parametrize("value", [60_000, 10**7, 10**15])
+@pytest.mark.parametrize("name", ["vgg16", "resnet18", "vit-small4"])
+def test_an_absurd_network_is_refused_before_memory_is_taken(tmp_path, name, value):
+    wide = {"vgg16": "c_out", "resnet18": "c_out", "vit-small4": "dim"}[name]
+    plan = absurd(name, wide, value)
+    if name != "vit-small4":  # every layer as wide as the first
+        plan = json.loads(re.sub(r'("c_in"|"c_out"): (?!3\b)\d+', rf"\1: {value}", json.dumps(plan)))
+    path = tmp_path / "gene.safetensors"
+    tensor_file.write(path, "learngene", {"plan": plan, "layers": [], "provenance": {}}, {})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match="do not fit its plan"):
+        load(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+def test_numbers_made_are_counted_before_they_are_made():
+    with tensor_file.Bounded(1000):
+        torch.zeros(10, 50)
+        assert torch.nn.Linear(9, 9).weight.shape == (9, 9)
+        with pytest.raises(ValueError, match="too large"):
+            torch.empty(1 << 20, 1 << 20, 1 << 10)
