@@ -156,6 +156,7 @@ def estimate(settings: Settings, workers: int = 2) -> float:
     generations = tasks + c.untrained
     descents = generations * (1 + c.from_scratch) + sum(tasks // every for every in (c.shuffled, c.joint, c.full_ancestor, c.distilled) if every)
     rest = descents * one + generations * seconds(settings, "condense", {})
+    rest += (tasks // c.distilled if c.distilled else 0) * _hints_seconds(settings, ancestor_plan(settings))
     rest += sum(seconds(settings, "fewshot", {"learner": learner}) for learner in set(settings.fewshot.learners))
     return max(chain, (chain + rest) / workers)
 

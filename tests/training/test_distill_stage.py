@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from evolve import perform
+from evolve import cost, perform
 from evolve.data.sources import load_images
 from evolve.learngene import extract
 from evolve.lineage import World, accumulate, ancestor_plan, condense, descend, distilled, from_scratch, heir, lineage
@@ -112,6 +112,14 @@ def test_the_control_runs_every_so_many_generations_and_changes_no_other_key(wor
     with_it, without = ({stage.label: stage.key for stage in lineage(w, lambda key: None)} for w in (on, off))
     assert {label for label in with_it if label.endswith("distilled")} == {f"descend {n} distilled" for n in range(2, 26, 2)}
     assert without.items() < with_it.items()
+
+
+def test_hints_and_depth_cost_time(world) -> None:
+    inherited, distil = (cost.seconds(world.settings, "descend", {"method": method}) for method in ("inherited", "distilled"))
+    deep = cost.seconds(changed(world, "inherit", method="linear").settings, "descend", {"method": "inherited"})
+    whole = cost.seconds(world.settings, "descend", {"method": "full-ancestor"})
+    assert inherited < distil and inherited < deep == whole
+    assert cost.estimate(changed(world, "controls", distilled=5).settings) - cost.estimate(world.settings) == pytest.approx(5 * distil / 2)
 
 
 def test_on_a_gpu_those_that_take_the_plain_path_train_alone(tmp_path: Path, images, world, monkeypatch) -> None:
