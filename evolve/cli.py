@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from evolve import __version__
+from evolve.batch.commands import batch
 from evolve.errors import UserError
 
 SET_HELP = "Override one setting, such as --set ancestor.strategy=ewc; may be given many times."
@@ -211,6 +212,9 @@ def plugins() -> None:
     from evolve import inspection
 
     inspection.plugins()
+
+
+cli.add_command(batch)
 
 
 def _order(name: str, profile: str, seed: int, **options: Any) -> Any:

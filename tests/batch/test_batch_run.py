@@ -1,0 +1,118 @@
+"""A whole batch as a user runs it: the ancestor trained once, failures that stay in their case, the table, a repetition."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+BATCH = """
+title = "tiny"
+scenario = "glyphs-seq25"
+seeds = [0, 1, 2]
+[set]
+stream.tasks = 2
+data.size = 16
+data.glyph_train = 12
+data.glyph_test = 6
+ancestor.width = 0.0625
+ancestor.epochs = 1
+ancestor.lr = 0.01
+condense.images_per_class = 4
+descend.shots = 6
+descend.epochs = 2
+descend.descendants = 3
+controls.shuffled = 1
+[axes]
+condense.fixed_set = ["paper", "front", "last"]
+condense.method = ["fixed"]
+condense.top_k = [3]
+[[case]]
+name = "wild"
+condense.method = "fixed"
+ancestor.lr = 1e30
+[report]
+method = "condense.fixed_set"
+reference = "paper"
+controls = ["from-scratch"]
+"""
+
+
+def evolve(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "EVOLVE_STORE": str(folder / "store"), "COLUMNS": "160"}
+    return subprocess.run([sys.executable, "-m", "evolve.cli", *words], cwd=folder, env=environment, text=True, capture_output=True, timeout=500)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("batch")
+    (folder / "tiny.toml").write_text(BATCH)
+    return folder, evolve(folder, "batch", "tiny.toml", "--workers", "2")
+
+
+def results(folder: Path, kind: str) -> set[str]:
+    return {path.name for path in (folder / "store" / "results" / kind).glob("*/*")}
+
+
+def test_methods_share_the_ancestor(done):
+    folder, _ = done
+    # Per seed: an untrained ancestor and two tasks, once for three methods; the wild case adds its own first task.
+    assert len(results(folder, "accumulate")) == 3 * (3 + 1)
+
+
+def test_a_case_that_fails_ends_alone_and_the_exit_code_says_so(done):
+    folder, run = done
+    assert run.returncode == 1
+    last = run.stderr.strip().splitlines()[-1]
+    assert "3 of 12 lineages unfinished" in last and "wild-seed0" in last and "ancestor.lr" in last
+    for name in ("paper", "front", "last"):
+        for seed in range(3):
+            case = next(folder.glob(f"runs/tiny-paper/*{name}*-seed{seed}"))
+            assert (case / "curve.png").exists() and (case / "generations.csv").exists() and list((case / "tensorboard").iterdir())
+
+
+def test_the_table_has_every_method_and_the_control(done):
+    folder, run = done
+    out = folder / "runs" / "tiny-paper"
+    rows = json.loads((out / "table.json").read_text())["accuracy"]
+    assert [row["method"] for row in rows][:3] == ["paper", "front", "last"] and rows[-1]["method"] == "from-scratch"
+    assert rows[0]["is_reference"] and rows[1]["difference"]["seeds"] == 3
+    text = (out / "table.md").read_text()
+    assert "| front |" in text and "minus paper" in text and "front" in run.stdout
+    assert r"\begin{tabular}" in (out / "table.tex").read_text()
+
+
+def test_the_long_form_reproduces_the_table(done):
+    folder, _ = done
+    out = folder / "runs" / "tiny-paper"
+    with open(out / "descendants.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["condense.fixed_set"] == "front" and row["method"] == "inherited" and int(row["lineage"]) > 0]
+    assert len(rows) == 3 * 2 * 3
+    table = {row["method"]: row for row in json.loads((out / "table.json").read_text())["accuracy"]}
+    assert table["front"]["interval"]["mean"] == pytest.approx(100 * sum(float(row["accuracy"]) for row in rows) / len(rows))
+
+
+def test_a_repetition_computes_nothing_and_changes_no_file(done):
+    folder, _ = done
+    out = folder / "runs" / "tiny-paper"
+    before = {path: path.read_bytes() for path in out.glob("table.*")}
+    again = evolve(folder, "batch", "tiny.toml", "--workers", "1", "--set", "ancestor.lr=0.01")  # the wild case mended
+    assert again.returncode == 2 and "holds another run" in again.stderr
+    again = evolve(folder, "batch", "tiny.toml", "--workers", "1")
+    assert again.returncode == 1 and "accumulate 1 " not in again.stdout
+    assert before == {path: path.read_bytes() for path in out.glob("table.*")}
+
+
+def test_plan_counts_what_is_shared(done):
+    folder, _ = done
+    plan = evolve(folder, "batch", "plan", "tiny.toml")
+    assert plan.returncode == 0 and "12 lineages" in plan.stdout and "sharing saves" in plan.stdout
+    line = next(line for line in plan.stdout.splitlines() if line.startswith("accumulate"))
+    assert line.split()[1:3] == ["36", "15"]
