@@ -38,6 +38,7 @@ def cka(request: Request) -> Condensed:
     if not all(map(math.isfinite, losses)):
         return diverged(request)
     index = evenly(request.split.meta, IMAGES)
+    request.progress(1.0, f"comparing {len(index)} images")
     ancestor = grams(Features(request.ancestor(), request.groups), request.resident, index)
     if not torch.isfinite(ancestor).all():
         raise ancestor_diverged("features")
