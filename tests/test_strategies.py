@@ -39,7 +39,7 @@ def uninterrupted(strategy: str, head: str) -> list[Accumulated]:
             learner.restore(None, count - 1)
         losses = learner.learn(tasks[:count], Memory(), quiet)
         tensors, meta = learner.state()
-        found.append(Accumulated(tensors, {"strategy": meta, "train_loss": losses, "row": [0.0] * count}))
+        found.append(Accumulated(tensors, {"task": count, "strategy": meta, "train_loss": losses, "row": [0.0] * count}))
     return found
 
 
@@ -132,3 +132,16 @@ def test_from_scratch_and_gdumb_know_nothing_of_earlier_weights(tmp_path: Path) 
         a = settings(strategy, "single")
         found = accumulate(a, S, CLASSES, images(), SEED, 2, Accumulated(spoiled, first.record), [], Memory(), quiet)
         assert_same(found.tensors, uninterrupted(strategy, "single")[2].tensors)
+
+
+@pytest.mark.parametrize("strategy", ["from-scratch", "gdumb"])
+def test_a_pretrained_start_is_what_they_return_to(strategy: str, tmp_path: Path) -> None:
+    a = settings(strategy, "single")
+    start = {name.removeprefix("trunk."): tensor * 1.5 for name, tensor in model_of(uninterrupted(strategy, "single")[0]).items() if "conv.weight" in name}
+    done = accumulate(a, S, CLASSES, images(), SEED, 0, None, [], Memory(), quiet, start=start)
+    learner = Learner(a, S, CLASSES, images(), SEED, untrained=done)
+    for task in (1, 2):
+        done = accumulate(a, S, CLASSES, images(), SEED, task, through_a_file(done, tmp_path), [], Memory(), quiet)
+        learner.learn(stream_tasks(S, CLASSES, images(), SEED, task), Memory(), quiet)
+    assert_same(done.tensors, learner.state()[0])
+    assert not torch.equal(weights(done)[LAYERS[0]], weights(uninterrupted(strategy, "single")[2])[LAYERS[0]])

@@ -9,10 +9,10 @@ import torch
 from avalanche.training.plugins import CWRStarPlugin, FromScratchTrainingPlugin
 from torch import Tensor
 
-from evolve.strategies.template import ResidentStrategy, State, Stored
+from evolve.strategies.template import ResidentStrategy, Restarting, State, Stored
 
 
-class FromScratch(Stored, FromScratchTrainingPlugin):
+class FromScratch(Restarting, FromScratchTrainingPlugin):
     """Avalanche's training from scratch: every task starts from the untrained ancestor.
 
     Avalanche 0.6 sets the parameters back but not BN's statistics, which then stem from all tasks. The optimizer starts anew in any case.
@@ -20,9 +20,6 @@ class FromScratch(Stored, FromScratchTrainingPlugin):
 
     def __init__(self) -> None:
         super().__init__(reset_optimizer=False)
-
-    def attach(self, strategy: ResidentStrategy) -> None:
-        self.untrained = {name: tensor.clone() for name, tensor in strategy.model.state_dict().items()}
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         strategy.model.load_state_dict(self.untrained)

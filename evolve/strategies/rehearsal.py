@@ -11,7 +11,7 @@ from torch import Tensor
 
 from evolve.strategies.loader import Rows, rows_of
 from evolve.strategies.memory import POLICIES, ClassMemory, join, memory_rows, memory_state, restore_memory
-from evolve.strategies.template import ResidentStrategy, State, Stored
+from evolve.strategies.template import ResidentStrategy, Restarting, State, Stored
 
 
 class Remembering(Stored):
@@ -20,9 +20,11 @@ class Remembering(Stored):
     storage_policy: Any
 
     def state(self) -> State:
-        return memory_state(self.storage_policy)
+        (tensors, meta), (more, extra) = memory_state(self.storage_policy), super().state()
+        return tensors | more, meta | extra
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+        super().restore(tensors, meta, strategy)
         restore_memory(self.storage_policy, tensors, meta, strategy.resident)
 
 
@@ -39,15 +41,15 @@ class Replay(Remembering, ReplayPlugin):
         self.storage_policy.post_adapt(strategy, strategy.experience)
 
 
-class GDumb(Remembering, GDumbPlugin):
+class GDumb(Remembering, Restarting, GDumbPlugin):
     """Avalanche's GDumb: the untrained ancestor learns a class-balanced memory of all tasks, the new one's images included.
 
     Avalanche puts a copy in the model's place; here the weights return to the untrained ones in place.
     """
 
     def attach(self, strategy: ResidentStrategy) -> None:
+        super().attach(strategy)
         self.storage_policy = ClassMemory(self.mem_size)
-        self.untrained = {name: tensor.clone() for name, tensor in strategy.model.state_dict().items()}
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         strategy.model.load_state_dict(self.untrained)

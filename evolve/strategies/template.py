@@ -53,6 +53,19 @@ class Stored:
         """Take up what :meth:`running` returned, once all is ready for the task's first epoch."""
 
 
+class Restarting(Stored):
+    """``untrained``: the ancestor before its first task, which may be a pretrained one, to return to."""
+
+    def attach(self, strategy: ResidentStrategy) -> None:
+        self.untrained = {name: tensor.clone() for name, tensor in strategy.model.state_dict().items()}
+
+    def state(self) -> State:
+        return {f"untrained.{name}": tensor for name, tensor in self.untrained.items()}, {}
+
+    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+        self.untrained = {name: tensors[f"untrained.{name}"] for name in self.untrained}
+
+
 class MultiHeadAncestor(MultiTaskModule):
     """A trunk with one head a task. The first task's head is the trunk's own."""
 
