@@ -38,8 +38,7 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
     gene = peek(known[f"condense {length}"].key)
     names = [f"descend {length} inherited"]
     names += [f"descend {length} from-scratch"] if world.settings.controls.from_scratch else []
-    for method, every in _sparse(world).items():
-        names += [f"descend {length} {method}"] if lineage.due(every, length) else []
+    names += [f"descend {length} {method}" for method in lineage.SPARSE if lineage.due(world, method, length)]
     measured = {name.split()[-1]: peek(known[name].key) if name in known else None for name in names}
     if ancestor is None or gene is None or any(record is None for record in measured.values()):
         return None
@@ -67,11 +66,6 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
         backward_transfer=ancestor.get("backward_transfer"),
         seconds={},
     )
-
-
-def _sparse(world: World) -> dict[str, int]:
-    controls = world.settings.controls
-    return {"shuffled": controls.shuffled, "joint": controls.joint, "full-ancestor": controls.full_ancestor, "distilled": controls.distilled}
 
 
 def _group_name(group: list[str]) -> str:

@@ -111,13 +111,13 @@ class Summary:
     profile: str
     seeds: tuple[int, ...]
     tasks: int
-    lengths: tuple[int, ...]  # lineage lengths >= 1 that every seed has measured; the trends stand on these
+    lengths: tuple[int, ...]  # lineage lengths >= 1 (of no tasks: 0) that every seed has measured; the trends stand on these
     accuracy: Trend
     gain: Trend
     effects: tuple[Effect, ...]
     seed_gain: Interval  # gain over from-scratch with seeds as units
     fallbacks: int  # generations whose layers the condenser did not select itself (tied or collapsed)
-    measured: int  # generations with lineage length >= 1, over all seeds
+    measured: int  # generations of these lengths, over all seeds
     diverged: int = 0  # inherited and from-scratch descendants whose loss stopped being finite
 
     def effect(self, over: str) -> Effect | None:
@@ -152,13 +152,13 @@ def gains(generation: Generation) -> tuple[float, ...]:
 
 
 def untrained(record: LineageRecord) -> Generation | None:
-    """Lineage 0: the learngene of an ancestor that has learned nothing."""
-    return next((g for g in record.generations if g.lineage == 0), None)
+    """Lineage 0: the learngene of an ancestor that has learned no task. None in a lineage of no tasks, whose one ancestor is pretrained."""
+    return next((g for g in record.generations if g.lineage == 0 and record.tasks > 0), None)
 
 
 def evolved(record: LineageRecord) -> tuple[Generation, ...]:
-    """Generations whose ancestor has learned something, by lineage length."""
-    return tuple(sorted((g for g in record.generations if g.lineage > 0), key=lambda g: g.lineage))
+    """Generations whose ancestor has learned something, by lineage length; the one generation of a lineage of no tasks (see :func:`untrained`)."""
+    return tuple(sorted((g for g in record.generations if g.lineage > 0 or record.tasks == 0), key=lambda g: g.lineage))
 
 
 def summarise(records: Sequence[LineageRecord]) -> Summary:

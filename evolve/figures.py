@@ -104,10 +104,11 @@ def _draw_accuracy(axes: Any, records: Sequence[LineageRecord], summary: Summary
     for length, values in inherited.items():
         axes.plot([length] * len(values), values, ".", color=BLUE, alpha=0.4, markersize=5, markeredgewidth=0, zorder=2)
     label = f"inherited learngene, mean and 95 % of {_count(inherited)} descendants"
-    _line_with_band(axes, {x: v for x, v in inherited.items() if x > 0}, BLUE, "-", "o", label)
+    first = min(1, summary.tasks)  # a pretrained ancestor that learns no task stands at 0 and is not untrained
+    _line_with_band(axes, {x: v for x, v in inherited.items() if x >= first}, BLUE, "-", "o", label)
     for label, (name, colour, style, marker) in METHODS.items():
-        _line(axes, _points(records, attrgetter(name), least=1), colour, style, marker, label)
-    _mark_untrained(axes, inherited.get(0))
+        _line(axes, _points(records, attrgetter(name), least=first), colour, style, marker, label)
+    _mark_untrained(axes, inherited.get(0) if first else None)
     reference = [value for r in records if r.reference for value in r.reference.accuracy]
     if reference:
         label = "from-scratch, paper's architecture"
@@ -127,8 +128,9 @@ def _draw_gain(axes: Any, records: Sequence[LineageRecord], summary: Summary) ->
                 points.setdefault(g.lineage, []).extend(100 * d for d in gains(g))
     axes.axhline(0, color="black", lw=0.8)
     if points:
-        _line_with_band(axes, {x: v for x, v in sorted(points.items()) if x > 0}, BLUE, "-", "o", "")
-        _mark_untrained(axes, points.get(0))
+        first = min(1, summary.tasks)
+        _line_with_band(axes, {x: v for x, v in sorted(points.items()) if x >= first}, BLUE, "-", "o", "")
+        _mark_untrained(axes, points.get(0) if first else None)
         _draw_trend(axes, summary.lengths, points, summary.gain)
     else:
         axes.annotate("from-scratch control off", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=GREY)

@@ -29,6 +29,8 @@ from evolve.store import Stage
 VERSIONS = {"accumulate": 3, "condense": 2, "descend": 3, "fewshot": 1}
 TASKS = ("descendants", "classes_per_task", "shots", "test_per_class")  # [descend]: what chooses the downstream tasks
 
+SPARSE = ("shuffled", "joint", "full-ancestor", "distilled")  # controls that need not run at every generation
+
 Peek = Callable[[str], "Mapping[str, Any] | None"]  # a stage's key -> its record, if it is in the store
 
 
@@ -87,20 +89,25 @@ def generation(world: World, length: int, ancestor: Stage, peek: Peek) -> Iterat
     chosen = peek(learngene.key)
     if chosen and controls.from_scratch:
         yield from_scratch(world, heir(world, chosen), str(length))
-    if due(controls.shuffled, length):
+    if due(world, "shuffled", length):
         yield descend(world, "shuffled", length, learngene)
-    if due(controls.full_ancestor, length):
+    if due(world, "full-ancestor", length):
         yield descend(world, "full-ancestor", length, ancestor)
-    if due(controls.distilled, length):
+    if due(world, "distilled", length):
         yield distilled(world, length, learngene, ancestor)
-    if due(controls.joint, length):
+    if due(world, "joint", length):
         joint = accumulate(world, length, ancestor, strategy="joint")
         joint_gene = condense(world, length, joint, of="joint ")
         yield from (joint, joint_gene, descend(world, "joint", length, joint_gene))
 
 
-def due(every: int, length: int) -> bool:
-    """Whether a control that runs every ``every`` generations runs at this one; never at lineage length 0."""
+def due(world: World, control: str, length: int) -> bool:
+    """Whether a control of :data:`SPARSE` runs at this generation. At lineage length 0 none does, unless that is all there is: one pretrained
+    ancestor, which has no tasks that a joint one could learn.
+    """
+    every: int = getattr(world.settings.controls, control.replace("-", "_"))
+    if world.settings.stream.tasks == 0:
+        return every > 0 and control != "joint"
     return every > 0 and length > 0 and length % every == 0
 
 

@@ -33,6 +33,7 @@ FACTS: dict[str, Any] = {
     "data_dir": (str, type(None)),
     "versions": dict,
     "reference": bool,
+    "checkpoint": str,
 }
 OURS = (RUN_FILE, "scenario.toml", "tensorboard", "damaged-run.json")
 
@@ -81,7 +82,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     """A run folder's run.json. Raises UserError where there is none or it is damaged."""
     file = folder / RUN_FILE
     try:
-        found = {"reference": False} | json.loads(file.read_text(encoding="utf-8"))  # older ones do not know it
+        found = {"reference": False, "checkpoint": ""} | json.loads(file.read_text(encoding="utf-8"))  # older ones do not know them
         for name, kind in FACTS.items():
             if not isinstance(found[name], kind):
                 raise ValueError(f"{name} is {found[name]!r}")
@@ -237,6 +238,7 @@ def prepare_folder(opened: Opened, argv: list[str]) -> None:
         "fingerprint": world.data,
         "classes": {role: list(ids) for role, ids in world.roles.items()},
         "reference": order.reference,
+        "checkpoint": world.checkpoint,
     }
     where = {"store": str(order.store.resolve()), "data_dir": str(order.data_dir.resolve()) if order.data_dir else None}
     described = facts | where | {"versions": versions(), "command": argv}

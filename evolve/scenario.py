@@ -211,8 +211,8 @@ def _problems(s: Settings) -> Iterator[str]:
         yield f"name = {_show(s.name)}: allowed are letters, digits, '.', '_' and '-' (it names the run folder)"
     yield from _split_problems(s)
     yield from _network_problems(s)
-    if s.stream.tasks == 0 and not s.controls.untrained:
-        yield "stream.tasks = 0: the lineage is length 0 alone, which controls.untrained = false leaves out; set it true, or give tasks"
+    if s.stream.tasks == 0 and not (s.ancestor.checkpoint and s.controls.untrained):
+        yield "stream.tasks = 0: that is one pretrained ancestor at lineage length 0; give its ancestor.checkpoint and controls.untrained = true, or tasks"
     if s.condense.repeats > 1 and not condenser_table.method(s.condense.method).draws:
         yield f"condense.repeats = {s.condense.repeats}: method {s.condense.method} draws nothing, so every repeat would be the same; allowed is 1"
     for room in ("ancestor", "condense", "descend"):

@@ -65,7 +65,7 @@ def record_of(folder: Path, given: Path | None = None) -> LineageRecord:
     settings = scenario.from_dict(found["settings"], str(folder / "run.json"))
     classes = found["classes"]
     ancestor, condensing, descend = (tuple(classes[role]) for role in ("ancestor", "condense", "descend"))
-    world = World(settings, found["seed"], found["fingerprint"], ancestor, condensing, descend, found["reference"])
+    world = World(settings, found["seed"], found["fingerprint"], ancestor, condensing, descend, found["reference"], found["checkpoint"])
     store = Store(find_store(folder, found["store"], given))
 
     def peek(key: str) -> Mapping[str, Any] | None:
@@ -76,6 +76,7 @@ def record_of(folder: Path, given: Path | None = None) -> LineageRecord:
 
 
 def described(world: World, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with what else two runs must share to be pooled: the images and their split."""
+    """Settings with what else two runs must share to be pooled: the images and their split, and pretrained weights."""
     split = {role: " ".join(map(str, ids)) for role, ids in world.roles.items()}
-    return {**settings, "images": {"fingerprint": world.data, **split}, "arithmetic": {"path": world.arithmetic}}
+    start = {"pretrained": {"content": world.checkpoint}} if world.checkpoint else {}
+    return {**settings, "images": {"fingerprint": world.data, **split}, "arithmetic": {"path": world.arithmetic}, **start}

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from evolve.curves import CONTROLS, Descent, Generation, LineageRecord, gain_sentence, gains, point_interval, summarise, verdict
+from evolve.curves import CONTROLS, Descent, Generation, LineageRecord, evolved, gain_sentence, gains, point_interval, summarise, verdict
 from evolve.errors import UserError
 
 SUFFIX = ".evolve"  # ends the names of our event files, so that nobody else's are touched
@@ -130,7 +130,7 @@ class Board:
     def _headline(self) -> None:
         """Numbers and settings for the HPARAMS page, where several runs stand side by side."""
         record = self.record
-        if not any(g.lineage > 0 for g in record.generations):
+        if not evolved(record):
             return
         from torch.utils.tensorboard import summary as builder
 
