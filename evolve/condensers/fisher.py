@@ -69,5 +69,5 @@ def sensitivity(model: Network, groups: Groups, images: Tensor, labels: Tensor) 
     gradients = vmap(grad(log_likelihood), in_dims=(None, 0, 0))(theta, images, labels)
     found = torch.zeros(len(groups), dtype=torch.float64)
     for name, gradient in gradients.items():
-        found[owner[name.split(".")[1]]] += (gradient * theta[name]).double().square().sum().cpu()
+        found[owner[name.split(".")[1]]] += torch.linalg.vector_norm(gradient * theta[name], dtype=torch.float64).square().cpu()
     return found
