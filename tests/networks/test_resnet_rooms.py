@@ -1,0 +1,166 @@
+"""A ResNet in every room: condensed by autograd, trained as a descendant, and a whole tiny lineage as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from evolve import scenario
+from evolve.condensers import Request, condense_ancestor
+from evolve.cost import seconds
+from evolve.data.resident import Resident
+from evolve.data.sources import ImageSet
+from evolve.descendants import downstream_tasks, train_together
+from evolve.engine import run_stages
+from evolve.inheritance import inherit
+from evolve.learngene import extract, load, shuffled
+from evolve.networks.resnet_plan import ResNetPlan, resnet18
+from evolve.run import Order, open_run
+from evolve.session import run_record
+from evolve.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, Settings
+
+PLAN = resnet18(1 / 16, 16)
+CONDENSE = CondenseSettings(epochs=1, batch=6, meta_batch=6, meta_fraction=0.34, meta_lr=3e-3, lr=0.05, augment=("crop",))
+DESCEND = DescendSettings(descendants=2, classes_per_task=3, shots=7, epochs=4, batch=7, lr=0.02, augment=("flip",))
+TINY = """
+[data]
+source = "glyphs"
+size = 16
+split = [12, 4, 8]
+glyph_train = 12
+glyph_test = 10
+[stream]
+tasks = 2
+classes_per_task = 3
+[ancestor]
+network = "resnet18"
+width = 0.0625
+epochs = 2
+batch = 8
+[condense]
+epochs = 1
+batch = 8
+meta_batch = 8
+meta_lr = 0.003
+[descend]
+descendants = 2
+classes_per_task = 3
+shots = 6
+epochs = 2
+"""
+
+
+def quiet(fraction: float, text: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def resident() -> Resident:
+    draw = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 12)
+    images = draw.integers(0, 120, (48, 3, 16, 16), dtype=np.uint8) + (labels * 40).astype(np.uint8)[:, None, None, None]
+    made = ImageSet("noise", images, labels, np.tile(np.arange(12) >= 8, 4), tuple("abcd"), "f", (0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
+    return Resident(made, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def state(resident: Resident) -> dict[str, Tensor]:
+    """An ancestor whose running statistics fit the images."""
+    model = PLAN.build(5).train()
+    with torch.no_grad():
+        for _ in range(20):
+            model(resident.batch(torch.arange(48)))
+    return model.state_dict()
+
+
+@pytest.mark.parametrize(("objective", "granularity", "layers"), [("bilevel", "conv", (17, 12)), ("bilevel", "stage", (4, 4)), ("eq16", "conv", (17, 12))])
+def test_the_meta_network_scores_a_resnet(resident: Resident, state: dict[str, Tensor], objective: str, granularity: str, layers: tuple[int, int]) -> None:
+    c = replace(CONDENSE, objective=objective, granularity=granularity, selection="top-k", top_k=3)
+    kept = {name: t.clone() for name, t in state.items()}
+    first, again, other = (condense_ancestor(Request(PLAN, state, {}, (0, 1, 3), resident, c, seed, quiet)) for seed in (0, 0, 1))
+    assert first.alpha.shape == layers and float((first.alpha - 1).abs().max()) > 1e-3
+    assert torch.equal(first.alpha, again.alpha) and not torch.equal(first.alpha, other.alpha)
+    assert first.status == "selected" and len(first.selected) == 3
+    assert all(torch.equal(kept[name], t) for name, t in state.items())
+
+
+def test_descendants_learn_and_equal_networks_are_paired(resident: Resident, state: dict[str, Tensor]) -> None:
+    tasks = downstream_tasks(DESCEND, range(4), resident, 0)
+    paper, gene = PLAN.paper_descendant(), extract(state, PLAN, ["conv4", "conv5", "conv16", "conv17"])
+    alike = PLAN.stacked(["conv2", "conv3"])  # another choice, the same architecture
+    whole = extract(state, PLAN, [*PLAN.layer_names, *PLAN.extras])
+    heirs = [(paper, gene), (paper, shuffled(gene, 0, "shuffle")), (paper.anonymous(), None), (alike, None), (PLAN.whole(), whole)]
+    found = [
+        train_together([inherit(plan, held, 3, 0, n) for n in range(2)], tasks, resident, DESCEND, 0, range(2), quiet)[0] for plan, held in heirs
+    ]
+    assert all(one.train_loss[-1] < one.train_loss[0] for one in found)
+    assert found[2] == found[3], "equal architectures are one control"
+    assert len({tuple(one.train_loss) for one in found}) == 4
+
+
+def test_estimates_follow_the_network() -> None:
+    def settings(network: str, size: int) -> Settings:
+        return Settings(ancestor=AncestorSettings(network=network), data=DataSettings(size=size, split=(64, 16, 20)))
+
+    recipe = {"task": 1, "ancestor": {"strategy": "naive"}}
+    costs = [seconds(settings(network, size), "accumulate", recipe) for network, size in (("vgg16", 32), ("resnet18", 32), ("resnet18", 64))]
+    assert 1.2 < costs[1] / costs[0] < 3 and 3 < costs[2] / costs[1] < 4.5  # 0.31 and 0.56 G multiply-adds; four times the pixels
+
+
+def evolve(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "evolve.cli", *words], cwd=cwd, env=dict(os.environ), text=True, capture_output=True, timeout=500)
+
+
+@pytest.mark.slow
+def test_a_whole_lineage_of_resnets(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    controls = [word for name in ("joint", "full_ancestor", "distilled") for word in ("--set", f"controls.{name}=2")]
+    done = evolve("run", "--scenario", "tiny.toml", "--out", "runs/one", "--workers", "2", *controls, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "runs/one/descendants.csv", newline="") as file:
+        methods = {row["method"] for row in csv.DictReader(file)}
+    assert methods == {"inherited", "from-scratch", "shuffled", "joint", "full-ancestor", "distilled", "reference"}
+    for path in (tmp_path / "runs/one/learngenes").glob("*.safetensors"):
+        gene = load(path)
+        assert isinstance(gene.ancestor_plan, ResNetPlan) and set(gene.layers) <= set(gene.ancestor_plan.layer_names)
+    table = (tmp_path / "runs/one/generations.csv").read_bytes()
+    results = tmp_path / "runs/store/results"
+    made = {path: path.stat().st_mtime_ns for path in results.rglob("manifest.json")}
+    again = evolve("resume", "runs/one", cwd=tmp_path)
+    assert again.returncode == 0 and {path: path.stat().st_mtime_ns for path in results.rglob("manifest.json")} == made
+    alone = evolve("run", "--scenario", "tiny.toml", "--out", "other/one", "--workers", "1", *controls, cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    assert (tmp_path / "other/one/generations.csv").read_bytes() == table == (tmp_path / "runs/one/generations.csv").read_bytes()
+    plan = evolve("plan", "tiny.toml", "--out", "planned/run", cwd=tmp_path)
+    assert plan.returncode == 0 and "left: about" in plan.stdout, plan.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["ancestor.head=single", "ancestor.strategy=replay", "condense.granularity=stage"],
+        ["ancestor.head=per-task", "ancestor.strategy=ewc", "inherit.lr_scale=0.1", "condense.method=gradient"],
+        ["ancestor.head=shared", "data.size=104", "condense.method=fixed", "condense.fixed_set=authors", "inherit.method=linear"],
+    ],
+    ids=lambda words: words[0].split("=")[1],
+)
+def test_heads_stems_and_ways_to_condense_and_inherit(tmp_path: Path, overrides: list[str]) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    chosen = scenario.load(str(tmp_path / "tiny.toml"), "paper", ["controls.untrained=false", *overrides])
+    opened = open_run(Order(chosen, 0, tmp_path / "run", tmp_path / "store", device="cpu"), lambda text: None)
+    run_stages(opened.stages, opened.store.root, "evolve.perform:perform_stage", opened.context, 0, lambda event: None)
+    record = run_record(opened)
+    assert [g.lineage for g in record.generations] == [1, 2]
+    for g in record.generations:
+        assert g.descendant.count("*") >= 3 and g.scratch is not None and json.dumps(g.inherited.accuracy)
