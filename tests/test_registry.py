@@ -241,6 +241,36 @@ def test_a_network_without_its_family_is_refused(install: Callable[..., None]) -
     refused(lambda: architecture("good", 1 / 32, 32), "not an architecture of a family that is known here")
 
 
+STRATEGY = """
+from avalanche.training.plugins import SupervisedPlugin
+
+class Good(SupervisedPlugin):
+    def __init__(self, step=1):
+        super().__init__()
+        self.step = step
+
+    def state(self):
+        return {}, {"step": self.step}
+
+bad = dict
+"""
+
+
+def test_a_strategy_is_completed_and_its_nonsense_named(install: Callable[..., None]) -> None:
+    from evolve.data.streams import load_avalanche
+
+    load_avalanche()
+    from evolve.strategies.foreign import foreign_plugin
+
+    install({"strategies": {"good": "Good", "bad": "bad"}}, STRATEGY)
+    made = foreign_plugin("good", {"step": 4})
+    assert made.state() == ({}, {"step": 4}) and made.running() == {}  # its own, and what it lacked
+    made.attach(None)
+    made.restore({}, {}, None)
+    refused(lambda: foreign_plugin("good", {"pace": 4}), "TypeError.*pace")
+    refused(lambda: foreign_plugin("bad", {}), "returned dict, not an Avalanche plugin")
+
+
 SOURCE = """
 import numpy as np
 from dataclasses import replace
