@@ -74,7 +74,7 @@ class Prepared:
 
 
 def cached(cache_dir: Path, name: str, prepared: Prepared, report: Report) -> Decoded:
-    """``prepared``'s images, from ``cache_dir`` or decoded now and kept there; the pixels are a copy-on-write memmap.
+    """``prepared``'s images, from ``cache_dir`` or decoded now and kept there; the pixels are a copy-on-write memmap, from 4 GiB on a read-only one.
 
     Every opening checks the content against its sha256 (about 1 s a GB): a damaged entry is rebuilt. From 4 GiB on the pixels are read
     for that only where their file is not the one checked last (:func:`_stamp`). Several processes may call this at once; one decodes, the
@@ -123,8 +123,9 @@ def _open(entry: Path, report: Report) -> Decoded | None:
     """The entry if it is there and whole."""
     try:
         meta = json.loads((entry / META).read_text("utf-8"))
-        # Copy-on-write: torch wants writable memory, and the file must never change.
-        pixels = np.load(entry / PIXELS, mmap_mode="c", allow_pickle=False)
+        # Copy-on-write: torch wants writable memory, and the file must never change. Linux refuses that for more than there is memory.
+        large = (entry / PIXELS).stat().st_size >= LARGE
+        pixels = np.load(entry / PIXELS, mmap_mode="r" if large else "c", allow_pickle=False)
         labels = np.array(meta["labels"], dtype=np.int64)
         is_test = np.array(meta["is_test"], dtype=bool)
         if pixels.dtype != np.uint8 or meta.pop("check") != _check(meta) or not _intact(entry, pixels, meta["sha256"], report):

@@ -156,6 +156,13 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+def test_a_large_entry_is_mapped_read_only(large: Path, source: Source, monkeypatch: pytest.MonkeyPatch):
+    """A writable private map of more than the machine's memory is refused by Linux, whatever is read of it."""
+    assert not open_cache(source, large.parent).pixels.flags.writeable
+    monkeypatch.undo()
+    assert open_cache(source, large.parent).pixels.flags.writeable
+
+
 def test_a_large_entry_is_read_once_and_then_known_by_its_stamp(large: Path, source: Source, monkeypatch: pytest.MonkeyPatch):
     seen = readings(monkeypatch)
     for _ in range(2):
