@@ -100,7 +100,7 @@ def spied(monkeypatch: pytest.MonkeyPatch, threshold: float, steps: int) -> list
             for p in self.param_groups[0]["params"]:
                 if p.dim() == 4:
                     layer += 1
-                    tasks[-1][f"conv{layer}"].append(sum(value > threshold for value in p.grad.flatten().tolist()) / p.numel())
+                    tasks[-1][f"conv{layer}"].append(float(np.mean(p.grad.numpy() > threshold)))
         seen += 1
         return plain(self, *args, **kwargs)
 
