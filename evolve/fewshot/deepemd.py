@@ -49,7 +49,8 @@ def similarities(query: Tensor, proto: Tensor) -> Tensor:
 @torch.no_grad()
 def flows(similarity: Tensor, supply: Tensor, demand: Tensor) -> Tensor:
     """The optimal flow [B, K, n, m] of every pair for the cost 1 - similarity; supply [B, K, n] and demand [B, K, m] are equal in sum."""
-    cost, a, b = (np.ascontiguousarray(x.double().cpu().numpy()) for x in (1 - similarity, supply, demand))  # the solver wants them so
+    cost, a, b = (np.ascontiguousarray(x.double().cpu().numpy()) for x in (1 - similarity, supply, demand))  # the solver wants them so,
+    b = b * (a.sum(2, keepdims=True) / b.sum(2, keepdims=True))  # and equal sums to more digits than float32 has
     found = np.stack([ot.emd(a[place], b[place], cost[place]) for place in np.ndindex(*a.shape[:2])])
     return torch.from_numpy(found.reshape(similarity.shape)).to(similarity)
 

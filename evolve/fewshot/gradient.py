@@ -7,11 +7,13 @@ meta-training and on downstream tasks alike. The papers' own code takes those of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evolve.fewshot.episodes import Episode, Episodes
 from evolve.fewshot.learner import Learner, Progress, Setup, classes_of, descend_episodes, means
@@ -74,8 +76,9 @@ class GradientLearner(Learner):
     def outer_loss(self, episode: Episode) -> Tensor:
         """Cross-entropy of the queries under the adapted weights, a function of the initial ones (Finn et al. 2017, Eq. 1)."""
         support = len(episode.support)
-        adapted = self.adapt(episode.support, episode.support_labels, self.settings.inner_steps, self.rule.order)
-        logits = self.logits(adapted, torch.cat([episode.support, episode.query]), support)
+        with plain_attention() if self.rule.order == 2 else nullcontext():
+            adapted = self.adapt(episode.support, episode.support_labels, self.settings.inner_steps, self.rule.order)
+            logits = self.logits(adapted, torch.cat([episode.support, episode.query]), support)
         return F.cross_entropy(logits[support:], episode.query_labels)
 
     def meta_train(self, source: Episodes, progress: Progress) -> list[float]:
@@ -86,6 +89,11 @@ class GradientLearner(Learner):
         """See :class:`Learner`. The support images go along with every part of the queries, for BN's statistics."""
         adapted = {name: p.detach() for name, p in self.adapt(support, labels, self.settings.test_steps, order=1).items()}
         return classes_of(lambda part: self.logits(adapted, torch.cat([support, part]), len(support))[len(support) :], queries)
+
+
+def plain_attention() -> AbstractContextManager[None]:
+    """torch's attention without its fused kernels, which have no second derivative."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def prototype_head(prototypes: Tensor) -> tuple[Tensor, Tensor]:

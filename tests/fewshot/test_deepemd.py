@@ -36,6 +36,13 @@ def test_the_flow_is_scipys_optimum():
         assert abs(costs[b, k].item() - programme(similarity[b, k].numpy(), supply[b, k].numpy(), demand[b, k].numpy())) < 1e-6
 
 
+def test_weights_that_float32_rounds_are_still_transported():
+    draw = torch.Generator().manual_seed(0)
+    query, proto = (torch.rand(20, 17, 6, generator=draw) + 1 for _ in range(2))
+    found = scores(query, proto, 12.5)
+    assert torch.isfinite(found).all() and torch.allclose(found, scores(query.double(), proto.double(), 12.5).float(), atol=1e-3)
+
+
 def test_one_place_each_is_the_correlation_of_the_channels():
     query, proto = sets(1, 1)
     expected = [[np.corrcoef(q[0], p[0])[0, 1] for p in proto.numpy()] for q in query.numpy()]

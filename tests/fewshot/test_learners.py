@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from dataclasses import replace
 from functools import cache
 
@@ -12,6 +13,7 @@ from colours import ANCESTOR, QUICK, WAYS, network, resident, task
 from evolve.fewshot.episodes import Episodes
 from evolve.fewshot.measure import HOMES, make_learner, meta_train_and_measure
 from evolve.fewshot.settings import LEARNERS, READ
+from evolve.networks.family import architecture
 from evolve.randomness import generator
 
 TASKS = (0, 1, 2, 3)
@@ -118,6 +120,16 @@ def test_reads_the_settings_that_its_key_holds(name):
     meta_train_and_measure(name, network(), ANCESTOR, [task(0)], resident(), recorder, 0, silent)
     fields = {f.name for f in dataclasses.fields(QUICK)}
     assert recorder.read & fields == READ[name]
+
+
+@pytest.mark.parametrize("family, width", [("resnet18", 1 / 32), ("vit-small4", 1 / 4)])
+@pytest.mark.parametrize("name", ["protonet", "maml", "mtl", "deepemd"])
+def test_other_backbones_learn_too(name, family, width):
+    """Shortcuts with BN of their own, attention (which needs a second derivative) and tokens in the place of maps."""
+    made = architecture(family, width, 16).paper_descendant().build(WAYS)
+    short = replace(QUICK, episodes=4, pretrain_epochs=1, emd_steps=1)
+    found = meta_train_and_measure(name, made, ANCESTOR, [task(0)], resident(), short, 0, silent)
+    assert found.correct[0].float().mean() > 0.5 and math.isfinite(found.losses[-1])
 
 
 def test_other_seeds_other_numbers():
