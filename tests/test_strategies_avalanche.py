@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -412,3 +414,19 @@ def test_a_head_that_contradicts_is_refused_with_the_reason_and_the_heads_that_w
 def test_arguments_that_cannot_work_are_named(strategy: str, arguments: dict[str, Any], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         check_strategy(settings(strategy, "single", strategy_args=arguments))
+
+
+def test_the_documentation_lists_every_strategy_with_its_arguments_and_every_refusal() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "strategies.md").read_text()
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    assert set(rows) == set(TABLE) | set(REFUSED)
+    for name, known in TABLE.items():
+        written = dict(re.findall(r"`(\w+)` \(([^,)]+)", rows[name].split("|")[3]))
+        defaults = {key: argument.default for key, argument in known.arguments.items()}
+        assert written.keys() == defaults.keys()
+        for key, default in defaults.items():
+            if isinstance(default, (int, float)):
+                assert json.loads(written[key]) == default
+            elif default is not None:
+                assert written[key].startswith(f'"{default}"')
+    assert all(reason in rows[name] for name, reason in REFUSED.items())

@@ -73,7 +73,9 @@ class SCR(ResidentStrategy, AvalancheSCR):
 
 
 class CoPE(Remembering, CoPEPlugin):
-    """Avalanche's Continual Prototype Evolution. Its one update a task, made for tasks of one batch, gives way to ``ancestor.epochs``."""
+    """Avalanche's Continual Prototype Evolution. Avalanche's is made for tasks of one batch: it ends a task after one update and moves the
+    prototypes then. Here every batch moves them, and only the memory waits for the task's end.
+    """
 
     def __init__(self, **arguments: Any) -> None:
         self.arguments = arguments
@@ -102,27 +104,23 @@ class CoPE(Remembering, CoPEPlugin):
         super().after_forward(strategy, **kwargs)
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """Avalanche ends the task here."""
+        self._update_prototypes()
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self._update_prototypes()
         self.storage_policy.post_adapt(strategy, strategy.experience)
 
     def state(self) -> State:
         tensors, meta = super().state()
-        return tensors | {"prototypes": self._prototypes()}, meta
+        return tensors | self.running(), meta
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
         super().restore(tensors, meta, strategy)
-        for label, prototype in enumerate(tensors["prototypes"].to(strategy.device).split(1)):
-            self.p_mem[label] = prototype
+        self.resume(tensors)
 
     def running(self) -> dict[str, Tensor]:
-        """Of every class in the task the sum of its outputs [1, c] and their number."""
-        parts = {label: {"sum": total, "count": torch.tensor(count)} for label, (total, count) in self.tmp_p_mem.items()}
-        return {f"{what}.{label}": value for label, values in parts.items() for what, value in values.items()}
+        return {"prototypes": self._prototypes()}
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:
         device = self.p_mem[0].device
-        sums = {int(name.removeprefix("sum.")): total for name, total in tensors.items() if name.startswith("sum.")}
-        self.tmp_p_mem = {label: (total.to(device), int(tensors[f"count.{label}"])) for label, total in sums.items()}
+        for label, prototype in enumerate(tensors["prototypes"].to(device).split(1)):
+            self.p_mem[label] = prototype
