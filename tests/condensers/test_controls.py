@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from tiny_ancestors import VGG16, VIT, request, state
+from tiny_ancestors import VGG16, VIT, quiet, request, state
 
 from evolve import condenser_table, scenario
 from evolve.condensers import Condensed, agreed, condense_ancestor
@@ -58,6 +58,13 @@ def test_repeats_of_random_draw_others_and_agree_by_chance() -> None:
     assert done.repeats[0] == condense_ancestor(request("random")).selected
 
 
+def test_repeats_share_one_split_of_the_images() -> None:
+    asked = request("cka", images_per_class=6)
+    again = asked.again(5, quiet).again(6, quiet)
+    assert again.seed == 6 and torch.equal(again.split.train, asked.split.train) and torch.equal(again.split.meta, asked.split.meta)
+    assert not torch.equal(request("cka", images_per_class=6, seed=6).split.train, asked.split.train)
+
+
 @pytest.mark.parametrize(
     ("architecture", "name", "count", "granularity", "expected"),
     [
@@ -91,8 +98,6 @@ def test_repeats_that_would_all_be_the_same_are_refused(method: str) -> None:
 @pytest.mark.parametrize("method", condenser_table.TABLE)
 def test_who_draws_and_who_computes(method: str) -> None:
     """Another seed finds another alpha, and the plain path another rounding, where the table says so, and only there."""
-    if method == "meta-network":  # half a second each; its own tests hold both
-        return
     one, other, plain = (
         condense_ancestor(request(method, gradients=GRADIENTS, seed=seed, reference=reference)) for seed, reference in ((0, False), (1, False), (0, True))
     )
