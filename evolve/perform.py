@@ -29,6 +29,7 @@ from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture, from_json
 from evolve.networks.vit_plan import ViTPlan
 from evolve.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, InheritSettings, StreamSettings
+from evolve.spent import stopwatch
 from evolve.store import Result, Stage, Store
 
 if TYPE_CHECKING:
@@ -54,10 +55,11 @@ def perform_stage(stage: Stage, store: Store, context: Mapping[str, Any], progre
         "descend": _descend,
         "fewshot": _fewshot,
     }
+    spent, resumed = stopwatch(), store.checkpoint(stage.key).folder.is_dir()
     inputs = {role: _input(store, key) for role, key in stage.inputs.items()}
     resident = _resident(context, stage.recipe)
     record, tensors = rooms[stage.kind](stage, inputs, resident, store, progress)
-    store.put(stage, record, tensors, provenance(resident.device))
+    store.put(stage, record, tensors, provenance(resident.device) | {"spent": spent(resumed=resumed)})
 
 
 def set_key(stage: Stage, context: Mapping[str, Any]) -> Hashable | None:
@@ -79,10 +81,13 @@ def perform_set(stages: Sequence[Stage], store: Store, context: Mapping[str, Any
 
     Raises what that raises; the results of all stages are put at the end or, mostly, none.
     """
+    spent = stopwatch()
     inputs = [{role: _input(store, key) for role, key in stage.inputs.items()} for stage in stages]
     resident = _resident(context, stages[0].recipe)
-    for stage, (record, tensors) in zip(stages, _descend_together(stages, inputs, resident, progress), strict=True):
-        store.put(stage, record, tensors, provenance(resident.device))
+    outcomes = _descend_together(stages, inputs, resident, progress)
+    about = provenance(resident.device) | {"spent": spent(len(stages))}
+    for stage, (record, tensors) in zip(stages, outcomes, strict=True):
+        store.put(stage, record, tensors, about)
 
 
 def choose_device(name: str) -> torch.device:
@@ -104,7 +109,7 @@ def repeatable(device: torch.device) -> torch.device:
     return device
 
 
-def provenance(device: torch.device) -> dict[str, str]:
+def provenance(device: torch.device) -> dict[str, Any]:
     """What computed a result, beside its recipe: versions and machine."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {"evolve": __version__, "torch": str(torch.__version__), "numpy": np.__version__, "device": f"{device.type} ({where})"}

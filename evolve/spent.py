@@ -1,0 +1,22 @@
+"""What a computation takes: seconds on the wall and of the CPU, for a result's provenance. Never part of a key: it cannot change a number."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def stopwatch() -> Callable[..., dict[str, Any]]:
+    """Start measuring. The function that comes back says what one stage took since, as a result's manifest holds it.
+
+    ``stages`` that were computed in one go have equal shares. ``resumed``: the stage went on from a checkpoint, so this is what was left of it.
+    CPU seconds are the process's (on a GPU: what the host worked).
+    """
+    wall, cpu = time.monotonic(), time.process_time()
+
+    def read(stages: int = 1, resumed: bool = False) -> dict[str, Any]:
+        took = {"seconds": (time.monotonic() - wall) / stages, "cpu_seconds": (time.process_time() - cpu) / stages}
+        return {name: round(value, 3) for name, value in took.items()} | {"together": stages, "resumed": resumed}
+
+    return read
