@@ -28,18 +28,23 @@ class Episode:
 class Episodes:
     """The meta-training data of ``classes`` (training images only). Episode n depends on (seed, n) and the settings, not on the learner, so
     all learners see the same episodes.
-
-    Raises UserError where the classes or their images are too few for ``ways`` classes of shots + queries images.
     """
 
     def __init__(self, resident: Resident, classes: Sequence[int], ways: int, settings: FewshotSettings, seed: int) -> None:
         self.resident, self.ways, self.seed, self._s = resident, ways, seed, settings
         self.classes = sorted(set(classes))
         self._images = [resident.indices(c, test=False) for c in self.classes]
-        if ways > len(self.classes):
-            raise UserError(
-                f"descend.classes_per_task = {ways}: episodes of [fewshot] need as many of the {len(self.classes)} ancestor classes; give fewer"
-            )
+
+    def check(self) -> None:
+        """Raise UserError where the classes or their images are too few for an episode; no plain batch asks for as many."""
+        if self.ways > len(self.classes):
+            has = f"episodes of [fewshot] need as many of the {len(self.classes)} ancestor classes; give at most {len(self.classes)}"
+            raise UserError(f"descend.classes_per_task = {self.ways}: {has}")
+        shots, queries = self._s.shots, self._s.queries
+        for class_id, images in zip(self.classes, self._images, strict=True):
+            if shots + queries > len(images):
+                has = f"ancestor class {class_id} has {len(images)} training images; their sum can be that at most"
+                raise UserError(f"fewshot.shots = {shots} and fewshot.queries = {queries}: {has}")
 
     def episode(self, number: int) -> Episode:
         """Episode ``number``; support and query share no image."""
@@ -54,12 +59,6 @@ class Episodes:
 
     def _draw(self, place: int, count: int, draw: torch.Generator) -> Tensor:
         images = self._images[place]
-        if count > len(images):
-            s = self._s
-            wanted = f"fewshot.shots = {s.shots} and fewshot.queries = {s.queries}"
-            raise UserError(
-                f"{wanted}: ancestor class {self.classes[place]} has {len(images)} training images; their sum can be that at most"
-            )
         return images[torch.randperm(len(images), generator=draw)[:count]]
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor
 from evolve.data.resident import Resident
 from evolve.fewshot.episodes import Episodes
 from evolve.fewshot.learner import CHUNK, Learner, Progress, Setup
-from evolve.fewshot.settings import FewshotSettings
+from evolve.fewshot.settings import READ, FewshotSettings
 from evolve.networks.network import Network
 from evolve.randomness import generator
 from evolve.training.group import DownstreamTask
@@ -66,6 +66,8 @@ def meta_train_and_measure(
     ways = len(tasks[0].classes)
     learner = make_learner(name, network, settings, ways, seed)
     source = Episodes(resident, classes, ways, settings, seed)
+    if "episodes" in READ[name]:
+        source.check()
     losses = learner.meta_train(source, lambda done, text: progress(TRAINING * done, f"{name}, {text}"))
     correct = []
     for number, task in enumerate(tasks):

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from colours import ANCESTOR, QUICK, TRAIN, WAYS, resident
+from colours import ANCESTOR, QUICK, TRAIN, WAYS, network, resident, task
 
 from evolve.errors import UserError
 from evolve.fewshot.episodes import Episodes
+from evolve.fewshot.measure import meta_train_and_measure
 
 
 def episodes(settings=QUICK, ways=WAYS, classes=ANCESTOR, seed=0):
@@ -57,8 +58,14 @@ def test_augmentation_is_asked_for():
     assert not torch.equal(plain.support, cropped.support)
 
 
-def test_too_few_classes_or_images_are_named():
+def test_too_few_classes_or_images_are_named_before_anything_is_trained():
     with pytest.raises(UserError, match=r"descend\.classes_per_task = 19: .*18 ancestor classes"):
-        episodes(ways=19)
+        episodes(ways=19).check()
+    asking = replace(QUICK, shots=20)
     with pytest.raises(UserError, match=rf"fewshot\.shots = 20 and fewshot\.queries = 5: ancestor class \d+ has {TRAIN} training images"):
-        episodes(replace(QUICK, shots=20)).episode(0)
+        meta_train_and_measure("protonet", network(), ANCESTOR, [task(0)], resident(), asking, 0, pytest.fail)
+    episodes(replace(QUICK, shots=TRAIN - QUICK.queries)).check()
+    some = replace(asking, pretrain_epochs=0, tune_steps=0)
+    assert (
+        meta_train_and_measure("baseline++", network(), ANCESTOR, [task(0)], resident(), some, 0, lambda *_: None).losses == []
+    )  # no episodes
