@@ -260,3 +260,12 @@ def test_a_run_without_the_from_scratch_control_has_no_gain_and_says_so(tmp_path
     from evolve.report import write_report
 
     assert (tmp_path / "curve.png") in write_report(bare, tmp_path)
+
+
+def test_a_lineage_of_no_tasks_has_its_gain_at_length_0_and_no_untrained_ancestor() -> None:
+    alone = LineageRecord("toy", "full", 0, 0, (generation(0, [0.7, 0.8], [0.6, 0.6]),))
+    found = curves.summarise([alone])
+    effect = found.effect("from-scratch")
+    assert found.measured == 1 and effect is not None and effect.interval.mean == pytest.approx(15) and found.effect("lineage 0") is None
+    before = curves.summarise([replace(alone, tasks=3)])
+    assert before.measured == 0 and before.effect("from-scratch") is None

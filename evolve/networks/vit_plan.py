@@ -128,10 +128,15 @@ class ViTPlan(Architecture):
             return {"cls_token": (1, 1, d), "pos_embed": (1, self.tokens(self.size), d)} | patches
         if layer not in self.layer_names:
             raise KeyError(layer)
-        found: dict[str, tuple[int, ...]] = {f"{which}.{part}": shape for which in ("norm1", "norm2") for part, shape in norm.items()}
-        for name, rows, columns in (("attn.qkv", 3 * d, d), ("attn.proj", d, d), ("mlp.fc1", MLP * d, d), ("mlp.fc2", d, MLP * d)):
-            found |= {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
-        return found
+        weights: dict[str, tuple[int, ...]] = {
+            "norm1": (d,),
+            "attn.qkv": (3 * d, d),
+            "attn.proj": (d, d),
+            "norm2": (d,),
+            "mlp.fc1": (MLP * d, d),
+            "mlp.fc2": (d, MLP * d),
+        }
+        return {f"{name}.{part}": shape for name, weight in weights.items() for part, shape in (("weight", weight), ("bias", weight[:1]))}
 
     def macs(self, size: int) -> float:
         tokens, d = self.tokens(size), self.dim

@@ -196,3 +196,26 @@ def test_the_first_task_and_joint_training_begin_with_the_pretrained_layers(stra
     trained = _at_rest(1, strategy, previous)
     assert all(torch.equal(trained[name], tensor) for name, tensor in start.items())
     assert not torch.equal(_at_rest(1, strategy, None)["layers.block1.attn.qkv.weight"], start["layers.block1.attn.qkv.weight"])
+
+
+def test_a_lineage_without_tasks_is_one_generation_with_its_controls() -> None:
+    words = ["ancestor.network=vit-small4", "data.size=16", "stream.tasks=0", "ancestor.checkpoint=x", "controls.full_ancestor=3", "controls.joint=1", "controls.distilled=2"]
+    settings = load("glyphs-seq25", "quick", words).settings
+    world = lineage.World(settings, 0, "images", tuple(range(9)), tuple(range(9, 13)), tuple(range(13, 20)), checkpoint="a")
+    plan = lineage.ancestor_plan(settings)
+    labels = [stage.label for stage in lineage.lineage(world, lambda key: {"ancestor_plan": plan.to_json(), "layers": ["block1"]})]
+    methods = ("inherited", "from-scratch", "shuffled", "full-ancestor", "distilled")
+    assert labels == ["descend paper's descendant from-scratch", "accumulate 0", "condense 0", *(f"descend 0 {method}" for method in methods)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["stream.tasks=0"], "stream.tasks = 0.*ancestor.checkpoint"),
+        (["stream.tasks=0", "ancestor.checkpoint=x", "controls.untrained=false"], "controls.untrained = true"),
+        (["ancestor.checkpoint=x", "ancestor.network=vgg16"], 'only a ViT starts from one, ancestor.network is vgg16; allowed is ""'),
+    ],
+)
+def test_what_contradicts_itself_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load("glyphs-seq25", "quick", ["ancestor.network=vit-small4", "data.size=16", *words])
