@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -11,11 +12,12 @@ from evolve import scenario
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "evolve.cli", *words], text=True, capture_output=True, timeout=120)
+    return subprocess.run([sys.executable, "-m", "evolve.cli", *words], text=True, capture_output=True, timeout=120, env=os.environ | {"COLUMNS": "250"})
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, evolve.cli as c\ntry: c.cli.main(['--help'], standalone_mode=False)\nexcept SystemExit: pass\n"
+    code = "import sys, evolve.cli as c\nfor words in (['--help'], *([name, '--help'] for name in c.cli.commands)):\n"
+    code += " try: c.cli.main(words, standalone_mode=False)\n except SystemExit: pass\n"
     code += "print([m for m in ('torch', 'numpy', 'scipy', 'matplotlib', 'avalanche', 'rich') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
@@ -42,7 +44,7 @@ def test_scenarios_lists_all_with_cost() -> None:
     done = run("scenarios")
     assert done.returncode == 0, done.stderr
     for name in scenario.shipped():
-        line = next(line for line in done.stdout.splitlines() if line.startswith(name))
+        line = next(line for line in done.stdout.splitlines() if line.split()[:1] == [name])
         assert "~" in line and scenario.load(name).settings.title.split(",")[0] in line
 
 
