@@ -30,6 +30,7 @@ LAYER_SECONDS = 4e-4  # a layer's calls in a training step, for one network or f
 PARAMETER_SECONDS = 1.6e-9  # the update of one parameter: memory, not arithmetic
 EVAL_SHARE = 0.3  # of a training image's time: forward only, larger batches
 MATCHING = 1.85  # the matching of all pairs of layers, beside the pseudo-descendant's own passes
+FISHER_IMAGES = 512  # at most so many meta images enter evolve.condensers.fisher
 CURVATURE = 2.2  # a Hessian product, beside a forward and backward pass
 TRANSPORT_SECONDS = 6e-5  # one optimal transport between few places
 
@@ -86,15 +87,23 @@ def _accumulate_seconds(s: Settings, plan: Architecture, recipe: Mapping[str, An
 
 def _condense_seconds(s: Settings, ancestor: Architecture) -> float:
     """One iteration trains on a batch twice and on a meta batch 2 + T times; of the bilevel objective's T + 1 look-ahead steps all but
-    the first need a Hessian product.
+    the first need a Hessian product. The other condensers train on a batch once, and match (similarity) or not (CKA). A plug-in's is
+    taken for a meta-network.
     """
     c = s.condense
-    if c.method == "fixed":
+    if c.method in ("fixed", "gradient", "random"):
         return 0.1
     train, _ = images_per_class(s)
     classes = len(s.data.condense_classes) or s.data.split[1]
     images = classes * min(train, c.images_per_class or train)
+    if c.method == "fisher":
+        single = min(FISHER_IMAGES, images * c.meta_fraction)  # one gradient an image
+        return c.repeats * Work(ancestor, s.data.size, single, single).seconds()
     iterations = c.repeats * c.epochs * max(1, images * (1 - c.meta_fraction) // c.batch)
+    if c.method in ("similarity", "cka"):
+        matched = c.meta_batch if c.method == "similarity" else 0
+        work = Work(ancestor.paper_descendant(), s.data.size, c.batch + MATCHING * matched * 2, 1 + (matched > 0))
+        return iterations * work.seconds() + Work(ancestor, s.data.size, 0, 0, images * c.meta_fraction).seconds()
     ahead = c.lookahead if c.objective == "bilevel" else 0
     own = 2.0 * c.batch + (2 + ahead) * c.meta_batch if ahead else float(c.batch)
     own += CURVATURE * (c.batch + (ahead - 1) * c.meta_batch) if ahead else 0

@@ -190,6 +190,8 @@ def check_rooms(world: World, resident: Any, origin: str) -> None:
     from evolve.condensers.batches import draw_images
     from evolve.data.streams import stream_tasks
     from evolve.descendants import downstream_tasks
+    from evolve.fewshot.episodes import Episodes
+    from evolve.fewshot.settings import READ
 
     s = world.settings
     try:
@@ -198,6 +200,8 @@ def check_rooms(world: World, resident: Any, origin: str) -> None:
         images = [resident.indices(i, test=False) for i in world.condense_classes]
         draw_images(images, world.condense_classes, s.condense.images_per_class, world.seed)
         downstream_tasks(s.descend, world.descend_classes, resident, world.seed)
+        if any("episodes" in READ[name] for name in s.fewshot.learners):
+            Episodes(resident, world.ancestor_classes, s.descend.classes_per_task, s.fewshot, world.seed).check()
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
 

@@ -21,6 +21,7 @@ from evolve.errors import UserError
 from evolve.networks.family import architecture
 from evolve.registry import names as registered
 from evolve.settings import Settings
+from evolve.strategy_table import refusal
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -175,6 +176,8 @@ def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
         raise UserError(f"{where} = {_show(value)}: expected {wanted}{_limits(limits)}")
     choices, least, most = _choices(limits), limits.get("least"), limits.get("most")
     outside = (least is not None and value < least) or (most is not None and value > most)
+    if limits.get("registry") == "strategies" and (why := refusal(value)):
+        raise UserError(f"{where.rpartition(': ')[0]}: {why}")
     if outside or (choices is not None and value not in choices):
         raise UserError(f"{where} = {_show(value)}: allowed is {wanted}{_limits(limits)}")
     return value
@@ -215,7 +218,7 @@ def _problems(s: Settings) -> Iterator[str]:
         yield "stream.tasks = 0: that is one pretrained ancestor at lineage length 0; give its ancestor.checkpoint and controls.untrained = true, or tasks"
     if s.condense.repeats > 1 and not condenser_table.method(s.condense.method).draws:
         yield f"condense.repeats = {s.condense.repeats}: method {s.condense.method} draws nothing, so every repeat would be the same; allowed is 1"
-    for room in ("ancestor", "condense", "descend"):
+    for room in ("ancestor", "condense", "descend", "fewshot"):
         chosen = getattr(s, room).augment
         if s.data.source == "glyphs" and "flip" in chosen:
             yield f'{room}.augment = {list(chosen)}: glyphs are characters and lose their class when flipped; allowed: ["crop"] or []'

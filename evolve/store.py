@@ -64,7 +64,7 @@ def stage_key(kind: str, recipe: Mapping[str, Any]) -> str:
 class Stage:
     """One pure computation of a lineage. ``label`` and ``priority`` (lower runs first) are not part of the key."""
 
-    kind: str  # "accumulate" | "condense" | "descend"
+    kind: str  # "accumulate" | "condense" | "descend" | "fewshot"
     label: str
     recipe: Mapping[str, Any]  # all that determines the numbers, JSON-able, the keys of the inputs among it
     inputs: Mapping[str, str]  # role -> key; the same stands in recipe["inputs"]

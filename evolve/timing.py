@@ -21,7 +21,7 @@ SHORT, LONG = 4, 12  # optimizer steps of the two timed runs; their difference i
 def measure_speed(opened: Opened) -> dict[str, float]:
     """Measured over estimated seconds, by stage kind, for the kinds that still have stages to do; 1 where nothing is left."""
     kinds = {stage.kind for stage in opened.missing()}
-    ratios = {"accumulate": 1.0, "condense": 1.0, "descend": 1.0}
+    ratios = {"accumulate": 1.0, "condense": 1.0, "descend": 1.0, "fewshot": 1.0}  # few-shot learners are estimated, not timed
     if not kinds:
         return ratios
     torch.set_num_threads(1)
