@@ -26,9 +26,9 @@ def compact(names: Sequence[str], most: int = 0) -> str:
     """Layer names in few characters: ("conv1", "conv11", "conv12", "conv13") -> "1 11-13"; cut to ``most`` with "…"."""
     numbers, others = [], []
     for name in names:
-        number = re.search(r"\d+$", name)
+        number = re.search(r"(\d+)(?:-(\d+))?$", name)  # a stage is named by its range
         if number:
-            numbers.append(int(number.group()))
+            numbers += range(int(number[1]), int(number[2] or number[1]) + 1)
         else:
             others.append(name)
     parts = others + [str(a) if a == b else f"{a}-{b}" if b > a + 1 else f"{a} {b}" for a, b in _stretches(sorted(set(numbers)))]

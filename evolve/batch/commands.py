@@ -71,7 +71,7 @@ def shipped() -> None:
 
     for name in file.shipped():
         found = file.load(name)
-        click.echo(f"{name:18} {len(found.cases):4} lineages  {found.title}")
+        click.echo(f"{name:20} {len(found.cases):4} lineages  {found.title}")
 
 
 def _order(name: str, profile: str, overrides: tuple[str, ...], **options: Any) -> Any:

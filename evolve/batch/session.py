@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from evolve.batch.compare import METRICS, compare
 from evolve.batch.file import Case
 from evolve.batch.finish import write_batch
+from evolve.batch.folder import write_batch_file
 from evolve.batch.run import BatchOrder, OpenBatch
 from evolve.batch.screen import BatchScreen, print_plan, print_tables
 from evolve.curves import LineageRecord
 from evolve.engine import StageFailure
+from evolve.page.write import PAGE, write_page
 from evolve.run import claimed
 from evolve.session import export_learngenes, run_record, stoppable
 
@@ -20,6 +22,7 @@ def execute(order: BatchOrder, argv: list[str]) -> None:
     with stoppable(), claimed(order.out):
         opened = OpenBatch(order, lambda text: print(text, flush=True))
         opened.prepare(argv)
+        write_batch_file(order.batch, order.out, argv)
         with BatchScreen(opened) as screen:
             try:
                 failed = opened.run(screen.event)
@@ -30,6 +33,9 @@ def execute(order: BatchOrder, argv: list[str]) -> None:
             records = _reports(opened)
         measured = [(case, record) for case, record in records if record.generations]
         write_batch(order.batch, measured, order.out)
+        if measured:
+            write_page([order.out], order.out / PAGE)
+            print(f"report       {order.out / PAGE}   (everything on one page)")
     print_tables(order.batch, {metric: compare(order.batch, measured, metric) for metric in METRICS})
     print(f"tables       {order.out / 'table.md'}, table.tex, table.json, descendants.csv (long form)")
     print(f"every case   {order.out}/<case>-seed<n>   (curve.png, genome.png, learngenes; evolve summary reads them)")
