@@ -14,6 +14,7 @@ import click
 from evolve import __version__
 from evolve.batch.commands import batch
 from evolve.errors import UserError
+from evolve.report_command import report
 
 SET_HELP = "Override one setting, such as --set ancestor.strategy=ewc; may be given many times."
 PROFILE = click.option("--profile", default="paper", show_default=True, help="quick: the scenario's [quick] values; paper: as the file says.")
@@ -215,6 +216,7 @@ def plugins() -> None:
 
 
 cli.add_command(batch)
+cli.add_command(report)
 
 
 def _order(name: str, profile: str, seed: int, **options: Any) -> Any:

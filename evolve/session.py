@@ -111,12 +111,15 @@ class Watcher:
 
     def finish(self) -> LineageRecord:
         """Close TensorBoard, write the report and the learngenes."""
+        from evolve.page.write import PAGE, write_page
         from evolve.report import write_report
 
-        record = self._record()
+        record, out = self._record(), self.opened.order.out
         self.board.close()
-        write_report([record], self.opened.order.out)
+        write_report([record], out)
         export_learngenes(self.opened, record)
+        if record.generations:
+            write_page([out], out / PAGE)
         return record
 
     def _show_finished(self, fresh: bool) -> None:
@@ -184,6 +187,7 @@ def print_end(order: Order, record: LineageRecord) -> None:
     summary = summarise([record])
     say(gain_sentence(summary))
     say(verdict(summary))
+    print(f"report       {order.out / 'report.html'}   (everything on one page)")
     print(f"picture      {order.out / 'curve.png'}   (which layers were inherited: {order.out / 'genome.png'})")
     print(f"tables       {order.out / 'generations.csv'}, descendants.csv, summary.json")
     print(f"learngenes   {order.out / 'learngenes'}")

@@ -1,0 +1,94 @@
+"""What a batch's folder says about itself, batch.json: which case is which method, what pairs them, and how the batch was started.
+
+A reader needs neither the batch file nor its scenarios: every case's resolved settings stand in its own run.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from evolve import scenario
+from evolve.batch.file import Batch, Case
+from evolve.durable import write_whole
+from evolve.errors import UserError
+from evolve.run import read_run, versions
+
+BATCH_FILE = "batch.json"
+FORMAT = 1
+ABOUT = ("name", "title", "profile", "origin", "method", "reference")
+
+
+@dataclass(frozen=True)
+class BatchFolder:
+    """A batch as its folder holds it. ``command``: the words that started it first; ``text``: the batch file as it was then."""
+
+    batch: Batch
+    command: tuple[str, ...]
+    versions: Mapping[str, str]
+    text: str
+
+
+def write_batch_file(batch: Batch, out: Path, command: Sequence[str]) -> Path:
+    """Write batch.json into ``out``. A folder that holds the same batch keeps the command and the versions it was started with."""
+    cases = [{**_case(case), "folder": case.folder} for case in batch.cases]
+    described: dict[str, Any] = {"format": FORMAT, **{name: getattr(batch, name) for name in ABOUT}}
+    described |= {"axes": batch.axes, "controls": batch.controls, "cases": cases, "text": _text(batch)}
+    described = json.loads(json.dumps(described))
+    started = {"command": list(command), "versions": versions()}
+    if (out / BATCH_FILE).exists():
+        known = _read(out)
+        if all(known.get(name) == value for name, value in described.items()):
+            started = {name: known[name] for name in started}
+    return write_whole(out / BATCH_FILE, (json.dumps(described | started, indent=1) + "\n").encode(), "batch folder")
+
+
+def read_batch_file(folder: Path) -> BatchFolder:
+    """The inverse. Raises UserError where batch.json is damaged, or a case's folder is not there."""
+    found = _read(folder)
+    try:
+        cases = tuple(_read_case(folder, one) for one in found["cases"])
+        axes = {axis: tuple(values) for axis, values in found["axes"].items()}
+        batch = Batch(**{name: str(found[name]) for name in ABOUT}, cases=cases, axes=axes, controls=tuple(found["controls"]))
+        return BatchFolder(batch, tuple(map(str, found["command"])), dict(found["versions"]), str(found["text"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(folder, error) from None
+
+
+def is_batch(folder: Path) -> bool:
+    """Whether ``folder`` is a batch's."""
+    return (folder / BATCH_FILE).is_file()
+
+
+def _case(case: Case) -> dict[str, Any]:
+    return {name: value for name, value in asdict(case).items() if name != "scenario"}
+
+
+def _read_case(folder: Path, one: Mapping[str, Any]) -> Case:
+    run = folder / one["folder"]
+    facts = read_run(run)
+    resolved = scenario.Scenario(scenario.from_dict(facts["settings"], str(run / "run.json")), facts["profile"], str(run / "run.json"))
+    return Case(str(one["name"]), int(one["seed"]), str(one["method"]), tuple(one["pairing"]), dict(one["values"]), resolved)
+
+
+def _text(batch: Batch) -> str:
+    path = Path(batch.origin)
+    return path.read_text(encoding="utf-8-sig") if path.is_file() else ""
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / BATCH_FILE).read_text(encoding="utf-8"))
+        if found["format"] != FORMAT:
+            raise ValueError(f"format {found['format']!r}, this evolve reads {FORMAT}")
+        return dict(found)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, error) from None
+
+
+def _damaged(folder: Path, error: Exception) -> UserError:
+    reason = f"{error} is missing" if isinstance(error, KeyError) else error
+    return UserError(f"{folder / BATCH_FILE}: damaged or not written by evolve ({reason}); remove it and repeat the `evolve batch` command")

@@ -1,0 +1,142 @@
+"""What the page tells about: the named runs' and batches' records, and what their stages took. Needs no images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evolve.batch.file import Case
+from evolve.batch.folder import BATCH_FILE, BatchFolder, is_batch, read_batch_file
+from evolve.curves import LineageRecord
+from evolve.durable import canonical
+from evolve.errors import UserError
+from evolve.lineage import World
+from evolve.run import RUN_FILE, Opened, order_from_run, read_run
+from evolve.store import Store
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a stage took, in seconds; None where its result does not say (made by an older evolve)."""
+
+    kind: str
+    seconds: float | None = None
+    cpu: float | None = None
+    resumed: bool = False  # only what was left after an interruption
+    maker: str = ""  # version and device that computed it
+
+
+@dataclass(frozen=True)
+class Line:
+    """One lineage. ``spent``: by stage key, finished stages only; ``facts``: its run.json, ``command`` among them."""
+
+    case: Case
+    folder: Path
+    record: LineageRecord
+    spent: Mapping[str, Spent]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A batch, or runs of one scenario that differ in nothing but the seed. ``batch`` is None for runs."""
+
+    title: str
+    lines: tuple[Line, ...]
+    batch: BatchFolder | None = None
+
+    @property
+    def makers(self) -> list[str]:
+        """Versions and devices that computed the results."""
+        return sorted({spent.maker for line in self.lines for spent in line.spent.values()})
+
+    @property
+    def measured(self) -> list[tuple[Case, LineageRecord]]:
+        """Lineages that have measured something, as the comparison takes them."""
+        return [(line.case, line.record) for line in self.lines if line.record.generations]
+
+    @property
+    def varieties(self) -> dict[str, list[LineageRecord]]:
+        """Case name -> its measured lineages by seed: what can be pooled."""
+        found: dict[str, list[LineageRecord]] = {}
+        for case, record in sorted(self.measured, key=lambda pair: pair[0].seed):
+            found.setdefault(case.name, []).append(record)
+        order = dict.fromkeys(line.case.name for line in self.lines)
+        return {name: found[name] for name in order if name in found}
+
+
+@dataclass
+class Reader:
+    """Reads folders; every result of a store is read once, however many lineages share it."""
+
+    store: Path | None = None
+    stores: dict[Path, Store] = field(default_factory=dict)
+    records: dict[Path, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    spent: dict[str, Spent] = field(default_factory=dict)
+
+    def sections(self, folders: Sequence[Path]) -> list[Section]:
+        """One section a batch, in the order given, then one for each set of runs that can be pooled. Raises UserError for other folders."""
+        found, runs = [], []
+        for folder in dict.fromkeys(folders):
+            if is_batch(folder):
+                found.append(self._batch(folder))
+            elif (folder / RUN_FILE).is_file():
+                runs.append(folder)
+            else:
+                raise UserError(
+                    f"{folder}: neither a run's folder ({RUN_FILE}) nor a batch's ({BATCH_FILE}); give one that `evolve run` or `evolve batch` "
+                    "made (an older batch: repeat its command, which computes nothing again)"
+                )
+        return found + self._runs(runs)
+
+    def _batch(self, folder: Path) -> Section:
+        held = read_batch_file(folder)
+        lines = tuple(self._line(folder / case.folder, case) for case in held.batch.cases)
+        return Section(held.batch.title or held.batch.name, lines, held)
+
+    def _runs(self, folders: Sequence[Path]) -> list[Section]:
+        groups: dict[str, list[Line]] = {}
+        for folder in folders:
+            line = self._line(folder)
+            record = line.record
+            groups.setdefault(canonical([record.scenario, record.profile, record.tasks, record.settings]), []).append(line)
+        return [
+            Section(f"{lines[0].record.scenario} ({lines[0].record.profile})", tuple(sorted(lines, key=lambda one: one.case.seed)))
+            for lines in groups.values()
+        ]
+
+    def _line(self, folder: Path, case: Case | None = None) -> Line:
+        from evolve.session import run_record
+
+        opened = self._opened(folder)
+        facts = read_run(folder) | {"command": json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("command", [])}
+        record = run_record(opened)
+        case = case or Case(record.scenario, record.seed, record.scenario, (), {}, opened.order.scenario)
+        return Line(case, folder, record, self._took(opened), facts)
+
+    def _opened(self, folder: Path) -> Opened:
+        """The run with its store, without its images."""
+        order = order_from_run(folder, None, self.store, "auto", 0)
+        found = read_run(folder)
+        ancestor, condense, descend = (tuple(found["classes"][role]) for role in ("ancestor", "condense", "descend"))
+        world = World(
+            order.scenario.settings, order.seed, found["fingerprint"], ancestor, condense, descend, order.reference, found["checkpoint"]
+        )
+        root = order.store.resolve()
+        if root not in self.stores:
+            self.stores[root] = Store(root)
+        return Opened(order, world, self.stores[root], {}, self.records.setdefault(root, {}))
+
+    def _took(self, opened: Opened) -> dict[str, Spent]:
+        """What the lineage's finished stages took."""
+        wanted = {stage.key: stage.kind for stage in opened.stages() if opened.peek(stage.key) is not None}
+        for key, kind in wanted.items():
+            if key not in self.spent and (result := opened.store.get(key)) is not None:
+                made = result.manifest["provenance"]
+                took = made.get("spent", {})
+                maker = f"evolve {made.get('evolve')}, torch {made.get('torch')} on {made.get('device')}"
+                self.spent[key] = Spent(kind, took.get("seconds"), took.get("cpu_seconds"), took.get("resumed", False), maker)
+        return {key: self.spent[key] for key in wanted if key in self.spent}

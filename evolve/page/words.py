@@ -1,0 +1,108 @@
+"""The page's sentences: what the data support, and what a reader must keep in mind. Nothing is claimed that a test does not carry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from evolve.batch.compare import LEVEL, SEEDS_FOR_CLUSTERS
+from evolve.batch.compare import Row as Compared
+from evolve.batch.file import Batch
+from evolve.batch.finish import cells, reference_of
+from evolve.curves import SEEDS_WANTED, gain_sentence, summarise, verdict
+from evolve.page.read import Section
+from evolve.page.tables import timed
+
+METRIC_WORDS = {"accuracy": "accuracy", "gain": "gain over from-scratch"}
+
+
+def findings(batch: Batch, tables: Mapping[str, Sequence[Compared]]) -> list[str]:
+    """The comparison in words: every difference that holds after correction, and whether one method is best."""
+    found = []
+    for metric, rows in tables.items():
+        if len(rows) < 2:
+            continue
+        name = METRIC_WORDS[metric]
+        found += [_difference(row, name, reference_of(batch, rows)) for row in rows if row.difference]
+        best = next((row for row in rows if row.best), None)
+        if best:
+            found.append(f"{best.method} has the highest {name}, and its difference to every other row is supported after correction.")
+        else:
+            found.append(f"No row is shown to be better in {name} than all the others.")
+    return found
+
+
+def _difference(row: Compared, metric: str, reference: str) -> str:
+    _, gap, p, _ = cells(row)
+    assert row.difference is not None
+    d = row.difference
+    test = f"corrected p {p if p.startswith('<') else f'= {p}'}" if p else "one pair, no test"
+    if math.isnan(d.holm) or d.holm >= LEVEL:
+        return f"{row.method} and {reference} are not shown to differ in {metric}: {gap} points ({test})."
+    return f"{row.method} is {'above' if d.interval.mean > 0 else 'below'} {reference} in {metric}: {gap} points ({test})."
+
+
+def verdicts(section: Section) -> list[tuple[str, str]]:
+    """(case, what its lineages show), pooled over seeds; the case is "" where there is only one."""
+    found = []
+    for name, records in section.varieties.items():
+        summary = summarise(records)
+        found.append((name if section.batch else "", f"{gain_sentence(summary)} {verdict(summary)}"))
+    return found
+
+
+def caveats(section: Section) -> list[str]:
+    """What limits the page's claims, most important first."""
+    return [*_seeds(section), *_unfinished(section), *_generations(section), *_origins(section)]
+
+
+def _seeds(section: Section) -> Iterator[str]:
+    seeds = sorted({case.seed for case, _ in section.measured})
+    if not seeds:
+        return
+    named = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    if section.batch and len(seeds) < SEEDS_FOR_CLUSTERS:
+        yield f"Only {named}: the tests count downstream tasks, not seeds, so they speak of these ancestors only."
+    elif len(seeds) < SEEDS_WANTED:
+        yield f"Only {named}: a trend of a single ancestor's drift cannot be told from a trend of the method; {SEEDS_WANTED} are wanted."
+
+
+def _unfinished(section: Section) -> Iterator[str]:
+    nothing = [_named(line.case.name, line.case.seed) for line in section.lines if not line.record.generations]
+    if nothing:
+        yield f"No result, so in no table or figure: {'; '.join(nothing)}."
+    partly = []
+    for line in section.lines:
+        there, wanted = len(line.record.generations), line.record.tasks + line.case.scenario.settings.controls.untrained
+        if 0 < there < wanted:
+            partly.append(f"{_named(line.case.name, line.case.seed)} ({there} of {wanted} generations)")
+    if partly:
+        yield f"Unfinished; curves show only lengths that all seeds have: {'; '.join(partly)}."
+
+
+def _generations(section: Section) -> Iterator[str]:
+    for name, records in section.varieties.items():
+        summary, start = summarise(records), f"{name}: " if section.batch else ""
+        if summary.fallbacks:
+            yield (
+                f"{start}in {summary.fallbacks} of {summary.measured} generations the condenser was tied or had collapsed; "
+                "the fallback layers were inherited (hatched in the genome picture)."
+            )
+        if summary.diverged:
+            yield f"{start}{summary.diverged} descendants diverged (the loss was not finite); their accuracy is chance and stands in the means."
+    once = [r for records in section.varieties.values() for r in records for g in r.generations if g.status == "selected" and g.agreement is None]
+    if once:
+        yield "Layers were selected from one condensation each (condense.repeats = 1): whether another pseudo-descendant would choose the same is not known."
+
+
+def _origins(section: Section) -> Iterator[str]:
+    if any(line.case.scenario.settings.data.source == "glyphs" for line in section.lines):
+        yield "The images are rendered characters: they show how the instrument works and are no evidence about photographs."
+    if len(section.makers) > 1:
+        yield f"Results come from different versions or devices ({'; '.join(section.makers)}); bit equality holds only within one."
+    if not timed(section.lines):
+        yield "Some times are lower bounds (≥): the result was made by an older evolve, or the stage went on after an interruption."
+
+
+def _named(case: str, seed: int) -> str:
+    return f"{case}, seed {seed}"
