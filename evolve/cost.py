@@ -53,10 +53,17 @@ class Work:
         return self.images * image + self.steps * step + self.tested * EVAL_SHARE * image
 
 
-def images_per_class(settings: Settings) -> tuple[int, int]:
-    """Training and test images a class that the source holds, after the hold-out."""
-    train, test = {"cifar100": (500, 100), "tinyimagenet": (500, 50)}.get(settings.data.source, (settings.data.glyph_train, settings.data.glyph_test))
-    return max(1, train - settings.data.holdout), test + settings.data.holdout
+HELD = {"cifar100": (500, 100), "tinyimagenet": (500, 50), "imagenet": (1281, 50), "miniimagenet": (500, 100)}
+
+
+def images_per_class(settings: Settings, role: str) -> tuple[int, int]:
+    """Training and test images a class that the role's source holds, after the hold-out."""
+    data = settings.data
+    source = data.source if role == "ancestor" or data.descend_source == "same" else data.descend_source
+    train, test = HELD.get(source, (data.glyph_train, data.glyph_test))
+    if source in ("imagenet", "miniimagenet"):
+        train = min(train, data.images_per_class or train)
+    return max(1, train - data.holdout), test + data.holdout
 
 
 def seconds(settings: Settings, kind: str, recipe: Mapping[str, Any]) -> float:
@@ -78,7 +85,7 @@ def _accumulate_seconds(s: Settings, plan: Architecture, recipe: Mapping[str, An
     task = recipe["task"]
     if task == 0:
         return 0.1
-    train, test = images_per_class(s)
+    train, test = images_per_class(s, "ancestor")
     train = min(train, s.stream.images_per_class or train)
     share = task if recipe["ancestor"]["strategy"] in ("joint", "cumulative") else 1
     images = train * s.stream.classes_per_task * share * s.ancestor.epochs
@@ -93,7 +100,7 @@ def _condense_seconds(s: Settings, ancestor: Architecture) -> float:
     c = s.condense
     if c.method in ("fixed", "gradient", "random"):
         return 0.1
-    train, _ = images_per_class(s)
+    train, _ = images_per_class(s, "condense")
     classes = len(s.data.condense_classes) or s.data.split[1]
     images = classes * min(train, c.images_per_class or train)
     if c.method == "fisher":
@@ -120,13 +127,13 @@ def _expected(s: Settings, ancestor: Architecture) -> Architecture:
 
 def _hints_seconds(s: Settings, ancestor: Architecture) -> float:
     """The ancestor's forward pass of every training image."""
-    train, _ = images_per_class(s)
+    train, _ = images_per_class(s, "descend")
     images = s.descend.descendants * s.descend.classes_per_task * min(train, s.descend.shots) * s.descend.epochs
     return Work(ancestor, s.data.size, 0, 0, images).seconds()
 
 
 def _descend_seconds(s: Settings, plan: Architecture) -> float:
-    train, test = images_per_class(s)
+    train, test = images_per_class(s, "descend")
     d = s.descend
     images = d.descendants * d.classes_per_task * min(train, d.shots) * d.epochs
     tested = d.descendants * d.classes_per_task * min(test, d.test_per_class or test) * d.epochs
@@ -137,7 +144,7 @@ def _fewshot_seconds(s: Settings, plan: Architecture, learner: str) -> float:
     """Episodes, the pre-training of those that have one, and the adapting to every downstream task; a second-order inner step counts as a
     gradient and two Hessian products (timed).
     """
-    f, d, (train, test) = s.fewshot, s.descend, images_per_class(s)
+    f, d, (train, test) = s.fewshot, s.descend, images_per_class(s, "descend")
     ways, read = d.classes_per_task, READ[learner]
     support, tested = ways * min(train, d.shots), ways * min(test, d.test_per_class or test)
     second = learner in ("maml", "protomaml", "boil") and (learner == "maml" or f.order == 2)

@@ -55,7 +55,7 @@ def _check(d: DescendSettings, ids: Sequence[int], resident: Resident) -> None:
         if value > counts[least]:
             kind = "training" if key == "shots" else "test"
             most = counts[least]
-            raise UserError(f"descend.{key} = {value}: descend class {least} has {most} {kind} images; give at most {most}")
+            raise UserError(f"descend.{key} = {value}: descend class {resident.own_id(least)} has {most} {kind} images; give at most {most}")
 
 
 def _task(d: DescendSettings, ids: Sequence[int], resident: Resident, seed: int, number: int) -> DownstreamTask:
@@ -121,8 +121,8 @@ def choose_trainer(models: Sequence[Network], group: Group, reference: bool) -> 
     vggs = [model for model in models if isinstance(model, VGG)]
     if reference or len(vggs) < len(models) or group.lr_scale != 1 or group.d.optimizer != "sgd":
         return PlainTrainer(models, group)
-    if group.resident.device.type == "cuda":
-        return checked(vggs, group)
+    if group.resident.device.type == "cuda":  # batches that travel are nothing a captured graph could wait for
+        return checked(vggs, group) if group.resident.held else PlainTrainer(models, group)
     return FusedTrainer(vggs, group)
 
 

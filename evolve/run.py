@@ -198,7 +198,7 @@ def check_rooms(world: World, resident: Any, origin: str) -> None:
         check_strategy(s.ancestor)
         stream_tasks(s.stream, world.ancestor_classes, resident, world.seed, 1)
         images = [resident.indices(i, test=False) for i in world.condense_classes]
-        draw_images(images, world.condense_classes, s.condense.images_per_class, world.seed)
+        draw_images(images, [resident.own_id(i) for i in world.condense_classes], s.condense.images_per_class, world.seed)
         downstream_tasks(s.descend, world.descend_classes, resident, world.seed)
         if any("episodes" in READ[name] for name in s.fewshot.learners):
             Episodes(resident, world.ancestor_classes, s.descend.classes_per_task, s.fewshot, world.seed).check()

@@ -220,7 +220,7 @@ def _problems(s: Settings) -> Iterator[str]:
         yield f"condense.repeats = {s.condense.repeats}: method {s.condense.method} draws nothing, so every repeat would be the same; allowed is 1"
     for room in ("ancestor", "condense", "descend", "fewshot"):
         chosen = getattr(s, room).augment
-        if s.data.source == "glyphs" and "flip" in chosen:
+        if "flip" in chosen and (s.data.source if room == "ancestor" else _descend_source(s)) == "glyphs":
             yield f'{room}.augment = {list(chosen)}: glyphs are characters and lose their class when flipped; allowed: ["crop"] or []'
 
 
@@ -237,10 +237,15 @@ def _network_problems(s: Settings) -> Iterator[str]:
         yield f'inherit.embeddings = "inherited": {s.ancestor.network} has none to inherit; allowed is "random"'
 
 
+def _descend_source(s: Settings) -> str:
+    return s.data.source if s.data.descend_source == "same" else s.data.descend_source
+
+
 def _split_problems(s: Settings) -> Iterator[str]:
+    two = _descend_source(s) != s.data.source  # then every source's ids are its own, and roles need not be listed together
     roles = {"ancestor": s.data.ancestor_classes, "condense": s.data.condense_classes, "descend": s.data.descend_classes}
     given = [role for role, ids in roles.items() if ids]
-    if given and len(given) < 3:
+    if given and len(given) < 3 and not two:
         missing = next(role for role in roles if role not in given)
         yield f"data.{missing}_classes is empty: name the classes of all three roles or of none (then data.split counts are drawn)"
     for role, ids in roles.items():
@@ -253,12 +258,12 @@ def _split_problems(s: Settings) -> Iterator[str]:
     for index, first in enumerate(names):
         for second in names[index + 1 :]:
             shared = sorted(set(roles[first]) & set(roles[second]))
-            if shared:
+            if shared and not (two and first == "ancestor"):
                 yield f"data.{second}_classes: class {shared[0]} is also in data.{first}_classes; the three splits may share no class"
     if len(s.data.split) != 3:
         yield f"data.split = {list(s.data.split)}: expected three counts: ancestor, condensing, descendant classes"
         return
-    counts = dict(zip(names, s.data.split, strict=True)) if not given else {role: len(ids) for role, ids in roles.items()}
+    counts = {role: len(ids) or count for (role, ids), count in zip(roles.items(), s.data.split, strict=True)}
     for key, role, wanted in (
         ("stream.classes_per_task", "ancestor", s.stream.classes_per_task),
         ("descend.classes_per_task", "descend", s.descend.classes_per_task),

@@ -50,7 +50,7 @@ def _ratio(kind: str, opened: Opened, resident: Resident) -> float:
 
 def _shortened(s: Settings, kind: str, steps: int) -> Settings:
     """The same sizes, but about ``steps`` optimizer steps, as far as the images go."""
-    train, test = cost.images_per_class(s)
+    train, test = cost.images_per_class(s, "ancestor" if kind == "accumulate" else kind)
     if kind == "accumulate":
         images = min(train, max(1, s.ancestor.batch * 2 // s.stream.classes_per_task))
         return replace(s, ancestor=replace(s.ancestor, epochs=steps // 2, strategy="naive", strategy_args={}), stream=replace(s.stream, images_per_class=images))

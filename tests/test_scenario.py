@@ -186,3 +186,25 @@ def test_a_user_file_may_be_short(tmp_path: Path) -> None:
     settings = scenario.load(write(tmp_path, text)).settings
     assert settings.name == "mine"
     assert settings.data == DataSettings(source="glyphs")
+
+
+def two_sources(tmp_path: Path, lines: str) -> DataSettings:
+    path = tmp_path / "two.toml"
+    path.write_text(f'[data]\nsource = "imagenet"\ndescend_source = "glyphs"\nsplit = [40, 16, 20]\n{lines}\n')
+    return scenario.load(str(path)).settings.data
+
+
+def test_two_sources_have_class_ids_of_their_own(tmp_path: Path) -> None:
+    lists = "ancestor_classes = [0, 1, 2, 3, 4]\ncondense_classes = [0, 1]\ndescend_classes = [2, 3, 4, 5, 6]"
+    assert two_sources(tmp_path, lists).descend_classes == (2, 3, 4, 5, 6)
+    assert two_sources(tmp_path, lists.partition("\n")[2]).ancestor_classes == ()
+    with pytest.raises(UserError, match="data.descend_classes: class 1 is also in data.condense_classes"):
+        two_sources(tmp_path, "condense_classes = [0, 1]\ndescend_classes = [1, 2, 3, 4, 5]")
+    with pytest.raises(UserError, match="descend.classes_per_task = 5: at most 2"):
+        two_sources(tmp_path, "condense_classes = [0, 1]\ndescend_classes = [2, 3]")
+
+
+def test_a_room_s_own_source_decides_whether_it_may_flip(tmp_path: Path) -> None:
+    assert two_sources(tmp_path, '[ancestor]\naugment = ["flip"]')
+    with pytest.raises(UserError, match="descend.augment"):
+        two_sources(tmp_path, '[descend]\naugment = ["flip"]')

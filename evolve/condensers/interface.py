@@ -92,7 +92,7 @@ class Request:
     def split(self) -> Split:
         """The condensing images, the same split for every repeat. Raises UserError where there are too few."""
         seed = self.seed if self.split_seed is None else self.split_seed
-        images = draw_images([self.resident.indices(i, test=False) for i in self.classes], self.classes, self.c.images_per_class, seed)
+        images = draw_images([self.resident.indices(i, test=False) for i in self.classes], [self.resident.own_id(i) for i in self.classes], self.c.images_per_class, seed)
         return Split(*split_meta(images, self.c.meta_fraction, seed))
 
     def ancestor(self) -> Network:
