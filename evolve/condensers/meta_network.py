@@ -52,15 +52,13 @@ class MetaNetwork(nn.Module):
 class Pseudo:
     """The pseudo-descendant (theta) and h (zeta) as functions of one tuple of tensors. BN uses and keeps no running statistics.
 
-    Where h is the identity, zeta is empty. timm's attention goes by its plain formula: the fused kernels have no second derivative.
+    Where h is the identity, zeta is empty.
     """
 
     def __init__(self, network: nn.Module, groups: Groups, matcher: AnyMatcher, seed: int) -> None:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.track_running_stats = False
-            if hasattr(module, "fused_attn"):
-                module.fused_attn = False  # type: ignore[assignment]
         self.network = Features(network.train(), groups)
         self.names = [name for name, _ in self.network.named_parameters()]
         self.matcher = matcher

@@ -39,7 +39,7 @@ class Embeddings(nn.Module):
 class ViT(Network):
     """The network of ``plan`` for ``classes`` classes. ``layers``: "embed", the encoder blocks by name, "norm"; ``head`` reads the class token.
 
-    A new network is initialised from seed 0. It has no dropout.
+    A new network is initialised from seed 0. It has no dropout. ``fused`` computes attention by torch's fused kernels, which have no second derivative.
     """
 
     def __init__(self, plan: ViTPlan, classes: int) -> None:
@@ -49,7 +49,18 @@ class ViT(Network):
         blocks = dict(zip(plan.layer_names, made.blocks, strict=True))
         self.layers = nn.ModuleDict({"embed": Embeddings(made), **blocks, "norm": made.norm})
         self.head = nn.utils.skip_init(nn.Linear, plan.dim, classes)
+        self.fused = False
         initialise(self, 0)
+
+    @property
+    def fused(self) -> bool:
+        return self._fused
+
+    @fused.setter
+    def fused(self, value: bool) -> None:
+        self._fused = value
+        for name in self.architecture.layer_names:
+            self.layers[name].attn.fused_attn = value  # type: ignore[union-attr]
 
     def embed(self, x: Tensor) -> Tensor:
         """Images [B, 3, size, size] -> the class token after the last LayerNorm, [B, D]."""

@@ -17,7 +17,7 @@ from evolve.condensers.compare import matcher_for
 from evolve.condensers.frozen import Features
 from evolve.condensers.hypergradient import LookAhead, Rule, unrolled
 from evolve.condensers.matching import Frozen, Matcher
-from evolve.condensers.meta_network import Condensation, Pseudo, _Batch
+from evolve.condensers.meta_network import Condensation, _Batch
 from evolve.condensers.tokens import TokenMatcher
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
@@ -142,8 +142,6 @@ def test_a_bilevel_iteration_of_a_vit_is_the_unrolled_look_ahead(lookahead: int)
     names = [name for name, _ in case.pseudo.named_parameters()]
     assert len(run.state.params) == len(names), "the identity has no parameters"
     peer = ViT(PSEUDO, 3).double()
-    for block in PSEUDO.layer_names:
-        peer.layers[block].attn.fused_attn = False  # type: ignore[union-attr, assignment]
     targets = [z.detach() for z in case.ancestor.features(batch.meta)]
 
     def call(params, x: Tensor, what: str):
@@ -185,14 +183,17 @@ def test_a_bilevel_iteration_of_a_vit_is_the_unrolled_look_ahead(lookahead: int)
     assert float(expected.abs().max()) > 1e-6 and all(torch.isfinite(one) for one in losses)
 
 
-def test_the_pseudo_descendants_attention_is_the_fused_one_by_its_formula() -> None:
+def test_plain_attention_is_the_fused_one_and_differentiable_twice() -> None:
     case, x = Case(), _normal(2, 3, 8, 8, seed=5)
-    before = case.pseudo(x).detach()
-    assert case.pseudo.layers["block1"].attn.fused_attn  # type: ignore[union-attr]
-    features = case.ancestor.features(x)
-    Pseudo(case.pseudo, PSEUDO.integral_layers("conv"), matcher_for(features, features[:2]), 0)
-    assert not any(case.pseudo.layers[name].attn.fused_attn for name in PSEUDO.layer_names)  # type: ignore[union-attr]
-    _close(case.pseudo(x), before)
+    assert not case.pseudo.fused
+    plain = case.pseudo(x)
+    weight = case.pseudo.layers["block1"].attn.qkv.weight  # type: ignore[union-attr]
+    (first,) = torch.autograd.grad(plain.square().sum(), weight, create_graph=True)
+    assert first.square().sum().requires_grad
+    torch.autograd.grad(first.square().sum(), weight)
+    case.pseudo.fused = True
+    _close(case.pseudo(x), plain)
+    assert all(case.pseudo.layers[name].attn.fused_attn for name in PSEUDO.layer_names)  # type: ignore[union-attr]
 
 
 def test_groups_are_seen_at_their_last_block() -> None:

@@ -64,6 +64,7 @@ def test_outputs_and_parameters_are_timms(network: str, width: float, size: int)
     plan = architecture(network, width, size)
     assert isinstance(plan, ViTPlan)
     model, peer = _awake(plan.build(7)).eval(), _peer(plan, 7).eval()
+    model.fused = True  # timm's default
     state = {_timm_name(name): tensor for name, tensor in model.state_dict().items()}
     assert {name: t.shape for name, t in state.items()} == {name: t.shape for name, t in peer.state_dict().items()}
     peer.load_state_dict(state)
@@ -74,6 +75,8 @@ def test_outputs_and_parameters_are_timms(network: str, width: float, size: int)
         theirs = peer.forward_intermediates(x, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True)
         for own, (patches, prefix) in zip(model.features(x), theirs, strict=True):
             assert torch.equal(own, torch.cat([prefix, patches], 1))
+        model.fused = False
+        assert torch.allclose(model(x), peer(x), rtol=1e-4, atol=1e-5)
 
 
 def test_the_paper_s_network_is_timms_vit_small() -> None:
