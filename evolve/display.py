@@ -24,7 +24,8 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 def compact(names: Sequence[str], most: int = 0) -> str:
     """Layer names in few characters: ("conv1", "conv11", "conv12", "conv13") -> "1 11-13"; cut to ``most`` with "…"."""
-    numbers, others = [], []
+    numbers: list[int] = []
+    others: list[str] = []
     for name in names:
         number = re.search(r"(\d+)(?:-(\d+))?$", name)  # a stage is named by its range
         if number:
