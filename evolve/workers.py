@@ -1,4 +1,4 @@
-"""One stage or one set of stages at a time, in a process of its own: what a worker does, and the engine's handle of it.
+"""One stage or one set of stages at a time, in a process of its own: what a worker does, and the local crew's handle of it.
 
 A worker computes on one thread (faster on a shared machine, and bit-stable), keeps its caches from stage to stage,
 ignores Ctrl-C (the engine decides) and dies with its parent, whatever kills that.
@@ -48,6 +48,16 @@ def execute(stages: Sequence[Stage], store: Store, perform: str, context: Mappin
         _execute_one(stages[0], store, perform, context, partial(send, stages[0].key))
     else:
         _execute_set(stages, store, perform, context, send)
+
+
+def execute_quietly(stages: Sequence[Stage], store: Store, perform: str, context: Mapping[str, Any], send: Send) -> None:
+    """:func:`execute`, with what this process prints meanwhile in the first stage's log. A finished stage needs none."""
+    with _output_to(store.log(stages[0].key)):
+        execute(stages, store, perform, context, send)
+    for stage in stages:
+        if store.has(stage.key):
+            with suppress(OSError):
+                store.log(stage.key).unlink(missing_ok=True)
 
 
 def _execute_one(stage: Stage, store: Store, perform: str, context: Mapping[str, Any], tell: Send) -> None:
@@ -221,12 +231,7 @@ def _main(connection: Connection, parent: int, store_root: Path, perform: str, c
         except UserError as error:
             send(stages[0].key, "refused", _portable(error))
             continue
-        with _output_to(store.log(stages[0].key)):
-            execute(stages, store, perform, context, send)
-        for stage in stages:
-            if store.has(stage.key):
-                with suppress(OSError):
-                    store.log(stage.key).unlink(missing_ok=True)
+        execute_quietly(stages, store, perform, context, send)
 
 
 def _next(connection: Connection) -> list[Stage] | None:
