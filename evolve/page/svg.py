@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 from xml.etree import ElementTree
 
@@ -11,6 +11,7 @@ from evolve import figures
 
 NAMESPACE = re.compile(r"^\{[^}]*\}")
 REFERENCE = re.compile(r"url\(#([^)]*)\)")
+LINK = "{http://www.w3.org/1999/xlink}href"
 DROPPED = ("metadata", "style")  # the style holds two rules for the whole page; they stand on the figure instead
 ROUND = "stroke-linejoin: round; stroke-linecap: butt"
 
@@ -29,25 +30,34 @@ def inline(draw: Callable[[], Any], name: str, alt: str) -> str:
         return draw()
 
     root = ElementTree.fromstring(figures.encode(with_text, "svg"))
-    _tidy(root, name)
+    used = {target for element in root.iter() for value in element.attrib.values() for target in REFERENCE.findall(value)}
+    used |= {element.attrib[LINK].removeprefix("#") for element in root.iter() if LINK in element.attrib}
+    _tidy(root, name, used)
     for size in ("width", "height"):
         root.attrib.pop(size, None)
     root.attrib |= {"role": "img", "aria-label": alt, "style": ROUND}
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _tidy(element: ElementTree.Element, name: str) -> None:
-    """Take namespaces away (HTML knows svg), and let every id and reference begin with ``name``."""
+def _tidy(element: ElementTree.Element, name: str, used: Set[str]) -> None:
+    """Take namespaces away (HTML knows svg), let every id that something refers to begin with ``name``, and drop the others and the spaces."""
     element.tag = NAMESPACE.sub("", element.tag)
-    found = {NAMESPACE.sub("", key): value for key, value in element.attrib.items()}
-    if "id" in found:
-        found["id"] = f"{name}-{found['id']}"
+    found = {NAMESPACE.sub("", key): " ".join(REFERENCE.sub(rf"url(#{name}-\1)", value).split()) for key, value in element.attrib.items()}
     if found.get("href", "").startswith("#"):
         found["href"] = f"#{name}-{found['href'][1:]}"
+    if "id" in found and found["id"] in used:
+        found["id"] = f"{name}-{found['id']}"
+    else:
+        found.pop("id", None)
     element.attrib.clear()
-    element.attrib.update({key: REFERENCE.sub(rf"url(#{name}-\1)", value) for key, value in found.items()})
+    element.attrib.update(found)
+    element.text, element.tail = _text(element.text), _text(element.tail)
     for child in list(element):
         if NAMESPACE.sub("", child.tag) in DROPPED:
             element.remove(child)
         else:
-            _tidy(child, name)
+            _tidy(child, name, used)
+
+
+def _text(text: str | None) -> str | None:
+    return text if text and text.strip() else None

@@ -67,12 +67,15 @@ def effects(varieties: Mapping[str, Sequence[LineageRecord]]) -> Table | None:
     return Table("Controls: inherited minus control, mean over the lineage with 95 % interval (points)", heads, tuple(rows))
 
 
-def fewshot(name: str, records: Sequence[LineageRecord]) -> Table | None:
-    """Table III's learners on the same tasks; None without any."""
-    lines = fewshot_table.table(records)
-    rows = tuple(Row((_learner(line), plus_minus(_points(line.accuracy)), _behind(line), str(line.accuracy.n))) for line in lines)
-    heads = ("method", "accuracy (%), 95 % interval", "inherited minus it, paired (points)", "tasks")
-    return Table(f"Few-shot learners beside the descendants: {name}", heads, rows) if rows else None
+def fewshot(varieties: Mapping[str, Sequence[LineageRecord]]) -> Table | None:
+    """Table III's learners beside every case's descendants, on the same tasks; None without any."""
+    rows = tuple(
+        Row((name, _learner(line), plus_minus(_points(line.accuracy)), _behind(line), str(line.accuracy.n)))
+        for name, records in varieties.items()
+        for line in fewshot_table.table(records)
+    )
+    heads = ("case", "method", "accuracy (%), 95 % interval", "inherited minus it, paired (points)", "tasks")
+    return Table("Few-shot learners beside the descendants", heads, rows, words=2) if rows else None
 
 
 def _learner(line: Learner) -> str:
@@ -110,20 +113,21 @@ def _share(value: float | None) -> str:
 
 
 def ancestors(varieties: Mapping[str, Sequence[LineageRecord]]) -> Table | None:
-    """The ancestors at the end of their lineages; None where there was no stream."""
+    """The ancestors at the end of their lineages, mean over seeds; None where there was no stream."""
     rows = []
     for name, records in varieties.items():
-        for record in records:
-            last = evolved(record)[-1:]
-            if last and last[0].ancestor_accuracy is not None:
-                g = last[0]
-                rows.append(Row((name, str(record.seed), str(g.lineage), *map(_percent, (g.ancestor_accuracy, g.forgetting, g.backward_transfer)))))
-    heads = ("case", "seed", "tasks learned", "accuracy on them (%)", "forgetting (points)", "backward transfer (points)")
-    return Table("The ancestor at the end of its lineage", heads, tuple(rows)) if rows else None
+        last = [evolved(record)[-1] for record in records if evolved(record)]
+        if any(g.ancestor_accuracy is not None for g in last):
+            lengths = sorted({g.lineage for g in last})
+            measures = ([g.ancestor_accuracy for g in last], [g.forgetting for g in last], [g.backward_transfer for g in last])
+            rows.append(Row((name, str(len(last)), ", ".join(map(str, lengths)), *map(_mean, measures))))
+    heads = ("case", "seeds", "tasks learned", "accuracy on them (%)", "forgetting (points)", "backward transfer (points)")
+    return Table("The ancestor at the end of its lineage, mean over seeds", heads, tuple(rows)) if rows else None
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{100 * value:.2f}"
+def _mean(fractions: Sequence[float | None]) -> str:
+    found = [100 * value for value in fractions if value is not None and math.isfinite(value)]
+    return f"{math.fsum(found) / len(found):.2f}" if found else ""
 
 
 def cost(lines: Sequence[Line]) -> Table | None:

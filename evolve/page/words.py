@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from evolve.batch.compare import LEVEL, SEEDS_FOR_CLUSTERS
@@ -17,37 +16,36 @@ METRIC_WORDS = {"accuracy": "accuracy", "gain": "gain over from-scratch"}
 
 
 def findings(batch: Batch, tables: Mapping[str, Sequence[Compared]]) -> list[str]:
-    """The comparison in words: every difference that holds after correction, and whether one method is best."""
+    """The comparison in words: the differences that hold after correction, those that do not, and whether one row is best."""
     found = []
     for metric, rows in tables.items():
-        if len(rows) < 2:
-            continue
-        name = METRIC_WORDS[metric]
-        found += [_difference(row, name, reference_of(batch, rows)) for row in rows if row.difference]
+        reference, name = reference_of(batch, rows), METRIC_WORDS[metric]
+        held = [row for row in rows if row.difference and row.difference.holm < LEVEL]  # NaN: no test from one pair
+        found += [_difference(row, name, reference) for row in held]
+        others = [row.method for row in rows if row.difference and row not in held]
+        if others:
+            found.append(f"Not shown to differ from {reference} in {name}: {', '.join(others)}.")
         best = next((row for row in rows if row.best), None)
         if best:
-            found.append(f"{best.method} has the highest {name}, and its difference to every other row is supported after correction.")
-        else:
+            found.append(f"{best.method} has the highest {name}; its difference to every other row is supported after correction.")
+        elif len(rows) > 1:
             found.append(f"No row is shown to be better in {name} than all the others.")
     return found
 
 
 def _difference(row: Compared, metric: str, reference: str) -> str:
     _, gap, p, _ = cells(row)
-    assert row.difference is not None
-    d = row.difference
-    test = f"corrected p {p if p.startswith('<') else f'= {p}'}" if p else "one pair, no test"
-    if math.isnan(d.holm) or d.holm >= LEVEL:
-        return f"{row.method} and {reference} are not shown to differ in {metric}: {gap} points ({test})."
-    return f"{row.method} is {'above' if d.interval.mean > 0 else 'below'} {reference} in {metric}: {gap} points ({test})."
+    assert row.difference is not None, "only rows with a difference are told of"
+    side = "above" if row.difference.interval.mean > 0 else "below"
+    return f"{row.method} is {side} {reference} in {metric}: {gap} points (corrected p {p if p.startswith('<') else f'= {p}'})."
 
 
 def verdicts(section: Section) -> list[tuple[str, str]]:
-    """(case, what its lineages show), pooled over seeds; the case is "" where there is only one."""
+    """(case, what its lineages show), pooled over seeds."""
     found = []
     for name, records in section.varieties.items():
         summary = summarise(records)
-        found.append((name if section.batch else "", f"{gain_sentence(summary)} {verdict(summary)}"))
+        found.append((name, f"{gain_sentence(summary)} {verdict(summary)}"))
     return found
 
 

@@ -53,13 +53,14 @@ class Part:
     title: str
     about: str
     findings: Sequence[str]
-    verdicts: Sequence[tuple[str, str]]
+    verdict: Sequence[str]  # of runs
+    lineages: Sequence[tuple[str, str]]  # of a batch's cases
     caveats: Sequence[str]
     comparison: Sequence[tables.Table]
     note: str
     curves: Sequence[Picture]
     controls: Sequence[tables.Table]
-    fewshot: Sequence[tables.Table]
+    fewshot: tables.Table | None
     genomes: Sequence[Picture]
     cost: tables.Table | None
     commands: Sequence[str]
@@ -106,21 +107,21 @@ def _environment() -> Environment:
 def _part(section: Section, ident: str) -> Part:
     held = section.batch
     compared = {metric: compare(held.batch, section.measured, metric) for metric in METRICS} if held else {}
-    varieties = section.varieties
-    learners = (tables.fewshot(name, records) for name, records in varieties.items())
+    varieties, verdicts = section.varieties, words.verdicts(section)
     return Part(
         ident=ident,
         title=section.title,
         about=_about(section),
         findings=words.findings(held.batch, compared) if held else [],
-        verdicts=words.verdicts(section),
+        verdict=[] if held else [line for _, line in verdicts],
+        lineages=verdicts if held else [],
         caveats=words.caveats(section),
         comparison=tables.comparison(held.batch, compared) if held else [],
         note=finish.note(held.batch, compared) if held else "",
         curves=list(_curves(section, ident)),
         controls=[table for table in (tables.effects(varieties), tables.ancestors(varieties)) if table],
-        fewshot=[table for table in learners if table],
-        genomes=[_genome(name, records, f"{ident}-genome{number}") for number, (name, records) in enumerate(varieties.items(), start=1)],
+        fewshot=tables.fewshot(varieties),
+        genomes=list(_genomes(varieties, ident)),
         cost=tables.cost(section.lines),
         commands=_commands(section),
         versions=held.versions if held else section.lines[0].facts["versions"],
@@ -162,10 +163,18 @@ def _curves(section: Section, ident: str) -> Iterator[Picture]:
         yield Picture(svg, caption, tables.numbers("Numbers of the figure", [curves.curve("inherited", records)]))
 
 
-def _genome(name: str, records: Sequence[LineageRecord], ident: str) -> Picture:
-    alt = f"Which layers were inherited at each lineage length in {name}; the table below it says the same in words."
-    svg = inline(lambda: figures.genome_figure(records, name), ident, alt)
-    return Picture(svg, f"Genome of {name}: blue with a dot: inherited; grey: not; hatched: fallback layers.", tables.genome(name, records))
+def _genomes(varieties: Mapping[str, Sequence[LineageRecord]], ident: str) -> Iterator[Picture]:
+    """A picture for every genome; cases that inherited the same layers by the same scores share one."""
+    alike: dict[Any, list[str]] = {}
+    for name, records in varieties.items():
+        seen = tuple((r.seed, tuple((g.lineage, g.all_layers, g.selected, g.status, g.scores) for g in r.generations)) for r in records)
+        alike.setdefault(seen, []).append(name)
+    for number, names in enumerate(alike.values(), start=1):
+        records, text = varieties[names[0]], "; ".join(names)
+        alt = f"Which layers were inherited at each lineage length in {text}; the table below it says the same in words."
+        svg = inline(lambda records=records, title=names[0]: figures.genome_figure(records, title), f"{ident}-genome{number}", alt)  # type: ignore[misc]
+        caption = f"Genome of {text}: blue with a dot: inherited; grey: not; hatched: fallback layers."
+        yield Picture(svg, caption, tables.genome(text, records))
 
 
 def _commands(section: Section) -> list[str]:
