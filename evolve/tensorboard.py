@@ -36,20 +36,20 @@ LAYOUT = {
 }
 
 
-def write_tensorboard(record: LineageRecord, folder: Path) -> None:
+def write_tensorboard(record: LineageRecord, folder: Path, labels: Mapping[str, str] = {}) -> None:
     """Write everything a record holds, replacing what an earlier call wrote. UserError when it cannot be written."""
-    Board(folder, record).close()
+    Board(folder, record, labels).close()
 
 
 class Board:
     """The event file of one seed's lineage; ``add`` generations as they are measured, in any order.
 
     Opening it rewrites what ``record`` holds. A generation that is ahead waits for the ones before it (TensorBoard
-    would drop points that arrive late); one that is late or comes again causes a rewrite.
+    would drop points that arrive late); one that is late or comes again causes a rewrite. ``labels`` stand among the settings on the HPARAMS page.
     """
 
-    def __init__(self, folder: Path, record: LineageRecord) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Path, record: LineageRecord, labels: Mapping[str, str] = {}) -> None:
+        self.folder, self.labels = Path(folder), labels
         self._known = {g.lineage: g for g in record.generations}
         self._record = replace(record, generations=())
         self._last = -1
@@ -63,14 +63,14 @@ class Board:
         if late:
             self._rewrite()
         else:
-            with _guard(self.folder):
+            with writable(self.folder):
                 self._write_ready()
 
     def close(self) -> None:
         """Write what still waits, and the headline numbers; safe to call twice."""
         if self._writer is None:
             return
-        with _guard(self.folder):
+        with writable(self.folder):
             self._write_ready(wait=False)
             self._headline()
             self._writer.close()
@@ -90,11 +90,11 @@ class Board:
     def _rewrite(self) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        with _guard(self.folder):
+        with writable(self.folder):
             if self._writer is not None:
                 self._writer.close()
             newest = clear_ours(self.folder)
-            _wait_until_after(newest)
+            wait_until_after(newest)
             self._writer = SummaryWriter(str(self.folder), purge_step=0, filename_suffix=SUFFIX, flush_secs=10)
             self._writer.add_custom_scalars(LAYOUT)
             self._writer.add_text("about", _about(self._record), 0)
@@ -142,10 +142,14 @@ class Board:
         shown = {tag: value for tag, value in zip(HEADLINE, values, strict=True) if math.isfinite(value)}
         for tag, value in shown.items():
             self._writer.add_scalar(tag, value, record.generations[-1].lineage)
-        named = {"scenario": record.scenario, "profile": record.profile, "seed": record.seed, **_flat(record.settings)}
-        for part in make(named, shown):
+        for part in make(hparams(record, self.labels), shown):
             self._writer.file_writer.add_summary(part)
         self._writer.add_text("verdict", f"{gain_sentence(summary)}\n\n{verdict(summary)}", record.generations[-1].lineage)
+
+
+def hparams(record: LineageRecord, labels: Mapping[str, str] = {}) -> dict[str, Any]:
+    """What the HPARAMS page knows of a lineage: ``labels``, where it comes from, every setting by "section.key"."""
+    return {**labels, "scenario": record.scenario, "profile": record.profile, "seed": record.seed, **_flat(record.settings)}
 
 
 def scalars(g: Generation, reference: Descent | None = None) -> dict[str, float]:
@@ -185,7 +189,7 @@ def clear_ours(folder: Path) -> float:
     return newest
 
 
-def _wait_until_after(stamp: float) -> None:
+def wait_until_after(stamp: float) -> None:
     """A running TensorBoard reads only files whose names sort after the one it knows; names start with the second."""
     while stamp <= time.time() < stamp + 1:
         time.sleep(0.05)
@@ -216,7 +220,8 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _guard(folder: Path) -> Iterator[None]:
+def writable(folder: Path) -> Iterator[None]:
+    """Turn an OSError inside into one line that names the folder."""
     try:
         yield
     except OSError as error:

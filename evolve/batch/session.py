@@ -51,17 +51,17 @@ def show_plan(order: BatchOrder) -> None:
 
 def _reports(opened: OpenBatch) -> Sequence[tuple[Case, LineageRecord]]:
     """Every case's folder, as `evolve run` leaves it, as far as it came."""
+    from evolve.batch.board import write_board
     from evolve.report import write_report
-    from evolve.tensorboard import write_tensorboard
 
     records = []
     for case, one in opened.runs.values():
         record = run_record(one)
         records.append((case, record))
         if record.generations:
-            write_tensorboard(record, one.order.out / "tensorboard")
             write_report(record, one.order.out)
             export_learngenes(one, record)
+    write_board(opened.order.batch, [(case, record) for case, record in records if record.generations], opened.order.out)
     return records
 
 
