@@ -13,6 +13,7 @@ import click
 
 from evolve import __version__
 from evolve.batch.commands import batch
+from evolve.cluster.options import cluster_options
 from evolve.errors import UserError
 from evolve.report_command import report
 
@@ -52,6 +53,7 @@ def cli() -> None:
 @cli.command()
 @click.option("--scenario", "name", required=True, help="A name that `evolve scenarios` lists, or a TOML file of your own.")
 @lineage_options
+@cluster_options
 def run(name: str, profile: str, seed: int, **options: Any) -> None:
     """Run a lineage; the same command continues it after any interruption."""
     from evolve.session import execute
@@ -65,6 +67,7 @@ def run(name: str, profile: str, seed: int, **options: Any) -> None:
 @STORE
 @DEVICE
 @WORKERS
+@cluster_options
 def resume(folder: Path, **options: Any) -> None:
     """Continue the run in folder RUN."""
     from evolve.run import order_from_run
@@ -226,7 +229,7 @@ def _order(name: str, profile: str, seed: int, **options: Any) -> Any:
     chosen = scenario.load(name, profile, options["overrides"])
     out = options["out"] or default_out(chosen, seed, options["reference"])
     store = options["store"] or default_store(out)
-    return Order(chosen, seed, out, store, options["data_dir"], options["device"], options["workers"], options["reference"])
+    return Order(chosen, seed, out, store, options["data_dir"], options["device"], options["workers"], options["reference"], options.get("cluster"))
 
 
 def main() -> None:

@@ -10,16 +10,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from evolve import __version__, cost, scenario
+from evolve.cluster import Cluster
 from evolve.durable import write_whole
 from evolve.errors import UserError
 from evolve.lineage import World, ancestor_plan, lineage
 from evolve.networks.architecture import Architecture
 from evolve.store import Stage, Store
+
+if TYPE_CHECKING:
+    from evolve.engine import Crew
 
 RUN_FILE = "run.json"
 FACTS: dict[str, Any] = {
@@ -50,6 +54,7 @@ class Order:
     device: str = "auto"
     workers: int = 0
     reference: bool = False
+    cluster: Cluster | None = None
 
 
 def default_out(chosen: scenario.Scenario, seed: int, reference: bool = False) -> Path:
@@ -78,6 +83,17 @@ def default_workers(device: str) -> int:
     return 2 if choose_device(device).type == "cuda" else usable_cores()
 
 
+def crew(order: Order) -> Crew:
+    """Who computes: the cluster that the user named, else worker processes on this machine."""
+    from evolve.engine import Local
+
+    if order.cluster is None:
+        return Local(order.workers or default_workers(order.device))
+    from evolve.cluster.crew import Dask
+
+    return Dask(order.cluster)
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """A run folder's run.json. Raises UserError where there is none or it is damaged."""
     file = folder / RUN_FILE
@@ -96,13 +112,15 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file}: damaged or not written by evolve ({error}); repeat the original `evolve run` command") from None
 
 
-def order_from_run(folder: Path, data_dir: Path | None, store: Path | None, device: str, workers: int) -> Order:
+def order_from_run(
+    folder: Path, data_dir: Path | None, store: Path | None, device: str, workers: int, cluster: Cluster | None = None
+) -> Order:
     """The order that continues the run in ``folder``."""
     found = read_run(folder)
     settings = scenario.from_dict(found["settings"], str(folder / RUN_FILE))
     chosen = scenario.Scenario(settings, found["profile"], str(folder / RUN_FILE))
     data = data_dir or (Path(found["data_dir"]) if found["data_dir"] else None)
-    return Order(chosen, found["seed"], folder, find_store(folder, found["store"], store), data, device, workers, found["reference"])
+    return Order(chosen, found["seed"], folder, find_store(folder, found["store"], store), data, device, workers, found["reference"], cluster)
 
 
 def find_store(folder: Path, recorded: str, given: Path | None) -> Path:
@@ -157,7 +175,8 @@ def open_run(order: Order, notice: Callable[[str], None]) -> Opened:
     from evolve.data.splits import make_splits
     from evolve.perform import choose_device
 
-    choose_device(order.device)
+    if order.cluster is None:
+        choose_device(order.device)
     settings = order.scenario.settings
     if order.store.resolve() == order.out.resolve() or order.out.resolve() in order.store.resolve().parents:
         raise UserError(f"--store {order.store}: lies in the run folder {order.out}; give a folder beside it, which several runs can share")

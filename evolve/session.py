@@ -15,7 +15,7 @@ from evolve.curves import LineageRecord, gain_sentence, summarise, verdict
 from evolve.display import Display
 from evolve.engine import Notice, StageDone, StageProgress, StageStarted, run_stages
 from evolve.errors import UserError
-from evolve.run import Opened, Order, claimed, default_workers, open_run, prepare_folder, read_run, remaining_seconds
+from evolve.run import Opened, Order, claimed, crew, open_run, prepare_folder, read_run, remaining_seconds
 from evolve.summary import described, say
 
 
@@ -89,8 +89,7 @@ class Watcher:
         """Execute what is missing."""
         self._show_finished(fresh=False)
         order, opened = self.opened.order, self.opened
-        workers = order.workers or default_workers(order.device)
-        run_stages(opened.stages, opened.store.root, "evolve.perform:perform_stage", opened.context, workers, self.on_event)
+        run_stages(opened.stages, opened.store.root, "evolve.perform:perform_stage", opened.context, crew(order), self.on_event)
         self._show_finished(fresh=True)
 
     def on_event(self, event: Any) -> None:

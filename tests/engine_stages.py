@@ -1,4 +1,4 @@
-"""Stages for test_engine.py and test_sets.py: importable by worker processes, light, each with one way to behave."""
+"""Stages for test_engine.py, test_sets.py and test_cluster.py: importable by worker processes, light, each with one way to behave."""
 
 from __future__ import annotations
 
@@ -122,6 +122,14 @@ def hang(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progr
     progress(0.5, "hanging")
     with store._scratch():
         time.sleep(60)
+
+
+def patient(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    """Works for a minute and says so all the time."""
+    for step in range(600):
+        progress(step / 600, "at work")
+        time.sleep(0.1)
+    add(stage, store, context, progress)
 
 
 def damage(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from evolve.cluster.options import cluster_options
+
 PATH = click.Path(path_type=Path)
 OPTIONS = (
     click.option("--profile", default="paper", show_default=True, help="quick: the batch's and the scenario's [quick] values."),
@@ -47,6 +49,7 @@ def batch() -> None:
 @batch.command("run", hidden=True)
 @click.argument("name", metavar="FILE")
 @batch_options
+@cluster_options
 def run(name: str, **options: Any) -> None:
     """Run or continue the batch FILE; it ends in a table."""
     from evolve.batch.session import execute

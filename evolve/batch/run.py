@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from evolve.batch.file import Batch, Case
+from evolve.cluster import Cluster
 from evolve.curves import LineageRecord
 from evolve.engine import Event, run_stages
 from evolve.errors import UserError
-from evolve.run import Opened, Order, default_workers, open_run, prepare_folder
+from evolve.run import Opened, Order, crew, open_run, prepare_folder
 from evolve.store import Stage
 
 
@@ -27,10 +28,11 @@ class BatchOrder:
     device: str = "auto"
     workers: int = 0
     reference: bool = False
+    cluster: Cluster | None = None
 
     def of(self, case: Case) -> Order:
         """One case's run; its folder is a run like any other."""
-        return Order(case.scenario, case.seed, self.out / case.folder, self.store, self.data_dir, self.device, self.workers, self.reference)
+        return Order(case.scenario, case.seed, self.out / case.folder, self.store, self.data_dir, self.device, self.workers, self.reference, self.cluster)
 
 
 def default_out(batch: Batch) -> Path:
@@ -89,9 +91,8 @@ class OpenBatch:
 
     def run(self, events: Callable[[Event], None]) -> dict[str, str]:
         """Compute what is missing; {key: one line} of the stages that failed."""
-        workers = self.order.workers or default_workers(self.order.device)
-        root = next(iter(self.runs.values()))[1].store.root
-        return run_stages(self.stages, root, "evolve.perform:perform_stage", self.context(), workers, events, keep_going=True)
+        first = next(iter(self.runs.values()))[1]
+        return run_stages(self.stages, first.store.root, "evolve.perform:perform_stage", self.context(), crew(first.order), events, keep_going=True)
 
     def records(self) -> Sequence[tuple[Case, LineageRecord]]:
         """What every case has measured so far."""
