@@ -1,0 +1,77 @@
+"""The curves of a batch: what is pooled, its intervals, and that every line can be told apart."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evolve.batch.compare import METRICS
+from evolve.batch.file import Batch, Case
+from evolve.curves import Descent, Generation, Interval, LineageRecord
+from evolve.page.curves import Curve, Panel, panel_figure, panels, pooled
+from evolve.page.svg import inline
+from evolve.scenario import load
+
+SCENARIO = load("glyphs-seq25")
+
+
+def record(seed: int, table: dict[int, list[float]], shuffled: bool = False) -> LineageRecord:
+    """Accuracies by lineage length; from-scratch is at 0.5."""
+
+    def descent(method: str, values: list[float]) -> Descent:
+        v = tuple(values)
+        return Descent(1, method, v, v, tuple((a,) for a in v), ((0.1,),) * len(v), (10,) * len(v))
+
+    made = []
+    for t, row in table.items():
+        pair = descent("inherited", row), descent("from-scratch", [0.5] * len(row))
+        control = descent("shuffled", [0.25] * len(row)) if shuffled else None
+        made.append(Generation(t, ("c1",), ("c1",), (), (), math.nan, "fixed", "t", "8*", *pair, shuffled=control))
+    return LineageRecord("toy", "quick", seed, 9, tuple(made))
+
+
+def test_one_seed_has_students_interval_and_several_resample_seeds() -> None:
+    row = [0.5, 0.6, 0.8]
+    (point,) = pooled([record(0, {1: row})], METRICS["accuracy"]).values()
+    assert (point.low, point.high) == pytest.approx(stats.t.interval(0.95, 2, 100 * np.mean(row), 100 * stats.sem(row)))
+    (both,) = pooled([record(0, {1: [0.2] * 5}), record(1, {1: [0.6] * 5})], METRICS["gain"]).values()
+    assert both.mean == pytest.approx(-10) and both.low <= -30 + 1e-9 and both.high >= 10 - 1e-9  # tasks agree, seeds do not
+
+
+def test_a_seed_that_is_further_along_or_diverged_does_not_bend_the_curve() -> None:
+    ahead, behind = record(0, {1: [0.5, 0.5], 2: [0.6, 0.6], 3: [0.9, 0.9]}), record(1, {1: [0.5, 0.5], 2: [math.nan, 0.5]})
+    assert list(pooled([ahead, behind], METRICS["accuracy"])) == [1]
+
+
+def test_lineages_of_another_pairing_get_a_panel_of_their_own() -> None:
+    cases = [Case(f"{m}{p}", 0, m, (f"size={p}",), {}, SCENARIO) for m in ("a", "b") for p in (1, 2)]
+    batch = Batch("t", "", "quick", "t", "m", "b", tuple(cases), {}, ("shuffled", "joint"))
+    measured = [(case, record(0, {1: [0.1 * (i + 1)] * 2}, shuffled=case.method == "b")) for i, case in enumerate(cases)]
+    first, second = panels(batch, measured)
+    assert (first.title, second.title) == ("size=1", "size=2")
+    assert [(one.label, round(one.accuracy[1].mean)) for one in second.curves] == [("a", 20), ("b", 40), ("shuffled", 25)]
+    assert [one.control for one in second.curves] == [False, False, True]
+
+
+def test_twenty_curves_differ_without_their_colours() -> None:
+    points = {t: Interval(t, t - 1, t + 1, 3) for t in range(4)}
+    axes = panel_figure(Panel("", tuple(Curve(str(i), points, {}) for i in range(20))), untrained=True).axes[0]
+    lines = [line for line in axes.lines if line.get_marker() not in ("_", "|") and len(line.get_xdata()) == 3]
+    looks = [(line.get_marker(), str(line.get_linestyle()), line._dash_pattern[1] and tuple(line._dash_pattern[1])) for line in lines]
+    assert len(looks) == len(set(looks)) == 20
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert len(hollow) == 20 and all(line.get_linestyle() == "None" for line in hollow)
+    places = {round(float(line.get_xdata()[0]), 6) for line in lines}
+    assert len(places) == 20, "no interval hides another"
+
+
+def test_a_picture_keeps_its_text_and_its_own_ids() -> None:
+    points = {t: Interval(t, t, t, 3) for t in range(3)}
+    panel = Panel("a < b", (Curve("_$x$ & y", points, points),))
+    one, other = (inline(lambda: panel_figure(panel, False), name, 'a "b" <c>') for name in ("one", "two"))
+    assert "a &lt; b" in one and "_$x$ &amp; y" in one and 'aria-label="a &quot;b&quot; &lt;c&gt;"' in one
+    assert one != other and one.replace("one-", "two-") == other
+    assert "metadata" not in one and "<style" not in one and "http" not in one
