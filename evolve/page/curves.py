@@ -122,7 +122,8 @@ def _draw(axes: Any, panel: Panel, metric: str, untrained: bool) -> list[Any]:
     """Draw every curve; their handles for the legend."""
     handles, looks = [], zip(cycle(COLOURS), cycle(MARKERS), cycle(STYLES), strict=False)
     lengths = {length for one in panel.curves for length in getattr(one, metric)}
-    step = min(0.012 * (max(lengths) - min(lengths)), 0.5 / len(panel.curves)) if lengths else 0.0
+    span = max(lengths, default=0) - min(lengths, default=0)
+    step = min(0.012 * (span or 1), 0.5 / len(panel.curves))
     for number, (one, (colour, marker, style)) in enumerate(zip(panel.curves, looks, strict=False)):
         points: Points = getattr(one, metric)
         look = {"color": CONTROL_COLOUR if one.control else colour, "marker": marker, "ms": 4.5, "elinewidth": 1, "capsize": 2}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from evolve.batch.file import Case
 from evolve.batch.folder import BATCH_FILE, BatchFolder, is_batch, read_batch_file
-from evolve.curves import LineageRecord
+from evolve.curves import LineageRecord, Summary, summarise
 from evolve.durable import canonical
 from evolve.errors import UserError
 from evolve.lineage import World
@@ -58,7 +59,7 @@ class Section:
         """Lineages that have measured something, as the comparison takes them."""
         return [(line.case, line.record) for line in self.lines if line.record.generations]
 
-    @property
+    @cached_property
     def varieties(self) -> dict[str, list[LineageRecord]]:
         """Case name -> its measured lineages by seed: what can be pooled."""
         found: dict[str, list[LineageRecord]] = {}
@@ -66,6 +67,11 @@ class Section:
             found.setdefault(case.name, []).append(record)
         order = dict.fromkeys(line.case.name for line in self.lines)
         return {name: found[name] for name in order if name in found}
+
+    @cached_property
+    def summaries(self) -> dict[str, Summary]:
+        """Case name -> its lineages pooled."""
+        return {name: summarise(records) for name, records in self.varieties.items()}
 
 
 @dataclass

@@ -11,7 +11,7 @@ from evolve import fewshot_table
 from evolve.batch.compare import Row as Compared
 from evolve.batch.file import Batch
 from evolve.batch.finish import TITLES, cells, plus_minus, reference_of
-from evolve.curves import Interval, LineageRecord, evolved, summarise
+from evolve.curves import Interval, LineageRecord, Summary, evolved
 from evolve.fewshot_table import Line as Learner
 from evolve.page.curves import Curve
 from evolve.page.read import Line, Spent
@@ -53,9 +53,9 @@ def _name(row: Compared) -> str:
     return f"{row.method} (reference)" if row.is_reference else row.method
 
 
-def effects(varieties: Mapping[str, Sequence[LineageRecord]]) -> Table | None:
+def effects(summaries: Mapping[str, Summary]) -> Table | None:
     """Inherited minus every control, paired by task, a row a case; None without any control."""
-    found = {name: {e.over: e for e in summarise(records).effects} for name, records in varieties.items()}
+    found = {name: {e.over: e for e in summary.effects} for name, summary in summaries.items()}
     overs = list(dict.fromkeys(over for one in found.values() for over in one))
     if not overs:
         return None

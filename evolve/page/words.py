@@ -8,7 +8,7 @@ from evolve.batch.compare import LEVEL, SEEDS_FOR_CLUSTERS
 from evolve.batch.compare import Row as Compared
 from evolve.batch.file import Batch
 from evolve.batch.finish import cells, reference_of
-from evolve.curves import SEEDS_WANTED, gain_sentence, summarise, verdict
+from evolve.curves import SEEDS_WANTED, gain_sentence, verdict
 from evolve.page.read import Section
 from evolve.page.tables import timed
 
@@ -42,11 +42,7 @@ def _difference(row: Compared, metric: str, reference: str) -> str:
 
 def verdicts(section: Section) -> list[tuple[str, str]]:
     """(case, what its lineages show), pooled over seeds."""
-    found = []
-    for name, records in section.varieties.items():
-        summary = summarise(records)
-        found.append((name, f"{gain_sentence(summary)} {verdict(summary)}"))
-    return found
+    return [(name, f"{gain_sentence(summary)} {verdict(summary)}") for name, summary in section.summaries.items()]
 
 
 def caveats(section: Section) -> list[str]:
@@ -79,8 +75,8 @@ def _unfinished(section: Section) -> Iterator[str]:
 
 
 def _generations(section: Section) -> Iterator[str]:
-    for name, records in section.varieties.items():
-        summary, start = summarise(records), f"{name}: " if section.batch else ""
+    for name, summary in section.summaries.items():
+        start = f"{name}: " if section.batch else ""
         if summary.fallbacks:
             yield (
                 f"{start}in {summary.fallbacks} of {summary.measured} generations the condenser was tied or had collapsed; "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from evolve import __version__, figures
 from evolve.batch import finish
 from evolve.batch.compare import METRICS, compare
-from evolve.curves import LineageRecord, gain_sentence, summarise
+from evolve.curves import LineageRecord, gain_sentence
 from evolve.durable import write_whole
 from evolve.errors import UserError
 from evolve.page import curves, tables, words
@@ -119,7 +119,7 @@ def _part(section: Section, ident: str) -> Part:
         comparison=tables.comparison(held.batch, compared) if held else [],
         note=finish.note(held.batch, compared) if held else "",
         curves=list(_curves(section, ident)),
-        controls=[table for table in (tables.effects(varieties), tables.ancestors(varieties)) if table],
+        controls=[table for table in (tables.effects(section.summaries), tables.ancestors(varieties)) if table],
         fewshot=tables.fewshot(varieties),
         genomes=list(_genomes(varieties, ident)),
         cost=tables.cost(section.lines),
@@ -155,8 +155,8 @@ def _curves(section: Section, ident: str) -> Iterator[Picture]:
             caption = f"Evolution curves{where}: mean over seeds and descendants, bars: 95 % interval. Hollow: lineage length 0, the untrained ancestor."
             yield Picture(svg, caption, tables.numbers(f"Numbers of the figure{where}", panel.curves))
         return
-    for records in section.varieties.values():
-        summary = summarise(records)
+    for name, records in section.varieties.items():
+        summary = section.summaries[name]
         alt = f"Evolution curve of {section.title}: {gain_sentence(summary)} The table below it holds the numbers."
         svg = inline(lambda records=records, summary=summary: figures.evolution_figure(records, summary), f"{ident}-curve", alt)  # type: ignore[misc]
         caption = "Evolution curve with every control, the paired gain and the ancestor. Band: 95 % of the descendants."

@@ -68,6 +68,13 @@ def test_twenty_curves_differ_without_their_colours() -> None:
     assert len(places) == 20, "no interval hides another"
 
 
+def test_methods_on_one_pretrained_ancestor_stand_side_by_side() -> None:
+    axes = panel_figure(Panel("", tuple(Curve(str(i), {0: Interval(i, i, i, 3)}, {}) for i in range(3))), untrained=False).axes[0]
+    places = {float(line.get_xdata()[0]) for line in axes.lines if line.get_markerfacecolor() != "white" and len(line.get_xdata())}
+    low, high = axes.get_xlim()
+    assert len(places) == 3 and max(places) - min(places) > (high - low) / 2
+
+
 def test_a_picture_keeps_its_text_and_its_own_ids() -> None:
     points = {t: Interval(t, t, t, 3) for t in range(3)}
     panel = Panel("a < b", (Curve("_$x$ & y", points, points),))
