@@ -7,10 +7,12 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 from evolve.cluster import SYSTEMS, Cluster
 from evolve.errors import UserError
+from evolve.workers import ONE_THREAD, birth
 
 CONNECT_SECONDS = 20
 OURS = ("cores", "processes", "nanny", "n_workers", "scheduler", "asynchronous", "loop")  # settings that --workers and --jobs decide
@@ -66,16 +68,19 @@ def _client(distributed: Any, where: Any) -> Any:
 
 
 def _local(distributed: Any, cluster: Cluster) -> Any:
+    """Its threads, and so the processes that they start, never hear a Ctrl-C."""
     share = cluster.gpu_share
-    return distributed.LocalCluster(
-        n_workers=cluster.workers or (round(1 / share) if share else None),
-        threads_per_worker=1,
-        processes=True,
-        memory_limit=0,
-        dashboard_address=":0",
-        resources={"GPU": share} if share else None,
-        silence_logs=logging.CRITICAL,
-    )
+    resource_tracker.ensure_running()  # the first start of a process would start it, and let Ctrl-C through again
+    with birth(ONE_THREAD):
+        return distributed.LocalCluster(
+            n_workers=cluster.workers or (round(1 / share) if share else None),
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=0,
+            dashboard_address=":0",
+            resources={"GPU": share} if share else None,
+            silence_logs=logging.CRITICAL,
+        )
 
 
 def _batch_system(cluster: Cluster) -> Any:

@@ -1,0 +1,106 @@
+"""A small batch by local processes and by SLURM jobs, one of which is killed on the way: the same bytes in both stores.
+
+    python benchmarks/cluster/compare.py FOLDER        # started by slurm_one_node.sh; SLURM must answer to sbatch
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+BATCH = """
+title = "SLURM"
+scenario = "glyphs-seq25"
+seeds = [0, 1]
+[set]
+stream.tasks = 6
+data.size = 16
+data.glyph_train = 12
+data.glyph_test = 6
+ancestor.width = 0.0625
+ancestor.epochs = 1
+ancestor.lr = 0.01
+condense.images_per_class = 4
+descend.shots = 6
+descend.epochs = 2
+descend.descendants = 3
+controls.shuffled = 0
+[axes]
+condense.method = ["random", "fixed"]
+[report]
+reference = "random"
+"""
+
+
+def command(folder: Path, engine: str, *words: str) -> list[str]:
+    """`evolve batch` with a store and a folder of this engine's own; decoded images are shared."""
+    places = ["--out", str(folder / engine / "batch"), "--store", str(folder / engine / "store")]
+    return [sys.executable, "-m", "evolve.cli", "batch", str(folder / "slurm.toml"), *places, *words]
+
+
+def content(store: Path) -> dict[str, str]:
+    """The digests of all results' files by stage, as their manifests say; and the recipes."""
+    found = {}
+    for file in sorted(store.glob("results/*/*/*/manifest.json")):
+        manifest = json.loads(file.read_text())
+        found[manifest["key"]] = json.dumps([manifest["recipe"], manifest["files"]], sort_keys=True)
+    return found
+
+
+def jobs(*options: str) -> list[str]:
+    """The ids of SLURM's jobs."""
+    return subprocess.run(["squeue", "--noheader", "--format", "%i", *options], capture_output=True, text=True, check=True).stdout.split()
+
+
+def kill_one(running: subprocess.Popen[bytes], store: Path) -> str:
+    """Kill a job without warning once some results are there; its id. SystemExit if it never comes to that."""
+    end = time.monotonic() + 300
+    while running.poll() is None and time.monotonic() < end:
+        working = jobs("--states", "running")
+        if working and len(content(store)) >= 3:
+            subprocess.run(["scancel", "--signal", "KILL", "--full", working[0]], check=True)
+            return working[0]
+        time.sleep(0.1)
+    running.kill()
+    raise SystemExit(f"no job could be killed on the way (exit code {running.wait()})")
+
+
+def wait_for_another(running: subprocess.Popen[bytes], known: set[str]) -> str:
+    """The id of the job that takes the killed one's place. SystemExit if none does while there is work."""
+    while running.poll() is None:
+        if new := set(jobs()) - known:
+            return new.pop()
+        time.sleep(0.1)
+    raise SystemExit("the killed job was not replaced before the batch ended")
+
+
+def main() -> None:
+    """Both engines, and what they left. SystemExit with a line where they differ."""
+    folder = Path(sys.argv[1])
+    (folder / "slurm.toml").write_text(BATCH)
+    began = time.monotonic()
+    subprocess.run(command(folder, "local", "--workers", "2"), check=True, stdout=subprocess.DEVNULL)
+    local = time.monotonic() - began
+    began = time.monotonic()
+    settings = ["memory=4GB", "walltime=00:30:00", f"log_directory={folder}/jobs", f"local_directory={folder}/scratch", "interface=lo"]
+    words = ["--scheduler", "slurm", "--jobs", "2", *(word for pair in settings for word in ("--cluster", pair))]
+    running = subprocess.Popen(command(folder, "slurm", *words))
+    killed = kill_one(running, folder / "slurm" / "store")
+    instead = wait_for_another(running, {killed, *jobs()})
+    if code := running.wait():
+        raise SystemExit(f"the batch on SLURM ended with {code}")
+    slurm = time.monotonic() - began
+    one, other = content(folder / "local" / "store"), content(folder / "slurm" / "store")
+    if one != other or not one:
+        raise SystemExit(f"results differ: {len(one)} local, {len(other)} by SLURM, {sum(one.get(key) == other[key] for key in other)} equal")
+    time.sleep(3)
+    if left := jobs():
+        raise SystemExit(f"jobs left behind: {left}")
+    print(f"SLURM: {len(one)} stages, byte for byte those of the local engine (job {killed} killed on the way, {instead} in its place); {local:.0f} s local, {slurm:.0f} s by SLURM")
+
+
+if __name__ == "__main__":
+    main()
