@@ -122,6 +122,7 @@ def test_bold_is_what_the_test_supports(page: Page) -> None:
     assert len(best) == 2 and all(text.startswith(NAME) for text in best)  # in accuracy and in gain
     assert any(line.startswith(f"{NAME} has the highest accuracy") for _, _, line in page.all("li"))
     assert any(line.startswith(f"{NAME} is above plain in accuracy: +20.00") for _, _, line in page.all("li"))
+    assert any(line == "Not shown to differ from plain in accuracy: from-scratch." for _, _, line in page.all("li"))
 
 
 def test_without_an_effect_nothing_is_bold(tmp_path: Path) -> None:
