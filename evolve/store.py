@@ -13,9 +13,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -42,6 +44,7 @@ from evolve.durable import (
     write_file,
 )
 from evolve.errors import StoreError
+from evolve.lease import Lease
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +53,9 @@ __all__ = ["FORMAT", "Checkpoint", "Result", "Stage", "Store", "stage_key"]
 
 FORMAT = 1
 _WORD = re.compile(r"[a-z][a-z0-9_-]*")
+_PATIENCE = 1.0  # seconds between two words of one who waits for a lock
+_MACHINE = digest(platform.node().encode())[:8]
+_FOREIGN_SECONDS = 86400.0  # of so long ago, what another machine was writing is rubbish, whatever the clocks say
 
 # Folders whose files this process has hashed, with what identified the manifest then: results never change in place.
 _verified: dict[Path, tuple[int, int]] = {}
@@ -188,17 +194,16 @@ class Store:
 
     @contextmanager
     def lock(self, key: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Hold the right to compute a stage; the system takes it back when the holder dies. Not reentrant.
+        """Hold the right to compute a stage; a dead holder loses it (:mod:`evolve.lease`). Not reentrant.
 
-        ``waiting`` is called once if someone else holds it now.
+        ``waiting`` is called when someone else holds it, and about every second while that lasts; what it raises ends the wait.
         """
-        lock = self._file_lock(key)
+        lock = self._lease(key)
         with storage_errors(self.root / "locks"):
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
+            wait = 0.0
+            while not lock.take(wait):
                 waiting()
-                lock.acquire()
+                wait = _PATIENCE
         try:
             yield
         finally:
@@ -206,13 +211,11 @@ class Store:
 
     def locked(self, key: str) -> bool:
         """Whether some process is computing this stage now. The lock is taken and given back to find out."""
-        if not (self.root / "locks" / f"{key}.lock").exists():
+        lock = self._lease(key)
+        if not lock.file.exists():
             return False
-        lock = self._file_lock(key)
         with storage_errors(self.root / "locks"):
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
+            if not lock.take():
                 return True
         lock.release()
         return False
@@ -223,8 +226,8 @@ class Store:
 
     # Inside
 
-    def _file_lock(self, name: str) -> FileLock:
-        return FileLock(self.root / "locks" / f"{name}.lock")
+    def _lease(self, name: str) -> Lease:
+        return Lease(self.root / "locks" / name)
 
     def _find(self, key: str) -> Path | None:
         with suppress(FileNotFoundError):
@@ -271,7 +274,7 @@ class Store:
 
     def _put_aside(self, path: Path) -> Result | None:
         """Move a damaged result away, unless another process already has, and a good one has taken its place."""
-        with self._file_lock("damaged"):
+        with self.lock("damaged"):
             try:
                 return _read(path)
             except FileNotFoundError:
@@ -286,9 +289,9 @@ class Store:
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
-        """A folder of this process's own. A lock beside it tells others whether its owner lives."""
+        """A folder of this process's own. A lock beside it tells others on this machine whether its owner lives."""
         while True:
-            name = f"{os.getpid()}-{secrets.token_hex(6)}"
+            name = f"{_MACHINE}-{os.getpid()}-{secrets.token_hex(6)}"
             guard, folder = self.root / "tmp" / f"{name}.lock", self.root / "tmp" / name
             lock = FileLock(guard)
             lock.acquire()
@@ -307,7 +310,9 @@ class Store:
         """Remove what dead processes left: their temporary folders, and checkpoints of stages that are finished."""
         for guard in (self.root / "tmp").glob("*.lock"):
             lock = FileLock(guard)
-            with suppress(Timeout):
+            with suppress(Timeout, FileNotFoundError):
+                if not guard.name.startswith(f"{_MACHINE}-") and time.time() - guard.stat().st_mtime < _FOREIGN_SECONDS:
+                    continue  # another machine's: its lock may not show here
                 lock.acquire(blocking=False)
                 shutil.rmtree(guard.with_suffix(""), ignore_errors=True)
                 guard.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from itertools import chain, repeat
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
@@ -62,8 +63,9 @@ def execute_quietly(stages: Sequence[Stage], store: Store, perform: str, context
 
 def _execute_one(stage: Stage, store: Store, perform: str, context: Mapping[str, Any], tell: Send) -> None:
     """Under its lock, for which it waits."""
+    words: Iterator[tuple[Any, ...]] = chain([("waiting",)], repeat(("progress", 0.0, "waiting for another run")))
     try:
-        with store.lock(stage.key, waiting=lambda: tell("waiting")):
+        with store.lock(stage.key, waiting=lambda: tell(*next(words))):
             if not _needed(stage, store, tell):
                 return
             started = time.monotonic()

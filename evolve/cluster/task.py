@@ -17,7 +17,7 @@ from typing import Any
 
 from evolve.errors import UserError
 from evolve.store import Stage, Store
-from evolve.workers import ONE_THREAD, Send, execute_quietly, keep_memory
+from evolve.workers import ONE_THREAD, execute_quietly, keep_memory
 
 PACKAGES = ("torch", "torchvision", "numpy", "timm", "avalanche-lib")  # what can change a bit, beside ourselves
 BLAS_THREADS = tuple(name for name in ONE_THREAD if name.startswith(("OMP", "MKL", "OPENBLAS")))  # those that Dask's nanny sets
@@ -87,7 +87,6 @@ def compute(packed: bytes) -> tuple[Any, ...]:
         store = Store(work.store_root, lambda text: send("", "notice", text))
         keep_memory()
         settle(store, work.stage.inputs.values())
-        wait_for_lock(store, work.stage.key, send)
         execute_quietly([work.stage], store, work.perform, work.context, send)
     except Released:
         return "", "released"
@@ -127,12 +126,3 @@ def settle(store: Store, keys: Iterable[str], seconds: float = SETTLE_SECONDS) -
         for key in lacking:
             list(store.root.glob(f"results/*/{key[:2]}/*"))
     return True
-
-
-def wait_for_lock(store: Store, key: str, send: Send) -> None:
-    """Wait, as long as somebody still wants the stage, while another run computes it."""
-    said = False
-    while store.locked(key):
-        send(key, *(("progress", 0.0, "waiting for another run") if said else ("waiting",)))
-        said = True
-        time.sleep(0.5)
