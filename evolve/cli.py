@@ -16,6 +16,7 @@ from evolve.batch.commands import batch
 from evolve.cluster.options import cluster_options
 from evolve.errors import UserError
 from evolve.report_command import report
+from evolve.store_command import store
 
 SET_HELP = "Override one setting, such as --set ancestor.strategy=ewc; may be given many times."
 PROFILE = click.option("--profile", default="paper", show_default=True, help="quick: the scenario's [quick] values; paper: as the file says.")
@@ -220,6 +221,7 @@ def plugins() -> None:
 
 cli.add_command(batch)
 cli.add_command(report)
+cli.add_command(store)
 
 
 def _order(name: str, profile: str, seed: int, **options: Any) -> Any:

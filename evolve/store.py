@@ -1,28 +1,28 @@
-"""Stages, their keys, and the folder that holds every finished stage's result.
+"""The folder that holds every finished stage's result, under the key of the stage (evolve.stage).
 
-A stage's key is the hash of all that determines its numbers. A result is whole or absent, checked when it is read,
-and computed by one process at a time. Nothing here knows what a lineage is.
+A result is whole or absent, checked when it is read, and computed by one process at a time. Nothing here knows what a lineage is.
 
     results/<kind>/<key[:2]>/<key>/   manifest.json  result.json  <name>.safetensors
     partial/<key>/                    checkpoints of unfinished stages
+    runs/                             which runs refer to this store (evolve.referrers)
     locks/  tmp/  damaged/  logs/
+
+A thinned result keeps its record and has lost tensor files, whose digests its manifest keeps: put again, it takes only the same.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import platform
-import re
 import secrets
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,6 @@ from filelock import FileLock, Timeout
 
 from evolve.checkpoint import Checkpoint
 from evolve.durable import (
-    canonical,
     digest,
     file_digest,
     from_json,
@@ -45,51 +44,20 @@ from evolve.durable import (
 )
 from evolve.errors import StoreError
 from evolve.lease import Lease
+from evolve.stage import WORD, Stage, stage_key
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FORMAT", "Checkpoint", "Result", "Stage", "Store", "stage_key"]
+__all__ = ["FORMAT", "Checkpoint", "Held", "Result", "Stage", "Store", "Thinned", "stage_key"]
 
 FORMAT = 1
-_WORD = re.compile(r"[a-z][a-z0-9_-]*")
 _PATIENCE = 1.0  # seconds between two words of one who waits for a lock
 _MACHINE = digest(platform.node().encode())[:8]
 _FOREIGN_SECONDS = 86400.0  # of so long ago, what another machine was writing is rubbish, whatever the clocks say
 
-# Folders whose files this process has hashed, with what identified the manifest then: results never change in place.
+# Folders whose files this process has hashed, with what identified the manifest then: only thinning changes a result, and its manifest with it.
 _verified: dict[Path, tuple[int, int]] = {}
-
-
-def stage_key(kind: str, recipe: Mapping[str, Any]) -> str:
-    """First 40 hex digits of the sha256 of the canonical JSON of kind and recipe."""
-    return hashlib.sha256(canonical({"kind": kind, "recipe": recipe}).encode()).hexdigest()[:40]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One pure computation of a lineage. ``label`` and ``priority`` (lower runs first) are not part of the key."""
-
-    kind: str  # "accumulate" | "condense" | "descend" | "fewshot"
-    label: str
-    recipe: Mapping[str, Any]  # all that determines the numbers, JSON-able, the keys of the inputs among it
-    inputs: Mapping[str, str]  # role -> key; the same stands in recipe["inputs"]
-    priority: int = 0
-
-    def __post_init__(self) -> None:
-        if not _WORD.fullmatch(self.kind):
-            raise ValueError(f"stage kind {self.kind!r}: lower-case letters, digits, - and _ only")
-        object.__setattr__(self, "recipe", plain(self.recipe, "recipe"))
-        object.__setattr__(self, "inputs", dict(self.inputs))
-        if self.recipe.get("inputs", {}) != self.inputs:
-            raise ValueError(f"stage {self.label!r}: recipe['inputs'] must equal inputs, or the key would not depend on them")
-
-    @cached_property
-    def key(self) -> str:
-        return stage_key(self.kind, self.recipe)
-
-    def __hash__(self) -> int:
-        return hash(self.key)
 
 
 @dataclass(frozen=True)
@@ -100,16 +68,34 @@ class Result:
     path: Path
     manifest: dict[str, Any]
 
+    @property
+    def thinned(self) -> bool:
+        """Whether tensor files have been dropped, see :meth:`Store.thin`."""
+        return "thinned" in self.manifest
+
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of ``<name>.safetensors``, fresh copies. KeyError if the stage wrote none of that name."""
+        """The tensors of ``<name>.safetensors``, fresh copies. KeyError if the stage wrote none of that name, Thinned if they were dropped."""
         file = f"{name}.safetensors"
+        _refuse_thinned(self.manifest, file)
         if file not in self.manifest["files"]:
             raise KeyError(f"{self.path} has no {file}")
         with storage_errors(self.path / file):
-            data = (self.path / file).read_bytes()
+            try:
+                data = (self.path / file).read_bytes()
+            except FileNotFoundError:
+                _refuse_thinned(from_json((self.path / "manifest.json").read_bytes()), file)  # since this result was read
+                raise
         if digest(data) != self.manifest["files"][file]["sha256"]:
             raise StoreError(f"store: {self.path / file}: changed while it was in use: run again, it will be computed anew")
         return tensors_from_bytes(data)
+
+
+class Thinned(StoreError):
+    """The tensors asked for were dropped; the line says why and what that means."""
+
+
+class Held(Exception):
+    """Another process is computing this stage."""
 
 
 class _Damaged(Exception):
@@ -132,7 +118,7 @@ class Store:
         self._report = report
         with storage_errors(self.root):
             self._open()
-            for name in ("results", "partial", "locks", "tmp", "damaged", "logs"):
+            for name in ("results", "partial", "locks", "tmp", "damaged", "logs", "runs"):
                 make_folder(self.root / name)
             with self._scratch() as folder:
                 write_file(folder / "probe", b"")
@@ -163,11 +149,12 @@ class Store:
     ) -> Result:
         """Store a stage's result and forget its checkpoints. ``tensors``: file name -> tensor name -> tensor.
 
-        All or nothing: written aside, flushed, renamed into place. If another process was first, its result stays.
+        All or nothing: written aside, flushed, renamed into place. If another process was first, its result stays. A thinned one that is
+        there stays too and gets its tensor files back; StoreError if these are not the bytes that it had.
         """
         files = {"result.json": to_json(record)}
         for name, group in tensors.items():
-            if not _WORD.fullmatch(name):
+            if not WORD.fullmatch(name):
                 raise ValueError(f"tensor file {name!r}: lower-case letters, digits, - and _ only")
             files[f"{name}.safetensors"] = tensors_to_bytes(group)
         manifest = {
@@ -181,10 +168,45 @@ class Store:
         manifest["seal"] = _seal(manifest)
         final = self.root / "results" / stage.kind / stage.key[:2] / stage.key
         with storage_errors(final):
-            while (found := self.get(stage.key)) is None:
-                self._write(final, {**files, "manifest.json": to_json(manifest)})
+            while (found := self.get(stage.key)) is None or found.thinned:
+                if found is None:
+                    self._write(final, {**files, "manifest.json": to_json(manifest)})
+                else:
+                    self._restore(found, files)
             self.checkpoint(stage.key).clear()
         return found
+
+    def thin(self, key: str, names: Sequence[str], why: str) -> int:
+        """Drop a result's tensor files of these names and keep its record; the bytes freed, 0 for a stage that is being computed.
+
+        ``why`` is the line that whoever asks for the tensors will get. Killed anywhere, this leaves the result whole or thinned; called
+        again, it finishes what was begun.
+        """
+        with storage_errors(self.root), suppress(Held), self.unheld(key):
+            if (found := self.get(key)) is None:
+                return 0
+            files = dict(found.manifest["files"])
+            dropped = {file: files.pop(file) for file in (f"{name}.safetensors" for name in names) if file in files}
+            if dropped:
+                dropped |= found.manifest.get("thinned", {}).get("files", {})
+                self._replace_manifest(found.path, found.manifest | {"files": files, "thinned": {"files": dropped, "why": why}})
+            surplus = [file for file in found.path.iterdir() if file.name not in files and file.name != "manifest.json"]
+            freed = sum(file.stat().st_size for file in surplus)
+            for file in surplus:
+                file.unlink()
+            return freed
+        return 0
+
+    @contextmanager
+    def bin(self) -> Iterator[Callable[[Path], None]]:
+        """A function that takes a file or folder out of the store: gone at once for every reader; its bytes go at the end, or by a sweep."""
+        with storage_errors(self.root), self._scratch() as folder:
+
+            def discard(path: Path) -> None:
+                with suppress(FileNotFoundError):
+                    os.rename(path, folder / secrets.token_hex(8))
+
+            yield discard
 
     def checkpoint(self, key: str) -> Checkpoint:
         """The checkpoint of an unfinished stage; use it while holding its lock."""
@@ -208,6 +230,20 @@ class Store:
             yield
         finally:
             lock.release()
+
+    @contextmanager
+    def unheld(self, key: str) -> Iterator[None]:
+        """Hold a stage's lock, which nobody else holds; raises Held at once where somebody does."""
+
+        def refuse() -> None:
+            raise Held(key)
+
+        with self.lock(key, waiting=refuse):
+            yield
+
+    def gate(self, waiting: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
+        """Around a change of who refers to this store, and around whatever drops what nobody refers to. Held for moments only."""
+        return self.lock("gate", waiting)
 
     def locked(self, key: str) -> bool:
         """Whether some process is computing this stage now. The lock is taken and given back to find out."""
@@ -272,6 +308,27 @@ class Store:
                 _verified[final] = _identity(final)
         sync_folder(final.parent)
 
+    def _restore(self, found: Result, files: Mapping[str, bytes]) -> None:
+        """Give a thinned result its tensor files back. Its manifest comes last, so until then it is thinned."""
+        lost = found.manifest["thinned"]["files"]
+        if changed := [name for name, expected in lost.items() if name not in files or digest(files[name]) != expected["sha256"]]:
+            advice = "another machine, device or version computed it then; give another --store to compute all of it anew here"
+            raise StoreError(f"store: {found.path / changed[0]}: computed again it has other bytes than before it was thinned: {advice}")
+        for name in lost:
+            self._replace(found.path / name, files[name])
+        manifest = {name: value for name, value in found.manifest.items() if name != "thinned"}
+        self._replace_manifest(found.path, manifest | {"files": manifest["files"] | lost})
+
+    def _replace_manifest(self, path: Path, manifest: dict[str, Any]) -> None:
+        self._replace(path / "manifest.json", to_json(manifest | {"seal": _seal(manifest)}))
+
+    def _replace(self, file: Path, data: bytes) -> None:
+        """Put a file in place whole, over an older one if there is one."""
+        with self._scratch() as folder:
+            write_file(folder / file.name, data)
+            os.replace(folder / file.name, file)
+        sync_folder(file.parent)
+
     def _put_aside(self, path: Path) -> Result | None:
         """Move a damaged result away, unless another process already has, and a good one has taken its place."""
         with self.lock("damaged"):
@@ -320,6 +377,11 @@ class Store:
         for folder in (self.root / "partial").iterdir():
             if self.has(folder.name):
                 self.checkpoint(folder.name).clear()
+
+
+def _refuse_thinned(manifest: Mapping[str, Any], file: str) -> None:
+    if file in manifest.get("thinned", {}).get("files", {}):
+        raise Thinned(manifest["thinned"]["why"])
 
 
 def _identity(path: Path) -> tuple[int, int]:

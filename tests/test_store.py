@@ -27,7 +27,7 @@ import evolve.store
 from evolve.checkpoint import Sparing
 from evolve.durable import from_json, to_json
 from evolve.errors import StoreError
-from evolve.store import Stage, Store, stage_key
+from evolve.store import Stage, Store, Thinned, stage_key
 
 torch.set_num_threads(1)
 
@@ -340,6 +340,86 @@ def test_temporary_folders_of_the_living_are_left_alone(tmp_path: Path) -> None:
         status = child(lambda: Store(tmp_path) and None)
         assert status == 0 and folder.is_dir()
     assert leftovers(store) == []
+
+
+# Thinning: the record stays, tensor files go and may come back
+
+WHY = "the snapshot was thinned"
+
+
+def thinned(store: Store, seed: int = 0) -> int:
+    return store.thin(stage(seed + 1).key, ["model", "absent"], WHY)
+
+
+def test_a_thinned_result_keeps_its_record_and_says_why_its_tensors_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path, pytest.fail)
+    before = store.put(stage(), {"a": math.nan}, tensors(), {})
+    size = (before.path / "model.safetensors").stat().st_size
+    assert thinned(store) == size and not (before.path / "model.safetensors").exists()
+    for _ in range(2):
+        found = store.get(stage().key)
+        assert found is not None and found.thinned and store.has(stage().key)
+        assert repr(found.record) == repr({"a": math.nan}) and torch.equal(found.tensors("extra")["i"], torch.arange(5))
+        for result in (found, before):  # before: read while it was whole
+            with pytest.raises(Thinned, match=WHY):
+                result.tensors("model")
+        new_process(monkeypatch)
+    assert thinned(store) == 0 and store.thin("0" * 40, ["model"], WHY) == 0
+
+
+def test_put_again_it_takes_the_same_bytes_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path, pytest.fail)
+    whole = store.put(stage(), {"a": 1}, tensors(), {"machine": "one"})
+    thinned(store)
+    with pytest.raises(StoreError, match=r"model\.safetensors.*--store"):
+        store.put(stage(), {"a": 1}, tensors(seed=1), {})
+    found = store.get(stage().key)
+    assert found is not None and found.thinned
+    again = store.put(stage(), {"a": 2}, tensors(), {"machine": "two"})
+    assert again.record == whole.record and again.manifest | {"seal": ""} == whole.manifest | {"seal": ""}
+    new_process(monkeypatch)
+    found = store.get(stage().key)
+    assert found is not None and torch.equal(found.tensors("model")["w"], tensors()["model"]["w"])
+
+
+def test_a_result_that_is_being_computed_is_not_thinned(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put(stage(), {}, tensors(), {})
+    with store.lock(stage().key):
+        assert child(lambda: os._exit(thinned(Store(tmp_path)))) == 0
+    found = store.get(stage().key)
+    assert found is not None and not found.thinned
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_thinning_or_restoring_killed_anywhere_leaves_one_or_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool) -> None:
+    store = Store(tmp_path, pytest.fail)
+    ended = []
+
+    def work(number: int) -> None:
+        if back:
+            store.put(stage(number + 1), {"a": 1}, tensors(), {})
+        else:
+            thinned(store, number)
+
+    for number in range(500):
+        store.put(stage(number + 1), {"a": 1}, tensors(), {})
+        if back:
+            thinned(store, number)
+        status = child(partial(work, number), die_at=number)
+        new_process(monkeypatch)
+        again = Store(tmp_path, pytest.fail)
+        found = again.get(stage(number + 1).key)
+        assert found is not None and found.record == {"a": 1} and leftovers(again) == []
+        ended.append(found.thinned is not back)
+        for lease in (tmp_path / "locks").glob("*.lease"):
+            lease.unlink()  # the dead one's; half written it would first have to run out
+        thinned(again, number)  # finishes, whatever was left
+        assert sorted(file.name for file in found.path.iterdir()) == ["extra.safetensors", "manifest.json", "result.json"]
+        again.put(stage(number + 1), {}, tensors(), {})
+        if os.waitstatus_to_exitcode(status) == 0:
+            break
+    assert ended == sorted(ended) and not ended[0] and ended[-1] and number > 10
 
 
 # Several processes
