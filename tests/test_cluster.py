@@ -143,11 +143,14 @@ def test_two_clients_at_once_compute_each_stage_once(tmp_path: Path, address: st
     assert sorted(label for label, _ in traced(trace)) == list("abcdef")
 
 
-def test_one_scheduler_serves_two_stores_apart(tmp_path: Path, address: str) -> None:
-    stages = [make("same")]
-    for name in "ab":
-        run(tmp_path / name, stages, address)
-        assert Store(tmp_path / name).has(stages[0].key)
+def test_one_scheduler_serves_two_stores_at_once(tmp_path: Path, address: str) -> None:
+    stages = [make("same", "slow")]
+    clients = [threading.Thread(target=run, args=(tmp_path / name, stages, address)) for name in "ab"]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join(20)
+    assert all(Store(tmp_path / name).has(stages[0].key) for name in "ab")
 
 
 # What goes wrong
@@ -168,12 +171,15 @@ def test_the_second_death_is_the_stages_failure_and_the_others_go_on(tmp_path: P
     after = make("after", gene=bad)
     broken = make("broken", "explode")
     events: list[Event] = []
-    failed = run_stages(lambda: [killer, bad, after, broken, *good], tmp_path, PERFORM, {}, Dask(Cluster(address)), events.append, keep_going=True)
+    stages, context = [killer, bad, after, broken, *good], {"trace": tmp_path / "trace"}
+    failed = run_stages(lambda: stages, tmp_path / "s", PERFORM, context, Dask(Cluster(address)), events.append, keep_going=True)
+    assert [text.startswith("killer: ") for text in notices(events)] == [True]  # tried once more, and not again
     assert set(failed) == {killer.key, bad.key, after.key, broken.key}
     assert "died twice" in failed[killer.key] and "fetch it again" in failed[bad.key] and "before it failed" in failed[after.key]
     assert "ZeroDivisionError: first line" in failed[broken.key]
-    assert "Traceback" in Store(tmp_path).log(broken.key).read_text() and "last words" in Store(tmp_path).log(killer.key).read_text()
-    assert all(Store(tmp_path).has(stage.key) for stage in good)
+    store = Store(tmp_path / "s")
+    assert "Traceback" in store.log(broken.key).read_text() and "last words" in store.log(killer.key).read_text()
+    assert all(store.has(stage.key) for stage in good)
     assert sorted(labels(events, StageFailed)) == ["bad", "broken", "killer"]
 
 
@@ -256,13 +262,35 @@ def test_a_share_of_a_gpu_goes_where_it_is_offered(tmp_path: Path, address: str)
 
 
 def test_a_local_cluster_ends_with_its_run(tmp_path: Path) -> None:
-    stages = lineage(2)
-    run_stages(lambda: stages, tmp_path / "local", PERFORM, {}, 1, lambda event: None)
-    events: list[Event] = []
-    crew = Dask(Cluster("local", workers=2))
-    run_stages(lambda: stages, tmp_path / "dask", PERFORM, {"trace": tmp_path / "trace"}, crew, events.append)
-    assert content(tmp_path / "dask") == content(tmp_path / "local")
+    stages = [make(name) for name in "abcd"]
+    run_stages(lambda: stages, tmp_path / "s", PERFORM, {"trace": tmp_path / "trace"}, Dask(Cluster("local", workers=2)), lambda event: None)
+    assert sorted(label for label, _ in traced(tmp_path / "trace")) == list("abcd")
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for _, pid in traced(tmp_path / "trace")), 5)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from engine_stages import make
+from evolve.cluster import Cluster
+from evolve.cluster.crew import Dask
+from evolve.engine import run_stages
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    run_stages(lambda: [make("long", "patient")], root, "engine_stages:perform", {"trace": f"{root}.trace"}, Dask(Cluster("local", workers=1)), print)
+"""
+
+
+def test_ctrl_c_ends_a_local_cluster_quietly(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "s")]
+    parent = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    wait_until(lambda: traced(tmp_path / "s.trace"))
+    os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    _, said = parent.communicate(timeout=30)
+    assert said.decode().count("Traceback") == 1 and said.decode().strip().endswith("KeyboardInterrupt"), said.decode()
+    assert not any(Path(f"/proc/{pid}").exists() for _, pid in traced(tmp_path / "s.trace"))
+    assert not Store(tmp_path / "s").locked(make("long", "patient").key) and list((tmp_path / "s" / "tmp").iterdir()) == []
 
 
 # The options

@@ -68,14 +68,17 @@ def compute(packed: bytes) -> tuple[Any, ...]:
     def report(what: str, *content: Any) -> None:
         worker.log_event(work.topic, [work.stage.key, what, *content])
 
+    def check_wanted() -> None:
+        known = worker.state.tasks.get(task)
+        if known is None or known.state == "cancelled":
+            raise Released
+
     def send(key: str, what: str, *content: Any) -> None:
         nonlocal told
         if what not in ("progress", "waiting", "notice"):
             end.append((key, what, *content))
             return
-        known = worker.state.tasks.get(task)
-        if known is None or known.state == "cancelled":
-            raise Released
+        check_wanted()
         if what != "progress" or time.monotonic() - told >= REPORT_SECONDS:
             told = time.monotonic()
             report(what, *content)
@@ -87,6 +90,7 @@ def compute(packed: bytes) -> tuple[Any, ...]:
         store = Store(work.store_root, lambda text: send("", "notice", text))
         keep_memory()
         settle(store, work.stage.inputs.values())
+        check_wanted()
         execute_quietly([work.stage], store, work.perform, work.context, send)
     except Released:
         return "", "released"
