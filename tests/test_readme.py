@@ -24,4 +24,4 @@ def test_every_option_the_readme_names_exists() -> None:
 
     known = {name for command in cli.commands.values() for option in command.params for name in option.opts}
     named = set(re.findall(r"(?<![\w-])--[a-z]+", (ROOT / "README.md").read_text(encoding="utf-8")))
-    assert named - known <= {"--logdir"}
+    assert named - known <= {"--logdir", "--dist"}
