@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from evolve import scenario
@@ -26,9 +25,9 @@ def test_help_imports_nothing_heavy() -> None:
 def test_help_is_quick() -> None:
     spent = []
     for _ in range(5):
-        begun = time.perf_counter()
+        begun = sum(os.times()[2:4])  # CPU seconds of children: other work on the machine does not count
         assert run("--help").returncode == 0
-        spent.append(time.perf_counter() - begun)
+        spent.append(sum(os.times()[2:4]) - begun)
     assert min(spent) < 0.3
 
 

@@ -324,7 +324,7 @@ def test_options_that_fit() -> None:
         ({"queeu": "a", "memory": "1GB"}, ["--cluster queeu", "allowed", "queue", "walltime"]),
         ({"cores": "4"}, ["--cluster cores", "--workers"]),
         ({"queue": ["a", "b"]}, ["--cluster queue: given 2 times"]),
-        ({}, ["--scheduler slurm", "memory"]),
+        ({}, ["--scheduler slurm", "--cluster memory=4GB"]),
     ],
 )
 def test_settings_that_a_batch_system_does_not_take_are_refused(tmp_path: Path, settings: dict[str, Any], words: Sequence[str]) -> None:
