@@ -16,7 +16,7 @@ title = "SLURM"
 scenario = "glyphs-seq25"
 seeds = [0, 1]
 [set]
-stream.tasks = 6
+stream.tasks = 15
 data.size = 16
 data.glyph_train = 12
 data.glyph_test = 6
@@ -99,7 +99,8 @@ def main() -> None:
     time.sleep(3)
     if left := jobs():
         raise SystemExit(f"jobs left behind: {left}")
-    print(f"SLURM: {len(one)} stages, byte for byte those of the local engine (job {killed} killed on the way, {instead} in its place); {local:.0f} s local, {slurm:.0f} s by SLURM")
+    print(f"SLURM: {len(one)} stages, byte for byte those of the local engine (job {killed} killed on the way, {instead} in its place)")
+    print(f"{local:.0f} s local, {slurm:.0f} s by SLURM")
 
 
 if __name__ == "__main__":

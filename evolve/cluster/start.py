@@ -89,6 +89,8 @@ def _batch_system(cluster: Cluster) -> Any:
     processes = cluster.workers or (round(1 / cluster.gpu_share) if cluster.gpu_share else 1)
     settings: dict[str, Any] = {name: [value] if name in LISTS and isinstance(value, str) else value for name, value in cluster.settings.items()}
     _check_names(kind, cluster)
+    if "memory" not in settings and not _load("dask").config.get(f"jobqueue.{cluster.scheduler}.memory", None):
+        raise UserError(f"--scheduler {cluster.scheduler}: how much memory has a job? Say it with --cluster memory=4GB (or in ~/.config/dask/jobqueue.yaml)")
     if cluster.gpu_share:
         settings["worker_extra_args"] = [*settings.get("worker_extra_args", []), "--resources", f"GPU={cluster.gpu_share}"]
     settings["scheduler_options"] = {"dashboard_address": ":0"}
