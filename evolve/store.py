@@ -44,6 +44,7 @@ from evolve.durable import (
 )
 from evolve.errors import StoreError
 from evolve.lease import Lease
+from evolve.mirror import Mirror
 from evolve.stage import WORD, Stage, stage_key
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Store:
     def __init__(self, root: Path, report: Callable[[str], None] = _warn) -> None:
         self.root = Path(root).absolute()
         self._report = report
+        self.mirror: Mirror | None = None
         with storage_errors(self.root):
             self._open()
             for name in ("results", "partial", "locks", "tmp", "damaged", "logs", "runs"):
@@ -128,7 +130,7 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Whether a result is there; its content is not checked."""
-        return self._find(key) is not None
+        return self._find(key) is not None or (self.mirror is not None and self.mirror.holds(key))
 
     def get(self, key: str) -> Result | None:
         """The result, its files checked against their sha256 once per process, or None.
@@ -136,7 +138,7 @@ class Store:
         A damaged one (cut short, flipped bits, a missing file) is moved to ``damaged/``, reported, and None: compute it anew.
         """
         with storage_errors(self.root):
-            path = self._find(key)
+            path = self._find(key) or self._pull(key)
             if path is None:
                 return None
             try:
@@ -174,6 +176,8 @@ class Store:
                 else:
                     self._restore(found, files)
             self.checkpoint(stage.key).clear()
+            if self.mirror is not None:
+                self.mirror.push(found.path)
         return found
 
     def thin(self, key: str, names: Sequence[str], why: str) -> int:
@@ -285,28 +289,53 @@ class Store:
             os.replace(new, marker)
             sync_folder(self.root)
         try:
-            found = from_json(marker.read_bytes())["format"]
+            told = from_json(marker.read_bytes())
+            found, address = told["format"], told.get("mirror")
         except (ValueError, TypeError, KeyError):
             raise StoreError(f"store: {marker} cannot be read: it should hold the format, {FORMAT}; give another folder") from None
         if found != FORMAT:
             advice = "give a new folder, or use the evolve that wrote it"
             raise StoreError(f"store: {marker} has format {found!r}, this evolve reads {FORMAT}: {advice}")
+        self.mirror = Mirror(address) if address else None
+
+    def mirror_at(self, address: str | None) -> None:
+        """Have every process that opens this store from now on copy its results to this address, and take from there what it lacks; None ends that."""
+        self.mirror = Mirror(address) if address else None
+        with storage_errors(self.root):
+            self._replace(self.root / "store.json", to_json({"format": FORMAT} | ({"mirror": address} if address else {})))
 
     def _write(self, final: Path, files: Mapping[str, bytes]) -> None:
         """Write a folder whole; if one is there when it is done, that one stays."""
         with self._scratch() as folder:
             for name, data in files.items():
                 write_file(folder / name, data)
-            sync_folder(folder)
-            make_folder(final.parent)
-            try:
-                os.rename(folder, final)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-            else:
+            if self._place(folder, final):
                 _verified[final] = _identity(final)
+
+    def _place(self, folder: Path, final: Path) -> bool:
+        """Rename a complete folder into place; False if one is there, which stays."""
+        sync_folder(folder)
+        make_folder(final.parent)
+        try:
+            os.rename(folder, final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return False
         sync_folder(final.parent)
+        return True
+
+    def _pull(self, key: str) -> Path | None:
+        """A result that only the mirror has, now here; it is checked as any other when it is read."""
+        if self.mirror is None or not self.mirror.holds(key):
+            return None
+        with self._scratch() as folder:
+            kind = self.mirror.pull(key, folder)
+            if kind is None or not WORD.fullmatch(kind):
+                return None
+            final = self.root / "results" / kind / key[:2] / key
+            self._place(folder, final)
+        return final
 
     def _restore(self, found: Result, files: Mapping[str, bytes]) -> None:
         """Give a thinned result its tensor files back. Its manifest comes last, so until then it is thinned."""

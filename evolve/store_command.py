@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
 PATH = click.Path(path_type=Path)
-STORE = click.option("--store", "root", type=PATH, help="Results folder; default: $EVOLVE_STORE, else runs/store.")
+
+
+class StorePlace(click.ParamType):
+    """A store's folder, or an address (s3://bucket/prefix): then a folder under $XDG_CACHE_HOME that is mirrored there."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The folder. StoreError for an address that cannot be reached."""
+        if isinstance(value, Path) or "://" not in value:
+            return Path(value)
+        from evolve.store import Store
+
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache / "evolve" / "stores" / f"{re.sub(r'[^a-z0-9]+', '-', value.lower())}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+        store = Store(folder)
+        if store.mirror is None:
+            store.mirror_at(value)
+        return folder
+
+
+STORE = click.option("--store", "root", type=StorePlace(), help="Results folder; default: $EVOLVE_STORE, else runs/store.")
 RUNS = click.option("--runs", multiple=True, type=PATH, metavar="FOLDER", help="A run's or batch's folder that lies elsewhere; may be given many times.")
 
 
@@ -41,13 +65,29 @@ def gc(context: click.Context, root: Path | None, runs: tuple[Path, ...], yes: b
     collect_garbage(_open(root or before[0]), (*before[1], *runs), yes, dry_run, everything, forget)
 
 
-def _open(root: Path | None) -> Any:
-    """The store that is there. UserError where none is: a typing error must not make one."""
+@store.command()
+@click.argument("address", required=False)
+@click.option("--off", is_flag=True, help="Use the mirror no more; what is there stays there.")
+@STORE
+@click.pass_context
+def mirror(context: click.Context, address: str | None, off: bool, root: Path | None) -> None:
+    """Keep a copy of all results at ADDRESS (s3://bucket/prefix, gs://...) and take from there what this store lacks.
+
+    A new folder becomes a store. Without ADDRESS: say where the mirror is.
+    """
+    from evolve.store_tables import set_mirror
+
+    place = root or context.obj[0]
+    set_mirror(_open(place, make=address is not None and not off), address, off)
+
+
+def _open(root: Path | None, make: bool = False) -> Any:
+    """The store that is there. UserError where none is, unless one is to be made: a typing error must not make one."""
     from evolve.errors import UserError
     from evolve.run import default_store
     from evolve.store import Store
 
     place = root or default_store(Path("runs") / "any")
-    if not (place / "store.json").is_file():
+    if not make and not (place / "store.json").is_file():
         raise UserError(f"--store {place}: no store is there (no store.json); give the folder that `evolve run` keeps its results in")
     return Store(place, lambda text: click.echo(text, err=True))

@@ -55,6 +55,19 @@ def collect_garbage(store: Store, given: Sequence[Path], yes: bool, dry_run: boo
         click.echo("kept         what a run has begun to use or compute meanwhile")
 
 
+def set_mirror(store: Store, address: str | None, off: bool) -> None:
+    """Begin or end to mirror, or say where; what the store holds already is copied first."""
+    if off or address:
+        store.mirror_at(None if off else address)
+    if store.mirror is None:
+        click.echo(f"{store.root}: no mirror")
+        return
+    results = [item for item in contents(store) if _is_result(item)]
+    for item in results if address else ():
+        store.mirror.push(item.path)
+    click.echo(f"{store.root}: mirrored at {store.mirror.address}; {len(results)} results here")
+
+
 def _say_vanished(known: Census) -> None:
     for folder in dict.fromkeys(card.folder for card in known.vanished):
         if not any(run.folder == folder for run in known.runs):
