@@ -28,6 +28,7 @@ from evolve.learngene import Learngene, extract, shuffled
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture, from_json
 from evolve.networks.vit_plan import ViTPlan
+from evolve.restore import whole
 from evolve.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, InheritSettings, StreamSettings
 from evolve.spent import stopwatch
 from evolve.store import Result, Stage, Store
@@ -56,7 +57,7 @@ def perform_stage(stage: Stage, store: Store, context: Mapping[str, Any], progre
         "fewshot": _fewshot,
     }
     spent, resumed = stopwatch(), store.checkpoint(stage.key).folder.is_dir()
-    inputs = {role: _input(store, key) for role, key in stage.inputs.items()}
+    inputs = {role: _input(store, key, context, progress) for role, key in stage.inputs.items()}
     resident = _resident(context, stage.recipe)
     record, tensors = rooms[stage.kind](stage, inputs, resident, store, progress)
     store.put(stage, record, tensors, provenance(resident.device) | {"spent": spent(resumed=resumed)})
@@ -82,7 +83,7 @@ def perform_set(stages: Sequence[Stage], store: Store, context: Mapping[str, Any
     Raises what that raises; the results of all stages are put at the end or, mostly, none.
     """
     spent = stopwatch()
-    inputs = [{role: _input(store, key) for role, key in stage.inputs.items()} for stage in stages]
+    inputs = [{role: _input(store, key, context, progress) for role, key in stage.inputs.items()} for stage in stages]
     resident = _resident(context, stages[0].recipe)
     outcomes = _descend_together(stages, inputs, resident, progress)
     about = provenance(resident.device) | {"spent": spent(len(stages))}
@@ -148,8 +149,9 @@ class InputLost(RuntimeError):
     """An input was damaged and has been set aside; it has to be computed again before this stage."""
 
 
-def _input(store: Store, key: str) -> Result:
-    found = store.get(key)
+def _input(store: Store, key: str, context: Mapping[str, Any], progress: Progress) -> Result:
+    """An input with its tensors: a thinned snapshot is computed again."""
+    found = whole(store, key, lambda stage: perform_stage(stage, store, context, progress))
     if found is None:
         raise InputLost(key)
     return found

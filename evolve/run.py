@@ -20,6 +20,7 @@ from evolve.durable import write_whole
 from evolve.errors import UserError
 from evolve.lineage import World, ancestor_plan, lineage
 from evolve.networks.architecture import Architecture
+from evolve.referrers import register
 from evolve.store import Stage, Store
 
 if TYPE_CHECKING:
@@ -189,6 +190,7 @@ def open_run(order: Order, notice: Callable[[str], None]) -> Opened:
     digest = _pretrained(checkpoint, ancestor_plan(settings)) if checkpoint else ""
     world = World(settings, order.seed, images.fingerprint, *split, reference=order.reference, checkpoint=digest)
     check_rooms(world, Resident(images, torch.device("cpu")), order.scenario.origin)
+    register(store, order.out, world)
     context = {"data": settings.data, "data_dir": order.data_dir, "cache_dir": cache, "device": order.device, "checkpoint": checkpoint}
     return Opened(order, world, store, context, {})
 
@@ -271,6 +273,7 @@ def prepare_folder(opened: Opened, argv: list[str]) -> None:
         described |= {"versions": known["versions"], "command": json.loads((out / RUN_FILE).read_text())["command"]}
     # run.json first: a folder with it is ours, whatever else a crash left out.
     write_whole(out / RUN_FILE, (json.dumps(described, indent=1) + "\n").encode(), "run folder")
+    register(opened.store, out, world, begun=True)
     again = f"evolve run --scenario {out / 'scenario.toml'} --profile {chosen.profile} --seed {order.seed}{' --reference' if order.reference else ''}"
     header = f"Resolved from {chosen.origin}, profile {chosen.profile}, seed {order.seed}.\nRun it again: {again}"
     write_whole(out / "scenario.toml", scenario.dump(chosen.settings, header, chosen.profile).encode(), "run folder")

@@ -168,6 +168,10 @@ def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
         if not isinstance(value, Mapping):
             raise UserError(f"{where} = {_show(value)}: expected a table, such as {{ mem_size = 200 }}")
         return dict(value)
+    if hint == int | str:  # one of the words, or a number
+        if value in limits["choices"] or (isinstance(value, int) and not isinstance(value, bool) and value >= limits["least"]):
+            return value
+        raise UserError(f"{where} = {_show(value)}: allowed is{_limits(limits).lstrip(':')}")
     wanted = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}[hint]
     fits = isinstance(value, bool) if hint is bool else isinstance(value, hint) and not isinstance(value, bool)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -190,7 +194,7 @@ def _choices(limits: Mapping[str, Any]) -> tuple[Any, ...] | None:
 
 def _limits(limits: Mapping[str, Any]) -> str:
     if choices := _choices(limits):
-        return ": one of " + ", ".join(str(c) for c in choices)
+        return ": one of " + ", ".join(str(c) for c in choices) + (f", or a number, at least {least:g}" if (least := limits.get("least")) is not None else "")
     parts = [f"at least {limits['least']:g}"] if limits.get("least") is not None else []
     parts += [f"at most {limits['most']:g}"] if limits.get("most") is not None else []
     return (", " + " and ".join(parts)) if parts else ""

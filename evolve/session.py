@@ -16,6 +16,7 @@ from evolve.display import Display
 from evolve.engine import Notice, StageDone, StageProgress, StageStarted, run_stages
 from evolve.errors import UserError
 from evolve.run import Opened, Order, claimed, crew, open_run, prepare_folder, read_run, remaining_seconds
+from evolve.snapshots import thin
 from evolve.summary import described, say
 
 
@@ -35,7 +36,10 @@ def execute(order: Order, argv: list[str]) -> None:
                 raise
             display.notice("writing the report")
             record = watcher.finish()
+        thinned = thin(opened.store, [opened.world])
     print_end(order, record)
+    for line in thinned:
+        say(line)
     if len(opened.makers) > 1:
         say(f"Mind: the results come from different versions or devices ({'; '.join(sorted(opened.makers))}); bit equality holds only within one.")
 

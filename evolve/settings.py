@@ -71,6 +71,9 @@ class AncestorSettings:
     gamma: float = setting(0.1, "factor at each milestone", least=0, most=1)
     augment: tuple[str, ...] = setting(("crop",), "training augmentations", choices=AUGMENTATIONS)
     checkpoint: str = setting("", "a ViT's pretrained weights to start from, a local timm or DINO file; its content, not its path, is in the keys", key=False)
+    keep: int | str = setting(
+        "all", "snapshots whose tensors stay on disk once the run is done; a number n: every n-th and the last", choices=("all", "last"), least=1, key=False
+    )
     gradient_threshold: float = setting(5e-10, "condenser gradient: a weight-gradient entry counts when it is above this (SPEC 5)", least=0)
 
 

@@ -72,11 +72,12 @@ def record_of(folder: Path, given: Path | None = None) -> LineageRecord:
         result = store.get(key) if store.has(key) else None
         return result.record if result else None
 
-    return collect(world, peek, found["scenario"], found["profile"], described(world, found["settings"]), found["versions"])
+    return collect(world, peek, found["scenario"], found["profile"], described(world, scenario.to_dict(settings)), found["versions"])
 
 
 def described(world: World, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with what else two runs must share to be pooled: the images and their split, and pretrained weights."""
     split = {role: " ".join(map(str, ids)) for role, ids in world.roles.items()}
     start = {"pretrained": {"content": world.checkpoint}} if world.checkpoint else {}
-    return {**settings, "images": {"fingerprint": world.data, **split}, "arithmetic": {"path": world.arithmetic}, **start}
+    ancestor = {name: value for name, value in settings["ancestor"].items() if name != "keep"}  # what stays on disk changes no number
+    return {**settings, "ancestor": ancestor, "images": {"fingerprint": world.data, **split}, "arithmetic": {"path": world.arithmetic}, **start}

@@ -15,6 +15,7 @@ from evolve.engine import StageFailure
 from evolve.page.write import PAGE, write_page
 from evolve.run import claimed
 from evolve.session import export_learngenes, run_record, stoppable
+from evolve.snapshots import thin
 
 
 def execute(order: BatchOrder, argv: list[str]) -> None:
@@ -36,6 +37,9 @@ def execute(order: BatchOrder, argv: list[str]) -> None:
         if measured:
             write_page([order.out], order.out / PAGE)
             print(f"report       {order.out / PAGE}   (everything on one page)")
+        first = next(iter(opened.runs.values()))[1]
+        for line in thin(first.store, [one.world for _, one in opened.runs.values()]):
+            print(line)
     print_tables(order.batch, {metric: compare(order.batch, measured, metric) for metric in METRICS})
     print(f"tables       {order.out / 'table.md'}, table.tex, table.json, descendants.csv (long form)")
     print(f"every case   {order.out}/<case>-seed<n>   (curve.png, genome.png, learngenes; evolve summary reads them)")

@@ -57,7 +57,9 @@ def test_what_moves_with_the_method_does_not_keep_cases_apart(tmp_path):
 
 
 def test_a_listed_case_pairs_by_what_it_resolves_to(tmp_path):
-    batch = load(tmp_path, GRID.replace("[report]", '[[case]]\nname = "front four"\ncondense.method = "fixed"\ncondense.fixed_set = "front"\ndescend.shots = 10\nancestor.width = 0.5\nancestor.epochs = 8\n[report]'))
+    settings = ['condense.method = "fixed"', 'condense.fixed_set = "front"', "descend.shots = 10", "ancestor.width = 0.5", "ancestor.epochs = 8"]
+    listed = "\n".join(["[[case]]", 'name = "front four"', *settings, "[report]"])
+    batch = load(tmp_path, GRID.replace("[report]", listed))
     mine = next(c for c in batch.cases if c.method == "front four")
     twins = [c for c in batch.cases if c.pairing == mine.pairing and c.method == "fixed" and c.seed == mine.seed]
     assert len(twins) == 1 and twins[0].values["descend.shots"] == 10

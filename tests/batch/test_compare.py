@@ -26,9 +26,9 @@ def record(seed: int, table: np.ndarray, scratch: float = 0.5) -> LineageRecord:
         values = tuple(map(float, values))
         return Descent(1, method, values, values, tuple((v,) for v in values), tuple((0.1,) for _ in values), (10,) * len(values))
 
+    how = ("conv1",), ("conv1", "conv2"), (0.6, 0.4), ((1.0,), (1.0,)), 0.1, "selected", "t", "8*"
     made = [
-        Generation(t, ("conv1",), ("conv1", "conv2"), (0.6, 0.4), ((1.0,), (1.0,)), 0.1, "selected", "t", "8*", descent("inherited", row), descent("from-scratch", [scratch] * len(row)))
-        for t, row in enumerate(table, start=1)
+        Generation(t, *how, descent("inherited", row), descent("from-scratch", [scratch] * len(row))) for t, row in enumerate(table, start=1)
     ]
     return LineageRecord("toy", "quick", seed, len(table), tuple(made))
 

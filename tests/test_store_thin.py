@@ -1,0 +1,194 @@
+"""Thinned lineages: reports that do not differ, snapshots that come back when they are needed, runs that share a store. Small and real."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from evolve import scenario
+from evolve.curves import LineageRecord
+from evolve.engine import run_stages
+from evolve.errors import UserError
+from evolve.gene_commands import export
+from evolve.housekeeping import census
+from evolve.report import write_report
+from evolve.run import Opened, Order, open_run, prepare_folder
+from evolve.session import run_record
+from evolve.snapshots import thin
+from evolve.summary import summarise_runs
+
+TINY = """
+name = "tiny"
+[data]
+source = "glyphs"
+size = 16
+split = [12, 4, 8]
+glyph_train = 8
+glyph_test = 6
+[stream]
+tasks = 4
+classes_per_task = 3
+[ancestor]
+width = 0.0625
+epochs = 1
+batch = 8
+augment = []
+[condense]
+method = "fixed"
+[descend]
+descendants = 2
+classes_per_task = 3
+shots = 4
+epochs = 1
+augment = []
+[controls]
+shuffled = 0
+from_scratch = false
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("thin")
+    (folder / "tiny.toml").write_text(TINY)
+    return folder
+
+
+def opened(place: Path, out: str, *overrides: str) -> Opened:
+    chosen = scenario.load(str(place / "tiny.toml"), "paper", overrides)
+    found = open_run(Order(chosen, 0, place / out, place / out.split("/")[0] / "store"), lambda text: None)
+    found.order.out.mkdir(parents=True, exist_ok=True)
+    prepare_folder(found, ["evolve"])
+    return found
+
+
+def finish(run: Opened) -> list[str]:
+    """Compute, report and thin, as a session does, in this process."""
+    run_stages(run.stages, run.store.root, "evolve.perform:perform_stage", run.context, 0, lambda event: None)
+    write_report([run_record(run)], run.order.out)
+    return thin(run.store, [run.world])
+
+
+def whole(run: Opened) -> list[int]:
+    """The tasks after which the snapshot is whole; every one has its record."""
+    found = [(stage.recipe["task"], run.store.get(stage.key)) for stage in run.stages() if stage.kind == "accumulate"]
+    assert all(result is not None for _, result in found)
+    return [task for task, result in found if result is not None and not result.thinned]
+
+
+def numbers(run: Opened) -> list[bytes]:
+    return [(run.order.out / name).read_bytes() for name in ("generations.csv", "descendants.csv", "learning.csv", "summary.json", "curve.svg", "genome.png")]
+
+
+@pytest.fixture(scope="module")
+def kept(place: Path) -> Opened:
+    run = opened(place, "kept/run")
+    assert finish(run) == [] and whole(run) == [0, 1, 2, 3, 4]
+    return run
+
+
+@pytest.fixture(scope="module")
+def thinned(place: Path) -> Opened:
+    run = opened(place, "thinned/run", 'ancestor.keep="last"')
+    (said,) = finish(run)
+    assert said.startswith("4 snapshots") and whole(run) == [4]
+    return run
+
+
+def record(run: Opened) -> LineageRecord:
+    again = Opened(run.order, run.world, run.store, run.context, {})
+    return run_record(again)
+
+
+def test_a_thinned_run_reports_what_the_whole_one_reports(kept: Opened, thinned: Opened) -> None:
+    assert numbers(thinned) == numbers(kept)
+    assert record(thinned).generations == record(kept).generations and len(record(kept).generations) == 5
+    write_report([record(thinned)], thinned.order.out)  # from the store as it is now
+    assert numbers(thinned) == numbers(kept)
+
+
+def test_keep_changes_no_key(kept: Opened, thinned: Opened) -> None:
+    assert [stage.key for stage in kept.stages()] == [stage.key for stage in thinned.stages()]
+
+
+def test_another_condenser_on_thinned_snapshots_gets_the_same_numbers(place: Path, kept: Opened, thinned: Opened) -> None:
+    other = ("condense.method=random", "condense.top_k=3")
+    expected = opened(place, "kept/random", *other)
+    finish(expected)
+    run = opened(place, "thinned/random", *other, 'ancestor.keep="last"')
+    computed: list[str] = []
+    run_stages(run.stages, run.store.root, "evolve.perform:perform_stage", run.context, 0, lambda event: computed.append(type(event).__name__))
+    assert whole(run) == [0, 1, 2, 3, 4]  # computed anew on the way
+    assert finish(run) != [] and whole(run) == [4]
+    assert numbers(run) == numbers(expected)
+    summarise_runs([run.order.out], None)  # reads the records of thinned snapshots
+
+
+def test_only_the_last_whole_one_before_is_gone_back_to(place: Path) -> None:
+    run = opened(place, "every/second", "ancestor.keep=2")
+    finish(run)
+    assert whole(run) == [0, 2, 4]
+    shorter = opened(place, "every/third", "stream.tasks=3", 'ancestor.keep="last"', "condense.method=random", "controls.untrained=false")
+    stages = [stage for stage in shorter.stages() if "3" in stage.label]
+    run_stages(lambda: stages, run.store.root, "evolve.perform:perform_stage", shorter.context, 0, lambda event: None)
+    assert whole(run) == [0, 2, 3, 4]  # 3 from 2; 1 was not needed
+
+
+def test_runs_that_keep_differently_do_not_hurt_each_other(place: Path) -> None:
+    everything, sparing = opened(place, "shared/all"), opened(place, "shared/last", 'ancestor.keep="last"')
+    assert finish(sparing) == [] and whole(sparing) == [0, 1, 2, 3, 4]  # the other one keeps them, and has nothing left to compute
+    (everything.order.out / "run.json").unlink()
+    unfinished = opened(place, "shared/open", "condense.method=random", "ancestor.keep=3")
+    assert thin(sparing.store, [sparing.world]) == []  # it still needs every snapshot
+    finish(unfinished)
+    assert whole(sparing) == [0, 3, 4]
+    assert len(census(sparing.store).runs) == 2
+
+
+def test_a_run_that_cannot_be_read_keeps_everything(place: Path) -> None:
+    run = opened(place, "unreadable/run", 'ancestor.keep="last"')
+    (place / "unreadable" / "other").mkdir()
+    (place / "unreadable" / "other" / "run.json").write_text("{")
+    (said,) = finish(run)
+    assert "no snapshot was thinned" in said and "other" in said and whole(run) == [0, 1, 2, 3, 4]
+
+
+def test_exporting_a_thinned_snapshot_says_why_not(thinned: Opened, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'after task 1 was thinned \(ancestor.keep = "last"\)'):
+        export(f"{thinned.order.out}@1", tmp_path / "x.safetensors", {"data_dir": None, "store": None, "device": "cpu"}, False)
+    export(f"{thinned.order.out}@4", tmp_path / "x.safetensors", {"data_dir": None, "store": None, "device": "cpu"}, False)
+
+
+@pytest.mark.parametrize(("value", "good"), [('"all"', True), ('"last"', True), ("3", True), ("0", False), ("true", False), ("2.5", False), ('"some"', False)])
+def test_what_keep_may_be(place: Path, value: str, good: bool) -> None:
+    if good:
+        chosen = scenario.load(str(place / "tiny.toml"), "paper", [f"ancestor.keep={value}"])
+        (place / "dumped.toml").write_text(scenario.dump(chosen.settings))
+        assert scenario.load(str(place / "dumped.toml")).settings == chosen.settings
+    else:
+        with pytest.raises(UserError, match=r"ancestor.keep = .*all, last, or a number, at least 1"):
+            scenario.load(str(place / "tiny.toml"), "paper", [f"ancestor.keep={value}"])
+
+
+def evolve(words: Sequence[str], cwd: Path) -> str:
+    command = [sys.executable, "-m", "evolve.cli", *words]
+    done = subprocess.run(command, cwd=cwd, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_command_line_registers_thins_lists_and_collects(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    said = evolve(["run", "--scenario", "tiny.toml", "--out", "far/run", "--store", "s", "--workers", "2", "--set", "ancestor.keep=3"], tmp_path)
+    assert "2 snapshots were thinned" in said
+    assert "far/run" in evolve(["store", "--store", "s"], tmp_path)  # by its card: it does not lie beside the store
+    assert "nothing that no run refers to" in evolve(["store", "gc", "--store", "s", "--yes"], tmp_path)
+    said = evolve(["resume", "far/run"], tmp_path)
+    assert "thinned" not in said and json.loads((tmp_path / "far" / "run" / "summary.json").read_text())["summary"]
