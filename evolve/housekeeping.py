@@ -54,7 +54,7 @@ class Item:
 
 
 def census(store: Store, given: Iterable[Path] = (), forget: Sequence[str] = ()) -> Census:
-    """The runs that registered, that lie beside the store (or one folder deeper: batches), or in the ``given`` folders.
+    """The runs that registered, that lie beside the store (or up to two folders deeper: batches, a folder of runs), or in the ``given`` folders.
 
     A run on another machine whose folder cannot be seen from here counts, unless that machine is to be forgotten. UserError for a given
     folder without runs.
@@ -80,7 +80,7 @@ def _noting(found: Census) -> Iterator[None]:
 
 def _run_folders(place: Path, store: Store | None = None) -> Iterator[Path]:
     """The run folders at or below a place, of a batch too; with ``store`` only those that do not name another store, which is there."""
-    for pattern in (".", "*", "*/*"):
+    for pattern in (".", "*", "*/*", "*/*/*"):
         for file in sorted(place.glob(f"{pattern}/{RUN_FILE}")):
             folder = file.parent.resolve()
             if store is None or not _names_another(folder, store):
