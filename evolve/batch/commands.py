@@ -15,6 +15,7 @@ from evolve.store_command import StorePlace
 PATH = click.Path(path_type=Path)
 OPTIONS = (
     click.option("--profile", default="paper", show_default=True, help="quick: the batch's and the scenario's [quick] values."),
+    click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="This seed instead of the file's; may be given many times."),
     click.option("--data", "data_dir", type=PATH, help="Where the images lie, or are downloaded to."),
     click.option("--out", type=PATH, help="The batch's folder; default: runs/<batch>-<profile>."),
     click.option("--store", type=StorePlace(), help="Results folder or address (s3://bucket/prefix); default: $EVOLVE_STORE or store/ beside the batch's folder."),
@@ -78,11 +79,11 @@ def shipped() -> None:
         click.echo(f"{name:20} {len(found.cases):4} lineages  {found.title}")
 
 
-def _order(name: str, profile: str, overrides: tuple[str, ...], **options: Any) -> Any:
+def _order(name: str, profile: str, overrides: tuple[str, ...], seeds: tuple[int, ...], **options: Any) -> Any:
     from evolve.batch import file
     from evolve.batch.run import BatchOrder, default_out, default_store
 
-    chosen = file.load(name, profile, overrides)
+    chosen = file.load(name, profile, overrides, seeds)
     out = options.pop("out") or default_out(chosen)
     store = options.pop("store") or default_store(out)
     return BatchOrder(chosen, out, store, **options)

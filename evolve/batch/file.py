@@ -117,8 +117,8 @@ def find(name: str) -> Path:
     raise UserError(f"batch {name}: no such file; give the path of a TOML file or one of: {', '.join(known)}")
 
 
-def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Batch:
-    """Read a batch; every case's scenario is resolved and checked, ``overrides`` ("section.key=value") on top of all.
+def load(name: str, profile: str = "paper", overrides: Sequence[str] = (), seeds: Sequence[int] = ()) -> Batch:
+    """Read a batch; every case's scenario is resolved and checked, ``overrides`` ("section.key=value") on top of all, ``seeds`` instead of the file's.
 
     Raises UserError naming file, key and value, or the case that cannot be.
     """
@@ -135,6 +135,8 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Ba
     if profile == "quick":
         table |= {"seeds": quick.get("seeds", table.get("seeds", [0])), "set": {**_flat_table(table, "set", path), **_flat_table(quick, "set", path)}}
         table |= {"axes": {**_flat_table(table, "axes", path), **_flat_table(quick, "axes", path)}}
+    if seeds:
+        table["seeds"] = list(seeds)
     return _Reader(path, table, profile, overrides).batch()
 
 

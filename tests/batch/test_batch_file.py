@@ -98,6 +98,12 @@ def test_mistakes_are_one_line_that_names_them(tmp_path, text, words):
     assert "\n" not in line and all(word in line for word in words), line
 
 
+def test_given_seeds_replace_the_files(tmp_path):
+    assert {c.seed for c in load(tmp_path, GRID, seeds=[7]).cases} == {7}
+    with pytest.raises(UserError, match="different whole numbers"):
+        load(tmp_path, GRID, seeds=[7, 7])
+
+
 def test_a_file_that_is_not_there_names_the_shipped_ones():
     with pytest.raises(UserError, match="no such file"):
         file.load("nowhere.toml")
