@@ -108,7 +108,7 @@ def _draw_accuracy(axes: Any, records: Sequence[LineageRecord], summary: Summary
     _line_with_band(axes, {x: v for x, v in inherited.items() if x >= first}, BLUE, "-", "o", label)
     for label, (name, colour, style, marker) in METHODS.items():
         _line(axes, _points(records, attrgetter(name), least=first), colour, style, marker, label)
-    _mark_untrained(axes, inherited.get(0) if first else None)
+    _mark_zero(axes, inherited.get(0) if first else None, records)
     reference = [value for r in records if r.reference for value in r.reference.accuracy]
     if reference:
         label = "from-scratch, paper's architecture"
@@ -130,7 +130,7 @@ def _draw_gain(axes: Any, records: Sequence[LineageRecord], summary: Summary) ->
     if points:
         first = min(1, summary.tasks)
         _line_with_band(axes, {x: v for x, v in sorted(points.items()) if x >= first}, BLUE, "-", "o", "")
-        _mark_untrained(axes, points.get(0) if first else None)
+        _mark_zero(axes, points.get(0) if first else None, records)
         _draw_trend(axes, summary.lengths, points, summary.gain)
     else:
         axes.annotate("from-scratch control off", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=GREY)
@@ -187,11 +187,13 @@ def _whisker(axes: Any, x: int, interval: Interval, colour: str) -> None:
     axes.plot([x, x], [interval.low, interval.high], color=colour, lw=1.2, zorder=3)
 
 
-def _mark_untrained(axes: Any, values: list[float] | None) -> None:
+def _mark_zero(axes: Any, values: list[float] | None, records: Sequence[LineageRecord]) -> None:
+    """Lineage length 0: no task of the stream learned, which is another thing than untrained where it began from a checkpoint."""
     if values:
+        begun = any(record.settings.get("ancestor", {}).get("checkpoint") for record in records)
         interval = point_interval(values)
         _whisker(axes, 0, interval, BLUE)
-        axes.plot([0], [interval.mean], marker="o", mfc="white", mec=BLUE, ms=6, ls="none", label="lineage 0: untrained ancestor", zorder=5)
+        axes.plot([0], [interval.mean], marker="o", mfc="white", mec=BLUE, ms=6, ls="none", label=f"lineage 0: {'pretrained' if begun else 'untrained'} ancestor", zorder=5)
 
 
 def _draw_trend(axes: Any, lengths: Sequence[int], points: Points, t: Trend) -> None:

@@ -93,6 +93,9 @@ def test_svg_speaks_the_papers_words_and_names_the_interval() -> None:
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert any("inherited learngene, mean and 95 % of 3 descendants" in label for label in labels)
     assert {"from-scratch, same architecture", "shuffled learngene", "lineage 0: untrained ancestor"} <= set(labels)
+    begun = replace(lineage(), settings={"ancestor": {"checkpoint": "dino.pth"}})
+    legend = figures.evolution_figure([begun], summarise([begun])).axes[0].get_legend()
+    assert "lineage 0: pretrained ancestor" in [text.get_text() for text in legend.get_texts()]
     drawn = {line.get_label(): line for line in axes.lines}
     assert drawn["shuffled learngene"].get_ydata() == pytest.approx([44.333333, 44.333333])
     styles = [(str(line.get_linestyle()), line.get_marker()) for name, line in drawn.items() if name in labels]
