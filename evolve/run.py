@@ -21,9 +21,11 @@ from evolve.errors import UserError
 from evolve.lineage import World, ancestor_plan, lineage
 from evolve.networks.architecture import Architecture
 from evolve.referrers import register
+from evolve.settings import DataSettings
 from evolve.store import Stage, Store
 
 if TYPE_CHECKING:
+    from evolve.data.sources import ImageSet
     from evolve.engine import Crew
 
 RUN_FILE = "run.json"
@@ -167,8 +169,11 @@ class Opened:
         return [stage for stage in {s.key: s for s in self.stages()}.values() if not self.store.has(stage.key)]
 
 
-def open_run(order: Order, notice: Callable[[str], None]) -> Opened:
-    """Load the images, split their classes, open the store. Raises UserError for whatever does not fit."""
+def open_run(order: Order, notice: Callable[[str], None], loaded: dict[DataSettings, ImageSet] | None = None) -> Opened:
+    """Load the images, split their classes, open the store. Raises UserError for whatever does not fit.
+
+    ``loaded`` holds images that are open already, and takes those that are not: to open a set is to read and check all of it.
+    """
     import torch
 
     from evolve.data.resident import Resident
@@ -183,7 +188,10 @@ def open_run(order: Order, notice: Callable[[str], None]) -> Opened:
         raise UserError(f"--store {order.store}: lies in the run folder {order.out}; give a folder beside it, which several runs can share")
     store = Store(order.store, notice)
     cache = Path(os.environ.get("EVOLVE_CACHE", order.store / "images"))
-    images = load_images(settings.data, order.data_dir, cache, notice)
+    known = {} if loaded is None else loaded
+    if settings.data not in known:
+        known[settings.data] = load_images(settings.data, order.data_dir, cache, notice)
+    images = known[settings.data]
     splits = make_splits(settings.data, images)
     split = tuple(splits.ancestor), tuple(splits.condense), tuple(splits.descend)
     checkpoint = Path(settings.ancestor.checkpoint) if settings.ancestor.checkpoint else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Mapping
@@ -40,6 +41,12 @@ class Stage:
     @cached_property
     def key(self) -> str:
         return stage_key(self.kind, self.recipe)
+
+    def labelled(self, label: str) -> Stage:
+        """The same stage under another label; its recipe is not checked, nor its key hashed, again."""
+        made = copy.copy(self)
+        object.__setattr__(made, "label", label)
+        return made
 
     def __hash__(self) -> int:
         return hash(self.key)

@@ -81,7 +81,8 @@ def shipped() -> None:
 
 def _order(name: str, profile: str, overrides: tuple[str, ...], seeds: tuple[int, ...], **options: Any) -> Any:
     from evolve.batch import file
-    from evolve.batch.run import BatchOrder, default_out, default_store
+    from evolve.batch.run import BatchOrder, default_out
+    from evolve.run import default_store
 
     chosen = file.load(name, profile, overrides, seeds)
     out = options.pop("out") or default_out(chosen)

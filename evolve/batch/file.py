@@ -32,7 +32,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -161,8 +161,8 @@ class _Reader:
         if not count:
             raise UserError(f"{self.path}: no case: give [axes], [[zip]] or [[case]] tables, and seeds")
         axis, reference, controls = self._report()
-        cases = [self._case(_named(values), values, seed, axis) for values in grid for seed in seeds]
-        cases += [self._listed(dict(one), seed, axis) for one in self.listed for seed in seeds]
+        varieties = [self._case(_named(values), values, axis) for values in grid] + [self._listed(dict(one), axis) for one in self.listed]
+        cases = [replace(case, seed=seed) for case in varieties for seed in seeds]
         self._distinct(cases)
         title = str(self.table.get("title", ""))
         name = str(self.table.get("name", self.path.stem))
@@ -219,19 +219,20 @@ class _Reader:
             raise UserError(f"{self.path}: report.controls = {controls!r}: expected a list of {', '.join(KNOWN_CONTROLS)}")
         return axis, str(report.get("reference", "")), tuple(controls)
 
-    def _case(self, name: str, values: Values, seed: int, axis: str, method: str = "") -> Case:
+    def _case(self, name: str, values: Values, axis: str, method: str = "") -> Case:
+        """What all seeds of a case share; the seed is put in afterwards."""
         resolved = self._scenario({**self.fixed, **values}, name)
         tied = next((set(one) for one in self.zips if axis in one), {axis})  # what moves with the method belongs to it
         others = [other for other in self._all_axes() if other not in tied]
         pairing = tuple(f"{other}={scenario.toml_value(_value(resolved.settings, other))}" for other in others)
-        return Case(name, seed, method or (_short(values[axis]) if axis in values else name), pairing, values, resolved)
+        return Case(name, 0, method or (_short(values[axis]) if axis in values else name), pairing, values, resolved)
 
-    def _listed(self, values: Values, seed: int, axis: str) -> Case:
+    def _listed(self, values: Values, axis: str) -> Case:
         """A listed case is a method of its own."""
         name = values.pop("name", None) or _named(values)
         if not isinstance(name, str) or not name:
             raise UserError(f"{self.path}: [[case]]: give it a name and settings, such as condense.method = \"fixed\"")
-        return self._case(name, {**values}, seed, axis, method=name)
+        return self._case(name, values, axis, method=name)
 
     def _scenario(self, values: Mapping[str, Any], name: str) -> scenario.Scenario:
         base = self._beside(str(values.get("scenario", self.base)))

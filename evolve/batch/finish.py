@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evolve.batch.compare import METRICS, Row, compare
+from evolve.batch.compare import Row
 from evolve.batch.file import Batch, Case
 from evolve.curves import CONTROLS, Interval, LineageRecord
 from evolve.durable import write_whole
@@ -20,9 +20,8 @@ from evolve.scenario import toml_value
 TITLES = {"accuracy": "accuracy (%)", "gain": "gain (points)"}
 
 
-def write_batch(batch: Batch, records: Sequence[tuple[Case, LineageRecord]], out: Path) -> list[Path]:
+def write_batch(batch: Batch, tables: Mapping[str, Sequence[Row]], records: Sequence[tuple[Case, LineageRecord]], out: Path) -> list[Path]:
     """Write table.md, table.tex, table.json and descendants.csv (long form) into ``out``; each whole or not at all."""
-    tables = {metric: compare(batch, records, metric) for metric in METRICS}
     files = {
         "table.md": markdown(batch, tables),
         "table.tex": latex(batch, tables),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evolve.batch.file import Batch, Case
 from evolve.cluster import Cluster
-from evolve.curves import LineageRecord
 from evolve.engine import Event, run_stages
 from evolve.errors import UserError
 from evolve.run import Opened, Order, crew, open_run, prepare_folder
+from evolve.settings import DataSettings
 from evolve.store import Stage
+
+if TYPE_CHECKING:
+    from evolve.data.sources import ImageSet
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,16 @@ def default_out(batch: Batch) -> Path:
     return Path("runs") / f"{batch.name}-{batch.profile}"
 
 
-def default_store(out: Path) -> Path:
-    """$EVOLVE_STORE, else "store" beside the batch's folder: shared with single runs of the same folder."""
-    given = os.environ.get("EVOLVE_STORE")
-    return Path(given).expanduser() if given else out.resolve().parent / "store"
-
-
 class OpenBatch:
-    """A batch with its images and store at hand: one :class:`evolve.run.Opened` a case."""
+    """A batch with its images and store at hand: one :class:`evolve.run.Opened` a case. ``count``: distinct stages, as last named."""
 
     def __init__(self, order: BatchOrder, notice: Callable[[str], None]) -> None:
-        self.order = order
+        self.order, self.count = order, 0
         self.runs: dict[str, tuple[Case, Opened]] = {}
+        images: dict[DataSettings, ImageSet] = {}
         for case in order.batch.cases:
             try:
-                self.runs[case.folder] = case, open_run(order.of(case), notice)
+                self.runs[case.folder] = case, open_run(order.of(case), notice, images)
             except UserError as error:
                 raise UserError(f"{order.batch.origin}, case {case.name!r}, seed {case.seed}: {error}") from None
         self._share_records()
@@ -66,9 +63,14 @@ class OpenBatch:
             opened.records, opened.makers = first.records, first.makers
 
     def stages(self) -> list[Stage]:
-        """Every case's stages that can be named now, each once. The ancestors of all cases come first: they are the serial part."""
-        named = [replace(stage, label=f"{folder}: {stage.label}") for folder, (_, opened) in self.runs.items() for stage in opened.stages()]
-        return list({stage.key: stage for stage in reversed(named)}.values())[::-1]
+        """Every case's stages that can be named now, each once, under the name of the first case that needs it."""
+        named: dict[str, Stage] = {}
+        for folder, (_, opened) in self.runs.items():
+            for stage in opened.stages():
+                if stage.key not in named:
+                    named[stage.key] = stage.labelled(f"{folder}: {stage.label}")
+        self.count = len(named)
+        return list(named.values())
 
     def context(self) -> dict[str, Any]:
         """What perform needs to find any case's images."""
@@ -93,9 +95,3 @@ class OpenBatch:
         """Compute what is missing; {key: one line} of the stages that failed."""
         first = next(iter(self.runs.values()))[1]
         return run_stages(self.stages, first.store.root, "evolve.perform:perform_stage", self.context(), crew(first.order), events, keep_going=True)
-
-    def records(self) -> Sequence[tuple[Case, LineageRecord]]:
-        """What every case has measured so far."""
-        from evolve.session import run_record
-
-        return [(case, run_record(opened)) for case, opened in self.runs.values()]

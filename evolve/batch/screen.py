@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -29,8 +28,8 @@ class BatchScreen:
         self.opened, self.begun = opened, time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        self.task = self.progress.add_task("stages", total=len(opened.stages()))
-        self.done: Counter[str] = Counter()
+        self.task = self.progress.add_task("stages", total=None)
+        self.done = 0
 
     def __enter__(self) -> BatchScreen:
         self.progress.start()
@@ -46,12 +45,11 @@ class BatchScreen:
     def event(self, event: Any) -> None:
         """One event of the engine."""
         self._show(event)
-        total = len(self.opened.stages())
-        self.progress.update(self.task, total=total, completed=sum(self.done.values()))
+        self.progress.update(self.task, total=self.opened.count, completed=self.done)
 
     def _show(self, event: Event) -> None:
         if isinstance(event, StageDone):
-            self.done["stored" if event.from_store else "computed"] += 1
+            self.done += 1
             if not event.from_store:
                 self.console.print(f"{self._clock()}  {event.stage.label}  {event.seconds:.1f} s", markup=False, soft_wrap=True)
         elif isinstance(event, StageFailed):

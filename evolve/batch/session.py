@@ -33,14 +33,15 @@ def execute(order: BatchOrder, argv: list[str]) -> None:
             screen.notice("writing the reports")
             records = _reports(opened)
         measured = [(case, record) for case, record in records if record.generations]
-        write_batch(order.batch, measured, order.out)
+        tables = {metric: compare(order.batch, measured, metric) for metric in METRICS}
+        write_batch(order.batch, tables, measured, order.out)
         if measured:
             write_page([order.out], order.out / PAGE)
             print(f"report       {order.out / PAGE}   (everything on one page)")
         first = next(iter(opened.runs.values()))[1]
         for line in thin(first.store, [one.world for _, one in opened.runs.values()]):
             print(line)
-    print_tables(order.batch, {metric: compare(order.batch, measured, metric) for metric in METRICS})
+    print_tables(order.batch, tables)
     print(f"tables       {order.out / 'table.md'}, table.tex, table.json, descendants.csv (long form)")
     print(f"every case   {order.out}/<case>-seed<n>   (curve.png, genome.png, learngenes; evolve summary reads them)")
     print(f"tensorboard  tensorboard --logdir {order.out}")
