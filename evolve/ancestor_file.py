@@ -104,7 +104,7 @@ def renamed(found: Mapping[str, Tensor], made: Architecture) -> dict[str, Tensor
     """A state dict under our names, whoever's it has, with a head: its own, or zeros for one class where that is no head of ours."""
     plain = {theirs: ours for ours, theirs in plain_names(made).items()}
     state = {plain.get(name, name): tensor for name, tensor in found.items()}
-    known = {f"layers.{layer}.{part}" for layer in (*made.layer_names, *made.extras) for part in made.shapes(layer)}
+    known = made.state_shapes()
     columns = made.build(1).head.in_features
     weight, bias = (state.get(name) for name in HEAD)
     state = {name: tensor for name, tensor in state.items() if name in known}
@@ -115,12 +115,12 @@ def renamed(found: Mapping[str, Tensor], made: Architecture) -> dict[str, Tensor
 
 def misfit(made: Architecture, state: Mapping[str, Tensor]) -> str | None:
     """What in a state dict does not fit the architecture, in words; None if all does."""
-    wanted = {f"layers.{layer}.{part}": tuple(shape) for layer in (*made.layer_names, *made.extras) for part, shape in made.shapes(layer).items()}
+    wanted = made.state_shapes()
     if missing := [name for name in (*wanted, *HEAD) if name not in state]:
         return f"{len(missing)} of its {len(wanted) + len(HEAD)} tensors are missing, {missing[0]} among them"
     if other := [name for name in state if name not in wanted and name not in HEAD]:
         return f"{other[0]} is no tensor of it"
-    if wrong := [name for name, shape in wanted.items() if tuple(state[name].shape) != shape]:
+    if wrong := [name for name, shape in wanted.items() if tuple(state[name].shape) != tuple(shape)]:
         return f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}, not {wanted[wrong[0]]}"
     weight, bias = (state[name] for name in HEAD)
     columns = made.build(1).head.in_features  # only now: a file that holds its tensors has room for them

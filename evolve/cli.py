@@ -15,18 +15,15 @@ from evolve import __version__
 from evolve.batch.commands import batch
 from evolve.cluster.options import cluster_options
 from evolve.errors import UserError
+from evolve.options import DATA, DEVICE, REFERENCE, WORKERS
 from evolve.report_command import report
 from evolve.store_command import StorePlace, store
 
 SET_HELP = "Override one setting, such as --set ancestor.strategy=ewc; may be given many times."
 PROFILE = click.option("--profile", default="paper", show_default=True, help="quick: the scenario's [quick] values; paper: as the file says.")
 SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of tasks, weights and batches.")
-DATA = click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Where the images lie, or are downloaded to.")
-DEVICE = click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-WORKERS = click.option("--workers", default=0, type=click.IntRange(min=0), help="Worker processes; default: one a core.")
 OUT = click.option("--out", type=click.Path(path_type=Path), help="Run folder; default: runs/<scenario>-<profile>-seed<n>.")
 STORE = click.option("--store", type=StorePlace(), help="Results folder or address (s3://bucket/prefix); default: $EVOLVE_STORE or store/ beside the run folder.")
-REFERENCE = click.option("--reference", is_flag=True, help="Take the plain path everywhere: the same mathematics, slower, other rounding.")
 SET = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help=SET_HELP)
 FORCE = click.option("--force", is_flag=True, help="Replace the file of --out if it is there.")
 FILE_OUT = click.option("--out", required=True, type=click.Path(path_type=Path), help="The .safetensors file to write.")

@@ -129,6 +129,15 @@ def point_interval(values: Sequence[float]) -> Interval:
     return Interval(*mean_interval(values))
 
 
+def pooled_interval(groups: Sequence[Array]) -> Interval:
+    """95 % interval of a mean over tasks, one array a seed: of one seed Student's t over its tasks; of several, seeds are resampled, then
+    tasks, since those of one seed share an ancestor.
+    """
+    if len(groups) == 1:
+        return Interval(*mean_interval(groups[0]))
+    return Interval(*bootstrap(groups), sum(map(len, groups)))
+
+
 def differences(first: Descent, second: Descent) -> tuple[float, ...]:
     """first - second by descendant. ValueError when they are not the same descendants."""
     if len(first.accuracy) != len(second.accuracy):
@@ -312,13 +321,11 @@ def _over_untrained(record: LineageRecord) -> list[tuple[float, ...]]:
 
 
 def _effect(name: str, records: Sequence[LineageRecord], other: _Other) -> Effect | None:
-    """One run: Student's t over its tasks. Several seeds: their tasks share an ancestor, so seeds are resampled, then tasks."""
     groups = [pairs for record in records if len(pairs := _pairs(record, other))]
     if not groups:
         return None
     count = sum(other(record, g) is not None for record in records for g in evolved(record))
-    n = sum(map(len, groups))
-    return Effect(name, Interval(*mean_interval(groups[0])) if len(groups) == 1 else Interval(*bootstrap(groups), n), count)
+    return Effect(name, pooled_interval(groups), count)
 
 
 def _common_lengths(records: Sequence[LineageRecord]) -> tuple[int, ...]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evolve.curves import Descent, Interval, LineageRecord, differences, evolved
-from evolve.trends import Array, bootstrap, mean_interval
+from evolve.curves import Descent, Interval, LineageRecord, differences, evolved, pooled_interval
 
 INHERITED = "inherited"
 
@@ -33,7 +32,7 @@ def table(records: Sequence[LineageRecord]) -> list[Line]:
     lines = [_line(name, records, lineage) for name in learners]
     if not lines or lineage is None:
         return lines
-    own = _interval([np.array(g.inherited.accuracy) for g in last])
+    own = pooled_interval([np.array(g.inherited.accuracy) for g in last])
     return [Line(INHERITED, own, None, lineage), *lines]
 
 
@@ -71,15 +70,9 @@ def _find(record: LineageRecord, method: str) -> Descent | None:
 
 def _line(method: str, records: Sequence[LineageRecord], lineage: int | None) -> Line:
     found = [one for record in records if (one := _find(record, method))]
-    accuracy = _interval([np.array(one.accuracy) for one in found])
+    accuracy = pooled_interval([np.array(one.accuracy) for one in found])
     if lineage is None:
         return Line(method, accuracy, None, None)
     pairs = [np.array(differences(evolved(record)[-1].inherited, one)) for record, one in zip(records, found, strict=True)]
-    return Line(method, accuracy, _interval(pairs), lineage)
+    return Line(method, accuracy, pooled_interval(pairs), lineage)
 
-
-def _interval(groups: Sequence[Array]) -> Interval:
-    """Student's t over the tasks of one seed; several seeds: seeds, then tasks, resampled, as tasks of one seed share a learner."""
-    if len(groups) == 1:
-        return Interval(*mean_interval(groups[0]))
-    return Interval(*bootstrap(groups), sum(map(len, groups)))

@@ -18,8 +18,6 @@ from evolve.errors import UserError
 from evolve.networks.architecture import Architecture
 from evolve.plain_models import build_lines
 
-HEADS = ("head.weight", "head.bias")
-
 
 def inspect(path: Path, as_json: bool) -> None:
     """Print a file's layers, tensors, sizes and provenance. Raises UserError, one line, for a file that is not evolve's."""
@@ -95,8 +93,8 @@ def _state(kind: str, name: str) -> str:
 
 def _split_names(made: Architecture) -> dict[str, tuple[str, str]]:
     """A state dict's names -> (layer, part)."""
-    layers = {f"layers.{layer}.{part}": (layer, part) for layer in (*made.layer_names, *made.extras) for part in made.shapes(layer)}
-    heads = {name: ("head", name.partition(".")[2]) for name in HEADS}
+    layers = {f"layers.{layer}.{part}": (layer, part) for layer in made.all_layers for part in made.shapes(layer)}
+    heads = {name: ("head", name.partition(".")[2]) for name in ancestor_file.HEAD}
     return layers | heads
 
 

@@ -35,9 +35,8 @@ class Learngene:
 
     def save(self, path: Path) -> None:
         """Write one .safetensors file, complete or not at all. Raises UserError where that is impossible (full disk)."""
-        tensors = {f"{layer}/{part}": tensor for layer, parts in self.layers.items() for part, tensor in parts.items()}
         about = {"plan": self.ancestor_plan.to_json(), "layers": list(self.layers), "provenance": self.provenance}
-        tensor_file.write(path, KIND, about, tensors)
+        tensor_file.write(path, KIND, about, flatten(self))
 
 
 def extract(model_state: Mapping[str, Tensor], plan: Architecture, selected: Iterable[str]) -> Learngene:
@@ -48,10 +47,25 @@ def extract(model_state: Mapping[str, Tensor], plan: Architecture, selected: Ite
     wanted = check_names(plan, set(selected).difference(plan.extras)) | set(selected)
     layers = {
         name: {part: model_state[f"layers.{name}.{part}"].detach().to("cpu", copy=True) for part in plan.shapes(name)}
-        for name in (*plan.layer_names, *plan.extras)
+        for name in plan.all_layers
         if name in wanted
     }
     return Learngene(layers, plan)
+
+
+def flatten(learngene: Learngene) -> dict[str, Tensor]:
+    """Layer -> tensors as one level of names, "conv11/bn.weight"."""
+    return {f"{layer}/{name}": tensor for layer, tensors in learngene.layers.items() for name, tensor in tensors.items()}
+
+
+def unflatten(tensors: Mapping[str, Tensor], plan: Architecture, origin: Mapping[str, Any] | None = None) -> Learngene:
+    """The inverse of :func:`flatten`; the layers stand in the network's order."""
+    held: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        layer, _, part = name.partition("/")
+        held.setdefault(layer, {})[part] = tensor
+    nested = {name: held[name] for name in plan.all_layers if name in held}
+    return Learngene(nested, plan, dict(origin or {}))
 
 
 def shuffled(learngene: Learngene, seed: int, *purpose: str | int) -> Learngene:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.durable import digest, from_json, write_file
-from evolve.errors import StoreError
+from evolve.errors import StoreError, first_line
 
 FRESH = 20.0  # seconds for which a listing is believed
 MANIFEST = "manifest.json"
@@ -89,6 +89,6 @@ class Mirror:
         try:
             yield
         except Exception as error:
-            text: Any = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+            text: Any = first_line(error) or type(error).__name__
             advice = "check the address, the network, the credentials and that fsspec's package for it is installed (s3: pip install s3fs)"
             raise StoreError(f"mirror {self.address}: {text}; {advice}; finished stages are kept in the local store") from error

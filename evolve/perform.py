@@ -24,9 +24,10 @@ from evolve.durable import canonical
 from evolve.errors import UserError
 from evolve.fewshot.settings import FewshotSettings
 from evolve.inheritors import descendant
-from evolve.learngene import Learngene, extract, shuffled
+from evolve.learngene import Learngene, extract, flatten, shuffled, unflatten
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture, from_json
+from evolve.networks.network import frozen
 from evolve.networks.vit_plan import ViTPlan
 from evolve.restore import whole
 from evolve.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, InheritSettings, StreamSettings
@@ -312,8 +313,7 @@ def _inheritance(recipe: Mapping[str, Any], inputs: Mapping[str, Result]) -> tup
     if method == "from-scratch":
         return from_json(recipe["plan"]), None
     if method == "full-ancestor":
-        layers = [*ancestor.layer_names, *ancestor.extras]
-        return ancestor.whole(), extract(trunk(inputs["ancestor"].tensors("ancestor")), ancestor, layers)
+        return ancestor.whole(), extract(trunk(inputs["ancestor"].tensors("ancestor")), ancestor, ancestor.all_layers)
     found = inputs["learngene"]
     chosen: InheritSettings = _settings(InheritSettings, recipe.get("inherit", {}))
     plan = descendant(ancestor, found.record["layers"], chosen)
@@ -331,14 +331,12 @@ def _lr_scale(recipe: Mapping[str, Any]) -> float:
 
 def _teacher(recipe: Mapping[str, Any], inputs: Mapping[str, Result], device: torch.device, weight: float) -> Teacher | None:
     """The frozen ancestor whose features are the hints of distilled descendants."""
-    from evolve.training.distill import Teacher
-
     if recipe["method"] != "distilled":
         return None
+    from evolve.training.distill import Teacher
+
     state = trunk(inputs["ancestor"].tensors("ancestor"))
-    model = _plan(recipe).build(len(state["head.weight"]))
-    model.load_state_dict(state)
-    return Teacher(model.to(device).eval().requires_grad_(False), weight)
+    return Teacher(frozen(_plan(recipe), state, device), weight)
 
 
 def _plan(recipe: Mapping[str, Any]) -> Architecture:
@@ -351,18 +349,3 @@ def trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     from evolve.ancestor import load_trunk
 
     return load_trunk(tensors)
-
-
-def flatten(learngene: Learngene) -> dict[str, Tensor]:
-    """Layer -> tensors as one level of names, "conv11/bn.weight"."""
-    return {f"{layer}/{name}": tensor for layer, tensors in learngene.layers.items() for name, tensor in tensors.items()}
-
-
-def unflatten(tensors: Mapping[str, Tensor], plan: Architecture, origin: Mapping[str, Any] | None = None) -> Learngene:
-    """The inverse of :func:`flatten`; the layers stand in the network's order."""
-    held: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        layer, _, part = name.partition("/")
-        held.setdefault(layer, {})[part] = tensor
-    nested = {name: held[name] for name in (*plan.layer_names, *plan.extras) if name in held}
-    return Learngene(nested, plan, dict(origin or {}))

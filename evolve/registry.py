@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from traceback import extract_tb
 from typing import Any
 
-from evolve.errors import UserError
+from evolve.errors import UserError, first_line
 from evolve.strategy_table import STRATEGIES
 
 # kind -> name -> "module:attribute"
@@ -121,4 +121,4 @@ def _called(kind: str, name: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,12 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
         "curve.png": figures.encode(lambda: figures.evolution_figure(records, summary), "png"),
         "curve.svg": figures.encode(lambda: figures.evolution_figure(records, summary), "svg"),
         "genome.png": figures.encode(lambda: figures.genome_figure(records, title), "png"),
-        "generations.csv": _csv(generation_rows(records)),
-        "descendants.csv": _csv(descendant_rows(records)),
-        "learning.csv": _csv(learning_rows(records)),
+        "generations.csv": csv_bytes(generation_rows(records)),
+        "descendants.csv": csv_bytes(descendant_rows(records)),
+        "learning.csv": csv_bytes(learning_rows(records)),
         "summary.json": summary_json(records, summary),
     }
-    return files | ({"fewshot.csv": _csv(fewshot_table.rows(records))} if any(record.fewshot for record in records) else {})
+    return files | ({"fewshot.csv": csv_bytes(fewshot_table.rows(records))} if any(record.fewshot for record in records) else {})
 
 
 def generation_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
@@ -110,7 +110,7 @@ def summary_json(records: Sequence[LineageRecord], summary: Summary) -> bytes:
     }
     if lines := fewshot_table.sentences(records):
         body["fewshot"] = lines
-    return (json.dumps(_finite(body), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(finite(body), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _run(record: LineageRecord) -> Row:
@@ -153,7 +153,7 @@ def _renamed(reference: Descent) -> Descent:
     return replace(reference, method="reference")
 
 
-def _csv(rows: Iterator[Row]) -> bytes:
+def csv_bytes(rows: Iterable[Row]) -> bytes:
     """Columns in the order of first appearance; floats by repr so that they read back exactly; NaN and None empty."""
     kept = list(rows)
     columns = list(dict.fromkeys(key for row in kept for key in row))
@@ -170,10 +170,10 @@ def _cell(value: Any) -> Any:
     return repr(float(value)) if isinstance(value, float) else value
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no NaN."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {str(key): finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -72,18 +72,23 @@ def find(name: str) -> Path:
     raise UserError(f"scenario '{name}' is not known; {hint}shipped are: {', '.join(known)} (or give a .toml file by path)")
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file's tables. UserError where it cannot be read or is no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Notepad writes a byte order mark
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
 def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Scenario:
     """Read scenario ``name`` (shipped name or path), apply ``[quick]`` if asked, then ``section.key=value`` overrides.
 
     Raises UserError naming file, key and value for anything that does not fit.
     """
     path = find(name)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Notepad writes a byte order mark
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    table = read_toml(path)
     if profile not in PROFILES:
         raise UserError(f"--profile {profile}: allowed are {', '.join(PROFILES)}")
     stated = table.pop("profile", None)

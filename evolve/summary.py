@@ -13,6 +13,7 @@ from evolve.collect import collect
 from evolve.curves import LineageRecord, Summary, gain_sentence, summarise, verdict
 from evolve.errors import UserError
 from evolve.lineage import World
+from evolve.referrers import world_of
 from evolve.run import find_store, read_run
 from evolve.store import Store
 
@@ -62,17 +63,14 @@ def print_effects(summary: Summary) -> None:
 def record_of(folder: Path, given: Path | None = None) -> LineageRecord:
     """A run's record from its folder and store, without its images. Makes nothing."""
     found = read_run(folder)
-    settings = scenario.from_dict(found["settings"], str(folder / "run.json"))
-    classes = found["classes"]
-    ancestor, condensing, descend = (tuple(classes[role]) for role in ("ancestor", "condense", "descend"))
-    world = World(settings, found["seed"], found["fingerprint"], ancestor, condensing, descend, found["reference"], found["checkpoint"])
+    world = world_of(found, str(folder / "run.json"))
     store = Store(find_store(folder, found["store"], given))
 
     def peek(key: str) -> Mapping[str, Any] | None:
         result = store.get(key) if store.has(key) else None
         return result.record if result else None
 
-    return collect(world, peek, found["scenario"], found["profile"], described(world, scenario.to_dict(settings)), found["versions"])
+    return collect(world, peek, found["scenario"], found["profile"], described(world, scenario.to_dict(world.settings)), found["versions"])
 
 
 def described(world: World, settings: Mapping[str, Any]) -> dict[str, Any]:

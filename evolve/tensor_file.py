@@ -114,7 +114,7 @@ def described(value: Any) -> Architecture:
     if not all(math.isfinite(number) and abs(number) <= _LARGEST_INT for number in numbers):
         raise ValueError(f"a number above {_LARGEST_INT}, or not finite")
     made = from_json(value)
-    if len(made.layer_names) + len(made.extras) > _MOST_LAYERS:
+    if len(made.all_layers) > _MOST_LAYERS:
         raise ValueError(f"more than {_MOST_LAYERS} layers")
     with Bounded(LARGEST):  # a family may have to build its network to know its shapes
         size = made.parameters

@@ -26,7 +26,7 @@ from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any
 
-from evolve.errors import UserError
+from evolve.errors import UserError, first_line
 from evolve.store import Stage, Store
 
 Send = Callable[..., None]  # (a stage's key, what, *content)
@@ -338,8 +338,7 @@ def _portable(error: UserError) -> UserError:
 def _explained(error: BaseException, log: Path, who: str) -> str:
     """The error in one line; its traceback goes to the log."""
     _append(log, f"{who}\n{traceback.format_exc()}")
-    text = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {text}".rstrip(": ")
+    return f"{type(error).__name__}: {first_line(error)}".rstrip(": ")
 
 
 def _append(log: Path, text: str) -> None:

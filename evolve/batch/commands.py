@@ -10,18 +10,18 @@ from typing import Any
 import click
 
 from evolve.cluster.options import cluster_options
+from evolve.options import DATA, DEVICE, REFERENCE, WORKERS
 from evolve.store_command import StorePlace
 
-PATH = click.Path(path_type=Path)
 OPTIONS = (
     click.option("--profile", default="paper", show_default=True, help="quick: the batch's and the scenario's [quick] values."),
     click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="This seed instead of the file's; may be given many times."),
-    click.option("--data", "data_dir", type=PATH, help="Where the images lie, or are downloaded to."),
-    click.option("--out", type=PATH, help="The batch's folder; default: runs/<batch>-<profile>."),
+    DATA,
+    click.option("--out", type=click.Path(path_type=Path), help="The batch's folder; default: runs/<batch>-<profile>."),
     click.option("--store", type=StorePlace(), help="Results folder or address (s3://bucket/prefix); default: $EVOLVE_STORE or store/ beside the batch's folder."),
-    click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])),
-    click.option("--workers", default=0, type=click.IntRange(min=0), help="Worker processes; default: one a core."),
-    click.option("--reference", is_flag=True, help="Take the plain path everywhere."),
+    DEVICE,
+    WORKERS,
+    REFERENCE,
     click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one setting of every case."),
 )
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from evolve.batch.file import Batch, Case
-from evolve.curves import Generation, Interval, LineageRecord, evolved, gains
-from evolve.trends import Array, bootstrap, mean_interval
+from evolve.curves import Generation, Interval, LineageRecord, evolved, gains, pooled_interval
+from evolve.trends import Array
 
 SEEDS_FOR_CLUSTERS = 3  # from so many on, a test counts seeds and not tasks
 LEVEL = 0.05
@@ -25,7 +25,6 @@ METRICS: dict[str, Values] = {
     "accuracy": lambda g: g.inherited.accuracy,
     "gain": gains,
 }
-CONTROL_FIELDS = {"from-scratch": "scratch", "full-ancestor": "full_ancestor"}  # Generation's fields, where they are called otherwise
 Table = Mapping[int, Array]  # lineage length -> [descendants] in points
 Measured = Mapping[tuple[str, ...], Mapping[int, Table]]  # pairing -> seed -> table
 
@@ -60,7 +59,7 @@ def compare(batch: Batch, records: Sequence[tuple[Case, LineageRecord]], metric:
     reference = batch.reference or next(iter(there), "")
     if metric == "accuracy":
         mine = [(c, r) for c, r in records if c.method == reference]
-        controls = {name: _measured(mine, _control(name)) for name in batch.controls if name not in there}
+        controls = {name: _measured(mine, control_values(name)) for name in batch.controls if name not in there}
         there |= {name: found for name, found in controls.items() if found}
     differences = corrected({m: found for m in there if m != reference and (found := difference(there[m], there.get(reference, {})))})
     best = _best(there)
@@ -70,23 +69,27 @@ def compare(batch: Batch, records: Sequence[tuple[Case, LineageRecord]], metric:
     ]
 
 
-def _control(name: str) -> Values:
-    """A control's accuracies; NaN at generations without it, which are left out of its mean (and so are no pairs of theirs)."""
-    field = CONTROL_FIELDS.get(name, name)
+def control_values(name: str) -> Values:
+    """A control's accuracies; none at generations without it."""
+    field = "scratch" if name == "from-scratch" else name.replace("-", "_")
 
     def values(g: Generation) -> Sequence[float]:
         descent = getattr(g, field)
-        return descent.accuracy if descent is not None else [math.nan] * len(g.inherited.accuracy)
+        return descent.accuracy if descent is not None else ()
 
     return values
 
 
+def points(generations: Iterable[Generation], values: Values) -> Table:
+    """The values in points; generations that lack them (a control that runs every n), or diverged, are left out, and so are pairs with them."""
+    rows = {g.lineage: 100 * np.array(values(g), dtype=np.float64) for g in generations}
+    return {length: row for length, row in rows.items() if row.size and np.isfinite(row).all()}
+
+
 def _measured(records: Iterable[tuple[Case, LineageRecord]], values: Values) -> Measured:
-    """Generations that lack the value (a control that runs every n), or diverged, are left out."""
     found: dict[tuple[str, ...], dict[int, Table]] = defaultdict(dict)
     for case, record in records:
-        rows = {g.lineage: 100 * np.array(values(g), dtype=np.float64) for g in evolved(record)}
-        if kept := {length: row for length, row in rows.items() if row.size and np.isfinite(row).all()}:
+        if kept := points(evolved(record), values):
             found[case.pairing][case.seed] = kept
     return dict(found)
 
@@ -101,9 +104,7 @@ def _by_seed(found: Mapping[tuple[str, ...], Mapping[int, Table]]) -> dict[int, 
 
 
 def _pooled(groups: Mapping[int, Array]) -> Interval:
-    parts = list(groups.values())
-    count = sum(map(len, parts))
-    return Interval(*mean_interval(parts[0])) if len(parts) == 1 else Interval(*bootstrap(parts), count)
+    return pooled_interval(list(groups.values()))
 
 
 def _paired(one: Measured, other: Measured) -> dict[int, Array]:

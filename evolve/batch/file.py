@@ -30,7 +30,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -39,16 +38,12 @@ from typing import Any
 
 from evolve import scenario
 from evolve.errors import UserError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from evolve.lineage import SPARSE
 
 KEYS = ("name", "title", "scenario", "seeds", "set", "axes", "zip", "case", "report", "quick")
 REPORT_KEYS = ("method", "reference", "controls")
 CASE = "case"  # the method axis of a batch that lists its cases
-KNOWN_CONTROLS = ("from-scratch", "shuffled", "joint", "full-ancestor", "distilled")
+CONTROLS = ("from-scratch", *SPARSE)
 MOST = 10_000  # lineages; more is a slip of the pen
 
 Values = dict[str, Any]  # "section.key" -> value
@@ -123,12 +118,7 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = (), seeds
     Raises UserError naming file, key and value, or the case that cannot be.
     """
     path = find(name)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    table = scenario.read_toml(path)
     _known(table, KEYS, str(path), "")
     quick = _table(table, "quick", str(path))
     _known(quick, ("seeds", "set", "axes"), str(path), "quick.")
@@ -215,8 +205,8 @@ class _Reader:
         if axis not in (*axes, CASE):
             raise UserError(f"{self.path}: report.method = {axis!r}: allowed are the axes {', '.join(axes) or '(none)'}, or {CASE!r}")
         controls = report.get("controls", [])
-        if not isinstance(controls, list) or any(name not in KNOWN_CONTROLS for name in controls):
-            raise UserError(f"{self.path}: report.controls = {controls!r}: expected a list of {', '.join(KNOWN_CONTROLS)}")
+        if not isinstance(controls, list) or any(name not in CONTROLS for name in controls):
+            raise UserError(f"{self.path}: report.controls = {controls!r}: expected a list of {', '.join(CONTROLS)}")
         return axis, str(report.get("reference", "")), tuple(controls)
 
     def _case(self, name: str, values: Values, axis: str, method: str = "") -> Case:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evolve.batch.compare import Row
+from evolve.batch.compare import SEEDS_FOR_CLUSTERS, Row
 from evolve.batch.file import Batch, Case
 from evolve.curves import CONTROLS, Interval, LineageRecord
 from evolve.durable import write_whole
+from evolve.report import csv_bytes, finite
 from evolve.scenario import toml_value
 
 TITLES = {"accuracy": "accuracy (%)", "gain": "gain (points)"}
@@ -25,24 +24,14 @@ def write_batch(batch: Batch, tables: Mapping[str, Sequence[Row]], records: Sequ
     files = {
         "table.md": markdown(batch, tables),
         "table.tex": latex(batch, tables),
-        "table.json": json.dumps(_finite({m: [asdict(row) for row in rows] for m, rows in tables.items()}), indent=1) + "\n",
-        "descendants.csv": long_form(records),
+        "table.json": json.dumps(finite({m: [asdict(row) for row in rows] for m, rows in tables.items()}), indent=1) + "\n",
     }
-    return [write_whole(out / name, text.encode(), "batch report") for name, text in files.items()]
+    contents = {name: text.encode() for name, text in files.items()} | {"descendants.csv": csv_bytes(long_form(records))}
+    return [write_whole(out / name, content, "batch report") for name, content in contents.items()]
 
 
-def long_form(records: Sequence[tuple[Case, LineageRecord]]) -> str:
+def long_form(records: Sequence[tuple[Case, LineageRecord]]) -> Iterator[dict[str, Any]]:
     """One row a case, generation, method and descendant; accuracies are fractions."""
-    rows = list(_rows(records))
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def _rows(records: Sequence[tuple[Case, LineageRecord]]) -> Iterator[dict[str, Any]]:
     for case, record in records:
         axes = {axis: value if isinstance(value, (str, int, float)) else toml_value(value) for axis, value in case.values.items()}
         start = {"case": case.name, **axes, "seed": case.seed}
@@ -50,8 +39,8 @@ def _rows(records: Sequence[tuple[Case, LineageRecord]]) -> Iterator[dict[str, A
             for name in ("inherited", *CONTROLS):
                 descent = getattr(g, name)
                 for i, accuracy in enumerate(descent.accuracy if descent else ()):
-                    values = {"lineage": g.lineage, "method": descent.method, "descendant": i, "accuracy": repr(float(accuracy))}
-                    yield start | values | {"best": repr(float(descent.best[i])), "selected": " ".join(g.selected)}
+                    values = {"lineage": g.lineage, "method": descent.method, "descendant": i, "accuracy": accuracy}
+                    yield start | values | {"best": descent.best[i], "selected": " ".join(g.selected)}
 
 
 def cells(row: Row) -> tuple[str, str, str, str]:
@@ -71,7 +60,7 @@ def plus_minus(i: Interval, signed: bool = False) -> str:
 def note(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
     """What the numbers are, in words a caption may use."""
     seeds = sorted({case.seed for case in batch.cases})
-    few = any(row.difference and row.difference.seeds < 3 for rows in tables.values() for row in rows)
+    few = any(row.difference and row.difference.seeds < SEEDS_FOR_CLUSTERS for rows in tables.values() for row in rows)
     text = (
         "Mean over downstream tasks and generations with a 95 % interval (seeds, then tasks, resampled); differences are paired by "
         f"task and seed; p by Holm's correction. Seeds {', '.join(map(str, seeds))}."
@@ -119,10 +108,3 @@ def escape(text: str) -> str:
         text = text.replace(sign, "\\" + sign if sign != "\\" else r"\textbackslash ")
     return text.replace("<", "$<$")
 
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value

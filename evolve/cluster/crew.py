@@ -21,7 +21,7 @@ from evolve.agenda import Agenda, Notice
 from evolve.cluster import Cluster
 from evolve.cluster.start import connected
 from evolve.cluster.task import Assignment, compute, settle, versions
-from evolve.errors import UserError
+from evolve.errors import UserError, first_line
 from evolve.store import Stage
 
 GLANCE_SECONDS = 1.0  # between two looks at how many workers there are
@@ -145,7 +145,7 @@ class _Shift:
         """Dask itself could not have it computed."""
         if type(error).__name__ == "KilledWorker":
             return self._give_up(stage)
-        line = (str(error).strip().splitlines() or [""])[0]
+        line = first_line(error)
         evolve = self.versions["evolve"]
         raise UserError(f"{stage.label}: {type(error).__name__}: {line} (the scheduler and its workers need evolve-learngene {evolve})")
 

@@ -11,7 +11,7 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from evolve.cluster import SYSTEMS, Cluster
-from evolve.errors import UserError
+from evolve.errors import UserError, first_line
 from evolve.workers import ONE_THREAD, birth
 
 CONNECT_SECONDS = 20
@@ -63,7 +63,7 @@ def _client(distributed: Any, where: Any) -> Any:
     try:
         return distributed.Client(**{"scheduler_file" if file else "address": where}, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error) or type(error).__name__
         raise UserError(f"--scheduler {where}: no scheduler answers ({line}); start one with `dask scheduler`, or check the address") from None
 
 
@@ -97,7 +97,7 @@ def _batch_system(cluster: Cluster) -> Any:
     try:
         made = kind(cores=processes, processes=processes, **settings)
     except (OSError, ValueError, TypeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error) or type(error).__name__
         raise UserError(f"--scheduler {cluster.scheduler}: {line} (settings go by --cluster KEY=VALUE or ~/.config/dask/jobqueue.yaml)") from None
     made.adapt(minimum_jobs=cluster.jobs, maximum_jobs=cluster.jobs)
     return made

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from evolve.condensers.foreign import checked
-from evolve.condensers.interface import Condensed, Request
+from evolve.condensers.interface import Condensed, Request, condensed
 from evolve.condensers.selection import select
 from evolve.randomness import derive_seed
 from evolve.registry import blamed, find
@@ -53,16 +53,10 @@ def agreed(runs: Sequence[Condensed], request: Request) -> Condensed:
         return replace(runs[0], repeats=repeats)
     alpha = torch.stack([run.alpha for run in good]).mean(0)
     c = request.c
-    chosen = good[0].choose(alpha) if good[0].choose else select(alpha, c.selection, c.top_k, request.fallback, c.objective)
-    return Condensed(
-        alpha,
-        chosen.scores,
-        chosen.weights,
-        chosen.selected,
-        chosen.margin,
-        chosen.status,
-        f"{chosen.selected_by}, mean alpha of {len(good)} condensations",
-        runs[0].history,
-        repeats,
-        sum(one == chosen.selected for one in repeats) / len(repeats),
+    found = condensed(alpha, runs[0].history, good[0].choose or (lambda alpha: select(alpha, c.selection, c.top_k, request.fallback, c.objective)))
+    return replace(
+        found,
+        selected_by=f"{found.selected_by}, mean alpha of {len(good)} condensations",
+        repeats=repeats,
+        agreement=sum(one == found.selected for one in repeats) / len(repeats),
     )

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from evolve.condensers.compare import AnyMatcher
 from evolve.condensers.matching import Frozen
+from evolve.condensers.refusals import ancestor_diverged
 from evolve.data.resident import Resident
-from evolve.errors import UserError
 from evolve.networks.network import Network
 
 Groups = tuple[tuple[str, ...], ...]
@@ -89,7 +89,7 @@ class FrozenAncestor:
             chunks = self._chunks() if self.raw is None else zip(*(maps.split(CHUNK) for maps in self.raw), strict=True)
             pooled = torch.cat([self.matcher.pool(maps) for maps in chunks])
         if not torch.isfinite(pooled).all():
-            raise UserError("ancestor.lr: the ancestor diverged, its features on the condensing images are not finite; lower ancestor.lr")
+            raise ancestor_diverged("features")
         return pooled
 
     def _chunks(self) -> Iterator[list[Tensor]]:

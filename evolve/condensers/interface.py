@@ -15,7 +15,7 @@ from evolve.condensers.selection import Selection, select_scores
 from evolve.data.resident import Resident
 from evolve.errors import UserError
 from evolve.networks.architecture import Architecture, Groups
-from evolve.networks.network import Network, initialise
+from evolve.networks.network import Network, frozen, initialise
 from evolve.settings import CondenseSettings
 
 Progress = Callable[[float, str], None]
@@ -97,9 +97,7 @@ class Request:
 
     def ancestor(self) -> Network:
         """The ancestor's network, frozen, in eval mode, on the Resident's device."""
-        model = self.architecture.build(len(self.state["head.weight"]))
-        model.load_state_dict(dict(self.state))
-        return model.to(self.resident.device).eval().requires_grad_(False)
+        return frozen(self.architecture, self.state, self.resident.device)
 
     def pseudo(self) -> Network:
         """A fresh pseudo-descendant: the paper's descendant for the condensing classes."""

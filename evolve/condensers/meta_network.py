@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from evolve.condensers.batches import epoch_rows, meta_rows, steps_per_epoch
 from evolve.condensers.compare import AnyMatcher, matcher_for
 from evolve.condensers.frozen import CHUNK, Features, FrozenAncestor, Groups
 from evolve.condensers.hypergradient import Local, LookAhead, Rule, Tensors, reverse_sweep, sgd, sweep
-from evolve.condensers.interface import Condensed, Request, fixed_condensation
+from evolve.condensers.interface import Condensed, Request, condensed, fixed_condensation
 from evolve.condensers.matching import Frozen, Layout, Matcher, Projection
 from evolve.condensers.selection import select
 from evolve.condensers.written import Written
@@ -27,6 +28,9 @@ from evolve.data.resident import Resident
 from evolve.networks.vgg import VGG
 from evolve.randomness import generator
 from evolve.settings import CondenseSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Progress = Callable[[float, str], None]
 
@@ -103,7 +107,7 @@ class _State:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     train: Tensor
     train_labels: Tensor
     meta: Tensor
@@ -118,16 +122,12 @@ def meta_network(request: Request) -> Condensed:
     wild ancestor must not end a lineage of days. Raises UserError when the ancestor's own features are not finite.
     """
     c, split = request.c, request.split
-    run = Condensation(
-        request.ancestor(), request.pseudo(), request.groups, request.pseudo_groups, request.resident, split.meta, c, request.seed, request.reference
-    )
+    run = Condensation.of(request)
     try:
         history = run.train(split.train, split.train_labels, split.meta_labels, request.progress)
     except Diverged:
         return diverged(request)
-    alpha = run.scores()
-    chosen = select(alpha, c.selection, c.top_k, request.fallback, c.objective)
-    return Condensed(alpha, chosen.scores, chosen.weights, chosen.selected, chosen.margin, chosen.status, chosen.selected_by, history)
+    return condensed(run.scores(), history, lambda alpha: select(alpha, c.selection, c.top_k, request.fallback, c.objective))
 
 
 class Diverged(Exception):
@@ -167,6 +167,12 @@ class Condensation:
             self.written = Written(pseudo.plan, resident.size, self.pseudo.network.places, self.matcher)
         self.state = _State(self.pseudo.initial, tuple(torch.zeros_like(p) for p in self.pseudo.initial), *self.weighting(len(pseudo_groups), probe))
 
+    @classmethod
+    def of(cls, request: Request) -> Self:
+        """What a request asks for."""
+        networks = request.ancestor(), request.pseudo(), request.groups, request.pseudo_groups
+        return cls(*networks, request.resident, request.split.meta, request.c, request.seed, request.reference)
+
     def weighting(self, descendant_layers: int, like: Tensor) -> tuple[nn.Module, torch.optim.Optimizer | None]:
         """What gives every pair its weight, [B, sum of the pooled sizes] -> alpha [B, L, K], and what trains it, if anything."""
         phi = MetaNetwork(self.matcher.pooled_sizes, descendant_layers).to(like)
@@ -191,17 +197,17 @@ class Condensation:
             self._record(history, losses)
         return history
 
-    def _batch(self, index: Tensor, labels: Tensor, rows: Tensor, meta_labels: Tensor, draws: torch.Generator) -> _Batch:
+    def _batch(self, index: Tensor, labels: Tensor, rows: Tensor, meta_labels: Tensor, draws: torch.Generator) -> Batch:
         device = self.resident.device
         images = self.resident.batch(index, self.c.augment, draws)
-        return _Batch(images, labels.to(device), self.resident.batch(self.meta_index[rows]), meta_labels[rows].to(device), rows)
+        return Batch(images, labels.to(device), self.resident.batch(self.meta_index[rows]), meta_labels[rows].to(device), rows)
 
-    def iterate(self, batch: _Batch, annealed: float) -> tuple[Tensor, Tensor]:
+    def iterate(self, batch: Batch, annealed: float) -> tuple[Tensor, Tensor]:
         """One iteration of Algorithm 1: a step of theta and zeta, then one of phi. Returns (L_cls, L_meta) before it."""
         rule = Rule(self.c.lr * annealed, self.c.momentum, self.c.weight_decay)
         return self._eq16(batch, rule) if self.c.objective == "eq16" else self._bilevel(batch, rule)
 
-    def _bilevel(self, batch: _Batch, rule: Rule) -> tuple[Tensor, Tensor]:
+    def _bilevel(self, batch: Batch, rule: Rule) -> tuple[Tensor, Tensor]:
         """SPEC 4, bilevel objective: matching on the meta batch; phi descends the look-ahead's CE on it."""
         frozen = self.ancestor.of_rows(batch.rows)
         losses = self._real_step(batch, frozen, batch.meta, rule)
@@ -210,7 +216,7 @@ class Condensation:
         self._phi_step(alpha, way(batch, frozen, alpha, rule))
         return losses
 
-    def _by_autograd(self, batch: _Batch, frozen: Frozen, alpha: Tensor, rule: Rule) -> Tensor:
+    def _by_autograd(self, batch: Batch, frozen: Frozen, alpha: Tensor, rule: Rule) -> Tensor:
         """The hypergradient, for any network on any device."""
         look = LookAhead(
             matching=lambda params, weights: self.pseudo.matching(frozen, batch.meta, weights, params),
@@ -221,7 +227,7 @@ class Condensation:
         return reverse_sweep(look, alpha, self.state.params, self.state.buffers, rule)[1]
 
     @torch.no_grad()
-    def _written_out(self, batch: _Batch, frozen: Frozen, alpha: Tensor, rule: Rule) -> Tensor:
+    def _written_out(self, batch: Batch, frozen: Frozen, alpha: Tensor, rule: Rule) -> Tensor:
         """The same without autograd through the network."""
         written = self.written
         assert written is not None
@@ -237,7 +243,7 @@ class Condensation:
         steps.append(lambda now: written.classification(batch.train, batch.train_labels, now))
         return sweep(steps, outer, self.state.params, self.state.buffers, rule)[1]
 
-    def _eq16(self, batch: _Batch, rule: Rule) -> tuple[Tensor, Tensor]:
+    def _eq16(self, batch: Batch, rule: Rule) -> tuple[Tensor, Tensor]:
         """Algorithm 1 with Eq. 16 to the letter: matching on the training batch; phi descends sum alpha psi on the meta batch."""
         losses = self._real_step(batch, self.ancestor.of_images(batch.train), batch.train, rule)
         frozen = self.ancestor.of_rows(batch.rows)
@@ -247,7 +253,7 @@ class Condensation:
         self._phi_step(alpha, gradient)
         return losses
 
-    def _real_step(self, batch: _Batch, frozen: Frozen, matched: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    def _real_step(self, batch: Batch, frozen: Frozen, matched: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
         """theta and zeta one step down L_total = L_cls + lambda L_meta (Eq. 15)."""
         with torch.no_grad():
             alpha = self.state.phi(frozen.pooled)
@@ -262,7 +268,7 @@ class Condensation:
         return classification.detach(), matching.detach()
 
     @torch.no_grad()
-    def _written_step(self, batch: _Batch, frozen: Frozen, matched: Tensor, alpha: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    def _written_step(self, batch: Batch, frozen: Frozen, matched: Tensor, alpha: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
         assert self.written is not None
         state = self.state
         classification = self.written.classification(batch.train, batch.train_labels, state.params)

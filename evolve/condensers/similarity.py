@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from evolve.condensers.batches import steps_per_epoch
 from evolve.condensers.hypergradient import Rule
 from evolve.condensers.interface import Condensed, Request, scored
-from evolve.condensers.meta_network import Condensation, Diverged, _Batch, diverged
+from evolve.condensers.meta_network import Batch, Condensation, Diverged, diverged
 from evolve.randomness import generator
 
 
@@ -18,9 +18,7 @@ def similarity(request: Request) -> Condensed:
     What the meta-network adds is what the two differ in. Diverging losses and features are treated as there.
     """
     c, split = request.c, request.split
-    run = Matching(
-        request.ancestor(), request.pseudo(), request.groups, request.pseudo_groups, request.resident, split.meta, c, request.seed, request.reference
-    )
+    run = Matching.of(request)
     try:
         history = run.train(split.train, split.train_labels, split.meta_labels, request.progress)
     except Diverged:
@@ -46,7 +44,7 @@ class Matching(Condensation):
     def weighting(self, descendant_layers: int, like: Tensor) -> tuple[nn.Module, torch.optim.Optimizer | None]:
         return Ones(len(self.matcher.pooled_sizes), descendant_layers), None
 
-    def iterate(self, batch: _Batch, annealed: float) -> tuple[Tensor, Tensor]:
+    def iterate(self, batch: Batch, annealed: float) -> tuple[Tensor, Tensor]:
         """A step of theta and zeta on L_total (Eq. 15), matching on the meta batch. Returns (L_cls, L_meta) before it."""
         rule = Rule(self.c.lr * annealed, self.c.momentum, self.c.weight_decay)
         return self._real_step(batch, self.ancestor.of_rows(batch.rows), batch.meta, rule)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evolve.fewshot.episodes import Episodes
 from evolve.fewshot.learner import Learner, Progress, Setup, classes_of
-from evolve.fewshot.pretrain import pretrain
+from evolve.fewshot.pretrain import pretrain, tuned
 from evolve.fewshot.trunk import fresh_head, width
 
 MOMENTUM, DAMPENING, WEIGHT_DECAY = 0.9, 0.9, 1e-3  # of the new head, as in the authors' code
@@ -43,16 +43,12 @@ class BaselinePlusPlus(Learner):
         """The fine-tuning stage: a new head's weight [ways, c] from embeddings [S, c]; tune_steps steps of tune_batch images."""
         s = self.settings
         start = (2 * torch.rand(self.ways, self.features, generator=draw) - 1) / self.features**0.5
-        weight = start.to(known.device).requires_grad_()
-        optimizer = torch.optim.SGD([weight], lr=s.tune_lr, momentum=MOMENTUM, dampening=DAMPENING, weight_decay=WEIGHT_DECAY)
-        pending = list[Tensor]()
-        for _ in range(s.tune_steps):
-            pending = pending or list(torch.randperm(len(known), generator=draw).to(known.device).split(s.tune_batch))
-            chosen = pending.pop(0)
-            optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(cosine_scores(known[chosen], weight, s.cosine_scale), labels[chosen]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        return weight.detach()
+        sgd = {"lr": s.tune_lr, "momentum": MOMENTUM, "dampening": DAMPENING, "weight_decay": WEIGHT_DECAY}
+
+        def scores(part: Tensor, weight: Tensor) -> Tensor:
+            return cosine_scores(part, weight, s.cosine_scale)
+
+        return tuned(start.to(known.device), scores, known, labels, s.tune_steps, s.tune_batch, draw, **sgd)
 
     def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:
         """See :class:`Learner`."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from evolve.fewshot.episodes import Episode, Episodes
 from evolve.fewshot.learner import Learner, Progress, Setup, classes_of, descend_episodes, means
-from evolve.fewshot.pretrain import pretrain
+from evolve.fewshot.pretrain import pretrain, tuned
 from evolve.fewshot.trunk import fresh_head, width
 from evolve.networks.network import Network
 
@@ -90,16 +90,12 @@ class DeepEMD(Learner):
     def prototypes(self, known: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
         """The structured layer's weight [ways, n, c]: from the classes' mean descriptors, emd_steps steps of SGD on the support's [S, n, c]."""
         s = self.settings
-        proto = means(known, labels, self.ways).requires_grad_()
-        optimizer = torch.optim.SGD([proto], lr=s.emd_lr, momentum=MOMENTUM, dampening=DAMPENING)
-        pending = list[Tensor]()
-        for _ in range(s.emd_steps):
-            pending = pending or list(torch.randperm(len(known), generator=draw).to(known.device).split(s.emd_batch))
-            chosen = pending.pop(0)
-            optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(scores(known[chosen], proto, s.emd_temperature), labels[chosen]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        return proto.detach()
+        sgd = {"lr": s.emd_lr, "momentum": MOMENTUM, "dampening": DAMPENING}
+
+        def matched(part: Tensor, proto: Tensor) -> Tensor:
+            return scores(part, proto, s.emd_temperature)
+
+        return tuned(means(known, labels, self.ways), matched, known, labels, s.emd_steps, s.emd_batch, draw, **sgd)
 
     def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:
         """See :class:`Learner`."""

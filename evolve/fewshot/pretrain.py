@@ -1,9 +1,10 @@
-"""Plain classification of the ancestor's classes, which Baseline++, MTL and DeepEMD start from."""
+"""Plain classification: of the ancestor's classes, which Baseline++, MTL and DeepEMD start from, and of a task's, on frozen features."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,25 @@ from evolve.fewshot.settings import FewshotSettings
 from evolve.networks.network import Network
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
+
+
+def tuned(
+    start: Tensor, scores: Callable[[Tensor, Tensor], Tensor], known: Tensor, labels: Tensor, steps: int, size: int, draw: torch.Generator, **sgd: Any
+) -> Tensor:
+    """A classifier's weight after ``steps`` steps of SGD (settings ``sgd``) on the support set, ``size`` images at a time, pass after pass.
+
+    ``scores(known, weight)`` -> [B, ways] of what is known of the support images, ``known`` [S, ...].
+    """
+    weight = start.detach().requires_grad_()
+    optimizer = torch.optim.SGD([weight], **sgd)
+    pending = list[Tensor]()
+    for _ in range(steps):
+        pending = pending or list(torch.randperm(len(known), generator=draw).to(known.device).split(size))
+        chosen = pending.pop(0)
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(scores(known[chosen], weight), labels[chosen]).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return weight.detach()
 
 
 def pretrain(

@@ -45,6 +45,11 @@ class Architecture(ABC):
         return ()
 
     @property
+    def all_layers(self) -> tuple[str, ...]:
+        """Every layer's name: what holds all tensors but the head's."""
+        return (*self.layer_names, *self.extras)
+
+    @property
     def carried(self) -> tuple[str, ...]:
         """Those extras that a learngene takes along, for inheritors that want them (a ViT's embeddings)."""
         return ()
@@ -86,7 +91,7 @@ class Architecture(ABC):
 
     def whole(self) -> Architecture:
         """This ancestor as its own descendant: every layer inherited."""
-        return self.with_inherited({name: {name: 1.0} for name in (*self.layer_names, *self.extras)})
+        return self.with_inherited({name: {name: 1.0} for name in self.all_layers})
 
     @abstractmethod
     def named_set(self, name: str, count: int) -> tuple[int, ...]:
@@ -112,6 +117,10 @@ class Architecture(ABC):
         """Shapes of a layer's tensors (parameters and buffers) by name. KeyError for a layer that it does not have."""
         return _built_shapes(self)[layer]
 
+    def state_shapes(self) -> Shapes:
+        """The same of the whole network, under its state dict's names; the head, whose classes are open, is left out."""
+        return {f"layers.{layer}.{part}": shape for layer in self.all_layers for part, shape in self.shapes(layer).items()}
+
     # What it costs (for estimates only; no number of a lineage depends on it).
 
     @abstractmethod
@@ -125,7 +134,7 @@ class Architecture(ABC):
     @cached_property
     def parameters(self) -> float:
         """Weights of all layers; the head is left out."""
-        return float(sum(_count(shape) for name in (*self.layer_names, *self.extras) for shape in self.shapes(name).values()))
+        return float(sum(_count(shape) for name in self.all_layers for shape in self.shapes(name).values()))
 
 
 def _count(shape: Sequence[int]) -> int:

@@ -48,6 +48,13 @@ class Network(nn.Module):
         self.head.bias.zero_()
 
 
+def frozen(architecture: Architecture, state: Mapping[str, Tensor], device: torch.device) -> Network:
+    """The network that a state dict holds, whatever classes its head has: in eval mode, nothing of it to be trained."""
+    model = architecture.build(len(state["head.weight"]))
+    model.load_state_dict(dict(state))
+    return model.to(device).eval().requires_grad_(False)
+
+
 @torch.no_grad()
 def initialise(model: Network, seed: int, *purpose: str | int, names: Mapping[str, str] | None = None) -> None:
     """Draw all weights anew, as the family's reference does.

@@ -22,6 +22,10 @@ AUTHORS_SET = ("conv11", "conv12", "conv13")
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
+Given = str | tuple[tuple[str, float], ...] | None
+"""What a layer receives, as a plan holds it: see :class:`ConvSpec`."""
+
+
 @dataclass(frozen=True)
 class ConvSpec:
     """One integral layer: a 3x3 convolution with its BN and ReLU (SPEC 3).
@@ -32,7 +36,7 @@ class ConvSpec:
     name: str
     c_in: int
     c_out: int
-    inherits: str | tuple[tuple[str, float], ...] | None = None
+    inherits: Given = None
 
     @property
     def mixture(self) -> Mixture | None:
@@ -104,7 +108,7 @@ class VggPlan(tuple[tuple[ConvSpec, ...], ...], Architecture):
         return [(block, max(1, size >> depth)) for depth, block in enumerate(self)]
 
 
-def short(mixture: Mixture | None) -> str | tuple[tuple[str, float], ...] | None:
+def short(mixture: Mixture | None) -> Given:
     """A mixture as a spec holds it: a plain copy by its name alone."""
     if mixture is None:
         return None
@@ -222,12 +226,21 @@ def plan_from_json(value: Any) -> VggPlan:
     return plan
 
 
+def given_from_json(value: Any) -> Given:
+    """What JSON made of a :data:`Given`. Raises TypeError for anything else."""
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, Sequence):
+        raise TypeError(f"{value!r} names no layers")
+    pairs = tuple((name, share) for name, share in value)
+    if not all(isinstance(name, str) and isinstance(share, float) for name, share in pairs):
+        raise TypeError(f"{value!r} is not layers with their shares")
+    return pairs
+
+
 def _spec(value: Mapping[str, Any]) -> ConvSpec:
-    given = value.get("inherits")
-    return ConvSpec(**{**value, "inherits": tuple((name, share) for name, share in given) if isinstance(given, (list, tuple)) else given})
+    return ConvSpec(**{**value, "inherits": given_from_json(value.get("inherits"))})
 
 
 def _well_typed(spec: ConvSpec) -> bool:
-    mixed = isinstance(spec.inherits, tuple) and all(isinstance(n, str) and isinstance(share, float) for n, share in spec.inherits)
-    names = isinstance(spec.name, str) and (mixed or isinstance(spec.inherits, (str, type(None))))
-    return names and all(type(c) is int and c > 0 for c in (spec.c_in, spec.c_out))
+    return isinstance(spec.name, str) and all(type(c) is int and c > 0 for c in (spec.c_in, spec.c_out))

@@ -12,7 +12,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from evolve.networks.architecture import GRANULARITIES, Architecture, Groups, Mixture, Shapes, check_names, front_or_last
-from evolve.networks.plan import ConvSpec, short
+from evolve.networks.plan import ConvSpec, given_from_json, short
 
 if TYPE_CHECKING:
     from evolve.networks.resnet import ResNet
@@ -269,13 +269,11 @@ def _block(value: Mapping[str, Any]) -> Block:
 
 
 def _conv(value: Mapping[str, Any]) -> Conv:
-    given = value["inherits"]
-    return Conv(**{**value, "inherits": tuple((name, share) for name, share in given) if isinstance(given, (list, tuple)) else given})
+    return Conv(**{**value, "inherits": given_from_json(value["inherits"])})
 
 
 def _well_typed(conv: Conv) -> bool:
-    mixed = isinstance(conv.inherits, tuple) and all(isinstance(name, str) and isinstance(share, float) for name, share in conv.inherits)
-    named = isinstance(conv.name, str) and conv.name.isidentifier() and (mixed or isinstance(conv.inherits, (str, type(None))))
+    named = isinstance(conv.name, str) and conv.name.isidentifier()
     numbers = all(type(n) is int and n > 0 for n in (conv.c_in, conv.c_out, conv.kernel, conv.stride))
     return named and numbers and conv.kernel in (1, 3, 7) and conv.stride in (1, 2)
 

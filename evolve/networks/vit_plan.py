@@ -6,12 +6,12 @@ carries along for inheritors that want it (``inherit.embeddings``); the last Lay
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from evolve.networks.architecture import GRANULARITIES, Architecture, Groups, Mixture, Shapes, check_names, front_or_last
-from evolve.networks.plan import short
+from evolve.networks.plan import Given, given_from_json, short
 
 if TYPE_CHECKING:
     from evolve.networks.vit import ViT
@@ -23,7 +23,6 @@ LEAST_HEAD = 16  # below one head's width the head itself narrows, to no less
 MLP = 4  # the FFN's hidden layer, times the embedding
 STAGE = 2  # blocks of a "stage": a ViT has one resolution, so neighbours are paired; the paper's lower half is three of six
 
-Given = str | tuple[tuple[str, float], ...] | None  # see evolve.networks.plan.ConvSpec.inherits
 
 
 @dataclass(frozen=True)
@@ -179,8 +178,8 @@ def plan_from_json(value: Any) -> ViTPlan:
     """The plan that :meth:`ViTPlan.to_json` wrote. Raises ValueError for anything else."""
     try:
         numbers = {name: value[name] for name in ("patch", "size", "dim", "heads")}
-        blocks = tuple(BlockSpec(block["name"], _given(block["inherits"])) for block in value["blocks"])
-        embed, norm = _given(value["embed"]), _given(value["norm"])
+        blocks = tuple(BlockSpec(block["name"], given_from_json(block["inherits"])) for block in value["blocks"])
+        embed, norm = given_from_json(value["embed"]), given_from_json(value["norm"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a ViT: {error!r}") from error
     names = [block.name for block in blocks]
@@ -191,15 +190,3 @@ def plan_from_json(value: Any) -> ViTPlan:
     if numbers["dim"] % numbers["heads"] or numbers["size"] % numbers["patch"]:
         raise ValueError("not a ViT: heads must divide dim, and patch the size")
     return ViTPlan(**numbers, blocks=blocks, embed=embed, norm=norm)
-
-
-def _given(value: Any) -> Given:
-    """A layer's source as JSON holds it."""
-    if value is None or isinstance(value, str):
-        return value
-    if not isinstance(value, Sequence):
-        raise TypeError(f"{value!r} names no layers")
-    pairs = tuple((name, share) for name, share in value)
-    if not all(isinstance(name, str) and isinstance(share, float) for name, share in pairs):
-        raise TypeError(f"{value!r} is not layers with their shares")
-    return pairs

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from evolve.batch.compare import CONTROL_FIELDS, METRICS, Values
+from evolve.batch.compare import METRICS, Values, control_values, points
 from evolve.batch.file import Batch, Case
-from evolve.curves import Generation, Interval, LineageRecord
-from evolve.trends import Array, bootstrap, mean_interval
+from evolve.curves import Interval, LineageRecord, pooled_interval
 
 # Okabe and Ito's colours without the yellow, which is too pale for a line; the lengths of the three lists have no common divisor, so 252 curves differ.
 COLOURS = ("#0072B2", "#D55E00", "#000000", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -54,7 +53,7 @@ def _curves(batch: Batch, pairs: Sequence[Pair]) -> list[Curve]:
     by_method = {method: [r for c, r in pairs if c.method == method] for method in batch.methods}
     found = [curve(method, records) for method, records in by_method.items() if records]
     reference = by_method.get(batch.reference) or next((records for records in by_method.values() if records), [])
-    controls = (Curve(name, pooled(reference, _control(name)), {}, control=True) for name in batch.controls)
+    controls = (Curve(name, pooled(reference, control_values(name)), {}, control=True) for name in batch.controls)
     return found + [one for one in controls if one.accuracy]
 
 
@@ -63,35 +62,14 @@ def curve(label: str, records: Sequence[LineageRecord]) -> Curve:
     return Curve(label, pooled(records, METRICS["accuracy"]), pooled(records, METRICS["gain"]))
 
 
-def _control(name: str) -> Values:
-    field = CONTROL_FIELDS.get(name, name).replace("-", "_")
-
-    def values(g: Generation) -> Sequence[float]:
-        descent = getattr(g, field)
-        return descent.accuracy if descent is not None else ()
-
-    return values
-
-
 def pooled(records: Sequence[LineageRecord], values: Values) -> dict[int, Interval]:
     """The mean at every lineage length that all lineages have measured, finite everywhere.
 
     Its 95 % interval is Student's over the tasks of one seed; of several, seeds are resampled, then tasks.
     """
-    tables = [_table(record, values) for record in records]
+    tables = [points(record.generations, values) for record in records]
     common = set.intersection(*map(set, tables)) if tables else set()
-    return {length: _interval([table[length] for table in tables]) for length in sorted(common)}
-
-
-def _table(record: LineageRecord, values: Values) -> dict[int, Array]:
-    rows = {g.lineage: 100 * np.array(values(g), dtype=np.float64) for g in record.generations}
-    return {length: row for length, row in rows.items() if row.size and np.isfinite(row).all()}
-
-
-def _interval(groups: Sequence[Array]) -> Interval:
-    if len(groups) == 1:
-        return Interval(*mean_interval(groups[0]))
-    return Interval(*bootstrap(groups), sum(map(len, groups)))
+    return {length: pooled_interval([table[length] for table in tables]) for length in sorted(common)}
 
 
 def panel_figure(panel: Panel, untrained: bool) -> Any:

@@ -14,7 +14,7 @@ from evolve.batch.folder import BATCH_FILE, BatchFolder, is_batch, read_batch_fi
 from evolve.curves import LineageRecord, Summary, summarise
 from evolve.durable import canonical
 from evolve.errors import UserError
-from evolve.lineage import World
+from evolve.referrers import world_of
 from evolve.run import RUN_FILE, Opened, order_from_run, read_run
 from evolve.store import Store
 
@@ -126,11 +126,7 @@ class Reader:
     def _opened(self, folder: Path) -> Opened:
         """The run with its store, without its images."""
         order = order_from_run(folder, None, self.store, "auto", 0)
-        found = read_run(folder)
-        ancestor, condense, descend = (tuple(found["classes"][role]) for role in ("ancestor", "condense", "descend"))
-        world = World(
-            order.scenario.settings, order.seed, found["fingerprint"], ancestor, condense, descend, order.reference, found["checkpoint"]
-        )
+        world = world_of(read_run(folder), str(folder / RUN_FILE))
         root = order.store.resolve()
         if root not in self.stores:
             self.stores[root] = Store(root)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 
+from evolve.errors import first_line
 from evolve.networks.plan import anonymous, layer_names
 from evolve.networks.vgg import VGG
 from evolve.training.graph_draws import layout
@@ -101,8 +102,7 @@ def _width(models: Sequence[VGG], group: Group, capture: bool) -> int:
 
 
 def _warn(error: Exception) -> None:
-    first = (str(error).strip().splitlines() or [""])[0]
-    warnings.warn(f"captured training is not used here, the plain one is: {type(error).__name__}: {first}", RuntimeWarning, stacklevel=2)
+    warnings.warn(f"captured training is not used here, the plain one is: {type(error).__name__}: {first_line(error)}", RuntimeWarning, stacklevel=2)
 
 
 def branches(size: int, measure: Callable[[int], float]) -> int:

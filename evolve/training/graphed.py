@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from evolve.errors import first_line
 from evolve.networks.network import Network
 from evolve.training.graph_capture import current_stream_kept, kept
 
@@ -87,8 +88,7 @@ class Graphed:
             self._graphs[key] = graph
         except Exception as error:  # a fast path must not cost a result, whatever ails it
             self.enabled = False
-            first = (str(error).strip().splitlines() or [""])[0]
-            warnings.warn(f"the ancestor trains without CUDA graphs: {type(error).__name__}: {first}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"the ancestor trains without CUDA graphs: {type(error).__name__}: {first_line(error)}", RuntimeWarning, stacklevel=2)
 
 
 class _Body(nn.Module):

@@ -17,7 +17,7 @@ from evolve.condensers.compare import matcher_for
 from evolve.condensers.frozen import Features
 from evolve.condensers.hypergradient import LookAhead, Rule, unrolled
 from evolve.condensers.matching import Frozen, Matcher
-from evolve.condensers.meta_network import Condensation, _Batch
+from evolve.condensers.meta_network import Batch, Condensation
 from evolve.condensers.tokens import TokenMatcher
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
@@ -127,10 +127,10 @@ class Case:
         groups, pseudo_groups = ANCESTOR.integral_layers("conv"), PSEUDO.integral_layers("conv")
         return Condensation(self.ancestor, self.pseudo, groups, pseudo_groups, self.resident, self.meta, c, 4)
 
-    def batch(self, run: Condensation) -> _Batch:
+    def batch(self, run: Condensation) -> Batch:
         rows, labels = torch.tensor([0, 3, 5, 9]), self.resident.labels
         meta, train = self.resident.batch(self.meta[rows]), self.resident.batch(self.train[:4])
-        return _Batch(train, labels[self.train[:4]], meta, labels[self.meta[rows]], rows)
+        return Batch(train, labels[self.train[:4]], meta, labels[self.meta[rows]], rows)
 
 
 @pytest.mark.parametrize("lookahead", [1, 2])
