@@ -22,7 +22,7 @@ class Method:
     computes: bool = False
 
 
-EVERY = frozenset(f.name for f in fields(CondenseSettings)) - {"fixed_set"}  # a stage is told its layers, as ``fixed``
+EVERY = frozenset(f.name for f in fields(CondenseSettings)) - {"fixed_set", "args"}  # a stage is told its layers, as ``fixed``
 IMAGES = frozenset({"images_per_class", "meta_fraction"})
 CHOICE = frozenset({"selection", "top_k", "fixed"})
 PHI = frozenset({"objective", "lookahead", "meta_lr", "meta_weight_decay"})  # the meta-network's own
@@ -54,7 +54,7 @@ def read(c: CondenseSettings) -> frozenset[str]:
     elif known.draws:
         names |= {"repeats"}
     if c.method not in TABLE:
-        return names
+        return names | {"args"} if c.args else names  # as above
     if "selection" in names and c.selection == "threshold":
         names -= {"top_k"}
     if c.objective == "eq16":

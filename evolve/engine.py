@@ -67,7 +67,7 @@ def run_stages(
     that failed and of those that lacked their result (else it returns nothing).
     """
     store = Store(store_root, lambda text: events(Notice(text)))
-    crew = workers if not isinstance(workers, int) else Local(workers) if workers > 0 else Here()
+    crew = workers if not isinstance(workers, int) else Local([{}] * workers) if workers > 0 else Here()
     agenda = Agenda(expand, store, events, Sets(perform, context) if crew.sets else None, keep_going)
     crew.run(agenda, perform, context, stop)
     return agenda.failed
@@ -105,23 +105,25 @@ class Here:
 
 
 class Local:
-    """Up to ``size`` worker processes on this machine."""
+    """Up to one worker process on this machine for each of ``places``, its own environment variables, if any."""
 
     sets = True
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, places: Sequence[Mapping[str, str]]) -> None:
+        self.places = places
 
     def run(self, agenda: Agenda, perform: str, context: Mapping[str, Any], stop: Callable[[], bool] | None) -> None:
         """See :class:`Crew`."""
-        _Shift(agenda, perform, context, self.size, stop).run()
+        _Shift(agenda, perform, context, self.places, stop).run()
 
 
 class _Shift:
     """One agenda's worker processes, started when there is work for them and kept until the end."""
 
-    def __init__(self, agenda: Agenda, perform: str, context: Mapping[str, Any], size: int, stop: Callable[[], bool] | None) -> None:
-        self.agenda, self.perform, self.context, self.size, self.stop = agenda, perform, context, size, stop
+    def __init__(
+        self, agenda: Agenda, perform: str, context: Mapping[str, Any], places: Sequence[Mapping[str, str]], stop: Callable[[], bool] | None
+    ) -> None:
+        self.agenda, self.perform, self.context, self.places, self.stop = agenda, perform, context, places, stop
         self.workers: list[Worker] = []
         self.deaths: Counter[str] = Counter()
 
@@ -145,13 +147,18 @@ class _Shift:
                 self._listen(worker)
 
     def _assign(self) -> None:
-        while sum(bool(w.stages) for w in self.workers) < self.size and (stages := self.agenda.take()):
+        while sum(bool(w.stages) for w in self.workers) < len(self.places) and (stages := self.agenda.take()):
             worker = next((w for w in self.workers if not w.stages), None)
             if worker is None:
-                worker = Worker(self.agenda.store.root, self.perform, self.context)
+                worker = Worker(self.agenda.store.root, self.perform, self.context, self._free_place())
                 self.workers.append(worker)
             worker.give(stages)
             self.agenda.start(stages)
+
+    def _free_place(self) -> Mapping[str, str]:
+        """One where nobody is: a worker that died leaves its own."""
+        taken = [worker.place for worker in self.workers]
+        return next(place for place in self.places if taken.count(dict(place)) < sum(other == place for other in self.places))
 
     def _listen(self, worker: Worker) -> None:
         for message in worker.messages():

@@ -21,7 +21,7 @@ from evolve.fewshot.settings import READ
 from evolve.inheritors import descendant
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture, from_json
-from evolve.registry import origin
+from evolve.registry import marked
 from evolve.settings import InheritSettings, Settings
 from evolve.store import Stage
 
@@ -129,7 +129,7 @@ def accumulate(world: World, task: int, previous: Stage | None, strategy: str | 
     if strategy and strategy != s.ancestor.strategy:
         recipe["ancestor"] |= {"strategy": strategy, "strategy_args": {}}
     if task > 0:
-        recipe |= _plugged("strategies", recipe["ancestor"]["strategy"])
+        recipe |= marked("strategies", recipe["ancestor"]["strategy"])
     if task > 0 and recipe["ancestor"]["strategy"] == "joint":
         previous = accumulate(world, 0, None)  # each joint ancestor is trained afresh on the union of its tasks
     label = f"{'joint ' if strategy else ''}accumulate {task}"
@@ -147,7 +147,7 @@ def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
         "network": network(s),
         "condense": _condense_settings(s),
     }
-    recipe |= _plugged("condensers", s.condense.method)
+    recipe |= marked("condensers", s.condense.method)
     if condenser_table.method(s.condense.method).computes:
         recipe["arithmetic"] = world.arithmetic
     return _stage("condense", f"{of}condense {length}", recipe, {"ancestor": ancestor}, priority=1)
@@ -189,7 +189,7 @@ def fewshot(world: World, learner: str) -> Stage:
         "fewshot": {name: value for name, value in _keyed(s.fewshot).items() if name in READ[learner]},
         "tasks": {name: getattr(s.descend, name) for name in TASKS},
     }
-    return _stage("fewshot", f"few-shot {learner}", recipe | _plugged("networks", s.ancestor.network), {}, priority=1)
+    return _stage("fewshot", f"few-shot {learner}", recipe | marked("networks", s.ancestor.network), {}, priority=1)
 
 
 def heir(world: World, chosen: Mapping[str, Any]) -> Architecture:
@@ -215,13 +215,7 @@ def network(settings: Settings) -> dict[str, Any]:
 def _sized(s: Settings) -> dict[str, Any]:
     """The image size, where the network's layers depend on it, and the package that brings the network."""
     sized = {} if s.ancestor.network == "vgg16" else {"size": s.data.size}
-    return sized | _plugged("networks", s.ancestor.network)
-
-
-def _plugged(kind: str, name: str) -> dict[str, Any]:
-    """A plug-in's package and version: another version may compute other numbers."""
-    package = origin(kind, name)
-    return {f"plugin:{kind}": f"{name} of {package}"} if package else {}
+    return sized | marked("networks", s.ancestor.network)
 
 
 def _descend_recipe(world: World) -> dict[str, Any]:
@@ -271,7 +265,7 @@ def _inheriting(s: Settings, method: str) -> dict[str, Any]:
     every = tuple(_keyed(s.inherit))
     read = {"full-ancestor": ("lr_scale",), "distilled": ("method",)}.get(method, every)
     chosen = {name: getattr(s.inherit, name) for name in read if getattr(s.inherit, name) != getattr(InheritSettings(), name)}
-    return ({"inherit": chosen} if chosen else {}) | (_plugged("inheritors", s.inherit.method) if "method" in read else {})
+    return ({"inherit": chosen} if chosen else {}) | (marked("inheritors", s.inherit.method) if "method" in read else {})
 
 
 def _keyed(section: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:

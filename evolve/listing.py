@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evolve import cost, scenario
-from evolve.run import Opened, Order, default_workers, open_run, remaining_seconds
+from evolve.run import Opened, Order, open_run, remaining_seconds, worker_places
 
 
 def scenario_table() -> None:
@@ -57,7 +57,7 @@ def _by_kind(opened: Opened) -> tuple[Counter[str], dict[str, list[str]]]:
 
 def _total(console: Console, opened: Opened, left: dict[str, float], speed: dict[str, float]) -> None:
     kinds = {stage.key: stage.kind for stage in opened.stages()}
-    workers = opened.order.workers or default_workers(opened.order.device)
+    workers = len(worker_places(opened.order, [opened]))
     spent = {key: seconds * speed[kinds[key]] for key, seconds in left.items()}
     chain = sum(seconds for key, seconds in spent.items() if kinds[key] == "accumulate")
     if not spent:

@@ -5,6 +5,7 @@ The only page where the rooms (arrays and models in, arrays and models out) meet
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields
@@ -19,16 +20,18 @@ from torch import Tensor
 from evolve import __version__
 from evolve.checkpoint import Sparing
 from evolve.data.resident import Resident
-from evolve.data.sources import load_images
+from evolve.data.sources import ImageSet, load_images
 from evolve.durable import canonical
 from evolve.errors import UserError
 from evolve.fewshot.settings import FewshotSettings
+from evolve.gpus import PART, SET_LIMIT
 from evolve.inheritors import descendant
 from evolve.learngene import Learngene, extract, flatten, shuffled, unflatten
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture, from_json
 from evolve.networks.network import frozen
 from evolve.networks.vit_plan import ViTPlan
+from evolve.registry import check_marks
 from evolve.restore import whole
 from evolve.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, InheritSettings, StreamSettings
 from evolve.spent import stopwatch
@@ -38,11 +41,12 @@ if TYPE_CHECKING:
     from evolve.descendants import DownstreamTask, Trained
     from evolve.training.distill import Teacher
 
+__all__ = ["SET_LIMIT", "choose_device", "perform_set", "perform_stage", "provenance", "repeatable", "set_key", "trunk"]
+
 CHECKPOINT_SECONDS = 10.0  # what a crash may cost of a task under way
 
 Progress = Callable[[float, str], None]
 Outcome = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
-SET_LIMIT = 8  # stages; 40 descendants, the widest graph that is tried (evolve.training.graph_check.WIDTHS)
 OWN = ("method", "plan", "inputs", "inherit")  # what may differ in a descend stage's recipe within a set
 
 
@@ -57,6 +61,7 @@ def perform_stage(stage: Stage, store: Store, context: Mapping[str, Any], progre
         "descend": _descend,
         "fewshot": _fewshot,
     }
+    check_marks(stage.recipe)
     spent, resumed = stopwatch(), store.checkpoint(stage.key).folder.is_dir()
     inputs = {role: _input(store, key, context, progress) for role, key in stage.inputs.items()}
     resident = _resident(context, stage.recipe)
@@ -83,6 +88,7 @@ def perform_set(stages: Sequence[Stage], store: Store, context: Mapping[str, Any
 
     Raises what that raises; the results of all stages are put at the end or, mostly, none.
     """
+    check_marks(stages[0].recipe)  # a set's are alike
     spent = stopwatch()
     inputs = [{role: _input(store, key, context, progress) for role, key in stage.inputs.items()} for stage in stages]
     resident = _resident(context, stages[0].recipe)
@@ -102,8 +108,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def repeatable(device: torch.device) -> torch.device:
-    """Choose kernels that give the same numbers every time on one GPU; a CPU with one thread does so anyway."""
+    """Choose kernels that give the same numbers every time on one GPU, within this worker's share of its memory; a CPU with one thread
+    does so anyway.
+    """
     if device.type == "cuda":
+        if part := os.environ.get(PART):
+            torch.cuda.set_per_process_memory_fraction(float(part))
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.allow_tf32 = False
@@ -121,9 +131,14 @@ def provenance(device: torch.device) -> dict[str, Any]:
     return {"evolve": __version__, "torch": str(torch.__version__), "numpy": np.__version__, "device": f"{device.type} ({where})"}
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)
+def _images(data: DataSettings, data_dir: Path | None, cache_dir: Path) -> ImageSet:
+    return load_images(data, data_dir, cache_dir)  # reads and checks all of them, so a batch with several sets keeps them open
+
+
+@lru_cache(maxsize=1)  # a GPU holds one set
 def _load(data: DataSettings, data_dir: Path | None, cache_dir: Path, device: str) -> tuple[Resident, str]:
-    images = load_images(data, data_dir, cache_dir)
+    images = _images(data, data_dir, cache_dir)
     return Resident(images, repeatable(choose_device(device))), images.fingerprint
 
 

@@ -92,6 +92,26 @@ def origin(kind: str, name: str) -> str | None:
     return None if name in BUILTIN[kind] else " and ".join(map(owner, plugged(kind)[name]))
 
 
+def marked(kind: str, name: str) -> dict[str, str]:
+    """What a recipe says of a plug-in that its stage uses: name, package and version. Empty for ours."""
+    package = origin(kind, name)
+    return {f"plugin:{kind}": f"{name} of {package}"} if package else {}
+
+
+def check_marks(recipe: Mapping[str, Any]) -> None:
+    """Whether what is installed here is what the recipe was made with, its tables' marks included. UserError for a plug-in that is gone or changed:
+    its numbers would go by the other one's key.
+    """
+    for key, mark in recipe.items():
+        if isinstance(mark, Mapping):
+            check_marks(mark)
+        elif key.startswith("plugin:"):
+            kind, name = key.removeprefix("plugin:"), mark.rpartition(" of ")[0]
+            here = marked(kind, name)[key] if name in names(kind) else "not installed"
+            if here != mark:
+                raise UserError(f"plug-in {mark} is what this result was asked of, here it is {here}; install that version, or run the command again")
+
+
 def owner(point: EntryPoint) -> str:
     """The "package version" that brings it."""
     return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"

@@ -164,6 +164,25 @@ def csv_bytes(rows: Iterable[Row]) -> bytes:
     return out.getvalue().encode()
 
 
+def parquet_bytes(rows: Iterable[Row]) -> bytes:
+    """The same table as Parquet, for pandas, polars, R and DuckDB; a column of numbers and texts is one of texts, what is undefined is null."""
+    import pyarrow
+    from pyarrow import parquet
+
+    kept = list(rows)
+    columns = list(dict.fromkeys(key for row in kept for key in row))
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.table({column: _alike([row.get(column) for row in kept]) for column in columns}), sink)
+    return bytes(sink.getvalue())
+
+
+def _alike(values: Sequence[Any]) -> list[Any]:
+    """Values of one type, as a column must have; None where there is none."""
+    given = [None if _cell(value) == "" and not isinstance(value, str) else value for value in values]
+    kinds = {type(value) for value in given if value is not None}
+    return given if len(kinds) < 2 or kinds == {int, float} else [value if value is None else str(value) for value in given]
+
+
 def _cell(value: Any) -> Any:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,19 +79,28 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def default_workers(device: str) -> int:
-    """One single-thread process a core; on a GPU two, so that one stage's Python overlaps another's kernels."""
+def worker_places(order: Order, opened: Sequence[Opened]) -> Sequence[Mapping[str, str]]:
+    """One single-thread process a core; on GPUs as many as their free memory holds, each with its GPU named in its environment.
+
+    Where no GPU can be asked, two: one stage's Python overlaps the other's kernels.
+    """
+    from evolve import gpus
     from evolve.perform import choose_device
 
-    return 2 if choose_device(device).type == "cuda" else usable_cores()
+    if choose_device(order.device).type != "cuda":
+        return [{}] * (order.workers or usable_cores())
+    found = gpus.visible()
+    if not found or order.workers:
+        return gpus.spread(found, order.workers) or [{}] * (order.workers or 2)
+    return gpus.places(found, max(gpus.bytes_each(one.order.scenario.settings, one.image_bytes, found) for one in opened), usable_cores())
 
 
-def crew(order: Order) -> Crew:
-    """Who computes: the cluster that the user named, else worker processes on this machine."""
+def crew(order: Order, opened: Sequence[Opened]) -> Crew:
+    """Who computes what is ``opened``: the cluster that the user named, else worker processes on this machine."""
     from evolve.engine import Local
 
     if order.cluster is None:
-        return Local(order.workers or default_workers(order.device))
+        return Local(worker_places(order, opened))
     from evolve.cluster.crew import Dask
 
     return Dask(order.cluster)
@@ -148,6 +157,7 @@ class Opened:
     context: dict[str, Any]
     records: dict[str, dict[str, Any]]
     makers: set[str] = field(default_factory=set)  # what computed the results seen so far
+    image_bytes: int = 0
 
     def peek(self, key: str) -> Mapping[str, Any] | None:
         """A finished stage's record; checksums are verified on the first look, a damaged result is set aside."""
@@ -200,7 +210,7 @@ def open_run(order: Order, notice: Callable[[str], None], loaded: dict[DataSetti
     check_rooms(world, Resident(images, torch.device("cpu")), order.scenario.origin)
     register(store, order.out, world)
     context = {"data": settings.data, "data_dir": order.data_dir, "cache_dir": cache, "device": order.device, "checkpoint": checkpoint}
-    return Opened(order, world, store, context, {})
+    return Opened(order, world, store, context, {}, image_bytes=sum(piece.nbytes for piece in (images.images, *images.more)))
 
 
 def _pretrained(file: Path, plan: Architecture) -> str:

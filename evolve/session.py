@@ -93,7 +93,7 @@ class Watcher:
         """Execute what is missing."""
         self._show_finished(fresh=False)
         order, opened = self.opened.order, self.opened
-        run_stages(opened.stages, opened.store.root, "evolve.perform:perform_stage", opened.context, crew(order), self.on_event)
+        run_stages(opened.stages, opened.store.root, "evolve.perform:perform_stage", opened.context, crew(order, [opened]), self.on_event)
         self._show_finished(fresh=True)
 
     def on_event(self, event: Any) -> None:

@@ -103,6 +103,7 @@ class CondenseSettings:
     meta_lr: float = setting(1e-4, "Adam learning rate of phi", least=0)
     meta_weight_decay: float = setting(1e-4, "Adam weight decay of phi", least=0)
     augment: tuple[str, ...] = setting(("crop",), "augmentations of the training batches", choices=AUGMENTATIONS)
+    args: dict[str, Any] = field(default_factory=dict, metadata={"help": "a plug-in condenser's own settings", "key": True})
 
 
 @dataclass(frozen=True)

@@ -151,13 +151,17 @@ def _needed(stage: Stage, store: Store, tell: Send) -> bool:
 
 
 class Worker:
-    """A worker process as the engine sees it. ``stages`` is what it computes now, by key; empty while idle."""
+    """A worker process as the engine sees it. ``stages`` is what it computes now, by key; empty while idle.
 
-    def __init__(self, store_root: Path, perform: str, context: Mapping[str, Any]) -> None:
+    ``place``: environment variables of its own, such as the one GPU that it sees.
+    """
+
+    def __init__(self, store_root: Path, perform: str, context: Mapping[str, Any], place: Mapping[str, str] | None = None) -> None:
+        self.place = dict(place or {})
         spawn = multiprocessing.get_context("spawn")
         self.connection, far_end = spawn.Pipe()
         self.process = spawn.Process(target=_main, args=(far_end, os.getpid(), store_root, perform, dict(context)), daemon=True)
-        with birth(ONE_THREAD):
+        with birth(ONE_THREAD | self.place):
             self.process.start()
         far_end.close()
         self.stages: dict[str, Stage] = {}

@@ -137,3 +137,9 @@ def damage(stage: Stage, store: Store, context: Mapping[str, Any], progress: Pro
     for result in Path(store.root).glob(f"results/*/*/{context['victim']}/result.json"):
         result.write_text("{}")
     add(stage, store, context, progress)
+
+
+def see_gpu(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    """Which GPU its process sees; long enough for another worker to be needed."""
+    time.sleep(0.3)
+    store.put(stage, {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "pid": os.getpid()}, {}, {})

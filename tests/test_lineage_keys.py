@@ -57,7 +57,7 @@ def with_changed(settings: Settings, section: str, name: str, metadata: Mapping[
 # What each section's settings may change. The shape of the data is in the images' fingerprint, not in a key.
 REACH = {"ancestor": ("accumulate", "condense", "descend"), "condense": ("condense", "descend"), "inherit": ("descend",), "descend": ("descend",)}
 # Read only under another setting: they must not change a key here.
-UNREAD = {"ancestor.checkpoint", "ancestor.keep", "descend.distill_weight", "condense.top_k", "condense.window"}
+UNREAD = {"ancestor.checkpoint", "ancestor.keep", "descend.distill_weight", "condense.top_k", "condense.window", "condense.args"}
 
 
 @pytest.mark.parametrize("section", REACH)

@@ -136,6 +136,34 @@ def test_the_package_and_its_version_are_in_the_keys_of_what_it_computes(install
         assert without == {k: v for k, v in old.recipe.items() if k != "inputs"} | {f"plugin:{kind}": "mine of stranger 1.3"} and old.key != new.key
 
 
+def test_a_result_is_not_computed_by_another_version_than_its_key_names(install: Callable[..., None]) -> None:
+    """A thinned snapshot, say, is computed again from its recipe, perhaps after an upgrade."""
+    install({"networks": {"mine": "make"}, "condensers": {"own": "make"}})
+    nested = {"network": {"network": "mine", "plugin:networks": "mine of stranger 1.2"}, "plugin:condensers": "own of stranger 1.2", "seed": 0}
+    registry.check_marks(nested)
+    registry.check_marks({"network": {"network": "vgg16"}})
+    with pytest.raises(UserError, match=r"mine of stranger 1\.1 is what .* here it is mine of stranger 1\.2"):
+        registry.check_marks({"network": {"plugin:networks": "mine of stranger 1.1"}})
+    with pytest.raises(UserError, match="here it is not installed"):
+        registry.check_marks({"plugin:condensers": "gone of stranger 1.2"})
+
+
+def test_a_condensers_own_settings_reach_it_and_its_key(install: Callable[..., None]) -> None:
+    install({"condensers": {"mine": "mine"}}, "from evolve.condensers.interface import fixed_condensation\n\ndef mine(request):\n    return fixed_condensation(request, f'depth {request.c.args[\"depth\"]}')\n")
+    words = ["condense.method=mine", "condense.args.depth=3", "condense.args.mode=fast"]
+    settings = scenario.load("glyphs-seq25", "quick", words).settings
+    assert condense_ancestor(replace(request("mine"), c=replace(CondenseSettings(method="mine"), args={"depth": 3}))).selected_by == "depth 3"
+
+    def recipe(given: Settings) -> dict[str, Any]:
+        world = World(given, 0, "00", (1, 2, 3, 4, 5), (6, 7), (8, 9, 10, 11, 12))
+        return dict(condense(world, 1, accumulate(world, 0, None)).recipe["condense"])
+
+    assert recipe(settings)["args"] == {"depth": 3, "mode": "fast"}
+    assert "args" not in recipe(scenario.load("glyphs-seq25", "quick", words[:1]).settings)
+    with pytest.raises(UserError, match=r"condense\.args = \{ depth = 3 \}: method cka takes none"):
+        scenario.load("glyphs-seq25", "quick", ["condense.method=cka", "condense.args.depth=3"])
+
+
 # What a plug-in returns
 
 

@@ -131,3 +131,16 @@ def test_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x")
     with pytest.raises(UserError, match="taken"):
         report.write_report(lineage(1), tmp_path / "taken")
+
+
+def test_a_parquet_column_of_numbers_and_texts_is_one_of_texts():
+    from pyarrow import BufferReader, parquet
+
+    from evolve.report import parquet_bytes
+
+    rows = [{"axis": 10, "value": 1, "x": math.nan}, {"axis": "default", "value": 0.5, "flag": True}]
+    assert parquet.read_table(BufferReader(parquet_bytes(rows))).to_pylist() == [
+        {"axis": "10", "value": 1.0, "x": None, "flag": None},
+        {"axis": "default", "value": 0.5, "x": None, "flag": True},
+    ]
+    assert parquet_bytes(rows) == parquet_bytes(rows)

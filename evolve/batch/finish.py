@@ -13,20 +13,22 @@ from evolve.batch.compare import SEEDS_FOR_CLUSTERS, Row
 from evolve.batch.file import Batch, Case
 from evolve.curves import CONTROLS, Interval, LineageRecord
 from evolve.durable import write_whole
-from evolve.report import csv_bytes, finite
+from evolve.report import csv_bytes, finite, parquet_bytes
 from evolve.scenario import toml_value
 
 TITLES = {"accuracy": "accuracy (%)", "gain": "gain (points)"}
 
 
 def write_batch(batch: Batch, tables: Mapping[str, Sequence[Row]], records: Sequence[tuple[Case, LineageRecord]], out: Path) -> list[Path]:
-    """Write table.md, table.tex, table.json and descendants.csv (long form) into ``out``; each whole or not at all."""
+    """Write table.md, table.tex, table.json, and descendants.csv and .parquet (long form) into ``out``; each whole or not at all."""
     files = {
         "table.md": markdown(batch, tables),
         "table.tex": latex(batch, tables),
         "table.json": json.dumps(finite({m: [asdict(row) for row in rows] for m, rows in tables.items()}), indent=1) + "\n",
     }
-    contents = {name: text.encode() for name, text in files.items()} | {"descendants.csv": csv_bytes(long_form(records))}
+    rows = list(long_form(records))
+    contents = {name: text.encode() for name, text in files.items()}
+    contents |= {"descendants.csv": csv_bytes(rows), "descendants.parquet": parquet_bytes(rows)}
     return [write_whole(out / name, content, "batch report") for name, content in contents.items()]
 
 

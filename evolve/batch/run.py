@@ -93,5 +93,6 @@ class OpenBatch:
 
     def run(self, events: Callable[[Event], None]) -> dict[str, str]:
         """Compute what is missing; {key: one line} of the stages that failed."""
-        first = next(iter(self.runs.values()))[1]
-        return run_stages(self.stages, first.store.root, "evolve.perform:perform_stage", self.context(), crew(first.order), events, keep_going=True)
+        opened = [one for _, one in self.runs.values()]
+        workers = crew(opened[0].order, opened)
+        return run_stages(self.stages, opened[0].store.root, "evolve.perform:perform_stage", self.context(), workers, events, keep_going=True)

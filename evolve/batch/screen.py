@@ -17,7 +17,7 @@ from evolve.batch.file import Batch
 from evolve.batch.finish import TITLES, cells, note, reference_of
 from evolve.batch.run import OpenBatch
 from evolve.engine import Event, Notice, StageDone, StageFailed, StageStarted
-from evolve.run import default_workers
+from evolve.run import worker_places
 
 
 class BatchScreen:
@@ -84,7 +84,8 @@ def print_plan(opened: OpenBatch) -> None:
     console.print(table)
     alone = sum(weights[s.key] * len(owners[s.key]) for s in stages)
     shared = sum(weights[s.key] for s in stages)
-    workers = opened.order.workers or default_workers(opened.order.device)
+    runs = [one for _, one in opened.runs.values()]
+    workers = len(worker_places(runs[0].order, runs))
     if alone > 0:
         console.print(f"sharing saves {1 - shared / alone:.0%} of the work of running every lineage by itself")
     rest = sum(weights[s.key] for s in missing)

@@ -42,7 +42,7 @@ def execute(order: BatchOrder, argv: list[str]) -> None:
         for line in thin(first.store, [one.world for _, one in opened.runs.values()]):
             print(line)
     print_tables(order.batch, tables)
-    print(f"tables       {order.out / 'table.md'}, table.tex, table.json, descendants.csv (long form)")
+    print(f"tables       {order.out / 'table.md'}, table.tex, table.json, descendants.csv and .parquet (long form)")
     print(f"every case   {order.out}/<case>-seed<n>   (curve.png, genome.png, learngenes; evolve summary reads them)")
     print(f"tensorboard  tensorboard --logdir {order.out}")
     if failed:

@@ -99,6 +99,18 @@ def test_the_long_form_reproduces_the_table(done):
     assert table["front"]["interval"]["mean"] == pytest.approx(100 * sum(float(row["accuracy"]) for row in rows) / len(rows))
 
 
+def test_the_parquet_file_is_the_long_form(done):
+    """CSV has texts only; Parquet has the types, and null where nothing was measured."""
+    from pyarrow import parquet
+
+    out = done[0] / "runs" / "tiny-paper"
+    found = parquet.read_table(out / "descendants.parquet").to_pylist()
+    with open(out / "descendants.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [type(found[0][name]) for name in ("case", "seed", "accuracy")] == [str, int, float]
+    assert [{name: "" if value is None else str(value) for name, value in row.items()} for row in found] == rows
+
+
 def test_a_repetition_computes_nothing_and_changes_no_file(done):
     folder, _ = done
     out = folder / "runs" / "tiny-paper"

@@ -1,0 +1,82 @@
+"""This machine's GPUs as places for worker processes: as many a GPU as its free memory holds.
+
+Asks nvidia-smi, which comes with every driver, because a process that asks through CUDA takes hundreds of megabytes of each GPU itself.
+Where it does not answer (ROCm, a slice of a GPU), workers choose for themselves: the first device.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from evolve.data.resident import DEVICE_SHARE
+from evolve.lineage import ancestor_plan
+from evolve.settings import Settings
+
+CONTEXT_BYTES = 1 << 30  # CUDA's context, its libraries and their workspaces, in every process
+MOST = 4  # processes on one GPU: they take turns on it, and each has a core's work to do
+SET_LIMIT = 8  # stages that train as one set at most: 40 descendants, the widest graph that is tried (evolve.training.graph_check.WIDTHS)
+PART = "EVOLVE_GPU_PART"  # of a GPU's whole memory, that a worker may take
+_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """``name``: what CUDA_VISIBLE_DEVICES takes. Memory in bytes; ``free`` now, whoever takes the rest."""
+
+    name: str
+    free: int
+    total: int
+
+
+def visible() -> list[Gpu]:
+    """The GPUs that this process may use, in its order; none where nvidia-smi is missing or names others than CUDA_VISIBLE_DEVICES does."""
+    fields = "--query-gpu=index,uuid,memory.free,memory.total"
+    try:
+        answer = subprocess.run(["nvidia-smi", fields, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=_SECONDS, check=True)
+        rows = [[cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines() if line.strip()]
+        found = {index: Gpu(uuid, int(free) << 20, int(total) << 20) for index, uuid, free, total in rows}
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None:
+        return list(found.values())
+    return _named([name.strip() for name in wanted.split(",") if name.strip()], found)
+
+
+def _named(names: Sequence[str], found: Mapping[str, Gpu]) -> list[Gpu]:
+    """By index, or by the beginning of the UUID, as CUDA reads them."""
+    chosen = [found.get(name) or next((gpu for gpu in found.values() if gpu.name.startswith(name)), None) for name in names]
+    known = [gpu for gpu in chosen if gpu is not None]
+    return known if len(known) == len(names) else []
+
+
+def bytes_each(settings: Settings, image_bytes: int, gpus: Sequence[Gpu]) -> int:
+    """What one worker may take of a GPU, by estimate: its context, the images if it holds them there, and the widest set of descendants, none
+    larger than the ancestor: weights, gradients, momentum and their copy at the start, and each layer's outputs for a batch three times over.
+    """
+    plan, d = ancestor_plan(settings), settings.descend
+    one = 16 * plan.parameters + 12 * d.batch * plan.numbers_out(settings.data.size)
+    held = image_bytes if image_bytes <= DEVICE_SHARE * min(gpu.total for gpu in gpus) else 0
+    return CONTEXT_BYTES + held + int(SET_LIMIT * d.descendants * one)
+
+
+def places(gpus: Sequence[Gpu], need: int, most: int) -> list[Mapping[str, str]]:
+    """One environment a worker, GPU after GPU in turn: at least one worker a GPU, then as many as its free memory holds ``need`` bytes, up
+    to :data:`MOST` a GPU and ``most`` in all. A worker sees its GPU alone, and takes no more than its share of what is free there now.
+    """
+    counts = {gpu.name: min(MOST, max(1, gpu.free // need)) for gpu in gpus}
+    turns = [gpu for turn in range(MOST) for gpu in gpus if turn < counts[gpu.name]][: max(1, most)]
+    return [{"CUDA_VISIBLE_DEVICES": gpu.name, PART: f"{_part(gpu, turns.count(gpu)):.4f}"} for gpu in turns]
+
+
+def _part(gpu: Gpu, workers: int) -> float:
+    """Of the whole memory, for what a worker allocates; its context comes on top."""
+    return max(0.05, (gpu.free / workers - CONTEXT_BYTES) / gpu.total)
+
+
+def spread(gpus: Sequence[Gpu], workers: int) -> list[Mapping[str, str]]:
+    """One environment a worker for just so many as the user asked for, GPU after GPU in turn, without a share; none without GPUs."""
+    return [{"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)].name} for number in range(workers)] if gpus else []

@@ -1,0 +1,45 @@
+"""benchmarks/cluster/sharing.py: runs a batch from nothing with each number of workers and says what it cost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cluster" / "sharing.py"
+BATCH = """
+scenario = "glyphs-seq25"
+[set]
+stream.tasks = 1
+data.size = 16
+data.glyph_train = 12
+data.glyph_test = 6
+ancestor.width = 0.0625
+ancestor.epochs = 1
+descend.shots = 6
+descend.epochs = 1
+descend.descendants = 2
+controls.shuffled = 0
+controls.untrained = false
+[axes]
+condense.method = ["random", "fixed"]
+"""
+
+
+@pytest.mark.slow
+def test_every_number_of_workers_has_a_line_and_the_bytes_agree(tmp_path):
+    (tmp_path / "small.toml").write_text(BATCH)
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "out"), str(tmp_path / "small.toml"), "--workers", "1", "--workers", "2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, two = [[float(cell) for cell in line.split()] for line in done.stdout.splitlines() if line.strip()[:2] in ("1 ", "2 ")]
+    assert one[:2] == [1, two[1]] and two[0] == 2 and one[1] >= 7  # 2 ancestors, 2 condensations, 2 descents, 1 control or 2
+    assert one[3] > one[4] > 0 and one[5] == pytest.approx(one[3] / one[4], rel=0.05)  # of rounded numbers
+    assert "same bytes" in done.stdout
+
+
+def test_it_refuses_a_folder_that_is_there(tmp_path):
+    done = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and "exists" in done.stderr

@@ -1,0 +1,43 @@
+"""What `pip install` gives a user: all that the checkout has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NEEDED = (".py", ".toml", ".html", ".css", ".js")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    place = tmp_path_factory.mktemp("wheel")
+    for name in ("evolve", "scenarios", "benchmarks"):
+        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, place)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(place / "out"), str(place)]
+    subprocess.run(command, check=True, capture_output=True)
+    with zipfile.ZipFile(next((place / "out").glob("*.whl"))) as archive:
+        archive.extractall(place / "unpacked")
+    return place / "unpacked"
+
+
+def test_the_wheel_holds_every_module_scenario_batch_and_page_part(wheel):
+    here = {path.relative_to(ROOT) for path in (ROOT / "evolve").rglob("*") if path.suffix in NEEDED}
+    here |= {Path("evolve") / path.relative_to(ROOT) for name in ("scenarios", "benchmarks") for path in (ROOT / name).rglob("*") if path.suffix in NEEDED}
+    scripts = {path for path in here if path.parts[:3] == ("evolve", "benchmarks", "cluster")}  # run by hand, from a checkout
+    assert here - scripts - {path.relative_to(wheel) for path in wheel.rglob("*")} == set()
+
+
+def test_an_installed_evolve_knows_the_shipped_batches_and_scenarios(wheel, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(wheel)}
+    for command, expected in ((("batch", "list"), "condensers"), (("scenarios",), "glyphs-seq25")):
+        found = subprocess.run([sys.executable, "-m", "evolve.cli", *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert expected in found.stdout
