@@ -16,19 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from evolve.curves import (
-    FALLBACKS,
-    Descent,
-    Generation,
-    Interval,
-    LineageRecord,
-    Summary,
-    gain_sentence,
-    gains,
-    point_interval,
-    verdict,
-)
+from evolve.curves import FALLBACKS, Descent, Generation, Interval, LineageRecord, Summary, gains, point_interval
 from evolve.trends import Array, Trend
+from evolve.verdict import gain_sentence, verdict
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#666666"
 # name in the paper's words -> (field of Generation, colour, line style, marker)

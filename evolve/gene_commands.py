@@ -15,11 +15,12 @@ from rich.console import Console
 from evolve import __version__, ancestor_file, lineage, model_file, scenario
 from evolve.ancestor_file import AncestorFile
 from evolve.data.sources import load_images
+from evolve.devices import choose_device, provenance
 from evolve.durable import to_json
 from evolve.engine import Notice, StageProgress, run_stages
 from evolve.errors import UserError
 from evolve.networks.family import architecture, from_json
-from evolve.perform import choose_device, provenance, trunk, unflatten
+from evolve.perform import trunk, unflatten
 from evolve.run import RUN_FILE, Opened, Order, default_out, default_store, open_run, order_from_run
 from evolve.store import Stage
 from evolve.tensor_file import digest

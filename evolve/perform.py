@@ -5,26 +5,23 @@ The only page where the rooms (arrays and models in, arrays and models out) meet
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from evolve import __version__
 from evolve.checkpoint import Sparing
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet, load_images
+from evolve.devices import choose_device, provenance, repeatable
 from evolve.durable import canonical
 from evolve.errors import UserError
 from evolve.fewshot.settings import FewshotSettings
-from evolve.gpus import PART, SET_LIMIT
+from evolve.gpus import SET_LIMIT
 from evolve.inheritors import descendant
 from evolve.learngene import Learngene, extract, flatten, shuffled, unflatten
 from evolve.networks.architecture import Architecture
@@ -41,7 +38,7 @@ if TYPE_CHECKING:
     from evolve.descendants import DownstreamTask, Trained
     from evolve.training.distill import Teacher
 
-__all__ = ["SET_LIMIT", "choose_device", "perform_set", "perform_stage", "provenance", "repeatable", "set_key", "trunk"]
+__all__ = ["SET_LIMIT", "perform_set", "perform_stage", "set_key", "trunk"]
 
 CHECKPOINT_SECONDS = 10.0  # what a crash may cost of a task under way
 
@@ -96,39 +93,6 @@ def perform_set(stages: Sequence[Stage], store: Store, context: Mapping[str, Any
     about = provenance(resident.device) | {"spent": spent(len(stages))}
     for stage, (record, tensors) in zip(stages, outcomes, strict=True):
         store.put(stage, record, tensors, about)
-
-
-def choose_device(name: str) -> torch.device:
-    """"auto" takes a GPU where there is one. Raises UserError for a device this machine lacks."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no CUDA device here; allowed are cpu and auto")
-    return torch.device(name)
-
-
-def repeatable(device: torch.device) -> torch.device:
-    """Choose kernels that give the same numbers every time on one GPU, within this worker's share of its memory; a CPU with one thread
-    does so anyway.
-    """
-    if device.type == "cuda":
-        if part := os.environ.get(PART):
-            torch.cuda.set_per_process_memory_fraction(float(part))
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
-        # Attention by its formula: the fused kernels' backward passes add up in no fixed order.
-        torch.backends.cuda.enable_flash_sdp(False)
-        torch.backends.cuda.enable_mem_efficient_sdp(False)
-        torch.backends.cuda.enable_cudnn_sdp(False)
-    return device
-
-
-def provenance(device: torch.device) -> dict[str, Any]:
-    """What computed a result, beside its recipe: versions and machine."""
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {"evolve": __version__, "torch": str(torch.__version__), "numpy": np.__version__, "device": f"{device.type} ({where})"}
 
 
 @lru_cache(maxsize=8)

@@ -15,20 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from evolve import fewshot_table
-from evolve.curves import (
-    CONTROLS,
-    Descent,
-    Generation,
-    LineageRecord,
-    Summary,
-    gain_sentence,
-    paired_gain,
-    point_interval,
-    summarise,
-    verdict,
-)
+from evolve.curves import CONTROLS, Descent, Generation, LineageRecord, Summary, paired_gain, point_interval, summarise
 from evolve.durable import write_whole
 from evolve.errors import UserError
+from evolve.verdict import gain_sentence, verdict
 
 Row = dict[str, Any]
 

@@ -85,7 +85,7 @@ def worker_places(order: Order, opened: Sequence[Opened]) -> Sequence[Mapping[st
     Where no GPU can be asked, two: one stage's Python overlaps the other's kernels.
     """
     from evolve import gpus
-    from evolve.perform import choose_device
+    from evolve.devices import choose_device
 
     if choose_device(order.device).type != "cuda":
         return [{}] * (order.workers or usable_cores())
@@ -189,7 +189,7 @@ def open_run(order: Order, notice: Callable[[str], None], loaded: dict[DataSetti
     from evolve.data.resident import Resident
     from evolve.data.sources import load_images
     from evolve.data.splits import make_splits
-    from evolve.perform import choose_device
+    from evolve.devices import choose_device
 
     if order.cluster is None:
         choose_device(order.device)

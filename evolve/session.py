@@ -11,13 +11,14 @@ from typing import Any
 
 from evolve import scenario
 from evolve.collect import collect, generation
-from evolve.curves import LineageRecord, gain_sentence, summarise, verdict
+from evolve.curves import LineageRecord, summarise
 from evolve.display import Display
 from evolve.engine import Notice, StageDone, StageProgress, StageStarted, run_stages
 from evolve.errors import UserError
 from evolve.run import Opened, Order, claimed, crew, open_run, prepare_folder, read_run, remaining_seconds
 from evolve.snapshots import thin
 from evolve.summary import described, say
+from evolve.verdict import gain_sentence, verdict
 
 
 def execute(order: Order, argv: list[str]) -> None:

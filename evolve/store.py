@@ -21,8 +21,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +29,11 @@ from filelock import FileLock, Timeout
 from evolve.checkpoint import Checkpoint
 from evolve.durable import (
     digest,
-    file_digest,
     from_json,
     make_folder,
     plain,
     storage_errors,
     sync_folder,
-    tensors_from_bytes,
     tensors_to_bytes,
     to_json,
     write_file,
@@ -45,6 +41,7 @@ from evolve.durable import (
 from evolve.errors import StoreError
 from evolve.lease import Lease
 from evolve.mirror import Mirror
+from evolve.result import Damaged, Result, Thinned, identity_of, read_result, seal_of, verified
 from evolve.stage import WORD, Stage, stage_key
 
 if TYPE_CHECKING:
@@ -57,50 +54,8 @@ _PATIENCE = 1.0  # seconds between two words of one who waits for a lock
 _MACHINE = digest(platform.node().encode())[:8]
 _FOREIGN_SECONDS = 86400.0  # of so long ago, what another machine was writing is rubbish, whatever the clocks say
 
-# Folders whose files this process has hashed, with what identified the manifest then: only thinning changes a result, and its manifest with it.
-_verified: dict[Path, tuple[int, int]] = {}
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished stage: ``record`` is its JSON part, ``tensors(name)`` reads one of its tensor files when asked."""
-
-    record: dict[str, Any]
-    path: Path
-    manifest: dict[str, Any]
-
-    @property
-    def thinned(self) -> bool:
-        """Whether tensor files have been dropped, see :meth:`Store.thin`."""
-        return "thinned" in self.manifest
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of ``<name>.safetensors``, fresh copies. KeyError if the stage wrote none of that name, Thinned if they were dropped."""
-        file = f"{name}.safetensors"
-        _refuse_thinned(self.manifest, file)
-        if file not in self.manifest["files"]:
-            raise KeyError(f"{self.path} has no {file}")
-        with storage_errors(self.path / file):
-            try:
-                data = (self.path / file).read_bytes()
-            except FileNotFoundError:
-                _refuse_thinned(from_json((self.path / "manifest.json").read_bytes()), file)  # since this result was read
-                raise
-        if digest(data) != self.manifest["files"][file]["sha256"]:
-            raise StoreError(f"store: {self.path / file}: changed while it was in use: run again, it will be computed anew")
-        return tensors_from_bytes(data)
-
-
-class Thinned(StoreError):
-    """The tensors asked for were dropped; the line says why and what that means."""
-
-
 class Held(Exception):
     """Another process is computing this stage."""
-
-
-class _Damaged(Exception):
-    pass
 
 
 def _warn(text: str) -> None:
@@ -142,8 +97,8 @@ class Store:
             if path is None:
                 return None
             try:
-                return _read(path)
-            except (FileNotFoundError, _Damaged):
+                return read_result(path)
+            except (FileNotFoundError, Damaged):
                 return self._put_aside(path)
 
     def put(
@@ -167,7 +122,7 @@ class Store:
             "provenance": plain(provenance, "provenance"),
             "files": {name: {"sha256": digest(data), "bytes": len(data)} for name, data in files.items()},
         }
-        manifest["seal"] = _seal(manifest)
+        manifest["seal"] = seal_of(manifest)
         final = self.root / "results" / stage.kind / stage.key[:2] / stage.key
         with storage_errors(final):
             while (found := self.get(stage.key)) is None or found.thinned:
@@ -310,7 +265,7 @@ class Store:
             for name, data in files.items():
                 write_file(folder / name, data)
             if self._place(folder, final):
-                _verified[final] = _identity(final)
+                verified[final] = identity_of(final)
 
     def _place(self, folder: Path, final: Path) -> bool:
         """Rename a complete folder into place; False if one is there, which stays."""
@@ -349,7 +304,7 @@ class Store:
         self._replace_manifest(found.path, manifest | {"files": manifest["files"] | lost})
 
     def _replace_manifest(self, path: Path, manifest: dict[str, Any]) -> None:
-        self._replace(path / "manifest.json", to_json(manifest | {"seal": _seal(manifest)}))
+        self._replace(path / "manifest.json", to_json(manifest | {"seal": seal_of(manifest)}))
 
     def _replace(self, file: Path, data: bytes) -> None:
         """Put a file in place whole, over an older one if there is one."""
@@ -362,10 +317,10 @@ class Store:
         """Move a damaged result away, unless another process already has, and a good one has taken its place."""
         with self.lock("damaged"):
             try:
-                return _read(path)
+                return read_result(path)
             except FileNotFoundError:
                 return None
-            except _Damaged as damage:
+            except Damaged as damage:
                 number = 1
                 while (target := self.root / "damaged" / f"{path.name}-{number}").exists():
                     number += 1
@@ -406,52 +361,3 @@ class Store:
         for folder in (self.root / "partial").iterdir():
             if self.has(folder.name):
                 self.checkpoint(folder.name).clear()
-
-
-def _refuse_thinned(manifest: Mapping[str, Any], file: str) -> None:
-    if file in manifest.get("thinned", {}).get("files", {}):
-        raise Thinned(manifest["thinned"]["why"])
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    found = (path / "manifest.json").stat()
-    return found.st_ino, found.st_mtime_ns
-
-
-def _seal(manifest: Mapping[str, Any]) -> str:
-    """Digest of the rest of a manifest, so that a change anywhere in it shows."""
-    return digest(to_json({name: value for name, value in manifest.items() if name != "seal"}))
-
-
-def _read(path: Path) -> Result:
-    """Read a result; raises _Damaged with the reason, FileNotFoundError if the folder is gone."""
-    if not path.is_dir():
-        raise FileNotFoundError(path)
-    check = partial(_check, path)
-    check((path / "manifest.json").is_file(), "manifest.json is missing")
-    try:
-        identity = _identity(path)
-        manifest = from_json((path / "manifest.json").read_bytes())
-        seal = manifest["seal"] == _seal(manifest)
-    except (ValueError, TypeError, KeyError):
-        raise _Damaged("manifest.json cannot be read") from None
-    check(seal and manifest["key"] == path.name == stage_key(manifest["kind"], manifest["recipe"]), "manifest.json was changed")
-    if _verified.get(path) != identity:
-        for name, expected in manifest["files"].items():
-            file = path / name
-            check(file.is_file(), f"{name} is missing")
-            check(file.stat().st_size == expected["bytes"], f"{name} has {file.stat().st_size} bytes, not {expected['bytes']}")
-            check(file_digest(file) == expected["sha256"], f"{name} was changed")
-        _verified[path] = identity
-    try:
-        record = from_json((path / "result.json").read_bytes())
-    except (ValueError, FileNotFoundError):
-        raise _Damaged("result.json cannot be read") from None
-    return Result(record, path, manifest)
-
-
-def _check(path: Path, good: bool, reason: str) -> None:
-    if not good and path.is_dir():
-        raise _Damaged(reason)
-    if not good:
-        raise FileNotFoundError(path)

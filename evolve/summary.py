@@ -10,12 +10,13 @@ from typing import Any
 
 from evolve import scenario
 from evolve.collect import collect
-from evolve.curves import LineageRecord, Summary, gain_sentence, summarise, verdict
+from evolve.curves import LineageRecord, Summary, summarise
 from evolve.errors import UserError
 from evolve.lineage import World
 from evolve.referrers import world_of
 from evolve.run import find_store, read_run
 from evolve.store import Store
+from evolve.verdict import gain_sentence, verdict
 
 LABELS = {"reference": "from-scratch, paper's architecture (another one)", "lineage 0": "lineage 0 (gains compared)"}
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from evolve.curves import CONTROLS, Descent, Generation, LineageRecord, evolved, gain_sentence, gains, point_interval, summarise, verdict
+from evolve.curves import CONTROLS, Descent, Generation, LineageRecord, evolved, gains, point_interval, summarise
 from evolve.errors import UserError
+from evolve.verdict import gain_sentence, verdict
 
 SUFFIX = ".evolve"  # ends the names of our event files, so that nobody else's are touched
 EMPTY_KEPT = 600  # seconds; a running TensorBoard has moved on from an emptied file by then

@@ -11,7 +11,7 @@ import torch
 
 from evolve import cost
 from evolve.data.resident import Resident
-from evolve.perform import choose_device
+from evolve.devices import choose_device
 from evolve.run import Opened
 from evolve.settings import Settings
 

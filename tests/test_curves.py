@@ -17,6 +17,7 @@ from evolve import curves, trends
 from evolve.curves import Descent, Generation, LineageRecord
 from evolve.errors import UserError
 from evolve.trends import Array
+from evolve.verdict import gain_sentence, verdict
 
 
 def descent(lineage: int, method: str, accuracy: Sequence[float]) -> Descent:
@@ -116,7 +117,7 @@ def test_bootstrap_of_seeds_sees_what_seeds_do_not_share() -> None:
 
 def test_flat_truth_is_rarely_called_a_rise() -> None:
     rng = np.random.default_rng(11)
-    called = ["do not support a rise" not in curves.verdict(curves.summarise([simulated(rng, 0.0)])) for _ in range(200)]
+    called = ["do not support a rise" not in verdict(curves.summarise([simulated(rng, 0.0)])) for _ in range(200)]
     assert np.mean(called) < 0.06
 
 
@@ -129,7 +130,7 @@ def test_drift_of_single_ancestors_is_not_a_rise_of_five() -> None:
 
 def test_a_rise_is_claimed_from_five_seeds_and_never_from_fewer() -> None:
     rng = np.random.default_rng(5)
-    texts = [curves.verdict(curves.summarise([simulated(rng, 0.05, seed=s) for s in range(n)])) for n in (1, 2, 5)]
+    texts = [verdict(curves.summarise([simulated(rng, 0.05, seed=s) for s in range(n)])) for n in (1, 2, 5)]
     assert ["not yet evidence" in text for text in texts] == [True, True, False]
     assert ["The data support a rise" in text for text in texts] == [False, False, True]
     assert "one lineage rises" in texts[0] and "2 lineages rise" in texts[1]
@@ -137,13 +138,13 @@ def test_a_rise_is_claimed_from_five_seeds_and_never_from_fewer() -> None:
 
 def test_strong_rise_is_nearly_always_seen() -> None:
     rng = np.random.default_rng(12)
-    found = [curves.verdict(curves.summarise([simulated(rng, 0.05)])) for _ in range(60)]
+    found = [verdict(curves.summarise([simulated(rng, 0.05)])) for _ in range(60)]
     assert np.mean(["one lineage rises with length" in text for text in found]) > 0.95
 
 
 def test_flat_seeds_say_that_they_are_few() -> None:
     rng = np.random.default_rng(6)
-    assert "seeds are few" in curves.verdict(curves.summarise([simulated(rng, 0.0, seed=s) for s in range(2)]))
+    assert "seeds are few" in verdict(curves.summarise([simulated(rng, 0.0, seed=s) for s in range(2)]))
 
 
 def test_the_mean_gain_of_several_seeds_is_not_surer_than_its_seeds() -> None:
@@ -175,8 +176,8 @@ def test_diverged_descendants_are_named() -> None:
     whole = simulated(np.random.default_rng(3), rise=0.0)
     broken = replace(whole.generations[4].inherited, train_loss=((1.0, math.nan),) + whole.generations[4].inherited.train_loss[1:])
     points = tuple(replace(g, inherited=broken) if g.lineage == 5 else g for g in whole.generations)
-    assert "diverged" not in curves.verdict(curves.summarise([whole]))
-    assert "1 descendant diverged" in curves.verdict(curves.summarise([replace(whole, generations=points)]))
+    assert "diverged" not in verdict(curves.summarise([whole]))
+    assert "1 descendant diverged" in verdict(curves.summarise([replace(whole, generations=points)]))
 
 
 def test_rise_of_accuracy_alone_is_not_a_rise() -> None:
@@ -184,14 +185,14 @@ def test_rise_of_accuracy_alone_is_not_a_rise() -> None:
     rng = np.random.default_rng(4)
     climb = 0.6 + 0.004 * np.arange(25)[:, None] + rng.normal(0, 0.004, (25, 5))
     points = tuple(generation(t + 1, climb[t], climb[t] + rng.normal(0, 0.01, 5)) for t in range(25))
-    text = curves.verdict(curves.summarise([LineageRecord("toy", "full", 0, 25, points)]))
+    text = verdict(curves.summarise([LineageRecord("toy", "full", 0, 25, points)]))
     assert "do not support a rise" in text and "accuracy rises, but the gain" in text and "could easily have been missed" in text
 
 
 def test_fall_is_called_a_fall() -> None:
     rng = np.random.default_rng(0)
-    assert "one lineage falls" in curves.verdict(curves.summarise([simulated(rng, -0.1)]))
-    assert "support a fall" in curves.verdict(curves.summarise([simulated(rng, -0.1, seed=s) for s in range(5)]))
+    assert "one lineage falls" in verdict(curves.summarise([simulated(rng, -0.1)]))
+    assert "support a fall" in verdict(curves.summarise([simulated(rng, -0.1, seed=s) for s in range(5)]))
 
 
 @pytest.mark.parametrize("points", [0, 1, 2, 3])
@@ -200,7 +201,7 @@ def test_short_and_constant_lineages_give_words_without_warnings(points: int, co
     made = record(np.full((points, columns), 0.5), np.full(columns, 0.5))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        text = curves.verdict(curves.summarise([made])) + curves.gain_sentence(curves.summarise([made]))
+        text = verdict(curves.summarise([made])) + gain_sentence(curves.summarise([made]))
     assert "nan" not in text
     assert ("Too few generations" in text) == (points < 3)
     assert "support a rise with" not in text.replace("do not support", "")
@@ -255,8 +256,8 @@ def test_a_run_without_the_from_scratch_control_has_no_gain_and_says_so(tmp_path
     summary = curves.summarise([bare])
     assert math.isnan(summary.gain.slope) and summary.effect("from-scratch") is None
     assert summary.accuracy == curves.summarise([whole]).accuracy and summary.accuracy.rises
-    assert "from-scratch control was off" in curves.verdict(summary)
-    assert "support a rise" not in curves.verdict(summary)
+    assert "from-scratch control was off" in verdict(summary)
+    assert "support a rise" not in verdict(summary)
     from evolve.report import write_report
 
     assert (tmp_path / "curve.png") in write_report(bare, tmp_path)

@@ -97,7 +97,7 @@ def test_every_worker_sees_its_own_gpu(tmp_path):
 
 
 def test_a_worker_keeps_to_its_share(monkeypatch):
-    from evolve.perform import repeatable
+    from evolve.devices import repeatable
 
     asked: list[float] = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", asked.append)

@@ -148,8 +148,16 @@ def test_a_result_is_not_computed_by_another_version_than_its_key_names(install:
         registry.check_marks({"plugin:condensers": "gone of stranger 1.2"})
 
 
+DEEP = """
+from evolve.condensers.interface import fixed_condensation
+
+def mine(request):
+    return fixed_condensation(request, f"depth {request.c.args['depth']}")
+"""
+
+
 def test_a_condensers_own_settings_reach_it_and_its_key(install: Callable[..., None]) -> None:
-    install({"condensers": {"mine": "mine"}}, "from evolve.condensers.interface import fixed_condensation\n\ndef mine(request):\n    return fixed_condensation(request, f'depth {request.c.args[\"depth\"]}')\n")
+    install({"condensers": {"mine": "mine"}}, DEEP)
     words = ["condense.method=mine", "condense.args.depth=3", "condense.args.mode=fast"]
     settings = scenario.load("glyphs-seq25", "quick", words).settings
     assert condense_ancestor(replace(request("mine"), c=replace(CondenseSettings(method="mine"), args={"depth": 3}))).selected_by == "depth 3"

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import evolve.durable
+import evolve.result
 import evolve.store
 from evolve.checkpoint import Sparing
 from evolve.durable import from_json, to_json
@@ -63,7 +64,7 @@ def environment() -> dict[str, str]:
 
 def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what this process has verified, as a new one would not know it."""
-    monkeypatch.setattr(evolve.store, "_verified", {})
+    monkeypatch.setattr(evolve.result, "verified", {})
 
 
 # Keys
@@ -199,8 +200,8 @@ def test_files_are_hashed_once_a_process(tmp_path: Path, monkeypatch: pytest.Mon
     store.put(stage(), {}, tensors(), {})
     new_process(monkeypatch)
     hashed: list[Path] = []
-    original = evolve.store.file_digest
-    monkeypatch.setattr(evolve.store, "file_digest", lambda path: (hashed.append(path), original(path))[1])
+    original = evolve.result.file_digest
+    monkeypatch.setattr(evolve.result, "file_digest", lambda path: (hashed.append(path), original(path))[1])
     for _ in range(3):
         assert store.get(stage().key) is not None
     assert len(hashed) == 3 == len(set(hashed))

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from evolve import __version__
 from evolve.data.sources import load_images
+from evolve.devices import choose_device
 from evolve.durable import to_json, write_whole
 from evolve.errors import UserError
-from evolve.perform import choose_device
 from evolve.run import usable_cores
 
 from .cases import DATA, choose_cases

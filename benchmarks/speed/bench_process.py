@@ -10,7 +10,7 @@ import torch
 
 from evolve.data.resident import Resident
 from evolve.data.sources import load_images
-from evolve.perform import choose_device, repeatable
+from evolve.devices import choose_device, repeatable
 from evolve.run import usable_cores
 from evolve.workers import keep_memory
 

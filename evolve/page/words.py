@@ -8,9 +8,10 @@ from evolve.batch.compare import LEVEL, SEEDS_FOR_CLUSTERS
 from evolve.batch.compare import Row as Compared
 from evolve.batch.file import Batch
 from evolve.batch.finish import cells, reference_of
-from evolve.curves import SEEDS_WANTED, gain_sentence, verdict
+from evolve.curves import SEEDS_WANTED
 from evolve.page.read import Section
 from evolve.page.tables import timed
+from evolve.verdict import gain_sentence, verdict
 
 METRIC_WORDS = {"accuracy": "accuracy", "gain": "gain over from-scratch"}
 

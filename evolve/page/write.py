@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from evolve import __version__, figures
 from evolve.batch import finish
 from evolve.batch.compare import METRICS, compare
-from evolve.curves import LineageRecord, gain_sentence
+from evolve.curves import LineageRecord
 from evolve.durable import write_whole
 from evolve.errors import UserError
 from evolve.page import curves, tables, words
 from evolve.page.read import Line, Reader, Section
 from evolve.page.svg import inline
+from evolve.verdict import gain_sentence
 
 if TYPE_CHECKING:
     from jinja2 import Environment

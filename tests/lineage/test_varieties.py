@@ -10,11 +10,12 @@ import torch
 from test_small_lineage import TINY
 
 from evolve import scenario
-from evolve.curves import LineageRecord, summarise, verdict
+from evolve.curves import LineageRecord, summarise
 from evolve.engine import run_stages
 from evolve.report import write_report
 from evolve.run import Opened, Order, open_run
 from evolve.session import run_record
+from evolve.verdict import verdict
 
 
 def run(folder: Path, *overrides: str, seed: int = 0) -> tuple[LineageRecord, Opened]:

@@ -15,13 +15,14 @@ from test_small_lineage import evolve
 from timm.models.vision_transformer import VisionTransformer
 
 from evolve import scenario
-from evolve.curves import LineageRecord, gain_sentence, summarise
+from evolve.curves import LineageRecord, summarise
 from evolve.engine import run_stages
 from evolve.errors import UserError
 from evolve.registry import BUILTIN
 from evolve.report import write_report
 from evolve.run import Opened, Order, open_run
 from evolve.session import run_record
+from evolve.verdict import gain_sentence
 
 pytestmark = pytest.mark.slow
 

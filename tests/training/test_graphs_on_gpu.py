@@ -14,9 +14,9 @@ from test_graphs import OTHER, PLAN, assert_equal_models, generations, make_grou
 from torch import Tensor
 
 from evolve.data.resident import Resident
+from evolve.devices import repeatable
 from evolve.networks.plan import stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG
-from evolve.perform import repeatable
 from evolve.training.graph_check import checked
 from evolve.training.graphed import Graphed
 from evolve.training.graphs import GraphTrainer
