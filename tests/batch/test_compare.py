@@ -56,8 +56,27 @@ def test_a_difference_is_the_mean_of_the_pairs_and_its_p_counts_seeds():
     per_seed = [100 * (b[s] - a[s]).mean() for s in a]
     assert found["a"].is_reference and found["a"].difference is None
     assert found["b"].difference.interval.mean == pytest.approx(np.mean(per_seed))
-    assert found["b"].difference.p == pytest.approx(stats.ttest_1samp(per_seed, 0).pvalue, rel=1e-6)
+    within = np.mean([stats.sem(100 * (b[s] - a[s]).mean(axis=0)) ** 2 for s in a])
+    error = np.sqrt(max(np.var(per_seed, ddof=1), within) / 4)
+    assert found["b"].difference.p == pytest.approx(2 * stats.t.sf(abs(np.mean(per_seed)) / error, 3), rel=1e-6)
     assert found["b"].difference.interval.low > 5 and found["b"].best and not found["a"].best
+
+
+def test_seeds_that_agree_by_chance_are_no_proof():
+    """Three seeds' means of -0.4 almost to the digit, of tasks that differ by points: between the seeds alone p would be 0.0006."""
+    tasks = np.array([-0.03, 0.03, 0.0, -0.015, 0.015])
+    a = {s: np.full((1, 5), 0.6) for s in range(3)}
+    b = {s: a[s] + tasks - 0.004 - 0.0001 * s for s in range(3)}
+    d = rows({"a": a, "b": b})["b"].difference
+    assert d.interval.low < 0 < d.interval.high and d.p > 0.5
+
+
+def test_seeds_that_differ_more_than_their_tasks_count_as_seeds():
+    tasks = np.array([-0.001, 0.001, 0.0, 0.002, -0.002])
+    a = {s: np.full((1, 5), 0.6) for s in range(4)}
+    b = {s: a[s] + tasks + shift for s, shift in enumerate((0.01, 0.03, 0.02, 0.05))}
+    d = rows({"a": a, "b": b})["b"].difference
+    assert d.p == pytest.approx(stats.ttest_1samp([1.0, 3.0, 2.0, 5.0], 0).pvalue, rel=1e-6)
 
 
 def test_with_one_seed_the_test_counts_its_tasks():
