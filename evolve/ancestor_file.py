@@ -60,8 +60,10 @@ def save_ancestor(
     path: Path, network: str, width: float, size: int, state: Mapping[str, Tensor], provenance: Mapping[str, Any] | None = None
 ) -> None:
     """Write an ancestor trained elsewhere, for `evolve condense`: the state dict of a registered ``network``, under our names, torchvision's
-    (VGG) or timm's (ViT). UserError for another network's.
+    (VGG, ResNet) or timm's (ViT). UserError for another network's, an unknown network, or a width or size beyond :data:`WIDTHS`, :data:`SIZES`.
     """
+    if not WIDTHS[0] <= width <= WIDTHS[1] or not SIZES[0] <= size <= SIZES[1]:
+        raise UserError(f"ancestor {path}: width {width:g}, size {size}: allowed are widths from 1/64 to {WIDTHS[1]:g} and sizes from {SIZES[0]} to {SIZES[1]} pixels")
     made = architecture(network, width, size)
     AncestorFile(network, width, size, renamed(state, made), dict(provenance or {})).save(path)
 
@@ -83,7 +85,7 @@ def read(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
         if problem := misfit(made, tensors):
             raise ValueError(problem)
         return AncestorFile(network, width, size, dict(tensors), dict(about["provenance"]), dict(from_json(about["record"].encode())))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UserError) as error:
         raise tensor_file.misfit(path, KIND, error) from error
 
 

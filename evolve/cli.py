@@ -145,18 +145,18 @@ def bench(
 @click.option("--ancestor", required=True, metavar="FILE|RUN@TASK", help="An ancestor's file, or a run's folder and a lineage length.")
 @FILE_OUT
 @click.option("--scenario", help="FILE: the scenario whose condensing images and settings are used.")
-@PROFILE
-@SEED
+@click.option("--profile", help="FILE: the scenario's profile, quick or paper (default).")
+@click.option("--seed", type=click.IntRange(min=0), help="FILE: seed of the condensation; default: 0.")
 @click.option("--network", help="FILE is a plain state dict (.safetensors, .pth) of this network, under our names, torchvision's or timm's.")
-@click.option("--width", default=1.0, show_default=True, help="With --network: its width.")
-@click.option("--size", default=32, show_default=True, help="With --network: the image size it is made for.")
+@click.option("--width", default=1.0, show_default=True, type=click.FloatRange(1 / 64, 4), help="With --network: its width.")
+@click.option("--size", default=32, show_default=True, type=click.IntRange(8, 1024), help="With --network: the image size it is made for.")
 @DATA
 @STORE
 @DEVICE
 @SET
 @FORCE
 def condense(
-    ancestor: str, out: Path, scenario: str | None, profile: str, seed: int, network: str | None, width: float, size: int, **options: Any
+    ancestor: str, out: Path, scenario: str | None, profile: str | None, seed: int | None, network: str | None, width: float, size: int, **options: Any
 ) -> None:
     """Condense one ancestor into a learngene's file; RUN@TASK with the run's own images and settings (--set condense.KEY=VALUE for others)."""
     from evolve import gene_commands

@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import IO, Any
 
 from evolve.curves import FALLBACKS, Generation, Interval, paired_gain, point_interval
+from evolve.errors import CONTROL_CHARACTERS, printable
 
 NARROWEST = 64  # columns below which plain lines tell more than a cut table
 HEADINGS = ("length", "inherited layers", "margin", "ancestor %", "descendants %", "gain (points)")
-CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def compact(names: Sequence[str], most: int = 0) -> str:
@@ -190,7 +190,7 @@ class Display:
         if self._stream is None:
             return
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        safe = CONTROL_CHARACTERS.sub(" ", text).replace("\n", " ")
+        safe = printable(text)
         try:
             safe.encode(encoding)
         except UnicodeEncodeError:

@@ -33,8 +33,8 @@ class Images:
     """Which images condense an ancestor that comes as a file, and how: a scenario with its options."""
 
     scenario: str | None
-    profile: str
-    seed: int
+    profile: str | None
+    seed: int | None
     overrides: tuple[str, ...]
 
 
@@ -54,8 +54,9 @@ def condense(ancestor: str, out: Path, images: Images, weights: Weights, place: 
     if found is None:
         opened, stage, origin = _of_file(Path(ancestor), images, weights, place)
     else:
-        if images.scenario is not None or weights.network is not None:
-            raise UserError(f"--ancestor {ancestor}: a run says itself which images and which network; leave --scenario and --network out")
+        given = {"--scenario": images.scenario, "--profile": images.profile, "--seed": images.seed, "--network": weights.network}
+        if name := next((name for name, value in given.items() if value is not None), ""):
+            raise UserError(f"--ancestor {ancestor}: a run says itself which images, which seed and which network; leave {name} out")
         opened, before = _open(*found, images.overrides, place)
         stage = lineage.condense(opened.world, found[1], before)
         origin = {"scenario": opened.order.scenario.settings.name, "profile": opened.order.scenario.profile, "lineage": found[1]}
@@ -158,12 +159,12 @@ def _of_file(file: Path, images: Images, weights: Weights, place: dict[str, Any]
         raise UserError(f"--ancestor {file}: say with --scenario which images condense it, such as --scenario cifar-seq25 --profile quick")
     ancestor = ancestor_file.import_weights(file, weights.network, weights.width, weights.size) if weights.network else ancestor_file.load(file)
     named = (f"ancestor.network={json.dumps(ancestor.network)}", f"ancestor.width={ancestor.width!r}")
-    chosen = scenario.load(images.scenario, images.profile, (*images.overrides, *named))
+    chosen, seed = scenario.load(images.scenario, images.profile or "paper", (*images.overrides, *named)), images.seed or 0
     size = chosen.settings.data.size
     if architecture(ancestor.network, ancestor.width, size) != ancestor.architecture:
         raise UserError(f"--ancestor {file}: is made for images of {ancestor.size} pixels, the scenario's have {size}; add --set data.size={ancestor.size}")
-    out = default_out(chosen, images.seed)
-    order = Order(chosen, images.seed, out, place["store"] or default_store(out), place["data_dir"], place["device"])
+    out = default_out(chosen, seed)
+    order = Order(chosen, seed, out, place["store"] or default_store(out), place["data_dir"], place["device"])
     opened = open_run(order, lambda text: SCREEN.print(text, style="dim"))
     before = _imported(opened, ancestor)
     origin = {"ancestor": file.name, "ancestor_from": ancestor.provenance, "scenario": chosen.settings.name, "profile": chosen.profile}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evolve import __version__, ancestor_file, model_file, registry, tensor_file
 from evolve import learngene as gene_file
-from evolve.errors import UserError
+from evolve.errors import UserError, printable
 from evolve.networks.architecture import Architecture
 from evolve.plain_models import build_lines
 
@@ -25,22 +25,22 @@ def inspect(path: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
-    console = Console()
+    console = Console(markup=False, emoji=False, highlight=False)
     size = f"{found['parameters']:,} weights, {found['bytes']:,} bytes"
     share = "" if found["share"] is None else f", {found['share']:.1%} of the ancestor's {found['ancestor_parameters']:,} weights"
-    console.print(f"{found['kind']} {path}: whole, its checksum is right; {size}{share}", highlight=False)
-    console.print(f"network: {found['network']}", highlight=False, markup=False)
+    console.print(printable(f"{found['kind']} {path}: whole, its checksum is right; {size}{share}"))
+    console.print(printable(f"network: {found['network']}"))
     table = Table(box=None, pad_edge=False)
     for title in ("layer", "tensor", "shape", "type", "bytes"):
         table.add_column(title, justify="right" if title == "bytes" else "left", no_wrap=True)
     last = ""
     for row in found["tensors"]:
         shown = "" if row["layer"] == last else row["layer"]
-        table.add_row(shown, row["part"], "x".join(map(str, row["shape"])) or "one", row["dtype"], f"{row['bytes']:,}")
+        table.add_row(printable(shown), printable(row["part"]), "x".join(map(str, row["shape"])) or "one", row["dtype"], f"{row['bytes']:,}")
         last = row["layer"]
     console.print(table)
     for name, value in found["provenance"].items():
-        console.print(f"{name}: {value if isinstance(value, str) else json.dumps(value)}", highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(f"{name}: {value if isinstance(value, str) else json.dumps(value)}"), soft_wrap=True)
     if found["build"]:
         click.echo(f"\nwithout evolve:\n\n{found['build']}")
 
@@ -78,7 +78,7 @@ def plugins() -> None:
         for name, points in registry.plugged(kind).items():
             for point in points:
                 table.add_row(kind, name, registry.owner(point), _state(kind, name))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 def _state(kind: str, name: str) -> str:

@@ -95,7 +95,7 @@ def read(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
     try:
         plan = tensor_file.described(about["plan"])
         return Learngene(_nested(tensors, plan, about["layers"]), plan, dict(about["provenance"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise tensor_file.misfit(path, KIND, error) from error
 
 

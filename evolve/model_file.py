@@ -41,8 +41,11 @@ def inherit(path: Path, classes: int, seed: int, method: str, embeddings: str, d
     if missing := [name for name in ancestor.carried if embeddings == "inherited" and name not in gene.layers]:
         raise UserError(f"learngene {path}: it does not hold {', '.join(missing)}; leave --embeddings out")
     plan = architecture_of(ancestor, [name for name in gene.layers if name in ancestor.layer_names], chosen)
-    with tensor_file.Bounded(tensor_file.LARGEST):
-        model = fill(plan, gene, classes, seed, descendant)
+    try:
+        with tensor_file.Bounded(tensor_file.LARGEST):
+            model = fill(plan, gene, classes, seed, descendant)
+    except (KeyError, ValueError, RuntimeError) as error:  # a stranger's file may describe what no torch module can be
+        raise tensor_file.misfit(path, "learngene", error) from error
     made = {"learngene": Path(path).name, "sha256": file_digest(Path(path)), "method": method, "embeddings": embeddings}
     return model, {**made, "seed": seed, "descendant": descendant, "learngene_from": gene.provenance}
 
@@ -86,5 +89,5 @@ def read(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
         if problem := misfit(made, state):
             raise ValueError(problem)
         return made, state
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise tensor_file.misfit(path, KIND, error) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from evolve.networks.architecture import Architecture
 from evolve.referrers import register
 from evolve.settings import DataSettings
 from evolve.store import Stage, Store
+from evolve.store_command import StorePlace
 
 if TYPE_CHECKING:
     from evolve.data.sources import ImageSet
@@ -69,9 +71,9 @@ def default_out(chosen: scenario.Scenario, seed: int, reference: bool = False) -
 
 
 def default_store(out: Path) -> Path:
-    """$EVOLVE_STORE, else "store" beside the run's folder, so that the runs of one folder share their stages."""
+    """$EVOLVE_STORE (a folder, or an address), else "store" beside the run's folder, so that the runs of one folder share their stages."""
     given = os.environ.get("EVOLVE_STORE")
-    return Path(given).expanduser() if given else out.resolve().parent / "store"
+    return StorePlace().convert(given, None, None).expanduser() if given else out.resolve().parent / "store"
 
 
 def usable_cores() -> int:
@@ -292,9 +294,20 @@ def prepare_folder(opened: Opened, argv: list[str]) -> None:
     # run.json first: a folder with it is ours, whatever else a crash left out.
     write_whole(out / RUN_FILE, (json.dumps(described, indent=1) + "\n").encode(), "run folder")
     register(opened.store, out, world, begun=True)
-    again = f"evolve run --scenario {out / 'scenario.toml'} --profile {chosen.profile} --seed {order.seed}{' --reference' if order.reference else ''}"
+    again = again_command(out, facts | where)
     header = f"Resolved from {chosen.origin}, profile {chosen.profile}, seed {order.seed}.\nRun it again: {again}"
     write_whole(out / "scenario.toml", scenario.dump(chosen.settings, header, chosen.profile).encode(), "run folder")
+
+
+def again_command(folder: Path, facts: Mapping[str, Any]) -> str:
+    """The command that computes a run again from its resolved settings, into its own folder and store, whatever it was started by.
+
+    ``facts``: as its run.json holds them.
+    """
+    words = ["evolve", "run", "--scenario", str(folder / "scenario.toml"), "--profile", facts["profile"], "--seed", str(facts["seed"])]
+    words += ["--data", facts["data_dir"]] if facts["data_dir"] else []
+    words += ["--reference"] if facts["reference"] else []
+    return shlex.join([*words, "--out", str(folder), "--store", facts["store"]])
 
 
 def _known_run(out: Path) -> dict[str, Any] | None:

@@ -172,6 +172,8 @@ def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
     if typing.get_origin(hint) is dict or hint is dict:
         if not isinstance(value, Mapping):
             raise UserError(f"{where} = {_show(value)}: expected a table, such as {{ mem_size = 200 }}")
+        if odd := next((item for item in value.values() if not _is_plain(item)), None):
+            raise UserError(f"{where}: {_show(odd)}: expected numbers, strings, true or false, or lists of them")
         return dict(value)
     if hint == int | str:  # one of the words, or a number
         if value in limits["choices"] or (isinstance(value, int) and not isinstance(value, bool) and value >= limits["least"]):
@@ -180,7 +182,7 @@ def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
     wanted = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}[hint]
     fits = isinstance(value, bool) if hint is bool else isinstance(value, hint) and not isinstance(value, bool)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value, fits = float(value), True
+        value, fits = (float(value), True) if abs(value) < 10**300 else (math.inf, True)
     if not fits or (isinstance(value, float) and not math.isfinite(value)):
         raise UserError(f"{where} = {_show(value)}: expected {wanted}{_limits(limits)}")
     choices, least, most = _choices(limits), limits.get("least"), limits.get("most")
@@ -190,6 +192,13 @@ def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
     if outside or (choices is not None and value not in choices):
         raise UserError(f"{where} = {_show(value)}: allowed is {wanted}{_limits(limits)}")
     return value
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON holds the value as TOML gave it: no date, no time."""
+    if isinstance(value, (list, Mapping)):
+        return all(map(_is_plain, value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, (str, int, float))
 
 
 def _choices(limits: Mapping[str, Any]) -> tuple[Any, ...] | None:

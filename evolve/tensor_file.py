@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from evolve.durable import write_whole
-from evolve.errors import UserError
+from evolve.errors import UserError, printable
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
 
@@ -66,6 +66,7 @@ def _parse(path: Path, kinds: Iterable[str], what: str) -> tuple[str, dict[str, 
         header = metadata(data)
         kind = next(kind for kind in KINDS if f"evolve.{kind}" in header)
         about = json.loads(header[f"evolve.{kind}"])
+        checksum = digest(about, tensors) if isinstance(about, dict) else ""
     except Exception as error:  # whatever a foreign file makes the parsers raise
         wanted = f"whole {what} file" if what in KINDS else "whole file of evolve (a learngene, an ancestor or a model)"
         raise UserError(f"{what} {path}: not a {wanted}; give a .safetensors file that evolve wrote") from error
@@ -74,7 +75,7 @@ def _parse(path: Path, kinds: Iterable[str], what: str) -> tuple[str, dict[str, 
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else None
         raise UserError(f"{what} {path}: has format {found}, this version of evolve reads {FORMAT}; write it again with this version")
-    if about.pop("sha256", None) != digest(about, tensors):
+    if about.pop("sha256", None) != checksum:
         raise UserError(f"{what} {path}: its content does not match its checksum, so it was altered or damaged; get it again")
     if not isinstance(about.get("provenance"), dict):
         raise misfit(path, kind, "it has no provenance")
@@ -83,7 +84,7 @@ def _parse(path: Path, kinds: Iterable[str], what: str) -> tuple[str, dict[str, 
 
 def misfit(path: Path, kind: str, why: object) -> UserError:
     """The error for a file whose checksum is right and whose content is not."""
-    return UserError(f"{kind} {path}: its tensors do not fit its plan ({why}); give a file that evolve wrote")
+    return UserError(printable(f"{kind} {path}: its tensors do not fit its plan ({why}); give a file that evolve wrote"))
 
 
 def digest(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import nn
 
 import evolve
@@ -172,6 +174,9 @@ def test_a_state_dict_of_torchvisions_names_condenses(here: Path) -> None:
         (["condense", "--ancestor", "runs/a@1", "--set", "ancestor.epochs=2", "--out", "x"], "only condense"),
         (["condense", "--ancestor", "runs/a@1", "--set", "condense.method=best", "--out", "x"], "one of meta-network"),
         (["condense", "--ancestor", "runs/a@1", "--scenario", "tiny.toml", "--out", "x"], "leave --scenario"),
+        (["condense", "--ancestor", "runs/a@1", "--seed", "5", "--out", "x"], "leave --seed out"),
+        (["condense", "--ancestor", "runs/a@1", "--profile", "paper", "--out", "x"], "leave --profile out"),
+        (["condense", "--ancestor", "a.pth", "--scenario", "tiny.toml", "--network", "foo", "--out", "x"], "allowed are vgg16"),
         (["condense", "--ancestor", "runs/a@1", "--out", "tiny.toml"], "is there already"),
         (["condense", "--ancestor", "runs/a@1", "--out", "no/x"], "in a folder that is there"),
         (["export", "tiny.toml", "--out", "x"], "expected RUN@TASK"),
@@ -364,6 +369,55 @@ def test_inspect_says_what_is_in_every_kind_of_file(here: Path, gene: Path, caps
         call("inspect", path)
         shown = capsys.readouterr().out
         assert "checksum is right" in shown and "scenario" in shown and all(row["layer"] in shown for row in found["tensors"])
+
+
+def test_a_network_beyond_the_limits_is_refused(tmp_path: Path) -> None:
+    state = narrow_vgg().state_dict()
+    for options in ({"network": "vgg19"}, {"width": 1000.0}, {"width": float("inf")}, {"size": 4}):
+        with pytest.raises(UserError, match="allowed are"):
+            evolve.save_ancestor(tmp_path / "a.safetensors", state, **({"width": 1 / 32} | options))
+    for width in ("inf", "1000", "0"):
+        with pytest.raises(click.UsageError, match="range"):
+            call("condense", "--ancestor", "a.pth", "--network", "vgg16", "--width", width, "--out", "x")
+
+
+def test_a_strangers_names_and_words_do_nothing_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever writes a file can sign it: a layer's name that rich would read as markup, and provenance that a terminal would obey."""
+    path = tmp_path / "gene[v2].safetensors"
+    made = architecture("vgg16", 1 / 32, 32)
+    text = json.dumps(made.to_json()).replace('"conv1"', '"[/a]"')
+    parts = {part: torch.zeros(shape) for part, shape in made.shapes("conv1").items()}
+    about = {"plan": json.loads(text), "layers": ["[/a]"], "provenance": {"by": "\x1b]0;title\x07 \x1b[2J", "\x1b[31m": 1}}
+    tensor_file.write(path, "learngene", about, {f"[/a]/{part}": tensor for part, tensor in parts.items()})
+    inspection.inspect(path, as_json=False)
+    shown = capsys.readouterr().out
+    assert "[/a]" in shown and "gene[v2].safetensors" in shown.replace("\n", "") and "title" in shown and "\x1b" not in shown and "\x07" not in shown
+    tensor_file.write(path, "learngene", about | {"layers": ["\x1b[2J\n"]}, {})
+    with pytest.raises(UserError) as caught:
+        inspection.inspect(path, as_json=False)
+    assert "\x1b" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_files_that_no_module_can_be_are_refused_in_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    deep: Any = []
+    for _ in range(900):
+        deep = [deep]
+    tensors = {"x": torch.zeros(1)}
+    save_file(tensors, path, metadata={"evolve.learngene": json.dumps({"format": 1, "provenance": {}, "plan": deep, "sha256": "0"})})
+    with pytest.raises(UserError):
+        load(path)
+    evolve.save_ancestor(path, small("vgg16").state_dict(), width=1 / 32)
+    about, state = tensor_file.read(path, "ancestor")
+    tensor_file.write(path, "ancestor", about | {"record": "[" * 5000 + "]" * 5000}, state)
+    with pytest.raises(UserError, match="do not fit"):
+        ancestor_file.load(path)
+    made = architecture("vgg16", 1 / 32, 32)
+    named = json.loads(json.dumps(made.to_json()).replace('"conv1"', '"a.b"'))
+    parts = {f"a.b/{part}": torch.zeros(shape) for part, shape in made.shapes("conv1").items()}
+    tensor_file.write(path, "learngene", {"plan": named, "layers": ["a.b"], "provenance": {}}, parts)
+    with pytest.raises(UserError, match="do not fit"):
+        evolve.inherit(path, 2)
 
 
 @pytest.mark.parametrize("kind", ["ancestor", "model"])

@@ -208,3 +208,9 @@ def test_a_room_s_own_source_decides_whether_it_may_flip(tmp_path: Path) -> None
     assert two_sources(tmp_path, '[ancestor]\naugment = ["flip"]')
     with pytest.raises(UserError, match="descend.augment"):
         two_sources(tmp_path, '[descend]\naugment = ["flip"]')
+
+
+@pytest.mark.parametrize("text", [f"ancestor.lr=1{'0' * 400}", "condense.args.day=1979-05-27", "condense.args.days=[1979-05-27]"])
+def test_values_that_toml_has_and_a_scenario_has_not(text: str) -> None:
+    with pytest.raises(UserError, match="expected"):
+        scenario.load("glyphs-seq25", "quick", [text])

@@ -134,3 +134,15 @@ def test_a_store_that_gets_a_mirror_copies_what_it_has(s3: str, tmp_path: Path) 
     assert mirrored(tmp_path / "two").get(stage().key) is not None
     off = CliRunner().invoke(cli, ["store", "mirror", "--off", "--store", str(tmp_path / "one")], catch_exceptions=False)
     assert "no mirror" in off.output and Store(tmp_path / "one").mirror is None
+
+
+def test_an_address_in_the_environment_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """$EVOLVE_STORE as --store: an address is a local store that is mirrored there, not a folder of that name."""
+    from evolve.run import default_store
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("EVOLVE_STORE", f"file://{tmp_path}/bucket")
+    place = default_store(Path("runs/x"))
+    assert place.is_relative_to(tmp_path / "cache") and Store(place).mirror is not None
+    monkeypatch.setenv("EVOLVE_STORE", str(tmp_path / "plain"))
+    assert default_store(Path("runs/x")) == tmp_path / "plain"

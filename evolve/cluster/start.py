@@ -55,7 +55,7 @@ def _load(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"--scheduler needs {error.name or module}: pip install 'evolve-learngene[cluster]'") from None
+        raise UserError(f"--scheduler needs {error.name or module}: pip install -e '.[cluster]' in evolve's folder") from None
 
 
 def _client(distributed: Any, where: Any) -> Any:

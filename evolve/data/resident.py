@@ -16,7 +16,7 @@ from torch import Tensor
 from evolve.data.sources import ImageSet
 
 KNOWN = ("crop", "flip")
-DEVICE_SHARE = 0.25  # of a GPU's memory that images may take: two workers share one, and networks need room
+DEVICE_SHARE = 0.25  # of a GPU's memory that images may take: workers share it, and networks need room
 
 
 class Resident:

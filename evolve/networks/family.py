@@ -14,8 +14,10 @@ from evolve.registry import blamed, find, names, nonsense, origin
 def architecture(network: str, width: float, size: int) -> Architecture:
     """The ancestor's architecture: a registered ``network``, its channels times ``width``, for images of ``size`` pixels.
 
-    Raises UserError where the network cannot be had at that width or size.
+    Raises UserError for an unknown network, or one that cannot be had at that width or size.
     """
+    if network not in names("networks"):
+        raise UserError(f"network {network!r}: unknown; allowed are {', '.join(names('networks'))}")
     make: Callable[[float, int], Architecture] = find("networks", network)
     with blamed("networks", network):
         try:

@@ -19,8 +19,9 @@ from evolve.curves import LineageRecord
 from evolve.durable import write_whole
 from evolve.errors import UserError
 from evolve.page import curves, tables, words
-from evolve.page.read import Line, Reader, Section
+from evolve.page.read import Reader, Section
 from evolve.page.svg import inline
+from evolve.run import again_command
 from evolve.verdict import gain_sentence
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _part(section: Section, ident: str) -> Part:
         versions=held.versions if held else section.lines[0].facts["versions"],
         makers=section.makers,
         images=sorted({f"{line.case.scenario.settings.data.source}, fingerprint {line.facts['fingerprint']}" for line in section.lines}),
-        rerun=[_rerun(line) for line in section.lines],
+        rerun=[again_command(line.folder, line.facts) for line in section.lines],
         sources=list(_sources(section, compared)),
     )
 
@@ -182,14 +183,6 @@ def _commands(section: Section) -> list[str]:
     """The commands that started it, as typed, each once."""
     typed = [section.batch.command] if section.batch else [tuple(line.facts["command"]) for line in section.lines]
     return [f"evolve {shlex.join(words[1:])}" for words in dict.fromkeys(typed) if words]
-
-
-def _rerun(line: Line) -> str:
-    """One lineage from its resolved settings, whatever became of the files it was made from."""
-    words = ["evolve", "run", "--scenario", str(line.folder / "scenario.toml"), "--profile", line.facts["profile"], "--seed", str(line.case.seed)]
-    words += ["--data", line.facts["data_dir"]] if line.facts["data_dir"] else []
-    words += ["--reference"] if line.facts["reference"] else []
-    return shlex.join(words)
 
 
 def _sources(section: Section, compared: Mapping[str, Any]) -> Iterator[Source]:
