@@ -158,7 +158,8 @@ class Opened:
     store: Store
     context: dict[str, Any]
     records: dict[str, dict[str, Any]]
-    makers: set[str] = field(default_factory=set)  # what computed the results seen so far
+    made_by: dict[str, str] = field(default_factory=dict)  # key -> what computed it; may be shared, as records may
+    seen: set[str] = field(default_factory=set)  # keys of this run that were looked at
     image_bytes: int = 0
 
     def peek(self, key: str) -> Mapping[str, Any] | None:
@@ -169,8 +170,14 @@ class Opened:
                 return None
             self.records[key] = found.record
             made = found.manifest["provenance"]
-            self.makers.add(f"torch {made.get('torch')} on {made.get('device')}")
+            self.made_by[key] = f"torch {made.get('torch')} on {made.get('device')}"
+        self.seen.add(key)
         return self.records[key]
+
+    @property
+    def makers(self) -> list[str]:
+        """What computed the results seen so far."""
+        return sorted({self.made_by[key] for key in self.seen})
 
     def stages(self) -> list[Stage]:
         """All stages that can be named now."""

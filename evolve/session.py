@@ -42,7 +42,7 @@ def execute(order: Order, argv: list[str]) -> None:
     for line in thinned:
         say(line)
     if len(opened.makers) > 1:
-        say(f"Mind: the results come from different versions or devices ({'; '.join(sorted(opened.makers))}); bit equality holds only within one.")
+        say(f"Mind: the results come from different versions or devices ({'; '.join(opened.makers)}); bit equality holds only within one.")
 
 
 class Stopped(KeyboardInterrupt):
@@ -156,7 +156,7 @@ def run_record(opened: Opened) -> LineageRecord:
     settings = described(opened.world, scenario.to_dict(order.scenario.settings))
     found = dict(read_run(order.out)["versions"]) if (order.out / "run.json").exists() else {}
     record = collect(opened.world, opened.peek, order.scenario.settings.name, order.scenario.profile, settings, found)
-    return replace(record, versions=found | {"computed with": "; ".join(sorted(opened.makers))})
+    return replace(record, versions=found | {"computed with": "; ".join(opened.makers)})
 
 
 def export_learngenes(opened: Opened, record: LineageRecord) -> None:

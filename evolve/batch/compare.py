@@ -95,12 +95,15 @@ def _measured(records: Iterable[tuple[Case, LineageRecord]], values: Values) -> 
 
 
 def _by_seed(found: Mapping[tuple[str, ...], Mapping[int, Table]]) -> dict[int, Array]:
-    """Every downstream task's mean over the generations, all tasks of a seed together, whatever their pairing."""
-    grouped: dict[int, list[Array]] = defaultdict(list)
+    """Every downstream task's mean over the generations and the pairings: task i of a seed is the same in all of them, so they are no further
+    tasks. Pairings with other numbers of tasks stand side by side.
+    """
+    grouped: dict[int, dict[int, list[Array]]] = defaultdict(lambda: defaultdict(list))
     for _, seeds in sorted(found.items()):
         for seed, table in seeds.items():
-            grouped[seed].append(np.mean(list(table.values()), axis=0))
-    return {seed: np.concatenate(parts) for seed, parts in sorted(grouped.items())}
+            row = np.mean(list(table.values()), axis=0)
+            grouped[seed][len(row)].append(row)
+    return {seed: np.concatenate([np.mean(rows, axis=0) for _, rows in sorted(parts.items())]) for seed, parts in sorted(grouped.items())}
 
 
 def _pooled(groups: Mapping[int, Array]) -> Interval:
@@ -128,20 +131,23 @@ def _p(groups: Mapping[int, Array]) -> float:
     """Two-sided t-test of the paired differences: of the seeds' means from three seeds on, else of the tasks'.
 
     Three means may lie close together by chance, and then look like a certain effect. Their variance holds that of the tasks they are means
-    of, so it is taken to be at least what the tasks' spread within seeds says it is. That can only make p larger.
+    of, so it is taken to be at least what the tasks' spread within seeds says it is. That can only make p larger. NaN where nothing spreads:
+    two or three equal numbers prove nothing.
     """
     from scipy.stats import t, ttest_1samp
 
     parts = [np.round(part, 9) for part in groups.values()]  # float noise is no effect
     if len(parts) < SEEDS_FOR_CLUSTERS:
         tasks = np.concatenate(parts)
-        return float(ttest_1samp(tasks, 0.0).pvalue) if len(set(tasks)) > 1 else math.nan if len(tasks) < 2 else float(tasks[0] == 0)
+        return float(ttest_1samp(tasks, 0.0).pvalue) if len(set(tasks)) > 1 else _without_spread(tasks)
     means = np.array([part.mean() for part in parts])
-    within = float(np.mean([part.var(ddof=1) / len(part) if len(part) > 1 else 0.0 for part in parts]))
-    error = math.sqrt(max(float(means.var(ddof=1)), within) / len(parts))
-    if error < 1e-9:
-        return float(abs(means.mean()) < 1e-9)
-    return float(2 * t.sf(abs(means.mean()) / error, len(parts) - 1))
+    spreads = [part.var(ddof=1) / len(part) for part in parts if len(part) > 1]
+    error = math.sqrt(max(float(means.var(ddof=1)), float(np.mean(spreads)) if spreads else 0.0) / len(parts))
+    return float(2 * t.sf(abs(means.mean()) / error, len(parts) - 1)) if error > 1e-9 else _without_spread(means)
+
+
+def _without_spread(values: Array) -> float:
+    return 1.0 if len(values) > 1 and not values.any() else math.nan
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -29,6 +29,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -142,6 +143,7 @@ class _Reader:
         self.axes = {axis: self._values(axis, values) for axis, values in _flat_table(table, "axes", path).items()}
         self.zips = [self._zip(one) for one in self._list("zip")]
         self.listed = self._list("case")
+        self._check_overrides()
 
     def batch(self) -> Batch:
         seeds, grid = self._seeds(), self._grid()
@@ -160,6 +162,14 @@ class _Reader:
         if reference and reference not in made.methods:
             raise UserError(f"{self.path}: report.reference = {reference!r}: allowed are the methods {', '.join(made.methods)}")
         return made
+
+    def _check_overrides(self) -> None:
+        """What cases differ in names their rows and folders, so it cannot be overridden for all of them."""
+        varied = {*self._all_axes(), *(key for one in self.listed for key in one if key != "name")}
+        for text in self.overrides:
+            key = text.partition("=")[0].strip()
+            if found := next((axis for axis in varied if f"{axis}.".startswith(f"{key}.") or f"{key}.".startswith(f"{axis}.")), ""):
+                raise UserError(f"--set {text}: the cases of {self.path} differ in {found}; change it there, or give a file without that axis")
 
     def _seeds(self) -> list[int]:
         seeds = self.table.get("seeds", [0])
@@ -212,10 +222,18 @@ class _Reader:
     def _case(self, name: str, values: Values, axis: str, method: str = "") -> Case:
         """What all seeds of a case share; the seed is put in afterwards."""
         resolved = self._scenario({**self.fixed, **values}, name)
-        tied = next((set(one) for one in self.zips if axis in one), {axis})  # what moves with the method belongs to it
-        others = [other for other in self._all_axes() if other not in tied]
-        pairing = tuple(f"{other}={scenario.toml_value(_value(resolved.settings, other))}" for other in others)
-        return Case(name, 0, method or (_short(values[axis]) if axis in values else name), pairing, values, resolved)
+        tied = next((one for one in self.zips if axis in one), {axis: ()})  # what moves with the method belongs to it
+        others = [] if axis == CASE else [other for other in self._all_axes() if other not in tied]
+        written = {"scenario": values.get("scenario", self.base)}  # two files may give themselves one name
+        pairing = tuple(f"{other}={scenario.toml_value(written.get(other) or _value(resolved.settings, other))}" for other in others)
+        return Case(name, 0, method or self._method(name, values, axis, tied), pairing, values, resolved)
+
+    def _method(self, name: str, values: Values, axis: str, tied: Mapping[str, tuple[Any, ...]]) -> str:
+        """The axis's value; with all that moves with it, where that alone would name two methods."""
+        if axis not in values:
+            return name
+        texts = [_short(value) for value in tied[axis]]
+        return _short(values[axis]) if len(set(texts)) == len(texts) else _named({key: values[key] for key in tied})
 
     def _listed(self, values: Values, axis: str) -> Case:
         """A listed case is a method of its own."""
@@ -238,12 +256,16 @@ class _Reader:
         return str(beside) if beside.suffix == ".toml" and beside.is_file() else name
 
     def _distinct(self, cases: Sequence[Case]) -> None:
-        """Two lineages in one folder, or the same one twice under two names, are a slip."""
+        """Two lineages in one folder, or in one place of the table, are a slip."""
         seen: dict[str, str] = {}
+        rows: dict[tuple[Any, ...], str] = {}
         for case in cases:
+            row = case.method, case.pairing, case.seed
             if case.folder in seen:
                 raise UserError(f"{self.path}: cases {seen[case.folder]!r} and {case.name!r} would share the folder {case.folder}; name them apart")
-            seen[case.folder] = case.name
+            if row in rows:
+                raise UserError(f"{self.path}: cases {rows[row]!r} and {case.name!r} would both be the method {case.method!r}; name them apart")
+            seen[case.folder] = rows[row] = case.name
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> Values:
@@ -273,8 +295,9 @@ def _value(settings: Any, axis: str) -> Any:
 
 
 def slug(name: str) -> str:
-    """A name as a folder's."""
-    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "case"
+    """A name as a folder's; a long one ends in its hash, since file systems allow some 255 bytes."""
+    made = re.sub(r"[^\w.]+", "-", name).strip("-.") or "case"
+    return made if len(made) <= 60 else f"{made[:50]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _short(value: Any) -> str:

@@ -79,7 +79,8 @@ def markdown(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
         parts.append(f"| {batch.method} | {TITLES[metric]} | minus {reference_of(batch, rows)} | p | lineages |\n|---|---|---|---|---|")
         for row in rows:
             mean, gap, p, count = cells(row)
-            name = f"**{row.method}**" if row.best else row.method
+            method = row.method.replace("|", r"\|")
+            name = f"**{method}**" if row.best else method
             parts.append(f"| {name} | {mean} | {gap} | {p} | {count} |")
         parts.append("")
     return "\n".join([*parts, note(batch, tables), ""])
@@ -94,7 +95,8 @@ def latex(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
         parts += [" & ".join(escape(head) if head != "$p$" else head for head in heads) + r" \\", r"\midrule"]
         for row in rows:
             name = rf"\textbf{{{escape(row.method)}}}" if row.best else escape(row.method)
-            parts.append(" & ".join((name, *map(escape, cells(row)))) + r" \\")
+            # {} first: LaTeX takes a "[" after the last row's end for its argument
+            parts.append("{}" + " & ".join((name, *map(escape, cells(row)))) + r" \\")
         parts += [r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join([*parts, "% " + note(batch, tables), ""])
 
@@ -108,5 +110,7 @@ def escape(text: str) -> str:
     """Text as LaTeX prints it."""
     for sign in "\\&%$#_{}":
         text = text.replace(sign, "\\" + sign if sign != "\\" else r"\textbackslash ")
-    return text.replace("<", "$<$")
+    for sign, code in (("^", r"\textasciicircum{}"), ("~", r"\textasciitilde{}"), ("<", "$<$"), (">", "$>$")):
+        text = text.replace(sign, code)
+    return text
 

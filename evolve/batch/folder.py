@@ -15,7 +15,7 @@ from evolve import scenario
 from evolve.batch.file import Batch, Case
 from evolve.durable import write_whole
 from evolve.errors import UserError
-from evolve.run import read_run, versions
+from evolve.run import RUN_FILE, read_run, versions
 
 BATCH_FILE = "batch.json"
 FORMAT = 1
@@ -44,6 +44,21 @@ def write_batch_file(batch: Batch, out: Path, command: Sequence[str]) -> Path:
         if all(known.get(name) == value for name, value in described.items()):
             started = {name: known[name] for name in started}
     return write_whole(out / BATCH_FILE, (json.dumps(described | started, indent=1) + "\n").encode(), "batch folder")
+
+
+def check_folder(batch: Batch, out: Path) -> None:
+    """Whether ``out`` may be this batch's folder. UserError for a run's, somebody else's, or a batch's whose lineages would drop out of its tables."""
+    if (out / RUN_FILE).exists():
+        raise UserError(f"--out {out}: is the folder of a run; give a batch a folder of its own with --out")
+    mine = {case.folder for case in batch.cases}
+    if is_batch(out):
+        known = [str(one.get("folder")) for one in _read(out).get("cases", ()) if isinstance(one, Mapping)]
+        if lost := [folder for folder in known if folder not in mine]:
+            what = f"{len(lost)} lineages that this command leaves out ({lost[0]}{', ...' if len(lost) > 1 else ''})"
+            raise UserError(f"--out {out}: holds a batch of {what}; give another folder with --out (what is computed already is taken from the store)")
+        return
+    if other := [path.name for path in out.iterdir() if not path.name.startswith(".") and path.name not in mine]:
+        raise UserError(f"--out {out}: not empty and not a batch of evolve (holds {other[0]}); give a new folder with --out")
 
 
 def read_batch_file(folder: Path) -> BatchFolder:

@@ -60,7 +60,7 @@ class OpenBatch:
         """Cases have most stages in common: each result is read once."""
         first = next(iter(self.runs.values()))[1]
         for _, opened in self.runs.values():
-            opened.records, opened.makers = first.records, first.makers
+            opened.records, opened.made_by = first.records, first.made_by
 
     def stages(self) -> list[Stage]:
         """Every case's stages that can be named now, each once, under the name of the first case that needs it."""

@@ -104,12 +104,14 @@ def _weights(opened: OpenBatch) -> Mapping[str, float]:
 
 
 def print_tables(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> None:
-    """The comparison, metric by metric."""
-    console = Console(markup=True, highlight=False)
+    """The comparison, metric by metric; a file or pipe gets lines as long as they are."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 1000
     for metric, rows in tables.items():
         if not rows:
             continue
-        table = Table(box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False, collapse_padding=True)
         for title in (batch.method, TITLES[metric], f"minus {reference_of(batch, rows)}", "p (Holm)", "lineages"):
             table.add_column(title, justify="left" if title == batch.method else "right", no_wrap=True)
         for row in rows:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from evolve.batch.compare import METRICS, compare
 from evolve.batch.file import Case
 from evolve.batch.finish import write_batch
-from evolve.batch.folder import write_batch_file
+from evolve.batch.folder import check_folder, write_batch_file
 from evolve.batch.run import BatchOrder, OpenBatch
 from evolve.batch.screen import BatchScreen, print_plan, print_tables
 from evolve.curves import LineageRecord
@@ -21,6 +21,7 @@ from evolve.snapshots import thin
 def execute(order: BatchOrder, argv: list[str]) -> None:
     """Compute what is missing, case reports and the table. Raises StageFailure, after all that, when a case could not be finished."""
     with stoppable(), claimed(order.out):
+        check_folder(order.batch, order.out)
         opened = OpenBatch(order, lambda text: print(text, flush=True))
         opened.prepare(argv)
         write_batch_file(order.batch, order.out, argv)

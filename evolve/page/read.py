@@ -81,6 +81,7 @@ class Reader:
     store: Path | None = None
     stores: dict[Path, Store] = field(default_factory=dict)
     records: dict[Path, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    made_by: dict[str, str] = field(default_factory=dict)
     spent: dict[str, Spent] = field(default_factory=dict)
 
     def sections(self, folders: Sequence[Path]) -> list[Section]:
@@ -130,7 +131,7 @@ class Reader:
         root = order.store.resolve()
         if root not in self.stores:
             self.stores[root] = Store(root)
-        return Opened(order, world, self.stores[root], {}, self.records.setdefault(root, {}))
+        return Opened(order, world, self.stores[root], {}, self.records.setdefault(root, {}), self.made_by)
 
     def _took(self, opened: Opened) -> dict[str, Spent]:
         """What the lineage's finished stages took."""

@@ -73,6 +73,16 @@ def test_quick_replaces_seeds_and_values(tmp_path):
     assert len(load(tmp_path, text).cases) == 24
 
 
+TWINS = """
+scenario = "glyphs-seq25"
+[axes]
+condense.method = ["random", "cka"]
+[[case]]
+name = "random"
+condense.method = "fixed"
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -89,6 +99,7 @@ def test_quick_replaces_seeds_and_values(tmp_path):
         ('scenario = "glyphs-seq25"\n', ["no case"]),
         (GRID.replace("seeds = [3, 5]", f"seeds = {list(range(1000))}"), ["12,000 lineages", "at most 10,000"]),
         (GRID.replace("stream.tasks = 2", "stream.tasks = 0.5"), ["stream.tasks", "0.5", "whole number"]),
+        (TWINS, ["'random'", "both be the method 'random'", "name them apart"]),
     ],
 )
 def test_mistakes_are_one_line_that_names_them(tmp_path, text, words):
@@ -107,3 +118,39 @@ def test_given_seeds_replace_the_files(tmp_path):
 def test_a_file_that_is_not_there_names_the_shipped_ones():
     with pytest.raises(UserError, match="no such file"):
         file.load("nowhere.toml")
+
+
+def test_zipped_methods_of_one_name_are_rows_of_their_own(tmp_path):
+    zipped = '[[zip]]\ncondense.method = ["fixed", "fixed", "random"]\ncondense.fixed_set = ["last", "front", "paper"]\n'
+    batch = load(tmp_path, 'scenario = "glyphs-seq25"\n' + zipped)
+    assert batch.methods == ("method fixed, fixed_set last", "method fixed, fixed_set front", "method random, fixed_set paper")
+    assert {c.pairing for c in batch.cases} == {()}
+    apart = zipped.replace('"fixed", "fixed"', '"fixed", "cka"')
+    assert load(tmp_path, 'scenario = "glyphs-seq25"\n' + apart).methods == ("fixed", "cka", "random")
+
+
+def test_cases_as_the_method_pair_by_the_seed_alone(tmp_path):
+    batch = load(tmp_path, 'scenario = "glyphs-seq25"\nseeds = [0, 1]\n[axes]\ndescend.shots = [5, 10]\n[report]\nmethod = "case"\n')
+    assert batch.methods == ("shots 5", "shots 10") and {c.pairing for c in batch.cases} == {()}
+
+
+def test_scenarios_of_one_name_pair_by_their_files(tmp_path):
+    for name, shots in (("one", 5), ("two", 6)):
+        (tmp_path / f"{name}.toml").write_text(f'name = "same"\n[descend]\nshots = {shots}\n')
+    text = 'scenario = "one.toml"\n[axes]\ncondense.method = ["random", "fixed"]\nscenario = ["one.toml", "two.toml"]\n'
+    assert {c.pairing for c in load(tmp_path, text).cases} == {('scenario="one.toml"',), ('scenario="two.toml"',)}
+
+
+@pytest.mark.parametrize("override", ["condense.method=cka", "descend={shots=5}", "ancestor.width=0.5", "condense.fixed_set=last"])
+def test_what_the_cases_differ_in_cannot_be_overridden(tmp_path, override):
+    listed = '[[case]]\nname = "front four"\ncondense.method = "fixed"\ncondense.fixed_set = "front"\ndescend.shots = 10\nancestor.width = 0.5\nancestor.epochs = 8\n[report]'
+    with pytest.raises(UserError, match="the cases of .* differ in"):
+        load(tmp_path, GRID.replace("[report]", listed), overrides=[override])
+    load(tmp_path, GRID, overrides=["descend.epochs=3"])
+
+
+def test_a_long_name_is_a_folder_that_every_file_system_holds(tmp_path):
+    lists = [list(range(first, first + 60)) for first in (0, 1)]
+    text = f'scenario = "glyphs-seq25"\n[axes]\ncondense.fixed = {[[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]]}\n'
+    folders = {c.folder for c in load(tmp_path, text).cases}
+    assert len(folders) == 2 and max(map(len, folders)) < 100 and len({file.slug(str(one)) for one in lists}) == 2

@@ -21,7 +21,7 @@ from page_runs import NAME, make_batch
 
 from evolve import figures
 from evolve.batch.board import columns, write_board
-from evolve.batch.folder import BATCH_FILE, read_batch_file, write_batch_file
+from evolve.batch.folder import BATCH_FILE, check_folder, read_batch_file, write_batch_file
 from evolve.curves import LineageRecord
 from evolve.errors import UserError
 from evolve.page.read import Reader
@@ -108,3 +108,18 @@ def test_axes_of_several_types_can_still_be_shown(place: Path, tmp_path: Path) -
     records = [(c, LineageRecord("toy", "quick", c.seed, 1, (), settings={"descend": {"epochs": e}})) for c, e in zip(batch.cases, (1, "x", 2, 3), strict=True)]
     write_board(batch, records, tmp_path)
     assert any(path.name.endswith(".evolve") for path in tmp_path.iterdir())
+
+
+def test_a_batch_takes_no_folder_that_holds_something_else(place: Path, tmp_path: Path) -> None:
+    batch = read_batch_file(place / "b").batch
+    check_folder(batch, place / "b")
+    check_folder(batch, tmp_path)
+    (tmp_path / batch.cases[0].folder).mkdir()  # begun, and killed before batch.json
+    check_folder(batch, tmp_path)
+    with pytest.raises(UserError, match="lineages that this command leaves out"):
+        check_folder(replace(batch, cases=batch.cases[:1]), place / "b")
+    with pytest.raises(UserError, match="the folder of a run"):
+        check_folder(batch, place / "b" / batch.cases[0].folder)
+    (tmp_path / "table.md").write_text("mine")
+    with pytest.raises(UserError, match="not empty and not a batch"):
+        check_folder(batch, tmp_path)

@@ -142,3 +142,26 @@ def test_a_control_of_every_second_generation_is_compared_where_it_is():
     found = {row.method: row for row in room.compare(one, [(one.cases[0], replace(made, generations=generations))], "accuracy")}
     assert set(found) == {"a", "shuffled"}
     assert found["shuffled"].difference.interval.mean == pytest.approx(-10) and found["a"].interval.mean == pytest.approx(72.5)
+
+
+def test_more_pairings_are_no_more_tasks():
+    """Task i of a seed is the same in every pairing: the interval must not shrink with the number of pairings."""
+    rng = np.random.default_rng(8)
+    effect = rng.normal(0, 0.01, 5)
+
+    def found(pairings):
+        cases = [Case(f"{m}{k}", 0, m, (f"k={k}",), {}, SCENARIO) for m in "ab" for k in range(pairings)]
+        made = Batch("toy", "", "quick", "toy.toml", "method", "a", tuple(cases))
+        tables = {"a": np.full((2, 5), 0.6), "b": np.full((2, 5), 0.6) + effect}
+        rows = room.compare(made, [(case, record(0, tables[case.method])) for case in cases], "accuracy")
+        return next(row.difference for row in rows if row.method == "b")
+
+    one, six = found(1), found(6)
+    assert six.p == pytest.approx(one.p) and six.interval.low == pytest.approx(one.interval.low) and one.interval.n == six.interval.n == 5
+
+
+@pytest.mark.parametrize(("seeds", "tasks"), [(1, 2), (3, 1)])
+def test_a_few_equal_numbers_prove_nothing(seeds, tasks):
+    a = {s: np.full((1, tasks), 0.6) for s in range(seeds)}
+    d = rows({"a": a, "b": {s: table + 0.004 for s, table in a.items()}})["b"]
+    assert math.isnan(d.difference.p) and not d.best

@@ -1,0 +1,43 @@
+"""What a batch writes and prints, whatever its names are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_compare import SCENARIO, record
+
+from evolve.batch import compare as room
+from evolve.batch.file import Batch, Case
+from evolve.batch.finish import latex, markdown
+from evolve.batch.screen import print_tables
+
+ODD = "[3, 4] ours [/b] ^ ~ > | 5 % a_b"
+
+
+@pytest.fixture
+def made():
+    cases = tuple(Case(m, s, m, (), {}, SCENARIO) for m in ("plain", ODD) for s in range(3))
+    batch = Batch("toy", "", "quick", "toy.toml", "method", "plain", cases)
+    rng = np.random.default_rng(0)
+    records = [(case, record(case.seed, rng.uniform(0.5, 0.7, (2, 4)))) for case in cases]
+    return batch, {"accuracy": room.compare(batch, records, "accuracy")}
+
+
+def test_a_name_is_shown_as_it_is_and_no_number_is_cut(made, capsys):
+    """No markup, and a pipe of 80 columns gets whole lines."""
+    print_tables(*made)
+    shown = capsys.readouterr().out
+    row = next(line for line in shown.splitlines() if ODD in line)
+    d = made[1]["accuracy"][1].difference
+    assert f"{d.interval.mean:+.2f} [{d.interval.low:+.2f}, {d.interval.high:+.2f}]" in row and "p (Holm)" in shown
+
+
+def test_latex_takes_no_name_for_a_command(made):
+    text = latex(*made)
+    row = next(line for line in text.splitlines() if "ours" in line)
+    assert row.startswith("{}[3, 4]") and r"\textasciicircum{} \textasciitilde{} $>$" in row and r"5 \% a\_b" in row
+
+
+def test_markdown_rows_keep_their_cells(made):
+    row = next(line for line in markdown(*made).splitlines() if "ours" in line)
+    assert row.replace(r"\|", "").count("|") == 6
