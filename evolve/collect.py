@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from evolve import lineage
 from evolve.curves import Descent, Generation, LineageRecord
 from evolve.lineage import Peek, World
+from evolve.networks.family import from_json
 from evolve.store import Stage
 
 
@@ -79,7 +81,9 @@ def _fewshot(stages: Iterable[Stage], peek: Peek) -> Iterator[Descent]:
         record = peek(stage.key) if stage.kind == "fewshot" else None
         if record is not None:
             accuracy, images = tuple(record["accuracy"]), tuple(record["test_images"])
-            yield Descent(0, stage.recipe["learner"], accuracy, best=accuracy, curves=(), train_loss=(), test_images=images)
+            # older stores count no undecided test images
+            diverged = record.get("undecided", 0) > 0 or not all(map(math.isfinite, record["losses"]))
+            yield Descent(0, stage.recipe["learner"], accuracy, accuracy, (), (), images, from_json(record["plan"]).describe(), diverged)
 
 
 def _descent(record: Mapping[str, Any], length: int, method: str) -> Descent:

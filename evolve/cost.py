@@ -145,6 +145,8 @@ def _fewshot_seconds(s: Settings, plan: Architecture, learner: str) -> float:
     gradient and two Hessian products (timed).
     """
     f, d, (train, test) = s.fewshot, s.descend, images_per_class(s, "descend")
+    seen, _ = images_per_class(s, "ancestor")
+    seen = min(seen, s.stream.images_per_class or seen)
     ways, read = d.classes_per_task, READ[learner]
     support, tested = ways * min(train, d.shots), ways * min(test, d.test_per_class or test)
     second = learner in ("maml", "protomaml", "boil") and (learner == "maml" or f.order == 2)
@@ -157,8 +159,8 @@ def _fewshot_seconds(s: Settings, plan: Architecture, learner: str) -> float:
         steps = float(f.episodes * f.reptile_steps)
     if "pretrain_epochs" in read:
         classes = len(s.data.ancestor_classes) or s.data.split[0]
-        images, steps = images + f.pretrain_epochs * classes * train, steps + f.pretrain_epochs * classes * train / f.pretrain_batch
-    pairs = f.episodes * ways * f.queries + d.descendants * (f.emd_steps * f.emd_batch + tested) if learner == "deepemd" else 0
+        images, steps = images + f.pretrain_epochs * classes * seen, steps + f.pretrain_epochs * classes * seen / f.pretrain_batch
+    pairs = f.episodes * ways * f.queries + d.descendants * (f.emd_steps * support + tested) if learner == "deepemd" else 0
     work = Work(plan, s.data.size, images + d.descendants * adapting, steps, d.descendants * (support + tested))
     return work.seconds() + pairs * ways * TRANSPORT_SECONDS
 

@@ -33,6 +33,8 @@ class Descent:
     curves: tuple[tuple[float, ...], ...]  # test accuracy per epoch
     train_loss: tuple[tuple[float, ...], ...]
     test_images: tuple[int, ...]
+    backbone: str = ""  # few-shot learners: their network in the paper's notation (a generation says its descendants' itself)
+    diverged: bool = False  # few-shot learners: a loss, or a test image's best score, was not finite
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +15,16 @@ INHERITED = "inherited"
 @dataclass(frozen=True)
 class Line:
     """One method over all tasks of all seeds. ``accuracy`` is a fraction; ``behind``: inherited minus this method, paired by task, None where
-    nothing has been inherited yet or for the inherited descendants themselves.
+    nothing has been inherited yet, for the inherited descendants themselves, or where the method diverged.
     """
 
     method: str
     accuracy: Interval
     behind: Interval | None
     lineage: int | None  # the generation that ``behind`` compares with
+    backbone: str = ""  # the network's architecture, of several seeds every one; "" in records that do not say
+    others: bool = False  # ``behind`` compares with descendants of another architecture: the condenser chose other layers
+    trouble: str = ""  # "diverged (...)": then ``accuracy`` is chance
 
 
 def table(records: Sequence[LineageRecord]) -> list[Line]:
@@ -33,7 +36,7 @@ def table(records: Sequence[LineageRecord]) -> list[Line]:
     if not lines or lineage is None:
         return lines
     own = pooled_interval([np.array(g.inherited.accuracy) for g in last])
-    return [Line(INHERITED, own, None, lineage), *lines]
+    return [Line(INHERITED, own, None, lineage, _joined(bare(g.descendant) for g in last)), *lines]
 
 
 def rows(records: Sequence[LineageRecord]) -> Iterator[dict[str, object]]:
@@ -41,22 +44,43 @@ def rows(records: Sequence[LineageRecord]) -> Iterator[dict[str, object]]:
     for line in table(records):
         row: dict[str, object] = {"scenario": records[0].scenario, "profile": records[0].profile}
         row |= {"seeds": " ".join(str(record.seed) for record in records), "method": line.method, "tasks": line.accuracy.n}
-        row |= {"mean": line.accuracy.mean, "low": line.accuracy.low, "high": line.accuracy.high, "lineage": line.lineage}
-        behind = line.behind
+        accuracy, behind = None if line.trouble else line.accuracy, line.behind
+        row |= {"mean": accuracy.mean, "low": accuracy.low, "high": accuracy.high} if accuracy else {"mean": None, "low": None, "high": None}
+        row |= {"lineage": line.lineage}
         row |= {"inherited_minus": behind.mean, "minus_low": behind.low, "minus_high": behind.high} if behind else {"inherited_minus": None}
-        yield row
+        yield row | {"backbone": line.backbone, "same_backbone": None if behind is None else not line.others, "note": line.trouble}
 
 
 def sentences(records: Sequence[LineageRecord]) -> list[str]:
-    """A line a method, in percent and points."""
-    return [_sentence(line) for line in table(records)]
+    """A line a method, in percent and points; then, where they differ, the architectures that stand behind the differences."""
+    lines = table(records)
+    return [*(_sentence(line) for line in lines), *filter(None, [architectures(lines)])]
 
 
 def _sentence(line: Line) -> str:
+    if line.trouble:
+        return f"{line.method}: {line.trouble}"
     text = f"{line.method}: {_percent(line.accuracy)} % over {line.accuracy.n} tasks"
     if line.behind is not None:
         text += f"; inherited (lineage {line.lineage}) minus it: {_percent(line.behind, '+')} points"
     return text
+
+
+def architectures(lines: Sequence[Line]) -> str:
+    """Which architectures a table compares, where learners and descendants differ in them; else nothing."""
+    others = list(dict.fromkeys(line.backbone for line in lines if line.others))
+    if not others:
+        return ""
+    return f"the architectures differ: learners {', '.join(others)}; inherited {lines[0].backbone} (the condenser's choice)"
+
+
+def bare(description: str) -> str:
+    """An architecture's description without the marks of what is inherited."""
+    return description.replace("*", "")
+
+
+def _joined(descriptions: Iterable[str]) -> str:
+    return " | ".join(dict.fromkeys(filter(None, descriptions)))
 
 
 def _percent(interval: Interval, sign: str = "") -> str:
@@ -71,8 +95,14 @@ def _find(record: LineageRecord, method: str) -> Descent | None:
 def _line(method: str, records: Sequence[LineageRecord], lineage: int | None) -> Line:
     found = [one for record in records if (one := _find(record, method))]
     accuracy = pooled_interval([np.array(one.accuracy) for one in found])
+    backbone, diverged = _joined(bare(one.backbone) for one in found), sum(one.diverged for one in found)
+    if diverged:
+        where = f" in {diverged} of {len(found)} seeds" if len(found) > 1 else ""
+        return Line(method, accuracy, None, lineage, backbone, trouble=f"diverged (loss not finite){where}")
     if lineage is None:
-        return Line(method, accuracy, None, None)
-    pairs = [np.array(differences(evolved(record)[-1].inherited, one)) for record, one in zip(records, found, strict=True)]
-    return Line(method, accuracy, pooled_interval(pairs), lineage)
+        return Line(method, accuracy, None, None, backbone)
+    pairs = list(zip((evolved(record)[-1] for record in records), found, strict=True))
+    behind = pooled_interval([np.array(differences(g.inherited, one)) for g, one in pairs])
+    others = any(one.backbone and bare(g.descendant) != bare(one.backbone) for g, one in pairs)
+    return Line(method, accuracy, behind, lineage, backbone, others)
 

@@ -65,6 +65,8 @@ def _total(console: Console, opened: Opened, left: dict[str, float], speed: dict
         return
     whole = max(chain, sum(spent.values()) / workers)
     console.print(f"left: about {cost.human(whole)} with {workers} worker process{'es' if workers > 1 else ''} (measured by a few timed steps)")
+    if any(kinds[key] == "fewshot" for key in spent):
+        console.print("few-shot: estimated, not timed; scaled by what a descendant's steps take here", style="dim")
     settings = opened.world.settings
     unknown = settings.stream.tasks + settings.controls.untrained - sum(1 for s in opened.stages() if s.label.split()[-1] == "from-scratch" and s.label.split()[1].isdigit())
     if opened.world.settings.controls.from_scratch and unknown > 0:

@@ -260,12 +260,24 @@ def _fewshot(stage: Stage, inputs: Mapping[str, Result], resident: Resident, sto
     chosen: DescendSettings = _settings(DescendSettings, recipe["tasks"])
     tasks = downstream_tasks(chosen, recipe["classes"], resident, seed)
     network = inherit(from_json(recipe["plan"]), None, chosen.classes_per_task, seed, 0).to(resident.device)
-    found = meta_train_and_measure(recipe["learner"], network, recipe["ancestor_classes"], tasks, resident, settings, seed, progress)
+    found = meta_train_and_measure(
+        recipe["learner"],
+        network,
+        recipe["ancestor_classes"],
+        tasks,
+        resident,
+        settings,
+        seed,
+        progress,
+        Sparing(store.checkpoint(stage.key), CHECKPOINT_SECONDS),
+        recipe.get("images_per_class", 0),
+    )
     record = {
         "accuracy": [correct.double().mean().item() for correct in found.correct],
         "test_images": [len(correct) for correct in found.correct],
         "classes": [list(task.classes) for task in tasks],
         "losses": thinned(found.losses),
+        "undecided": found.undecided,
         "plan": recipe["plan"],
     }
     return record, {"correct": {f"task{n}": correct for n, correct in enumerate(found.correct)}}

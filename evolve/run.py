@@ -249,7 +249,7 @@ def check_rooms(world: World, resident: Any, origin: str) -> None:
         draw_images(images, [resident.own_id(i) for i in world.condense_classes], s.condense.images_per_class, world.seed)
         downstream_tasks(s.descend, world.descend_classes, resident, world.seed)
         if any("episodes" in READ[name] for name in s.fewshot.learners):
-            Episodes(resident, world.ancestor_classes, s.descend.classes_per_task, s.fewshot, world.seed).check()
+            Episodes(resident, world.ancestor_classes, s.descend.classes_per_task, s.fewshot, world.seed, s.stream.images_per_class).check()
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
 

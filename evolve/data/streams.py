@@ -45,13 +45,17 @@ def stream_tasks(s: StreamSettings, class_ids: Sequence[int], resident: Resident
         classes = tuple(pool[place] for place in order.tolist())
         for class_id in classes:
             if class_id not in drawn:
-                drawn[class_id] = _images(class_id, s.images_per_class, resident, seed)
+                drawn[class_id] = class_images(class_id, s.images_per_class, resident, seed)
         train, test = (torch.cat([drawn[class_id][part] for class_id in classes]) for part in (0, 1))
         tasks.append(StreamTask(number, classes, train, test))
     return tasks
 
 
-def _images(class_id: int, wanted: int, resident: Resident, seed: int) -> tuple[Tensor, Tensor]:
+def class_images(class_id: int, wanted: int, resident: Resident, seed: int) -> tuple[Tensor, Tensor]:
+    """A class's training images, ``wanted`` of them (0: all) drawn from ``seed`` and the class, and its test images: int64 indices.
+
+    Raises UserError when there are fewer, or none of either.
+    """
     train, test = resident.indices(class_id, test=False), resident.indices(class_id, test=True)
     if wanted > len(train):
         name = f"stream.images_per_class = {wanted}"

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evolve.fewshot.course import Course
 from evolve.fewshot.episodes import Episodes
 from evolve.fewshot.learner import Learner, Progress, Setup, classes_of
 from evolve.fewshot.pretrain import pretrain, tuned
@@ -33,14 +34,14 @@ class BaselinePlusPlus(Learner):
         self.network = copy.deepcopy(setup.network)
         self.features = width(setup.network)
 
-    def meta_train(self, source: Episodes, progress: Progress) -> list[float]:
+    def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
         """The training stage."""
         weight, _ = fresh_head(len(source.classes), self.features, source.resident.device, self.seed)
         scale = self.settings.cosine_scale
-        return pretrain(self.network, lambda x: cosine_scores(x, weight, scale), [weight], source, self.settings, progress)
+        return pretrain(self.network, lambda x: cosine_scores(x, weight, scale), [weight], source, self.settings, progress, course)
 
     def head(self, known: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
-        """The fine-tuning stage: a new head's weight [ways, c] from embeddings [S, c]; tune_steps steps of tune_batch images."""
+        """The fine-tuning stage: a new head's weight [ways, c] from embeddings [S, c]; tune_steps passes, tune_batch images a step."""
         s = self.settings
         start = (2 * torch.rand(self.ways, self.features, generator=draw) - 1) / self.features**0.5
         sgd = {"lr": s.tune_lr, "momentum": MOMENTUM, "dampening": DAMPENING, "weight_decay": WEIGHT_DECAY}

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evolve.fewshot.course import Course
 from evolve.fewshot.episodes import Episode, Episodes
 from evolve.fewshot.learner import Learner, Progress, Setup, classes_of, descend_episodes, means
 from evolve.fewshot.pretrain import pretrain, tuned
@@ -77,25 +78,31 @@ class DeepEMD(Learner):
         proto = means(support, episode.support_labels, self.ways)
         return F.cross_entropy(scores(query, proto, self.settings.emd_temperature), episode.query_labels)
 
-    def meta_train(self, source: Episodes, progress: Progress) -> list[float]:
+    def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
         """Pre-training on all classes, then episodes."""
         weight, bias = fresh_head(len(source.classes), width(self.network), source.resident.device, self.seed)
-        first = pretrain(
-            self.network, lambda x: F.linear(x, weight, bias), [weight, bias], source, self.settings, lambda f, t: progress(f / 2, t)
+        s, network = self.settings, self.network
+        first = pretrain(network, lambda x: F.linear(x, weight, bias), [weight, bias], source, s, lambda f, t: progress(f / 2, t), course)
+        network.train()
+        return first + descend_episodes(
+            s, source, network.state_dict(), network.parameters(), 1, self.outer_loss, lambda f, t: progress((1 + f) / 2, t), course
         )
-        self.network.train()
-        then = descend_episodes(self.settings, source, self.network.parameters(), 1, self.outer_loss, lambda f, t: progress((1 + f) / 2, t))
-        return first + then
 
     def prototypes(self, known: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
-        """The structured layer's weight [ways, n, c]: from the classes' mean descriptors, emd_steps steps of SGD on the support's [S, n, c]."""
-        s = self.settings
+        """The structured layer's weight [ways, n, c]: from the classes' mean descriptors, emd_steps passes of SGD over the support's [S, n, c].
+
+        A single image a class is its own prototype, as in the authors' code. Cosines do not change with a descriptor's length and their
+        gradient falls with it, hence the authors' rate of 100.
+        """
+        s, start = self.settings, means(known, labels, self.ways)
+        if len(known) == self.ways:
+            return start
         sgd = {"lr": s.emd_lr, "momentum": MOMENTUM, "dampening": DAMPENING}
 
         def matched(part: Tensor, proto: Tensor) -> Tensor:
             return scores(part, proto, s.emd_temperature)
 
-        return tuned(means(known, labels, self.ways), matched, known, labels, s.emd_steps, s.emd_batch, draw, **sgd)
+        return tuned(start, matched, known, labels, s.emd_steps, s.emd_batch, draw, **sgd)
 
     def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:
         """See :class:`Learner`."""

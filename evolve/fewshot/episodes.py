@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from evolve.data.resident import Resident
+from evolve.data.streams import class_images
 from evolve.errors import UserError
 from evolve.fewshot.settings import FewshotSettings
 from evolve.randomness import generator
@@ -28,12 +29,18 @@ class Episode:
 class Episodes:
     """The meta-training data of ``classes`` (training images only). Episode n depends on (seed, n) and the settings, not on the learner, so
     all learners see the same episodes.
+
+    ``images_per_class`` is the ancestor's (stream.images_per_class; 0: all): learners see the very images of a class that the ancestor may see.
+    UserError where a class has fewer.
     """
 
-    def __init__(self, resident: Resident, classes: Sequence[int], ways: int, settings: FewshotSettings, seed: int) -> None:
+    def __init__(
+        self, resident: Resident, classes: Sequence[int], ways: int, settings: FewshotSettings, seed: int, images_per_class: int = 0
+    ) -> None:
         self.resident, self.ways, self.seed, self._s = resident, ways, seed, settings
         self.classes = sorted(set(classes))
-        self._images = [resident.indices(c, test=False) for c in self.classes]
+        self._images = [class_images(c, images_per_class, resident, seed)[0] for c in self.classes]
+        self._capped = " (stream.images_per_class)" if images_per_class else ""
 
     def check(self) -> None:
         """Raise UserError where the classes or their images are too few for an episode; no plain batch asks for as many."""
@@ -43,7 +50,7 @@ class Episodes:
         shots, queries = self._s.shots, self._s.queries
         for class_id, images in zip(self.classes, self._images, strict=True):
             if shots + queries > len(images):
-                has = f"ancestor class {class_id} has {len(images)} training images; their sum can be that at most"
+                has = f"ancestor class {class_id} has {len(images)} training images{self._capped}; their sum can be that at most"
                 raise UserError(f"fewshot.shots = {shots} and fewshot.queries = {queries}: {has}")
 
     def episode(self, number: int) -> Episode:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from evolve.fewshot.course import Course
 from evolve.fewshot.episodes import Episode, Episodes
 from evolve.fewshot.learner import Learner, Progress, Setup, classes_of, descend_episodes, means
 from evolve.fewshot.trunk import HEAD, Functional, Parameters, fresh_head, width
@@ -81,9 +82,10 @@ class GradientLearner(Learner):
             logits = self.logits(adapted, torch.cat([episode.support, episode.query]), support)
         return F.cross_entropy(logits[support:], episode.query_labels)
 
-    def meta_train(self, source: Episodes, progress: Progress) -> list[float]:
+    def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
         """Adam on the mean :meth:`outer_loss` of meta_batch episodes."""
-        return descend_episodes(self.settings, source, self.weights.values(), self.settings.meta_batch, self.outer_loss, progress)
+        s, weights = self.settings, self.weights
+        return descend_episodes(s, source, weights, weights.values(), s.meta_batch, self.outer_loss, progress, course)
 
     def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:
         """See :class:`Learner`. The support images go along with every part of the queries, for BN's statistics."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from evolve.fewshot.course import Course, Phase
 from evolve.fewshot.episodes import Episode, Episodes
 from evolve.fewshot.settings import FewshotSettings
 from evolve.networks.network import Network
@@ -31,12 +32,13 @@ class Learner(ABC):
     """One learner of Table III."""
 
     @abstractmethod
-    def meta_train(self, source: Episodes, progress: Progress) -> list[float]:
-        """Learn from ``source``; the mean loss of every outer step."""
+    def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
+        """Learn from ``source``, from where ``course`` got to; the mean loss of every outer step."""
 
     @abstractmethod
     def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:
-        """Adapt to support images [S, 3, H, W] with labels 0..N-1 [S] (int64) and give the class of every query image: int64 [Q], CPU.
+        """Adapt to support images [S, 3, H, W] with labels 0..N-1 [S] (int64) and give the class of every query image: int64 [Q], CPU;
+        -1 where no score is finite.
 
         Queries come in parts [B, 3, H, W]; no query changes what is predicted of another, nor is the meta-trained state changed. All
         draws come from ``draw`` (CPU).
@@ -44,15 +46,24 @@ class Learner(ABC):
 
 
 def descend_episodes(
-    s: FewshotSettings, source: Episodes, weights: Iterable[Tensor], per_step: int, loss: Callable[[Episode], Tensor], progress: Progress
+    s: FewshotSettings,
+    source: Episodes,
+    state: Mapping[str, Tensor],
+    weights: Iterable[Tensor],
+    per_step: int,
+    loss: Callable[[Episode], Tensor],
+    progress: Progress,
+    course: Course,
 ) -> list[float]:
     """Adam on the mean ``loss`` of ``per_step`` episodes at a time, over ``s.episodes``: the outer loop of all episodic learners but Reptile.
 
-    Gives the mean loss of every step.
+    ``state``: all tensors that change, ``weights`` and running statistics, by name. Gives the mean loss of every step.
     """
     optimizer = torch.optim.Adam(weights, lr=s.lr)
-    kept = []
-    for numbers in grouped(s.episodes, per_step):
+    steps = list(grouped(s.episodes, per_step))
+    phase = Phase("episodes", len(steps), state, optimizer)
+    first, losses = course.resume(phase)
+    for step, numbers in enumerate(steps[first:], start=first):
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for number in numbers:
@@ -60,9 +71,10 @@ def descend_episodes(
             part.backward()  # type: ignore[no-untyped-call]
             total += part.item()
         optimizer.step()
-        kept.append(total)
+        losses[step] = total
+        course.keep(phase, step + 1, losses)
         progress(numbers.stop / s.episodes, f"episode {numbers.stop} of {s.episodes}")
-    return kept
+    return list(losses.tolist())
 
 
 def grouped(count: int, size: int) -> Iterator[range]:
@@ -73,8 +85,9 @@ def grouped(count: int, size: int) -> Iterator[range]:
 
 @torch.no_grad()
 def classes_of(scores: Callable[[Tensor], Tensor], queries: Iterable[Tensor]) -> Tensor:
-    """The class with the highest score for every query: int64 [Q] on the CPU."""
-    return torch.cat([scores(part).argmax(1).cpu() for part in queries])
+    """The class with the highest score for every query: int64 [Q] on the CPU; -1 where that score is not finite."""
+    best = [scores(part).max(1) for part in queries]
+    return torch.cat([torch.where(found.values.isfinite(), found.indices, -1).cpu() for found in best])
 
 
 def means(x: Tensor, labels: Tensor, ways: int) -> Tensor:

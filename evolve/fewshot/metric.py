@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evolve.fewshot.course import Course
 from evolve.fewshot.episodes import Episode, Episodes
 from evolve.fewshot.learner import Learner, Progress, Setup, classes_of, descend_episodes, means
 
@@ -29,10 +30,11 @@ class MetricLearner(Learner):
     def log_probabilities(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         """Of embeddings [S, c] with labels [S] and [Q, c]: [Q, ways]."""
 
-    def meta_train(self, source: Episodes, progress: Progress) -> list[float]:
+    def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
         """Cross-entropy of the queries."""
         self.network.train()
-        return descend_episodes(self.settings, source, self.network.parameters(), 1, self._loss, progress)
+        network = self.network
+        return descend_episodes(self.settings, source, network.state_dict(), network.parameters(), 1, self._loss, progress, course)
 
     def _loss(self, episode: Episode) -> Tensor:
         images = torch.cat([episode.support, episode.query])

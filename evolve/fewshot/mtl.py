@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evolve.fewshot.course import Course
 from evolve.fewshot.episodes import Episode, Episodes
 from evolve.fewshot.gradient import inner_loop
 from evolve.fewshot.learner import Learner, Progress, Setup, classes_of, descend_episodes
@@ -62,16 +63,17 @@ class MTL(Learner):
         head = self.head(known, episode.support_labels)
         return F.cross_entropy(_linear(head, self.embed(episode.query)), episode.query_labels)
 
-    def meta_train(self, source: Episodes, progress: Progress) -> list[float]:
+    def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
         """Pre-training on all classes (section 4.1), then episodes."""
         weight, bias = fresh_head(len(source.classes), width(self.network), source.resident.device, self.seed, "pre-training")
+        s = self.settings
         first = pretrain(
-            self.network, lambda x: F.linear(x, weight, bias), [weight, bias], source, self.settings, lambda f, t: progress(f / 2, t)
+            self.network, lambda x: F.linear(x, weight, bias), [weight, bias], source, s, lambda f, t: progress(f / 2, t), course
         )
         self._freeze()
-        learned = [*self.scales.values(), *self.shifts.values(), *self.start.values()]
+        learned = self.scales | self.shifts | self.start  # kernels, biases, the head: no name twice
         return first + descend_episodes(
-            self.settings, source, learned, self.settings.meta_batch, self.outer_loss, lambda f, t: progress((1 + f) / 2, t)
+            s, source, learned, learned.values(), s.meta_batch, self.outer_loss, lambda f, t: progress((1 + f) / 2, t), course
         )
 
     def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evolve.fewshot.course import Course, Phase
 from evolve.fewshot.episodes import Episodes
 from evolve.fewshot.learner import Progress
 from evolve.fewshot.settings import FewshotSettings
@@ -19,26 +20,30 @@ MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 
 
 def tuned(
-    start: Tensor, scores: Callable[[Tensor, Tensor], Tensor], known: Tensor, labels: Tensor, steps: int, size: int, draw: torch.Generator, **sgd: Any
+    start: Tensor, scores: Callable[[Tensor, Tensor], Tensor], known: Tensor, labels: Tensor, passes: int, size: int, draw: torch.Generator, **sgd: Any
 ) -> Tensor:
-    """A classifier's weight after ``steps`` steps of SGD (settings ``sgd``) on the support set, ``size`` images at a time, pass after pass.
+    """A classifier's weight after SGD (settings ``sgd``) over the support set, ``passes`` times, ``size`` images a step, as both learners' authors do.
 
     ``scores(known, weight)`` -> [B, ways] of what is known of the support images, ``known`` [S, ...].
     """
     weight = start.detach().requires_grad_()
     optimizer = torch.optim.SGD([weight], **sgd)
-    pending = list[Tensor]()
-    for _ in range(steps):
-        pending = pending or list(torch.randperm(len(known), generator=draw).to(known.device).split(size))
-        chosen = pending.pop(0)
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(scores(known[chosen], weight), labels[chosen]).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    for _ in range(passes):
+        for chosen in torch.randperm(len(known), generator=draw).to(known.device).split(size):
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(scores(known[chosen], weight), labels[chosen]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
     return weight.detach()
 
 
 def pretrain(
-    network: Network, head: Callable[[Tensor], Tensor], weights: Iterable[Tensor], source: Episodes, s: FewshotSettings, progress: Progress
+    network: Network,
+    head: Callable[[Tensor], Tensor],
+    weights: Sequence[Tensor],
+    source: Episodes,
+    s: FewshotSettings,
+    progress: Progress,
+    course: Course,
 ) -> list[float]:
     """Train ``network`` in place, and ``weights``, those of ``head`` ([B, c] -> [B, C]), on all ancestor classes: SGD, cosine to zero.
 
@@ -46,8 +51,11 @@ def pretrain(
     """
     network.train()
     optimizer = torch.optim.SGD([*network.parameters(), *weights], lr=s.pretrain_lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    losses, done, steps = [], 0, source.steps * s.pretrain_epochs
-    for epoch in range(s.pretrain_epochs):
+    state = network.state_dict() | {f"new head {place}": weight for place, weight in enumerate(weights)}
+    phase = Phase("pretrain", s.pretrain_epochs, state, optimizer)
+    first, losses = course.resume(phase)
+    done, steps = source.steps * first, source.steps * s.pretrain_epochs
+    for epoch in range(first, s.pretrain_epochs):
         total, seen = 0.0, 0
         for step, (index, labels) in enumerate(source.epoch(epoch)):
             for group in optimizer.param_groups:
@@ -58,6 +66,7 @@ def pretrain(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total, seen, done = total + loss.item() * len(labels), seen + len(labels), done + 1
-        losses.append(total / seen)
+        losses[epoch] = total / seen
+        course.keep(phase, epoch + 1, losses)
         progress((epoch + 1) / s.pretrain_epochs, f"pre-training, epoch {epoch + 1} of {s.pretrain_epochs}")
-    return losses
+    return list(losses.tolist())

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evolve.fewshot.course import Course, Phase
 from evolve.fewshot.episodes import Episodes
 from evolve.fewshot.learner import Learner, Progress, Setup, classes_of, grouped
 from evolve.fewshot.trunk import HEAD, Functional, Parameters, fresh_head, width
@@ -49,18 +50,22 @@ class Reptile(Learner):
             total += loss.item()
         return {name: p.detach() for name, p in weights.items()}, total / max(1, steps)
 
-    def meta_train(self, source: Episodes, progress: Progress) -> list[float]:
+    def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
         """phi <- phi + epsilon * mean_i(W_i - phi), epsilon falling linearly to 0 (Algorithm 2, appendix A)."""
-        s, losses = self.settings, []
-        for numbers in grouped(s.episodes, s.meta_batch):
+        s = self.settings
+        steps = list(grouped(s.episodes, s.meta_batch))
+        phase = Phase("episodes", len(steps), self.weights)
+        first, losses = course.resume(phase)
+        for step, numbers in enumerate(steps[first:], start=first):
             reached = [self._task(source, number) for number in numbers]
             share = s.reptile_step * (1 - numbers.start / s.episodes)
             for name, p in self.weights.items():
                 goal = torch.stack([weights[name] for weights, _ in reached]).mean(0)
                 self.weights[name] = torch.lerp(p, goal, share)
-            losses.append(sum(loss for _, loss in reached) / len(reached))
+            losses[step] = sum(loss for _, loss in reached) / len(reached)
+            course.keep(phase, step + 1, losses)
             progress(numbers.stop / s.episodes, f"episode {numbers.stop} of {s.episodes}")
-        return losses
+        return list(losses.tolist())
 
     def _task(self, source: Episodes, number: int) -> tuple[Parameters, float]:
         episode = source.episode(number)

@@ -12,10 +12,16 @@ AUGMENTATIONS = ("crop", "flip")
 
 @dataclass(frozen=True)
 class FewshotSettings:
-    """[fewshot]: meta-training on episodes of the ancestor's classes, with as many classes each as a downstream task has (Table III)."""
+    """[fewshot]: meta-training on episodes of the ancestor's classes, with as many classes each as a downstream task has (Table III).
+
+    All ancestor classes, even those that the stream never drew; stream.images_per_class images of each, the ancestor's own.
+    """
 
     learners: tuple[str, ...] = setting(
-        (), "few-shot learners to compare with, on the paper's descendant; empty: none", choices=LEARNERS, key=False
+        (),
+        "few-shot learners to compare with, on the paper's descendant, meta-trained on all ancestor classes whatever the stream drew; empty: none",
+        choices=LEARNERS,
+        key=False,
     )
     episodes: int = setting(40_000, "episodes of meta-training", least=1)
     shots: int = setting(5, "support images a class in an episode", least=1)
@@ -42,15 +48,15 @@ class FewshotSettings:
     pretrain_batch: int = setting(64, "images a step of it", least=2)
     pretrain_lr: float = setting(0.1, "SGD rate of it, cosine over the epochs", least=0)
     cosine_scale: float = setting(10.0, "baseline++: factor of the cosines before the softmax", least=0)
-    tune_steps: int = setting(100, "baseline++: steps of the new head on a downstream task", least=0)
-    tune_batch: int = setting(4, "baseline++: images such a step", least=1)
+    tune_steps: int = setting(100, "baseline++: passes of the new head over a downstream task's images", least=0)
+    tune_batch: int = setting(4, "baseline++: images a step of it", least=1)
     tune_lr: float = setting(0.01, "baseline++: rate of such a step", least=0)
     mtl_lr: float = setting(0.01, "mtl: rate of the head's inner steps", least=0)
     mtl_steps: int = setting(50, "mtl: the head's inner steps, in meta-training and on a downstream task", least=0)
     emd_temperature: float = setting(12.5, "deepemd: factor of the mean similarity before the softmax", least=0)
-    emd_steps: int = setting(100, "deepemd: steps of the structured layer on a downstream task", least=0)
-    emd_batch: int = setting(4, "deepemd: images such a step", least=1)
-    emd_lr: float = setting(0.1, "deepemd: rate of such a step", least=0)
+    emd_steps: int = setting(100, "deepemd: passes of the structured layer over a downstream task's images (several a class)", least=0)
+    emd_batch: int = setting(4, "deepemd: images a step of it", least=1)
+    emd_lr: float = setting(100.0, "deepemd: rate of such a step (the authors' 100: a cosine's gradient is small)", least=0)
 
 
 _EPISODES = ("episodes", "shots", "queries", "augment", "lr")

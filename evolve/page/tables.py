@@ -69,13 +69,18 @@ def effects(summaries: Mapping[str, Summary]) -> Table | None:
 
 def fewshot(varieties: Mapping[str, Sequence[LineageRecord]]) -> Table | None:
     """Table III's learners beside every case's descendants, on the same tasks; None without any."""
-    rows = tuple(
-        Row((name, _learner(line), plus_minus(_points(line.accuracy)), _behind(line), str(line.accuracy.n)))
-        for name, records in varieties.items()
-        for line in fewshot_table.table(records)
-    )
-    heads = ("case", "method", "accuracy (%), 95 % interval", "inherited minus it, paired (points)", "tasks")
-    return Table("Few-shot learners beside the descendants", heads, rows, words=2) if rows else None
+    found = {name: fewshot_table.table(records) for name, records in varieties.items()}
+    differ = any(line.others for lines in found.values() for line in lines)
+    rows = tuple(Row(_beside(name, line, differ)) for name, lines in found.items() for line in lines)
+    shown = ("architecture",) if differ else ()
+    heads = ("case", "method", *shown, "accuracy (%), 95 % interval", "inherited minus it, paired (points)", "tasks")
+    caption = "Few-shot learners beside the descendants" + (", whose architectures differ (the condenser chose other layers)" if differ else "")
+    return Table(caption, heads, rows, words=2 + len(shown)) if rows else None
+
+
+def _beside(name: str, line: Learner, differ: bool) -> tuple[str, ...]:
+    accuracy = line.trouble or plus_minus(_points(line.accuracy))
+    return (name, _learner(line), *((line.backbone,) if differ else ()), accuracy, _behind(line), str(line.accuracy.n))
 
 
 def _learner(line: Learner) -> str:

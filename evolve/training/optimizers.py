@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def make_optimizer(
@@ -22,13 +22,13 @@ def make_optimizer(
     return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused, foreach=foreach)
 
 
-def state_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+def state_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the optimizer remembers of its steps, as "<what>/<parameter's name>": momentum, or AdamW's two averages and its count of steps."""
     held = {name: optimizer.state.get(parameter, {}) for name, parameter in parameters.items()}
     return {f"{what}/{name}": value for name, state in held.items() for what, value in state.items() if isinstance(value, Tensor)}
 
 
-def restore_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+def restore_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     """Take up what :func:`state_of` returned (tensors on the CPU), in the parameters' own memory order, which a step's kernel may rely on."""
     for key, tensor in tensors.items():
         what, _, name = key.partition("/")

@@ -7,9 +7,12 @@ import torch
 
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
+from evolve.fewshot.course import Course
+from evolve.fewshot.measure import meta_train_and_measure
 from evolve.fewshot.settings import FewshotSettings
 from evolve.networks.family import architecture
 from evolve.networks.network import Network, initialise
+from evolve.timing import NoCheckpoint, silent
 from evolve.training.group import DownstreamTask
 
 SIZE, TRAIN, TEST = 16, 24, 10
@@ -38,6 +41,7 @@ QUICK = FewshotSettings(
     mtl_lr=0.5,
     mtl_steps=20,
     emd_steps=5,
+    emd_lr=1.0,  # 32 channels have short descriptors, and the gradient of a cosine grows as they shrink
 )
 
 
@@ -69,3 +73,13 @@ def network(width: float = 1 / 16) -> Network:
     made = architecture("vgg16", width, SIZE).paper_descendant().build(WAYS)
     initialise(made, 0, "test")
     return made
+
+
+def course() -> Course:
+    """A meta-training from its start, that keeps nothing."""
+    return Course(NoCheckpoint())
+
+
+def measure(name, state, classes, tasks, settings, seed=0, progress=silent, checkpoint=None, images_per_class=0):
+    """meta_train_and_measure on these images."""
+    return meta_train_and_measure(name, state, classes, tasks, resident(), settings, seed, progress, checkpoint or NoCheckpoint(), images_per_class)

@@ -8,7 +8,12 @@ from colours import QUICK, SIZE, WAYS, network
 from scipy.optimize import linprog
 
 from evolve.fewshot.deepemd import descriptors, flows, scores, similarities, weights
+from evolve.fewshot.learner import means
 from evolve.fewshot.measure import make_learner
+from evolve.fewshot.pretrain import tuned
+from evolve.fewshot.settings import FewshotSettings
+from evolve.networks.family import architecture
+from evolve.networks.network import initialise
 
 
 def sets(places=4, other=4, seed=0):
@@ -87,8 +92,45 @@ def test_structured_prototypes_start_as_means_and_lower_the_supports_loss():
     known = torch.rand(20, 4, 6, generator=draw) + torch.eye(6)[labels][:, None] * 0.3
 
     def loss(steps):
-        learner = make_learner("deepemd", network(), replace(QUICK, emd_steps=steps), WAYS, 0)
+        learner = make_learner("deepemd", network(), replace(QUICK, emd_steps=steps, emd_lr=0.1), WAYS, 0)
         proto = learner.prototypes(known, labels, torch.Generator().manual_seed(0))
         return torch.nn.functional.cross_entropy(scores(known, proto, 12.5), labels).item()
 
     assert loss(40) < loss(0) - 0.05
+
+
+def real(shots):
+    """VGG8's descriptors of 5 classes of noisy colours at 32 pixels, with their labels, and a learner at the defaults, but few passes."""
+    net = architecture("vgg16", 1.0, 32).paper_descendant().build(5)
+    initialise(net, 0, "test")
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(5).repeat_interleave(shots)
+    images = torch.rand(5, 3, 1, 1, generator=draw)[labels] + torch.randn(5 * shots, 3, 32, 32, generator=draw)
+    with torch.no_grad():
+        known = descriptors(net.eval(), images)
+    return known, labels, make_learner("deepemd", net, replace(FewshotSettings(), emd_steps=4), 5, 0)
+
+
+def test_the_structured_layer_moves_on_a_real_backbone_at_the_default_rate():
+    """Ten images a class in batches of 4: 13 steps a pass, the authors' count; at a rate of 0.1 nothing moved."""
+    known, labels, learner = real(10)
+    start, found = (means(known, labels, 5), learner.prototypes(known, labels, torch.Generator().manual_seed(0)))
+    before, after = (torch.nn.functional.cross_entropy(scores(known, proto, 12.5), labels).item() for proto in (start, found))
+    assert (found - start).norm() > 0.05 * start.norm() and after < 0.9 * before
+
+
+def test_a_single_image_a_class_is_its_own_prototype():
+    known, labels, learner = real(1)
+    assert torch.equal(learner.prototypes(known, labels, torch.Generator()), means(known, labels, 5))
+
+
+def test_steps_are_passes_over_the_support_set():
+    seen = []
+
+    def matched(part, weight):
+        seen.append(part.flatten().tolist())
+        return part * weight
+
+    tuned(torch.ones(1), matched, torch.arange(10.0)[:, None].expand(10, 2), torch.zeros(10, dtype=torch.int64), 3, 4, torch.Generator(), lr=0.1)
+    assert [len(part) // 2 for part in seen] == [4, 4, 2] * 3
+    assert sorted(sum(seen[:3], [])) == sorted([float(n) for n in range(10)] * 2)

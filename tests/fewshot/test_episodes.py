@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from colours import ANCESTOR, QUICK, TRAIN, WAYS, network, resident, task
+from colours import ANCESTOR, QUICK, TRAIN, WAYS, measure, network, resident, task
 
+from evolve.data.streams import stream_tasks
 from evolve.errors import UserError
 from evolve.fewshot.episodes import Episodes
-from evolve.fewshot.measure import meta_train_and_measure
+from evolve.settings import StreamSettings
 
 
 def episodes(settings=QUICK, ways=WAYS, classes=ANCESTOR, seed=0):
@@ -63,9 +64,25 @@ def test_too_few_classes_or_images_are_named_before_anything_is_trained():
         episodes(ways=19).check()
     asking = replace(QUICK, shots=20)
     with pytest.raises(UserError, match=rf"fewshot\.shots = 20 and fewshot\.queries = 5: ancestor class \d+ has {TRAIN} training images"):
-        meta_train_and_measure("protonet", network(), ANCESTOR, [task(0)], resident(), asking, 0, pytest.fail)
+        measure("protonet", network(), ANCESTOR, [task(0)], asking, progress=pytest.fail)
     episodes(replace(QUICK, shots=TRAIN - QUICK.queries)).check()
     some = replace(asking, pretrain_epochs=0, tune_steps=0)
-    assert (
-        meta_train_and_measure("baseline++", network(), ANCESTOR, [task(0)], resident(), some, 0, lambda *_: None).losses == []
-    )  # no episodes
+    assert measure("baseline++", network(), ANCESTOR, [task(0)], some).losses == []  # no episodes
+
+
+def test_learners_see_the_images_of_a_class_that_the_ancestor_sees():
+    capped = Episodes(resident(), ANCESTOR, WAYS, QUICK, 0, 9)
+    stream = StreamSettings(tasks=1, classes_per_task=len(ANCESTOR), images_per_class=9)
+    ancestors = sorted(stream_tasks(stream, ANCESTOR, resident(), 0, 1)[0].train.tolist())
+    assert sorted(torch.cat([index for index, _ in capped.epoch(0)]).tolist()) == ancestors
+    seen = [places(torch.cat([one.support, one.query])).tolist() for one in map(capped.episode, range(8))]
+    assert {place for one in seen for place in one} <= set(ancestors)
+    with pytest.raises(UserError, match=r"ancestor class \d+ has 9 training images \(stream\.images_per_class\)"):
+        Episodes(resident(), ANCESTOR, WAYS, replace(QUICK, shots=5), 0, 9).check()
+
+
+@pytest.mark.parametrize("name", ["protonet", "baseline++"])
+def test_capped_images_change_what_is_learned(name):
+    short = replace(QUICK, episodes=2, pretrain_epochs=1)
+    every, some = (measure(name, network(), ANCESTOR, [task(0)], short, images_per_class=count).losses for count in (0, 9))
+    assert every != some

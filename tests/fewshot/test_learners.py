@@ -3,18 +3,20 @@
 import dataclasses
 import itertools
 import math
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
-from colours import ANCESTOR, QUICK, WAYS, network, resident, task
+from colours import ANCESTOR, QUICK, WAYS, course, measure, network, resident, task
 
 from evolve.fewshot.episodes import Episodes
-from evolve.fewshot.measure import HOMES, make_learner, meta_train_and_measure
+from evolve.fewshot.measure import HOMES, make_learner
 from evolve.fewshot.settings import LEARNERS, READ
 from evolve.networks.family import architecture
 from evolve.randomness import generator
+from evolve.store import Store
 
 TASKS = (0, 1, 2, 3)
 
@@ -26,7 +28,7 @@ def silent(done, text):
 @cache
 def trained(name, settings=QUICK):
     learner = make_learner(name, network(), settings, WAYS, 0)
-    return learner, learner.meta_train(Episodes(resident(), ANCESTOR, WAYS, settings, 0), silent)
+    return learner, learner.meta_train(Episodes(resident(), ANCESTOR, WAYS, settings, 0), silent, course())
 
 
 def predict(learner, number, queries=None):
@@ -65,8 +67,8 @@ def test_a_task_is_measured_alike_in_any_order_and_company(name):
     short = replace(QUICK, episodes=6, pretrain_epochs=1)
     state, before = network(), torch.random.get_rng_state()
     kept = {key: tensor.clone() for key, tensor in state.state_dict().items()}
-    whole = meta_train_and_measure(name, state, ANCESTOR, [task(n) for n in TASKS], resident(), short, 0, silent)
-    part = meta_train_and_measure(name, network(), ANCESTOR, [task(n) for n in TASKS[:2]], resident(), short, 0, silent)
+    whole = measure(name, state, ANCESTOR, [task(n) for n in TASKS], short)
+    part = measure(name, network(), ANCESTOR, [task(n) for n in TASKS[:2]], short)
     assert part.losses == whole.losses
     assert all(torch.equal(a, b) for a, b in zip(part.correct, whole.correct, strict=False))
     assert all(torch.equal(kept[key], tensor) for key, tensor in state.state_dict().items())
@@ -117,7 +119,7 @@ class Recorder:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_reads_the_settings_that_its_key_holds(name):
     recorder = Recorder(replace(QUICK, episodes=2, pretrain_epochs=1, emd_steps=1))
-    meta_train_and_measure(name, network(), ANCESTOR, [task(0)], resident(), recorder, 0, silent)
+    measure(name, network(), ANCESTOR, [task(0)], recorder)
     fields = {f.name for f in dataclasses.fields(QUICK)}
     assert recorder.read & fields == READ[name]
 
@@ -128,14 +130,46 @@ def test_other_backbones_learn_too(name, family, width):
     """Shortcuts with BN of their own, attention (which needs a second derivative) and tokens in the place of maps."""
     made = architecture(family, width, 16).paper_descendant().build(WAYS)
     short = replace(QUICK, episodes=4, pretrain_epochs=1, emd_steps=1)
-    found = meta_train_and_measure(name, made, ANCESTOR, [task(0)], resident(), short, 0, silent)
+    found = measure(name, made, ANCESTOR, [task(0)], short)
     assert found.correct[0].float().mean() > 0.5 and math.isfinite(found.losses[-1])
 
 
 def test_other_seeds_other_numbers():
     seeds = (0, 1)
     losses = [
-        meta_train_and_measure("protonet", network(), ANCESTOR, [task(0)], resident(), replace(QUICK, episodes=2), seed, silent).losses
+        measure("protonet", network(), ANCESTOR, [task(0)], replace(QUICK, episodes=2), seed).losses
         for seed in seeds
     ]
     assert all(a != b for a, b in itertools.combinations(losses, 2))
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_an_interrupted_meta_training_goes_on_to_the_bit(name, tmp_path):
+    """Cut off twice, for learners with two phases once in each: fractions of the whole meta-training are 0.8 of the progress shown."""
+    short, tasks = replace(QUICK, episodes=8, pretrain_epochs=4), [task(0)]
+    whole = measure(name, network(), ANCESTOR, tasks, short)
+    checkpoint, starts = Store(tmp_path).checkpoint("ab"), []
+    for limit in (0.3, 0.55, 2.0):
+        said = []
+
+        def progress(done, text, limit=limit, said=said):
+            said.append(done)
+            if done > limit:
+                raise Interrupted
+
+        with suppress(Interrupted):
+            found = measure(name, network(), ANCESTOR, tasks, short, progress=progress, checkpoint=checkpoint)
+        starts.append(said[0])
+    assert starts[0] < starts[1] < starts[2]  # each went on, none began anew
+    assert found.losses == whole.losses and torch.equal(found.correct[0], whole.correct[0])
+    assert math.isfinite(whole.losses[-1]) and found.undecided == whole.undecided == 0
+
+
+def test_a_learner_that_diverged_decides_nothing():
+    found = measure("protonet", network(), ANCESTOR, [task(0), task(1)], replace(QUICK, lr=float("inf"), episodes=3))
+    assert not math.isfinite(found.losses[-1]) and not sum(map(torch.sum, found.correct))
+    assert found.undecided == len(task(0).test) + len(task(1).test)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from colours import ANCESTOR, QUICK, WAYS, network, resident
+from colours import ANCESTOR, QUICK, WAYS, course, network, resident
 from torch import nn
 
 from evolve.fewshot.episodes import Episodes
@@ -27,7 +27,7 @@ def test_mtl_starts_as_its_network_and_never_changes_it():
     learner = make_learner("mtl", network(), SHORT, WAYS, 0)
     images = source().episode(0).query
     assert torch.allclose(learner.embed(images), learner.network.eval().embed(images), atol=1e-6)
-    learner.meta_train(source(), silent)
+    learner.meta_train(source(), silent, course())
     assert not torch.allclose(learner.embed(images), learner.network.embed(images), atol=1e-3)  # scales and shifts have learned
     frozen = dict(learner.trunk.named_parameters())
     assert all(torch.equal(frozen[f"network.{name}"], p) for name, p in learner.network.named_parameters())
@@ -61,7 +61,7 @@ def test_a_full_reptile_step_over_two_tasks_is_the_mean_of_plain_trainings():
     s = replace(SHORT, episodes=2, meta_batch=2, reptile_step=1.0)
     learner, data = make_learner("reptile", network(), s, WAYS, 0), source(s)
     start = {name: p.clone() for name, p in learner.weights.items()}
-    learner.meta_train(data, silent)
+    learner.meta_train(data, silent, course())
     reached = [plainly_trained(start, data.episode(number), number, s) for number in range(2)]
     for name, p in learner.weights.items():
         assert torch.allclose(p, (reached[0][name] + reached[1][name]) / 2, atol=2e-5), name
@@ -87,5 +87,5 @@ def plainly_trained(start, episode, number, s):
 def test_a_reptile_step_of_no_share_moves_nothing():
     learner = make_learner("reptile", network(), replace(SHORT, reptile_step=0.0), WAYS, 0)
     start = {name: p.clone() for name, p in learner.weights.items()}
-    learner.meta_train(source(), silent)
+    learner.meta_train(source(), silent, course())
     assert all(torch.equal(start[name], p) for name, p in learner.weights.items())

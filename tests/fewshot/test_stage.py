@@ -3,17 +3,19 @@
 import csv
 import io
 import json
+import math
 from dataclasses import fields, replace
 
 import pytest
 import torch
 from scipy import stats
 
-from evolve import fewshot_table, lineage, report, scenario
+from evolve import cost, fewshot_table, lineage, perform, report, scenario
 from evolve.collect import collect
 from evolve.curves import Descent, Generation, LineageRecord, record_from_json, record_to_json
 from evolve.data.sources import load_images
 from evolve.fewshot.settings import LEARNERS, READ, FewshotSettings
+from evolve.page import tables
 from evolve.perform import perform_stage
 from evolve.settings import DataSettings
 from evolve.store import Store
@@ -70,13 +72,33 @@ def test_what_descendants_and_ancestor_do_is_not(word):
     assert learner_keys(world()) == learner_keys(world(word))
 
 
+def test_the_images_that_the_ancestor_may_see_are_part_of_the_key_where_they_are_capped():
+    before, after = learner_keys(world()), learner_keys(world("stream.images_per_class=50"))
+    assert all(before[name] != after[name] for name in LEARNERS)
+    assert "images_per_class" not in lineage.fewshot(world(), "maml").recipe
+
+
+def test_the_plain_path_changes_no_learner():
+    w = world()
+    assert learner_keys(w) == learner_keys(replace(w, reference=True))
+
+
+def test_learners_that_count_passes_have_a_version_of_their_own():
+    versions = {name: lineage.fewshot(world(), name).recipe["version"] for name in LEARNERS}
+    assert versions == dict.fromkeys(LEARNERS, 1) | {"deepemd": 2, "baseline++": 2}
+
+
+def measured_context(store):
+    data = DataSettings(source="glyphs", size=16, glyph_train=8, glyph_test=4)
+    return {"data": data, "data_dir": None, "cache_dir": store.root.parent / "images", "device": "cpu"}
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """One learner's stage, computed into a store; (world, stage, store, its label's progress)."""
     place = tmp_path_factory.mktemp("few")
-    data = DataSettings(source="glyphs", size=16, glyph_train=8, glyph_test=4)
-    context = {"data": data, "data_dir": None, "cache_dir": place / "images", "device": "cpu"}
-    images = load_images(data, None, place / "images")
+    context = measured_context(Store(place / "store"))
+    images = load_images(context["data"], None, context["cache_dir"])
     words = [
         "fewshot.episodes=3",
         "fewshot.shots=2",
@@ -103,14 +125,45 @@ def test_the_result_holds_what_a_descendants_does(measured):
     assert done == sorted(done) and done[-1] == 1.0 and "protonet" in said[0][1]
 
 
-def test_collect_finds_it(measured):
-    w, stage, store, _ = measured
+class Stopped(Exception):
+    pass
 
+
+def test_an_interrupted_stage_goes_on_in_its_store(measured, tmp_path, monkeypatch):
+    _, stage, whole, _ = measured
+    monkeypatch.setattr(perform, "CHECKPOINT_SECONDS", 0.0)
+    context, store, said = measured_context(whole), Store(tmp_path / "store"), []
+
+    def stopping(done, text):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        perform_stage(stage, store, context, stopping)
+    perform_stage(stage, store, context, lambda done, text: said.append(text))
+    assert "episode 2 of 3" in said[0] and not any("episode 1 of 3" in text for text in said)
+    again, expected = store.get(stage.key), whole.get(stage.key)
+    assert again.record == expected.record
+    assert all(torch.equal(tensor, again.tensors("correct")[name]) for name, tensor in expected.tensors("correct").items())
+
+
+def peeking(store, **changed):
     def peek(key):
         found = store.get(key) if store.has(key) else None
-        return found.record if found else None
+        return {**found.record, **changed} if found else None
 
-    record = collect(w, peek, "s", "p", {}, {})
+    return peek
+
+
+@pytest.mark.parametrize("changed", [{"losses": [1.0, math.nan, math.nan]}, {"undecided": 3}])
+def test_a_learner_that_diverged_is_said_to_have(measured, changed):
+    w, _, store, _ = measured
+    assert [collect(w, peeking(store, **ok), "s", "p", {}, {}).fewshot[0].diverged for ok in ({}, changed)] == [False, True]
+
+
+def test_collect_finds_it(measured):
+    w, stage, store, _ = measured
+    record = collect(w, peeking(store), "s", "p", {}, {})
+    assert record.fewshot[0].backbone == lineage.paper_descendant(w.settings).anonymous().describe()
     assert [one.method for one in record.fewshot] == ["protonet"]
     assert record.fewshot[0].accuracy == tuple(store.get(stage.key).record["accuracy"])
     assert record_from_json(json.loads(json.dumps(record_to_json(record)))) == record
@@ -178,3 +231,44 @@ def test_losses_are_thinned_by_means():
     losses = torch.arange(250.0).tolist()
     found = thinned(losses)
     assert len(found) <= 100 and found[0] == 1.0 and thinned([]) == [] and thinned([1.0, 2.0]) == [1.0, 2.0]
+
+
+def with_learner(**changed):
+    first, *rest = record().fewshot
+    return replace(record(), fewshot=(replace(first, **changed), *rest))
+
+
+def test_a_learner_that_diverged_has_no_accuracy_and_no_difference():
+    broken = with_learner(diverged=True)
+    said = fewshot_table.sentences([broken])
+    assert said[1] == "protonet: diverged (loss not finite)" and said[2].startswith("maml: 55.00 ± ")
+    row = list(fewshot_table.rows([broken]))[1]
+    assert row["note"] == "diverged (loss not finite)" and row["mean"] is row["inherited_minus"] is None
+    shown = tables.fewshot({"case": [broken]}).rows[1].cells
+    assert shown == ("case", "protonet", "diverged (loss not finite)", "", "4")
+    second = replace(record(1, 0.1))
+    assert fewshot_table.sentences([broken, second])[1] == "protonet: diverged (loss not finite) in 1 of 2 seeds"
+
+
+def test_other_architectures_are_named_beside_the_differences():
+    """record()'s descendants are of "8* M"."""
+    same, other = with_learner(backbone="8 M"), with_learner(backbone="8 8 M")
+    assert not any("differ" in line for line in fewshot_table.sentences([same]))
+    assert [row["same_backbone"] for row in fewshot_table.rows([same])] == [None, True, True]
+    assert tables.fewshot({"case": [same]}).heads[2].startswith("accuracy")
+    assert fewshot_table.sentences([other])[-1] == "the architectures differ: learners 8 8 M; inherited 8 M (the condenser's choice)"
+    assert [(row["backbone"], row["same_backbone"]) for row in fewshot_table.rows([other])][:2] == [("8 M", None), ("8 8 M", False)]
+    page = tables.fewshot({"case": [other]})
+    assert page.heads[2] == "architecture" and page.words == 3 and [row.cells[2] for row in page.rows][:2] == ["8 M", "8 8 M"]
+
+
+def test_pre_training_costs_what_the_ancestors_images_do():
+    """CIFAR-100's 500 images a class, while the descendants' source has fewer."""
+
+    settings = scenario.load("cifar-fewshot", "paper").settings
+
+    def seconds(**changed):
+        return cost.seconds(replace(settings, **changed), "fewshot", {"learner": "baseline++"})
+
+    assert seconds(stream=replace(settings.stream, images_per_class=50)) < 0.2 * seconds()
+    assert seconds(data=replace(settings.data, descend_source="glyphs", glyph_train=20)) > 0.9 * seconds()
