@@ -28,6 +28,8 @@ from evolve.store import Stage
 # Raised by hand when a room's numbers change for the same settings; results of the older version are then simply not found.
 VERSIONS = {"accumulate": 3, "condense": 2, "descend": 3, "fewshot": 1}
 RAISED = {"baseline++": 1, "deepemd": 1}  # few-shot learners whose numbers alone changed, so often: passes over the support set, not steps
+# Strategies whose numbers alone changed, by head: BN's statistics under MAS, and the heads of tasks to come under a penalty.
+MENDED = {("mas", "shared"), ("mas", "single"), *((strategy, "per-task") for strategy in ("mas", "ewc", "si"))}
 TASKS = ("descendants", "classes_per_task", "shots", "test_per_class")  # [descend]: what chooses the downstream tasks
 
 SPARSE = ("shuffled", "joint", "full-ancestor", "distilled")  # controls that need not run at every generation
@@ -129,6 +131,8 @@ def accumulate(world: World, task: int, previous: Stage | None, strategy: str | 
         recipe["arithmetic"] = world.arithmetic
     if strategy and strategy != s.ancestor.strategy:
         recipe["ancestor"] |= {"strategy": strategy, "strategy_args": {}}
+    if task > 0 and (recipe["ancestor"]["strategy"], s.ancestor.head) in MENDED:
+        recipe["mended"] = 1
     if task > 0:
         recipe |= marked("strategies", recipe["ancestor"]["strategy"])
     if task > 0 and recipe["ancestor"]["strategy"] == "joint":
@@ -149,6 +153,8 @@ def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
         "condense": _condense_settings(s),
     }
     recipe |= marked("condensers", s.condense.method)
+    if s.condense.repeats > 1 and condenser_table.method(s.condense.method).draws:
+        recipe["agreed"] = 2  # as VERSIONS: how repeats are put together
     if condenser_table.method(s.condense.method).computes:
         recipe["arithmetic"] = world.arithmetic
     return _stage("condense", f"{of}condense {length}", recipe, {"ancestor": ancestor}, priority=1)
@@ -230,7 +236,13 @@ def _descend_recipe(world: World) -> dict[str, Any]:
         "classes": list(world.descend_classes),
         "network": network(world.settings),
         "descend": _learning(world.settings.descend, without=("distill_weight",)),
-    }
+    } | _uneven(world.settings)
+
+
+def _uneven(s: Settings) -> dict[str, Any]:
+    """A mark where tasks may have unequally many test images, which were cut off once; the sources named have as many of every class."""
+    source = s.data.source if s.data.descend_source == "same" else s.data.descend_source
+    return {} if s.descend.test_per_class or source in ("glyphs", "cifar100", "tinyimagenet") else {"tests": 2}
 
 
 def _learning(section: Any, later: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> dict[str, Any]:

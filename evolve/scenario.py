@@ -236,6 +236,8 @@ def _problems(s: Settings) -> Iterator[str]:
         yield "stream.tasks = 0: that is one pretrained ancestor at lineage length 0; give its ancestor.checkpoint and controls.untrained = true, or tasks"
     if s.condense.repeats > 1 and not condenser_table.method(s.condense.method).draws:
         yield f"condense.repeats = {s.condense.repeats}: method {s.condense.method} draws nothing, so every repeat would be the same; allowed is 1"
+    if s.condense.method == "fisher" and s.ancestor.strategy in ("scr", "cope"):
+        yield f'condense.method = "fisher": a {s.ancestor.strategy} ancestor predicts by distances, not by the head that fisher reads; choose another'
     if s.condense.args and s.condense.method in condenser_table.TABLE:
         yield f"condense.args = {toml_value(s.condense.args)}: method {s.condense.method} takes none, they are a plug-in's; allowed is {{}}"
     for room in ("ancestor", "condense", "descend", "fewshot"):

@@ -145,3 +145,19 @@ def test_a_pretrained_start_is_what_they_return_to(strategy: str, tmp_path: Path
         learner.learn(stream_tasks(S, CLASSES, images(), SEED, task), Memory(), quiet)
     assert_same(done.tensors, learner.state()[0])
     assert not torch.equal(weights(done)[LAYERS[0]], weights(uninterrupted(strategy, "single")[2])[LAYERS[0]])
+
+
+def test_mas_leaves_the_statistics_of_the_whole_task() -> None:
+    """Its measuring pass goes class by class; after the first task, which it learns as naive does, BN's statistics must be naive's."""
+    mas, naive = (model_of(uninterrupted(strategy, "shared")[1]) for strategy in ("mas", "naive"))
+    names = [name for name in naive if "running" in name]
+    assert names and all(torch.equal(mas[name], naive[name]) for name in names)
+
+
+@pytest.mark.parametrize("strategy", [name for name, known in TABLE.items() if "per-task" in known.heads])
+def test_the_heads_of_tasks_to_come_are_as_they_were_drawn(strategy: str) -> None:
+    whole = uninterrupted(strategy, "per-task")
+    for task in (1, 2):
+        before, after = model_of(whole[0]), model_of(whole[task])
+        names = [name for name in before if name.startswith("heads.") and int(name.split(".")[1]) >= task - 1]  # heads.0 is the second task's
+        assert names and all(torch.equal(before[name], after[name]) for name in names)

@@ -44,10 +44,10 @@ def _condense(request: Request) -> Condensed:
 def agreed(runs: Sequence[Condensed], request: Request) -> Condensed:
     """Several condensations as one: the selection from their mean alpha by the method's rule, and the share of them that chose just these layers.
 
-    (The paper claims 10 of 10.) Condensations that collapsed or diverged count in the agreement and not in the mean; where all of
-    them did, there is nothing to agree on.
+    (The paper claims 10 of 10.) Condensations that collapsed or diverged do not enter the mean; those that were tied do. Neither of them
+    chose anything, so they never count as agreeing, and where the mean decides nothing there is nothing to agree on.
     """
-    good = [run for run in runs if run.status == "selected"]
+    good = [run for run in runs if run.status in ("selected", "tied")]
     repeats = tuple(run.selected for run in runs)
     if not good:
         return replace(runs[0], repeats=repeats)
@@ -58,5 +58,5 @@ def agreed(runs: Sequence[Condensed], request: Request) -> Condensed:
         found,
         selected_by=f"{found.selected_by}, mean alpha of {len(good)} condensations",
         repeats=repeats,
-        agreement=sum(one == found.selected for one in repeats) / len(repeats),
+        agreement=sum(run.status == "selected" and run.selected == found.selected for run in runs) / len(runs) if found.status == "selected" else None,
     )

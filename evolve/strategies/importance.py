@@ -19,16 +19,20 @@ Values = dict[str, ParamData]
 class MAS(Stored, MASPlugin):
     """Avalanche's Memory Aware Synapses. The weights that it holds on to are the model's own at the task's end.
 
-    It measures in training mode; where its batches would leave a rest of one image, for which BN has no variance, they are one larger.
+    It measures in training mode; where its batches would leave a rest of one image, for which BN has no variance, they are one larger. It
+    passes over the task class by class, so the running statistics would be those of the last one: they are put back.
     """
 
     def _get_importance(self, strategy: Any) -> Values:
         size = strategy.train_mb_size
         strategy.train_mb_size = size + (len(strategy.experience.dataset) % size == 1)
+        kept = [buffer.clone() for buffer in strategy.model.buffers()]
         try:
             found: Values = super()._get_importance(strategy)
         finally:
             strategy.train_mb_size = size
+            for buffer, before in zip(strategy.model.buffers(), kept, strict=True):
+                buffer.copy_(before)
         return found
 
     def state(self) -> State:

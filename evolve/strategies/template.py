@@ -193,6 +193,14 @@ class ResidentStrategy(_Template):
         extra = (self.mb_task_id,) if isinstance(self.model, MultiTaskModule) else ()
         return self.fast.forward(self.mb_x, *extra)
 
+    def optimizer_step(self) -> None:
+        """Heads of tasks to come stay as they are: a penalty over all parameters has a gradient of zero for them, by which SGD would decay them."""
+        if isinstance(self.model, MultiHeadAncestor):
+            for label in range(self.task, len(self.model.heads) + 1):
+                for parameter in self.model.head(label).parameters():
+                    parameter.grad = None
+        super().optimizer_step()
+
     def _unpack_minibatch(self) -> None:
         """The loader's batches are lists already; only what lies elsewhere moves."""
         if self.device.type != "cpu":

@@ -12,7 +12,7 @@ from evolve.networks.fused import Fused, Statistics, Weights, orders
 from evolve.networks.kernels import PLACE
 from evolve.networks.plan import Plan
 from evolve.networks.vgg import VGG
-from evolve.training.group import Group
+from evolve.training.group import DownstreamTask, Group
 from evolve.training.plain import TEST_BATCH
 from evolve.training.width import together
 
@@ -89,6 +89,7 @@ class Crew:
         self.steps = 0
         self._passes: dict[int, Fused] = {}
         self._tests: list[Tensor] = []
+        self._places, self._truth = _padded([group.tasks[member] for member in members])
         self._load()
         # The momentum already holds the next step's decay, so that a gradient only has to be added (see _update).
         self.momentum.values.add_(self.parameters.values, alpha=group.d.weight_decay)
@@ -142,21 +143,17 @@ class Crew:
         return self._passes[batch]
 
     def correct(self) -> list[Tensor]:
-        tasks = [self.group.tasks[member] for member in self.members]
         found = []
-        for number, places in enumerate(torch.arange(len(tasks[0].test)).split(TEST_BATCH)):
-            logits = self._pass(len(places)).evaluate(self.parameters.weights, self.statistics, self._test_images(number, places))
-            truth = torch.stack([task.test_labels[places] for task in tasks])
+        for number, (places, truth) in enumerate(zip(self._places.split(TEST_BATCH, 1), self._truth.split(TEST_BATCH, 1), strict=True)):
+            logits = self._pass(places.shape[1]).evaluate(self.parameters.weights, self.statistics, self._test_images(number, places))
             found.append(logits.argmax(2) == truth)
-        return list(torch.cat(found, 1))
+        return [right[: len(self.group.tasks[member].test)] for member, right in zip(self.members, torch.cat(found, 1), strict=True)]
 
     def _test_images(self, number: int, places: Tensor) -> Tensor:
         if number < len(self._tests):
             return self._tests[number]
-        resident = self.group.resident
-        index = torch.cat([self.group.tasks[member].test[places] for member in self.members])
-        images = interleaved(resident.batch(index).to(self.dtype), len(self.members))
-        if images.nbytes // len(places) * len(self.group.tasks[0].test) <= KEPT_BYTES:
+        images = interleaved(self.group.resident.batch(places.flatten()).to(self.dtype), len(self.members))
+        if images.nbytes // places.shape[1] * self._places.shape[1] <= KEPT_BYTES:
             self._tests.append(images)
         return images
 
@@ -184,6 +181,15 @@ class Crew:
                 pairs += [(o.chunk(len(self.models))[n], g) for o, g in zip(own, given, strict=True)]
             pairs += [(w.head[n], model.head.weight), (w.head_bias[n], model.head.bias)]
         return pairs  # type: ignore[return-value]
+
+
+def _padded(tasks: Sequence[DownstreamTask]) -> tuple[Tensor, Tensor]:
+    """Indices and labels of the test images, int64 [members, most images]: shorter tasks are filled up with index 0, label -1."""
+    most = max(len(task.test) for task in tasks)
+    index, labels = torch.zeros(len(tasks), most, dtype=torch.int64), torch.full((len(tasks), most), -1)
+    for member, task in enumerate(tasks):
+        index[member, : len(task.test)], labels[member, : len(task.test)] = task.test, task.test_labels
+    return index, labels
 
 
 def _gather(models: Sequence[VGG], name: str) -> list[Tensor]:

@@ -148,6 +148,18 @@ def test_repeats_are_judged_by_the_methods_own_rule() -> None:
     assert done.selected_by == "threshold (Eq. 10), mean alpha of 2 condensations"
 
 
+def test_a_repeat_that_decided_nothing_agrees_with_nothing() -> None:
+    """Nine tied ones return the fixed set; that the tenth selects just this set is no agreement of ten."""
+    asked = request("similarity", fixed=(1,))
+    asked.__dict__["groups"] = (("conv1",), ("conv2",), ("conv3",))
+    clear, tied = torch.tensor([[-0.1], [-0.9], [-0.9]]), torch.full((3, 1), -0.5)
+    done = agreed([scored(asked, alpha, {}, "threshold") for alpha in [*[tied] * 9, clear]], asked)
+    assert (done.status, done.selected, done.agreement) == ("selected", (0,), 0.1)
+    assert done.selected_by == "threshold (Eq. 10), mean alpha of 10 condensations"
+    done = agreed([scored(asked, tied, {}, "threshold") for _ in range(3)], asked)
+    assert (done.status, done.agreement) == ("tied", None)
+
+
 def test_scores_that_are_not_finite_leave_no_such_numbers_behind() -> None:
     asked = request("cka")
     alpha = torch.ones(13, 7)

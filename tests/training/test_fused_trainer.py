@@ -83,3 +83,17 @@ def test_alone_equals_together(resident) -> None:
         own, _ = trained(FusedTrainer([model], Group([tasks[number]], [number], resident, D, 5)), D.epochs)
         assert np.allclose([epoch[0] for epoch in own], [epoch[number] for epoch in losses], rtol=1e-9)
     assert_same(together, alone)
+
+
+@pytest.mark.parametrize("uneven", [(5, 7, 3), (7, 3, 5)])
+def test_every_test_image_of_unequal_tasks_is_measured(resident, uneven) -> None:
+    """Sources need not have as many test images of every class; the images lie class by class, so a cut loses classes."""
+    tasks = downstream_tasks(D, range(8), resident, 5)
+    tasks = [replace(task, test=task.test[-count:], test_labels=task.test_labels[-count:]) for task, count in zip(tasks, uneven, strict=True)]
+    group = Group(tasks, range(3), resident, D, 5)
+    ours = descendants(PAPER, 3)
+    theirs = copy.deepcopy(ours)
+    _, correct = trained(FusedTrainer(ours, group), 1)
+    _, wanted = trained(PlainTrainer(theirs, group), 1)
+    assert [len(right) for right in correct] == list(uneven)
+    assert all(torch.equal(a, b) for a, b in zip(correct, wanted, strict=True))
