@@ -5,12 +5,13 @@ import io
 import json
 import math
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from scipy import stats
 
-from evolve import cost, fewshot_table, lineage, perform, report, scenario
+from evolve import cost, fewshot_table, lineage, listing, perform, report, scenario, timing
 from evolve.collect import collect
 from evolve.curves import Descent, Generation, LineageRecord, record_from_json, record_to_json
 from evolve.data.sources import load_images
@@ -272,3 +273,29 @@ def test_pre_training_costs_what_the_ancestors_images_do():
 
     assert seconds(stream=replace(settings.stream, images_per_class=50)) < 0.2 * seconds()
     assert seconds(data=replace(settings.data, descend_source="glyphs", glyph_train=20)) > 0.9 * seconds()
+
+
+def test_a_plan_scales_learners_by_a_descendants_steps_and_says_that_they_are_estimated(measured, monkeypatch, capsys):
+    """Although no descend stage is left to do."""
+    w, stage, store, _ = measured
+    asked = []
+
+    def ratio(kind, opened, resident):
+        asked.append(kind)
+        return 3.0
+
+    monkeypatch.setattr(timing, "_ratio", ratio)
+    opened = SimpleNamespace(
+        missing=lambda: [stage],
+        stages=lambda: [stage],
+        context=measured_context(store),
+        order=SimpleNamespace(device="cpu"),
+        world=w,
+    )
+    assert timing.measure_speed(opened)["fewshot"] == 3.0 and asked == ["descend"]
+    monkeypatch.setattr(listing, "open_run", lambda order, say: opened)
+    monkeypatch.setattr(listing, "remaining_seconds", lambda opened: {stage.key: 10.0})
+    monkeypatch.setattr(listing, "worker_places", lambda order, opened: ["cpu"])
+    listing.plan_table(opened.order)
+    said = capsys.readouterr().out
+    assert "few-shot: estimated, not timed" in said and "left: about 30 s" in said
