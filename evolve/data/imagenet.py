@@ -7,7 +7,7 @@ by Kaggle's ``LOC_val_solution.csv``, by ``val.csv`` (file name, class) or by th
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +20,7 @@ from evolve.settings import DataSettings
 
 KAGGLE = "ILSVRC/Data/CLS-LOC"  # where Kaggle's archive puts train/ and val/
 TABLES = ("LOC_val_solution.csv", "val.csv")
+LABELLING = 2  # raised by hand when a flat val/ is labelled otherwise: what an older rule labelled is then decoded again
 DEVKIT = "ILSVRC2012_devkit_t12/data"
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 ACCEPTED = (
@@ -63,7 +64,10 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
         listed += [(part.folder, part.names) for part in class_parts(labels, classes)]
     elif labels:
         listed += [(layout.root / "val", photos_below(layout.root / "val")), (labels.parent, [labels.name])]
-    identity = {"source": "imagenet", "size": data.size, "photos": identify(listed)} | cap_identity(data.images_per_class, data.split_seed)
+    identity: dict[str, object] = {"source": "imagenet", "size": data.size, "photos": identify(listed)}
+    if labels and labels != layout.root / "val":  # all others keep the entries they have
+        identity["labelling"] = LABELLING
+    identity |= cap_identity(data.images_per_class, data.split_seed)
     return Prepared(identity, lambda report: decode_all(layout, classes, labels, data, report), IMAGENET_MEAN, IMAGENET_STD)
 
 
@@ -121,33 +125,72 @@ def decode_all(layout: Layout, classes: list[str], labels: Path | None, data: Da
 
 
 def test_parts(layout: Layout, classes: list[str], labels: Path | None) -> list[Part]:
-    """The test images of the training classes; those of other classes are left out."""
+    """The test images of the training classes; those of other classes are left out. DataError for a table that does not fit the photos."""
     val = layout.root / "val"
     if labels is None:
         return []
     if labels == val:
         return class_parts(val, classes)
-    present = {PurePosixPath(name).stem: name for name in photos_below(val)}
+    present = by_stem(photos_below(val))
+    class_of: dict[str, str] = {}
     chosen: dict[str, list[str]] = {name: [] for name in classes}
     for photo, class_name in from_devkit(labels) if labels.name == TRUTH else from_table(labels):
-        stem = PurePosixPath(photo).stem
-        if class_name in chosen and stem not in present:
-            raise DataError(f"{val}: {photo} is named in {labels.name} but is not there; get the validation images again")
         if class_name in chosen:
-            chosen[class_name].append(present[stem])
-    if not any(chosen.values()):
+            name = called(photo, present, val, labels)
+            if name in class_of:
+                raise DataError(f"{labels}: {name} is listed twice, as {class_of[name]!r} and as {class_name!r}; a photo has one line: remove one")
+            class_of[name] = class_name
+            chosen[class_name].append(name)
+    if not class_of:
         raise DataError(f"{labels}: names no photo of a class that is in {layout.root / 'train'}; {ACCEPTED}")
     return [Part(name, val, sorted(names)) for name, names in chosen.items()]
 
 
+def by_stem(names: Sequence[str]) -> dict[str, list[str]]:
+    """Names of photos by what they are called without folder and suffix, as Kaggle's table calls them."""
+    stems: dict[str, list[str]] = {}
+    for name in names:
+        stems.setdefault(PurePosixPath(name).stem, []).append(name)
+    return stems
+
+
+def called(photo: str, present: Mapping[str, Sequence[str]], val: Path, labels: Path) -> str:
+    """The photo in val/ that is called so in ``labels``: by its name relative to val/, else the only one with this stem.
+
+    ``present`` is :func:`by_stem` of the photos. DataError where there is none, or several and none has exactly this name.
+    """
+    path = PurePosixPath(photo)
+    candidates = present.get(path.stem, ())
+    if str(path) in candidates:
+        return str(path)
+    if not candidates:
+        raise DataError(f"{val}: {photo!r} is named in {labels.name} but is not there; get the validation images again")
+    if len(candidates) > 1:
+        several = f"{candidates[0]} and {candidates[1]}"
+        raise DataError(f"{labels}: {photo!r} may be {several} in {val}; name each photo with folder and suffix, or keep only one of them")
+    return candidates[0]
+
+
 def from_table(table: Path) -> Iterator[tuple[str, str]]:
-    """(photo, class) of every line "file name,class" after the heading; Kaggle's second column goes on with boxes."""
-    with open(table, encoding="utf-8", errors="replace", newline="") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            if len(row) < 2 or not row[1].split():
-                raise DataError(f"{table}: line {number} is not 'file name,class'")
-            if number > 1 or PurePosixPath(row[0]).suffix:
-                yield row[0], row[1].split()[0]
+    """(photo, class) of every line "file name,class". A heading is one more such line, of a class that no photo has.
+
+    DataError, naming the file, for a line of another form or a file that is no CSV in UTF-8.
+    """
+    try:
+        with open(table, encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{table}: {error}; expected lines 'file name,class' in UTF-8") from None
+    for number, row in enumerate(rows, 1):
+        if len(row) < 2 or not row[1].strip():
+            raise DataError(f"{table}: line {number} is not 'file name,class'")
+        yield row[0], without_boxes(row[1].strip())
+
+
+def without_boxes(text: str) -> str:
+    """A table's second column without the boxes that Kaggle writes there, "n01440764 1 2 3 4 n01440764 5 6 7 8". A class may have spaces in its name."""
+    words = text.split()
+    return words[0] if len(words) >= 5 and all(word.isdecimal() for word in words[1:5]) else text
 
 
 def from_devkit(truth: Path) -> Iterator[tuple[str, str]]:
@@ -157,10 +200,10 @@ def from_devkit(truth: Path) -> Iterator[tuple[str, str]]:
     meta = truth.with_name(META)
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
-        wnid = {int(number): str(name) for number, name in zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)}
+        wnid = {str(int(number)): str(name) for number, name in zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)}
     except Exception as error:  # scipy raises many types for broken files
         raise DataError(f"{meta}: cannot be read ({error}); get the ILSVRC-2012 devkit again") from None
-    for number, line in enumerate(truth.read_text().split(), 1):
-        if not line.isdigit() or int(line) not in wnid:
-            raise DataError(f"{truth}: line {number} is {line!r}, no class number of {META}; get the ILSVRC-2012 devkit again")
-        yield f"ILSVRC2012_val_{number:08d}.JPEG", wnid[int(line)]
+    for number, line in enumerate(truth.read_text("utf-8", "replace").split(), 1):
+        if line not in wnid:
+            raise DataError(f"{truth}: line {number} is {line[:40]!r}, no class number of {META}; get the ILSVRC-2012 devkit again")
+        yield f"ILSVRC2012_val_{number:08d}.JPEG", wnid[line]

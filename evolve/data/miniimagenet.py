@@ -12,7 +12,7 @@ import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -42,13 +42,15 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
     """miniImageNet found in ``data_dir``. DataError when neither distribution is there or a file of it does not fit."""
     tables, pickled = ([data_dir / name.format(part) for part in PARTS.values()] for name in ("{}.csv", "mini-imagenet-cache-{}.pkl"))
     decode_all: Callable[[Report], Streamed]
+    found: dict[str, str | int]
     if all(file.is_file() for file in tables):
         classes = from_tables(tables)
         listed = [(data_dir, [file.name for file in tables]), *((data_dir / "images", c.photos) for c in classes)]
         found = {"photos": identify(listed)}
         decode_all = partial(decode_folder, data_dir / "images", classes, data)
     elif all(file.is_file() for file in pickled):
-        found = {"pickles": identify([(data_dir, [file.name for file in pickled])])}
+        # "rows" is raised by hand when other lists of rows are refused: they are looked at only when they are decoded
+        found = {"pickles": identify([(data_dir, [file.name for file in pickled])]), "rows": 2}
         decode_all = partial(decode_pickles, pickled, data)
     else:
         missing = ", ".join(file.name for file in (*tables, *pickled) if not file.is_file())
@@ -58,7 +60,7 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
 
 
 def from_tables(tables: Sequence[Path]) -> list[Class]:
-    """The classes of train.csv, val.csv and test.csv, by role and name. DataError for a line or a class that does not fit."""
+    """The classes of train.csv, val.csv and test.csv, by role and name. DataError for a line, a photo or a class that does not fit."""
     classes: list[Class] = []
     for role, table in zip(PARTS, tables, strict=True):
         photos: dict[str, list[str]] = {}
@@ -70,9 +72,9 @@ def from_tables(tables: Sequence[Path]) -> list[Class]:
             name, label = row.get("filename"), row.get("label")
             if not name or not label or not name.isprintable() or ".." in name or name.startswith("/"):
                 raise DataError(f"{table}: line {number} has no file name and label; expected columns filename,label")
-            photos.setdefault(label, []).append(name)
+            photos.setdefault(label, []).append(str(PurePosixPath(name)))  # "./x.jpg" is x.jpg
         classes += [Class(label, role, sorted(names)) for label, names in sorted(photos.items())]
-    return checked(classes, tables[0].parent)
+    return checked(classes, tables[0].parent, str)
 
 
 def from_pickles(arrays: Sequence[Any], files: Sequence[Path]) -> list[Class]:
@@ -88,18 +90,27 @@ def from_pickles(arrays: Sequence[Any], files: Sequence[Path]) -> list[Class]:
             if numbers.dtype.kind not in "iu" or numbers.ndim != 1 or (numbers < 0).any() or (numbers >= len(images)).any():
                 raise DataError(f"{file}: class_dict gives {label} no list of rows of image_data, which has {len(images)}; {CONVERT}")
             classes.append(Class(str(label), role, [(place, row) for row in numbers.tolist()]))
-    return checked(classes, files[0].parent)
+    return checked(classes, files[0].parent, lambda photo: f"row {photo[1]} of {files[photo[0]].name}")
 
 
-def checked(classes: list[Class], where: Path) -> list[Class]:
-    """The classes, if each stands in one part only and has a photograph to train on and one to test with."""
+def checked(classes: list[Class], where: Path, called: Callable[[Any], str]) -> list[Class]:
+    """The classes, if each stands in one part only and has a photograph to train on and one to test with, and each photograph is listed once.
+
+    A second listing could stand on the other side of the cut between training and test images. ``called``: a photograph, for the message.
+    """
     seen: set[str] = set()
+    class_of: dict[Any, str] = {}
     for c in classes:
         if c.name in seen:
             raise DataError(f"{where}: class {c.name} is in two of the parts train, val and test; get the split again")
         if len(c.photos) < 2:
             raise DataError(f"{where}: class {c.name} has {len(c.photos)} photograph; at least 2 are needed, one to train on and one to test with")
         seen.add(c.name)
+        for photo in c.photos:
+            if photo in class_of:
+                listed = f"{called(photo)} is listed twice, in class {class_of[photo]} and in class {c.name}"
+                raise DataError(f"{where}: {listed}; a photograph is in one class once: remove one, or get the split again")
+            class_of[photo] = c.name
     if {c.role for c in classes} != set(PARTS):
         raise DataError(f"{where}: one of the parts train, val and test has no class; expected {EXPECTED}")
     return classes

@@ -38,7 +38,8 @@ def make_splits(data: DataSettings, images: ImageSet) -> Splits:
 
     They are drawn from the classes left; of a source that brings its own split (miniImageNet), from that role's. A second source's
     condense and descend classes are listed by their ids in that source, and drawn from its classes; the ancestor's are the first one's.
-    UserError, naming the key: a class listed twice or in two roles, an id that does not exist, more classes asked for than there are.
+    UserError, naming the key: a class listed twice or in two roles, an id that does not exist, more classes asked for than there are; or
+    naming the class: it is the ancestor's in the first source and has another role in the second.
     """
     offsets = {"ancestor": 0, "condense": images.second, "descend": images.second}
     named = {"ancestor": data.ancestor_classes, "condense": data.condense_classes, "descend": data.descend_classes}
@@ -59,6 +60,8 @@ def make_splits(data: DataSettings, images: ImageSet) -> Splits:
         for role, count in counts.items():
             chosen[role] = tuple(left[place] for place in order[:count])
             order = order[count:]
+    if images.second:
+        _check_shared(chosen, images)
     return Splits(**{role: tuple(sorted(chosen[role])) for role in ROLES})
 
 
@@ -72,6 +75,21 @@ def _pools(drawn: Sequence[str], images: ImageSet) -> Iterator[tuple[Sequence[in
     for pool, roles in ((first, ("ancestor",)), (second, ("condense", "descend"))) if images.second else ((second, ROLES),):
         if sharing := [role for role in drawn if role in roles and role not in own]:
             yield pool, sharing
+
+
+def _check_shared(chosen: Mapping[str, Sequence[int]], images: ImageSet) -> None:
+    """Two sources may hold the same classes, and the same photographs of them: imagenet, miniimagenet and tinyimagenet all name ILSVRC's wnids."""
+    learned = {images.class_names[class_id]: class_id for class_id in chosen["ancestor"]}
+    shared = [(role, class_id) for role in ROLES[1:] for class_id in chosen[role] if images.class_names[class_id] in learned]
+    if shared:
+        role, class_id = shared[0]
+        name, places = images.class_names[class_id], (learned[images.class_names[class_id]], class_id)
+        first, second = (f"class {images.own_id(place)} of {images.source_of(place)}" for place in places)
+        also = f", and {len(shared) - 1} more are shared" if len(shared) > 1 else ""
+        raise UserError(
+            f"class {name} has two roles, ancestor ({first}) and {role} ({second}){also}; what the ancestor learned must not test its descendants: "
+            f"list classes that share no name in data.ancestor_classes, data.condense_classes and data.descend_classes, or choose another data.descend_source"
+        )
 
 
 def _check_listed(named: Mapping[str, Sequence[int]], offsets: Mapping[str, int], images: ImageSet) -> None:

@@ -128,6 +128,80 @@ def test_a_flat_val_is_labelled_by_a_table(heading: str, root: Path, tmp_path: P
     assert load(root, tmp_path).fingerprint == plain
 
 
+def labels_of(found: ImageSet, val: Path) -> dict[str, str]:
+    """The class of every photo in val/ that became a test image, by its name there."""
+    name_of = {photos.decode(path, 16).tobytes(): str(path.relative_to(val)) for path in val.rglob("*.*") if path.suffix in (".png", ".jpg")}
+    test = np.flatnonzero(found.is_test)
+    return {name_of[found.images[i].transpose(1, 2, 0).tobytes()]: found.class_names[found.labels[i]] for i in test}
+
+
+@pytest.fixture
+def flat(tmp_path: Path, photo: MakePhoto) -> Callable[..., Path]:
+    """flat(classes, photos in val/, val.csv): a dataset whose val/ is flat, with one training photo a class."""
+
+    def make(classes: list[str], names: list[str], table: bytes) -> Path:
+        root = tmp_path / "flat"
+        for number, name in enumerate([*(f"train/{c}/0.png" for c in classes), *(f"val/{name}" for name in names)]):
+            photo(root / name, 1000 + number)
+        (root / "val.csv").write_bytes(table)
+        return root
+
+    return make
+
+
+@pytest.mark.parametrize("classes", [["dog", "dog house"], ["dog"]])
+def test_a_class_with_a_space_in_its_name_is_not_its_first_word(classes: list[str], flat: Callable[..., Path], tmp_path: Path):
+    root = flat(classes, ["a.png", "b.png"], b"a.png, dog\nb.png,dog house \n")
+    expected = {"a.png": "dog", "b.png": "dog house"}
+    assert labels_of(load(root, tmp_path), root / "val") == {name: c for name, c in expected.items() if c in classes}
+
+
+def test_photos_with_one_stem_are_told_apart_by_folder_and_suffix(flat: Callable[..., Path], tmp_path: Path):
+    expected = {"s1/1.png": "cat", "s2/1.png": "dog", "1.png": "dog", "1.jpg": "cat"}
+    root = flat(["cat", "dog"], list(expected), "".join(f"{name},{c}\n" for name, c in expected.items()).encode())
+    assert labels_of(load(root, tmp_path), root / "val") == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "line"), [(["s1/1.png", "s2/1.png"], "1.png,dog"), (["1.jpg", "1.png"], "1,dog"), (["a/1.png", "b/1.png"], "c/1.png,dog")]
+)
+def test_a_name_that_may_be_two_photos_is_refused(names: list[str], line: str, flat: Callable[..., Path], tmp_path: Path):
+    words = error_of(flat(["dog"], names, line.encode()), tmp_path)
+    assert "val.csv" in words and all(name in words for name in names) and "folder and suffix" in words
+
+
+def test_the_first_line_of_a_table_counts_unless_it_is_a_heading(flat: Callable[..., Path], tmp_path: Path):
+    root = flat(["cat", "dog"], ["a.png", "b.png"], b"a,cat\nb,dog\n")
+    assert labels_of(load(root, tmp_path), root / "val") == {"a.png": "cat", "b.png": "dog"}
+
+
+@pytest.mark.parametrize("lines", ["a.png,cat\na.png,dog\n", "a.png,cat\na,cat\n"])
+def test_a_photo_that_a_table_lists_twice_is_refused(lines: str, flat: Callable[..., Path], tmp_path: Path):
+    line = error_of(flat(["cat", "dog"], ["a.png"], lines.encode()), tmp_path)
+    assert "a.png is listed twice" in line and "val.csv" in line
+
+
+@pytest.mark.parametrize("table", [b"a.png,cat\n" + b"x" * 140_000 + b",cat\n", b"a.png,caf\xe9\n"], ids=["long", "latin-1"])
+def test_a_table_that_is_no_csv_in_utf_8_is_named(table: bytes, flat: Callable[..., Path], tmp_path: Path):
+    line = error_of(flat(["cat"], ["a.png"], table), tmp_path)
+    assert "val.csv" in line and "UTF-8" in line and "file name,class" in line
+
+
+def test_a_flat_val_labelled_by_an_older_rule_is_decoded_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def lines() -> int:
+        found: list[str] = []
+        load(root, tmp_path, lines=found)
+        return len(found)
+
+    assert lines() == 1
+    monkeypatch.setattr(imagenet, "LABELLING", imagenet.LABELLING - 1)
+    assert lines() == 0  # folders label themselves
+    (root / "val.csv").write_text("".join(f"{name},{wnid}\n" for name, wnid in flatten_val(root)))
+    assert (lines(), lines()) == (1, 0)
+    monkeypatch.undo()
+    assert lines() == 1
+
+
 def devkit(root: Path, numbers: list[str]) -> Path:
     """The devkit's two files, with the wnids numbered backwards: its ids are not in the order of the wnids."""
     folder = root / "ILSVRC2012_devkit_t12" / "data"
@@ -152,6 +226,11 @@ def test_a_devkit_that_does_not_fit_is_named(root: Path, tmp_path: Path):
     flatten_val(root)
     folder = devkit(root, ["1", "4"])
     assert "line 2 is '4'" in error_of(root, tmp_path)
+    truth = folder / "ILSVRC2012_validation_ground_truth.txt"
+    truth.write_bytes(b"1\n\xff\n")
+    assert "line 2" in error_of(root, tmp_path)
+    truth.write_text("1\n\u00b2\n")  # a digit to str.isdigit, no number to int
+    assert "line 2" in error_of(root, tmp_path)
     (folder / "meta.mat").write_bytes(b"not a mat file")
     assert str(folder / "meta.mat") in error_of(root, tmp_path)
 

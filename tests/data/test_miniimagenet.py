@@ -150,6 +150,30 @@ def test_a_table_that_does_not_fit_is_named(line: str, words: str, folder: Path,
     assert words in found and str(folder) in found
 
 
+@pytest.mark.parametrize(
+    ("part", "line"),
+    [
+        ("train", f"{name_of('n01', 0)},n01"),
+        ("train", f"./{name_of('n01', 0)},n01"),
+        ("train", f"{name_of('n01', 0)},n03"),
+        ("val", f"{name_of('n01', 0)},n02"),
+    ],
+)
+def test_a_photo_listed_twice_is_refused_and_named(part: str, line: str, folder: Path, tmp_path: Path):
+    """Its second place may be among the test images, or in another role."""
+    with open(folder / f"{part}.csv", "a") as file:
+        file.write(line + "\n")
+    found = error_of(folder, tmp_path)
+    assert f"{name_of('n01', 0)} is listed twice" in found and "n01" in found and str(folder) in found
+
+
+@pytest.mark.parametrize("members", [{"n02": [0, 1, 2, 1]}, {"n02": [0, 1], "n08": [1, 2]}])
+def test_a_row_of_the_pickles_listed_twice_is_refused_and_named(members: dict[str, list[int]], pickled: Path, tmp_path: Path):
+    file = pickled / "mini-imagenet-cache-val.pkl"
+    file.write_bytes(pickle.dumps({"image_data": pixels_of(3), "class_dict": members}))
+    assert f"row 1 of {file.name} is listed twice" in error_of(pickled, tmp_path)
+
+
 def test_a_table_of_other_columns_is_named(folder: Path, tmp_path: Path):
     (folder / "test.csv").write_text("a,b\nx.jpg,n01\n")
     assert "filename,label" in error_of(folder, tmp_path)

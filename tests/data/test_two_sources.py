@@ -107,6 +107,26 @@ def test_errors_name_what_the_user_wrote(given: dict[str, object], words: list[s
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("key", "role"), [("condense_classes", "condense"), ("descend_classes", "descend")])
+def test_a_class_that_both_sources_hold_has_one_role(key: str, role: str, both: ImageSet):
+    """imagenet, miniimagenet and tinyimagenet hold the same photographs under the same names."""
+    names = list(both.class_names)
+    names[4 + 9], names[4 + 50] = "n1", "n3"
+    shared = replace(both, class_names=tuple(names))
+    listed = replace(DATA, ancestor_classes=(0, 1), condense_classes=(0,), descend_classes=(1, 50))
+    assert make_splits(listed, shared).ancestor == (0, 1)  # n3 is no ancestor's class
+    with pytest.raises(UserError) as caught:
+        make_splits(replace(listed, **{key: (9, 20)}), shared)  # type: ignore[arg-type]
+    words = ("class n1 ", "class 1 of imagenet", f"{role} (class 9 of glyphs)", "data.ancestor_classes")
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+
+
+def test_drawn_classes_of_one_name_are_refused_too(both: ImageSet):
+    shared = replace(both, class_names=both.class_names[:4] + both.class_names[:4] + both.class_names[8:])
+    with pytest.raises(UserError, match="and 2 more are shared"):
+        make_splits(replace(DATA, split=(3, 50, 50), ancestor_classes=(0, 1, 2)), shared)
+
+
 def test_a_split_that_the_second_source_brings_is_used_with_its_offset(both: ImageSet):
     split = {"condense": [5, 6], "descend": [7, 8, 9]}
     splits = make_splits(replace(DATA, split=(4, 2, 3)), replace(both, roles=split))
