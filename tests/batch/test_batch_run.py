@@ -115,7 +115,9 @@ def test_a_repetition_computes_nothing_and_changes_no_file(done):
     folder, _ = done
     out = folder / "runs" / "tiny-paper"
     before = {path: path.read_bytes() for path in out.glob("table.*")}
-    again = evolve(folder, "batch", "tiny.toml", "--workers", "1", "--set", "ancestor.lr=0.01")  # the wild case mended
+    again = evolve(folder, "batch", "tiny.toml", "--workers", "1", "--set", "ancestor.lr=0.01")  # the wild case's own
+    assert again.returncode == 2 and "the cases of" in again.stderr
+    again = evolve(folder, "batch", "tiny.toml", "--workers", "1", "--set", "condense.lr=0.02")
     assert again.returncode == 2 and "holds another run" in again.stderr
     again = evolve(folder, "batch", "tiny.toml", "--workers", "1")
     assert again.returncode == 1 and "accumulate 1 " not in again.stdout
