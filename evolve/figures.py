@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from evolve.curves import FALLBACKS, Descent, Generation, Interval, LineageRecord, Summary, gains, point_interval
+from evolve.curves import FALLBACKS, Descent, Generation, Interval, LineageRecord, Summary, gains, point_interval, pooled_interval
 from evolve.trends import Array, Trend
 from evolve.verdict import gain_sentence, verdict
 
@@ -29,7 +29,7 @@ METHODS: dict[str, tuple[str, str, str, str]] = {
     "whole ancestor, fine-tuned": ("full_ancestor", ORANGE, (0, (5, 1, 1, 1, 1, 1)), "D"),  # type: ignore[dict-item]
     "from-scratch with the ancestor's hints": ("distilled", SKY, (0, (1, 1)), "P"),  # type: ignore[dict-item]
 }
-Points = dict[int, list[float]]
+Points = dict[int, list[Array]]  # lineage length -> one array a seed
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def evolution_figure(records: Sequence[LineageRecord], summary: Summary) -> Any:
 def _draw_accuracy(axes: Any, records: Sequence[LineageRecord], summary: Summary) -> None:
     inherited = _points(records, lambda g: g.inherited)
     for length, values in inherited.items():
-        axes.plot([length] * len(values), values, ".", color=BLUE, alpha=0.4, markersize=5, markeredgewidth=0, zorder=2)
+        axes.plot([length] * sum(map(len, values)), np.concatenate(values), ".", color=BLUE, alpha=0.4, markersize=5, markeredgewidth=0, zorder=2)
     label = f"inherited learngene, mean and 95 % of {_count(inherited)} descendants"
     first = min(1, summary.tasks)  # a pretrained ancestor that learns no task stands at 0 and is not untrained
     _line_with_band(axes, {x: v for x, v in inherited.items() if x >= first}, BLUE, "-", "o", label)
@@ -111,15 +111,11 @@ def _draw_accuracy(axes: Any, records: Sequence[LineageRecord], summary: Summary
 
 
 def _draw_gain(axes: Any, records: Sequence[LineageRecord], summary: Summary) -> None:
-    points: Points = {}
-    for record in records:
-        for g in record.generations:
-            if g.scratch is not None:
-                points.setdefault(g.lineage, []).extend(100 * d for d in gains(g))
+    points = _gathered(records, lambda g: gains(g) if g.scratch is not None else ())
     axes.axhline(0, color="black", lw=0.8)
     if points:
         first = min(1, summary.tasks)
-        _line_with_band(axes, {x: v for x, v in sorted(points.items()) if x >= first}, BLUE, "-", "o", "")
+        _line_with_band(axes, {x: v for x, v in points.items() if x >= first}, BLUE, "-", "o", "")
         _mark_zero(axes, points.get(0) if first else None, records)
         _draw_trend(axes, summary.lengths, points, summary.gain)
     else:
@@ -130,42 +126,51 @@ def _draw_gain(axes: Any, records: Sequence[LineageRecord], summary: Summary) ->
 def _draw_ancestor(axes: Any, records: Sequence[LineageRecord]) -> None:
     curves = (("ancestor_accuracy", "average accuracy", "black", "-", "o"), ("forgetting", "forgetting", GREY, "--", "x"))
     for name, label, colour, style, marker in curves:
-        points: Points = {}
-        for record in records:
-            for g in record.generations:
-                value = getattr(g, name)
-                if value is not None and math.isfinite(value):
-                    points.setdefault(g.lineage, []).append(100 * value)
-        _line(axes, {x: v for x, v in sorted(points.items()) if x > 0}, colour, style, marker, label)
+
+        def values(g: Generation, name: str = name) -> Sequence[float]:
+            value = getattr(g, name)
+            return (value,) if value is not None and math.isfinite(value) else ()
+
+        _line(axes, {x: v for x, v in _gathered(records, values).items() if x > 0}, colour, style, marker, label)
     axes.set_ylabel("ancestor, tasks\nso far (%)")
     axes.legend(fontsize=7.5, ncols=2, loc="best")
 
 
 def _points(records: Sequence[LineageRecord], pick: Callable[[Generation], Descent | None], least: int = 0) -> Points:
-    """Lineage length -> all accuracies of all seeds there, in %."""
-    found: Points = {}
-    for record in records:
-        for g in record.generations:
-            descent = pick(g)
-            if descent is not None and g.lineage >= least:
-                found.setdefault(g.lineage, []).extend(100 * value for value in descent.accuracy)
-    return dict(sorted(found.items()))
+    """Accuracies in %."""
+
+    def values(g: Generation) -> Sequence[float]:
+        descent = pick(g)
+        return descent.accuracy if descent is not None and g.lineage >= least else ()
+
+    return _gathered(records, values)
+
+
+def _gathered(records: Sequence[LineageRecord], values: Callable[[Generation], Sequence[float]]) -> Points:
+    """A hundred times the values of every seed that has any, at the lineage lengths that all of these have: a mean over other seeds at every
+    length would step where one ends.
+    """
+    tables = [{g.lineage: 100 * np.array(values(g), dtype=np.float64) for g in record.generations} for record in records]
+    held = [{length: row for length, row in table.items() if row.size} for table in tables]
+    held = [table for table in held if table]
+    common = set.intersection(*map(set, held)) if held else set()
+    return {length: [table[length] for table in held] for length in sorted(common)}
 
 
 def _count(points: Points) -> int:
-    return max((len(values) for values in points.values()), default=0)
+    return max((sum(map(len, values)) for values in points.values()), default=0)
 
 
 def _line(axes: Any, points: Points, colour: str, style: str, marker: str, label: str) -> None:
     if points:
-        means = [point_interval(values).mean for values in points.values()]
+        means = [float(np.mean([row.mean() for row in values])) for values in points.values()]
         axes.plot(list(points), means, color=colour, ls=style, marker=marker, ms=3.5, lw=1.2, label=label, zorder=3)
 
 
 def _line_with_band(axes: Any, points: Points, colour: str, style: str, marker: str, label: str) -> None:
     if not points:
         return
-    x, intervals = list(points), [point_interval(values) for values in points.values()]
+    x, intervals = list(points), [pooled_interval(values) for values in points.values()]
     if len(x) > 1:
         axes.fill_between(x, [i.low for i in intervals], [i.high for i in intervals], color=colour, alpha=0.15, lw=0, zorder=1)
     else:
@@ -177,11 +182,11 @@ def _whisker(axes: Any, x: int, interval: Interval, colour: str) -> None:
     axes.plot([x, x], [interval.low, interval.high], color=colour, lw=1.2, zorder=3)
 
 
-def _mark_zero(axes: Any, values: list[float] | None, records: Sequence[LineageRecord]) -> None:
+def _mark_zero(axes: Any, values: list[Array] | None, records: Sequence[LineageRecord]) -> None:
     """Lineage length 0: no task of the stream learned, which is another thing than untrained where it began from a checkpoint."""
     if values:
         begun = any(record.settings.get("ancestor", {}).get("checkpoint") for record in records)
-        interval = point_interval(values)
+        interval = pooled_interval(values)
         _whisker(axes, 0, interval, BLUE)
         axes.plot([0], [interval.mean], marker="o", mfc="white", mec=BLUE, ms=6, ls="none", label=f"lineage 0: {'pretrained' if begun else 'untrained'} ancestor", zorder=5)
 
@@ -191,7 +196,7 @@ def _draw_trend(axes: Any, lengths: Sequence[int], points: Points, t: Trend) -> 
     if math.isnan(t.slope):
         return
     x = np.array([lengths[0], lengths[-1]], dtype=np.float64)
-    centre, level = float(np.mean(lengths)), float(np.mean([np.mean(points[length]) for length in lengths]))
+    centre, level = float(np.mean(lengths)), float(np.mean([row.mean() for length in lengths for row in points[length]]))
     label = f"trend {t.slope:+.2f} points per 10 tasks"
     if not math.isnan(t.low):
         label += f" [{t.low:+.2f}, {t.high:+.2f}]"

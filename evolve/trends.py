@@ -21,6 +21,7 @@ LEVEL = 0.95
 RESAMPLES = 10_000
 EXACT_UP_TO = 7  # 7! = 5,040 orders are all looked at; beyond that RESAMPLES random ones
 LEAST_POINTS = 3
+RANKED_POINTS = 5  # with 4, the two-sided p of the best order is 2/24
 DECIMALS = 12  # differences of accuracies carry float noise of 1e-17, which must not break ties
 
 
@@ -42,7 +43,11 @@ class Trend:
 
     @property
     def resolvable(self) -> float:
-        """The slope that such a measurement would find in about four of five trials (power 80 %): 1.43 half-widths of its interval."""
+        """The slope that such a measurement would find in about four of five trials (power 80 %): 1.43 half-widths of its interval. NaN with fewer
+        points than the rank test can be significant with.
+        """
+        if self.points < RANKED_POINTS:
+            return math.nan
         return POWER * (self.high - self.low) / 2
 
     @property

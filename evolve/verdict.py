@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from evolve.curves import SEEDS_WANTED, Summary
-from evolve.trends import LEAST_POINTS, Trend
+from evolve.trends import LEAST_POINTS, RANKED_POINTS, Trend
 
 
 def verdict(summary: Summary) -> str:
@@ -79,6 +79,8 @@ def _halfway(summary: Summary) -> str:
 
 
 def _resolution(t: Trend) -> str:
+    if t.points < RANKED_POINTS:
+        return f" {t.points} generations are too few for the rank test: it cannot reach p < 0.05."
     if math.isnan(t.resolvable):
         return " One task gives no interval, so no effect could have been resolved."
     return f" A change of the gain below about {t.resolvable:.2f} points per 10 tasks could easily have been missed."

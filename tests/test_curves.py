@@ -270,3 +270,12 @@ def test_a_lineage_of_no_tasks_has_its_gain_at_length_0_and_no_untrained_ancesto
     assert found.measured == 1 and effect is not None and effect.interval.mean == pytest.approx(15) and found.effect("lineage 0") is None
     before = curves.summarise([replace(alone, tasks=3)])
     assert before.measured == 0 and before.effect("from-scratch") is None
+
+
+def test_too_few_generations_for_the_rank_test_are_called_so() -> None:
+    """A perfect rise of four generations has p 2/24: no size can be named that it would have found."""
+    rng = np.random.default_rng(0)
+    records = [simulated(rng, 1.0, seed=s, points=4) for s in range(5)]
+    summary = curves.summarise(records)
+    assert math.isnan(summary.accuracy.resolvable) and math.isnan(summary.gain.resolvable)
+    assert "4 generations are too few for the rank test" in verdict(summary) and "easily have been missed" not in verdict(summary)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evolve.batch.compare import METRICS, Values, control_values, points
-from evolve.batch.file import Batch, Case
+from evolve.batch.file import CONTROLS, Batch, Case
 from evolve.curves import Interval, LineageRecord, pooled_interval
 
 # Okabe and Ito's colours without the yellow, which is too pale for a line; the lengths of the three lists have no common divisor, so 252 curves differ.
@@ -52,7 +52,7 @@ def panels(batch: Batch, measured: Sequence[Pair]) -> list[Panel]:
 def _curves(batch: Batch, pairs: Sequence[Pair]) -> list[Curve]:
     by_method = {method: [r for c, r in pairs if c.method == method] for method in batch.methods}
     found = [curve(method, records) for method, records in by_method.items() if records]
-    reference = by_method.get(batch.reference) or next((records for records in by_method.values() if records), [])
+    reference = by_method.get(batch.reference, []) if batch.reference else next((records for records in by_method.values() if records), [])
     controls = (Curve(name, pooled(reference, control_values(name)), {}, control=True) for name in batch.controls)
     return found + [one for one in controls if one.accuracy]
 
@@ -60,6 +60,12 @@ def _curves(batch: Batch, pairs: Sequence[Pair]) -> list[Curve]:
 def curve(label: str, records: Sequence[LineageRecord]) -> Curve:
     """The inherited descendants of lineages that differ in their seed."""
     return Curve(label, pooled(records, METRICS["accuracy"]), pooled(records, METRICS["gain"]))
+
+
+def lineage_curves(records: Sequence[LineageRecord]) -> list[Curve]:
+    """The inherited descendants and every control that was measured."""
+    controls = (Curve(name, pooled(records, control_values(name)), {}, control=True) for name in CONTROLS)
+    return [curve("inherited", records), *(one for one in controls if one.accuracy)]
 
 
 def pooled(records: Sequence[LineageRecord], values: Values) -> dict[int, Interval]:

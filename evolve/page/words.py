@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from evolve import condenser_table
 from evolve.batch.compare import LEVEL, SEEDS_FOR_CLUSTERS
 from evolve.batch.compare import Row as Compared
 from evolve.batch.file import Batch
@@ -85,8 +86,8 @@ def _generations(section: Section) -> Iterator[str]:
             )
         if summary.diverged:
             yield f"{start}{summary.diverged} descendants diverged (the loss was not finite); their accuracy is chance and stands in the means."
-    once = [r for records in section.varieties.values() for r in records for g in r.generations if g.status == "selected" and g.agreement is None]
-    if once:
+    drawing = [line for line in section.lines if condenser_table.method(line.case.scenario.settings.condense.method).draws]
+    if any(g.status == "selected" and g.agreement is None for line in drawing for g in line.record.generations):
         yield "Layers were selected from one condensation each (condense.repeats = 1): whether another pseudo-descendant would choose the same is not known."
 
 

@@ -162,7 +162,7 @@ def _curves(section: Section, ident: str) -> Iterator[Picture]:
         alt = f"Evolution curve of {section.title}: {gain_sentence(summary)} The table below it holds the numbers."
         svg = inline(lambda records=records, summary=summary: figures.evolution_figure(records, summary), f"{ident}-curve", alt)  # type: ignore[misc]
         caption = "Evolution curve with every control, the paired gain and the ancestor. Band: 95 % of the descendants."
-        yield Picture(svg, caption, tables.numbers("Numbers of the figure", [curves.curve("inherited", records)]))
+        yield Picture(svg, caption, tables.numbers("Numbers of the figure", curves.lineage_curves(records)))
 
 
 def _genomes(varieties: Mapping[str, Sequence[LineageRecord]], ident: str) -> Iterator[Picture]:

@@ -10,7 +10,8 @@ from scipy import stats
 
 from evolve.batch.compare import METRICS
 from evolve.batch.file import Batch, Case
-from evolve.curves import Descent, Generation, Interval, LineageRecord
+from evolve.curves import Descent, Generation, Interval, LineageRecord, summarise
+from evolve.figures import evolution_figure
 from evolve.page.curves import Curve, Panel, panel_figure, panels, pooled
 from evolve.page.svg import inline
 from evolve.scenario import load
@@ -82,3 +83,16 @@ def test_a_picture_keeps_its_text_and_its_own_ids() -> None:
     assert "a &lt; b" in one and "_$x$ &amp; y" in one and 'aria-label="a &quot;b&quot; &lt;c&gt;"' in one
     assert one != other and one.replace("one-", "two-") == other
     assert "metadata" not in one and "<style" not in one and "http" not in one
+
+
+def test_a_pooled_figure_draws_what_its_table_says() -> None:
+    """Two seeds, one longer: the curve ends where the first ends, and its band resamples seeds, as the numbers below it do."""
+    low, high = {t: [0.5, 0.52, 0.54] for t in range(1, 6)}, {t: [0.7, 0.72, 0.74] for t in range(1, 4)}
+    records = [record(0, low), record(1, high)]
+    figure = evolution_figure(records, summarise(records))
+    (line,) = [one for one in figure.axes[0].lines if str(one.get_label()).startswith("inherited learngene")]
+    table = pooled(records, METRICS["accuracy"])
+    assert list(line.get_xdata()) == list(table) == [1, 2, 3]
+    assert np.allclose(line.get_ydata(), [interval.mean for interval in table.values()])
+    heights = np.concatenate([path.vertices[:, 1] for path in figure.axes[0].collections[0].get_paths()])
+    assert np.isclose(heights.min(), table[1].low) and np.isclose(heights.max(), table[1].high)
