@@ -29,38 +29,48 @@ class Gpu:
     name: str
     free: int
     total: int
+    model: str = ""
 
 
 def visible() -> list[Gpu]:
-    """The GPUs that this process may use, in its order; none where nvidia-smi is missing or names others than CUDA_VISIBLE_DEVICES does."""
-    fields = "--query-gpu=index,uuid,memory.free,memory.total"
+    """The GPUs that this process may use, in its order, if they are of one model: two would round differently.
+
+    None where they are not, where nvidia-smi is missing or names others than CUDA_VISIBLE_DEVICES does, or where its numbers may be other
+    GPUs' than CUDA's (it counts by bus, CUDA the fastest first).
+    """
+    fields = "--query-gpu=index,uuid,memory.free,memory.total,name"
     try:
         answer = subprocess.run(["nvidia-smi", fields, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=_SECONDS, check=True)
         rows = [[cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines() if line.strip()]
-        found = {index: Gpu(uuid, int(free) << 20, int(total) << 20) for index, uuid, free, total in rows}
+        found = {index: Gpu(uuid, int(free) << 20, int(total) << 20, model) for index, uuid, free, total, model in rows}
     except (OSError, ValueError, subprocess.SubprocessError):
         return []
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if wanted is None:
-        return list(found.values())
-    return _named([name.strip() for name in wanted.split(",") if name.strip()], found)
+    chosen = list(found.values()) if wanted is None else _named([name.strip() for name in wanted.split(",") if name.strip()], found)
+    return chosen if len({gpu.model for gpu in chosen}) == 1 else []
 
 
 def _named(names: Sequence[str], found: Mapping[str, Gpu]) -> list[Gpu]:
-    """By index, or by the beginning of the UUID, as CUDA reads them."""
+    """By index, or by the beginning of the UUID, as CUDA reads them; none for an index that may be another GPU to CUDA."""
+    alike = len({gpu.model for gpu in found.values()}) == 1 or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    if not alike and any(name in found for name in names):
+        return []
     chosen = [found.get(name) or next((gpu for gpu in found.values() if gpu.name.startswith(name)), None) for name in names]
     known = [gpu for gpu in chosen if gpu is not None]
     return known if len(known) == len(names) else []
 
 
 def bytes_each(settings: Settings, image_bytes: int, gpus: Sequence[Gpu]) -> int:
-    """What one worker may take of a GPU, by estimate: its context, the images if it holds them there, and the widest set of descendants, none
-    larger than the ancestor: weights, gradients, momentum and their copy at the start, and each layer's outputs for a batch three times over.
+    """What one worker may take of a GPU, by estimate: its context, the images if it holds them there, and the hungriest of a set of descendants
+    (none larger than the ancestor), an ancestor's step and a condensation. Each: weights, gradients, momentum and their copy at the start, and each
+    layer's outputs for its batches three times over.
     """
-    plan, d = ancestor_plan(settings), settings.descend
-    one = 16 * plan.parameters + 12 * d.batch * plan.numbers_out(settings.data.size)
+    plan, d, c = ancestor_plan(settings), settings.descend, settings.condense
+    weights, outputs = 16 * plan.parameters, 12 * plan.numbers_out(settings.data.size)
+    descend = SET_LIMIT * d.descendants * (weights + d.batch * outputs)
+    condense = 2 * weights + (c.batch + (2 + c.lookahead) * c.meta_batch) * outputs
     held = image_bytes if image_bytes <= DEVICE_SHARE * min(gpu.total for gpu in gpus) else 0
-    return CONTEXT_BYTES + held + int(SET_LIMIT * d.descendants * one)
+    return CONTEXT_BYTES + held + int(max(descend, weights + settings.ancestor.batch * outputs, condense))
 
 
 def places(gpus: Sequence[Gpu], need: int, most: int) -> list[Mapping[str, str]]:
@@ -69,12 +79,13 @@ def places(gpus: Sequence[Gpu], need: int, most: int) -> list[Mapping[str, str]]
     """
     counts = {gpu.name: min(MOST, max(1, gpu.free // need)) for gpu in gpus}
     turns = [gpu for turn in range(MOST) for gpu in gpus if turn < counts[gpu.name]][: max(1, most)]
-    return [{"CUDA_VISIBLE_DEVICES": gpu.name, PART: f"{_part(gpu, turns.count(gpu)):.4f}"} for gpu in turns]
+    return [{"CUDA_VISIBLE_DEVICES": gpu.name, PART: f"{_part(gpu, turns.count(gpu)):.6f}"} for gpu in turns]
 
 
 def _part(gpu: Gpu, workers: int) -> float:
-    """Of the whole memory, for what a worker allocates; its context comes on top."""
-    return max(0.05, (gpu.free / workers - CONTEXT_BYTES) / gpu.total)
+    """Of the whole memory, for what a worker allocates; its context comes on top. One alone on a full GPU may try."""
+    part = (gpu.free / workers - CONTEXT_BYTES) / gpu.total
+    return max(0.05, part) if workers == 1 else part
 
 
 def spread(gpus: Sequence[Gpu], workers: int) -> list[Mapping[str, str]]:

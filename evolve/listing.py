@@ -30,6 +30,7 @@ def plan_table(order: Order) -> None:
 
     console = Console()
     opened = open_run(order, lambda text: console.print(text, style="dim"))
+    workers = len(worker_places(order, [opened]))  # before the timing takes some of a GPU
     speed = measure_speed(opened)
     left = remaining_seconds(opened)
     table = Table(box=None, pad_edge=False)
@@ -42,7 +43,7 @@ def plan_table(order: Order) -> None:
         one = cost.human(rest / len(open_keys)) if open_keys else "-"
         table.add_row(kind, str(count), str(count - len(open_keys)), str(len(open_keys)), one, cost.human(rest) if open_keys else "-")
     console.print(table)
-    _total(console, opened, {key: left[key] for key in left}, speed)
+    _total(console, opened, {key: left[key] for key in left}, speed, workers)
 
 
 def _by_kind(opened: Opened) -> tuple[Counter[str], dict[str, list[str]]]:
@@ -55,9 +56,8 @@ def _by_kind(opened: Opened) -> tuple[Counter[str], dict[str, list[str]]]:
     return count, keys
 
 
-def _total(console: Console, opened: Opened, left: dict[str, float], speed: dict[str, float]) -> None:
+def _total(console: Console, opened: Opened, left: dict[str, float], speed: dict[str, float], workers: int) -> None:
     kinds = {stage.key: stage.kind for stage in opened.stages()}
-    workers = len(worker_places(opened.order, [opened]))
     spent = {key: seconds * speed[kinds[key]] for key, seconds in left.items()}
     chain = sum(seconds for key, seconds in spent.items() if kinds[key] == "accumulate")
     if not spent:

@@ -255,7 +255,10 @@ class Store:
 
     def mirror_at(self, address: str | None) -> None:
         """Have every process that opens this store from now on copy its results to this address, and take from there what it lacks; None ends that."""
-        self.mirror = Mirror(address) if address else None
+        mirror = Mirror(address) if address else None
+        if mirror is not None:
+            mirror.holds("")  # an address that does not answer is not written down
+        self.mirror = mirror
         with storage_errors(self.root):
             self._replace(self.root / "store.json", to_json({"format": FORMAT} | ({"mirror": address} if address else {})))
 
@@ -359,5 +362,13 @@ class Store:
                 guard.unlink(missing_ok=True)
                 lock.release()
         for folder in (self.root / "partial").iterdir():
-            if self.has(folder.name):
-                self.checkpoint(folder.name).clear()
+            if self._whole(folder.name):
+                with suppress(Held), self.unheld(folder.name):
+                    self.checkpoint(folder.name).clear()
+
+    def _whole(self, key: str) -> bool:
+        """Whether the result lies here with all its files. A thinned one may be under computation again, from its checkpoint."""
+        path = self._find(key)
+        with suppress(OSError, ValueError):
+            return path is not None and "thinned" not in from_json((path / "manifest.json").read_bytes())
+        return False

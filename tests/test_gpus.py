@@ -33,12 +33,12 @@ def smi(tmp_path, monkeypatch):
     return make_one
 
 
-TWO = "0, GPU-aaaa-1, 70000, 81559\n1, GPU-bbbb-2, 3000, 81559"
+TWO = "0, GPU-aaaa-1, 70000, 81559, H100\n1, GPU-bbbb-2, 3000, 81559, H100"
 
 
 def test_all_gpus_are_found_with_what_is_free(smi):
     smi(TWO)
-    assert gpus.visible() == [Gpu("GPU-aaaa-1", 70000 << 20, 81559 << 20), Gpu("GPU-bbbb-2", 3000 << 20, 81559 << 20)]
+    assert gpus.visible() == [Gpu("GPU-aaaa-1", 70000 << 20, 81559 << 20, "H100"), Gpu("GPU-bbbb-2", 3000 << 20, 81559 << 20, "H100")]
 
 
 @pytest.mark.parametrize("wanted, names", [("1", ["GPU-bbbb-2"]), ("1,0", ["GPU-bbbb-2", "GPU-aaaa-1"]), ("GPU-aaaa", ["GPU-aaaa-1"]), ("", [])])
@@ -48,13 +48,26 @@ def test_only_those_that_the_user_shows(smi, monkeypatch, wanted, names):
     assert [gpu.name for gpu in gpus.visible()] == names
 
 
+def test_gpus_of_several_models_are_not_mixed(smi, monkeypatch):
+    """Bits agree only within one model; and by number CUDA may mean another card than nvidia-smi does."""
+    smi(TWO.replace("81559, H100\n", "81559, A30\n"))
+    assert gpus.visible() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert gpus.visible() == []
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert [gpu.model for gpu in gpus.visible()] == ["A30"]
+    monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bbbb")
+    assert [gpu.model for gpu in gpus.visible()] == ["H100"]
+
+
 def test_a_slice_of_a_gpu_is_left_to_torch(smi, monkeypatch):
     smi(TWO)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1234")
     assert gpus.visible() == []
 
 
-@pytest.mark.parametrize("text, code", [("Failed to initialize NVML", 255), ("0, GPU-a, [N/A], [N/A]", 0), ("nonsense", 0)])
+@pytest.mark.parametrize("text, code", [("Failed to initialize NVML", 255), ("0, GPU-a, [N/A], [N/A], X", 0), ("nonsense", 0)])
 def test_an_nvidia_smi_that_does_not_answer_is_no_error(smi, text, code):
     smi(text, code)
     assert gpus.visible() == []
@@ -73,8 +86,7 @@ def test_as_many_workers_as_the_free_memory_holds_in_turn():
 
 
 def test_the_workers_of_a_gpu_never_take_more_than_is_free():
-    gpu = Gpu("a", 40 * GIB, 80 * GIB)
-    for need in (9 * GIB, 15 * GIB, 39 * GIB):
+    for gpu, need in ((Gpu("a", free * GIB, 80 * GIB), need * GIB) for free, need in ((40, 9), (40, 15), (40, 39), (6, 1.4))):
         mine = gpus.places([gpu], need, 16)
         assert sum(float(place[PART]) * gpu.total + CONTEXT_BYTES for place in mine) <= gpu.free * 1.001
         assert all(float(place[PART]) * gpu.total + CONTEXT_BYTES >= need * 0.999 for place in mine)
@@ -86,6 +98,16 @@ def test_a_wider_network_and_larger_images_need_more():
     assert CONTEXT_BYTES < gpus.bytes_each(quick, 0, found) < gpus.bytes_each(paper, 0, found) < 80 * GIB
     assert gpus.bytes_each(quick, GIB, found) == gpus.bytes_each(quick, 0, found) + GIB
     assert gpus.bytes_each(quick, 21 * GIB, found) == gpus.bytes_each(quick, 0, found), "images that stay off the GPU"
+
+
+def test_a_large_batch_of_the_ancestor_or_the_condenser_counts():
+    found = [Gpu("a", 11 * GIB, 12 * GIB)]
+    small = ["descend.descendants=1"]
+    plain, *large = (
+        gpus.bytes_each(scenario.load("cifar-seq25", "paper", [*small, *more]).settings, 0, found)
+        for more in ([], ["ancestor.batch=2048"], ["condense.batch=512", "condense.meta_batch=512"])
+    )
+    assert all(need > 1.2 * plain for need in large)
 
 
 def test_every_worker_sees_its_own_gpu(tmp_path):

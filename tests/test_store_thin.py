@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from evolve import scenario
 from evolve.curves import LineageRecord
@@ -21,6 +22,7 @@ from evolve.report import write_report
 from evolve.run import Opened, Order, open_run, prepare_folder
 from evolve.session import run_record
 from evolve.snapshots import thin
+from evolve.store import Stage, Store
 from evolve.summary import summarise_runs
 
 TINY = """
@@ -192,3 +194,20 @@ def test_the_command_line_registers_thins_lists_and_collects(tmp_path: Path) -> 
     assert "nothing that no run refers to" in evolve(["store", "gc", "--store", "s", "--yes"], tmp_path)
     said = evolve(["resume", "far/run"], tmp_path)
     assert "thinned" not in said and json.loads((tmp_path / "far" / "run" / "summary.json").read_text())["summary"]
+
+
+def test_opening_the_store_leaves_the_checkpoint_of_a_thinned_result(tmp_path: Path) -> None:
+    """It may be under computation again; of a whole result the checkpoint is rubbish, unless somebody holds the stage."""
+    store = Store(tmp_path)
+    stage = Stage("accumulate", "a", {"x": 1}, {})
+    store.put(stage, {}, {"ancestor": {"w": torch.ones(2)}}, {})
+    store.checkpoint(stage.key).save({"w": torch.ones(2)}, {"epoch": 1})
+    with store.lock(stage.key):
+        Store(tmp_path)
+    assert store.checkpoint(stage.key).load() is not None
+    store.thin(stage.key, ["ancestor"], "why")
+    Store(tmp_path)
+    assert store.checkpoint(stage.key).load() is not None
+    store.put(stage, {}, {"ancestor": {"w": torch.ones(2)}}, {})
+    Store(tmp_path)
+    assert store.checkpoint(stage.key).load() is None

@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from evolve.agenda import Agenda, Notice
-from evolve.cluster import Cluster
+from evolve.cluster import SYSTEMS, Cluster
 from evolve.cluster.start import connected
 from evolve.cluster.task import Assignment, compute, settle, versions
 from evolve.errors import UserError, first_line
@@ -94,7 +94,7 @@ class _Shift:
 
     def _assign(self) -> None:
         """As many stages as can run now: what is asked for later then goes by priority, and no worker dies with a queue."""
-        most = min(self.threads, self.cluster.workers) if self.cluster.workers and "://" in self.cluster.scheduler else self.threads
+        most = min(self.threads, self.cluster.workers) if self.cluster.workers and self.cluster.scheduler not in ("local", *SYSTEMS) else self.threads
         while len(self.agenda.running) < most and (stages := self.agenda.take()):
             self._submit(stages[0])
             self.agenda.start(stages)

@@ -73,7 +73,7 @@ def _local(distributed: Any, cluster: Cluster) -> Any:
     resource_tracker.ensure_running()  # the first start of a process would start it, and let Ctrl-C through again
     with birth(ONE_THREAD):
         return distributed.LocalCluster(
-            n_workers=cluster.workers or (round(1 / share) if share else None),
+            n_workers=cluster.workers or (int(1 / share + 1e-9) if share else None),
             threads_per_worker=1,
             processes=True,
             memory_limit=0,
@@ -86,7 +86,7 @@ def _local(distributed: Any, cluster: Cluster) -> Any:
 def _batch_system(cluster: Cluster) -> Any:
     """The batch system's cluster with its jobs asked for: each ``processes`` workers of one thread; a job that ends early is replaced."""
     kind = getattr(_load("dask_jobqueue"), SYSTEMS[cluster.scheduler])
-    processes = cluster.workers or (round(1 / cluster.gpu_share) if cluster.gpu_share else 1)
+    processes = cluster.workers or (int(1 / cluster.gpu_share + 1e-9) if cluster.gpu_share else 1)
     settings: dict[str, Any] = {name: [value] if name in LISTS and isinstance(value, str) else value for name, value in cluster.settings.items()}
     _check_names(kind, cluster)
     if "memory" not in settings and not _load("dask").config.get(f"jobqueue.{cluster.scheduler}.memory", None):

@@ -19,7 +19,7 @@ from evolve.errors import UserError
 from evolve.store import Stage, Store
 from evolve.workers import ONE_THREAD, execute_quietly, keep_memory
 
-PACKAGES = ("torch", "torchvision", "numpy", "timm", "avalanche-lib")  # what can change a bit, beside ourselves
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "timm", "avalanche-lib")  # what can change a bit, beside ourselves
 BLAS_THREADS = tuple(name for name in ONE_THREAD if name.startswith(("OMP", "MKL", "OPENBLAS")))  # those that Dask's nanny sets
 REPORT_SECONDS = 2.0  # between two reports of progress that travel
 SETTLE_SECONDS = 70.0  # NFS may show a folder's new entry after acdirmax, by default 60 s
