@@ -147,14 +147,12 @@ def _points(records: Sequence[LineageRecord], pick: Callable[[Generation], Desce
 
 
 def _gathered(records: Sequence[LineageRecord], values: Callable[[Generation], Sequence[float]]) -> Points:
-    """A hundred times the values of every seed that has any, at the lineage lengths that all of these have: a mean over other seeds at every
+    """A hundred times the values at the lineage lengths where every seed has some, as the page's tables pool: a mean over other seeds at every
     length would step where one ends.
     """
-    tables = [{g.lineage: 100 * np.array(values(g), dtype=np.float64) for g in record.generations} for record in records]
-    held = [{length: row for length, row in table.items() if row.size} for table in tables]
-    held = [table for table in held if table]
-    common = set.intersection(*map(set, held)) if held else set()
-    return {length: [table[length] for table in held] for length in sorted(common)}
+    tables = [{g.lineage: row for g in record.generations if (row := 100 * np.array(values(g), dtype=np.float64)).size} for record in records]
+    common = set.intersection(*map(set, tables)) if tables else set()
+    return {length: [table[length] for table in tables] for length in sorted(common)}
 
 
 def _count(points: Points) -> int:
@@ -193,7 +191,8 @@ def _mark_zero(axes: Any, values: list[Array] | None, records: Sequence[LineageR
 
 def _draw_trend(axes: Any, lengths: Sequence[int], points: Points, t: Trend) -> None:
     """The slope's line through the centre of the curve, with the fan of its interval."""
-    if math.isnan(t.slope):
+    lengths = [length for length in lengths if length in points]
+    if math.isnan(t.slope) or not lengths:
         return
     x = np.array([lengths[0], lengths[-1]], dtype=np.float64)
     centre, level = float(np.mean(lengths)), float(np.mean([row.mean() for length in lengths for row in points[length]]))

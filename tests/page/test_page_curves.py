@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from evolve.batch.compare import METRICS
 from evolve.batch.file import Batch, Case
 from evolve.curves import Descent, Generation, Interval, LineageRecord, summarise
 from evolve.figures import evolution_figure
-from evolve.page.curves import Curve, Panel, panel_figure, panels, pooled
+from evolve.page.curves import Curve, Panel, lineage_curves, panel_figure, panels, pooled
+from evolve.page.read import Line, Section
 from evolve.page.svg import inline
+from evolve.page.words import caveats
 from evolve.scenario import load
 
 SCENARIO = load("glyphs-seq25")
@@ -96,3 +100,32 @@ def test_a_pooled_figure_draws_what_its_table_says() -> None:
     assert np.allclose(line.get_ydata(), [interval.mean for interval in table.values()])
     heights = np.concatenate([path.vertices[:, 1] for path in figure.axes[0].collections[0].get_paths()])
     assert np.isclose(heights.min(), table[1].low) and np.isclose(heights.max(), table[1].high)
+
+
+def test_a_control_that_one_seed_has_alone_is_in_neither_figure_nor_table() -> None:
+    """A control that runs every n generations may not have come to its turn in the seed that is behind."""
+    records = [record(0, {t: [0.5, 0.52] for t in (1, 2, 3)}, shuffled=True), record(1, {1: [0.7, 0.72]})]
+    labels = [str(line.get_label()) for line in evolution_figure(records, summarise(records)).axes[0].lines]
+    assert "from-scratch, same architecture" in labels and "shuffled learngene" not in labels
+    assert [one.label for one in lineage_curves(records)] == ["inherited", "from-scratch"]
+
+
+def test_the_numbers_hold_every_control() -> None:
+    assert [one.label for one in lineage_curves([record(0, {1: [0.5, 0.6]}, shuffled=True)])] == ["inherited", "from-scratch", "shuffled"]
+
+
+def test_controls_are_the_references_or_none() -> None:
+    cases = [Case(m, 0, m, (), {}, SCENARIO) for m in ("a", "b")]
+    only_a = [(cases[0], record(0, {1: [0.5, 0.6]}, shuffled=True))]
+    for reference, expected in (("b", ["a"]), ("", ["a", "shuffled"])):
+        (panel,) = panels(Batch("t", "", "quick", "t", "m", reference, tuple(cases), {}, ("shuffled",)), only_a)
+        assert [one.label for one in panel.curves] == expected
+
+
+def test_only_a_condenser_that_draws_is_said_to_have_drawn_once() -> None:
+    made = record(0, {1: [0.5, 0.6]})
+    made = replace(made, generations=tuple(replace(g, status="selected") for g in made.generations))
+    for method, expected in (("gradient", False), ("fisher", True)):
+        case = Case("a", 0, "a", (), {}, load("glyphs-seq25", "quick", (f"condense.method={method}",)))
+        section = Section("t", (Line(case, Path(), made, {}, {}),))
+        assert any("one condensation each" in line for line in caveats(section)) == expected
