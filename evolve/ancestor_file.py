@@ -62,10 +62,14 @@ def save_ancestor(
     """Write an ancestor trained elsewhere, for `evolve condense`: the state dict of a registered ``network``, under our names, torchvision's
     (VGG, ResNet) or timm's (ViT). UserError for another network's, an unknown network, or a width or size beyond :data:`WIDTHS`, :data:`SIZES`.
     """
-    if not WIDTHS[0] <= width <= WIDTHS[1] or not SIZES[0] <= size <= SIZES[1]:
+    if not _allowed(width, size):
         raise UserError(f"ancestor {path}: width {width:g}, size {size}: allowed are widths from 1/64 to {WIDTHS[1]:g} and sizes from {SIZES[0]} to {SIZES[1]} pixels")
     made = architecture(network, width, size)
     AncestorFile(network, width, size, renamed(state, made), dict(provenance or {})).save(path)
+
+
+def _allowed(width: float, size: int) -> bool:
+    return WIDTHS[0] <= width <= WIDTHS[1] and SIZES[0] <= size <= SIZES[1]
 
 
 def load(path: Path) -> AncestorFile:
@@ -78,7 +82,7 @@ def read(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
     try:
         made, named = tensor_file.described(about["plan"]), about["network"]
         network, width, size = named["network"], float(named["width"]), named["size"]
-        if not isinstance(network, str) or not WIDTHS[0] <= width <= WIDTHS[1] or type(size) is not int or not SIZES[0] <= size <= SIZES[1]:
+        if not isinstance(network, str) or type(size) is not int or not _allowed(width, size):
             raise ValueError(f"{named} names no network")
         if architecture(network, width, size) != made:
             raise ValueError(f"{network} at width {width:g} is another network here")

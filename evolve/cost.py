@@ -21,7 +21,7 @@ from evolve.inheritors import descendant
 from evolve.lineage import ancestor_plan, paper_descendant
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
-from evolve.settings import Settings
+from evolve.settings import Settings, descend_source
 from evolve.training.width import together
 
 SPEED = 55.0  # giga multiply-adds a second: what the large layers reach on one core with AVX-512
@@ -59,11 +59,17 @@ HELD = {"cifar100": (500, 100), "tinyimagenet": (500, 50), "imagenet": (1281, 50
 def images_per_class(settings: Settings, role: str) -> tuple[int, int]:
     """Training and test images a class that the role's source holds, after the hold-out."""
     data = settings.data
-    source = data.source if role == "ancestor" or data.descend_source == "same" else data.descend_source
+    source = data.source if role == "ancestor" else descend_source(data)
     train, test = HELD.get(source, (data.glyph_train, data.glyph_test))
     if source in ("imagenet", "miniimagenet"):
         train = min(train, data.images_per_class or train)
     return max(1, train - data.holdout), test + data.holdout
+
+
+def _seen_per_class(settings: Settings) -> int:
+    """Training images a class that the ancestor, and with it a few-shot learner, may see."""
+    train, _ = images_per_class(settings, "ancestor")
+    return min(train, settings.stream.images_per_class or train)
 
 
 def seconds(settings: Settings, kind: str, recipe: Mapping[str, Any]) -> float:
@@ -85,8 +91,7 @@ def _accumulate_seconds(s: Settings, plan: Architecture, recipe: Mapping[str, An
     task = recipe["task"]
     if task == 0:
         return 0.1
-    train, test = images_per_class(s, "ancestor")
-    train = min(train, s.stream.images_per_class or train)
+    train, test = _seen_per_class(s), images_per_class(s, "ancestor")[1]
     share = task if recipe["ancestor"]["strategy"] in ("joint", "cumulative") else 1
     images = train * s.stream.classes_per_task * share * s.ancestor.epochs
     return Work(plan, s.data.size, images, images / s.ancestor.batch, test * s.stream.classes_per_task * task).seconds()
@@ -145,8 +150,7 @@ def _fewshot_seconds(s: Settings, plan: Architecture, learner: str) -> float:
     gradient and two Hessian products (timed).
     """
     f, d, (train, test) = s.fewshot, s.descend, images_per_class(s, "descend")
-    seen, _ = images_per_class(s, "ancestor")
-    seen = min(seen, s.stream.images_per_class or seen)
+    seen = _seen_per_class(s)
     ways, read = d.classes_per_task, READ[learner]
     support, tested = ways * min(train, d.shots), ways * min(test, d.test_per_class or test)
     second = learner in ("maml", "protomaml", "boil") and (learner == "maml" or f.order == 2)

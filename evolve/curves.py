@@ -131,6 +131,14 @@ def point_interval(values: Sequence[float]) -> Interval:
     return Interval(*mean_interval(values))
 
 
+def aligned(tables: Sequence[Mapping[int, Array]]) -> dict[int, list[Array]]:
+    """Tables by lineage length, one a seed -> the seeds' rows at every length that all of them have: a mean over other seeds at every length
+    would step where one ends.
+    """
+    common = set.intersection(*map(set, tables)) if tables else set()
+    return {length: [table[length] for table in tables] for length in sorted(common)}
+
+
 def pooled_interval(groups: Sequence[Array]) -> Interval:
     """95 % interval of a mean over tasks, one array a seed: of one seed Student's t over its tasks; of several, seeds are resampled, then
     tasks, since those of one seed share an ancestor.

@@ -123,7 +123,8 @@ class _Shift:
     def __init__(
         self, agenda: Agenda, perform: str, context: Mapping[str, Any], places: Sequence[Mapping[str, str]], stop: Callable[[], bool] | None
     ) -> None:
-        self.agenda, self.perform, self.context, self.places, self.stop = agenda, perform, context, places, stop
+        self.agenda, self.perform, self.context, self.stop = agenda, perform, context, stop
+        self.size, self.free = len(places), list(places)
         self.workers: list[Worker] = []
         self.deaths: Counter[str] = Counter()
 
@@ -147,18 +148,13 @@ class _Shift:
                 self._listen(worker)
 
     def _assign(self) -> None:
-        while sum(bool(w.stages) for w in self.workers) < len(self.places) and (stages := self.agenda.take()):
+        while sum(bool(w.stages) for w in self.workers) < self.size and (stages := self.agenda.take()):
             worker = next((w for w in self.workers if not w.stages), None)
             if worker is None:
-                worker = Worker(self.agenda.store.root, self.perform, self.context, self._free_place())
+                worker = Worker(self.agenda.store.root, self.perform, self.context, self.free.pop(0))
                 self.workers.append(worker)
             worker.give(stages)
             self.agenda.start(stages)
-
-    def _free_place(self) -> Mapping[str, str]:
-        """One where nobody is: a worker that died leaves its own."""
-        taken = [worker.place for worker in self.workers]
-        return next(place for place in self.places if taken.count(dict(place)) < sum(other == place for other in self.places))
 
     def _listen(self, worker: Worker) -> None:
         for message in worker.messages():
@@ -170,6 +166,7 @@ class _Shift:
     def _bury(self, worker: Worker) -> None:
         """A worker died by itself: each of its stages gets one more try, alone."""
         self.workers.remove(worker)
+        self.free.append(worker.place)
         code = worker.reap()
         stages = list(worker.stages.values())
         if not stages:

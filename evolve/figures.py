@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from evolve.curves import FALLBACKS, Descent, Generation, Interval, LineageRecord, Summary, gains, point_interval, pooled_interval
+from evolve.curves import FALLBACKS, Descent, Generation, Interval, LineageRecord, Summary, aligned, gains, point_interval, pooled_interval
 from evolve.trends import Array, Trend
 from evolve.verdict import gain_sentence, verdict
 
@@ -147,12 +147,8 @@ def _points(records: Sequence[LineageRecord], pick: Callable[[Generation], Desce
 
 
 def _gathered(records: Sequence[LineageRecord], values: Callable[[Generation], Sequence[float]]) -> Points:
-    """A hundred times the values at the lineage lengths where every seed has some, as the page's tables pool: a mean over other seeds at every
-    length would step where one ends.
-    """
-    tables = [{g.lineage: row for g in record.generations if (row := 100 * np.array(values(g), dtype=np.float64)).size} for record in records]
-    common = set.intersection(*map(set, tables)) if tables else set()
-    return {length: [table[length] for table in tables] for length in sorted(common)}
+    """A hundred times the values at the lineage lengths where every seed has some, as the page's tables pool."""
+    return aligned([{g.lineage: row for g in record.generations if (row := 100 * np.array(values(g), dtype=np.float64)).size} for record in records])
 
 
 def _count(points: Points) -> int:

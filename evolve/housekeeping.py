@@ -16,6 +16,7 @@ from evolve.errors import UserError
 from evolve.lineage import World, lineage
 from evolve.referrers import Card, cards, world_of
 from evolve.run import RUN_FILE, read_run
+from evolve.settings import descend_source
 from evolve.stage import Stage
 from evolve.store import Held, Store
 
@@ -191,7 +192,7 @@ def garbage(store: Store, known: Census, everything: bool = False) -> list[Item]
 
 def _sources(world: World) -> set[str]:
     data = world.settings.data
-    return {data.source, data.source if data.descend_source == "same" else data.descend_source}
+    return {data.source, descend_source(data)}
 
 
 def _of_import(store: Store, item: Item) -> bool:

@@ -22,7 +22,7 @@ from evolve.inheritors import descendant
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture, from_json
 from evolve.registry import marked
-from evolve.settings import InheritSettings, Settings
+from evolve.settings import InheritSettings, Settings, descend_source
 from evolve.store import Stage
 
 # Raised by hand when a room's numbers change for the same settings; results of the older version are then simply not found.
@@ -241,8 +241,7 @@ def _descend_recipe(world: World) -> dict[str, Any]:
 
 def _uneven(s: Settings) -> dict[str, Any]:
     """A mark where tasks may have unequally many test images, which were cut off once; the sources named have as many of every class."""
-    source = s.data.source if s.data.descend_source == "same" else s.data.descend_source
-    return {} if s.descend.test_per_class or source in ("glyphs", "cifar100", "tinyimagenet") else {"tests": 2}
+    return {} if s.descend.test_per_class or descend_source(s.data) in ("glyphs", "cifar100", "tinyimagenet") else {"tests": 2}
 
 
 def _learning(section: Any, later: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> dict[str, Any]:

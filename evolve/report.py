@@ -145,8 +145,7 @@ def _renamed(reference: Descent) -> Descent:
 
 def csv_bytes(rows: Iterable[Row]) -> bytes:
     """Columns in the order of first appearance; floats by repr so that they read back exactly; NaN and None empty."""
-    kept = list(rows)
-    columns = list(dict.fromkeys(key for row in kept for key in row))
+    kept, columns = _columned(rows)
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
@@ -159,22 +158,31 @@ def parquet_bytes(rows: Iterable[Row]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
-    kept = list(rows)
-    columns = list(dict.fromkeys(key for row in kept for key in row))
+    kept, columns = _columned(rows)
     sink = pyarrow.BufferOutputStream()
     parquet.write_table(pyarrow.table({column: _alike([row.get(column) for row in kept]) for column in columns}), sink)
     return bytes(sink.getvalue())
 
 
+def _columned(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:
+    """All rows, and their columns in the order of first appearance."""
+    kept = list(rows)
+    return kept, list(dict.fromkeys(key for row in kept for key in row))
+
+
 def _alike(values: Sequence[Any]) -> list[Any]:
     """Values of one type, as a column must have; None where there is none."""
-    given = [None if _cell(value) == "" and not isinstance(value, str) else value for value in values]
+    given = [None if _undefined(value) else value for value in values]
     kinds = {type(value) for value in given if value is not None}
     return given if len(kinds) < 2 or kinds == {int, float} else [value if value is None else str(value) for value in given]
 
 
+def _undefined(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def _cell(value: Any) -> Any:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if _undefined(value):
         return ""
     return repr(float(value)) if isinstance(value, float) else value
 

@@ -20,7 +20,7 @@ from evolve import condenser_table
 from evolve.errors import UserError
 from evolve.networks.family import architecture
 from evolve.registry import names as registered
-from evolve.settings import Settings
+from evolve.settings import Settings, descend_source
 from evolve.strategy_table import refusal
 
 if sys.version_info >= (3, 11):
@@ -182,7 +182,7 @@ def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
     wanted = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}[hint]
     fits = isinstance(value, bool) if hint is bool else isinstance(value, hint) and not isinstance(value, bool)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value, fits = (float(value), True) if abs(value) < 10**300 else (math.inf, True)
+        value, fits = float(value) if abs(value) < 10**300 else math.inf, True
     if not fits or (isinstance(value, float) and not math.isfinite(value)):
         raise UserError(f"{where} = {_show(value)}: expected {wanted}{_limits(limits)}")
     choices, least, most = _choices(limits), limits.get("least"), limits.get("most")
@@ -242,7 +242,7 @@ def _problems(s: Settings) -> Iterator[str]:
         yield f"condense.args = {toml_value(s.condense.args)}: method {s.condense.method} takes none, they are a plug-in's; allowed is {{}}"
     for room in ("ancestor", "condense", "descend", "fewshot"):
         chosen = getattr(s, room).augment
-        if "flip" in chosen and (s.data.source if room == "ancestor" else _descend_source(s)) == "glyphs":
+        if "flip" in chosen and (s.data.source if room == "ancestor" else descend_source(s.data)) == "glyphs":
             yield f'{room}.augment = {list(chosen)}: glyphs are characters and lose their class when flipped; allowed: ["crop"] or []'
 
 
@@ -259,12 +259,8 @@ def _network_problems(s: Settings) -> Iterator[str]:
         yield f'inherit.embeddings = "inherited": {s.ancestor.network} has none to inherit; allowed is "random"'
 
 
-def _descend_source(s: Settings) -> str:
-    return s.data.source if s.data.descend_source == "same" else s.data.descend_source
-
-
 def _split_problems(s: Settings) -> Iterator[str]:
-    two = _descend_source(s) != s.data.source  # then every source's ids are its own, and roles need not be listed together
+    two = descend_source(s.data) != s.data.source  # then every source's ids are its own, and roles need not be listed together
     roles = {"ancestor": s.data.ancestor_classes, "condense": s.data.condense_classes, "descend": s.data.descend_classes}
     given = [role for role, ids in roles.items() if ids]
     if given and len(given) < 3 and not two:

@@ -41,6 +41,11 @@ class DataSettings:
     glyph_test: int = setting(50, "glyphs: test images a class", least=1, most=10_000)
 
 
+def descend_source(data: DataSettings) -> str:
+    """Where the condenser's and the descendants' images come from, by name."""
+    return data.source if data.descend_source == "same" else data.descend_source
+
+
 @dataclass(frozen=True)
 class StreamSettings:
     """[stream]: the ancestor's tasks (paper 5.3). Each is drawn independently, so classes recur."""

@@ -156,12 +156,12 @@ class Worker:
     ``place``: environment variables of its own, such as the one GPU that it sees.
     """
 
-    def __init__(self, store_root: Path, perform: str, context: Mapping[str, Any], place: Mapping[str, str] | None = None) -> None:
-        self.place = dict(place or {})
+    def __init__(self, store_root: Path, perform: str, context: Mapping[str, Any], place: Mapping[str, str]) -> None:
+        self.place = place
         spawn = multiprocessing.get_context("spawn")
         self.connection, far_end = spawn.Pipe()
         self.process = spawn.Process(target=_main, args=(far_end, os.getpid(), store_root, perform, dict(context)), daemon=True)
-        with birth(ONE_THREAD | self.place):
+        with birth({**ONE_THREAD, **place}):
             self.process.start()
         far_end.close()
         self.stages: dict[str, Stage] = {}

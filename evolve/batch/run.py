@@ -58,9 +58,14 @@ class OpenBatch:
 
     def _share_records(self) -> None:
         """Cases have most stages in common: each result is read once."""
-        first = next(iter(self.runs.values()))[1]
-        for _, opened in self.runs.values():
-            opened.records, opened.made_by = first.records, first.made_by
+        first, *others = self.lineages
+        for one in others:
+            one.records, one.made_by = first.records, first.made_by
+
+    @property
+    def lineages(self) -> list[Opened]:
+        """The cases' runs; what they share, such as the store, is the first one's."""
+        return [one for _, one in self.runs.values()]
 
     def stages(self) -> list[Stage]:
         """Every case's stages that can be named now, each once, under the name of the first case that needs it."""
@@ -74,8 +79,7 @@ class OpenBatch:
 
     def context(self) -> dict[str, Any]:
         """What perform needs to find any case's images."""
-        opened = [one for _, one in self.runs.values()]
-        return {**opened[0].context, "data": {one.world.data: one.context["data"] for one in opened}}
+        return {**self.lineages[0].context, "data": {one.world.data: one.context["data"] for one in self.lineages}}
 
     def owners(self) -> Mapping[str, list[str]]:
         """Stage key -> the folders of the cases that need it."""
@@ -87,12 +91,12 @@ class OpenBatch:
 
     def prepare(self, argv: list[str]) -> None:
         """Every case's run folder. UserError where one holds another run."""
-        for _, opened in self.runs.values():
-            opened.order.out.mkdir(parents=True, exist_ok=True)
-            prepare_folder(opened, argv)
+        for one in self.lineages:
+            one.order.out.mkdir(parents=True, exist_ok=True)
+            prepare_folder(one, argv)
 
     def run(self, events: Callable[[Event], None]) -> dict[str, str]:
         """Compute what is missing; {key: one line} of the stages that failed."""
-        opened = [one for _, one in self.runs.values()]
-        workers = crew(opened[0].order, opened)
-        return run_stages(self.stages, opened[0].store.root, "evolve.perform:perform_stage", self.context(), workers, events, keep_going=True)
+        first = self.lineages[0]
+        workers = crew(first.order, self.lineages)
+        return run_stages(self.stages, first.store.root, "evolve.perform:perform_stage", self.context(), workers, events, keep_going=True)

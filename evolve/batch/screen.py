@@ -70,8 +70,8 @@ def print_plan(opened: OpenBatch) -> None:
     owners = opened.owners()
     weights = _weights(opened)
     stages = opened.stages()
-    store = next(iter(opened.runs.values()))[1].store
-    missing = [s for s in stages if not store.has(s.key)]
+    first = opened.lineages[0]
+    missing = [s for s in stages if not first.store.has(s.key)]
     console.print(f"{batch.name} ({batch.profile}): {len(batch.cases)} lineages", markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     for title in ("stage", "asked for", "distinct", "in the store", "left", "left takes"):
@@ -84,8 +84,7 @@ def print_plan(opened: OpenBatch) -> None:
     console.print(table)
     alone = sum(weights[s.key] * len(owners[s.key]) for s in stages)
     shared = sum(weights[s.key] for s in stages)
-    runs = [one for _, one in opened.runs.values()]
-    workers = len(worker_places(runs[0].order, runs))
+    workers = len(worker_places(first.order, opened.lineages))
     if alone > 0:
         console.print(f"sharing saves {1 - shared / alone:.0%} of the work of running every lineage by itself")
     rest = sum(weights[s.key] for s in missing)
@@ -97,7 +96,7 @@ def print_plan(opened: OpenBatch) -> None:
 
 def _weights(opened: OpenBatch) -> Mapping[str, float]:
     found: dict[str, float] = {}
-    for _, one in opened.runs.values():
+    for one in opened.lineages:
         for stage in one.stages():
             found.setdefault(stage.key, cost.seconds(one.world.settings, stage.kind, stage.recipe))
     return found

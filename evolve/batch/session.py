@@ -39,8 +39,7 @@ def execute(order: BatchOrder, argv: list[str]) -> None:
         if measured:
             write_page([order.out], order.out / PAGE)
             print(f"report       {order.out / PAGE}   (everything on one page)")
-        first = next(iter(opened.runs.values()))[1]
-        for line in thin(first.store, [one.world for _, one in opened.runs.values()]):
+        for line in thin(opened.lineages[0].store, [one.world for one in opened.lineages]):
             print(line)
     print_tables(order.batch, tables)
     print(f"tables       {order.out / 'table.md'}, table.tex, table.json, descendants.csv and .parquet (long form)")

@@ -12,7 +12,7 @@ import numpy as np
 
 from evolve.batch.compare import METRICS, Values, control_values, points
 from evolve.batch.file import CONTROLS, Batch, Case
-from evolve.curves import Interval, LineageRecord, pooled_interval
+from evolve.curves import Interval, LineageRecord, aligned, pooled_interval
 
 # Okabe and Ito's colours without the yellow, which is too pale for a line; the lengths of the three lists have no common divisor, so 252 curves differ.
 COLOURS = ("#0072B2", "#D55E00", "#000000", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -53,8 +53,7 @@ def _curves(batch: Batch, pairs: Sequence[Pair]) -> list[Curve]:
     by_method = {method: [r for c, r in pairs if c.method == method] for method in batch.methods}
     found = [curve(method, records) for method, records in by_method.items() if records]
     reference = by_method.get(batch.reference, []) if batch.reference else next((records for records in by_method.values() if records), [])
-    controls = (Curve(name, pooled(reference, control_values(name)), {}, control=True) for name in batch.controls)
-    return found + [one for one in controls if one.accuracy]
+    return found + _controls(reference, batch.controls)
 
 
 def curve(label: str, records: Sequence[LineageRecord]) -> Curve:
@@ -64,8 +63,13 @@ def curve(label: str, records: Sequence[LineageRecord]) -> Curve:
 
 def lineage_curves(records: Sequence[LineageRecord]) -> list[Curve]:
     """The inherited descendants and every control that was measured."""
-    controls = (Curve(name, pooled(records, control_values(name)), {}, control=True) for name in CONTROLS)
-    return [curve("inherited", records), *(one for one in controls if one.accuracy)]
+    return [curve("inherited", records), *_controls(records, CONTROLS)]
+
+
+def _controls(records: Sequence[LineageRecord], names: Sequence[str]) -> list[Curve]:
+    """Those of the controls that were measured."""
+    found = (Curve(name, pooled(records, control_values(name)), {}, control=True) for name in names)
+    return [one for one in found if one.accuracy]
 
 
 def pooled(records: Sequence[LineageRecord], values: Values) -> dict[int, Interval]:
@@ -73,9 +77,8 @@ def pooled(records: Sequence[LineageRecord], values: Values) -> dict[int, Interv
 
     Its 95 % interval is Student's over the tasks of one seed; of several, seeds are resampled, then tasks.
     """
-    tables = [points(record.generations, values) for record in records]
-    common = set.intersection(*map(set, tables)) if tables else set()
-    return {length: pooled_interval([table[length] for table in tables]) for length in sorted(common)}
+    rows = aligned([points(record.generations, values) for record in records])
+    return {length: pooled_interval(seeds) for length, seeds in rows.items()}
 
 
 def panel_figure(panel: Panel, untrained: bool) -> Any:

@@ -12,7 +12,7 @@ from evolve.networks.fused import Fused, Statistics, Weights, orders
 from evolve.networks.kernels import PLACE
 from evolve.networks.plan import Plan
 from evolve.networks.vgg import VGG
-from evolve.training.group import DownstreamTask, Group
+from evolve.training.group import Group, padded_tests
 from evolve.training.plain import TEST_BATCH
 from evolve.training.width import together
 
@@ -89,7 +89,7 @@ class Crew:
         self.steps = 0
         self._passes: dict[int, Fused] = {}
         self._tests: list[Tensor] = []
-        self._places, self._truth = _padded([group.tasks[member] for member in members])
+        self._places, self._truth = padded_tests([group.tasks[member] for member in members])
         self._load()
         # The momentum already holds the next step's decay, so that a gradient only has to be added (see _update).
         self.momentum.values.add_(self.parameters.values, alpha=group.d.weight_decay)
@@ -181,15 +181,6 @@ class Crew:
                 pairs += [(o.chunk(len(self.models))[n], g) for o, g in zip(own, given, strict=True)]
             pairs += [(w.head[n], model.head.weight), (w.head_bias[n], model.head.bias)]
         return pairs  # type: ignore[return-value]
-
-
-def _padded(tasks: Sequence[DownstreamTask]) -> tuple[Tensor, Tensor]:
-    """Indices and labels of the test images, int64 [members, most images]: shorter tasks are filled up with index 0, label -1."""
-    most = max(len(task.test) for task in tasks)
-    index, labels = torch.zeros(len(tasks), most, dtype=torch.int64), torch.full((len(tasks), most), -1)
-    for member, task in enumerate(tasks):
-        index[member, : len(task.test)], labels[member, : len(task.test)] = task.test, task.test_labels
-    return index, labels
 
 
 def _gather(models: Sequence[VGG], name: str) -> list[Tensor]:

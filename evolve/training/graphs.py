@@ -22,7 +22,7 @@ from evolve.networks.vgg import VGG
 from evolve.settings import DescendSettings
 from evolve.training.graph_capture import Job, Recorder, side_by_side
 from evolve.training.graph_draws import CROP, FLIP, INDEX, LABEL, layout, pack
-from evolve.training.group import Group
+from evolve.training.group import Group, padded_tests
 
 TEST_BATCH = 256  # constant, so that a test image is treated alike in every group
 
@@ -196,14 +196,11 @@ class Wave:
 
 def _tests(group: Group) -> tuple[Tensor, Tensor]:
     """Indices and labels of all test images, on the device: int64 [chunks, members, TEST_BATCH] each, filled up with index 0, label -1."""
-    chunks = -(-max(len(task.test) for task in group.tasks) // TEST_BATCH)
-    index = torch.zeros(group.size, chunks * TEST_BATCH, dtype=torch.int64)
-    labels = torch.full_like(index, -1)
-    for member, task in enumerate(group.tasks):
-        index[member, : len(task.test)], labels[member, : len(task.test)] = task.test, task.test_labels
     device = group.resident.device
-    cut = [column.view(group.size, chunks, TEST_BATCH).transpose(0, 1).contiguous().to(device) for column in (index, labels)]
-    return cut[0], cut[1]
+    index, labels = (
+        column.view(group.size, -1, TEST_BATCH).transpose(0, 1).contiguous().to(device) for column in padded_tests(group.tasks, TEST_BATCH)
+    )
+    return index, labels
 
 
 class GraphTrainer:

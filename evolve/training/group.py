@@ -26,9 +26,21 @@ class DownstreamTask:
     test_labels: Tensor
 
 
+def padded_tests(tasks: Sequence[DownstreamTask], multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Indices and labels of all tasks' test images, int64 [tasks, images] on the CPU, so many images as the largest task has, rounded up to a
+    ``multiple``: the rest is index 0, label -1.
+    """
+    most = max(len(task.test) for task in tasks)
+    index = torch.zeros(len(tasks), -(-most // multiple) * multiple, dtype=torch.int64)
+    labels = torch.full_like(index, -1)
+    for member, task in enumerate(tasks):
+        index[member, : len(task.test)], labels[member, : len(task.test)] = task.test, task.test_labels
+    return index, labels
+
+
 @dataclass(frozen=True)
 class Group:
-    """Descendants that learn side by side, in step: all tasks have equally many images. ``numbers`` are their places in the generation.
+    """Descendants that learn side by side, in step: all tasks have equally many training images. ``numbers`` are their places in the generation.
 
     ``lr_scale`` multiplies the learning rate of the layers that they inherited.
     """
