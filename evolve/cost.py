@@ -22,11 +22,10 @@ from evolve.lineage import ancestor_plan, paper_descendant
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
 from evolve.settings import Settings, descend_source
-from evolve.training.width import together
 
 SPEED = 55.0  # giga multiply-adds a second: what the large layers reach on one core with AVX-512
 FEATURE_SECONDS = 7e-9  # a number that passes through BN, ReLU and pool, forward and back
-LAYER_SECONDS = 4e-4  # a layer's calls in a training step, for one network or for several side by side
+LAYER_SECONDS = 4e-4  # a layer's calls in a training step
 PARAMETER_SECONDS = 1.6e-9  # the update of one parameter: memory, not arithmetic
 EVAL_SHARE = 0.3  # of a training image's time: forward only, larger batches
 MATCHING = 1.85  # the matching of all pairs of layers, beside the pseudo-descendant's own passes
@@ -37,19 +36,18 @@ TRANSPORT_SECONDS = 6e-5  # one optimal transport between few places
 
 @dataclass(frozen=True)
 class Work:
-    """Images that are trained on and tested, and optimizer steps, of a network of ``plan`` at ``size`` pixels; ``side_by_side`` networks share a step."""
+    """Images that are trained on and tested, and optimizer steps, of a network of ``plan`` at ``size`` pixels."""
 
     plan: Architecture
     size: int
     images: float
     steps: float
     tested: float = 0.0
-    side_by_side: int = 1
 
     def seconds(self) -> float:
         """On one core of the machine the constants were fitted on."""
         image = 3 * self.plan.macs(self.size) / SPEED + self.plan.numbers_out(self.size) * FEATURE_SECONDS
-        step = len(self.plan.layer_names) * LAYER_SECONDS / self.side_by_side + self.plan.parameters * PARAMETER_SECONDS
+        step = len(self.plan.layer_names) * LAYER_SECONDS + self.plan.parameters * PARAMETER_SECONDS
         return self.images * image + self.steps * step + self.tested * EVAL_SHARE * image
 
 
@@ -142,7 +140,7 @@ def _descend_seconds(s: Settings, plan: Architecture) -> float:
     d = s.descend
     images = d.descendants * d.classes_per_task * min(train, d.shots) * d.epochs
     tested = d.descendants * d.classes_per_task * min(test, d.test_per_class or test) * d.epochs
-    return Work(plan, s.data.size, images, images / d.batch, tested, together(plan, d.descendants)).seconds()
+    return Work(plan, s.data.size, images, images / d.batch, tested).seconds()
 
 
 def _fewshot_seconds(s: Settings, plan: Architecture, learner: str) -> float:

@@ -52,8 +52,10 @@ class World:
 
     @property
     def arithmetic(self) -> str:
-        """What a stage's rounding depends on, for its key."""
-        return "reference" if self.reference else "fast"
+        """What a stage's rounding depends on, for its key: VGGs have compiled kernels (on a CPU), others the library's."""
+        if self.reference:
+            return "reference"
+        return "compiled" if ancestor_plan(self.settings).family == "vgg" else "fast"
 
     @property
     def roles(self) -> dict[str, tuple[int, ...]]:

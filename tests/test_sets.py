@@ -29,7 +29,6 @@ from evolve.networks.plan import stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG, initialise
 from evolve.settings import AncestorSettings, DataSettings, DescendSettings, Settings
 from evolve.store import Stage, Store
-from evolve.training.fused import crews
 from evolve.workers import execute
 
 
@@ -259,10 +258,3 @@ def test_on_a_gpu_methods_and_architectures_go_together_but_nothing_else(tmp_pat
     for other in (make_world(images, seed=4), make_world(images, epochs=3), replace(world, descend_classes=(6, 7, 8)), replace(world, data="other")):
         assert perform.set_key(descend(other, "inherited", 1, gene), images) not in (key, None)
     assert perform.set_key(descend(make_world(images, True), "inherited", 1, gene), images) is None
-
-
-def test_a_fused_pass_holds_neighbours_of_one_plan_and_one_generation():
-    small, other, large = (stack_plan(vgg16_plan(width), ("conv1",)) for width in (1 / 16, 1 / 8, 1))
-    assert crews([small] * 5, range(5)) == [range(5)]
-    assert crews([small] * 4, [0, 1, 0, 1]) == [range(2), range(2, 4)]
-    assert crews([small, small, other, large, large], [0, 1, 2, 3, 4]) == [range(2), range(2, 3), range(3, 4), range(4, 5)]

@@ -80,6 +80,16 @@ def test_hparams_hold_settings_and_headline(tmp_path: Path) -> None:
     assert b"ancestor.lr" in content and b"ancestor.milestones" in content
 
 
+@pytest.mark.parametrize(("share", "steps"), [(1e-9, [1, 9]), (1e9, list(range(1, 10)))])
+def test_pictures_take_a_share_of_the_time_and_the_last_generation_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, steps: list[int]) -> None:
+    monkeypatch.setattr("evolve.tensorboard.PICTURE_SHARE", share)
+    with Board(tmp_path, record(range(1, 4))) as board:
+        for t in range(4, 10):
+            board.add(generation(t))
+    assert [event.step for event in read(tmp_path).Images("learning curves")] == steps
+    assert [step for step, _ in points(tmp_path)] == list(range(1, 10))
+
+
 def test_resume_shows_no_duplicate_points_on_a_fresh_tensorboard(tmp_path: Path) -> None:
     board = Board(tmp_path, record(range(1, 4)))
     del board  # a run that was killed: its file stays, unclosed

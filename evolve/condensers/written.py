@@ -33,17 +33,17 @@ class Written:
         self.theta = 4 * self.units + 2
 
     def run(self, x: Tensor, params: Sequence[Tensor]) -> Pass:
-        return Pass(passes(self.plan, self.size, len(x), places=False), self.weights(params), x)
+        return Pass(passes(self.plan, self.size), self.weights(params), x)
 
     def weights(self, params: Sequence[Tensor]) -> Weights:
         end = 4 * self.units
         conv = [weight.contiguous(memory_format=torch.channels_last) for weight in params[0:end:4]]  # as they are, but for a stranger's
         bias, gamma, beta = (params[first:end:4] for first in (1, 2, 3))
-        return Weights(conv, bias, gamma, beta, params[end][None], params[end + 1][None])
+        return Weights(conv, bias, gamma, beta, params[end], params[end + 1])
 
     def flat(self, w: Weights) -> Tensors:
         units = zip(w.conv, w.bias, w.gamma, w.beta, strict=True)
-        return (*(part for unit in units for part in unit), w.head[0], w.head_bias[0])
+        return (*(part for unit in units for part in unit), w.head, w.head_bias)
 
     def classification(self, x: Tensor, labels: Tensor, params: Sequence[Tensor]) -> Classification:
         """L_cls on images x [B, 3, S, S] with labels [B]."""

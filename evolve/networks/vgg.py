@@ -46,8 +46,11 @@ class VGG(Network):
 
     def embed(self, x: Tensor) -> Tensor:
         """Images [B, 3, H, W] -> the head's input [B, c]: the last block's pooled maps, averaged over their pixels."""
-        if self.fused and self.training and x.device.type == "cpu":
-            return self._embed_fused(x)
+        if self.fused and x.device.type == "cpu":
+            if self.training:
+                return self._embed_fused(x)
+            if not torch.is_grad_enabled():
+                return self._embed_judged(x)
         for block in self.plan:
             for spec in block:
                 x = self.layers[spec.name](x)
@@ -64,9 +67,15 @@ class VGG(Network):
         statistics = Statistics([_known(bn.running_mean) for bn in bns], [_known(bn.running_var) for bn in bns])
         parameters = [conv.weight for conv in convs], [_known(conv.bias) for conv in convs], [bn.weight for bn in bns], [bn.bias for bn in bns]
         torch._foreach_add_([_known(bn.num_batches_tracked) for bn in bns], 1)
-        fused = passes(self.plan, x.shape[-1], len(x))
+        fused = passes(self.plan, x.shape[-1])
         found: Tensor = Embedding.apply(fused, statistics, x, *(p for part in parameters for p in part))  # type: ignore[no-untyped-call]
         return found
+
+    def _embed_judged(self, x: Tensor) -> Tensor:
+        """In eval mode, where nobody asks for a gradient."""
+        units = self.units
+        norms = [(u.bn.weight, u.bn.bias, _known(u.conv.bias), _known(u.bn.running_mean), _known(u.bn.running_var)) for u in units]
+        return passes(self.plan, x.shape[-1]).judged([unit.conv.weight for unit in units], norms, x)
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W] -> every unit's output [B, c, h, w] in order, each before its block's pooling."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor
 
 from evolve.networks.fused import Statistics, Weights
 from evolve.networks.plan import Plan
@@ -25,20 +22,14 @@ def awake(plan: Plan, classes: int, seed: int, dtype: torch.dtype = torch.float6
     return model.to(dtype).train()
 
 
-def weights_of(models: Sequence[VGG]) -> Weights:
-    """The models' parameters side by side, as copies."""
-
-    def joined(name: str, part: str) -> list[Tensor]:
-        layers = zip(*(model.units for model in models), strict=True)
-        return [torch.cat([getattr(getattr(unit, name), part).detach() for unit in units]) for units in layers]
-
-    conv = [w.contiguous(memory_format=torch.channels_last) for w in joined("conv", "weight")]
-    head, bias = (torch.stack([getattr(model.head, part).detach() for model in models]) for part in ("weight", "bias"))
-    return Weights(conv, joined("conv", "bias"), joined("bn", "weight"), joined("bn", "bias"), head, bias)
+def weights_of(model: VGG) -> Weights:
+    """The model's parameters, as copies."""
+    units = model.units
+    conv = [unit.conv.weight.detach().clone(memory_format=torch.channels_last) for unit in units]
+    vectors = ([part.detach().clone() for part in parts] for parts in zip(*((u.conv.bias, u.bn.weight, u.bn.bias) for u in units), strict=True))
+    return Weights(conv, *vectors, model.head.weight.detach().clone(), model.head.bias.detach().clone())
 
 
-def statistics_of(models: Sequence[VGG]) -> Statistics:
-    """The models' running means and variances side by side, as copies."""
-    layers = list(zip(*(model.units for model in models), strict=True))
-    means, variances = ([torch.cat([getattr(u.bn, name) for u in units]) for units in layers] for name in ("running_mean", "running_var"))
-    return Statistics(means, variances)
+def statistics_of(model: VGG) -> Statistics:
+    """The model's running means and variances, as copies."""
+    return Statistics(*([getattr(unit.bn, name).clone() for unit in model.units] for name in ("running_mean", "running_var")))

@@ -30,11 +30,11 @@ class Case:
         self.model = awake(plan, 4, 3)
         self.x = random(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
         self.labels = torch.arange(batch) % 4
-        self.weights = weights_of([self.model])
+        self.weights = weights_of(self.model)
         self.direction = Weights(*([random(*p.shape).contiguous(memory_format=memory(p)) for p in part] for part in parts(self.weights)[:4]),
                                  random(*self.weights.head.shape), random(*self.weights.head_bias.shape))  # fmt: skip
         self.targets = [random(*f.shape) for f in self.model.features(self.x)]
-        self.passed = Pass(Fused(plan, size, batch, places=False), self.weights, self.x)
+        self.passed = Pass(Fused(plan, size), self.weights, self.x)
 
     def loss(self) -> Tensor:
         """Reads the logits and, quadratically, every feature."""
@@ -54,7 +54,7 @@ def parts(w: Weights) -> list[list[Tensor]]:
 def flat(w: Weights) -> list[Tensor]:
     """In the order of the module's parameters, as they are named there."""
     units = [t for group in zip(w.conv, w.bias, w.gamma, w.beta, strict=True) for t in group]
-    return [*units, w.head[0], w.head_bias[0]]
+    return [*units, w.head, w.head_bias]
 
 
 def assert_close(found: list[Tensor], wanted: list[Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Every kernel against torch's convolution and its autograd, in float64, over shapes; and the rule that picks one."""
+"""The compiled kernels against torch and its autograd, in float64, over shapes; the same bits whatever the processor's vectors."""
 
 from __future__ import annotations
 
@@ -9,75 +9,156 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evolve.networks.kernels import IMAGE, PLACE, Mixed, OneDnn, Product, Shape, Taps, as_column, as_maps, as_rows, order_of, pick
+from evolve.networks.compiled import convolution, emit, units
+from evolve.networks.compiled.emit import Processor
+from evolve.networks.kernels import EPS, Convolution, Norm, laid_out, rectified, rectified_gradient
 
-shapes = st.builds(
-    Shape, batch=st.integers(1, 4), side=st.integers(1, 7), c_in=st.integers(1, 6), c_out=st.integers(1, 6), groups=st.integers(1, 3)
-)
-
-
-def check(kind: type, shape: Shape, wide: bool = False) -> None:
-    draw = torch.Generator().manual_seed(shape.rows)
-
-    def normal(*size: int) -> Tensor:
-        return torch.randn(size, generator=draw, dtype=torch.float64)
-
-    x, g = (as_maps(normal(shape.rows, shape.groups * c), shape.batch, shape.side) for c in (shape.c_in, shape.c_out))
-    weight = normal(shape.groups * shape.c_out, shape.c_in, 3, 3).contiguous(memory_format=torch.channels_last)
-    leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
-    wanted = F.conv2d(*leaves, padding=1, groups=shape.groups)
-    g_x, g_weight = torch.autograd.grad(wanted, leaves, g)
-    kernel = kind(shape)
-    if wide and isinstance(kernel, Product):
-        kernel._turn = None  # the way wide layers go
-    if kernel.order == PLACE:
-        x, g, wanted, g_x = (as_column(_placed(t, shape)) for t in (x, g, wanted.detach(), g_x))
-    into = torch.ones_like(weight)
-    torch.testing.assert_close(kernel.forward(x, weight), wanted, rtol=1e-12, atol=1e-12, check_stride=False)
-    torch.testing.assert_close(kernel.data_gradient(g, weight), g_x, rtol=1e-12, atol=1e-12, check_stride=False)
-    kernel.weight_gradient(g, x, into)
-    torch.testing.assert_close(into - 1, g_weight, rtol=1e-11, atol=1e-11, check_stride=False)
+PROCESSORS = (Processor(64, 32), Processor(32, 16), Processor(16, 16), Processor(16, 32))
+sides = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 20])
+channels = st.sampled_from([1, 2, 3, 4, 5, 6, 8, 12, 16, 24])
 
 
-def _placed(maps: Tensor, shape: Shape) -> Tensor:
-    """Rows in place order."""
-    return as_rows(maps).view(shape.batch, shape.side**2, -1).transpose(0, 1).reshape(shape.rows, -1)
+def normal(*size: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    made = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return laid_out(made) if len(size) == 4 else made
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(shapes)
-def test_library_and_product_are_torchs_convolution(shape: Shape) -> None:
-    check(OneDnn, shape)
-    check(Mixed, shape)
-    check(Product, shape)
-    check(Product, shape, wide=True)
+def close(found: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11, check_stride=False)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(shapes)
-def test_taps_are_torchs_convolution(shape: Shape) -> None:
-    check(Taps, Shape(shape.batch, shape.side, shape.c_in, shape.c_out))
+@given(st.integers(1, 19), sides, channels, channels)
+def test_the_convolution_is_torchs(batch: int, side: int, c_in: int, c_out: int) -> None:
+    x, weight, g = normal(batch, c_in, side, side), normal(c_out, c_in, 3, 3, seed=1), normal(batch, c_out, side, side, seed=2)
+    leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
+    wanted = F.conv2d(*leaves, padding=1)
+    g_x, g_weight = torch.autograd.grad(wanted, leaves, g)
+    ours, into = Convolution(side, c_in, c_out), laid_out(torch.ones_like(weight))
+    close(ours.forward(x, weight), wanted.detach())
+    close(ours.data_gradient(g, weight), g_x)
+    ours.weight_gradient(g, x, into)
+    close(into - 1, g_weight)
 
 
-def test_a_product_sees_that_its_input_changed() -> None:
-    """It keeps the last input's columns; an input changed in place, or another one, must not meet them."""
-    shape = Shape(2, 3, 2, 2)
-    kernel, weight = Product(shape), torch.ones(2, 2, 3, 3).contiguous(memory_format=torch.channels_last)
-    x = as_maps(torch.ones(shape.rows, 2), 2, 3)
-    first = kernel.forward(x, weight).clone()
-    x.mul_(2)
-    assert torch.equal(kernel.forward(x, weight), 2 * first)
-    assert torch.equal(kernel.forward(x * 3, weight), 6 * first)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.integers(1, 19), sides, channels, channels)
+def test_a_step_is_made_once_all_images_are_added_up(batch: int, side: int, c_in: int, c_out: int) -> None:
+    """SGD's, with a momentum that holds the decay; large maps go by in several stretches."""
+    x, g, weight = normal(batch, c_in, side, side), normal(batch, c_out, side, side, seed=2), normal(c_out, c_in, 3, 3, seed=1)
+    held, rates = normal(c_out, c_in, 3, 3, seed=3), torch.tensor([-0.3, 0.9, 0.05], dtype=torch.float64)
+    gradient, momentum, stepped = held.clone(memory_format=torch.channels_last), laid_out(held.clone()), laid_out(weight.clone())
+    Convolution(side, c_in, c_out).weight_gradient(g, x, gradient)
+    run = convolution.weight_step(side, c_in, c_out, x.dtype)
+    run(momentum.data_ptr(), stepped.data_ptr(), rates.data_ptr(), g.data_ptr(), x.data_ptr(), batch)
+    close(stepped, weight - 0.3 * gradient)
+    close(momentum, 0.9 * gradient + 0.05 * stepped)
 
 
-def test_taps_refuse_several_networks() -> None:
-    with pytest.raises(ValueError, match="one network"):
-        Taps(Shape(2, 2, 3, 3, groups=2))
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(2, 9), st.sampled_from([2, 3, 4, 5, 8, 9, 16]), channels, st.booleans())
+def test_bn_relu_and_pool_are_torchs(batch: int, side: int, count: int, pool: bool) -> None:
+    c, bias = (3 * normal(batch, count, side, side) + 1).requires_grad_(), normal(count, seed=4)
+    gamma, beta = normal(count, seed=1).requires_grad_(), normal(count, seed=2).requires_grad_()
+    running, kept = (normal(count, seed=5), normal(count, seed=6).exp()), (normal(count, seed=5), normal(count, seed=6).exp())
+    wanted = F.relu(F.batch_norm(c + bias.view(-1, 1, 1), *kept, gamma, beta, True, units.MOMENTUM, EPS))
+    wanted = F.max_pool2d(wanted, 2) if pool else wanted
+    g = normal(*wanted.shape, seed=3)
+    g_c, g_gamma, g_beta = torch.autograd.grad(wanted, (c, gamma, beta), g)
+    with torch.no_grad():
+        norm = Norm.of_batch(c, gamma, beta, bias, running)
+        found, into = rectified(c, norm, pool), (torch.ones(count, dtype=torch.float64), torch.ones(count, dtype=torch.float64))
+        close(found, wanted.detach())
+        close(rectified_gradient(g, c, norm, pool, *into), g_c)
+        close(into[0] - 1, g_gamma)
+        close(into[1] - 1, g_beta)
+    for ours, torchs in zip(running, kept, strict=True):
+        close(ours, torchs)
+    judged = F.relu(F.batch_norm(c + bias.view(-1, 1, 1), *kept, gamma, beta, False, 0.0, EPS))
+    close(rectified(c.detach(), Norm.in_eval(gamma.detach(), beta.detach(), bias, *running), pool), (F.max_pool2d(judged, 2) if pool else judged).detach())
 
 
-def test_the_rule_follows_the_shape_alone() -> None:
-    assert isinstance(pick(Shape(16, 16, 8, 16)), OneDnn) and isinstance(pick(Shape(16, 4, 32, 64)), Mixed) and isinstance(pick(Shape(16, 2, 64, 64, 5)), Product)
-    assert isinstance(pick(Shape(16, 2, 512, 512), PLACE), Taps)
-    assert order_of(2, ((512, 512), (512, 512)), 1) == PLACE
-    assert order_of(2, ((512, 512), (64, 64)), 1) == IMAGE, "one narrow layer keeps the block in image order"
-    assert order_of(2, ((512, 512),), 5) == IMAGE and order_of(8, ((512, 512),), 1) == IMAGE
+def test_of_equal_pixels_the_first_receives_the_gradient() -> None:
+    """As torch's pool; flat images have many such windows. Where none is above zero, none receives it."""
+    c = laid_out(torch.tensor([[1.0, 1.0, -2.0, -2.0], [1.0, 0.0, -2.0, -2.0], [3.0, 5.0, 0.0, 7.0], [5.0, 5.0, 7.0, 7.0]], dtype=torch.float64).view(1, 1, 4, 4))
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    plain = Norm(one, zero, zero, zero)  # invstd 0: BN itself passes everything on
+    got = rectified_gradient(laid_out(torch.ones(1, 1, 2, 2, dtype=torch.float64)), c, plain, True, zero.clone(), zero.clone())
+    leaf = c.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(F.relu(F.max_pool2d(leaf, 2)).sum(), leaf)
+    close(got + wanted.sum() / 16, wanted)  # BN takes the mean gradient away
+
+
+@pytest.mark.parametrize("corner", range(4))
+def test_a_pool_passes_on_what_is_not_a_number(corner: int) -> None:
+    c = normal(1, 1, 2, 2)
+    c.view(-1)[corner] = torch.nan
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    assert rectified(c, Norm(one, zero, zero, one), True).isnan().all()
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_what_is_not_a_number_stays_so(pool: bool) -> None:
+    """A diverged network must show it."""
+    c = normal(2, 4, 4, 4)
+    c[1, 2, 3, 3] = torch.nan
+    norm = Norm.of_batch(c, *(torch.ones(4, dtype=torch.float64) for _ in range(3)), None)
+    found = rectified(c, norm, pool)
+    assert found[:, 2].isnan().all() and not found[:, :2].isnan().any()
+
+
+def all_of(side: int, c_in: int, c_out: int, batch: int, dtype: torch.dtype) -> list[Tensor]:
+    """What every kernel makes of the same numbers."""
+    x, weight = normal(batch, c_in, side, side, dtype=dtype), normal(c_out, c_in, 3, 3, seed=1, dtype=dtype)
+    gamma, beta, bias = (normal(c_out, seed=seed, dtype=dtype) for seed in (2, 3, 4))
+    running, into = (beta.clone(), gamma.abs()), laid_out(torch.zeros_like(weight))
+    ours = Convolution(side, c_in, c_out)
+    c = ours.forward(x, weight)
+    norm = Norm.of_batch(c, gamma, beta, bias, running)
+    found = [c, norm.scale, norm.shift, *running]
+    for pool in (False, True):
+        g_gamma, g_beta = torch.zeros_like(gamma), torch.zeros_like(beta)
+        out = rectified(c, norm, pool)
+        g = rectified_gradient(out + 1, c, norm, pool, g_gamma, g_beta)
+        ours.weight_gradient(g, x, into)
+        found += [out, g, g_gamma, g_beta, into.clone(), ours.data_gradient(g, weight)]
+        stepped, momentum, rates = laid_out(weight.clone()), laid_out(into.clone()), torch.tensor([-0.3, 0.9, 0.05], dtype=dtype)
+        addresses = (part.data_ptr() for part in (momentum, stepped, rates, g, x))
+        convolution.weight_step(side, c_in, c_out, dtype)(*addresses, batch)
+        found += [stepped, momentum]
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(20, 3, 8), (8, 16, 24), (4, 12, 6), (2, 16, 32)])
+def test_every_processor_gives_the_same_bits(monkeypatch, shape, dtype) -> None:
+    """Vectors of 16, 32 or 64 bytes, 16 or 32 of them: the same sums in the same order. (This machine computes the wide ones piece by piece.)"""
+    found = []
+    for one in PROCESSORS:
+        monkeypatch.setattr(emit, "processor", lambda one=one: one)
+        for made in (*vars(convolution).values(), *vars(units).values()):
+            if hasattr(made, "cache_clear"):
+                made.cache_clear()
+        found.append(all_of(*shape, 19, dtype))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_image_is_convolved_alike_in_every_batch(dtype) -> None:
+    """Tests go by in batches of many sizes; small maps share a tile with other images."""
+    for side in (1, 2, 3, 4, 8):
+        x, weight = normal(11, 8, side, side, dtype=dtype), normal(16, 8, 3, 3, seed=1, dtype=dtype)
+        ours = Convolution(side, 8, 16)
+        alone = torch.cat([ours.forward(x[n : n + 1], weight) for n in range(len(x))])
+        assert torch.equal(ours.forward(x, weight), alone)
+
+
+def test_a_weights_gradient_in_another_memory_order_is_refused() -> None:
+    with pytest.raises(ValueError, match="channels_last"):
+        Convolution(4, 2, 3).weight_gradient(normal(1, 3, 4, 4), normal(1, 2, 4, 4), torch.zeros(3, 2, 3, 3, dtype=torch.float64))
+
+
+def test_maps_in_another_memory_order_are_taken() -> None:
+    x, weight = normal(2, 4, 5, 5), normal(8, 4, 3, 3, seed=1)
+    assert torch.equal(Convolution(5, 4, 8).forward(x.contiguous(), weight.contiguous()), Convolution(5, 4, 8).forward(x, weight))

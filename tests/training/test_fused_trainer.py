@@ -1,4 +1,4 @@
-"""The CPU's trainer against the plain one in float64: losses, weights, statistics and answers, alone, together and on wide layers."""
+"""The CPU's trainer against the plain one in float64: losses, weights, statistics and answers, alone and together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
 from evolve.descendants import downstream_tasks
 from evolve.inheritance import inherit
-from evolve.networks import kernels
 from evolve.networks.plan import Plan, stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG
 from evolve.settings import DescendSettings
@@ -55,14 +54,9 @@ def assert_same(ours: list[VGG], theirs: list[VGG]) -> None:
             assert float((mine.double() - other.double()).abs().max()) <= 1e-8 * max(1.0, float(other.double().abs().max())), name
 
 
-@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("changes", [{}, {"schedule": "constant", "augment": ()}, {"shots": 8, "batch": 5, "momentum": 0.0, "weight_decay": 0.0}])
-def test_it_trains_as_the_plain_trainer_does(resident, monkeypatch, changes, count, wide) -> None:
-    """``wide``: every layer on a small map counts as wide, so that descendants pass alone and in place order."""
-    if wide:
-        monkeypatch.setattr(kernels, "WIDE", 1)
-        monkeypatch.setattr("evolve.training.fused.together", lambda plan, members: 1)
+def test_it_trains_as_the_plain_trainer_does(resident, changes, count) -> None:
     d = replace(D, **changes)
     ours = descendants(PAPER, count)
     theirs = copy.deepcopy(ours)
@@ -75,14 +69,16 @@ def test_it_trains_as_the_plain_trainer_does(resident, monkeypatch, changes, cou
 
 
 def test_alone_equals_together(resident) -> None:
+    """To the bit: company shares nothing."""
     tasks = downstream_tasks(D, range(8), resident, 5)
     together = descendants(PAPER, 3)
     alone = copy.deepcopy(together)
     losses, _ = trained(FusedTrainer(together, Group(tasks, range(3), resident, D, 5)), D.epochs)
     for number, model in enumerate(alone):
         own, _ = trained(FusedTrainer([model], Group([tasks[number]], [number], resident, D, 5)), D.epochs)
-        assert np.allclose([epoch[0] for epoch in own], [epoch[number] for epoch in losses], rtol=1e-9)
-    assert_same(together, alone)
+        assert [epoch[0] for epoch in own] == [epoch[number] for epoch in losses]
+    for a, b in zip(together, alone, strict=True):
+        assert all(torch.equal(mine, other) for mine, other in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
 @pytest.mark.parametrize("uneven", [(5, 7, 3), (7, 3, 5)])

@@ -1,0 +1,1 @@
+"""Kernels of the VGGs as machine code made at run time for their shapes. :mod:`evolve.networks.kernels` offers them on tensors."""
