@@ -120,7 +120,7 @@ def summary(folders: tuple[Path, ...], out: Path | None, store: Path | None) -> 
 @click.option("--only", multiple=True, metavar="CASE", help="Measure this case; may be given many times. Default: all.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Interleaved rounds a case; default: 7, with --quick 2.")
 @click.option("--quick", is_flag=True, help="A smoke test of about a minute, too short to quote.")
-@click.option("--kernels", is_flag=True, help="Instead: every way of computing a convolution, by shape.")
+@click.option("--kernels", is_flag=True, help="Instead: our convolutions beside the library's, by shape.")
 @click.option("--growth", is_flag=True, help="Instead: how each kind of stage's cost grows, beside `evolve plan`'s formula.")
 @DEVICE
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all raw numbers into this file.")

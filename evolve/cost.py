@@ -2,7 +2,7 @@
 
 A training step of B images takes
 
-    B * (3 * macs / SPEED + features * FEATURE_SECONDS) + layers * LAYER_SECONDS + parameters * PARAMETER_SECONDS
+    B * (3 * macs / speed + features * feature) + layers * layer + parameters * parameter
 
 with macs the multiply-adds of a forward pass (the gradients of input and weights cost as much each), features the numbers that all layers
 put out (BN, ReLU and pooling pass over them in memory), layers the calls that cost time whatever their size, and the update's sweep over the
@@ -23,15 +23,32 @@ from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
 from evolve.settings import Settings, descend_source
 
-SPEED = 55.0  # giga multiply-adds a second: what the large layers reach on one core with AVX-512
-FEATURE_SECONDS = 7e-9  # a number that passes through BN, ReLU and pool, forward and back
-LAYER_SECONDS = 4e-4  # a layer's calls in a training step
-PARAMETER_SECONDS = 1.6e-9  # the update of one parameter: memory, not arithmetic
+
+@dataclass(frozen=True)
+class Rates:
+    """What one core with AVX-512 does. ``speed``: giga multiply-adds a second in large layers; seconds: ``feature`` for a number that passes through BN,
+    ReLU and pool, forward and back, ``layer`` for a layer's calls in a training step, ``parameter`` for the update of one. ``matching``: an
+    image's matching of all pairs of layers, beside a training image of the pseudo-descendant.
+    """
+
+    speed: float
+    feature: float
+    layer: float
+    parameter: float
+    matching: float
+
+
+COMPILED = Rates(58.0, 7e-10, 6e-5, 0.0, 4.1)  # VGGs; SGD's step is part of the weight gradient
+LIBRARY = Rates(55.0, 7e-9, 4e-4, 1.6e-9, 1.85)
 EVAL_SHARE = 0.3  # of a training image's time: forward only, larger batches
-MATCHING = 1.85  # the matching of all pairs of layers, beside the pseudo-descendant's own passes
 FISHER_IMAGES = 512  # at most so many meta images enter evolve.condensers.fisher
 CURVATURE = 2.2  # a Hessian product, beside a forward and backward pass
 TRANSPORT_SECONDS = 6e-5  # one optimal transport between few places
+
+
+def rates_of(plan: Architecture) -> Rates:
+    """By who computes it."""
+    return COMPILED if plan.family == "vgg" else LIBRARY
 
 
 @dataclass(frozen=True)
@@ -46,8 +63,9 @@ class Work:
 
     def seconds(self) -> float:
         """On one core of the machine the constants were fitted on."""
-        image = 3 * self.plan.macs(self.size) / SPEED + self.plan.numbers_out(self.size) * FEATURE_SECONDS
-        step = len(self.plan.layer_names) * LAYER_SECONDS + self.plan.parameters * PARAMETER_SECONDS
+        rates = rates_of(self.plan)
+        image = 3 * self.plan.macs(self.size) / rates.speed + self.plan.numbers_out(self.size) * rates.feature
+        step = len(self.plan.layer_names) * rates.layer + self.plan.parameters * rates.parameter
         return self.images * image + self.steps * step + self.tested * EVAL_SHARE * image
 
 
@@ -112,14 +130,14 @@ def _condense_seconds(s: Settings, ancestor: Architecture) -> float:
     iterations = c.repeats * c.epochs * max(1, images * (1 - c.meta_fraction) // c.batch)
     if c.method in ("similarity", "cka"):
         matched = c.meta_batch if c.method == "similarity" else 0
-        work = Work(ancestor.paper_descendant(), s.data.size, c.batch + MATCHING * matched * 2, 1 + (matched > 0))
+        work = Work(ancestor.paper_descendant(), s.data.size, c.batch + rates_of(ancestor).matching * matched * 2, 1 + (matched > 0))
         return iterations * work.seconds() + Work(ancestor, s.data.size, 0, 0, images * c.meta_fraction).seconds()
     ahead = c.lookahead if c.objective == "bilevel" else 0
     own = 2.0 * c.batch + (2 + ahead) * c.meta_batch if ahead else float(c.batch)
     own += CURVATURE * (c.batch + (ahead - 1) * c.meta_batch) if ahead else 0
     matched = (1 + 2 * ahead) * c.meta_batch if ahead else c.batch + c.meta_batch
     passes = 4 + 3 * ahead if ahead else 3
-    work = Work(ancestor.paper_descendant(), s.data.size, own + MATCHING * matched * 2, passes)
+    work = Work(ancestor.paper_descendant(), s.data.size, own + rates_of(ancestor).matching * matched * 2, passes)
     return iterations * work.seconds() + Work(ancestor, s.data.size, 0, 0, images * c.meta_fraction).seconds()
 
 

@@ -123,10 +123,12 @@ def _descend(point: Point, resident: Resident) -> Callable[[], None]:
 
 
 def _accumulate(point: Point, resident: Resident) -> Callable[[], None]:
-    from evolve.ancestor import accumulate
+    from evolve.ancestor import Accumulated, accumulate
 
     s, classes = point.settings, CLASSES["ancestor"]
-    start = accumulate(s.ancestor, s.stream, classes, resident, 0, 0, None, [], NoCheckpoint(), silent)
+    untrained = accumulate(s.ancestor, s.stream, classes, resident, 0, 0, None, [], NoCheckpoint(), silent)
+    # An untrained network stands for one that has learned the tasks before: what it knows does not change what a task costs.
+    start = Accumulated(untrained.tensors, untrained.record | {"task": point.task - 1, "strategy": {}}) if point.task > 1 else untrained
     return lambda: void(accumulate(s.ancestor, s.stream, classes, resident, 0, point.task, start, [], NoCheckpoint(), silent))
 
 

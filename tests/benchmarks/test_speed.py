@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evolve.benchmarks.speed import cases, report
+from evolve.benchmarks.speed import cases, growth, report
 from evolve.benchmarks.speed.overhead import Overhead
 from evolve.benchmarks.speed.plain_ancestor import PlainAncestor
 from evolve.benchmarks.speed.plain_condenser import DoubleBackward
@@ -234,3 +234,9 @@ def test_a_wrong_option_is_one_line_and_code_2(words: tuple[str, ...]) -> None:
     done = bench("--quick", "--device", "cpu", *words)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and words[1].split("/")[0] in done.stderr
+
+
+@pytest.mark.parametrize("what", ["descendants 1", "task 5, tested on all", "T = 1"])
+def test_every_kind_of_stage_can_be_timed_as_it_grows(tmp_path: Path, what: str) -> None:
+    (point,) = (point for point in growth.points() if point.what == what)
+    assert growth.seconds(point, tmp_path) > 0 and growth.expected(point) > 0
