@@ -213,7 +213,7 @@ class _WeightGradient:
         last = code.multiple(code.less(self.images, code.index(1)), self.some)
 
         def stretch(start: Value, count: Value | int, final: bool) -> None:
-            code.loop(self.blocks, lambda block, _: code.loop(self.vectors, lambda v, _: self._sum(start, count, final, block, v)) and None)
+            code.loop(self.blocks, lambda block, _: code.loop(self.vectors, lambda v, _: self._sum(start, count, final, block, v)))
 
         code.loop(last, lambda start, _: stretch(start, self.some, False), step=self.some)
         stretch(last, code.less(self.images, last), True)
@@ -245,7 +245,7 @@ class _WeightGradient:
         def taps(single: Value, tap: Value) -> None:
             code.loop(self.lanes, lambda number, _: lane(single, tap, number))
 
-        code.loop(self.singles, lambda single, _: code.loop(9, lambda tap, _: taps(single, tap)) and None)
+        code.loop(self.singles, lambda single, _: code.loop(9, lambda tap, _: taps(single, tap)))
 
     def _join(self, value: Value, final: bool, offset: Value, lanes: int) -> None:
         """Numbers of a sum join those in memory."""

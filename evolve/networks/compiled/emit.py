@@ -209,10 +209,9 @@ class Code:
         b.position_at_end(after)
         return held
 
-    def each(self, count: int, body: Callable[[Value | int], None], unrolled: int = 1) -> None:
-        """``body(i)`` for i in 0..count-1, written out where they are few."""
-        if count <= unrolled:
-            for i in range(count):
-                body(i)
+    def each(self, count: int, body: Callable[[Value | int], None]) -> None:
+        """``body(i)`` for i in 0..count-1; without a loop for one."""
+        if count == 1:
+            body(0)
         else:
             self.loop(count, lambda i, _: body(i))

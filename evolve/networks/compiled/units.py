@@ -21,7 +21,7 @@ ROWS = 8
 
 
 class Channels:
-    """A kernel over maps of ``channels``; ``places`` are the offsets of its vectors, written out where they are few."""
+    """What kernels over maps of ``channels`` are written with: vectors of channels, sums over rows."""
 
     def __init__(self, code: Code, channels: int) -> None:
         self.code, self.channels = code, channels
@@ -225,7 +225,7 @@ class _Pools:
             corners = [code.add(first, apart * c) for apart in (0, 1, side, side + 1)]
             self.k.each(lambda at: body([code.add(corner, at) for corner in corners], code.add(out, at), at))
 
-        code.loop(self.images, lambda n, _: code.loop(half, lambda y, _: code.loop(half, lambda x, _: window(n, y, x)) and None) and None)
+        code.loop(self.images, lambda n, _: code.loop(half, lambda y, _: code.loop(half, lambda x, _: window(n, y, x))))
 
     def left_out(self, body: Callable[[Value, Value | int], None]) -> None:
         """``body(offset of a pixel, offset of a vector)`` for the pixels that no window holds."""
