@@ -146,6 +146,11 @@ def write_whole(path: Path, data: bytes, what: str) -> Path:
     return path
 
 
+def user_cache() -> Path:
+    """This user's cache for evolve, not made yet. RuntimeError without a home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolve"
+
+
 def sync_folder(path: Path) -> None:
     """Flush a folder's entries, so that a rename in it outlives a power cut."""
     handle = os.open(path, os.O_RDONLY)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import click
+
+from evolve.durable import user_cache
 
 PATH = click.Path(path_type=Path)
 
@@ -24,8 +25,7 @@ class StorePlace(click.ParamType):
             return Path(value)
         from evolve.store import Store
 
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = cache / "evolve" / "stores" / f"{re.sub(r'[^a-z0-9]+', '-', value.lower())}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+        folder = user_cache() / "stores" / f"{re.sub(r'[^a-z0-9]+', '-', value.lower())}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
         store = Store(folder)
         if store.mirror is None:
             store.mirror_at(value)

@@ -16,7 +16,7 @@ from evolve.condensers.matching import Frozen, Matcher, Projection, as_flat
 from evolve.condensers.pieces import Parts, piece
 from evolve.networks.fused import Weights, passes
 from evolve.networks.hessian import Pass
-from evolve.networks.kernels import as_maps
+from evolve.networks.kernels import as_maps, laid_out
 from evolve.networks.plan import Plan
 
 
@@ -37,7 +37,7 @@ class Written:
 
     def weights(self, params: Sequence[Tensor]) -> Weights:
         end = 4 * self.units
-        conv = [weight.contiguous(memory_format=torch.channels_last) for weight in params[0:end:4]]  # as they are, but for a stranger's
+        conv = [laid_out(weight) for weight in params[0:end:4]]  # as they are, but for a stranger's
         bias, gamma, beta = (params[first:end:4] for first in (1, 2, 3))
         return Weights(conv, bias, gamma, beta, params[end], params[end + 1])
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from evolve.networks.compiled import convolution, units
-from evolve.networks.kernels import laid_out
+from evolve.networks.kernels import as_maps, laid_out
 
 if TYPE_CHECKING:
     from evolve.networks.fused import Fused, Statistics, Step, Weights
@@ -32,7 +32,8 @@ class Bound:
         if not all(conv.is_contiguous(memory_format=torch.channels_last) for conv in w.conv):
             raise ValueError("weights must lie in channels_last memory")
         self.fused, self.batch, self.dtype = fused, batch, w.conv[0].dtype
-        self._rates, self._kept = rates, list[Any]((w, statistics))  # alive as long as their addresses are in use
+        self._rates = rates
+        self._kept: list[Any] = [w, statistics]  # alive as long as their addresses are in use
         self._x: Tensor | None = None
         self._forward: list[Call] = []
         self._backward: list[tuple[Call, Call | None, Call]] = []
@@ -42,8 +43,9 @@ class Bound:
         self._g, g_c = self._take(most), self._take(most).data_ptr()
         x = 0  # the images' address comes with them
         for number, step in enumerate(fused.steps):
-            self._out = self._bind(number, step, w, statistics, x, g_c)
-            x = self._out.data_ptr()
+            out = self._bind(number, step, w, statistics, x, g_c)
+            x = out.data_ptr()
+        self._out, self._g_out = (as_maps(flat.view(-1, shapes[-1].c_out), batch, fused.side) for flat in (out, self._g[: len(out)]))
 
     def _take(self, numbers: int) -> Tensor:
         self._kept.append(torch.empty(numbers, dtype=self.dtype))
@@ -81,7 +83,7 @@ class Bound:
         convolve(c, self._x.data_ptr(), *rest)
         for call, arguments in others:
             call(*arguments)
-        return self._out.view(self.batch, self.fused.side**2, -1).mean(1) if self.fused.side > 1 else self._out.view(self.batch, -1).clone()
+        return self.fused.average(self._out).clone()
 
     def embed_backward(self, g_embedded: Tensor, into: Weights) -> None:
         """Add the parameters' gradients to ``into``, given that of the last :meth:`embed`'s output, [B, c].
@@ -89,8 +91,7 @@ class Bound:
         With rates ``into`` is the momentum, which must hold the step's decay already, and is left with the next one's.
         """
         assert self._x is not None
-        pixels = self.fused.side**2
-        self._g[: self._out.numel()].view(self.batch, pixels, -1).copy_((g_embedded / pixels).unsqueeze(1))
+        self._g_out.copy_(self.fused.spread(g_embedded))
         gradients = [tuple(part.data_ptr() for part in parts) for parts in zip(into.conv, into.gamma, into.beta, strict=True)]
         for ((unit, given), back, (weigh, (*rest, x))), (conv, gamma, beta) in zip(self._backward[::-1], gradients[::-1], strict=True):
             unit(*given[:-1], gamma, beta, given[-1])

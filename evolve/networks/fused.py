@@ -41,6 +41,19 @@ def zeros_like(w: Weights) -> Weights:
     return Weights(conv, bias, gamma, beta, torch.zeros_like(w.head), torch.zeros_like(w.head_bias))
 
 
+def flat_zeros(layers: Sequence[tuple[int, int]], classes: int, dtype: torch.dtype) -> tuple[Tensor, Weights]:
+    """Zeros for convolutions (c_in, c_out) and a head: all in one tensor, the convolutions' weights first, and views into it."""
+    n, last = len(layers), layers[-1][1]
+    shapes: list[tuple[int, ...]] = [(c_out, 3, 3, c_in) for c_in, c_out in layers]
+    shapes += [(c_out,) for _ in range(3) for _, c_out in layers]
+    shapes += [(classes, last), (classes,)]
+    sizes = [torch.Size(shape).numel() for shape in shapes]
+    values = torch.zeros(sum(sizes), dtype=dtype)
+    views = [part.view(shape) for part, shape in zip(values.split(sizes), shapes, strict=True)]
+    conv = [view.permute(0, 3, 1, 2) for view in views[:n]]
+    return values, Weights(conv, views[n : 2 * n], views[2 * n : 3 * n], views[3 * n : 4 * n], views[-2], views[-1])
+
+
 @dataclass(frozen=True)
 class Statistics:
     """BN's running means and variances, [c_out] a layer; updated in place by training passes."""
@@ -150,21 +163,12 @@ class Embedding(torch.autograd.Function):
         conv, bias, gamma, beta = ([p.detach() for p in parameters[i * n : (i + 1) * n]] for i in range(4))
         nothing = x.new_zeros(1, 0)
         ctx.held = _Held(fused, Weights(conv, bias, gamma, beta, nothing, nothing), statistics, len(x))
-        ctx.shapes = [p.shape for p in parameters]
+        ctx.layers = [(weight.shape[1], weight.shape[0]) for weight in conv]
         return ctx.held.bound.embed(x)  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        into = _gradients(ctx.shapes, g)
+        _, into = flat_zeros(ctx.layers, 0, g.dtype)
         ctx.held.bound.embed_backward(g, into)
         return None, None, None, *into.conv, *into.bias, *into.gamma, *into.beta
-
-
-def _gradients(shapes: Sequence[torch.Size], like: Tensor) -> Weights:
-    """Zeros of the parameters' shapes, in one piece of memory."""
-    n = len(shapes) // 4
-    parts = like.new_zeros(sum(shape.numel() for shape in shapes)).split([shape.numel() for shape in shapes])
-    conv = [part.view(s[0], 3, 3, s[1]).permute(0, 3, 1, 2) for part, s in zip(parts[:n], shapes[:n], strict=True)]
-    nothing = like.new_zeros(1, 0)
-    return Weights(conv, parts[n : 2 * n], parts[2 * n : 3 * n], parts[3 * n :], nothing, nothing)

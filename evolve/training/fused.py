@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from evolve.networks.fused import Statistics, Training, Weights, passes
-from evolve.networks.plan import Plan
+from evolve.networks.fused import Statistics, Training, flat_zeros, passes
 from evolve.networks.vgg import VGG
 from evolve.training.group import Group
 from evolve.training.plain import TEST_BATCH
@@ -35,28 +33,6 @@ class FusedTrainer:
             learner.close()
 
 
-@dataclass(frozen=True)
-class Flat:
-    """One network's parameters as views into one tensor."""
-
-    values: Tensor
-    weights: Weights
-    convolutions: int  # how many numbers the convolutions' weights are; they come first
-
-    @staticmethod
-    def zeros(plan: Plan, classes: int, dtype: torch.dtype) -> Flat:
-        specs = [spec for block in plan for spec in block]
-        n = len(specs)
-        shapes: list[tuple[int, ...]] = [(s.c_out, 3, 3, s.c_in) for s in specs]
-        shapes += [(s.c_out,) for _ in range(3) for s in specs]
-        shapes += [(classes, specs[-1].c_out), (classes,)]
-        sizes = [torch.Size(shape).numel() for shape in shapes]
-        values = torch.zeros(sum(sizes), dtype=dtype)
-        views = [part.view(shape) for part, shape in zip(values.split(sizes), shapes, strict=True)]
-        conv = [view.permute(0, 3, 1, 2) for view in views[:n]]
-        return Flat(values, Weights(conv, views[n : 2 * n], views[2 * n : 3 * n], views[3 * n : 4 * n], views[-2], views[-1]), sum(sizes[:n]))
-
-
 class Learner:
     """One member of a group."""
 
@@ -64,7 +40,10 @@ class Learner:
         self.model, self.group, self.member, self.task = model, group, member, group.tasks[member]
         plan, head = model.plan, model.head.weight
         self.fused, self.dtype = passes(plan, group.resident.size), head.dtype
-        self.parameters, self.momentum = (Flat.zeros(plan, len(head), self.dtype) for _ in range(2))
+        layers = [(spec.c_in, spec.c_out) for block in plan for spec in block]
+        self.parameters, self.weights = flat_zeros(layers, len(head), self.dtype)
+        self.momentum, self.momentum_views = flat_zeros(layers, len(head), self.dtype)
+        self.convolutions = sum(weight.numel() for weight in self.weights.conv)  # numbers; they come first
         self.statistics = Statistics(*([getattr(unit.bn, name).clone() for unit in model.units] for name in ("running_mean", "running_var")))
         self.rates = torch.tensor([0.0, group.d.momentum, group.d.weight_decay], dtype=self.dtype)
         self.steps = 0
@@ -72,7 +51,7 @@ class Learner:
         self._tests: list[Tensor] = []
         self._load()
         # The momentum already holds the next step's decay, so that a gradient only has to be added (see _update).
-        self.momentum.values.add_(self.parameters.values, alpha=group.d.weight_decay)
+        self.momentum.add_(self.parameters, alpha=group.d.weight_decay)
 
     def epoch(self, epoch: int) -> float:
         group, draw = self.group, self.group.augmentation(self.member, epoch)
@@ -89,7 +68,7 @@ class Learner:
         truth = labels.unsqueeze(1)
         gradient = scores.exp().scatter_add_(1, truth, torch.full_like(scores[:, :1], -1)).div_(len(labels))
         self.rates[0] = -rate
-        training.backward(gradient, self.momentum.weights)
+        training.backward(gradient, self.momentum_views)
         self._update(rate)
         self.steps += 1
         return -scores.gather(1, truth).double().mean()
@@ -101,19 +80,19 @@ class Learner:
         made and the next one's decay. The convolutions' weights have made theirs in the backward pass
         (:func:`evolve.networks.compiled.convolution.weight_step`).
         """
-        p, b = (flat.values[flat.convolutions :] for flat in (self.parameters, self.momentum))
+        p, b = self.parameters[self.convolutions :], self.momentum[self.convolutions :]
         p.add_(b, alpha=-rate)
         b.mul_(self.group.d.momentum).add_(p, alpha=self.group.d.weight_decay)
 
     def _trained(self, batch: int) -> Training:
         if batch not in self._training:
-            self._training[batch] = Training(self.fused, self.parameters.weights, self.statistics, batch, self.rates)
+            self._training[batch] = Training(self.fused, self.weights, self.statistics, batch, self.rates)
         return self._training[batch]
 
     def correct(self) -> Tensor:
         found = []
         for number, (places, labels) in enumerate(zip(self.task.test.split(TEST_BATCH), self.task.test_labels.split(TEST_BATCH), strict=True)):
-            logits = self.fused.evaluate(self.parameters.weights, self.statistics, self._test_images(number, places))
+            logits = self.fused.evaluate(self.weights, self.statistics, self._test_images(number, places))
             found.append(logits.argmax(1) == labels)
         return torch.cat(found)
 
@@ -139,7 +118,7 @@ class Learner:
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Every own view with the model's tensor that it stands for."""
-        pairs, w, s = [], self.parameters.weights, self.statistics
+        pairs, w, s = [], self.weights, self.statistics
         for layer, unit in enumerate(self.model.units):
             bn = unit.bn
             given = (unit.conv.weight, unit.conv.bias, bn.weight, bn.bias, bn.running_mean, bn.running_var)

@@ -26,7 +26,7 @@ class DownstreamTask:
     test_labels: Tensor
 
 
-def padded_tests(tasks: Sequence[DownstreamTask], multiple: int = 1) -> tuple[Tensor, Tensor]:
+def padded_tests(tasks: Sequence[DownstreamTask], multiple: int) -> tuple[Tensor, Tensor]:
     """Indices and labels of all tasks' test images, int64 [tasks, images] on the CPU, so many images as the largest task has, rounded up to a
     ``multiple``: the rest is index 0, label -1.
     """

@@ -82,6 +82,6 @@ def test_a_full_disk_is_no_error(cache: Path, compiled: list[str], monkeypatch: 
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(room, "_write", full)
+    monkeypatch.setattr("evolve.durable.write_file", full)
     works()
     assert len(compiled) == 1 and not files(cache)

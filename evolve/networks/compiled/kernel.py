@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,13 +20,14 @@ import llvmlite
 import llvmlite.binding as llvm
 import torch
 
+from evolve.durable import digest, user_cache, write_whole
+from evolve.errors import UserError
 from evolve.networks.compiled import emit as emitting
 from evolve.networks.compiled.emit import Code, machine
 
 Kernel = Callable[..., None]
 """Takes addresses (of numbers that lie as the kernel's docstring says) and integers. Others may run Python meanwhile."""
 _ONE_AT_A_TIME = threading.Lock()  # LLVM's engine is not made for several threads
-_DIGEST = hashlib.sha256().digest_size
 
 
 def kernel(arguments: str) -> Callable[[Callable[..., None]], Callable[..., Kernel]]:
@@ -44,7 +44,7 @@ def kernel(arguments: str) -> Callable[[Callable[..., None]], Callable[..., Kern
             assert isinstance(dtype, torch.dtype)
 
             what = f"{emit.__name__} {shape} {emitting.processor()}"
-            name = f"{emit.__name__}_{hashlib.sha256(what.encode()).hexdigest()[:32]}"
+            name = f"{emit.__name__}_{digest(what.encode())[:32]}"
 
             def compiled() -> bytes:
                 code = Code(name, arguments, dtype)
@@ -76,24 +76,13 @@ def _kept(name: str, compiled: Callable[[], bytes]) -> bytes:
         return compiled()
     path = folder / f"{name}.o"
     with suppress(OSError):
-        held = path.read_bytes()
-        if hashlib.sha256(held[_DIGEST:]).digest() == held[:_DIGEST]:
-            return held[_DIGEST:]
+        check, _, held = path.read_bytes().partition(b"\n")
+        if digest(held).encode() == check:
+            return held
     made = compiled()
-    with suppress(OSError):
-        _write(path, hashlib.sha256(made).digest() + made)
+    with suppress(UserError):
+        write_whole(path, digest(made).encode() + b"\n" + made, "compiled kernel")
     return made
-
-
-def _write(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(name, path)
-    except OSError:
-        os.unlink(name)
-        raise
 
 
 @lru_cache(maxsize=1)
@@ -105,8 +94,7 @@ def _folder() -> Path | None:
     for source in sorted(Path(__file__).parent.glob("*.py")):
         maker.update(source.read_bytes())
     with suppress(OSError, RuntimeError):  # no home
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = home / "evolve" / "kernels" / maker.hexdigest()[:16]
+        folder = user_cache() / "kernels" / maker.hexdigest()[:16]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o022:
             return folder

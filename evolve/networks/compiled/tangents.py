@@ -41,9 +41,7 @@ class _Layer:
 
     def masked(self, value: Value, place: Value | int, at: Value | int) -> Value:
         """``value`` where the ReLU lets it through."""
-        k = self.k
-        passes = k.code.greater(k.affine(self.c, place, self.scale, self.shift, at), k.const(0.0))
-        return k.code.b.select(passes, value, k.const(0.0))
+        return self.k.masked(value, self.c, place, self.scale, self.shift, at)
 
 
 @kernel("ppppppppppppi")

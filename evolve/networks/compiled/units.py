@@ -8,7 +8,6 @@ the ReLU and the pool let through is found again from scale * c + shift, to the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -55,6 +54,11 @@ class Channels:
     def affine(self, c: Value, place: Value | int, scale: Value, shift: Value, at: Value | int) -> Value:
         """scale * c + shift at a pixel."""
         return self.code.fma(self.load(c, place), self.load(scale, at), self.load(shift, at))
+
+    def masked(self, value: Value, c: Value, place: Value | int, scale: Value, shift: Value, at: Value | int) -> Value:
+        """``value`` where ReLU(scale * c + shift) lets it through, 0 elsewhere."""
+        passes = self.code.greater(self.affine(c, place, scale, shift, at), self.const(0.0))
+        return self.code.b.select(passes, value, self.const(0.0))
 
     def number(self, count: Value) -> Value:
         """An integer as a number in every lane."""
@@ -146,67 +150,59 @@ def rectified_gradient(code: Code, channels: int, dtype: torch.dtype) -> None:
     """
     k = Channels(code, channels)
     g_c, g, c, scale, shift, mean, invstd, g_gamma, g_beta, rows = code.arguments
-    sums = k.zeroed(2)
+    back = _Back(k, g_c, c, scale, mean)
 
-    def masked(place: Value | int, at: Value | int) -> Value:
-        passes = k.code.greater(k.affine(c, place, scale, shift, at), k.const(0.0))
-        return k.code.b.select(passes, k.load(g, place), k.const(0.0))
+    def masked(places: Sequence[Value | int], at: Value | int) -> list[Value]:
+        return [k.masked(k.load(g, place), c, place, scale, shift, at) for place in places]
 
-    def add(places: Sequence[Value | int], at: Value | int) -> None:
-        found = [masked(place, at) for place in places]
-        k.join(sums[0], at, found)
-        k.join(sums[1], at, [_times_centred(k, one, c, place, mean, at) for one, place in zip(found, places, strict=True)])
-
-    k.over_rows(rows, add)
-    through = _Through(k, c, scale, mean, g_c, *_finished(k, sums, scale, invstd, g_gamma, g_beta, rows))
-
-    def put(places: Sequence[Value | int], at: Value | int) -> None:
-        for place in places:
-            through.store(masked(place, at), place, at)
-
-    k.over_rows(rows, put)
+    k.over_rows(rows, lambda places, at: back.add(masked(places, at), places, at))
+    back.finish(invstd, g_gamma, g_beta, rows)
+    k.over_rows(rows, lambda places, at: back.put(masked(places, at), places, at))
 
 
-def _times_centred(k: Channels, g: Value, c: Value, place: Value | int, mean: Value, at: Value | int) -> Value:
-    return k.code.b.fmul(g, k.code.b.fsub(k.load(c, place), k.load(mean, at)))
+class _Back:
+    """Through BN, in two walks over the pixels: g_c = scale * g - even - slope * (c - mean), where the last two come from sums over all."""
 
+    def __init__(self, k: Channels, g_c: Value, c: Value, scale: Value, mean: Value) -> None:
+        self.k, self.g_c, self.c, self.scale, self.mean = k, g_c, c, scale, mean
+        self.even, self.slope = k.zeroed(2)  # until they are finished: sum g and sum g (c - mean)
 
-def _finished(k: Channels, sums: Sequence[Value], scale: Value, invstd: Value, g_gamma: Value, g_beta: Value, rows: Value) -> tuple[Value, Value]:
-    """Add sum g to g_beta and sum g (c - mean) invstd to g_gamma; (what BN subtracts from every g_c, and by what times c - mean), [channels] each."""
-    b, count = k.code.b, k.number(rows)
+    def _centred(self, place: Value | int, at: Value | int) -> Value:
+        return self.k.code.b.fsub(self.k.load(self.c, place), self.k.load(self.mean, at))
 
-    def body(at: Value | int) -> None:
-        inverse = k.load(invstd, at)
-        beta, gamma = k.load(sums[0], at), b.fmul(k.load(sums[1], at), inverse)
-        k.store(b.fadd(k.load(g_beta, at), beta), g_beta, at)
-        k.store(b.fadd(k.load(g_gamma, at), gamma), g_gamma, at)
-        share = b.fdiv(k.load(scale, at), count)
-        k.store(b.fmul(share, beta), sums[0], at)
-        k.store(b.fmul(b.fmul(share, gamma), inverse), sums[1], at)
+    def add(self, gs: Sequence[Value], places: Sequence[Value | int], at: Value | int) -> None:
+        """The first walk: gradients of BN's output at some pixels."""
+        self.k.join(self.even, at, gs)
+        self.k.join(self.slope, at, [self.k.code.b.fmul(g, self._centred(place, at)) for g, place in zip(gs, places, strict=True)])
 
-    k.each(body)
-    return sums[0], sums[1]
+    def finish(self, invstd: Value, g_gamma: Value, g_beta: Value, rows: Value) -> None:
+        """Between the walks; adds sum g to g_beta and sum g (c - mean) invstd to g_gamma."""
+        k, b, count = self.k, self.k.code.b, self.k.number(rows)
 
+        def body(at: Value | int) -> None:
+            inverse = k.load(invstd, at)
+            beta, gamma = k.load(self.even, at), b.fmul(k.load(self.slope, at), inverse)
+            k.store(b.fadd(k.load(g_beta, at), beta), g_beta, at)
+            k.store(b.fadd(k.load(g_gamma, at), gamma), g_gamma, at)
+            share = b.fdiv(k.load(self.scale, at), count)
+            k.store(b.fmul(share, beta), self.even, at)
+            k.store(b.fmul(b.fmul(share, gamma), inverse), self.slope, at)
 
-@dataclass(frozen=True)
-class _Through:
-    """g_c = scale * g - even - slope * (c - mean)."""
+        k.each(body)
 
-    k: Channels
-    c: Value
-    scale: Value
-    mean: Value
-    g_c: Value
-    even: Value
-    slope: Value
+    def put(self, gs: Sequence[Value], places: Sequence[Value | int], at: Value | int) -> None:
+        """The second walk."""
+        for g, place in zip(gs, places, strict=True):
+            self._store(self.k.code.b.fmul(g, self.k.load(self.scale, at)), place, at)
 
-    def store(self, g: Value | None, place: Value | int, at: Value | int) -> None:
-        """``g``: the masked gradient of a pixel; None where it is zero."""
-        k, b = self.k, self.k.code.b
-        centred = b.fsub(k.load(self.c, place), k.load(self.mean, at))
-        known = k.code.fma(centred, k.load(self.slope, at), k.load(self.even, at))
-        value = b.fsub(k.const(0.0), known) if g is None else b.fsub(b.fmul(g, k.load(self.scale, at)), known)
-        k.store(value, self.g_c, place)
+    def put_nothing(self, place: Value | int, at: Value | int) -> None:
+        """At a pixel that no gradient reaches."""
+        self._store(self.k.const(0.0), place, at)
+
+    def _store(self, scaled: Value, place: Value | int, at: Value | int) -> None:
+        k = self.k
+        known = k.code.fma(self._centred(place, at), k.load(self.slope, at), k.load(self.even, at))
+        k.store(k.code.b.fsub(scaled, known), self.g_c, place)
 
 
 class _Pools:
@@ -269,7 +265,7 @@ def pooled_gradient(code: Code, channels: int, side: int, dtype: torch.dtype) ->
     k = Channels(code, channels)
     b = code.b
     g_c, g, c, scale, shift, mean, invstd, g_gamma, g_beta, images = code.arguments
-    sums, pools, zero = k.zeroed(2), _Pools(k, side, images), k.const(0.0)
+    back, pools, zero = _Back(k, g_c, c, scale, mean), _Pools(k, side, images), k.const(0.0)
 
     def masked(places: list[Value], target: Value, at: Value | int) -> list[Value]:
         """What each pixel of a window receives."""
@@ -284,18 +280,7 @@ def pooled_gradient(code: Code, channels: int, side: int, dtype: torch.dtype) ->
             given = b.select(is_best, zero, given)
         return taken
 
-    def add(places: list[Value], target: Value, at: Value | int) -> None:
-        found = masked(places, target, at)
-        k.join(sums[0], at, found)
-        k.join(sums[1], at, [_times_centred(k, one, c, place, mean, at) for one, place in zip(found, places, strict=True)])
-
-    pools.walk(add)
-    rows = b.mul(images, code.index(side * side))
-    through = _Through(k, c, scale, mean, g_c, *_finished(k, sums, scale, invstd, g_gamma, g_beta, rows))
-
-    def store(places: list[Value], target: Value, at: Value | int) -> None:
-        for one, place in zip(masked(places, target, at), places, strict=True):
-            through.store(one, place, at)
-
-    pools.walk(store)
-    pools.left_out(lambda place, at: through.store(None, place, at))
+    pools.walk(lambda places, target, at: back.add(masked(places, target, at), places, at))
+    back.finish(invstd, g_gamma, g_beta, b.mul(images, code.index(side * side)))
+    pools.walk(lambda places, target, at: back.put(masked(places, target, at), places, at))
+    pools.left_out(back.put_nothing)
