@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -240,28 +241,30 @@ class Learner:
 
 
 class _Meter:
-    """The mean training loss of an epoch, kept on the device, and the progress shown while it runs."""
+    """The mean training loss of an epoch, kept on the device until it ends, and the progress shown while it runs."""
 
     def __init__(self, epochs: int, task: int, progress: Progress) -> None:
         self.epochs, self.task, self.progress = epochs, task, progress
-        self.total: Tensor | float = 0.0
-        self.images = self.steps = 0
+        self.losses: list[Tensor] = []
+        self.images: list[int] = []
         self.shown = time.monotonic()
 
     def step(self, strategy: ResidentStrategy, epoch: int) -> None:
-        self.total = self.total + strategy.loss.detach() * len(strategy.mb_y)
-        self.images += len(strategy.mb_y)
-        self.steps += 1
-        last = self.steps == len(strategy.dataloader)
-        if last or time.monotonic() - self.shown > 0.5:
-            self.shown = time.monotonic()
-            share = (epoch + self.steps / len(strategy.dataloader)) / self.epochs
-            self.progress(share, f"task {self.task}, epoch {epoch + 1} of {self.epochs}")
+        self.losses.append(strategy.loss.detach())
+        self.images.append(len(strategy.mb_y))
+        steps, all_steps, now = len(self.losses), len(strategy.dataloader), time.monotonic()
+        if steps == all_steps or now - self.shown > 0.5:
+            self.shown = now
+            self.progress((epoch + steps / all_steps) / self.epochs, f"task {self.task}, epoch {epoch + 1} of {self.epochs}")
 
     def take(self) -> float:
-        mean = float(self.total) / max(1, self.images)
-        self.total, self.images, self.steps = 0.0, 0, 0
-        return mean
+        """The mean over the epoch's images, added up in the order of the steps; 0 for an epoch without one."""
+        losses, images = self.losses, self.images
+        self.losses, self.images = [], []
+        if not losses:
+            return 0.0
+        values = torch.stack(losses).view(-1).cpu().numpy()
+        return float(np.add.accumulate(values * np.array(images, values.dtype))[-1]) / sum(images)
 
 
 @torch.no_grad()

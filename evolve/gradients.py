@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from evolve.compiled import parameters
 from evolve.networks.network import Network
 
 EVERY = 8
@@ -27,15 +30,21 @@ class GradientFractions:
         self.counts = torch.zeros(len(layers), dtype=torch.int64, device=network.head.weight.device)
         self.batches = self._step = 0
 
-    @torch.no_grad()
     def step(self) -> None:
         """After an optimizer's step, while its gradients are still there."""
         if self._step % EVERY == 0:
-            above = [[torch.count_nonzero(p.grad > self.threshold) for p in weights if p.grad is not None] for weights in self.weights]
-            none = self.counts.new_zeros(())
-            self.counts += torch.stack([torch.stack([none, *found]).sum() for found in above])
+            self.counts += self._above()
             self.batches += 1
         self._step += 1
+
+    @torch.no_grad()
+    def _above(self) -> Tensor:
+        """How many entries of each layer's gradient are above the threshold, int64 [layers]."""
+        gradients = [[p.grad for p in weights if p.grad is not None] for weights in self.weights]
+        if self.counts.device.type == "cpu":
+            return above(gradients, self.threshold)
+        none = self.counts.new_zeros(())
+        return torch.stack([torch.stack([none, *(torch.count_nonzero(g > self.threshold) for g in layer)]).sum() for layer in gradients])
 
     def end_epoch(self) -> None:
         """The next step is an epoch's first."""
@@ -54,3 +63,22 @@ class GradientFractions:
         """Go on from :meth:`state`."""
         self.counts.copy_(torch.tensor(state["counts"]))
         self.batches = int(state["batches"])
+
+
+def above(layers: Sequence[Sequence[Tensor]], threshold: float) -> Tensor:
+    """How many numbers of each layer's tensors (on the CPU, of one float dtype) are greater than ``threshold``, int64 [layers]."""
+    tensors = [(number, _dense(tensor)) for number, layer in enumerate(layers) for tensor in layer]
+    counts = torch.zeros(len(layers), dtype=torch.int64)
+    if tensors:
+        dtype = tensors[0][1].dtype
+        table = array("q", [entry for number, tensor in tensors for entry in (tensor.data_ptr(), tensor.numel(), number)])
+        limit = torch.tensor(threshold, dtype=dtype)
+        parameters.above(dtype)(table.buffer_info()[0], len(tensors), limit.data_ptr(), counts.data_ptr())
+    return counts
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """Its numbers side by side in memory, in any order; no copy where they lie as channels_last does."""
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor
+    return tensor.contiguous()

@@ -131,6 +131,8 @@ def accumulate(world: World, task: int, previous: Stage | None, strategy: str | 
         recipe["stream"] = stream
         recipe["data"] = world.data
         recipe["arithmetic"] = world.arithmetic
+        if s.ancestor.optimizer == "sgd" and not world.reference:
+            recipe["update"] = "compiled"  # SGD's step, which was torch's in older stores
     if strategy and strategy != s.ancestor.strategy:
         recipe["ancestor"] |= {"strategy": strategy, "strategy_args": {}}
     if task > 0 and (recipe["ancestor"]["strategy"], s.ancestor.head) in MENDED:

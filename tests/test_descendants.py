@@ -182,6 +182,11 @@ class Spy(Resident):
             self.served.append((index.clone(), images.clone()))
         return images
 
+    def batches(self, indices, augment=(), generator=None):
+        for index, images in zip(indices, super().batches(indices, augment, generator), strict=True):
+            self.served.append((index.clone(), images.clone()))
+            yield images
+
     def gather(self, index, shift=None, flip=None):
         images = super().gather(index, shift, flip)
         self.served.append((index.clone(), images.clone()))

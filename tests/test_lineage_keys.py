@@ -245,6 +245,14 @@ def test_a_room_of_another_version_has_other_keys(monkeypatch: pytest.MonkeyPatc
         assert all(before[label].key != after[label].key for label in before if before[label].kind == kind)
 
 
+def test_the_compiled_step_is_named_where_it_is_taken() -> None:
+    def update(of: lineage.World) -> object:
+        return stages(of)["accumulate 1"].recipe.get("update")
+
+    assert update(world()) == "compiled"
+    assert update(world("ancestor.optimizer=adamw")) is None and update(replace(world(), reference=True)) is None
+
+
 def test_the_order_of_a_fixed_set_does_not_matter_and_one_condensation_is_the_default() -> None:
     assert keys(world("condense.method=fixed", "condense.fixed=[13,1]")) == keys(world("condense.method=fixed", "condense.fixed=[1,13]"))
     assert keys(world("condense.repeats=1")) == keys(world()) != keys(world("condense.repeats=2"))

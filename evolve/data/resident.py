@@ -1,4 +1,4 @@
-"""All images as one uint8 tensor on a device; a batch is a gather, a scaling, a shift and a flip.
+"""All images as one uint8 tensor on a device; a batch is a gather, a scaling, a shift and a flip (on a CPU in one sweep, by a compiled kernel).
 
 Images that a GPU cannot hold, and those of two sources on a CPU, stay where they are in memory or on disk, and only batches travel.
 """
@@ -6,16 +6,18 @@ Images that a GPU cannot hold, and those of two sources on a CPU, stay where the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evolve.compiled import images as compiled
 from evolve.data.sources import ImageSet
 
 KNOWN = ("crop", "flip")
+AHEAD = 64  # batches that are prepared at once
 DEVICE_SHARE = 0.25  # of a GPU's memory that images may take: workers share it, and networks need room
 
 
@@ -55,13 +57,42 @@ class Resident:
         normalising); "flip" mirrors each image with probability 1/2. Draws come from ``generator`` (CPU), all crops
         before all flips whatever the order of ``augment``. ValueError for an unknown name or without a generator.
         """
-        shift, flip = self.draw(len(index), augment, generator)
-        rows = self._rows(index)
-        if shift is not None:
-            rows = self._crop(rows, shift.to(self.device))
-        if flip is not None:
-            rows = self._flip(rows, flip)
-        return self._maps(rows)
+        return self._prepared(index, *self.draw(len(index), augment, generator))()
+
+    def batches(self, indices: Sequence[Tensor], augment: tuple[str, ...] = (), generator: torch.Generator | None = None) -> Iterator[Tensor]:
+        """:meth:`batch` of one index after the other, bit for bit, sooner: it draws for several at a time, so ``generator`` may be ahead of what was served."""
+        for start in range(0, len(indices), AHEAD):
+            part = indices[start : start + AHEAD]
+            prepared = [self._prepared(index, *self.draw(len(index), augment, generator)) for index in part]
+            for make in prepared:
+                yield make()
+
+    def _prepared(self, index: Tensor, shift: Tensor | None, flip: Tensor | None) -> Callable[[], Tensor]:
+        """What makes a batch with these draws, on the CPU as :meth:`draw` leaves them."""
+        if self.device.type != "cpu":
+            return lambda: self.gather(index, *(None if part is None else part.to(self.device) for part in (shift, flip)))
+        if not self.held:
+            return lambda: self._compiled(self._raw(index), torch.arange(len(index)), shift, flip)()
+        return self._compiled(self.images, index.to(torch.int64).contiguous(), shift, flip)
+
+    def _compiled(self, images: Tensor, index: Tensor, shift: Tensor | None, flip: Tensor | None) -> Callable[[], Tensor]:
+        """:meth:`gather` on a CPU by a kernel, bit for bit, from bytes [N, ...] as the images' memory holds them."""
+        places = index.tolist()
+        if places and not 0 <= min(places) <= max(places) < len(images):
+            raise IndexError(f"images {min(places)} to {max(places)} are asked for, there are {len(images)}")
+        run = compiled.batch(self.size, shift is not None, flip is not None, torch.float32)
+        read = [images.data_ptr(), index.data_ptr(), len(places)]
+        read += [0 if part is None else part.data_ptr() for part in (self._scale, self._shift, shift, flip)]
+        kept = images, index, shift, flip  # as long as their addresses are in use
+
+        size = self.size
+
+        def make() -> Tensor:
+            out = torch.empty_strided((len(kept[1]), 3, size, size), (3 * size**2, 1, 3 * size, 3), dtype=torch.float32)
+            run(out.data_ptr(), *read)
+            return out
+
+        return make
 
     def draw(self, count: int, augment: tuple[str, ...], generator: torch.Generator | None) -> tuple[Tensor | None, Tensor | None]:
         """What :meth:`batch` draws for ``count`` images, on the CPU: crops, int64 [2, count, 1], lines and columns in 0..2 * (H//8)
@@ -83,13 +114,10 @@ class Resident:
         rows = self._rows(index)
         if shift is not None:
             rows = self._crop(rows, shift)
+        pixels = rows.view(len(rows), self.size, self.size, 3)
         if flip is not None:
-            pixels = rows.view(len(rows), self.size, self.size, 3)
-            rows = torch.where(flip.view(-1, 1, 1, 1), pixels.flip(2), pixels)
-        return self._maps(rows)
-
-    def _maps(self, rows: Tensor) -> Tensor:
-        return rows.view(len(rows), self.size, self.size, 3).permute(0, 3, 1, 2)
+            pixels = torch.where(flip.view(-1, 1, 1, 1), pixels.flip(2), pixels)
+        return pixels.permute(0, 3, 1, 2)
 
     def _rows(self, index: Tensor) -> Tensor:
         """The normalised images as float32 [B, H, W*3]: pixels side by side, as channels_last memory holds them."""
@@ -122,12 +150,6 @@ class Resident:
         line = torch.arange(size, device=self.device)
         place = (image * side + line + shift[0]) * side + shift[1]
         return windows.index_select(0, place.view(-1)).view(count, size, size * 3)
-
-    def _flip(self, rows: Tensor, flip: Tensor) -> Tensor:
-        mirrored = torch.nonzero(flip).view(-1).to(self.device)
-        pixels = rows.view(len(rows), self.size, self.size, 3)
-        pixels[mirrored] = pixels[mirrored].flip(2)
-        return rows
 
 
 def _tensor(images: np.ndarray) -> Tensor:

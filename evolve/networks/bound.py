@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from evolve.networks.compiled import convolution, units
+from evolve.compiled import convolution, units
 from evolve.networks.kernels import as_maps, laid_out
 
 if TYPE_CHECKING:

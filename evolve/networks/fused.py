@@ -43,15 +43,15 @@ def zeros_like(w: Weights) -> Weights:
 
 def flat_zeros(layers: Sequence[tuple[int, int]], classes: int, dtype: torch.dtype) -> tuple[Tensor, Weights]:
     """Zeros for convolutions (c_in, c_out) and a head: all in one tensor, the convolutions' weights first, and views into it."""
-    n, last = len(layers), layers[-1][1]
-    shapes: list[tuple[int, ...]] = [(c_out, 3, 3, c_in) for c_in, c_out in layers]
-    shapes += [(c_out,) for _ in range(3) for _, c_out in layers]
-    shapes += [(classes, last), (classes,)]
-    sizes = [torch.Size(shape).numel() for shape in shapes]
-    values = torch.zeros(sum(sizes), dtype=dtype)
-    views = [part.view(shape) for part, shape in zip(values.split(sizes), shapes, strict=True)]
-    conv = [view.permute(0, 3, 1, 2) for view in views[:n]]
-    return values, Weights(conv, views[n : 2 * n], views[2 * n : 3 * n], views[3 * n : 4 * n], views[-2], views[-1])
+    n, outs, last = len(layers), [c_out for _, c_out in layers], layers[-1][1]
+    sizes = [9 * c_in * c_out for c_in, c_out in layers]
+    values = torch.zeros(sum(sizes) + 3 * sum(outs) + classes * (last + 1), dtype=dtype)
+    conv, at = [], 0
+    for (c_in, c_out), size in zip(layers, sizes, strict=True):  # a view in one call: this is done at every step of an ancestor
+        conv.append(values.as_strided((c_out, c_in, 3, 3), (9 * c_in, 1, 3 * c_in, c_in), at))
+        at += size
+    *vectors, head, head_bias = values[at:].split_with_sizes([*outs, *outs, *outs, classes * last, classes])
+    return values, Weights(conv, vectors[:n], vectors[n : 2 * n], vectors[2 * n :], head.view(classes, last), head_bias)
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Fused:
             for spec in block:
                 self.steps.append(Step(Convolution(side, spec.c_in, spec.c_out), side > 1 and spec is block[-1]))
             side = max(1, side // 2)
+        self.layers = [(step.convolution.c_in, step.convolution.c_out) for step in self.steps]
         self.side = side  # of the maps that the head averages over
 
     def average(self, maps: Tensor) -> Tensor:
@@ -138,12 +139,17 @@ IDLE = 4
 
 
 class _Held:
-    """Passes that one graph of autograd has to itself until it is gone."""
+    """Passes that one graph of autograd has to itself until it is gone. ``parameters``: [4 * layers], as :meth:`Embedding.apply` takes them."""
 
-    def __init__(self, fused: Fused, w: Weights, statistics: Statistics, batch: int) -> None:
-        tensors = (*w.conv, *w.bias, *w.gamma, *w.beta, *statistics.mean, *statistics.var)
-        self.key = id(fused), batch, *(tensor.data_ptr() for tensor in tensors)
-        self.bound = _idle.pop(self.key) if self.key in _idle else Bound(fused, w, statistics, batch)
+    def __init__(self, fused: Fused, parameters: Sequence[Tensor], statistics: Statistics, batch: int) -> None:
+        # Addresses belong to what is bound to them as long as it is idle here, since a Bound keeps its tensors alive.
+        self.key = id(fused), batch, *(tensor.data_ptr() for part in (parameters, statistics.mean, statistics.var) for tensor in part)
+        found = _idle.pop(self.key, None)
+        if found is None:
+            n, nothing = len(fused.steps), parameters[0].new_zeros(1, 0)
+            conv, bias, gamma, beta = ([p.detach() for p in parameters[i * n : (i + 1) * n]] for i in range(4))
+            found = Bound(fused, Weights(conv, bias, gamma, beta, nothing, nothing), statistics, batch)
+        self.bound = found
 
     def __del__(self) -> None:
         _idle[self.key] = self.bound
@@ -159,16 +165,12 @@ class Embedding(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, fused: Fused, statistics: Statistics, x: Tensor, *parameters: Tensor) -> Tensor:
-        n = len(parameters) // 4
-        conv, bias, gamma, beta = ([p.detach() for p in parameters[i * n : (i + 1) * n]] for i in range(4))
-        nothing = x.new_zeros(1, 0)
-        ctx.held = _Held(fused, Weights(conv, bias, gamma, beta, nothing, nothing), statistics, len(x))
-        ctx.layers = [(weight.shape[1], weight.shape[0]) for weight in conv]
+        ctx.held = _Held(fused, parameters, statistics, len(x))
         return ctx.held.bound.embed(x)  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        _, into = flat_zeros(ctx.layers, 0, g.dtype)
+        _, into = flat_zeros(ctx.held.bound.fused.layers, 0, g.dtype)
         ctx.held.bound.embed_backward(g, into)
         return None, None, None, *into.conv, *into.bias, *into.gamma, *into.beta

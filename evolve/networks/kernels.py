@@ -1,4 +1,4 @@
-"""The compiled kernels (:mod:`evolve.networks.compiled`) on tensors: convolutions, BN, ReLU and pooling of one network on a CPU.
+"""The compiled kernels (:mod:`evolve.compiled`) on tensors: convolutions, BN, ReLU and pooling of one network on a CPU.
 
 *Maps* are [B, C, S, S] in channels_last memory, float32 or float64; what is given otherwise is copied first. No operation here is known to
 autograd. tests/networks/test_kernels.py holds all to torch's own and its autograd in float64, over shapes.
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evolve.networks.compiled import convolution, tangents, units
+from evolve.compiled import convolution, tangents, units
 
 EPS = units.EPS
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evolve.networks.fused import Embedding, Statistics, passes
+from evolve.networks.fused import Embedding, Fused, Statistics, passes
 from evolve.networks.network import Network, draw_kaiming, initialise
 from evolve.networks.plan import Plan, VggPlan
 
@@ -41,6 +41,7 @@ class VGG(Network):
         self.plan = self.architecture = VggPlan(plan)
         self.layers = nn.ModuleDict({spec.name: Unit(spec.c_in, spec.c_out) for block in plan for spec in block})
         self.head = nn.utils.skip_init(nn.Linear, plan[-1][-1].c_out, classes)
+        self._passes: dict[int, Fused] = {}
         self.to(memory_format=torch.channels_last)
         initialise(self, 0)
 
@@ -63,19 +64,30 @@ class VGG(Network):
         return list(self.layers.values())  # type: ignore[arg-type]
 
     def _embed_fused(self, x: Tensor) -> Tensor:
-        convs, bns = [unit.conv for unit in self.units], [unit.bn for unit in self.units]
-        statistics = Statistics([_known(bn.running_mean) for bn in bns], [_known(bn.running_var) for bn in bns])
-        parameters = [conv.weight for conv in convs], [_known(conv.bias) for conv in convs], [bn.weight for bn in bns], [bn.bias for bn in bns]
-        torch._foreach_add_([_known(bn.num_batches_tracked) for bn in bns], 1)
-        fused = passes(self.plan, x.shape[-1])
-        found: Tensor = Embedding.apply(fused, statistics, x, *(p for part in parameters for p in part))  # type: ignore[no-untyped-call]
+        # From the modules' own dictionaries, whose tensors a plugin may replace at any step: asking the modules takes longer than a small layer.
+        convs, bns = [], []
+        for unit in self.layers._modules.values():
+            assert unit is not None
+            convs.append(unit._modules["conv"]._parameters)  # type: ignore[union-attr]
+            bns.append(unit._modules["bn"])
+        learned, kept = [bn._parameters for bn in bns], [bn._buffers for bn in bns]  # type: ignore[union-attr]
+        statistics = Statistics([b["running_mean"] for b in kept], [b["running_var"] for b in kept])  # type: ignore[misc]
+        parameters = [part[name] for parts in (convs, learned) for name in ("weight", "bias") for part in parts]
+        torch._foreach_add_([b["num_batches_tracked"] for b in kept], 1)  # type: ignore[arg-type, misc]
+        found: Tensor = Embedding.apply(self._passes_for(x.shape[-1]), statistics, x, *parameters)  # type: ignore[no-untyped-call]
         return found
+
+    def _passes_for(self, size: int) -> Fused:
+        """:func:`passes` of this plan: a plan's hash goes through all its layers."""
+        if size not in self._passes:
+            self._passes[size] = passes(self.plan, size)
+        return self._passes[size]
 
     def _embed_judged(self, x: Tensor) -> Tensor:
         """In eval mode, where nobody asks for a gradient."""
         units = self.units
         norms = [(u.bn.weight, u.bn.bias, _known(u.conv.bias), _known(u.bn.running_mean), _known(u.bn.running_var)) for u in units]
-        return passes(self.plan, x.shape[-1]).judged([unit.conv.weight for unit in units], norms, x)
+        return self._passes_for(x.shape[-1]).judged([unit.conv.weight for unit in units], norms, x)
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W] -> every unit's output [B, c, h, w] in order, each before its block's pooling."""

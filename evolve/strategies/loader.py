@@ -42,15 +42,19 @@ class ResidentLoader:
         return batch_count(len(self.rows[0]), self.a.batch)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        augment = self._draw("ancestor-augment")
+        rows = list(self._rows())
+        images = self.resident.batches([columns[0] for columns in rows], self.a.augment, self._draw("ancestor-augment"))
+        for (self.index, labels, tasks), shown in zip(rows, images, strict=True):
+            yield [shown, labels, tasks]
+
+    def _rows(self) -> Iterator[Rows]:
+        order = torch.randperm(len(self.rows[0]), generator=self._draw("ancestor-order"))
         remembered = self._remembered()
-        for places in batches(len(self.rows[0]), self.a.batch, self._draw("ancestor-order")):
-            columns = [column[places] for column in self.rows]
+        for columns in zip(*(group_batches(column[order], self.a.batch) for column in self.rows), strict=True):
             if self.memory is not None:
                 more = next(remembered)
-                columns = [torch.cat([column, extra[more]]) for column, extra in zip(columns, self.memory, strict=True)]
-            self.index = columns[0]
-            yield [self.resident.batch(columns[0], self.a.augment, augment), columns[1], columns[2]]
+                columns = tuple(torch.cat([column, extra[more]]) for column, extra in zip(columns, self.memory, strict=True))
+            yield columns
 
     def _remembered(self) -> Iterator[Tensor]:
         """Places in the memory, one piece a step: permutations without end, as Avalanche's replay loader serves them."""

@@ -190,6 +190,7 @@ class ResidentStrategy(_Template):
         super().check_model_and_optimizer(reset_optimizer_state=True, **kwargs)
 
     def forward(self) -> Any:
+        self.mb_output = None  # the last step's, with its graph: what its passes hold can be used again while it is still in the cache
         extra = (self.mb_task_id,) if isinstance(self.model, MultiTaskModule) else ()
         return self.fast.forward(self.mb_x, *extra)
 

@@ -56,9 +56,10 @@ class Learner:
     def epoch(self, epoch: int) -> float:
         group, draw = self.group, self.group.augmentation(self.member, epoch)
         total = torch.zeros((), dtype=torch.float64)
-        for step, places in enumerate(group.batches(self.member, epoch)):
-            images = group.resident.batch(self.task.train[places], group.d.augment, draw).to(self.dtype)
-            total += self._step(images, self.task.train_labels[places], group.rate(epoch, step)) * len(places)
+        batches = group.batches(self.member, epoch)
+        shown = group.resident.batches([self.task.train[places] for places in batches], group.d.augment, draw)
+        for step, (places, images) in enumerate(zip(batches, shown, strict=True)):
+            total += self._step(images.to(self.dtype), self.task.train_labels[places], group.rate(epoch, step)) * len(places)
         return float(total / group.images)
 
     def _step(self, images: Tensor, labels: Tensor, rate: float) -> Tensor:
@@ -78,7 +79,7 @@ class Learner:
 
         The momentum tensor holds m b + w p when the backward pass begins to add g, so that it is read and written once for the step just
         made and the next one's decay. The convolutions' weights have made theirs in the backward pass
-        (:func:`evolve.networks.compiled.convolution.weight_step`).
+        (:func:`evolve.compiled.convolution.weight_step`).
         """
         p, b = self.parameters[self.convolutions :], self.momentum[self.convolutions :]
         p.add_(b, alpha=-rate)

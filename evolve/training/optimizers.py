@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evolve.training.sgd import CompiledSGD
+
 
 def make_optimizer(
     parameters: Iterable[Any], kind: str, lr: float, momentum: float, weight_decay: float, *, fused: bool = False, foreach: bool | None = None
@@ -15,10 +17,12 @@ def make_optimizer(
     """``kind`` of ``evolve.settings.OPTIMIZERS`` over parameters, or groups of them (dicts whose other entries it keeps).
 
     "sgd": momentum and L2 decay (SPEC 7); "adamw": betas 0.9 and 0.999, decoupled decay, as ViTs are trained; ``momentum`` is unread.
-    ``fused`` and ``foreach`` choose torch's way of computing the step, not what it computes.
+    ``fused`` and ``foreach`` choose the way of computing the step, not what it computes. "sgd" with ``fused`` is :class:`evolve.training.sgd.CompiledSGD`.
     """
     if kind == "adamw":
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused, foreach=foreach)
+    if fused and foreach is None:
+        return CompiledSGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
     return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused, foreach=foreach)
 
 

@@ -20,6 +20,7 @@ from evolve.condensers import condense_ancestor
 from evolve.condensers.interface import Request
 from evolve.gradients import EVERY, GradientFractions
 from evolve.networks.vgg import VGG
+from evolve.training.sgd import CompiledSGD
 
 NUMBERS = np.random.default_rng(0).uniform(0.2, 0.6, (8, 13))
 
@@ -88,7 +89,7 @@ def test_entries_above_the_threshold_are_counted_with_their_sign() -> None:
 def spied(monkeypatch: pytest.MonkeyPatch, threshold: float, steps: int) -> list[dict[str, list[float]]]:
     """For every task, layer -> its fraction at an epoch's first step and every EVERY-th after, from the gradients the optimizer sees."""
     tasks: list[dict[str, list[float]]] = []
-    plain = torch.optim.SGD.step
+    plain = CompiledSGD.step
     seen = 0
 
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -104,7 +105,7 @@ def spied(monkeypatch: pytest.MonkeyPatch, threshold: float, steps: int) -> list
         seen += 1
         return plain(self, *args, **kwargs)
 
-    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    monkeypatch.setattr(CompiledSGD, "step", step)
     return tasks
 
 

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evolve.compiled import emit
+from evolve.compiled import images as compiled
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
 from evolve.randomness import generator
@@ -83,6 +85,48 @@ def test_a_cropped_image_is_some_shift_of_the_padded_one(size: int, count: int, 
     shifts = [(y, x) for y in range(2 * reach + 1) for x in range(2 * reach + 1)]
     for place, made in enumerate(data.batch(index, ("crop",), generator(seed, "a"))):
         assert any(torch.equal(made, padded[place, :, y : y + size, x : x + size]) for y, x in shifts)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.sampled_from([1, 4, 7, 8, 9, 16, 21, 32, 33, 84]),
+    count=st.integers(1, 9),
+    augment=st.sampled_from([(), ("crop",), ("flip",), ("flip", "crop")]),
+    seed=st.integers(0, 1000),
+)
+def test_the_kernel_makes_the_batches_of_the_plain_operations_bit_for_bit(size: int, count: int, augment: tuple[str, ...], seed: int):
+    data = resident(size=size)
+    index = torch.randint(0, 40, (2 * count,), generator=generator(seed))[::2]  # not contiguous, and with the outermost images at times
+    shift, flip = data.draw(count, augment, generator(seed, "a"))
+    made = data.batch(index, augment, generator(seed, "a"))
+    assert torch.equal(made, data.gather(index, shift, flip)) and made.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("augment", [(), ("crop", "flip")])
+def test_batches_in_a_row_are_those_asked_for_one_by_one(augment: tuple[str, ...]):
+    data = resident(size=16)
+    indices = list(torch.randint(0, 40, (150, 3), generator=generator(0)))
+    one_by_one, draw = generator(1), generator(1)
+    for served, index in zip(data.batches(indices, augment, draw), indices, strict=True):
+        assert torch.equal(served, data.batch(index, augment, one_by_one))
+    assert torch.equal(draw.get_state(), one_by_one.get_state())
+    assert list(data.batches([])) == []
+
+
+@pytest.mark.parametrize("width", [16, 32])
+def test_the_kernel_makes_the_same_batches_with_narrower_vectors(width: int, monkeypatch: pytest.MonkeyPatch):
+    data = resident(size=16)
+    wide = data.batch(torch.arange(40), ("crop", "flip"), generator(1))
+    monkeypatch.setattr(emit, "processor", lambda: emit.Processor(width, 16))
+    compiled.batch.cache_clear()
+    assert torch.equal(wide, data.batch(torch.arange(40), ("crop", "flip"), generator(1)))
+    compiled.batch.cache_clear()
+
+
+@pytest.mark.parametrize("index", [[0, 40], [-1], [39, 41, 2]])
+def test_an_image_that_is_not_there_is_an_error(index: list[int]):
+    with pytest.raises(IndexError, match="there are 40"):
+        resident().batch(torch.tensor(index))
 
 
 def test_crop_reaches_every_shift_and_flip_about_half():

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from evolve.networks.compiled import kernel as room
-from evolve.networks.compiled import units
-from evolve.networks.compiled.emit import Code
+from evolve.compiled import kernel as room
+from evolve.compiled import units
+from evolve.compiled.emit import Code
 
 
 @pytest.fixture

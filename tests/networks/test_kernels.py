@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evolve.networks.compiled import convolution, emit, units
-from evolve.networks.compiled.emit import Processor
+from evolve.compiled import convolution, emit, units
+from evolve.compiled.emit import Processor
 from evolve.networks.kernels import EPS, Convolution, Norm, laid_out, rectified, rectified_gradient
 
 PROCESSORS = (Processor(64, 32), Processor(32, 16), Processor(16, 16), Processor(16, 32))

@@ -47,7 +47,7 @@ def test_run_and_batch_end_in_a_page_and_report_makes_it_again(tmp_path: Path) -
     settings = [word for key, value in {**SETTINGS, "condense.fixed_set": '"front"'}.items() for word in ("--set", f"{key}={value}".replace('"', ""))]
     run = evolve(tmp_path, "run", "--scenario", "glyphs-seq25", *settings, "--out", "runs/one", "--workers", "1")
     assert run.returncode == 0 and "runs/one/report.html" in run.stdout, run.stderr
-    assert costs((tmp_path / "runs/one/report.html").read_text())[-1] < shared, "its stages were in the store; they cost what they had cost"
+    assert 0 < costs((tmp_path / "runs/one/report.html").read_text())[-1] <= shared, "its stages were in the store; they cost what they had cost"
     assert evolve(tmp_path, "report", "runs/one", "runs/tiny-paper").returncode == 0 and (tmp_path / "report.html").exists()
     refused = evolve(tmp_path, "report", "store")
     assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1 and "neither a run's folder" in refused.stderr

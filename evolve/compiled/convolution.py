@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from evolve.networks.compiled import emit
-from evolve.networks.compiled.emit import Code, Value, lanes_of
-from evolve.networks.compiled.kernel import kernel
+from evolve.compiled import emit
+from evolve.compiled.emit import Code, Value, lanes_of
+from evolve.compiled.kernel import kernel
 
 TAPS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
 CACHED = 1 << 17

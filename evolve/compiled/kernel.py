@@ -20,10 +20,10 @@ import llvmlite
 import llvmlite.binding as llvm
 import torch
 
+from evolve.compiled import emit as emitting
+from evolve.compiled.emit import Code, machine
 from evolve.durable import digest, user_cache, write_whole
 from evolve.errors import UserError
-from evolve.networks.compiled import emit as emitting
-from evolve.networks.compiled.emit import Code, machine
 
 Kernel = Callable[..., None]
 """Takes addresses (of numbers that lie as the kernel's docstring says) and integers. Others may run Python meanwhile."""

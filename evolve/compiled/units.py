@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from evolve.networks.compiled.emit import Code, Value, lanes_of
-from evolve.networks.compiled.kernel import kernel
+from evolve.compiled.emit import Code, Value, lanes_of
+from evolve.compiled.kernel import kernel
 
 MOMENTUM, EPS = 0.1, 1e-5  # nn.BatchNorm2d's
 ROWS = 8

@@ -17,7 +17,7 @@ import llvmlite.binding as llvm
 import torch
 from llvmlite import ir
 
-INDEX = ir.IntType(64)
+INDEX, BYTE = ir.IntType(64), ir.IntType(8)
 POINTER = ir.PointerType()
 Value = Any  # llvmlite has no types for mypy
 
@@ -66,7 +66,7 @@ class Code:
     """The body of one kernel while it is emitted. Its numbers are of ``dtype``, float32 or float64; offsets count numbers, not bytes."""
 
     def __init__(self, name: str, arguments: str, dtype: torch.dtype) -> None:
-        """``arguments``: a letter each, "p" for the address of numbers, "i" for an integer. No two addresses may overlap."""
+        """``arguments``: a letter each, "p" for an address (of numbers, mostly), "i" for an integer. No two addresses may overlap."""
         self.real = ir.FloatType() if dtype == torch.float32 else ir.DoubleType()
         self.dtype, self.size = dtype, dtype.itemsize
         self.module = ir.Module(name)
@@ -109,7 +109,35 @@ class Code:
     def less(self, a: Value | int, b: Value) -> Value:
         return self.b.sub(self.index(a), b)
 
+    def integer(self, pointer: Value, place: Value | int) -> Value:
+        """One of the 64-bit integers that lie at ``pointer``."""
+        return self.b.load(self.integer_at(pointer, place), align=8, typ=INDEX)
+
+    def integer_at(self, pointer: Value, place: Value | int) -> Value:
+        """``pointer`` moved by ``place`` 64-bit integers."""
+        return self.b.gep(pointer, [self.index(place)], True, source_etype=INDEX)
+
+    def byte(self, pointer: Value, place: Value | int) -> Value:
+        """One of the bytes that lie at ``pointer``, as an integer."""
+        return self.b.zext(self.b.load(self._byte_at(pointer, place), align=1, typ=BYTE), INDEX)
+
+    def _byte_at(self, pointer: Value, place: Value | int) -> Value:
+        return self.b.gep(pointer, [self.index(place)], True, source_etype=BYTE)
+
+    def prefetch(self, pointer: Value, place: Value | int) -> None:
+        """Ask for the bytes around one of those at ``pointer``, to be read soon."""
+        word = ir.IntType(32)
+        name = "llvm.prefetch.p0"
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, word, word, word])
+        function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
+        self.b.call(function, [self._byte_at(pointer, place), *(ir.Constant(word, n) for n in (0, 3, 1))])  # to read, close, data
+
     # Numbers and vectors of them
+
+    def bytes(self, pointer: Value, place: Value | int, lanes: int) -> Value:
+        """Bytes in a row, as numbers."""
+        kind = ir.VectorType(BYTE, lanes) if lanes > 1 else BYTE
+        return self.b.uitofp(self.b.load(self._byte_at(pointer, place), align=1, typ=kind), self.kind(lanes))
 
     def kind(self, lanes: int) -> Any:
         return ir.VectorType(self.real, lanes) if lanes > 1 else self.real
@@ -180,6 +208,17 @@ class Code:
     def greater(self, a: Value, b: Value, equal: bool = False) -> Value:
         """a > b, or a >= b, lane by lane; false where one is not a number."""
         return self.b.fcmp_ordered(">=" if equal else ">", a, b)
+
+    def count(self, truths: Value) -> Value:
+        """How many lanes are true, as an integer."""
+        kind = truths.type
+        if not isinstance(kind, ir.VectorType):
+            return self.b.zext(truths, INDEX)
+        word = ir.IntType(kind.count)
+        name = f"llvm.ctpop.i{kind.count}"
+        function = self.module.globals.get(name) or ir.Function(self.module, ir.FunctionType(word, [word]), name)
+        found = self.b.call(function, [self.b.bitcast(truths, word)])
+        return self.b.zext(found, INDEX)
 
     # Loops
 

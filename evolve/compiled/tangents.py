@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from evolve.networks.compiled.emit import Code, Value
-from evolve.networks.compiled.kernel import kernel
-from evolve.networks.compiled.units import Channels
+from evolve.compiled.emit import Code, Value
+from evolve.compiled.kernel import kernel
+from evolve.compiled.units import Channels
 
 
 @dataclass(frozen=True)
