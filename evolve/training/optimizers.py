@@ -17,13 +17,14 @@ def make_optimizer(
     """``kind`` of ``evolve.settings.OPTIMIZERS`` over parameters, or groups of them (dicts whose other entries it keeps).
 
     "sgd": momentum and L2 decay (SPEC 7); "adamw": betas 0.9 and 0.999, decoupled decay, as ViTs are trained; ``momentum`` is unread.
-    ``fused`` and ``foreach`` choose the way of computing the step, not what it computes. "sgd" with ``fused`` is :class:`evolve.training.sgd.CompiledSGD`.
+    ``fused`` and ``foreach`` choose the way of computing the step, not what it computes. "sgd" with ``fused`` is :class:`evolve.training.sgd.CompiledSGD` on a CPU.
     """
     if kind == "adamw":
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused, foreach=foreach)
-    if fused and foreach is None:
-        return CompiledSGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
-    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused, foreach=foreach)
+    groups = list(parameters)
+    first = groups[0]["params"][0] if isinstance(groups[0], dict) else groups[0]
+    made = CompiledSGD if fused and first.is_cpu else torch.optim.SGD
+    return made(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused, foreach=foreach)
 
 
 def state_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
