@@ -67,7 +67,7 @@ class GradientFractions:
 
 def above(layers: Sequence[Sequence[Tensor]], threshold: float) -> Tensor:
     """How many numbers of each layer's tensors (on the CPU, of one float dtype) are greater than ``threshold``, int64 [layers]."""
-    tensors = [(number, _dense(tensor)) for number, layer in enumerate(layers) for tensor in layer]
+    tensors = [(n, t if parameters.side_by_side(t) else t.contiguous()) for n, layer in enumerate(layers) for t in layer]
     counts = torch.zeros(len(layers), dtype=torch.int64)
     if tensors:
         dtype = tensors[0][1].dtype
@@ -75,10 +75,3 @@ def above(layers: Sequence[Sequence[Tensor]], threshold: float) -> Tensor:
         limit = torch.tensor(threshold, dtype=dtype)
         parameters.above(dtype)(table.buffer_info()[0], len(tensors), limit.data_ptr(), counts.data_ptr())
     return counts
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    """Its numbers side by side in memory, in any order; no copy where they lie as channels_last does."""
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        return tensor
-    return tensor.contiguous()

@@ -80,7 +80,7 @@ def avalanche_run(strategy: str, a: AncestorSettings, resident: Resident, count:
     from avalanche.training.supervised import EWC, Cumulative, LwF, Naive, SynapticIntelligence
     from torch.utils.data import DataLoader
 
-    from evolve.strategies import batches
+    from evolve.training.group import batch_count, batches
 
     kinds = {"naive": Naive, "ewc": EWC, "lwf": LwF, "cumulative": Cumulative, "si": SynapticIntelligence}
 
@@ -90,10 +90,11 @@ def avalanche_run(strategy: str, a: AncestorSettings, resident: Resident, count:
 
         def __iter__(self) -> Any:
             self.epoch += 1
-            yield from (p.tolist() for p in batches(self.length, a.batch, generator(3, "ancestor-order", self.task, self.epoch)))
+            order = torch.randperm(self.length, generator=generator(3, "ancestor-order", self.task, self.epoch))
+            yield from (p.tolist() for p in batches(order, a.batch))
 
         def __len__(self) -> int:
-            return len(batches(self.length, a.batch, torch.Generator()))
+            return batch_count(self.length, a.batch)
 
     class Ordered(kinds[strategy]):  # type: ignore[misc]
         def make_train_dataloader(self, **kwargs: Any) -> None:

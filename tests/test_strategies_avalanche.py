@@ -34,8 +34,8 @@ from avalanche.training import plugins, supervised  # noqa: E402
 from avalanche.training.plugins.feature_distillation import FeatureDistillationPlugin  # noqa: E402
 from avalanche.training.templates import SupervisedMetaLearningTemplate, SupervisedTemplate  # noqa: E402
 
-from evolve.strategies import batches  # noqa: E402
 from evolve.strategies.projections import AGEM, GEM  # noqa: E402
+from evolve.training.group import batches  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore:No loggers specified"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 BATCH = 10  # a task has 24 or 25 images, and Avalanche's MAS cannot have a rest of one
@@ -47,7 +47,7 @@ def images() -> Resident:
 
 
 def order_of(count: int, task: int, epoch: int) -> list[Tensor]:
-    return batches(count, BATCH, generator(SEED, "ancestor-order", task, epoch))
+    return batches(torch.randperm(count, generator=generator(SEED, "ancestor-order", task, epoch)), BATCH)
 
 
 def memory_order(count: int, size: int, task: int, epoch: int) -> Iterator[Tensor]:

@@ -5,12 +5,11 @@ Every number is made as in :meth:`evolve.data.resident.Resident.gather`, to the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
-from evolve.compiled.emit import Code, Value, lanes_of
+from evolve.compiled.emit import Code, Value
 from evolve.compiled.kernel import kernel
+from evolve.compiled.units import Channels
 
 CHANNELS = 3
 CACHE_LINE = 64
@@ -31,7 +30,8 @@ class _Batch:
 
     def __init__(self, code: Code, size: int, reach: int, flip: bool) -> None:
         self.code, self.size, self.reach, self.flip = code, size, reach, flip
-        self.line, self.lanes = CHANNELS * size, lanes_of(CHANNELS * size, code.dtype)
+        self.line = CHANNELS * size
+        self.k = Channels(code, self.line)  # a line's numbers are gone through as a pixel's channels are
         self.out, self.images, self.index, self.count, self.scale, self.shift, self.skipped, self.mirrored = code.arguments
         self.room = code.room(CHANNELS * (size + 2 * reach))
 
@@ -44,7 +44,6 @@ class _Batch:
         code, b, size = self.code, self.code.b, self.size
         source, target = (code.mul(place, size * self.line) for place in (code.integer(self.index, image), image))
         down, right = (code.integer(self.skipped, place) if self.reach else code.index(0) for place in (image, b.add(image, self.count)))
-
         following = code.mul(code.integer(self.index, self._after(image)), size * self.line)
 
         def line(y: Value) -> None:
@@ -55,7 +54,7 @@ class _Batch:
             to = code.at(self.out, code.linear((1, target), (y, self.line)))
             with b.if_else(outside) as (there, here):
                 with there:
-                    self._each(lambda n: code.store(code.const(0.0, self.lanes), code.at(to, n)))
+                    self.k.each(lambda n: self.k.store(self.k.const(0.0), to, n))
                 with here:
                     self._normalise(code.linear((1, source), (row, self.line)))
                     self._copy(to, code.at(self.room, code.mul(right, CHANNELS)), image)
@@ -66,19 +65,14 @@ class _Batch:
         b, more = self.code.b, self.code.add(image, 1)
         return b.select(b.icmp_signed("<", more, self.count), more, image)
 
-    def _each(self, body: Callable[[Value | int], None]) -> None:
-        """``body(offset)`` for every vector of a line."""
-        self.code.each(self.line // self.lanes, lambda v: body(self.code.mul(v, self.lanes)))
-
     def _normalise(self, start: Value) -> None:
-        code, b, lanes = self.code, self.code.b, self.lanes
+        code, b, k = self.code, self.code.b, self.k
 
         def some(n: Value | int) -> None:
-            raw = code.bytes(self.images, code.add(start, n), lanes)
-            scale, shift = (code.load(code.at(part, n), lanes) for part in (self.scale, self.shift))
-            code.store(b.fsub(b.fmul(raw, scale), shift), code.at(self.room, code.add(n, CHANNELS * self.reach)))
+            raw = code.bytes(self.images, code.add(start, n), k.lanes)
+            k.store(b.fsub(b.fmul(raw, k.load(self.scale, n)), k.load(self.shift, n)), self.room, code.add(n, CHANNELS * self.reach))
 
-        self._each(some)
+        k.each(some)
 
     def _copy(self, to: Value, window: Value, image: Value) -> None:
         if not self.flip:
@@ -93,8 +87,7 @@ class _Batch:
                 self._straight(to, window)
 
     def _straight(self, to: Value, window: Value) -> None:
-        code = self.code
-        self._each(lambda n: code.store(code.load(code.at(window, n), self.lanes), code.at(to, n)))
+        self.k.each(lambda n: self.k.store(self.k.load(window, n), to, n))
 
     def _turned(self, to: Value, window: Value) -> None:
         code = self.code

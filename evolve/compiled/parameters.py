@@ -10,10 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from evolve.compiled import emit
 from evolve.compiled.emit import POINTER, Code, Value
 from evolve.compiled.kernel import kernel
+
+
+def side_by_side(tensor: Tensor) -> bool:
+    """Whether the tensor's numbers are all that lies in its stretch of memory, in the plain order or that of channels_last."""
+    return tensor.is_contiguous() or tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 @kernel("pip")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +71,7 @@ class Resident:
         """What makes a batch with these draws, on the CPU as :meth:`draw` leaves them."""
         if self.device.type != "cpu":
             return lambda: self.gather(index, *(None if part is None else part.to(self.device) for part in (shift, flip)))
-        places, known = index.tolist(), sum(len(piece) for piece in self.pieces)
+        places, known = index.tolist(), len(self.labels)
         if places and not 0 <= min(places) <= max(places) < known:
             raise IndexError(f"images {min(places)} to {max(places)} are asked for, there are {known}")
         if not self.held:
@@ -82,14 +81,11 @@ class Resident:
     def _compiled(self, images: Tensor, index: Tensor, shift: Tensor | None, flip: Tensor | None) -> Callable[[], Tensor]:
         """:meth:`gather` on a CPU by a kernel, bit for bit, from bytes [N, ...] as the images' memory holds them; the index must be one of theirs."""
         run = compiled.batch(self.size, shift is not None, flip is not None, torch.float32)
-        read = [images.data_ptr(), index.data_ptr(), len(index)]
-        read += [0 if part is None else part.data_ptr() for part in (self._scale, self._shift, shift, flip)]
-        count, size = len(index), self.size
-        kept = self, images, index, shift, flip  # as long as their addresses are in use
+        count, size, more = len(index), self.size, (self._scale, self._shift, shift, flip)
 
-        def make(_: Any = kept) -> Tensor:
+        def make() -> Tensor:
             out = torch.empty_strided((count, 3, size, size), (3 * size**2, 1, 3 * size, 3), dtype=torch.float32)
-            run(out.data_ptr(), *read)
+            run(out.data_ptr(), images.data_ptr(), index.data_ptr(), count, *(0 if part is None else part.data_ptr() for part in more))
             return out
 
         return make

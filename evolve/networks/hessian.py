@@ -78,7 +78,7 @@ class Pass:
         if g_logits is not None:
             into.head.copy_(g_logits.t() @ self.embedded)
             into.head_bias.copy_(g_logits.sum(0))
-            g = self._from_embedded(g_logits @ self.w.head)
+            g = self.fused.spread(g_logits @ self.w.head)
         for number, layer in self._backwards():
             g = _sum(self._unpooled(layer, g), g_features[number] if g_features is not None else None)
             layer.g_z = layer.g_c = None
@@ -120,7 +120,7 @@ class Pass:
         if g_logits is not None and t_logits is not None:
             into.head.copy_(torch.addmm(t_logits.t() @ self.embedded, g_logits.t(), self._t_embedded))
             into.head_bias.copy_(t_logits.sum(0))
-            t = self._from_embedded(torch.addmm(t_logits @ self.w.head, g_logits, v.head))
+            t = self.fused.spread(torch.addmm(t_logits @ self.w.head, g_logits, v.head))
         for number, layer in self._backwards():
             t = _sum(self._unpooled(layer, t), t_features[number] if t_features is not None else None)
             if layer.g_c is not None:
@@ -137,10 +137,6 @@ class Pass:
             return None
         layer.kernel.weight_gradient(layer.g_c, layer.t_x, into.conv[number])
         return layer.kernel.data_gradient(t_g, self.w.conv[number]) + layer.kernel.data_gradient(layer.g_c, v.conv[number])
-
-    def _from_embedded(self, g: Tensor) -> Tensor:
-        """The head's input's gradient [B, c] as maps behind the last pool."""
-        return self.fused.spread(g)
 
     def _unpooled(self, layer: Layer, g: Maybe) -> Maybe:
         if g is None or layer.choices is None:

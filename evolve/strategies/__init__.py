@@ -18,7 +18,7 @@ from evolve.strategies.features import FeatureReplay
 from evolve.strategies.foreign import foreign_plugin
 from evolve.strategies.generative import GenerativeReplay
 from evolve.strategies.importance import MAS, RWalk
-from evolve.strategies.loader import ResidentLoader, batches
+from evolve.strategies.loader import ResidentLoader
 from evolve.strategies.meta import LaMAML
 from evolve.strategies.projections import AGEM, GEM
 from evolve.strategies.prototypes import SCR, CoPE
@@ -79,7 +79,6 @@ __all__ = [
     "ResidentStrategy",
     "State",
     "Stored",
-    "batches",
     "learning_rate",
     "make_strategy",
 ]

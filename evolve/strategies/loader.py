@@ -11,8 +11,7 @@ from torch import Tensor
 from evolve.data.resident import Resident
 from evolve.randomness import generator
 from evolve.settings import AncestorSettings
-from evolve.training.group import batch_count
-from evolve.training.group import batches as group_batches
+from evolve.training.group import batch_count, batches
 
 Rows = tuple[Tensor, Tensor, Tensor]  # resident index, label, task label: int64 [N] each
 
@@ -21,11 +20,6 @@ def rows_of(dataset: Any) -> Rows:
     """Resident index, label and task label of every sample, int64 [N] each."""
     columns = (dataset.resident_index, dataset.targets, dataset.targets_task_labels)
     return tuple(torch.tensor(list(column), dtype=torch.int64) for column in columns)  # type: ignore[return-value]
-
-
-def batches(count: int, size: int, draw: torch.Generator) -> list[Tensor]:
-    """A permutation of ``count`` places cut into pieces of ``size``; a last piece of one joins the piece before it (BN needs two)."""
-    return group_batches(torch.randperm(count, generator=draw), size)
 
 
 class ResidentLoader:
@@ -50,7 +44,7 @@ class ResidentLoader:
     def _rows(self) -> Iterator[Rows]:
         order = torch.randperm(len(self.rows[0]), generator=self._draw("ancestor-order"))
         remembered = self._remembered()
-        for columns in zip(*(group_batches(column[order], self.a.batch) for column in self.rows), strict=True):
+        for columns in zip(*(batches(column[order], self.a.batch) for column in self.rows), strict=True):
             if self.memory is not None:
                 more = next(remembered)
                 columns = tuple(torch.cat([column, extra[more]]) for column, extra in zip(columns, self.memory, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,16 +42,20 @@ class CompiledSGD(torch.optim.SGD):
             self._begin()
             return super().step()
         for group, table in zip(self.param_groups, tables, strict=True):
-            assert table is not None
-            dtype, entries = table
-            numbers = array("f" if dtype == torch.float32 else "d", (group["lr"], group["momentum"], group["weight_decay"]))
-            parameters.sgd(dtype)(entries.buffer_info()[0], len(entries) // 4, numbers.buffer_info()[0])
+            if table is not None and table[1]:
+                self._run(group, *table)
         return None
 
-    def _table(self, group: dict[str, Any]) -> tuple[torch.dtype, array[int]] | None:
-        """Dtype and the kernel's table of a group; None where torch has to step."""
+    def _run(self, group: dict[str, Any], entries: array[int], gradients: Sequence[Tensor]) -> None:
+        """The step of one group, by its table; ``gradients`` are alive as long as that names their addresses."""
+        dtype = group["params"][0].dtype
+        numbers = array("f" if dtype == torch.float32 else "d", (group["lr"], group["momentum"], group["weight_decay"]))
+        parameters.sgd(dtype)(entries.buffer_info()[0], len(gradients), numbers.buffer_info()[0])
+
+    def _table(self, group: dict[str, Any]) -> tuple[array[int], list[Tensor]] | None:
+        """The kernel's table of a group and the gradients in it; None where torch has to step."""
         known: dict[int, _Known] = self.__dict__.setdefault("_known", {})  # not part of what torch copies, so made when missing
-        dtype, table, kept = torch.float32, array("q"), []
+        table, gradients = array("q"), []
         for p in group["params"]:
             if (g := p.grad) is None:
                 continue
@@ -62,11 +66,9 @@ class CompiledSGD(torch.optim.SGD):
                 one = known[id(p)] = self._look(p)
             if g.layout is not torch.strided or g.stride() != one.stride:
                 g = torch.empty_like(p).copy_(g)
-                kept.append(g)
-            dtype = p.dtype
+            gradients.append(g)
             table.extend((one.address, g.data_ptr(), one.momentum_address, one.numbers))
-        self.__dict__["_kept"] = kept  # until the step is made
-        return dtype, table
+        return table, gradients
 
     def _begin(self) -> None:
         """Before torch steps what the kernel cannot take. Its fused step wants momentum for all parameters or for none, and on a CPU takes for granted
@@ -104,5 +106,4 @@ def _plain(group: dict[str, Any]) -> bool:
 
 def _fits(p: Tensor, dtype: torch.dtype) -> bool:
     """Whether the kernel takes ``p`` beside parameters of ``dtype``."""
-    lies = p.is_contiguous() or p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last)
-    return bool(lies and p.is_cpu and p.dtype is dtype and dtype in (torch.float32, torch.float64))
+    return parameters.side_by_side(p) and p.is_cpu and p.dtype is dtype and dtype in (torch.float32, torch.float64)

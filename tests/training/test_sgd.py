@@ -130,6 +130,23 @@ def test_what_the_kernel_cannot_take_is_torchs(fused: bool | None) -> None:
     assert all(p.grad is None for p in ours)
 
 
+def test_groups_have_rates_of_their_own() -> None:
+    """And gradients laid out otherwise, whose copies must be there until all groups have stepped."""
+    ours = parameters_of([(8, 16, 3, 3), (8, 16, 3, 3)], torch.float64, 0)
+    theirs = copy.deepcopy(ours)
+
+    def groups(held: list[torch.nn.Parameter]) -> list[dict[str, object]]:
+        return [{"params": [held[0]], "lr": 0.1}, {"params": [held[1]], "lr": 0.3, "weight_decay": 0.2}]
+
+    optimizer = CompiledSGD(groups(ours), lr=1.0, momentum=0.9)
+    peer = torch.optim.SGD(groups(theirs), lr=1.0, momentum=0.9, foreach=False)
+    for step in range(3):
+        for held, one in ((ours, optimizer), (theirs, peer)):
+            give(held, step, plain_order=True)
+            one.step()
+    same(ours, theirs, 1e-14)
+
+
 def test_it_is_copied_with_what_it_steps() -> None:
     held = parameters_of([(7,), (4, 3, 3, 3)], torch.float64, 0)
     optimizer = CompiledSGD(held, lr=0.1, momentum=0.9)
