@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from evolve import lineage
@@ -17,19 +18,17 @@ from evolve.store import Stage
 def collect(world: World, peek: Peek, scenario: str, profile: str, settings: Mapping[str, Any], versions: Mapping[str, Any]) -> LineageRecord:
     """Every generation whose measurements are complete; a lineage still under way gives a shorter record."""
     known: dict[str, Stage] = {stage.label: stage for stage in lineage.lineage(world, peek)}
-    lengths = range(0 if world.settings.controls.untrained else 1, world.settings.stream.tasks + 1)
-    found = (generation(world, length, known, peek) for length in lengths)
-    reference = known.get("descend paper's descendant from-scratch")
-    measured = peek(reference.key) if reference else None
+    found = (generation(world, length, known, peek) for length in lineage.measured(world.settings))
     return LineageRecord(
         scenario=scenario,
         profile=profile,
         seed=world.seed,
         tasks=world.settings.stream.tasks,
         generations=tuple(g for g in found if g is not None),
-        reference=_descent(measured, 0, "from-scratch") if measured else None,
+        reference=_from_scratch(world, lineage.PAPERS, 0, known, peek),
         settings=dict(settings),
         versions=dict(versions),
+        lengths=lineage.measured(world.settings),
         fewshot=tuple(_fewshot(known.values(), peek)),
     )
 
@@ -38,13 +37,18 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
     """One generation, or None while a stage of it is missing."""
     ancestor = peek(known[f"accumulate {length}"].key)
     gene = peek(known[f"condense {length}"].key)
-    names = [f"descend {length} inherited"]
-    names += [f"descend {length} from-scratch"] if world.settings.controls.from_scratch else []
-    names += [f"descend {length} {method}" for method in lineage.SPARSE if lineage.due(world, method, length)]
-    measured = {name.split()[-1]: peek(known[name].key) if name in known else None for name in names}
-    if ancestor is None or gene is None or any(record is None for record in measured.values()):
+    methods = ["inherited", *(method for method in lineage.SPARSE if lineage.due(world, method, length))]
+    stages = {method: known.get(f"descend {length} {method}") for method in methods}
+    records = {method: peek(stage.key) if stage else None for method, stage in stages.items()}
+    descents = {method: _descent(record, length, method) for method, record in records.items() if record is not None}
+    wanted = {"from-scratch": str(length)} if world.settings.controls.from_scratch else {}
+    wanted |= {"whole from-scratch": lineage.WHOLE} if wanted and "full-ancestor" in methods else {}
+    for name, of in wanted.items():
+        if (control := _from_scratch(world, of, length, known, peek)) is not None:
+            descents[name] = control
+    if ancestor is None or gene is None or len(descents) < len(methods) + len(wanted):
         return None
-    descents = {method: _descent(record, length, method) for method, record in measured.items() if record is not None}
+    plan = from_json(gene["ancestor_plan"])
     return Generation(
         lineage=length,
         selected=tuple(_group_name(gene["groups"][index]) for index in gene["selected"]),
@@ -56,17 +60,18 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
         selected_by=gene["selected_by"],
         agreement=gene.get("agreement"),
         descendant=lineage.heir(world, gene).describe(),
+        share=plan.share(gene["layers"]),
         inherited=descents["inherited"],
         scratch=descents.get("from-scratch"),
         shuffled=descents.get("shuffled"),
         joint=descents.get("joint"),
         full_ancestor=descents.get("full-ancestor"),
+        full_scratch=descents.get("whole from-scratch"),
         distilled=descents.get("distilled"),
         ancestor_accuracy=ancestor.get("average_accuracy"),
         ancestor_row=tuple(ancestor.get("row", ())),
         forgetting=ancestor.get("forgetting"),
         backward_transfer=ancestor.get("backward_transfer"),
-        seconds={},
     )
 
 
@@ -83,7 +88,36 @@ def _fewshot(stages: Iterable[Stage], peek: Peek) -> Iterator[Descent]:
             accuracy, images = tuple(record["accuracy"]), tuple(record["test_images"])
             # older stores count no undecided test images
             diverged = record.get("undecided", 0) > 0 or not all(map(math.isfinite, record["losses"]))
-            yield Descent(0, stage.recipe["learner"], accuracy, accuracy, (), (), images, from_json(record["plan"]).describe(), diverged)
+            backbone = from_json(record["plan"]).describe()
+            yield Descent(0, stage.recipe["learner"], accuracy, accuracy, (), (), images, backbone=backbone, diverged=diverged)
+
+
+def _from_scratch(world: World, of: str, length: int, known: Mapping[str, Stage], peek: Peek) -> Descent | None:
+    """A from-scratch control, the mean of its draws; None while one is missing, or where the control is off."""
+    stages = [known.get(lineage.scratch_label(of, draw)) for draw in range(world.settings.controls.draws)]
+    records = [peek(stage.key) if stage else None for stage in stages]
+    draws = [_descent(record, length, "from-scratch") for record in records if record is not None]
+    return mean_descent(draws) if len(draws) == len(stages) else None
+
+
+def mean_descent(draws: Sequence[Descent]) -> Descent:
+    """Several draws of the same descendants as one: every number is the mean of theirs."""
+    if len(draws) == 1:
+        return draws[0]
+    return replace(
+        draws[0],
+        accuracy=_mean([draw.accuracy for draw in draws]),
+        best=_mean([draw.best for draw in draws]),
+        newborn=_mean([draw.newborn for draw in draws]),
+        curves=tuple(map(_mean, zip(*(draw.curves for draw in draws), strict=True))),
+        train_loss=tuple(map(_mean, zip(*(draw.train_loss for draw in draws), strict=True))),
+        draws=len(draws),
+    )
+
+
+def _mean(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Of equally long rows, place by place."""
+    return tuple(math.fsum(values) / len(values) for values in zip(*rows, strict=True))
 
 
 def _descent(record: Mapping[str, Any], length: int, method: str) -> Descent:
@@ -95,4 +129,6 @@ def _descent(record: Mapping[str, Any], length: int, method: str) -> Descent:
         curves=tuple(tuple(c) for c in record["curves"]),
         train_loss=tuple(tuple(c) for c in record["train_loss"]),
         test_images=tuple(record["test_images"]),
+        tested=tuple(record["tested"]),
+        newborn=tuple(record["newborn"]),
     )

@@ -18,7 +18,7 @@ from typing import Any
 
 from evolve.fewshot.settings import READ
 from evolve.inheritors import descendant
-from evolve.lineage import ancestor_plan, paper_descendant
+from evolve.lineage import ancestor_plan, measured, paper_descendant
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
 from evolve.settings import Settings, descend_source
@@ -157,7 +157,8 @@ def _descend_seconds(s: Settings, plan: Architecture) -> float:
     train, test = images_per_class(s, "descend")
     d = s.descend
     images = d.descendants * d.classes_per_task * min(train, d.shots) * d.epochs
-    tested = d.descendants * d.classes_per_task * min(test, d.test_per_class or test) * d.epochs
+    tests = 1 + (-(-d.epochs // d.test_every) if d.test_every else 1)  # the newborn's is one
+    tested = d.descendants * d.classes_per_task * min(test, d.test_per_class or test) * tests
     return Work(plan, s.data.size, images, images / d.batch, tested).seconds()
 
 
@@ -191,10 +192,12 @@ def estimate(settings: Settings, workers: int = 2) -> float:
     recipe = {"ancestor": {"strategy": settings.ancestor.strategy}}
     chain = sum(seconds(settings, "accumulate", recipe | {"task": t}) for t in range(tasks + 1))
     one = seconds(settings, "descend", {"method": "inherited"})
-    generations = tasks + c.untrained
-    descents = generations * (1 + c.from_scratch) + sum(tasks // every for every in (c.shuffled, c.joint, c.full_ancestor, c.distilled) if every)
+    generations = len(measured(settings))
+    trained = generations - c.untrained
+    descents = generations * (1 + c.from_scratch * c.draws) + sum(trained // every for every in (c.shuffled, c.joint, c.distilled) if every)
     rest = descents * one + generations * seconds(settings, "condense", {})
-    rest += (tasks // c.distilled if c.distilled else 0) * _hints_seconds(settings, ancestor_plan(settings))
+    rest += (trained // c.full_ancestor + c.from_scratch * c.draws if c.full_ancestor else 0) * seconds(settings, "descend", {"method": "full-ancestor"})
+    rest += (trained // c.distilled if c.distilled else 0) * _hints_seconds(settings, ancestor_plan(settings))
     rest += sum(seconds(settings, "fewshot", {"learner": learner}) for learner in set(settings.fewshot.learners))
     return max(chain, (chain + rest) / workers)
 

@@ -30,11 +30,25 @@ class Descent:
     method: str  # "inherited" | "from-scratch" | "shuffled" | "joint" | "full-ancestor" | "distilled"
     accuracy: tuple[float, ...]  # on the test images after the last epoch
     best: tuple[float, ...]
-    curves: tuple[tuple[float, ...], ...]  # test accuracy per epoch
+    curves: tuple[tuple[float, ...], ...]  # test accuracy after each of the epochs ``tested``
     train_loss: tuple[tuple[float, ...], ...]
     test_images: tuple[int, ...]
+    tested: tuple[int, ...] = ()  # epochs, from 1, after which the curves were measured
+    newborn: tuple[float, ...] = ()  # accuracy before any training: nearest class mean of the features
+    draws: int = 1  # random draws whose mean this is
     backbone: str = ""  # few-shot learners: their network in the paper's notation (a generation says its descendants' itself)
     diverged: bool = False  # few-shot learners: a loss, or a test image's best score, was not finite
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One candidate set of the condenser "trial": its part of the ancestor's weights, and its gain on condensing classes (a fraction)."""
+
+    origin: str
+    layers: tuple[str, ...]
+    share: float
+    gain: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -55,13 +69,15 @@ class Generation:
     shuffled: Descent | None = None
     joint: Descent | None = None
     full_ancestor: Descent | None = None
+    full_scratch: Descent | None = None  # the whole ancestor's architecture, all layers random
     distilled: Descent | None = None
     agreement: float | None = None  # share of repeated condensations that chose the same layers; None: one condensation
     ancestor_accuracy: float | None = None
     ancestor_row: tuple[float, ...] = ()
     forgetting: float | None = None
     backward_transfer: float | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+    trials: tuple[Tried, ...] = ()
+    share: float | None = None  # of the ancestor's weights that are inherited
 
 
 @dataclass(frozen=True)
@@ -76,6 +92,7 @@ class LineageRecord:
     reference: Descent | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    lengths: tuple[int, ...] = ()  # all that this lineage measures, or is to measure
     fewshot: tuple[Descent, ...] = ()  # Table III's learners on the same tasks; they depend on no generation
 
 
@@ -213,15 +230,16 @@ def record_from_json(data: Mapping[str, Any]) -> LineageRecord:
     """The inverse of :func:`record_to_json`, also after a trip through JSON text."""
     made = {f.name: data[f.name] for f in fields(LineageRecord) if f.name in data}
     made["generations"] = tuple(_generation(g) for g in data.get("generations", ()))
-    made["reference"] = _descent(data.get("reference"))
+    made["reference"], made["lengths"] = _descent(data.get("reference")), tuple(data.get("lengths", ()))
     made["fewshot"] = tuple(Descent(**{key: _tuples(value) for key, value in one.items()}) for one in data.get("fewshot", ()))
     return LineageRecord(**made)
 
 
 def _generation(data: Mapping[str, Any]) -> Generation:
     made = {key: _tuples(value) for key, value in data.items()}
-    for name in ("inherited", *CONTROLS):
+    for name in ("inherited", *CONTROLS, "full_scratch"):
         made[name] = _descent(data.get(name))
+    made["trials"] = tuple(Tried(**{key: _tuples(value) for key, value in tried.items()}) for tried in data.get("trials", ()))
     return Generation(**made)
 
 

@@ -18,17 +18,23 @@ from evolve.training.distill import DistillTrainer, Teacher
 from evolve.training.fused import FusedTrainer
 from evolve.training.graph_check import checked
 from evolve.training.group import DownstreamTask, Group, Trainer, batches, learning_rate
-from evolve.training.plain import PlainTrainer, evaluate
+from evolve.training.plain import TEST_BATCH, PlainTrainer, evaluate
 
 __all__ = ["DownstreamTask", "Trained", "batches", "downstream_tasks", "evaluate", "learning_rate", "train_descendant", "train_together"]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a descendant's training gave. Accuracies are shares in [0, 1], one an epoch; ``last`` is the headline number."""
+    """What a descendant's training gave. Accuracies are shares in [0, 1]; ``last`` is the headline number.
+
+    ``train_loss``: one an epoch. ``test_accuracy``: one for each of the epochs ``tested``, counted from 1. ``newborn``: the accuracy
+    before any training, see :func:`newborn_accuracy`.
+    """
 
     train_loss: list[float]
     test_accuracy: list[float]
+    tested: list[int]
+    newborn: float
     last: float
     best: float
     correct: list[int]  # 0 or 1 for each test image, after the last epoch
@@ -89,7 +95,8 @@ def train_together(
     lr_scale: float = 1.0,
     teacher: Teacher | None = None,
 ) -> list[Trained]:
-    """Train all parameters of ``models``, in place, each on its own task: SGD with momentum, cross-entropy, all test images after each epoch.
+    """Train all parameters of ``models``, in place, each on its own task: SGD with momentum, cross-entropy, all test images after every
+    ``d.test_every`` epochs and the last.
 
     They learn in step, but none sees another: each one's batch order comes from (seed, "batches", its number, epoch), its augmentation
     from (seed, "augment", its number, epoch), so every method sees the same batches. A last batch of a single image joins the batch
@@ -99,19 +106,53 @@ def train_together(
     a ``teacher`` adds its hints at the layers that the architectures would inherit.
     """
     group = Group(tasks, numbers, resident, d, seed, lr_scale)
+    newborn = [newborn_accuracy(model, task, resident, not reference) for model, task in zip(models, tasks, strict=True)]
     trainer = DistillTrainer(models, group, teacher) if teacher else choose_trainer(models, group, reference)
     losses: list[list[float]] = [[] for _ in models]
     accuracies: list[list[float]] = [[] for _ in models]
     correct: list[Tensor] = []
-    for epoch in range(d.epochs):
-        for kept, loss in zip(losses, trainer.epoch(epoch), strict=True):
+    tested = tested_epochs(d)
+    for epoch in range(1, d.epochs + 1):
+        for kept, loss in zip(losses, trainer.epoch(epoch - 1), strict=True):
             kept.append(loss)
-        correct = trainer.correct()
-        for shares, right in zip(accuracies, correct, strict=True):
-            shares.append(right.double().mean().item())
-        progress((epoch + 1) / d.epochs, f"epoch {epoch + 1} of {d.epochs}")
+        if epoch in tested:
+            correct = trainer.correct()
+            for shares, right in zip(accuracies, correct, strict=True):
+                shares.append(right.double().mean().item())
+        progress(epoch / d.epochs, f"epoch {epoch} of {d.epochs}")
     trainer.close()
-    return [Trained(loss, acc, acc[-1], max(acc), right.int().tolist()) for loss, acc, right in zip(losses, accuracies, correct, strict=True)]
+    return [
+        Trained(loss, shares, tested, born, shares[-1], max(shares), right.int().tolist())
+        for loss, shares, born, right in zip(losses, accuracies, newborn, correct, strict=True)
+    ]
+
+
+def tested_epochs(d: DescendSettings) -> list[int]:
+    """The epochs, counted from 1, after which all test images are looked at: every ``test_every``-th and the last."""
+    return sorted({*range(d.test_every, d.epochs + 1, d.test_every), d.epochs}) if d.test_every else [d.epochs]
+
+
+@torch.no_grad()
+def newborn_accuracy(model: Network, task: DownstreamTask, resident: Resident, fused: bool = True) -> float:
+    """What a descendant can tell apart before it learns anything: the test images' share whose features lie nearest to their class's mean.
+
+    Features are the head's input in eval mode, distances Euclidean, a class's mean is over its training images (nearest class mean;
+    Mensink et al. 2013). It needs no head, so it says what was inherited and not how the head was drawn.
+    """
+    before = model.training, model.fused
+    model.eval()
+    model.fused = fused
+
+    def embedded(index: Tensor) -> Tensor:
+        parts = [model.embed(resident.batch(part).to(model.head.weight.dtype)) for part in index.split(TEST_BATCH)]
+        return torch.cat(parts).double().cpu()
+
+    features, labels = embedded(task.train), task.train_labels
+    means = torch.stack([features[labels == label].mean(0) for label in range(len(task.classes))])
+    nearest = torch.cdist(embedded(task.test), means).argmin(1)
+    model.train(before[0])
+    model.fused = before[1]
+    return (nearest == task.test_labels).double().mean().item()
 
 
 def choose_trainer(models: Sequence[Network], group: Group, reference: bool) -> Trainer:

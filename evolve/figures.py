@@ -291,12 +291,11 @@ def learning_figure(generation: Generation) -> Any:
     methods: list[tuple[str, Descent | None, str, str]] = [("inherited learngene", generation.inherited, BLUE, "-")]
     methods += [(label, getattr(generation, name), colour, style) for label, (name, colour, style, _) in METHODS.items()]
     for label, descent, colour, style in methods:
-        epochs = min((len(curve) for curve in descent.curves), default=0) if descent else 0
-        if descent is None or epochs == 0:
+        if descent is None or not descent.tested:
             continue
-        intervals = [point_interval([100 * curve[e] for curve in descent.curves]) for e in range(epochs)]
-        x = range(1, epochs + 1)
-        axes.plot(x, [i.mean for i in intervals], color=colour, ls=style, lw=1.5, label=label, marker="." if epochs == 1 else None)
+        x = descent.tested
+        intervals = [point_interval([100 * curve[place] for curve in descent.curves]) for place in range(len(x))]
+        axes.plot(x, [i.mean for i in intervals], color=colour, ls=style, lw=1.5, label=label, marker="." if len(x) < 5 else None)
         if descent.method == generation.inherited.method:
             axes.fill_between(x, [i.low for i in intervals], [i.high for i in intervals], color=colour, alpha=0.15, lw=0)
     axes.set(xlabel="epoch", ylabel="descendants' test accuracy (%)", title=f"lineage length {generation.lineage}")

@@ -26,12 +26,13 @@ from evolve.settings import InheritSettings, Settings, descend_source
 from evolve.store import Stage
 
 # Raised by hand when a room's numbers change for the same settings; results of the older version are then simply not found.
-VERSIONS = {"accumulate": 3, "condense": 2, "descend": 3, "fewshot": 1}
+VERSIONS = {"accumulate": 3, "condense": 2, "descend": 4, "fewshot": 1}
 RAISED = {"baseline++": 1, "deepemd": 1}  # few-shot learners whose numbers alone changed, so often: passes over the support set, not steps
 # Strategies whose numbers alone changed, by head: BN's statistics under MAS, and the heads of tasks to come under a penalty.
 MENDED = {("mas", "shared"), ("mas", "single"), *((strategy, "per-task") for strategy in ("mas", "ewc", "si"))}
 TASKS = ("descendants", "classes_per_task", "shots", "test_per_class")  # [descend]: what chooses the downstream tasks
 
+PAPERS, WHOLE = "paper's descendant", "whole ancestor"  # architectures that have a from-scratch control of their own
 SPARSE = ("shuffled", "joint", "full-ancestor", "distilled")  # controls that need not run at every generation
 
 Peek = Callable[[str], "Mapping[str, Any] | None"]  # a stage's key -> its record, if it is in the store
@@ -69,18 +70,19 @@ def lineage(world: World, peek: Peek) -> Iterator[Stage]:
     A from-scratch control has the architecture that its generation's condenser chose, so it can be named only once ``peek``
     finds that choice; ask again after each result.
     """
-    controls = world.settings.controls
+    controls, lengths = world.settings.controls, measured(world.settings)
     if controls.from_scratch:
-        yield from_scratch(world, paper_descendant(world.settings), "paper's descendant")
+        yield from draws(world, paper_descendant(world.settings), PAPERS)
+        if controls.full_ancestor:
+            yield from draws(world, ancestor_plan(world.settings).whole(), WHOLE)
     ancestor = accumulate(world, 0, None)
     yield ancestor
     for length in range(world.settings.stream.tasks + 1):
         if length > 0:
             ancestor = accumulate(world, length, ancestor)
             yield ancestor
-        elif not controls.untrained:
-            continue
-        yield from generation(world, length, ancestor, peek)
+        if length in lengths:
+            yield from generation(world, length, ancestor, peek)
     for learner in dict.fromkeys(world.settings.fewshot.learners):
         yield fewshot(world, learner)
 
@@ -93,7 +95,7 @@ def generation(world: World, length: int, ancestor: Stage, peek: Peek) -> Iterat
     yield descend(world, "inherited", length, learngene)
     chosen = peek(learngene.key)
     if chosen and controls.from_scratch:
-        yield from_scratch(world, heir(world, chosen), str(length))
+        yield from draws(world, heir(world, chosen), str(length))
     if due(world, "shuffled", length):
         yield descend(world, "shuffled", length, learngene)
     if due(world, "full-ancestor", length):
@@ -106,14 +108,28 @@ def generation(world: World, length: int, ancestor: Stage, peek: Peek) -> Iterat
         yield from (joint, joint_gene, descend(world, "joint", length, joint_gene))
 
 
+def measured(settings: Settings) -> tuple[int, ...]:
+    """The lineage lengths that are condensed and measured, in order: 0 (an untrained ancestor) where it is a control, those of
+    ``stream.measure`` that the stream reaches, and the last one.
+    """
+    tasks, measure = settings.stream.tasks, settings.stream.measure
+    if isinstance(measure, tuple):
+        lengths = {length for length in measure if length <= tasks}
+    else:
+        lengths = set(range(1, tasks + 1) if measure == "all" else range(int(measure), tasks + 1, int(measure)))
+    return tuple(sorted(lengths | {tasks} | ({0} if settings.controls.untrained else set())))
+
+
 def due(world: World, control: str, length: int) -> bool:
-    """Whether a control of :data:`SPARSE` runs at this generation. At lineage length 0 none does, unless that is all there is: one pretrained
-    ancestor, which has no tasks that a joint one could learn.
+    """Whether a control of :data:`SPARSE` runs at this measured length: at every n-th one, counted from the first trained ancestor's.
+
+    At lineage length 0 none does, unless that is all there is: one pretrained ancestor, which has no tasks that a joint one could learn.
     """
     every: int = getattr(world.settings.controls, control.replace("-", "_"))
     if world.settings.stream.tasks == 0:
         return every > 0 and control != "joint"
-    return every > 0 and length > 0 and length % every == 0
+    trained = [m for m in measured(world.settings) if m > 0]
+    return every > 0 and length in trained and (trained.index(length) + 1) % every == 0
 
 
 def accumulate(world: World, task: int, previous: Stage | None, strategy: str | None = None) -> Stage:
@@ -179,10 +195,23 @@ def distilled(world: World, length: int, learngene: Stage, ancestor: Stage) -> S
     return _stage("descend", f"descend {length} distilled", recipe, {"learngene": learngene, "ancestor": ancestor}, priority=1)
 
 
-def from_scratch(world: World, plan: Architecture, label: str) -> Stage:
-    """The same descendants with all layers random. It depends on no ancestor, so equal architectures share one result."""
-    recipe = _descend_recipe(world) | {"method": "from-scratch", "plan": plan.anonymous().to_json()}
-    return _stage("descend", f"descend {label} from-scratch", recipe, {}, priority=1)
+def from_scratch(world: World, plan: Architecture, of: str, draw: int = 0) -> Stage:
+    """The same descendants with all layers random. It depends on no ancestor, so equal architectures share one result.
+
+    ``of``: a lineage length, or :data:`PAPERS` or :data:`WHOLE`; ``draw``: 0 is paired with the inherited, layer by layer.
+    """
+    recipe = _descend_recipe(world) | {"method": "from-scratch", "plan": plan.anonymous().to_json(), "draw": draw}
+    return _stage("descend", scratch_label(of, draw), recipe, {}, priority=1)
+
+
+def draws(world: World, plan: Architecture, of: str) -> Iterator[Stage]:
+    """All ``controls.draws`` of a from-scratch control."""
+    return (from_scratch(world, plan, of, draw) for draw in range(world.settings.controls.draws))
+
+
+def scratch_label(of: str, draw: int) -> str:
+    """What a from-scratch stage is called."""
+    return f"descend {of} from-scratch" + (f" draw {draw + 1}" if draw else "")
 
 
 def fewshot(world: World, learner: str) -> Stage:
@@ -240,6 +269,7 @@ def _descend_recipe(world: World) -> dict[str, Any]:
         "classes": list(world.descend_classes),
         "network": network(world.settings),
         "descend": _learning(world.settings.descend, without=("distill_weight",)),
+        "draw": 0,
     } | _uneven(world.settings)
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evolve import cost, scenario
+from evolve.lineage import measured
 from evolve.run import Opened, Order, open_run, remaining_seconds, worker_places
 
 
@@ -50,7 +51,7 @@ def _by_kind(opened: Opened) -> tuple[Counter[str], dict[str, list[str]]]:
     count: Counter[str] = Counter()
     keys: dict[str, list[str]] = defaultdict(list)
     for stage in {s.key: s for s in opened.stages()}.values():
-        kind = stage.kind if stage.kind != "descend" else f"descend {stage.label.split()[-1]}"
+        kind = stage.kind if stage.kind != "descend" else f"descend {stage.label.partition(' draw ')[0].split()[-1]}"
         count[kind] += 1
         keys[kind].append(stage.key)
     return count, keys
@@ -68,6 +69,6 @@ def _total(console: Console, opened: Opened, left: dict[str, float], speed: dict
     if any(kinds[key] == "fewshot" for key in spent):
         console.print("few-shot: estimated, not timed; scaled by what a descendant's steps take here", style="dim")
     settings = opened.world.settings
-    unknown = settings.stream.tasks + settings.controls.untrained - sum(1 for s in opened.stages() if s.label.split()[-1] == "from-scratch" and s.label.split()[1].isdigit())
+    unknown = len(measured(settings)) - sum(1 for s in opened.stages() if s.label.split()[-1] == "from-scratch" and s.label.split()[1].isdigit())
     if opened.world.settings.controls.from_scratch and unknown > 0:
         console.print(f"not counted: up to {unknown} from-scratch controls whose architecture the condenser has yet to choose", style="dim")

@@ -28,6 +28,7 @@ from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture, from_json
 from evolve.networks.network import frozen
 from evolve.networks.vit_plan import ViTPlan
+from evolve.randomness import derive_seed
 from evolve.registry import check_marks
 from evolve.restore import whole
 from evolve.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, InheritSettings, StreamSettings
@@ -236,7 +237,8 @@ def _descend_together(
     tasks = downstream_tasks(settings, shared["classes"], resident, seed)
     heirs = [_inheritance(stage.recipe, given) for stage, given in zip(stages, inputs, strict=True)]
     numbers = range(len(tasks))
-    models = [inherit(*heir, settings.classes_per_task, seed, number).to(resident.device) for heir in heirs for number in numbers]
+    drawn = derive_seed(seed, "draw", shared["draw"]) if shared["draw"] else seed
+    models = [inherit(*heir, settings.classes_per_task, drawn, number).to(resident.device) for heir in heirs for number in numbers]
     size, reference = len(stages), shared["arithmetic"] == "reference"
 
     def report(fraction: float, text: str) -> None:
@@ -244,7 +246,7 @@ def _descend_together(
 
     teacher = _teacher(shared, inputs[0], resident.device, settings.distill_weight)
     trained = train_together(
-        models, tasks * size, resident, settings, seed, [*numbers] * size, report, reference, _lr_scale(shared), teacher
+        models, tasks * size, resident, settings, drawn, [*numbers] * size, report, reference, _lr_scale(shared), teacher
     )
     parts = [trained[start : start + len(tasks)] for start in range(0, len(trained), len(tasks))]
     return [_measured(plan, tasks, part) for (plan, _), part in zip(heirs, parts, strict=True)]
@@ -289,6 +291,8 @@ def _measured(plan: Architecture, tasks: Sequence[DownstreamTask], trained: Sequ
         "accuracy": [t.last for t in trained],
         "best": [t.best for t in trained],
         "curves": [t.test_accuracy for t in trained],
+        "tested": trained[0].tested,
+        "newborn": [t.newborn for t in trained],
         "train_loss": [t.train_loss for t in trained],
         "test_images": [len(t.correct) for t in trained],
         "classes": [list(task.classes) for task in tasks],

@@ -17,6 +17,8 @@ from typing import Any
 from evolve import fewshot_table
 from evolve.curves import CONTROLS, Descent, Generation, LineageRecord, Summary, paired_gain, point_interval, summarise
 from evolve.durable import write_whole
+from evolve.economy import economies, economy, economy_sentence, learning
+from evolve.economy_figure import economy_figure, has_economy
 from evolve.errors import UserError
 from evolve.verdict import gain_sentence, verdict
 
@@ -45,6 +47,7 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
 
     summary = summarise(records)
     title = f"{summary.scenario} ({summary.profile}): the learngene along the lineage"
+    economy_title = f"{summary.scenario} ({summary.profile}): the economy of the gene"
     files = {
         "curve.png": figures.encode(lambda: figures.evolution_figure(records, summary), "png"),
         "curve.svg": figures.encode(lambda: figures.evolution_figure(records, summary), "svg"),
@@ -54,6 +57,10 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
         "learning.csv": csv_bytes(learning_rows(records)),
         "summary.json": summary_json(records, summary),
     }
+    if has_economy(records):
+        name = str(records[0].settings.get("condense", {}).get("method", "learngene"))
+        for kind in ("png", "svg"):
+            files[f"economy.{kind}"] = figures.encode(lambda: economy_figure({name: records}, economy_title), kind)
     return files | ({"fewshot.csv": csv_bytes(fewshot_table.rows(records))} if any(record.fewshot for record in records) else {})
 
 
@@ -61,28 +68,28 @@ def generation_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
     """One row a seed and generation: what was inherited, the point of the curve, the gain, the ancestor."""
     for record in records:
         for g in record.generations:
-            seconds = {f"seconds {stage}": spent for stage, spent in sorted(g.seconds.items())}
-            yield {**_run(record), "lineage": g.lineage, **_genome(g), **_measures(g), **_scores(g), **seconds}
+            yield {**_run(record), "lineage": g.lineage, **_genome(g), **_measures(g), **_scores(g)}
 
 
 def descendant_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
     """Long form: one row a seed, generation, method and descendant. The reference and few-shot learners stand without a lineage length."""
     for record, lineage, descent in _descents(records):
         for i, accuracy in enumerate(descent.accuracy):
-            epochs = len(descent.curves[i]) if i < len(descent.curves) else ""
+            epochs = len(descent.train_loss[i]) if i < len(descent.train_loss) else ""
+            newborn = descent.newborn[i] if i < len(descent.newborn) else ""
             images = descent.test_images[i] if i < len(descent.test_images) else ""
             best = descent.best[i] if i < len(descent.best) else ""
-            values = {"descendant": i, "accuracy": accuracy, "best": best, "epochs": epochs, "test_images": images}
+            values = {"descendant": i, "accuracy": accuracy, "best": best, "newborn": newborn, "epochs": epochs, "test_images": images}
             yield {**_run(record), "lineage": lineage, "method": descent.method, **values}
 
 
 def learning_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
-    """Long form: one row an epoch of every descendant."""
+    """Long form: one row an epoch of every descendant; no test accuracy where an epoch was not tested."""
     for record, lineage, descent in _descents(records):
-        for i, curve in enumerate(descent.curves):
-            losses = descent.train_loss[i] if i < len(descent.train_loss) else ()
-            for epoch, accuracy in enumerate(curve, start=1):
-                loss = losses[epoch - 1] if epoch <= len(losses) else ""
+        for i, losses in enumerate(descent.train_loss):
+            tests = dict(zip(descent.tested, descent.curves[i], strict=True))
+            for epoch, loss in enumerate(losses, start=1):
+                accuracy = tests.get(epoch, "")
                 values = {"descendant": i, "epoch": epoch, "test_accuracy": accuracy, "train_loss": loss}
                 yield {**_run(record), "lineage": lineage, "method": descent.method, **values}
 
@@ -95,6 +102,9 @@ def summary_json(records: Sequence[LineageRecord], summary: Summary) -> bytes:
         "gain": gain_sentence(summary),
         "summary": asdict(summary),
         "resolvable": {"accuracy": summary.accuracy.resolvable, "gain": summary.gain.resolvable},
+        "economy": economy_sentence(economy(records)),
+        "learning": asdict(learning(records)),
+        "economies": [asdict(point) for point in (economy(records), *economies(records)) if point],
         "settings": records[0].settings,
         "versions": {str(record.seed): record.versions for record in records},
     }
@@ -109,7 +119,7 @@ def _run(record: LineageRecord) -> Row:
 
 def _genome(g: Generation) -> Row:
     how = {"status": g.status, "selected_by": g.selected_by, "margin": g.margin, "agreement": g.agreement}
-    return {"selected": " ".join(g.selected), **how, "descendant": g.descendant}
+    return {"selected": " ".join(g.selected), "share": g.share, **how, "descendant": g.descendant}
 
 
 def _measures(g: Generation) -> Row:
@@ -133,6 +143,8 @@ def _descents(records: Sequence[LineageRecord]) -> Iterator[tuple[LineageRecord,
                 descent = getattr(g, name)
                 if descent is not None:
                     yield record, g.lineage, descent
+            if g.full_scratch is not None:
+                yield record, g.lineage, replace(g.full_scratch, method="full-ancestor from-scratch")
         if record.reference is not None:
             yield record, "", _renamed(record.reference)
         for learner in record.fewshot:

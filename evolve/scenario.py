@@ -175,6 +175,12 @@ def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
         if odd := next((item for item in value.values() if not _is_plain(item)), None):
             raise UserError(f"{where}: {_show(odd)}: expected numbers, strings, true or false, or lists of them")
         return dict(value)
+    if hint == int | str | tuple[int, ...]:
+        if not isinstance(value, (list, tuple)):
+            return _convert(value, int | str, limits, where)
+        if not value:
+            raise UserError(f"{where} = []: name at least one number, or give {_limits(limits).lstrip(': ')}")
+        return tuple(_convert(item, int, {"least": limits["least"]}, where) for item in value)
     if hint == int | str:  # one of the words, or a number
         if value in limits["choices"] or (isinstance(value, int) and not isinstance(value, bool) and value >= limits["least"]):
             return value

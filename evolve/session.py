@@ -13,8 +13,10 @@ from evolve import scenario
 from evolve.collect import collect, generation
 from evolve.curves import LineageRecord, summarise
 from evolve.display import Display
+from evolve.economy import economy, economy_sentence, learning, learning_sentence
 from evolve.engine import Notice, StageDone, StageProgress, StageStarted, run_stages
 from evolve.errors import UserError
+from evolve.lineage import measured
 from evolve.run import Opened, Order, claimed, crew, open_run, prepare_folder, read_run, remaining_seconds
 from evolve.snapshots import thin
 from evolve.summary import described, say
@@ -130,7 +132,7 @@ class Watcher:
         """Show every generation that has become complete, in order of lineage length."""
         known = {stage.label: stage for stage in self.opened.stages()}
         tasks = self.opened.world.settings.stream.tasks
-        for length in range(0 if self.opened.world.settings.controls.untrained else 1, tasks + 1):
+        for length in measured(self.opened.world.settings):
             if length in self.shown:
                 continue
             found = generation(self.opened.world, length, known, self.opened.peek)
@@ -191,6 +193,9 @@ def print_end(order: Order, record: LineageRecord) -> None:
     summary = summarise([record])
     say(gain_sentence(summary))
     say(verdict(summary))
+    for line in (economy_sentence(economy([record])), learning_sentence(learning([record]))):
+        if line:
+            say(line)
     print(f"report       {order.out / 'report.html'}   (everything on one page)")
     print(f"picture      {order.out / 'curve.png'}   (which layers were inherited: {order.out / 'genome.png'})")
     print(f"tables       {order.out / 'generations.csv'}, descendants.csv, summary.json")

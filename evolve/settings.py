@@ -53,6 +53,13 @@ class StreamSettings:
     tasks: int = setting(25, "tasks the ancestor learns; generations of the lineage; 0: lineage length 0 alone", least=0)
     classes_per_task: int = setting(5, "classes in a task, drawn without repeats inside the task", least=2)
     images_per_class: int = setting(0, "training images a class; 0: all there are", least=0)
+    measure: int | str | tuple[int, ...] = setting(
+        "all",
+        "lineage lengths that are condensed and measured: all, a number n (every n-th) or a list; the last one always is",
+        choices=("all",),
+        least=1,
+        key=False,
+    )
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,7 @@ class DescendSettings:
     shots: int = setting(500, "training images a class", least=1)
     test_per_class: int = setting(0, "test images a class; 0: all there are", least=0)
     epochs: int = setting(50, "epochs", least=1)
+    test_every: int = setting(1, "epochs between two tests; 0: only after the last, which is always tested", least=0)
     batch: int = setting(16, "images a step", least=2)
     optimizer: str = setting("sgd", "sgd: with momentum; adamw: as ViTs are trained, momentum is not read", choices=OPTIMIZERS)
     lr: float = setting(5e-3, "learning rate", least=0)
@@ -142,14 +150,17 @@ class DescendSettings:
 
 @dataclass(frozen=True)
 class ControlSettings:
-    """[controls]: what decides what the curve means (SPEC 8). Numbers are "every n generations"; 0 is off."""
+    """[controls]: what decides what the curve means. A number n is "at every n-th measured lineage length"; 0 is off."""
 
     from_scratch: bool = setting(True, "the same descendants, all layers random", key=False)
+    draws: int = setting(
+        1, "random draws of every from-scratch control, which is their mean: the noise of a single draw is common to all lengths", least=1, most=100, key=False
+    )
     untrained: bool = setting(True, "lineage length 0: an untrained ancestor's learngene", key=False)
-    shuffled: int = setting(1, "learngene with weights permuted within each tensor, every n generations; 0: off", least=0, key=False)
-    joint: int = setting(0, "an ancestor trained on the union of the tasks so far, every n generations; 0: off", least=0, key=False)
-    full_ancestor: int = setting(0, "the whole ancestor fine-tuned downstream, every n generations; 0: off", least=0, key=False)
-    distilled: int = setting(0, "from scratch with the ancestor's features as hints (Table II), every n generations; 0: off", least=0, key=False)
+    shuffled: int = setting(1, "learngene with weights permuted within each tensor, every n-th measured length; 0: off", least=0, key=False)
+    joint: int = setting(0, "an ancestor trained on the union of the tasks so far, every n-th measured length; 0: off", least=0, key=False)
+    full_ancestor: int = setting(1, "the whole ancestor fine-tuned downstream, every n-th measured length; 0: off", least=0, key=False)
+    distilled: int = setting(0, "from scratch with the ancestor's features as hints (Table II), every n-th measured length; 0: off", least=0, key=False)
 
 
 @dataclass(frozen=True)

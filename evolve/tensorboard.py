@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -111,12 +111,16 @@ class Board:
     def _write_ready(self, wait: bool = True) -> None:
         waiting = sorted(length for length in self._known if length > self._last)
         for place, length in enumerate(waiting):
-            gap = length > max(self._last, 0) + 1
+            gap = any(earlier not in self._known for earlier in self._expected() if self._last < earlier < length)
             if gap and wait and len(waiting) - place <= GAP_PATIENCE:
                 break
             self._write(self._known[length])
             self._last = length
         self._writer.flush()
+
+    def _expected(self) -> Sequence[int]:
+        """The trained lengths that are to come sooner or later."""
+        return self._record.lengths or range(1, self._record.tasks + 1)
 
     def _write(self, g: Generation) -> None:
         for tag, value in scalars(g, self._record.reference).items():

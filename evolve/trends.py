@@ -125,24 +125,41 @@ def rank_correlation(lengths: Sequence[int], values: Sequence[float] | Array) ->
     return rho, (extreme + 1) / (len(orders) + 1)
 
 
-def bootstrap(groups: Sequence[Array], level: float = LEVEL) -> tuple[float, float, float]:
+def bootstrap(groups: Sequence[Array]) -> tuple[float, float, float]:
     """(mean, low, high) of the mean over groups of each group's mean, by resampling groups, then their members.
 
     One group (one seed): only its members are resampled. The interval is the expanded percentile interval
     (Hesterberg 2015, "What teachers should know about the bootstrap"): with so few units the plain percentiles
     are too narrow, so their levels are moved out to Phi(-sqrt(n / (n - 1)) t). NaN bounds from a single unit.
     """
-    from scipy.special import ndtr
-
     mean = float(np.mean([group.mean() for group in groups]))
-    units = len(groups) if len(groups) > 1 else len(groups[0])
-    if units < 2:
+    tail = _tail(groups)
+    if math.isnan(tail):
         return mean, math.nan, math.nan
     sizes = tuple(len(group) for group in groups)
     drawn = _resampled(groups, sizes)
-    tail = float(ndtr(-math.sqrt(units / (units - 1)) * t_quantile(units - 1, level)))
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return mean, float(low), float(high)
+
+
+def ratio_interval(tops: Sequence[Array], bottoms: Sequence[Array]) -> tuple[float, float, float]:
+    """(ratio, low, high) of two means over the same groups and members, resampled together as :func:`bootstrap` does."""
+    ratio = float(np.mean([group.mean() for group in tops]) / np.mean([group.mean() for group in bottoms]))
+    tail, sizes = _tail(tops), tuple(len(group) for group in tops)
+    if math.isnan(tail):
+        return ratio, math.nan, math.nan
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = _resampled(tops, sizes) / _resampled(bottoms, sizes)
+    low, high = np.nanquantile(drawn, [tail, 1 - tail])
+    return ratio, float(low), float(high)
+
+
+def _tail(groups: Sequence[Array]) -> float:
+    """The level at which :func:`bootstrap` cuts its draws; NaN from a single unit."""
+    from scipy.special import ndtr
+
+    units = len(groups) if len(groups) > 1 else len(groups[0])
+    return float(ndtr(-math.sqrt(units / (units - 1)) * t_quantile(units - 1))) if units > 1 else math.nan
 
 
 def _resampled(groups: Sequence[Array], sizes: tuple[int, ...]) -> Array:

@@ -23,7 +23,7 @@ from evolve.verdict import gain_sentence, verdict
 def descent(lineage: int, method: str, accuracy: Sequence[float]) -> Descent:
     values = tuple(float(a) for a in accuracy)
     epochs, losses = tuple((a / 2, a) for a in values), tuple((1.0, 0.5) for _ in values)
-    return Descent(lineage, method, values, values, epochs, losses, (100,) * len(values))
+    return Descent(lineage, method, values, values, epochs, losses, (100,) * len(values), tuple(range(1, 1 + len(epochs[0]))) if epochs else ())
 
 
 def generation(lineage: int, inherited: Sequence[float], scratch: Sequence[float], status: str = "selected") -> Generation:

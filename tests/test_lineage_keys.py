@@ -74,6 +74,8 @@ def test_every_number_relevant_setting_changes_the_keys_after_it(section: str) -
             must = stage.kind in REACH[section] and f"{section}.{f.name}" not in UNREAD
             if label.endswith("from-scratch") or label in ("accumulate 0", "condense 0", "descend 0 inherited"):
                 continue  # shared by design: an untrained ancestor and a from-scratch descendant read fewer settings
+            if label.endswith("full-ancestor") and section in ("condense", "inherit"):
+                continue  # it is condensed by nobody, and reads of [inherit] the learning rate alone (tests/training)
             if section not in ("descend", "inherit") or stage.kind == "descend":
                 assert (stage.key != after[label]) == must, f"{section}.{f.name} and {label}"
 
@@ -81,7 +83,10 @@ def test_every_number_relevant_setting_changes_the_keys_after_it(section: str) -
 def test_settings_that_cannot_change_a_number_change_no_key() -> None:
     base = keys(world())
     assert keys(world("controls.shuffled=0")) < base
-    assert base < keys(world("controls.joint=3", "controls.full_ancestor=3"))
+    assert base < keys(world("controls.joint=3"))
+    assert keys(world("controls.full_ancestor=0")) < base
+    assert base < keys(world(f"controls.draws={world().settings.controls.draws + 1}"))
+    assert keys(world("stream.measure=[2]")) < keys(world("stream.measure=all"))
     assert keys(world("controls.from_scratch=false")) < base
     settings = replace(world().settings, name="other", title="words")
     assert keys(replace(world(), settings=settings)) == base
@@ -123,6 +128,31 @@ def test_strategies_share_the_untrained_ancestor_and_from_scratch() -> None:
 def test_fixed_condenser_reads_only_its_own_settings() -> None:
     assert keys(world("condense.method=fixed", "condense.epochs=7")) == keys(world("condense.method=fixed"))
     assert keys(world("condense.method=fixed", "condense.fixed=[1]")) != keys(world("condense.method=fixed"))
+
+
+@pytest.mark.parametrize(
+    ("measure", "lengths"),
+    [("all", (0, 1, 2, 3, 4, 5, 6)), ("2", (0, 2, 4, 6)), ("4", (0, 4, 6)), ("[1, 2, 5, 40]", (0, 1, 2, 5, 6)), ("[6]", (0, 6))],
+)
+def test_only_the_lengths_asked_for_and_the_last_are_measured(measure: str, lengths: tuple[int, ...]) -> None:
+    chosen = world("stream.tasks=6", f"stream.measure={measure}")
+    assert lineage.measured(chosen.settings) == lengths
+    named = stages(chosen)
+    assert [label for label in named if label.startswith("condense ")] == [f"condense {length}" for length in lengths]
+    assert sum(label.startswith("accumulate ") for label in named) == 7
+
+
+def test_a_control_that_is_not_due_everywhere_counts_measured_lengths() -> None:
+    named = stages(world("stream.tasks=25", "stream.measure=[1,2,3,5,8,12,18,25]", "controls.shuffled=2", "controls.full_ancestor=1"))
+    assert [label for label in named if label.endswith(" shuffled")] == [f"descend {n} shuffled" for n in (2, 5, 12, 25)]
+    assert sum(label.endswith(" full-ancestor") for label in named) == 8
+
+
+def test_every_draw_of_a_from_scratch_control_is_another_stage_on_the_same_tasks() -> None:
+    named = stages(world("controls.draws=3"))
+    draws = [named[lineage.scratch_label("1", draw)] for draw in range(3)]
+    assert len({stage.key for stage in draws}) == 3
+    assert len({str({**stage.recipe, "draw": None}) for stage in draws}) == 1
 
 
 CONTEXTS = (
@@ -173,7 +203,7 @@ def test_a_named_sets_layers_are_never_taken_for_stages() -> None:
 
 def test_equal_architectures_share_one_from_scratch_control() -> None:
     scratch = [s.key for label, s in stages(world()).items() if label.endswith("from-scratch")]
-    assert len(scratch) == 5 and len(set(scratch)) == 1
+    assert len(scratch) == 6 and len(set(scratch)) == 2  # the whole ancestor has its own
 
 
 def test_different_sets_of_one_shape_share_one_control_and_one_draw() -> None:

@@ -20,7 +20,7 @@ LAYERS = ("conv1", "conv2", "conv3")
 
 def descent(lineage: int, method: str, start: float) -> Descent:
     accuracy = tuple(start + 0.01 * i + 0.1 / 3 for i in range(3))
-    return Descent(lineage, method, accuracy, accuracy, tuple((a / 2, a) for a in accuracy), ((1.0, 0.5),) * 3, (100,) * 3)
+    return Descent(lineage, method, accuracy, accuracy, tuple((a / 2, a) for a in accuracy), ((1.0, 0.5),) * 3, (100,) * 3, (1, 2))
 
 
 def lineage(points: int = 4, seed: int = 0) -> LineageRecord:
@@ -32,7 +32,7 @@ def lineage(points: int = 4, seed: int = 0) -> LineageRecord:
         scores, margin = ((0.5, 0.3, 0.2), 0.03) if t else ((), math.nan)
         alpha = ((1.0, 2.0),) * 3 if t else ()
         g = Generation(t, ("conv1", "conv3"), LAYERS, scores, alpha, margin, status, "threshold", "8* M", *pair, shuffled)
-        made.append(replace(g, ancestor_accuracy=0.9 - 0.01 * t, forgetting=0.01 * t, seconds={"descend": 1.5}))
+        made.append(replace(g, ancestor_accuracy=0.9 - 0.01 * t, forgetting=0.01 * t))
     reference = descent(0, "from-scratch", 0.44)
     return LineageRecord("toy", "full", seed, 6, tuple(made), reference, {"data": {"split": (6, 2, 2)}}, {"evolve": "0.1"})
 

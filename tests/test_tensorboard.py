@@ -26,7 +26,7 @@ def small_images(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 def descent(lineage: int, method: str, start: float) -> Descent:
     accuracy = (start, start + 0.1)
-    return Descent(lineage, method, accuracy, accuracy, tuple((a / 2, a) for a in accuracy), ((1.0, 0.5),) * 2, (100,) * 2)
+    return Descent(lineage, method, accuracy, accuracy, tuple((a / 2, a) for a in accuracy), ((1.0, 0.5),) * 2, (100,) * 2, (1, 2))
 
 
 def generation(t: int, start: float = 0.5) -> Generation:

@@ -137,6 +137,11 @@ class Architecture(ABC):
         return float(sum(_count(shape) for name in self.all_layers for shape in self.shapes(name).values()))
 
 
+    def share(self, layers: Iterable[str]) -> float:
+        """The part of all layers' weights, in [0, 1], that ``layers`` hold; heads count nowhere. KeyError for a layer it does not have."""
+        return sum(_count(shape) for name in set(layers) for shape in self.shapes(name).values()) / self.parameters
+
+
 def _count(shape: Sequence[int]) -> int:
     total = 1
     for side in shape:

@@ -24,7 +24,7 @@ def record(seed: int, table: np.ndarray, scratch: float = 0.5) -> LineageRecord:
 
     def descent(method: str, values) -> Descent:
         values = tuple(map(float, values))
-        return Descent(1, method, values, values, tuple((v,) for v in values), tuple((0.1,) for _ in values), (10,) * len(values))
+        return Descent(1, method, values, values, tuple((v,) for v in values), tuple((0.1,) for _ in values), (10,) * len(values), (1,))
 
     how = ("conv1",), ("conv1", "conv2"), (0.6, 0.4), ((1.0,), (1.0,)), 0.1, "selected", "t", "8*"
     made = [
@@ -136,7 +136,7 @@ def test_a_control_of_every_second_generation_is_compared_where_it_is():
     """At the generations without the control the inherited descendants are far better, which must not count."""
     table = np.array([[0.9, 0.9], [0.5, 0.6], [0.9, 0.9], [0.5, 0.6]])
     made = record(0, table)
-    shuffled = [Descent(g.lineage, "shuffled", (0.4, 0.5), (0.4, 0.5), ((0.4,), (0.5,)), ((0.1,), (0.1,)), (10, 10)) for g in made.generations]
+    shuffled = [Descent(g.lineage, "shuffled", (0.4, 0.5), (0.4, 0.5), ((0.4,), (0.5,)), ((0.1,), (0.1,)), (10, 10), (1,)) for g in made.generations]
     generations = tuple(replace(g, shuffled=s if g.lineage % 2 == 0 else None) for g, s in zip(made.generations, shuffled, strict=True))
     one = replace(batch(["a"], [0]), controls=("shuffled", "joint"))
     found = {row.method: row for row in room.compare(one, [(one.cases[0], replace(made, generations=generations))], "accuracy")}

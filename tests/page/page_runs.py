@@ -37,7 +37,7 @@ def result(stage: Stage, score: Score, diverged: bool = False) -> dict[str, Any]
         return chosen | {"weights": even, "alpha": [[1.0]] * len(groups), "margin": 0.0, "status": "tied", "selected_by": "fallback"}
     accuracy = [score(stage) + 0.02 * i for i in range(3)]
     made = {"accuracy": accuracy, "best": accuracy, "test_images": [50] * 3}
-    return made | {"curves": [[a] for a in accuracy], "train_loss": [[math.nan if diverged else 0.5]] * 3}
+    return made | {"tested": [1], "newborn": [0.3] * 3, "curves": [[a] for a in accuracy], "train_loss": [[math.nan if diverged else 0.5]] * 3}
 
 
 def make_run(

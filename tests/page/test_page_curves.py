@@ -28,7 +28,7 @@ def record(seed: int, table: dict[int, list[float]], shuffled: bool = False) -> 
 
     def descent(method: str, values: list[float]) -> Descent:
         v = tuple(values)
-        return Descent(1, method, v, v, tuple((a,) for a in v), ((0.1,),) * len(v), (10,) * len(v))
+        return Descent(1, method, v, v, tuple((a,) for a in v), ((0.1,),) * len(v), (10,) * len(v), (1,))
 
     made = []
     for t, row in table.items():
