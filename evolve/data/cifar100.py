@@ -1,4 +1,8 @@
-"""CIFAR-100 by torchvision: 100 classes, 500 training and 100 test images each, 32 pixels a side; fine labels."""
+"""CIFAR-100: 100 classes, 500 training and 100 test images each, 32 pixels a side; fine labels.
+
+The official archive or its unpacked folder is read by torchvision, class folders by
+:mod:`evolve.data.cifar100_folders`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import hashlib
 import os
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -13,12 +19,16 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from evolve.data import cifar100_folders as folders
 from evolve.data.cache import Decoded, Prepared, Report
+from evolve.data.members import Files
 from evolve.data.splits import CIFAR_FS
 from evolve.errors import DataError
 from evolve.settings import DataSettings
 
 ARCHIVE = "cifar-100-python.tar.gz"
+FOLDER = "cifar-100-python"  # what it unpacks to
+PICKLES = ("train", "test", "meta")  # files in there
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
 MD5 = "eb9058c3a382ffc7106e4002c42a8d85"
 MEAN = (0.5071, 0.4865, 0.4409)
@@ -26,26 +36,78 @@ STD = (0.2673, 0.2564, 0.2762)
 TIMEOUT = 30.0  # seconds without a byte
 
 
+@dataclass(frozen=True)
+class Official:
+    """The official files: in ``folder`` lies the archive or what it unpacks to, or will."""
+
+    folder: Path
+    unpacked: bool = False  # ``folder`` itself is what it unpacks to
+
+
 def prepare(data: DataSettings, data_dir: Path) -> Prepared:
-    """CIFAR-100 at ``data.size``. Its content is fixed by a checksum, so once cached it needs neither files nor network.
+    """CIFAR-100 at ``data.size``, in any of its layouts.
 
-    Behind another ancestor's source its condensing and descendant classes are the authors', unless the scenario lists some.
+    The official files' content is fixed by a checksum, so once cached they need neither files nor
+    network. Class folders must be there, and are another set of images. Behind another ancestor's
+    source the condensing and descendant classes are the authors', unless the scenario lists some.
+
+    Raises:
+        DataError: ``data_dir`` is meant to be class folders and is not.
     """
-    folder = data_dir.parent if data_dir.name == ARCHIVE else data_dir
-    identity = {"source": "cifar100", "size": data.size, "md5": MD5}
     roles = CIFAR_FS if data.source != "cifar100" else None
-    return Prepared(identity, lambda report: decode_all(folder, data.size, report), MEAN, STD, roles)
+    layout = find(data_dir)
+    identity: dict[str, object] = {"source": "cifar100", "size": data.size}
+    if not isinstance(layout, Official):
+        identity |= layout.identity()
+        decode = partial(folders.decode_all, layout, data.size)
+        return Prepared(identity, decode, MEAN, STD, roles)
+    identity["md5"] = MD5
+    return Prepared(identity, partial(decode_all, layout, data.size), MEAN, STD, roles)
 
 
-def decode_all(folder: Path, size: int, report: Report) -> Decoded:
-    """The 50,000 training, then the 10,000 test images; downloaded into ``folder`` where they are not there yet."""
-    parts = _sets(folder, report)
-    if size != 32:
+def find(place: Path) -> Official | Files:
+    """What lies at or in ``place``; official files come before class folders.
+
+    Where nothing shows a layout the archive is expected in ``place``, and downloaded to it.
+    """
+    if place.name == ARCHIVE:
+        return Official(place.parent)
+    if sum((place / name).is_file() for name in PICKLES) > 1:  # one alone may be anything
+        return Official(place, unpacked=True)
+    if (place / ARCHIVE).is_file() or (place / FOLDER).is_dir():
+        return Official(place)
+    return folders.find(place) or Official(place, unpacked=place.name == FOLDER)
+
+
+def decode_all(place: Official, size: int, report: Report) -> Decoded:
+    """The 50,000 training, then the 10,000 test images; downloaded if there is no file yet."""
+    parts = _unpacked(place.folder) if place.unpacked else _sets(place.folder, report)
+    if size != folders.SIDE:
         report(f"resizing {sum(len(part.data) for part in parts)} images to {size} pixels a side")
     pixels = np.concatenate([_resize(part.data, size) for part in parts])
     labels = np.concatenate([np.array(part.targets, dtype=np.int64) for part in parts])
     is_test = np.repeat([False, True], [len(part.data) for part in parts])
     return Decoded(pixels, labels, is_test, tuple(parts[0].classes))
+
+
+def _unpacked(folder: Path) -> list[Any]:
+    """torchvision's training and test set out of the unpacked folder, whatever it is called.
+
+    Every file's md5 is checked before it is unpickled. DataError: the files that are not whole.
+    """
+    from torchvision.datasets import CIFAR100
+    from torchvision.datasets.utils import check_integrity
+
+    class Unpacked(CIFAR100):
+        base_folder = ""
+
+    meta = CIFAR100.meta
+    official = [*CIFAR100.train_list, *CIFAR100.test_list, (meta["filename"], meta["md5"])]
+    wrong = [name for name, md5 in official if not check_integrity(str(folder / name), md5)]
+    if wrong:
+        advice = f"unpack {ARCHIVE} again, or give the folder it lies in with --data"
+        raise DataError(f"{folder}: {' and '.join(wrong)} missing there or damaged; {advice}")
+    return [Unpacked(folder, train=train) for train in (True, False)]
 
 
 def _sets(folder: Path, report: Report) -> list[Any]:
@@ -113,9 +175,7 @@ def _md5(path: Path) -> str:
 
 
 def _resize(images: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [N, 32, 32, 3] to [N, size, size, 3], bilinear; Pillow's averages when it shrinks."""
+    """uint8 [N, 32, 32, 3] to [N, size, size, 3]."""
     if size == images.shape[1]:
         return images
-    from PIL import Image
-
-    return np.stack([np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)) for image in images])
+    return np.stack([folders.resized(image, size) for image in images])

@@ -6,21 +6,17 @@ Training images are ``train/<wnid>/images/*.JPEG``; the test images are the labe
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import time
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from evolve.data.cache import Decoded, Prepared, Report
+from evolve.data.members import Files, FolderFiles, Reader, ZipFiles
 from evolve.errors import DataError
 from evolve.settings import DataSettings
 
@@ -31,21 +27,8 @@ MEAN = (0.4802, 0.4481, 0.3975)
 STD = (0.2770, 0.2691, 0.2821)
 TRAIN = re.compile(r"train/([^/]+)/images/[^/]+\.jpe?g", re.IGNORECASE)
 ANNOTATIONS = "val/val_annotations.txt"
-
-
-class Files(Protocol):
-    """The dataset's files by their names below its root ("train/n01443537/images/...")."""
-
-    where: Path
-
-    def identity(self) -> dict[str, object]: ...
-    def names(self) -> list[str]: ...
-    def open(self) -> Reader: ...
-
-
-class Reader(Protocol):
-    def read(self, name: str) -> bytes: ...
-    def close(self) -> None: ...
+TOPS = ("train", "val")  # what is read; the archive's test/ has no labels
+AGAIN = f"get {ARCHIVE} again from {URL}"
 
 
 @dataclass(frozen=True)
@@ -65,12 +48,12 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
 def find(data_dir: Path) -> Files:
     """``data_dir`` as the zip, the unpacked folder, or a folder that contains either (the folder is preferred)."""
     if data_dir.is_file():
-        return ZipFiles(data_dir)
+        return ZipFiles(data_dir, TOPS, AGAIN)
     for folder in (data_dir, data_dir / FOLDER):
         if (folder / "train").is_dir():
-            return FolderFiles(folder)
+            return FolderFiles(folder, TOPS)
     if (data_dir / ARCHIVE).is_file():
-        return ZipFiles(data_dir / ARCHIVE)
+        return ZipFiles(data_dir / ARCHIVE, TOPS, AGAIN)
     advice = f"get it from {URL} and give it, or the folder it is in, with --data"
     raise DataError(f"{data_dir}: no {ARCHIVE} and no folder {FOLDER} with train/ there; {advice}")
 
@@ -137,84 +120,3 @@ def decode(raw: bytes, size: int, name: str) -> np.ndarray:
     if photo.width % size == 0 and photo.height % size == 0:
         return np.asarray(photo.reduce((photo.width // size, photo.height // size)))
     return np.asarray(photo.resize((size, size), Image.Resampling.BILINEAR))
-
-
-class FolderFiles:
-    """The unpacked dataset."""
-
-    def __init__(self, root: Path) -> None:
-        self.where = root
-
-    def identity(self) -> dict[str, object]:
-        """A hash of all names, sizes and times below train/ and val/: a changed folder is decoded again."""
-        digest = hashlib.sha256()
-        for name in sorted(self.names()):
-            info = os.stat(self.where / name)
-            digest.update(f"{name}\t{info.st_size}\t{info.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-        return {"folder": digest.hexdigest()}
-
-    def names(self) -> list[str]:
-        found = []
-        for top in ("train", "val"):
-            for folder, _, files in os.walk(self.where / top):
-                below = Path(folder).relative_to(self.where).as_posix()
-                found += [f"{below}/{file}" for file in files]
-        return found
-
-    def open(self) -> FolderFiles:
-        return self
-
-    def read(self, name: str) -> bytes:
-        try:
-            return (self.where / name).read_bytes()
-        except OSError as error:
-            raise DataError(f"{self.where / name} cannot be read ({error.strerror})") from None
-
-    def close(self) -> None:
-        pass
-
-
-class ZipFiles:
-    """The official archive, read without unpacking."""
-
-    def __init__(self, path: Path) -> None:
-        self.where = path
-
-    def identity(self) -> dict[str, object]:
-        info = self.where.stat()
-        return {"zip": str(self.where.resolve()), "bytes": info.st_size, "mtime_ns": info.st_mtime_ns}
-
-    def names(self) -> list[str]:
-        reader = self.open()
-        try:
-            return list(reader.members)
-        finally:
-            reader.close()
-
-    def open(self) -> ZipReader:
-        return ZipReader(self.where)
-
-
-class ZipReader:
-    """Members by their names below the dataset's root, whatever folder the archive puts it in."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{path} is not a whole zip file ({error}); get {ARCHIVE} again from {URL}") from None
-        self.members = {}
-        for full in self.archive.namelist():
-            match = re.search(r"(?:^|/)((?:train|val)/.*[^/])$", full)
-            if match:
-                self.members[match.group(1)] = full
-
-    def read(self, name: str) -> bytes:
-        try:
-            return self.archive.read(self.members[name])
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-            raise DataError(f"{self.path}: {name} is damaged ({error}); get {ARCHIVE} again from {URL}") from None
-
-    def close(self) -> None:
-        self.archive.close()

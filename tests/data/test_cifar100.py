@@ -102,6 +102,31 @@ def test_a_damaged_unpacked_file_is_unpacked_again(served: Path, tmp_path: Path)
     assert len(load(tmp_path).labels) == 9
 
 
+@pytest.mark.parametrize("name", ["cifar-100-python", "renamed"])
+def test_the_unpacked_folder_itself_is_read(name: str, served: Path, tmp_path: Path):
+    whole = load(tmp_path).fingerprint
+    folder = (tmp_path / "data" / "cifar-100-python").rename(tmp_path / name)
+    served.unlink()
+    assert load_images(DATA, folder, tmp_path / "another cache").fingerprint == whole
+    assert load(tmp_path, where="elsewhere").fingerprint == whole  # cached as one set
+    assert sorted(path.name for path in folder.iterdir()) == ["meta", "test", "train"]
+
+
+def test_nothing_is_downloaded_into_an_unpacked_folder(served: Path, tmp_path: Path):
+    load(tmp_path)
+    folder = tmp_path / "data" / "cifar-100-python"
+    (folder / "test").write_bytes(b"\x80\x04broken")
+    (folder / "meta").unlink()
+    for place in (folder, tmp_path / "not there" / "cifar-100-python"):
+        with pytest.raises(DataError, match="missing there or damaged") as caught:
+            load_images(DATA, place, tmp_path / "another cache")
+        line = str(caught.value)
+        assert str(place) in line and "meta" in line and "test" in line and "\n" not in line
+        assert ("train" in line) == (place != folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["test", "train"]
+    assert not (tmp_path / "not there").exists()
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/never", "http://no-such-host.invalid/x"])
 def test_without_network_the_line_says_which_file_to_put_where(address: str, served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cifar100, "URL", address)
