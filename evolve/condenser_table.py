@@ -25,7 +25,9 @@ class Method:
 EVERY = frozenset(f.name for f in fields(CondenseSettings)) - {"fixed_set", "args"}  # a stage is told its layers, as ``fixed``
 IMAGES = frozenset({"images_per_class", "meta_fraction"})
 CHOICE = frozenset({"selection", "top_k", "fixed"})
-PHI = frozenset({"objective", "lookahead", "meta_lr", "meta_weight_decay"})  # the meta-network's own
+BILEVEL = frozenset({"lookahead", "outer"})  # read under that objective alone
+# The meta-network's own.
+PHI = BILEVEL | {"objective", "meta_optimizer", "meta_lr", "meta_schedule", "meta_weight_decay", "meta_reach"}
 PSEUDO = IMAGES | {"epochs", "batch", "lr", "momentum", "weight_decay", "augment"}  # the pseudo-descendant's training
 
 TABLE = {
@@ -58,5 +60,7 @@ def read(c: CondenseSettings) -> frozenset[str]:
     if "selection" in names and c.selection == "threshold":
         names -= {"top_k"}
     if c.objective == "eq16":
-        names -= {"lookahead"}
+        names -= BILEVEL
+    if c.meta_optimizer == "adam":
+        names -= {"meta_reach"}
     return names

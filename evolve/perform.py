@@ -216,6 +216,7 @@ def _condense(stage: Stage, inputs: Mapping[str, Result], resident: Resident, st
         "repeats": [list(one) for one in chosen.repeats],
         "agreement": chosen.agreement,
         "history": chosen.history,
+        "effort": dict(chosen.effort),
         "ancestor_plan": plan.to_json(),
     }
     return record, {"learngene": flatten(learngene)}

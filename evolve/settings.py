@@ -94,7 +94,9 @@ class CondenseSettings:
     """[condense]: how the learngene's layers are chosen (paper 4.2; SPEC 4)."""
 
     method: str = setting("meta-network", "meta-network: the paper's; others see docs/condensers.md; fixed: the layers of fixed_set", registry="condensers")
-    objective: str = setting("bilevel", "bilevel: hypergradient of a look-ahead; eq16: the paper to the letter (collapses)", choices=("bilevel", "eq16"))
+    objective: str = setting(
+        "eq16", "what phi descends: eq16: L_meta, the paper's Eq. 16; bilevel: the loss after a look-ahead, the authors' code", choices=("eq16", "bilevel")
+    )
     granularity: str = setting("conv", "conv: conv+BN layers (VGG16: L = 13); stage: stages between poolings (L = 5)", choices=("conv", "stage"))
     selection: str = setting("threshold", "threshold: Eq. 10; top-k: the top_k highest", choices=("threshold", "top-k"))
     top_k: int = setting(4, "layers kept by selection top-k, and by methods gradient, fisher and random", least=1)
@@ -107,13 +109,21 @@ class CondenseSettings:
     meta_fraction: float = setting(1 / 6, "share of the condensing images that is meta-data (appendix A.1)", least=0.01, most=0.9)
     batch: int = setting(64, "training images a step", least=2)
     meta_batch: int = setting(64, "meta-data images a step", least=2)
-    lookahead: int = setting(2, "T: look-ahead steps on the matching loss", least=1, most=16)
+    lookahead: int = setting(2, "bilevel: T, look-ahead steps on the matching loss", least=1, most=16)
     match_weight: float = setting(1.0, "lambda of L_total (Eq. 15)", least=0)
     lr: float = setting(0.1, "SGD learning rate of theta and zeta, cosine over the epochs", least=0)
     momentum: float = setting(0.9, "SGD momentum of theta and zeta", least=0, most=1)
     weight_decay: float = setting(1e-4, "SGD weight decay of theta and zeta", least=0)
-    meta_lr: float = setting(1e-4, "Adam learning rate of phi", least=0)
-    meta_weight_decay: float = setting(1e-4, "Adam weight decay of phi", least=0)
+    outer: str = setting(
+        "meta", "bilevel: the batch whose loss phi descends; meta: Algorithm 1's meta-data; train: the authors' code", choices=("meta", "train")
+    )
+    meta_optimizer: str = setting("sgd", "phi's step; sgd: a plain gradient step (Eq. 16); adam: the authors' code", choices=("sgd", "adam"))
+    meta_lr: float = setting(1e-4, "learning rate of phi, the paper's beta_hat; where meta_reach is set, the first that is tried", least=0)
+    meta_schedule: str = setting("cosine", "of meta_lr; cosine: to zero over the iterations; constant", choices=("cosine", "constant"))
+    meta_weight_decay: float = setting(0.0, "weight decay of phi", least=0)
+    meta_reach: float = setting(
+        0.0, "meta_optimizer sgd: how far alpha shall move, mean |1 - alpha|; meta_lr follows from it; 0: meta_lr as it is", least=0, most=0.5
+    )
     augment: tuple[str, ...] = setting(("crop",), "augmentations of the training batches", choices=AUGMENTATIONS)
     args: dict[str, Any] = field(default_factory=dict, metadata={"help": "a plug-in condenser's own settings", "key": True})
 

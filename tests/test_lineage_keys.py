@@ -57,7 +57,7 @@ def with_changed(settings: Settings, section: str, name: str, metadata: Mapping[
 # What each section's settings may change. The shape of the data is in the images' fingerprint, not in a key.
 REACH = {"ancestor": ("accumulate", "condense", "descend"), "condense": ("condense", "descend"), "inherit": ("descend",), "descend": ("descend",)}
 # Read only under another setting: they must not change a key here.
-UNREAD = {"ancestor.checkpoint", "ancestor.keep", "descend.distill_weight", "condense.top_k", "condense.window", "condense.args"}
+UNREAD = {"ancestor.checkpoint", "ancestor.keep", "descend.distill_weight", "condense.top_k", "condense.window", "condense.args"} | {"condense.lookahead", "condense.outer"}
 
 
 @pytest.mark.parametrize("section", REACH)
@@ -159,6 +159,7 @@ CONTEXTS = (
     (),
     ("condense.selection=top-k",),
     ("condense.objective=eq16",),
+    ("condense.objective=bilevel", "condense.meta_optimizer=adam"),
     ("condense.fixed=[1,3]",),
     ("condense.fixed_set=front", "condense.top_k=3"),
     ("condense.granularity=stage",),

@@ -64,7 +64,7 @@ def test_paper_values_of_cifar() -> None:
     s = scenario.load("cifar-seq25").settings
     assert (s.stream.tasks, s.stream.classes_per_task, s.ancestor.epochs, s.ancestor.batch) == (25, 5, 100, 64)
     assert (s.descend.descendants, s.descend.shots, s.descend.epochs, s.descend.batch) == (5, 500, 50, 16)
-    assert (s.condense.objective, s.condense.lookahead, s.condense.selection) == ("bilevel", 2, "threshold")
+    assert (s.condense.objective, s.condense.lookahead, s.condense.selection) == ("eq16", 2, "threshold")
     assert (s.ancestor.width, s.ancestor.head, s.ancestor.strategy) == (1.0, "shared", "naive")
 
 

@@ -19,7 +19,8 @@ from torch.func import functional_call
 from evolve.condensers.batches import draw_images, epoch_rows, meta_rows, split_meta, steps_per_epoch
 from evolve.condensers.hypergradient import LookAhead, Rule, sgd, unrolled
 from evolve.condensers.matching import Matcher, Projection, layout, psi_reference
-from evolve.condensers.meta_network import Features, MetaNetwork, Pseudo
+from evolve.condensers.meta_network import Features, Pseudo
+from evolve.condensers.phi import MetaNetwork
 from evolve.data.resident import Resident
 from evolve.networks.plan import PAPER_SET, Plan, VggPlan, integral_layers, stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG, initialise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,7 +28,7 @@ class Condensed:
     ``alpha`` [L, K]: each pair's mean over the meta-data; ``scores`` [L] alpha^l and ``weights`` [L] a~^l (Eq. 9), float64;
     ``selected``: 0-based positions; ``status``: "selected", "tied", "collapsed" or "fixed"; ``history``: per epoch. Of repeated
     condensations ``repeats`` holds every selection and ``agreement`` the share that equals ``selected``. ``choose``: the rule that made
-    the selection of alpha; None stands for the meta-network's.
+    the selection of alpha; None stands for the meta-network's. ``effort``: numbers on how it was reached, a list of one a condensation.
     """
 
     alpha: Tensor
@@ -42,6 +42,7 @@ class Condensed:
     repeats: tuple[tuple[int, ...], ...] = ()
     agreement: float | None = None
     choose: Callable[[Tensor], Selection] | None = None
+    effort: Mapping[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Request:
 
     ``architecture`` and ``state``: the ancestor's network and its state dict; ``ancestor_record``: what its training recorded (empty for a
     network that was not trained here); ``classes``: the condensing classes' ids, whose images ``resident`` holds; ``seed`` draws
-    everything random, but for the split of a repeat, which ``split_seed`` draws. ``reference``: leave every derivative to autograd.
+    everything random, but for the split of a repeat, which ``split_seed`` draws. ``reference``: leave every derivative to autograd. ``wrong_images``: a null test; the seed of the permutation by which
+    every image gets another one's ancestor features (read by ``meta-network`` and ``similarity``).
     """
 
     architecture: Architecture
@@ -73,6 +75,7 @@ class Request:
     progress: Progress
     reference: bool = False
     split_seed: int | None = None
+    wrong_images: int | None = None
 
     @cached_property
     def groups(self) -> Groups:

@@ -64,9 +64,9 @@ class Layout:
         return tuple(ends)
 
     def moments(self, k: int) -> bool:
-        """Whether psi^{.,k} goes by second moments: where the map has more pixels than z has channels."""
+        """Whether psi^{.,k} goes by second moments: where the map has no fewer pixels than z has channels."""
         channels, side = self.descendant[k]
-        return side * side > channels
+        return side * side >= channels
 
     def kind(self, k: int) -> tuple[int, bool]:
         """Descendant layers of one kind share the ancestor's prepared maps."""
@@ -112,8 +112,8 @@ class Frozen:
     """All that psi and alpha need of the frozen ancestor, per image: index it with a tensor of rows to get a batch.
 
     ``pooled`` [B, sum of C_l]: the maps' averages over pixels (the meta-network's input). Per kind of descendant layer:
-    ``maps`` one tensor [B, pixels, channels] a run, ``energy`` [B, L]: mean over (C_l, P_k) of (UZ)^2, and ``totals``
-    [B, sum of C_l]: sum over pixels of UZ.
+    ``maps`` one tensor [B, pixels, channels] a run; and where psi goes by second moments ``energy`` [B, L]: mean over (C_l, P_k) of (UZ)^2,
+    and ``totals`` [B, sum of C_l]: sum over pixels of UZ.
     """
 
     pooled: Tensor
@@ -163,7 +163,8 @@ class Matcher:
     def numbers_per_image(self) -> int:
         kinds = {self.layout.kind(k): self.runs[k] for k in range(len(self.runs))}
         maps = sum(run.side**2 * (run.last - run.first) for runs in kinds.values() for run in runs)
-        return maps + self.layout.channels + len(kinds) * (len(self.layout.ancestor) + self.layout.channels)
+        moments = sum(by_moments for _, by_moments in kinds)
+        return maps + self.layout.channels + moments * (len(self.layout.ancestor) + self.layout.channels)
 
     def pool(self, ancestor: Sequence[Tensor]) -> Tensor:
         """Maps [B, C_l, S, S] averaged over their pixels, side by side: [B, sum of C_l]."""
@@ -181,8 +182,11 @@ class Matcher:
             if kind in maps:
                 continue
             found = [torch.cat([as_flat(resize(ancestor[l], run.side)) for l in run.layers], 2) for run in runs]
+            maps[kind] = tuple(found)
+            if not self.layout.moments(k):
+                continue
             squares = torch.cat([self._energy(m, run.side, kind[0]) for m, run in zip(found, runs, strict=True)], 1)
-            maps[kind], energy[kind] = tuple(found), squares @ self.scales[k]
+            energy[kind] = squares @ self.scales[k]
             totals[kind] = torch.cat([self._total(m, run.side, kind[0]) for m, run in zip(found, runs, strict=True)], 1)
         return Frozen(pooled, maps, energy, totals)
 
@@ -234,11 +238,15 @@ class Matcher:
 
     def _energy(self, maps: Tensor, side: int, target: int) -> Tensor:
         """Sum over pixels of (UZ)^2, per channel: [B, side^2, C] -> [B, C], with U^T U applied at the maps' own resolution."""
+        if side == target:
+            return maps.square().sum(1)
         u = self._matrix(side, target)
         return (maps * self._both_axes(maps, side, u.t() @ u)).sum(1)
 
     def _total(self, maps: Tensor, side: int, target: int) -> Tensor:
         """Sum over pixels of UZ, per channel: [B, side^2, C] -> [B, C]."""
+        if side == target:
+            return maps.sum(1)
         return self._both_axes(maps, side, self._matrix(side, target).sum(0, keepdim=True))[:, 0]
 
     @staticmethod

@@ -41,6 +41,24 @@ def piece(matcher: Matcher, k: int, frozen: Frozen, alpha: Tensor, z: Tensor, h:
     return kind(matcher, k, frozen, alpha, as_flat(z), h)
 
 
+def psi(matcher: Matcher, k: int, frozen: Frozen, z: Tensor, h: Projection) -> Tensor:
+    """psi^{.,k} alone, [B, L], of features z [B, c, S, S]: what alpha's gradient is made of under Eq. 16."""
+    features, kind = as_flat(z), matcher.layout.kind(k)
+    if not matcher.layout.moments(k):
+        residual = torch.nn.functional.linear(features, h.weight, h.bias).sub_(frozen.maps[kind][0])
+        return residual.square_().sum(1) @ matcher.scales[k]
+    pixels, sums, side = features.shape[1], features.sum(1), z.shape[-1]
+    moments, grams = torch.bmm(features.transpose(1, 2), features), matcher.cross(h.weight, h.weight)
+    shrunk = {run.side: matcher.shrink(features, run.side, side) for run in matcher.runs[k]}
+    crossed = [
+        (target * (shrunk[run.side] @ h.weight[run.first : run.last].t())).sum(1)
+        for target, run in zip(frozen.maps[kind], matcher.runs[k], strict=True)
+    ]
+    channel = h.bias * (sums @ h.weight.t() - frozen.totals[kind]) - torch.cat(crossed, 1)
+    squares = (moments.flatten(1) @ grams.t()) * matcher.inverse[k]
+    return squares + (2 * channel + pixels * h.bias.square()) @ matcher.scales[k] + frozen.energy[kind]
+
+
 class Direct:
     """Through the residual r = F W^T + bias - Z [B, P, sum of C_l]: for maps of few pixels."""
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 COLLAPSED_BELOW = 0.05
-"""Alpha starts at 1 everywhere; when no pair is left with a twentieth of that, matching has been switched off."""
-COLLAPSED_SHARE = 0.9
-"""Share of pairs at exactly 0 (dead ReLU6: they get no gradient and cannot come back) from which alpha counts as collapsed."""
-FALLING_BELOW = 0.5
-"""Objective eq16 can only lower alpha (psi >= 0): once its mean has lost half of its start, an order of the layers only says which
-collapses last."""
+"""Alpha starts at 1 everywhere; a pair with less than a twentieth of that is no longer matched, and at 0 it gets no gradient
+and cannot come back."""
+COLLAPSED_SHARE = 0.5
+"""Share of such pairs above which alpha has collapsed: what is left says which pairs fall last, not which are alike."""
 TIE_SPREAD = 1e-4
-"""max_l alpha^l - min_l alpha^l below which the layers count as equal: one step of Adam at the default meta_lr."""
+"""max_l alpha^l - min_l alpha^l below which the layers count as equal."""
+HARDLY = 0.25
+"""Where alpha was asked to move a certain way: the part of it below which nothing was decided."""
 TIE_GAP = 1e-6
 """Top-k: gap of the softmax weights at the cut below which the cut is rounding."""
 
@@ -42,23 +42,28 @@ def layer_scores(alpha: Tensor) -> tuple[Tensor, Tensor]:
     return scores, torch.softmax(scores, dim=0)
 
 
-def select(alpha: Tensor, selection: str, top_k: int, fallback: Sequence[int], objective: str = "bilevel") -> Selection:
+def movement(alpha: Tensor) -> float:
+    """How far alpha [L, K] has come from its start: the mean over pairs of |1 - alpha|. 1 where every pair has fallen to 0."""
+    return float((1 - alpha.detach().double()).abs().mean())
+
+
+def select(alpha: Tensor, selection: str, top_k: int, fallback: Sequence[int], reach: float = 0.0) -> Selection:
     """The learngene's layers out of alpha [L, K] (each pair's mean over the meta-data, SPEC 4).
 
     ``selection`` "threshold" keeps layer l iff a~^l > 1/L (Eq. 10), with margin min_l |a~^l - 1/L|; "top-k" keeps the
     ``top_k`` largest a~^l, with margin a~ of the k-th less a~ of the next (0 stands for the next when all are kept).
 
-    status "collapsed": every alpha < COLLAPSED_BELOW, or a share >= COLLAPSED_SHARE of the pairs exactly 0, or (``objective``
-    "eq16") mean alpha < FALLING_BELOW.
-    status "tied": the spread of alpha^l is below TIE_SPREAD, the threshold keeps no layer or all of them, or top-k cuts
-    between weights less than TIE_GAP apart. In both, ``fallback`` (0-based) is returned and ``selected_by`` says why.
+    status "collapsed": more than COLLAPSED_SHARE of the pairs are below COLLAPSED_BELOW.
+    status "tied": the spread of alpha^l is below TIE_SPREAD, alpha moved less than HARDLY of ``reach`` (:func:`movement`; 0: any will do),
+    the threshold keeps no layer or all of them, or top-k cuts between weights less than TIE_GAP apart. In both, ``fallback`` (0-based)
+    is returned and ``selected_by`` says why.
     ValueError for another ``selection``, a ``top_k`` outside 1..L or an alpha that is not finite.
     """
     if not torch.isfinite(alpha).all():
         raise ValueError("alpha is not finite")
     scores, weights = layer_scores(alpha)
     kept, margin = _cut(weights, selection, top_k)
-    status, why = _judge(alpha, scores, kept, selection, margin, objective)
+    status, why = _judge(alpha, scores, kept, selection, margin, reach)
     if status != "selected":
         kept = tuple(sorted(set(fallback)))
         why = f"fixed set, because {why}"
@@ -125,15 +130,13 @@ def _cut(weights: Tensor, selection: str, top_k: int, by: Tensor | None = None) 
     return tuple(sorted(order[:top_k].tolist())), float(ordered[top_k - 1]) - following
 
 
-def _judge(alpha: Tensor, scores: Tensor, kept: tuple[int, ...], selection: str, margin: float, objective: str) -> tuple[str, str]:
+def _judge(alpha: Tensor, scores: Tensor, kept: tuple[int, ...], selection: str, margin: float, reach: float) -> tuple[str, str]:
     """(status, reason in words)."""
-    largest, dead = float(alpha.max()), float((alpha == 0).double().mean())
-    if largest < COLLAPSED_BELOW:
-        return "collapsed", f"alpha collapsed: the largest is {largest:.2g}, below {COLLAPSED_BELOW}"
-    if dead >= COLLAPSED_SHARE:
-        return "collapsed", f"alpha collapsed: {dead:.0%} of the pairs are 0"
-    if objective == "eq16" and (mean := float(alpha.mean())) < FALLING_BELOW:
-        return "collapsed", f"alpha is collapsing: eq16 can only lower it, its mean is down from 1 to {mean:.2g}"
+    gone, moved = float((alpha < COLLAPSED_BELOW).double().mean()), movement(alpha)
+    if gone > COLLAPSED_SHARE:
+        return "collapsed", f"alpha collapsed: {gone:.0%} of the pairs are below {COLLAPSED_BELOW}"
+    if moved < HARDLY * reach:
+        return "tied", f"alpha hardly moved (mean |1 - alpha| = {moved:.2g})"
     spread = float(scores.max() - scores.min())
     if len(scores) > 1 and spread < TIE_SPREAD:
         return "tied", f"the layers are tied: alpha^l spreads over {spread:.2g}, below {TIE_SPREAD}"

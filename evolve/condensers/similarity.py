@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from evolve.condensers.batches import steps_per_epoch
+from evolve.condensers.convergence import Diverged
 from evolve.condensers.hypergradient import Rule
 from evolve.condensers.interface import Condensed, Request, scored
-from evolve.condensers.meta_network import Batch, Condensation, Diverged, diverged
+from evolve.condensers.meta_network import Batch, Condensation, diverged
 from evolve.randomness import generator
 
 
@@ -23,7 +24,7 @@ def similarity(request: Request) -> Condensed:
         history = run.train(split.train, split.train_labels, split.meta_labels, request.progress)
     except Diverged:
         return diverged(request)
-    return scored(request, -run.psi(), {name: history[name] for name in ("classification", "matching")}, c.selection)
+    return scored(request, -run.mean_psi(), {name: history[name] for name in ("iteration", "classification", "matching")}, c.selection)
 
 
 class Ones(nn.Module):
@@ -41,22 +42,22 @@ class Ones(nn.Module):
 class Matching(Condensation):
     """A condensation that leaves out phi's step."""
 
-    def weighting(self, descendant_layers: int, like: Tensor) -> tuple[nn.Module, torch.optim.Optimizer | None]:
+    def weighting(self, descendant_layers: int, like: Tensor, rate: float | None) -> tuple[nn.Module, torch.optim.Optimizer | None]:
         return Ones(len(self.matcher.pooled_sizes), descendant_layers), None
+
+    matches_training = False
 
     def iterate(self, batch: Batch, annealed: float) -> tuple[Tensor, Tensor]:
         """A step of theta and zeta on L_total (Eq. 15), matching on the meta batch. Returns (L_cls, L_meta) before it."""
         rule = Rule(self.c.lr * annealed, self.c.momentum, self.c.weight_decay)
         return self._real_step(batch, self.ancestor.of_rows(batch.rows), batch.meta, rule)
 
-    def psi(self) -> Tensor:
+    def mean_psi(self) -> Tensor:
         """[L, K], float64: each pair's mean over all meta images. BN goes by the statistics of mixed batches of about ``meta_batch``, as in training."""
         count, total = len(self.meta_index), torch.zeros(())
         order = torch.randperm(count, generator=generator(self.seed, "psi-order"))
         for rows in order.tensor_split(steps_per_epoch(count, self.c.meta_batch)):
             frozen = self.ancestor.of_rows(rows)
-            weights = self.state.phi(frozen.pooled).requires_grad_()
-            mean = self.pseudo.matching(frozen, self.resident.batch(self.meta_index[rows]), weights, self.state.params)
-            (by_image,) = torch.autograd.grad(mean, weights)  # L_meta is linear in alpha: psi / B
-            total = total + by_image.double().sum(0).cpu() * len(rows)
+            by_image = self.psi(frozen, self.resident.batch(self.meta_index[rows]))
+            total = total + by_image.double().sum(0).cpu()
         return total / count

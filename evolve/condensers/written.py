@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evolve.condensers.hypergradient import Tensors
 from evolve.condensers.matching import Frozen, Matcher, Projection, as_flat
-from evolve.condensers.pieces import Parts, piece
+from evolve.condensers.pieces import Parts, Piece, piece, psi
 from evolve.networks.fused import Weights, passes
 from evolve.networks.hessian import Pass
 from evolve.networks.kernels import as_maps, laid_out
@@ -49,6 +49,36 @@ class Written:
         """L_cls on images x [B, 3, S, S] with labels [B]."""
         return Classification(self, x, labels, params)
 
+    def total(self, frozen: Frozen, x: Tensor, labels: Tensor, alpha: Tensor, weight: float, params: Sequence[Tensor]) -> Total:
+        """L_cls + ``weight`` L_meta on the same images x."""
+        return Total(self, frozen, x, labels, alpha, weight, params)
+
+    def psi(self, frozen: Frozen, x: Tensor, params: Sequence[Tensor]) -> Tensor:
+        """psi [B, L, K] on images x: a forward pass, no derivative."""
+        features, h = self.run(x, params).features, params[self.theta :]
+        found = [psi(self.matcher, k, frozen, features[place], Projection(h[2 * k], h[2 * k + 1])) for k, place in enumerate(self.places)]
+        return torch.stack(found, 2)
+
+    def pieces(self, frozen: Frozen, run: Pass, alpha: Tensor, params: Sequence[Tensor]) -> list[Piece]:
+        """The parts of sum(alpha * psi), one a matched layer, at the features of ``run``."""
+        h = params[self.theta :]
+        return [
+            piece(self.matcher, k, frozen, alpha[:, :, k], run.features[place], Projection(h[2 * k], h[2 * k + 1]))
+            for k, place in enumerate(self.places)
+        ]
+
+    def joined(self, theta: Weights, parts: Sequence[Parts]) -> Tensors:
+        """A direction of (theta, zeta), zeta's part out of the pieces'."""
+        return (*self.flat(theta), *(part for one in parts for part in (one.weight, one.bias)))
+
+    def placed(self, run: Pass, parts: Sequence[Parts]) -> list[Tensor | None]:
+        """The features' gradients as maps, one entry a unit, None where nothing is matched."""
+        found: list[Tensor | None] = [None] * self.units
+        for place, one in zip(self.places, parts, strict=True):
+            batch, channels, side, _ = run.features[place].shape
+            found[place] = as_maps(one.features.reshape(-1, channels), batch, side)
+        return found
+
     def matching(self, frozen: Frozen, x: Tensor, alpha: Tensor, params: Sequence[Tensor]) -> Matching:
         """L_meta on images x with alpha [B, L, K]."""
         return Matching(self, frozen, x, alpha, params)
@@ -74,17 +104,34 @@ class Classification:
         return (*self.written.flat(found), *self.rest), None
 
 
+class Total:
+    """L_total = L_cls + lambda L_meta where both see the same images: one pass through the network does for the two.
+
+    ``classification`` and ``matching``: the two losses; ``grads``: the total's gradient.
+    """
+
+    def __init__(
+        self, written: Written, frozen: Frozen, x: Tensor, labels: Tensor, alpha: Tensor, weight: float, params: Sequence[Tensor]
+    ) -> None:
+        run = written.run(x, params)
+        pieces = written.pieces(frozen, run, alpha * (weight / len(x)), params)
+        self.classification = F.cross_entropy(run.logits, labels)
+        weighted = torch.stack([one.value for one in pieces]).sum()
+        self.matching = weighted / weight
+        g_logits = (torch.softmax(run.logits, 1) - F.one_hot(labels, run.logits.shape[1])) / len(x)
+        gradients = [one.gradient for one in pieces]
+        self.grads: Tensors = written.joined(run.backward(g_logits, written.placed(run, gradients)), gradients)
+
+
 class Matching:
     """sum(alpha * psi), mean over the batch: its value, gradient, Hessian products and mixed derivatives at one point."""
 
     def __init__(self, written: Written, frozen: Frozen, x: Tensor, alpha: Tensor, params: Sequence[Tensor]) -> None:
-        self.written, self.run, h = written, written.run(x, params), params[written.theta :]
-        self.pieces = [
-            piece(written.matcher, k, frozen, alpha[:, :, k] / len(x), self.run.features[place], Projection(h[2 * k], h[2 * k + 1]))
-            for k, place in enumerate(written.places)
-        ]
+        self.written, self.run = written, written.run(x, params)
+        self.pieces = written.pieces(frozen, self.run, alpha / len(x), params)
         self.loss = torch.stack([one.value for one in self.pieces]).sum()
-        self.grads = self._joined(self.run.backward(None, self._placed(gradients := [one.gradient for one in self.pieces])), gradients)
+        gradients = [one.gradient for one in self.pieces]
+        self.grads = written.joined(self.run.backward(None, written.placed(self.run, gradients)), gradients)
 
     def products(self, beta: Sequence[Tensor], curvature: bool) -> tuple[Tensors | None, Tensor]:
         """(Hessian times ``beta``, or None without ``curvature``; d<gradient, beta>/d alpha)."""
@@ -96,15 +143,4 @@ class Matching:
         if not curvature:
             return None, mixed
         curved = [parts for parts, _ in found if parts is not None]
-        return self._joined(self.run.pull(v, None, None, self._placed(curved)), curved), mixed
-
-    def _joined(self, theta: Weights, parts: Sequence[Parts]) -> Tensors:
-        return (*self.written.flat(theta), *(part for one in parts for part in (one.weight, one.bias)))
-
-    def _placed(self, parts: Sequence[Parts]) -> list[Tensor | None]:
-        """The features' gradients as maps, one entry a unit, None where nothing is matched."""
-        found: list[Tensor | None] = [None] * self.written.units
-        for place, one in zip(self.written.places, parts, strict=True):
-            batch, channels, side, _ = self.run.features[place].shape
-            found[place] = as_maps(one.features.reshape(-1, channels), batch, side)
-        return found
+        return self.written.joined(self.run.pull(v, None, None, self.written.placed(self.run, curved)), curved), mixed

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -100,6 +101,15 @@ class Fused:
         for step, weight, norm in zip(self.steps, conv, norms, strict=True):
             maps = rectified(step.convolution.forward(maps, weight), Norm.in_eval(*norm), step.pool)
         return self.average(maps)
+
+    def features(self, conv: Sequence[Tensor], norms: Sequence[Sequence[Tensor]], x: Tensor) -> list[Tensor]:
+        """Eval mode: every layer's maps, each before its block's pool; arguments as :meth:`judged`'s."""
+        found: list[Tensor] = []
+        maps = laid_out(x)
+        for step, weight, norm in zip(self.steps, conv, norms, strict=True):
+            found.append(rectified(step.convolution.forward(maps, weight), Norm.in_eval(*norm), False))
+            maps = F.max_pool2d(found[-1], 2) if step.pool else found[-1]
+        return found
 
     def evaluate(self, w: Weights, statistics: Statistics, x: Tensor) -> Tensor:
         """Eval mode: images [B, 3, size, size] -> logits [B, classes]."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -85,12 +87,18 @@ class VGG(Network):
 
     def _embed_judged(self, x: Tensor) -> Tensor:
         """In eval mode, where nobody asks for a gradient."""
+        return self._passes_for(x.shape[-1]).judged(*self._in_eval(), x)
+
+    def _in_eval(self) -> tuple[list[Tensor], list[Sequence[Tensor]]]:
+        """Every unit's weight and what BN does by its running statistics, as :meth:`Fused.judged` takes them."""
         units = self.units
-        norms = [(u.bn.weight, u.bn.bias, _known(u.conv.bias), _known(u.bn.running_mean), _known(u.bn.running_var)) for u in units]
-        return self._passes_for(x.shape[-1]).judged([unit.conv.weight for unit in units], norms, x)
+        norms: list[Sequence[Tensor]] = [(u.bn.weight, u.bn.bias, _known(u.conv.bias), _known(u.bn.running_mean), _known(u.bn.running_var)) for u in units]
+        return [unit.conv.weight for unit in units], norms
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W] -> every unit's output [B, c, h, w] in order, each before its block's pooling."""
+        if self.fused and x.device.type == "cpu" and not self.training and not torch.is_grad_enabled():
+            return self._passes_for(x.shape[-1]).features(*self._in_eval(), x)
         found = []
         for block in self.plan:
             for spec in block:

@@ -112,8 +112,13 @@ def test_every_builtin_stands_in_the_table() -> None:
 
 @pytest.mark.parametrize(
     "more",
-    [{"selection": "top-k"}, {"selection": "threshold"}, {"selection": "top-k", "objective": "eq16", "repeats": 2}],
-    ids=["top-k", "threshold", "eq16 repeated"],
+    [
+        {"selection": "top-k"},
+        {"selection": "threshold", "objective": "bilevel", "meta_optimizer": "adam"},
+        {"selection": "top-k", "objective": "bilevel"},
+        {"selection": "top-k", "meta_optimizer": "adam", "repeats": 2},
+    ],
+    ids=["top-k", "threshold, authors'", "plain bilevel", "adam repeated"],
 )
 @pytest.mark.parametrize("method", condenser_table.TABLE)
 def test_the_table_says_what_is_read(method: str, more: dict[str, Any]) -> None:
@@ -130,7 +135,8 @@ def test_the_table_says_what_is_read(method: str, more: dict[str, Any]) -> None:
 @pytest.mark.parametrize("method", condenser_table.TABLE)
 def test_what_is_not_read_changes_nothing(method: str) -> None:
     asked = request(method, gradients=GRADIENTS, fixed=(1, 11, 12, 13))
-    others = {"objective": "eq16", "selection": "top-k", "top_k": 2, "window": 3, "fixed": (2,), "epochs": 2, "images_per_class": 7, "meta_fraction": 0.5}
+    others = {"objective": "bilevel", "outer": "train", "meta_optimizer": "adam", "meta_schedule": "constant", "meta_reach": 0.2}
+    others |= {"selection": "top-k", "top_k": 2, "window": 3, "fixed": (2,), "epochs": 2, "images_per_class": 7, "meta_fraction": 0.5}
     others |= {"batch": 5, "meta_batch": 5, "lookahead": 1, "match_weight": 0.5, "lr": 0.01, "momentum": 0.5, "weight_decay": 0.1, "meta_lr": 0.1}
     others |= {"meta_weight_decay": 0.1, "augment": ("flip",), "fixed_set": "front"}
     unread = {name: value for name, value in others.items() if name not in condenser_table.read(asked.c)}

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolve.condensers.selection import TIE_SPREAD, select
+from evolve.condensers.selection import TIE_SPREAD, movement, select
 
 FIGURE_2 = torch.tensor([0.25, 0.15, 0.13, 0.16, 0.31], dtype=torch.float64)
 
@@ -47,7 +47,8 @@ def test_mostly_dead_pairs_are_collapsed_although_one_lives() -> None:
     alpha = torch.zeros(5, 4)
     alpha[2, 1] = 3.0
     assert select(alpha, "threshold", 2, (0,)).status == "collapsed"
-    alpha[:, 0] = 1.0
+    alpha[:, :2] = 1.0
+    alpha[2, 1] = 3.0
     assert select(alpha, "threshold", 2, (0,)).selected == (2,)
 
 
@@ -92,10 +93,17 @@ def test_alpha_that_is_not_finite_is_refused() -> None:
         select(torch.tensor([[1.0], [float("nan")]]), "threshold", 1, ())
 
 
-def test_eq16_caught_half_way_down_is_not_selected_from() -> None:
-    """Mean alpha 0.22 with half of the pairs at 0: what is left is an order of collapse, not of layers."""
-    alpha = torch.tensor([[0.9, 0.0], [0.0, 0.4], [0.02, 0.0]])
-    assert select(alpha, "threshold", 2, (1,)).status == "selected"
-    chosen = select(alpha, "threshold", 2, (1,), "eq16")
-    assert (chosen.status, chosen.selected) == ("collapsed", (1,)) and "0.22" in chosen.selected_by
-    assert select(alpha + 0.5, "threshold", 2, (1,), "eq16").status == "selected"
+def test_alpha_that_has_fallen_far_is_selected_from_as_long_as_half_of_the_pairs_are_left() -> None:
+    """Mean alpha 0.22 with half of the pairs at 0: what is left orders the layers; with one pair more it says which falls last."""
+    alpha = torch.tensor([[0.9, 0.0], [0.0, 0.4], [0.06, 0.0]])
+    assert select(alpha, "threshold", 2, (1,)).selected == (0,)
+    alpha[2, 0] = 0.04
+    chosen = select(alpha, "threshold", 2, (1,))
+    assert (chosen.status, chosen.selected) == ("collapsed", (1,)) and "67% of the pairs are below 0.05" in chosen.selected_by
+
+
+@pytest.mark.parametrize(("reach", "status"), [(0.0, "selected"), (0.35, "selected"), (0.45, "tied")])
+def test_alpha_has_to_move_a_quarter_of_the_way_it_was_asked_to(reach: float, status: str) -> None:
+    alpha = torch.tensor([[0.8], [0.9], [1.0]])  # movement 0.1
+    assert movement(alpha) == pytest.approx(0.1)
+    assert select(alpha, "threshold", 2, (0,), reach).status == status

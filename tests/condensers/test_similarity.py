@@ -46,7 +46,7 @@ def psi_of(run: Condensation, asked: Request, index: Tensor) -> Tensor:
 @pytest.mark.parametrize("reference", [False, True])
 def test_training_is_the_meta_networks_with_one_that_cannot_move(architecture: Architecture, reference: bool) -> None:
     asked = request("similarity", architecture, epochs=2, match_weight=0.1, reference=reference)
-    still = replace(asked, c=replace(asked.c, meta_lr=0.0))
+    still = replace(asked, c=replace(asked.c, objective="bilevel", meta_lr=0.0))
     ours, theirs = trained(Matching, asked), trained(Condensation, still)
     assert len(ours.state.params) == len(theirs.state.params)
     for found, expected in zip(ours.state.params, theirs.state.params, strict=True):
@@ -63,12 +63,12 @@ def test_alpha_is_minus_psi_over_all_meta_images(architecture: Architecture) -> 
     assert torch.allclose(done.alpha, -expected.double(), rtol=2e-3)
     assert torch.equal(done.scores, done.alpha.max(1).values) and torch.equal(done.weights, torch.softmax(done.scores, 0))
     assert done.status == "selected" and done.selected == tuple(torch.nonzero(done.weights > 1 / len(asked.groups)).flatten().tolist())
-    assert done.history.keys() == {"classification", "matching"}
+    assert done.history.keys() == {"iteration", "classification", "matching"}
 
 
 def test_psi_is_taken_in_mixed_batches_of_the_size_that_was_trained_on() -> None:
     """The classes lie one after another; BN's statistics must not be one class's. 9 meta images in batches of 4: as 5 and 4."""
-    asked = request("similarity", meta_batch=4)
+    asked = request("similarity", meta_batch=4, reference=True)
     run = trained(Matching, asked)
     sizes: list[Tensor] = []
     matching = run.pseudo.matching
@@ -78,7 +78,7 @@ def test_psi_is_taken_in_mixed_batches_of_the_size_that_was_trained_on() -> None
         return matching(frozen, x, alpha, params)
 
     run.pseudo.matching = spy  # type: ignore[method-assign]
-    found = run.psi()  # type: ignore[attr-defined]
+    found = run.mean_psi()  # type: ignore[attr-defined]
     assert [len(x) for x in sizes] == [5, 4]
     index = asked.split.meta
     places = [next(i for i in index.tolist() if torch.equal(resident().batch(torch.tensor([i]))[0], image)) for x in sizes for image in x]

@@ -28,7 +28,10 @@ from evolve.settings import CondenseSettings
 
 ANCESTOR = ViTPlan(4, 8, 16, 2, tuple(BlockSpec(f"block{n}") for n in range(1, 4)))
 PSEUDO = replace(ANCESTOR, blocks=ANCESTOR.blocks[:2])
-SETTINGS = CondenseSettings(epochs=1, batch=4, meta_batch=4, lookahead=2, match_weight=0.1, lr=0.05, weight_decay=1e-2, meta_lr=0.01, augment=())
+SETTINGS = CondenseSettings(
+    objective="bilevel", meta_optimizer="adam", epochs=1, batch=4, meta_batch=4, lookahead=2, match_weight=0.1, lr=0.05, weight_decay=1e-2, meta_lr=0.01,
+    augment=()
+)  # fmt: skip
 
 
 def _normal(*shape: int, seed: int = 0) -> Tensor:
@@ -168,7 +171,7 @@ def test_a_bilevel_iteration_of_a_vit_is_the_unrolled_look_ahead(lookahead: int)
     buffers = [p.grad + rule.weight_decay * before for p, before in zip(leaves, run.state.params, strict=True)]  # type: ignore[operator]
 
     gradients = []
-    run._phi_step = lambda alpha, gradient: gradients.append(gradient)  # type: ignore[method-assign]
+    run._phi_step = lambda pooled, alpha, gradient, share: gradients.append(gradient)  # type: ignore[method-assign]
     losses = run.iterate(batch, 1.0)
     for found, expected in zip(run.state.params, leaves, strict=True):
         _close(found, expected)
