@@ -12,6 +12,8 @@ from evolve.batch.compare import Row as Compared
 from evolve.batch.file import Batch
 from evolve.batch.finish import TITLES, cells, plus_minus, reference_of
 from evolve.curves import Interval, LineageRecord, Summary, evolved
+from evolve.economy import economies
+from evolve.economy import economy as overall
 from evolve.fewshot_table import Line as Learner
 from evolve.page.curves import Curve
 from evolve.page.read import Line, Spent
@@ -101,6 +103,20 @@ def numbers(title: str, curves: Sequence[Curve]) -> Table:
     lengths = sorted({length for _, points in columns for length in points})
     rows = tuple(Row((str(length), *(plus_minus(points[length]) if length in points else "" for _, points in columns))) for length in lengths)
     return Table(title, ("lineage length", *(head for head, _ in columns)), rows)
+
+
+def economy(varieties: Mapping[str, Sequence[LineageRecord]]) -> Table:
+    """What the economy picture shows: a row a case and lineage length, and the mean over the lineage."""
+    rows = []
+    for name, records in varieties.items():
+        for point in (*economies(records), overall(records)):
+            if point is not None:
+                where = "mean" if point.lineage is None else str(point.lineage)
+                share = plus_minus(_points(point.share)) if point.decided else "whole gains nothing"
+                gains = (plus_minus(point.gain, signed=True), plus_minus(point.whole, signed=True))
+                rows.append(Row((name, where, f"{100 * point.weights:.1f}", *gains, share), total=point.lineage is None))
+    heads = ("case", "lineage length", "weights inherited (%)", "gain (points)", "whole ancestor's gain (points)", "share of it (%)")
+    return Table("Economy of the gene", heads, tuple(rows))
 
 
 def genome(name: str, records: Sequence[LineageRecord]) -> Table:

@@ -10,6 +10,7 @@ from evolve.batch.compare import Row as Compared
 from evolve.batch.file import Batch
 from evolve.batch.finish import cells, reference_of
 from evolve.curves import SEEDS_WANTED
+from evolve.economy import economy, economy_sentence
 from evolve.page.read import Section
 from evolve.page.tables import timed
 from evolve.verdict import gain_sentence, verdict
@@ -44,7 +45,10 @@ def _difference(row: Compared, metric: str, reference: str) -> str:
 
 def verdicts(section: Section) -> list[tuple[str, str]]:
     """(case, what its lineages show), pooled over seeds."""
-    return [(name, f"{gain_sentence(summary)} {verdict(summary)}") for name, summary in section.summaries.items()]
+    return [
+        (name, f"{gain_sentence(summary)} {economy_sentence(economy(section.varieties[name]))} {verdict(summary)}")
+        for name, summary in section.summaries.items()
+    ]
 
 
 def caveats(section: Section) -> list[str]:
@@ -69,7 +73,7 @@ def _unfinished(section: Section) -> Iterator[str]:
         yield f"No result, so in no table or figure: {'; '.join(nothing)}."
     partly = []
     for line in section.lines:
-        there, wanted = len(line.record.generations), line.record.tasks + line.case.scenario.settings.controls.untrained
+        there, wanted = len(line.record.generations), len(line.record.lengths)
         if 0 < there < wanted:
             partly.append(f"{_named(line.case.name, line.case.seed)} ({there} of {wanted} generations)")
     if partly:

@@ -17,6 +17,8 @@ from evolve.batch import finish
 from evolve.batch.compare import METRICS, compare
 from evolve.curves import LineageRecord
 from evolve.durable import write_whole
+from evolve.economy import learning, learning_sentence
+from evolve.economy_figure import economy_figure, has_economy
 from evolve.errors import UserError
 from evolve.page import curves, tables, words
 from evolve.page.read import Reader, Section
@@ -61,6 +63,8 @@ class Part:
     comparison: Sequence[tables.Table]
     note: str
     curves: Sequence[Picture]
+    economy: Sequence[Picture]
+    learning: Sequence[tuple[str, str]]
     controls: Sequence[tables.Table]
     fewshot: tables.Table | None
     genomes: Sequence[Picture]
@@ -121,6 +125,8 @@ def _part(section: Section, ident: str) -> Part:
         comparison=tables.comparison(held.batch, compared) if held else [],
         note=finish.note(held.batch, compared) if held else "",
         curves=list(_curves(section, ident)),
+        economy=list(_economy(section, ident)),
+        learning=[(name, line) for name, records in varieties.items() if (line := learning_sentence(learning(records)))],
         controls=[table for table in (tables.effects(section.summaries), tables.ancestors(varieties)) if table],
         fewshot=tables.fewshot(varieties),
         genomes=list(_genomes(varieties, ident)),
@@ -163,6 +169,17 @@ def _curves(section: Section, ident: str) -> Iterator[Picture]:
         svg = inline(lambda records=records, summary=summary: figures.evolution_figure(records, summary), f"{ident}-curve", alt)  # type: ignore[misc]
         caption = "Evolution curve with every control, the paired gain and the ancestor. Band: 95 % of the descendants."
         yield Picture(svg, caption, tables.numbers("Numbers of the figure", curves.lineage_curves(records)))
+
+
+def _economy(section: Section, ident: str) -> Iterator[Picture]:
+    """How much of the whole ancestor's gain is in how much of its weights; of a batch all cases in one picture."""
+    shown = {name: records for name, records in section.varieties.items() if has_economy(records)}
+    if not shown:
+        return
+    alt = "Share of the whole ancestor's gain against share of its weights inherited; the table below it holds the numbers."
+    svg = inline(lambda: economy_figure(shown), f"{ident}-economy", alt)
+    caption = "Economy of the gene: a mark a case and lineage length; bars: 95 % interval over tasks, or seeds and tasks."
+    yield Picture(svg, caption, tables.economy(shown))
 
 
 def _genomes(varieties: Mapping[str, Sequence[LineageRecord]], ident: str) -> Iterator[Picture]:
