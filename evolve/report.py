@@ -94,7 +94,6 @@ def summary_json(records: Sequence[LineageRecord], summary: Summary) -> bytes:
         "verdict": verdict(summary),
         "gain": gain_sentence(summary),
         "summary": asdict(summary),
-        "resolvable": {"accuracy": summary.accuracy.resolvable, "gain": summary.gain.resolvable},
         "settings": records[0].settings,
         "versions": {str(record.seed): record.versions for record in records},
     }
