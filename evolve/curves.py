@@ -18,7 +18,7 @@ from evolve.errors import UserError
 from evolve.trends import Array, Trend, bootstrap, mean_interval, trend
 
 CONTROLS = ("scratch", "shuffled", "joint", "full_ancestor", "distilled")  # Generation's fields that hold a control
-SEEDS_WANTED = 5
+SEEDS_WANTED = 5  # with three, Student's intervals over seeds are twice as wide
 FALLBACKS = ("tied", "collapsed")  # statuses in which the condenser did not select the layers itself
 
 
@@ -124,7 +124,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Summary:
-    """One run, or several seeds of one scenario pooled. Gains in points, slopes in points per 10 tasks."""
+    """One run, or several seeds of one scenario pooled. Gains in points, slopes in points per step of their scale."""
 
     scenario: str
     profile: str

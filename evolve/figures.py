@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from evolve.curves import FALLBACKS, Descent, Generation, Interval, LineageRecord, Summary, aligned, gains, point_interval, pooled_interval
-from evolve.trends import Array, Trend
+from evolve.trends import SCALES, Array, Trend
 from evolve.verdict import gain_sentence, verdict
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#666666"
@@ -103,7 +103,6 @@ def _draw_accuracy(axes: Any, records: Sequence[LineageRecord], summary: Summary
     if reference:
         label = "from-scratch, paper's architecture"
         axes.axhline(100 * float(np.mean(reference)), color=GREY, lw=1, ls=(0, (1, 1)), label=label, zorder=1)
-    _draw_trend(axes, summary.lengths, inherited, summary.accuracy)
     low, high = axes.get_ylim()
     axes.set_ylim(max(0, low), min(100, high))  # an interval over few descendants may reach beyond what an accuracy can be
     axes.set_ylabel("descendants' test accuracy (%)")
@@ -186,18 +185,20 @@ def _mark_zero(axes: Any, values: list[Array] | None, records: Sequence[LineageR
 
 
 def _draw_trend(axes: Any, lengths: Sequence[int], points: Points, t: Trend) -> None:
-    """The slope's line through the centre of the curve, with the fan of its interval."""
+    """Where a rise or fall is claimed: the slope's line through the centre of the curve, with the fan of its interval. Nothing where
+    none is: a line would claim what the verdict does not.
+    """
     lengths = [length for length in lengths if length in points]
-    if math.isnan(t.slope) or not lengths:
+    if not (t.rises or t.falls) or not lengths:
         return
-    x = np.array([lengths[0], lengths[-1]], dtype=np.float64)
-    centre, level = float(np.mean(lengths)), float(np.mean([row.mean() for length in lengths for row in points[length]]))
-    label = f"trend {t.slope:+.2f} points per 10 tasks"
-    if not math.isnan(t.low):
-        label += f" [{t.low:+.2f}, {t.high:+.2f}]"
-        for bound in (t.low, t.high):
-            axes.plot(x, level + bound * (x - centre) / 10, color="black", lw=0.6, ls=(0, (2, 3)), zorder=2)
-    axes.plot(x, level + t.slope * (x - centre) / 10, color="black", lw=1, ls=(0, (6, 3)), zorder=3)
+    axis = SCALES[t.scale].axis
+    x = np.linspace(lengths[0], lengths[-1], 60)
+    away = np.array([axis(one) for one in x]) - float(np.mean([axis(length) for length in lengths]))
+    level = float(np.mean([row.mean() for length in lengths for row in points[length]]))
+    for bound in (t.low, t.high):
+        axes.plot(x, level + bound * away, color="black", lw=0.6, ls=(0, (2, 3)), zorder=2)
+    axes.plot(x, level + t.slope * away, color="black", lw=1, ls=(0, (6, 3)), zorder=3)
+    label = f"trend {t.slope:+.2f} {t.unit} [{t.low:+.2f}, {t.high:+.2f}]"
     axes.annotate(label, (0.995, 0.02), xycoords="axes fraction", ha="right", va="bottom", fontsize=7.5)
 
 

@@ -101,7 +101,6 @@ def summary_json(records: Sequence[LineageRecord], summary: Summary) -> bytes:
         "verdict": verdict(summary),
         "gain": gain_sentence(summary),
         "summary": asdict(summary),
-        "resolvable": {"accuracy": summary.accuracy.resolvable, "gain": summary.gain.resolvable},
         "economy": economy_sentence(economy(records)),
         "learning": asdict(learning(records)),
         "economies": [asdict(point) for point in (economy(records), *economies(records)) if point],

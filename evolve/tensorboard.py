@@ -20,6 +20,7 @@ from typing import Any
 
 from evolve.curves import CONTROLS, Descent, Generation, LineageRecord, evolved, gains, point_interval, summarise
 from evolve.errors import UserError
+from evolve.trends import LOG2
 from evolve.verdict import gain_sentence, verdict
 
 SUFFIX = ".evolve"  # ends the names of our event files, so that nobody else's are touched
@@ -28,7 +29,7 @@ PICTURE_SHARE = 0.02
 """Of a run's time that its pictures may take here: they are drawn by matplotlib, and a quick lineage measures a generation in seconds."""
 GAP_PATIENCE = 3  # generations that may wait for an earlier one before they are shown without it
 LABELS = {"scratch": "from-scratch", "shuffled": "shuffled", "joint": "joint", "full_ancestor": "full-ancestor", "distilled": "distilled"}
-HEADLINE = ("headline/gain over from-scratch", "headline/slope of accuracy per 10 tasks", "headline/last accuracy")
+HEADLINE = ("headline/gain over from-scratch", f"headline/slope of the gain per {LOG2.per}", "headline/last accuracy")
 LAYOUT = {
     "evolution curve": {
         "descendants (95 %)": ["Margin", ["descendants/mean", "descendants/low", "descendants/high"]],
@@ -153,7 +154,7 @@ class Board:
         summary = summarise([record])
         effect = summary.effect("from-scratch")
         last = point_interval(record.generations[-1].inherited.accuracy).mean
-        values = (effect.interval.mean if effect else math.nan, summary.accuracy.slope, 100 * last)
+        values = (effect.interval.mean if effect else math.nan, summary.gain.slope, 100 * last)
         shown = {tag: value for tag, value in zip(HEADLINE, values, strict=True) if math.isfinite(value)}
         for tag, value in shown.items():
             self._writer.add_scalar(tag, value, record.generations[-1].lineage)

@@ -1,63 +1,85 @@
-"""Does a curve rise with lineage length? Rank correlation, slope and their uncertainty, on plain arrays.
+"""Does a curve rise with lineage length? Its slope on a named scale, with the one interval that decides, on plain arrays.
 
-A table holds one seed's values: rows are lineage lengths, columns the descendants (one downstream task each; the
-same tasks in every row). Columns are what gets resampled: the rows of one lineage share their tasks and their
-ancestor and are not independent measurements.
+A table holds one seed's values: rows are lineage lengths, columns the descendants (one downstream task each; the same tasks in
+every row). Only the seeds' mean curves count for a trend: what a task adds to all lengths drops out of a slope, and the rows of
+one lineage share their ancestor, so they are not independent measurements.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evolve import serial
+from evolve.serial import LEVEL, POWER
+
 Array = NDArray[np.float64]
 
-LEVEL = 0.95
 RESAMPLES = 10_000
-EXACT_UP_TO = 7  # 7! = 5,040 orders are all looked at; beyond that RESAMPLES random ones
 LEAST_POINTS = 3
-RANKED_POINTS = 5  # with 4, the two-sided p of the best order is 2/24
+SEEDS_AS_UNITS = 3  # from so many on, a trend's interval is Student's over the seeds' slopes
 DECIMALS = 12  # differences of accuracies carry float noise of 1e-17, which must not break ties
+PRINTED = 2  # decimals of an interval's bounds; claims are made of what is printed
 
 
-POWER = 1.43  # (1.96 + 0.84) / 1.96
+@dataclass(frozen=True)
+class Scale:
+    """What a trend's slope is taken against. ``axis`` maps lineage lengths (>= 1) to it; ``per`` names its step."""
+
+    name: str
+    per: str
+    axis: Callable[[float], float]
+
+
+LOG2 = Scale("log2 length", "doubling of length", math.log2)
+LINEAR = Scale("length", "10 tasks", lambda length: length / 10)
+SCALES = {scale.name: scale for scale in (LOG2, LINEAR)}
 
 
 @dataclass(frozen=True)
 class Trend:
-    """A curve against lineage length. Slopes are in the table's unit per 10 tasks; NaN where undefined."""
+    """A curve against lineage length. The slope is in points per step of the scale; NaN where undefined.
+
+    ``low`` and ``high`` bound it at 95 % (see :func:`trend`); this interval alone decides. ``resolvable`` is the size of a slope
+    that such an interval would have told from 0 in 8 of 10 repetitions. ``rho``, Spearman's, only describes.
+    """
 
     points: int
     seeds: int
     columns: int
+    scale: str
     rho: float
-    p: float
     slope: float
     low: float
     high: float
-
-    @property
-    def resolvable(self) -> float:
-        """The slope that such a measurement would find in about four of five trials (power 80 %): 1.43 half-widths of its interval. NaN with fewer
-        points than the rank test can be significant with.
-        """
-        if self.points < RANKED_POINTS:
-            return math.nan
-        return POWER * (self.high - self.low) / 2
+    resolvable: float
 
     @property
     def rises(self) -> bool:
-        """Both tests agree on a rise: rho > 0 with p < 0.05, and the slope's interval lies above 0."""
-        return self.rho > 0 and self.p < 0.05 and self.low > 0
+        """The slope's interval lies above 0, as printed."""
+        return side(self.low, self.high) > 0
 
     @property
     def falls(self) -> bool:
-        return self.rho < 0 and self.p < 0.05 and self.high < 0
+        """The slope's interval lies below 0, as printed."""
+        return side(self.low, self.high) < 0
+
+    @property
+    def unit(self) -> str:
+        """The slope's unit in words."""
+        return f"points per {SCALES[self.scale].per}"
+
+
+def side(low: float, high: float) -> int:
+    """1 where an interval lies above 0, -1 below, else 0 (also without bounds). Bounds count as they are printed: one that rounds
+    to 0.00 touches 0, so that no sentence contradicts the numbers beside it.
+    """
+    return int(round(low, PRINTED) > 0) - int(round(high, PRINTED) < 0)
 
 
 def t_quantile(freedom: int, level: float = LEVEL) -> float:
@@ -81,48 +103,60 @@ def mean_interval(values: Sequence[float] | Array, level: float = LEVEL) -> tupl
     return mean, mean - half, mean + half, n
 
 
-def trend(lengths: Sequence[int], tables: Sequence[Array]) -> Trend:
-    """Trend of the mean over seeds and columns.
+@lru_cache(maxsize=64)
+def t_found(freedom: int, level: float = LEVEL) -> float:
+    """The size that a two-sided t-test finds in POWER of the samples, in half-widths of a typical (median) interval of that level.
 
-    ``lengths`` [T] are the rows' lineage lengths; ``tables`` holds one [T, columns] array a seed. Spearman's rho
-    is taken on the mean curve, with a permutation p. The slope is the mean of the columns' least-squares slopes
-    (equal to the mean curve's slope); its interval comes from resampling columns, or, with several seeds, seeds
-    and then columns. The permutation p takes the rows as exchangeable when there is no trend; drift of a single
-    ancestor violates that, which only several seeds can show.
+    From the noncentral t distribution: 1.43 for many degrees of freedom at 95 %, 1.58 for two.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import chi2, nct
+
+    critical = t_quantile(freedom, level)
+    size = float(brentq(lambda shift: nct.sf(critical, freedom, shift) - POWER, 0.0, 4 * critical + 4))
+    return size / (critical * math.sqrt(chi2.median(freedom) / freedom))
+
+
+def trend(lengths: Sequence[int], tables: Sequence[Array], scale: Scale = LOG2) -> Trend:
+    """Trend of the mean over seeds and columns: the mean of the seeds' least-squares slopes, and its 95 % interval.
+
+    From SEEDS_AS_UNITS seeds on the interval is Student's over the seeds' slopes, whatever the noise within a lineage: it speaks of
+    lineages in general. One or two seeds give slopes too few for that; their interval allows for noise that is correlated along
+    the lineage (:mod:`evolve.serial`) and speaks of these lineages only.
+
+    Args:
+        lengths: the rows' lineage lengths, rising, >= 1 where there are enough of them for a trend.
+        tables: one [T, columns] array a seed, in points.
+        scale: what the slope is taken against, chosen before looking. LOG2: measured lengths are about geometric, and gains
+            saturate, so every doubling counts the same.
     """
     points, seeds, columns = len(lengths), len(tables), sum(table.shape[1] for table in tables)
     if points < LEAST_POINTS or columns == 0:
-        return Trend(points, seeds, columns, *[math.nan] * 5)
-    curve = np.mean([table.mean(axis=1) for table in tables], axis=0)
-    rho, p = rank_correlation(lengths, curve)
-    slope, low, high = bootstrap([10 * column_slopes(lengths, table) for table in tables])
-    return Trend(points, seeds, columns, rho, p, slope, low, high)
+        return Trend(points, seeds, columns, scale.name, *[math.nan] * 5)
+    at, x = tuple(map(int, lengths)), tuple(scale.axis(length) for length in lengths)
+    curves = np.stack([table.mean(axis=1) - table[0].mean() for table in tables])
+    slopes = np.round(serial.slope(x, curves), DECIMALS)
+    mean, low, high, _ = mean_interval(slopes)
+    if seeds >= SEEDS_AS_UNITS:
+        half, found = (high - low) / 2, t_found(seeds - 1)
+    else:
+        calibrated = serial.calibration(at, x, seeds)
+        half, found = calibrated.critical * float(serial.slope_error(at, x, curves)), calibrated.found
+    rho = spearman(lengths, np.mean([table.mean(axis=1) for table in tables], axis=0))
+    if not half > serial.LEAST_SPREAD:  # numbers without any spread prove nothing
+        half = math.nan
+    return Trend(points, seeds, columns, scale.name, rho, mean, mean - half, mean + half, half * found)
 
 
-def column_slopes(lengths: Sequence[int], table: Array) -> Array:
-    """Least-squares slope of every column [T, n] -> [n], per unit of length."""
-    x = np.asarray(lengths, dtype=np.float64)
-    x = x - x.mean()
-    return np.asarray(np.round(x @ (table - table[:1]) / (x @ x), DECIMALS), dtype=np.float64)
-
-
-def rank_correlation(lengths: Sequence[int], values: Sequence[float] | Array) -> tuple[float, float]:
-    """Spearman's rho and its two-sided permutation p (all orders up to 7 points, else 10,000 fixed random ones).
-
-    Both NaN when the values are constant or fewer than three: there is no correlation to speak of.
-    """
+def spearman(lengths: Sequence[int], values: Sequence[float] | Array) -> float:
+    """Spearman's rank correlation; NaN where the values are constant: there is no order to speak of."""
     from scipy.stats import rankdata
 
     rounded = np.round(np.asarray(values, dtype=np.float64), DECIMALS)
-    if len(rounded) < LEAST_POINTS or np.all(rounded == rounded[0]):
-        return math.nan, math.nan
+    if np.all(rounded == rounded[0]):
+        return math.nan
     x, y = _standard(rankdata(lengths)), _standard(rankdata(rounded))
-    rho = float(np.clip(x @ y, -1, 1))
-    orders = _orders(len(y))
-    extreme = int(np.count_nonzero(np.abs(y[orders] @ x) >= abs(rho) - 1e-9))
-    if len(y) <= EXACT_UP_TO:
-        return rho, extreme / len(orders)
-    return rho, (extreme + 1) / (len(orders) + 1)
+    return float(np.clip(x @ y, -1, 1))
 
 
 def bootstrap(groups: Sequence[Array]) -> tuple[float, float, float]:
@@ -178,21 +212,6 @@ def _resampled(groups: Sequence[Array], sizes: tuple[int, ...]) -> Array:
 def _standard(ranks: Array) -> Array:
     centred = ranks - ranks.mean()
     return np.asarray(centred / np.sqrt(centred @ centred), dtype=np.float64)
-
-
-@lru_cache(maxsize=8)
-def _orders(n: int) -> NDArray[np.int64]:
-    """Orders of n things, one a row."""
-    if n <= EXACT_UP_TO:
-        from itertools import permutations
-
-        return np.array(list(permutations(range(n))), dtype=np.int64)
-    import torch
-
-    from evolve.randomness import generator
-
-    keys = torch.rand(RESAMPLES, n, generator=generator(0, "permutation", n), dtype=torch.float64)
-    return np.asarray(keys.argsort(dim=1).numpy())
 
 
 @lru_cache(maxsize=8)

@@ -1,7 +1,7 @@
 """What a batch measured: methods side by side, paired with the reference. Pure functions on lineages' records.
 
 The unit is one downstream task of one seed, averaged over the generations (SPEC 8): tasks of one seed share an ancestor, so intervals
-resample seeds, then tasks, and a test counts seeds where there are enough of them.
+of means resample seeds, then tasks, and a test counts seeds where there are enough of them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 
 from evolve.batch.file import Batch, Case
 from evolve.curves import Generation, Interval, LineageRecord, evolved, gains, pooled_interval
-from evolve.trends import Array
+from evolve.trends import SEEDS_AS_UNITS, Array, t_found, t_quantile
 
-SEEDS_FOR_CLUSTERS = 3  # from so many on, a test counts seeds and not tasks
 LEVEL = 0.05
+NO_SPREAD = 1e-9  # points
 
 Values = Callable[[Generation], Sequence[float]]
 METRICS: dict[str, Values] = {
@@ -31,12 +31,59 @@ Measured = Mapping[tuple[str, ...], Mapping[int, Table]]  # pairing -> seed -> t
 
 @dataclass(frozen=True)
 class Difference:
-    """A method minus the reference, paired, in points. ``p`` is two-sided; ``holm`` the same, corrected for all methods of the metric."""
+    """A method minus the reference, paired, in points. ``p`` is two-sided; ``holm`` the same, corrected for all methods of the metric.
+
+    ``interval`` is the deciding t-test's own, taken at the level at which Holm's procedure tests this difference (at least 95 %), so
+    it excludes 0 exactly where ``holm`` is below LEVEL. ``resolvable``: the difference that would have been found 8 times in 10.
+    """
 
     interval: Interval
     p: float
     holm: float
     seeds: int  # 1 or 2: the test counts tasks, so it speaks of these ancestors only
+    resolvable: float
+
+    @property
+    def side(self) -> int:
+        """1: shown to be above the reference, -1: below, 0: not shown to differ."""
+        return int(math.copysign(1, self.interval.mean)) if self.holm < LEVEL else 0
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What the t-test of one paired difference needs, before any correction: mean, standard error (0: nothing spreads), its degrees
+    of freedom, and how many tasks and seeds it rests on.
+    """
+
+    mean: float
+    error: float
+    freedom: int
+    tasks: int
+    seeds: int
+
+    @property
+    def p(self) -> float:
+        """Two-sided. NaN where nothing spreads: two or three equal numbers prove nothing; 1 where they are all 0."""
+        from scipy.stats import t
+
+        if self.freedom < 1:
+            return math.nan
+        if self.error <= NO_SPREAD:
+            return 1.0 if abs(self.mean) <= NO_SPREAD else math.nan
+        return float(2 * t.sf(abs(self.mean) / self.error, self.freedom))
+
+    def interval(self, alpha: float) -> Interval:
+        """At level 1 - ``alpha``; without bounds where p says nothing."""
+        half = self._half(alpha)
+        return Interval(self.mean, self.mean - half, self.mean + half, self.tasks)
+
+    def resolvable(self, alpha: float) -> float:
+        """The difference in points that a test at ``alpha`` finds in 8 of 10 repetitions with this error; NaN where nothing spreads."""
+        spread = self.freedom > 0 and self.error > NO_SPREAD
+        return self._half(alpha) * t_found(self.freedom, 1 - alpha) if spread else math.nan
+
+    def _half(self, alpha: float) -> float:
+        return math.nan if math.isnan(self.p) else self.error * t_quantile(self.freedom, 1 - alpha)
 
 
 @dataclass(frozen=True)
@@ -61,7 +108,7 @@ def compare(batch: Batch, records: Sequence[tuple[Case, LineageRecord]], metric:
         mine = [(c, r) for c, r in records if c.method == reference]
         controls = {name: _measured(mine, control_values(name)) for name in batch.controls if name not in there}
         there |= {name: found for name, found in controls.items() if found}
-    differences = corrected({m: found for m in there if m != reference and (found := difference(there[m], there.get(reference, {})))})
+    differences = against(there, reference)
     best = _best(there)
     return [
         Row(method, metric, _pooled(_by_seed(found)), sum(map(len, found.values())), differences.get(method), method == reference, method == best)
@@ -121,33 +168,28 @@ def _paired(one: Measured, other: Measured) -> dict[int, Array]:
     return _by_seed(pairs)
 
 
-def difference(one: Measured, other: Measured) -> Difference | None:
-    """The paired difference, not yet corrected; None where nothing pairs."""
-    groups = _paired(one, other)
-    return Difference(_pooled(groups), p := _p(groups), p, len(groups)) if groups else None
+def against(there: Mapping[str, Measured], reference: str) -> dict[str, Difference]:
+    """Every other method minus the reference, corrected for their number; without those that do not pair."""
+    groups = {m: _paired(there[m], there.get(reference, {})) for m in there if m != reference}
+    return corrected({m: paired_test(found) for m, found in groups.items() if found})
 
 
-def _p(groups: Mapping[int, Array]) -> float:
-    """Two-sided t-test of the paired differences: of the seeds' means from three seeds on, else of the tasks'.
+def paired_test(groups: Mapping[int, Array]) -> Paired:
+    """t-test of the paired differences, an array of tasks a seed: of the seeds' means from SEEDS_AS_UNITS seeds on, else of the tasks'.
 
     Three means may lie close together by chance, and then look like a certain effect. Their variance holds that of the tasks they are means
-    of, so it is taken to be at least what the tasks' spread within seeds says it is. That can only make p larger. NaN where nothing spreads:
-    two or three equal numbers prove nothing.
+    of, so it is taken to be at least what the tasks' spread within seeds says it is. That can only make p larger.
     """
-    from scipy.stats import t, ttest_1samp
-
     parts = [np.round(part, 9) for part in groups.values()]  # float noise is no effect
-    if len(parts) < SEEDS_FOR_CLUSTERS:
-        tasks = np.concatenate(parts)
-        return float(ttest_1samp(tasks, 0.0).pvalue) if len(set(tasks)) > 1 else _without_spread(tasks)
+    tasks = sum(map(len, parts))
+    if len(parts) < SEEDS_AS_UNITS:
+        values = np.concatenate(parts)
+        error = float(values.std(ddof=1)) / math.sqrt(tasks) if tasks > 1 else 0.0
+        return Paired(float(values.mean()), error, tasks - 1, tasks, len(parts))
     means = np.array([part.mean() for part in parts])
     spreads = [part.var(ddof=1) / len(part) for part in parts if len(part) > 1]
     error = math.sqrt(max(float(means.var(ddof=1)), float(np.mean(spreads)) if spreads else 0.0) / len(parts))
-    return float(2 * t.sf(abs(means.mean()) / error, len(parts) - 1)) if error > 1e-9 else _without_spread(means)
-
-
-def _without_spread(values: Array) -> float:
-    return 1.0 if len(values) > 1 and not values.any() else math.nan
+    return Paired(float(means.mean()), error, len(parts) - 1, tasks, len(parts))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -160,10 +202,19 @@ def holm(ps: Sequence[float]) -> list[float]:
     return found
 
 
-def corrected(differences: Mapping[str, Difference]) -> dict[str, Difference]:
-    """The same, with Holm's p."""
-    ps = holm([d.p for d in differences.values()])
-    return {m: Difference(d.interval, d.p, p, d.seeds) for (m, d), p in zip(differences.items(), ps, strict=True)}
+def corrected(tests: Mapping[str, Paired]) -> dict[str, Difference]:
+    """Holm's p, and every interval at the level of Holm's own step: LEVEL over the number of tests not yet passed; for those that do
+    not pass, over the number left where the procedure stopped. What would have been found is told at the first, hardest step.
+    """
+    ps = holm([test.p for test in tests.values()])
+    count = sum(not math.isnan(test.p) for test in tests.values())
+    order = sorted((test.p, method) for (method, test), p in zip(tests.items(), ps, strict=True) if p < LEVEL)
+    passed = {method: LEVEL / (count - rank) for rank, (_, method) in enumerate(order)}
+    stopped, first = LEVEL / max(1, count - len(passed)), LEVEL / max(1, count)
+    return {
+        method: Difference(test.interval(passed.get(method, stopped)), test.p, p, test.seeds, test.resolvable(first))
+        for (method, test), p in zip(tests.items(), ps, strict=True)
+    }
 
 
 def _best(there: Mapping[str, Measured]) -> str | None:
@@ -172,6 +223,13 @@ def _best(there: Mapping[str, Measured]) -> str | None:
         return None
     means = {m: _pooled(_by_seed(found)).mean for m, found in there.items()}
     best = max(means, key=lambda m: means[m])
-    found = {m: d for m in there if m != best and (d := difference(there[best], there[m]))}
-    beaten = all(d.holm < LEVEL and d.interval.mean > 0 for d in corrected(found).values())
-    return best if beaten and len(found) == len(there) - 1 else None
+    found = against(there, best)
+    return best if len(found) == len(there) - 1 and all(d.side < 0 for d in found.values()) else None
+
+
+def power(rows: Sequence[Row]) -> float:
+    """The difference to the reference, in points, that the table would have found 8 times in 10: the median over its methods, at the
+    correction in force. NaN without any test.
+    """
+    sizes = [row.difference.resolvable for row in rows if row.difference and math.isfinite(row.difference.resolvable)]
+    return float(np.median(sizes)) if sizes else math.nan

@@ -9,14 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evolve.batch.compare import SEEDS_FOR_CLUSTERS, Row
+from evolve.batch.compare import Row, power
 from evolve.batch.file import Batch, Case
 from evolve.curves import CONTROLS, Interval, LineageRecord
 from evolve.durable import write_whole
 from evolve.report import csv_bytes, finite, parquet_bytes
 from evolve.scenario import toml_value
+from evolve.trends import SEEDS_AS_UNITS
 
 TITLES = {"accuracy": "accuracy (%)", "gain": "gain (points)"}
+METRIC_WORDS = {"accuracy": "accuracy", "gain": "gain over from-scratch"}
 
 
 def write_batch(batch: Batch, tables: Mapping[str, Sequence[Row]], records: Sequence[tuple[Case, LineageRecord]], out: Path) -> list[Path]:
@@ -62,14 +64,25 @@ def plus_minus(i: Interval, signed: bool = False) -> str:
 def note(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
     """What the numbers are, in words a caption may use."""
     seeds = sorted({case.seed for case in batch.cases})
-    few = any(row.difference and row.difference.seeds < SEEDS_FOR_CLUSTERS for rows in tables.values() for row in rows)
+    few = any(row.difference and row.difference.seeds < SEEDS_AS_UNITS for rows in tables.values() for row in rows)
     text = (
         "Mean over downstream tasks and generations with a 95 % interval (seeds, then tasks, resampled); differences are paired by "
-        f"task and seed; p by Holm's correction. Seeds {', '.join(map(str, seeds))}."
+        "task and seed; p of a t-test by Holm's correction, which decides, and the test's interval at the corrected level. "
+        f"Seeds {', '.join(map(str, seeds))}."
     )
     if few:
         text += " With fewer than three seeds the test counts tasks, so it speaks of these ancestors only."
     return text + " Bold: better than every other method by the corrected test."
+
+
+def power_words(metric: str, rows: Sequence[Row]) -> str:
+    """What the table could have seen; empty without any test."""
+    size = power(rows)
+    if math.isnan(size):
+        return ""
+    tests = sum(row.difference is not None and not math.isnan(row.difference.p) for row in rows)
+    which = "" if tests == 1 else f" (median of {tests} comparisons, corrected for their number)"
+    return f"A difference of {size:.1f} points in {METRIC_WORDS[metric]} would have been found 8 times in 10{which}."
 
 
 def markdown(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
@@ -83,6 +96,8 @@ def markdown(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
             name = f"**{method}**" if row.best else method
             parts.append(f"| {name} | {mean} | {gap} | {p} | {count} |")
         parts.append("")
+        if words := power_words(metric, rows):
+            parts += [words, ""]
     return "\n".join([*parts, note(batch, tables), ""])
 
 
@@ -98,6 +113,8 @@ def latex(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
             # {} first: LaTeX takes a "[" after the last row's end for its argument
             parts.append("{}" + " & ".join((name, *map(escape, cells(row)))) + r" \\")
         parts += [r"\bottomrule", r"\end{tabular}", ""]
+        if words := power_words(metric, rows):
+            parts += [rf"\par{{\footnotesize {escape(words)}}}", ""]
     return "\n".join([*parts, "% " + note(batch, tables), ""])
 
 

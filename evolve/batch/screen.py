@@ -14,7 +14,7 @@ from rich.table import Table
 from evolve import cost
 from evolve.batch.compare import Row
 from evolve.batch.file import Batch
-from evolve.batch.finish import TITLES, cells, note, reference_of
+from evolve.batch.finish import TITLES, cells, note, power_words, reference_of
 from evolve.batch.run import OpenBatch
 from evolve.engine import Event, Notice, StageDone, StageFailed, StageStarted
 from evolve.run import worker_places
@@ -116,5 +116,7 @@ def print_tables(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> None:
         for row in rows:
             table.add_row(row.method, *cells(row), style="bold" if row.best else "")
         console.print(table)
+        if power := power_words(metric, rows):
+            console.print(power, style="dim", markup=False, soft_wrap=True)
         console.print()
     console.print(note(batch, tables), style="dim", markup=False, soft_wrap=True)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from evolve import condenser_table
-from evolve.batch.compare import LEVEL, SEEDS_FOR_CLUSTERS
 from evolve.batch.compare import Row as Compared
 from evolve.batch.file import Batch
-from evolve.batch.finish import cells, reference_of
+from evolve.batch.finish import METRIC_WORDS, cells, power_words, reference_of
 from evolve.curves import SEEDS_WANTED
 from evolve.economy import economy, economy_sentence
 from evolve.page.read import Section
 from evolve.page.tables import timed
+from evolve.trends import SEEDS_AS_UNITS
 from evolve.verdict import gain_sentence, verdict
-
-METRIC_WORDS = {"accuracy": "accuracy", "gain": "gain over from-scratch"}
 
 
 def findings(batch: Batch, tables: Mapping[str, Sequence[Compared]]) -> list[str]:
@@ -23,7 +21,7 @@ def findings(batch: Batch, tables: Mapping[str, Sequence[Compared]]) -> list[str
     found = []
     for metric, rows in tables.items():
         reference, name = reference_of(batch, rows), METRIC_WORDS[metric]
-        held = [row for row in rows if row.difference and row.difference.holm < LEVEL]  # NaN: no test from one pair
+        held = [row for row in rows if row.difference and row.difference.side]
         found += [_difference(row, name, reference) for row in held]
         others = [row.method for row in rows if row.difference and row not in held]
         if others:
@@ -33,13 +31,15 @@ def findings(batch: Batch, tables: Mapping[str, Sequence[Compared]]) -> list[str
             found.append(f"{best.method} has the highest {name}; its difference to every other row is supported after correction.")
         elif len(rows) > 1:
             found.append(f"No row is shown to be better in {name} than all the others.")
+        if power := power_words(metric, rows):
+            found.append(power)
     return found
 
 
 def _difference(row: Compared, metric: str, reference: str) -> str:
     _, gap, p, _ = cells(row)
     assert row.difference is not None, "only rows with a difference are told of"
-    side = "above" if row.difference.interval.mean > 0 else "below"
+    side = "above" if row.difference.side > 0 else "below"
     return f"{row.method} is {side} {reference} in {metric}: {gap} points (corrected p {p if p.startswith('<') else f'= {p}'})."
 
 
@@ -61,10 +61,12 @@ def _seeds(section: Section) -> Iterator[str]:
     if not seeds:
         return
     named = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
-    if section.batch and len(seeds) < SEEDS_FOR_CLUSTERS:
+    if section.batch and len(seeds) < SEEDS_AS_UNITS:
         yield f"Only {named}: the tests count downstream tasks, not seeds, so they speak of these ancestors only."
+    elif len(seeds) < SEEDS_AS_UNITS:
+        yield f"Only {named}: a trend speaks of these ancestors and their tasks only; from {SEEDS_AS_UNITS} seeds on it speaks of others."
     elif len(seeds) < SEEDS_WANTED:
-        yield f"Only {named}: a trend of a single ancestor's drift cannot be told from a trend of the method; {SEEDS_WANTED} are wanted."
+        yield f"Only {named}: intervals over so few are wide; {SEEDS_WANTED} are wanted."
 
 
 def _unfinished(section: Section) -> Iterator[str]:

@@ -165,3 +165,41 @@ def test_a_few_equal_numbers_prove_nothing(seeds, tasks):
     a = {s: np.full((1, tasks), 0.6) for s in range(seeds)}
     d = rows({"a": a, "b": {s: table + 0.004 for s, table in a.items()}})["b"]
     assert math.isnan(d.difference.p) and not d.best
+
+
+def batch_of_noise(rng, methods, seeds, tasks, shift=0.0):
+    """{method: the test of its difference to the reference}: effects of a seed's ancestor and of its tasks; the first has a true one."""
+    found = {}
+    for number in range(methods):
+        groups = {s: shift * (number == 0) + rng.normal(0, 1) + rng.normal(0, 2, tasks) for s in range(seeds)}
+        found[str(number)] = room.paired_test(groups)
+    return room.corrected(found)
+
+
+@pytest.mark.parametrize(("methods", "seeds", "tasks"), [(1, 3, 10), (8, 3, 10), (8, 5, 5), (3, 2, 10)])
+def test_the_difference_that_a_table_names_is_found_eight_times_in_ten(methods, seeds, tasks):
+    rng = np.random.default_rng(methods + seeds)
+
+    def size(differences):
+        return room.power([room.Row(m, "gain", d.interval, seeds, d) for m, d in differences.items()])
+
+    typical = np.median([size(batch_of_noise(rng, methods, seeds, tasks)) for _ in range(200)])
+    found = [batch_of_noise(rng, methods, seeds, tasks, typical)["0"].side > 0 for _ in range(400)]
+    assert 0.7 <= np.mean(found) <= 0.9
+
+
+def test_three_seeds_and_eight_comparisons_cannot_find_three_points():
+    """The table says a size well above the 3 points that it cannot see, where a seed's effect spreads by 1 point and a task's by 2."""
+    differences = batch_of_noise(np.random.default_rng(0), 8, 3, 5)
+    assert np.median([d.resolvable for d in differences.values()]) > 6
+
+
+@given(
+    st.lists(st.tuples(st.floats(-3, 3), st.floats(0.01, 2), st.integers(1, 6)), min_size=1, max_size=9),
+)
+def test_an_interval_excludes_0_exactly_where_the_corrected_test_says_so(drawn_tests):
+    tests = {str(i): room.Paired(mean, error, freedom, 5, 3) for i, (mean, error, freedom) in enumerate(drawn_tests)}
+    for d in room.corrected(tests).values():
+        if abs(d.holm - room.LEVEL) > 1e-6:
+            assert (d.interval.low > 0, d.interval.high < 0) == (d.side > 0, d.side < 0)
+            assert (d.side != 0) == (d.holm < room.LEVEL)

@@ -10,6 +10,7 @@ from evolve.batch import compare as room
 from evolve.batch.file import Batch, Case
 from evolve.batch.finish import latex, markdown
 from evolve.batch.screen import print_tables
+from evolve.page.words import findings
 
 ODD = "[3, 4] ours [/b] ^ ~ > | 5 % a_b"
 
@@ -41,3 +42,19 @@ def test_latex_takes_no_name_for_a_command(made):
 def test_markdown_rows_keep_their_cells(made):
     row = next(line for line in markdown(*made).splitlines() if "ours" in line)
     assert row.replace(r"\|", "").count("|") == 6
+
+
+def test_every_form_of_the_table_says_what_it_could_have_seen(made, capsys):
+    batch, tables = made
+    size = room.power(tables["accuracy"])
+    words = f"A difference of {size:.1f} points in accuracy would have been found 8 times in 10."
+    print_tables(batch, tables)
+    assert size == tables["accuracy"][1].difference.resolvable > 0
+    assert all(words in text for text in (markdown(batch, tables), latex(batch, tables), capsys.readouterr().out))
+    assert words in findings(batch, tables)
+
+
+def test_a_table_without_a_test_claims_no_power(made):
+    batch, tables = made
+    alone = {"accuracy": tables["accuracy"][:1]}
+    assert "8 times in 10" not in markdown(batch, alone) + latex(batch, alone)
