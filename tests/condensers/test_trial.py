@@ -21,7 +21,7 @@ from evolve.condensers.interface import Trial
 from evolve.condensers.trial import chosen, concluded, layer_gains, pooled
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.descendants import downstream_tasks, train_together
+from evolve.descendants import downstream_tasks, train_descendant, train_together
 from evolve.errors import UserError
 from evolve.inheritance import inherit
 from evolve.learngene import extract
@@ -36,6 +36,7 @@ CONDENSING = (1, 3, 4, 6)
 LEARN = DescendSettings(classes_per_task=3, shots=6, epochs=4, batch=6, lr=0.05)
 FULL = vgg16_plan(1.0)
 PAPER = (0, 10, 11, 12)
+LONGER = replace(LEARN, epochs=10, augment=())  # from scratch it learns the toys
 
 
 @cache
@@ -236,22 +237,38 @@ def test_how_they_learn_and_inherit_is_handed_on(monkeypatch: pytest.MonkeyPatch
     assert len(calls) == len(done.trials) + 1  # all as deep as the ancestor: they share one from-scratch reference
 
 
+def test_what_an_ancestor_has_learned_pays_and_the_budget_decides_how_much_of_it_is_taken() -> None:
+    d = replace(LEARN, classes_per_task=4, descendants=1, shots=8, epochs=40)
+    ancestor = inherit(PLAN, None, 4, 0, 0)
+    learned = train_descendant(ancestor, downstream_tasks(d, (0, 2, 5, 7), toy(), 0)[0], toy(), d, 0, 0, quiet)
+    assert learned.last > 0.9
+    brief = replace(LEARN, epochs=2, augment=())
+    free, bound, naive = (
+        condense_ancestor(replace(asked(state, budget=budget, trial_tasks=4), descend=brief))
+        for state, budget in ((ancestor.state_dict(), 1.0), (ancestor.state_dict(), 0.0), (weights(), 1.0))
+    )
+    gains = [tries(free)[name].gain for name in ("front 2", "front 7", "front 13")]
+    assert free.selected == (0, 1, 2, 3, 4) and gains == sorted(gains) and gains[-1] > 0.4
+    assert bound.selected == (0, 1, 2) and bound.trials == tuple(replace(t, within=t.share < 0.49) for t in free.trials)
+    assert max(t.gain for t in naive.trials) < 0.2  # an untrained one has nothing to give
+
+
 def test_a_set_that_cannot_learn_loses() -> None:
     """conv10 is dead: whatever holds it stays at chance. Only what leaves it out can be chosen, whatever the budget."""
-    done = condense_ancestor(asked(weights(dead=["conv10"]), budget=1.0))
-    assert all((t.gain < -0.1) == (3 in t.layers) for t in done.trials), [(t.origins, t.gain) for t in done.trials]
+    done = condense_ancestor(replace(asked(weights(dead=["conv10"]), budget=1.0, trial_tasks=3), descend=LONGER))
+    assert all((t.gain < -0.2) == (3 in t.layers) for t in done.trials), [(t.origins, t.gain) for t in done.trials]
     assert 3 not in done.selected and tries(done)[WHOLE].within
 
 
 def test_a_rivals_choice_can_win_and_is_named() -> None:
     """conv1 is dead, and every set of ours holds it."""
-    done = condense_ancestor(asked(weights(dead=["conv1"]), {"cka": (1, 2)}))
+    done = condense_ancestor(replace(asked(weights(dead=["conv1"]), {"cka": (1, 2)}, trial_tasks=3), descend=LONGER))
     assert done.selected == (1, 2) and done.selected_by.startswith("trial: cka, ")
     assert done.margin > 0.1 and done.alpha[0, 0] < 0
 
 
 def test_repeats_learn_other_tasks_and_say_how_many_agreed() -> None:
-    done = condense_ancestor(asked(weights(dead=["conv1"]), {"cka": (1, 2)}, repeats=2))
+    done = condense_ancestor(replace(asked(weights(dead=["conv1"]), {"cka": (1, 2)}, repeats=2), descend=LONGER))
     assert done.repeats == ((1, 2), (1, 2)) and done.agreement == 1.0
     assert all(len(t.gains) == 4 for t in done.trials) and done.selected_by.endswith(", 2 condensations")
 

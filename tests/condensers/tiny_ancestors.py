@@ -17,7 +17,7 @@ from evolve.data.sources import ImageSet
 from evolve.networks.architecture import Architecture
 from evolve.networks.plan import vgg16_plan
 from evolve.networks.vit_plan import BlockSpec, ViTPlan
-from evolve.settings import CondenseSettings, DescendSettings, InheritSettings
+from evolve.settings import CondenseSettings, DescendSettings
 
 VGG16 = vgg16_plan(1 / 32)
 VIT = ViTPlan(4, 16, 16, 2, tuple(BlockSpec(f"block{n}") for n in range(1, 5)))
@@ -58,17 +58,14 @@ def request(
     progress: Progress = quiet,
     reference: bool = False,
     weights: Mapping[str, Tensor] | None = None,
-    descend: DescendSettings = DESCEND,
-    inherit: InheritSettings = InheritSettings(),
-    rivals: Mapping[str, tuple[int, ...]] | None = None,
     **more: Any,
 ) -> Request:
-    """A request for ``method``; trial descendants learn as ``descend`` says; ``more`` are condense settings, ``weights`` replace some of the ancestor's."""
+    """A request for ``method``; trial descendants learn as DESCEND says; ``more`` are condense settings, ``weights`` replace some of the ancestor's."""
     quick = {"trial_tasks": 2, "epochs": 1, "batch": 6, "meta_batch": 6, "meta_fraction": 0.34, "lr": 0.05}
     c = CondenseSettings(method=method, **(quick | more))
     record = {"gradients": [list(row) for row in gradients]}
     held = dict(state(architecture)) | dict(weights or {})
-    return Request(architecture, held, record, CLASSES, resident(), c, seed, progress, reference, None, descend, inherit, rivals or {})
+    return Request(architecture, held, record, CLASSES, resident(), c, seed, progress, reference, descend=DESCEND)
 
 
 def broken(architecture: Architecture = VGG16) -> dict[str, Tensor]:
