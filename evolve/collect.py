@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from evolve import lineage
-from evolve.curves import Descent, Generation, LineageRecord
+from evolve.curves import Descent, Generation, LineageRecord, Tried
 from evolve.lineage import Peek, World
 from evolve.networks.family import from_json
 from evolve.store import Stage
@@ -61,6 +61,7 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
         agreement=gene.get("agreement"),
         descendant=lineage.heir(world, gene).describe(),
         share=plan.share(gene["layers"]),
+        trials=tuple(_tried(trial, gene["groups"]) for trial in gene["trials"]),
         inherited=descents["inherited"],
         scratch=descents.get("from-scratch"),
         shuffled=descents.get("shuffled"),
@@ -73,6 +74,11 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
         forgetting=ancestor.get("forgetting"),
         backward_transfer=ancestor.get("backward_transfer"),
     )
+
+
+def _tried(trial: Mapping[str, Any], groups: list[list[str]]) -> Tried:
+    names = tuple(_group_name(groups[place]) for place in trial["layers"])
+    return Tried(", ".join(trial["origins"]), names, trial["share"], trial["gain"], trial["error"])
 
 
 def _group_name(group: list[str]) -> str:

@@ -22,7 +22,9 @@ class Method:
     computes: bool = False
 
 
-EVERY = frozenset(f.name for f in fields(CondenseSettings)) - {"fixed_set", "args"}  # a stage is told its layers, as ``fixed``
+TRIAL = frozenset({"budget", "trial_tasks"})
+# A stage is told its layers, as ``fixed``, and its rivals as inputs, whose keys say how they chose.
+EVERY = frozenset(f.name for f in fields(CondenseSettings)) - TRIAL - {"fixed_set", "rivals", "args"}
 IMAGES = frozenset({"images_per_class", "meta_fraction"})
 CHOICE = frozenset({"selection", "top_k", "fixed"})
 BILEVEL = frozenset({"lookahead", "outer"})  # read under that objective alone
@@ -38,6 +40,7 @@ TABLE = {
     "gradient": Method(frozenset({"window", "top_k", "fixed"}), draws=False),
     "random": Method(frozenset({"top_k"})),
     "fixed": Method(frozenset({"fixed"}), draws=False),
+    "trial": Method(TRIAL, computes=True),
 }
 PLUGGED = Method(EVERY, computes=True)  # nothing is known of another package's
 

@@ -13,9 +13,10 @@ beside it); `evolve plan` times a few steps and scales each kind of stage by mea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from evolve.candidates import Choice, candidates, trial_settings
 from evolve.fewshot.settings import READ
 from evolve.inheritors import descendant
 from evolve.lineage import ancestor_plan, measured, paper_descendant
@@ -94,7 +95,8 @@ def seconds(settings: Settings, kind: str, recipe: Mapping[str, Any]) -> float:
     if kind == "accumulate":
         return _accumulate_seconds(settings, ancestor, recipe)
     if kind == "condense":
-        return _condense_seconds(settings, ancestor)
+        method = recipe["condense"]["method"] if "condense" in recipe else settings.condense.method
+        return _condense_seconds(replace(settings, condense=replace(settings.condense, method=method)), ancestor)
     if kind == "fewshot":
         return _fewshot_seconds(settings, paper_descendant(settings), recipe["learner"])
     if recipe["method"] == "full-ancestor":
@@ -121,6 +123,8 @@ def _condense_seconds(s: Settings, ancestor: Architecture) -> float:
     c = s.condense
     if c.method in ("fixed", "gradient", "random"):
         return 0.1
+    if c.method == "trial":
+        return c.repeats * _trial_seconds(s, ancestor)
     train, _ = images_per_class(s, "condense")
     classes = len(s.data.condense_classes) or s.data.split[1]
     images = classes * min(train, c.images_per_class or train)
@@ -139,6 +143,17 @@ def _condense_seconds(s: Settings, ancestor: Architecture) -> float:
     passes = 4 + 3 * ahead if ahead else 3
     work = Work(ancestor.paper_descendant(), s.data.size, own + rates_of(ancestor).matching * matched * 2, passes)
     return iterations * work.seconds() + Work(ancestor, s.data.size, 0, 0, images * c.meta_fraction).seconds()
+
+
+def _trial_seconds(s: Settings, ancestor: Architecture) -> float:
+    """The descendants of every candidate, of each of their architectures twice: inherited and from scratch, although a process trains the latter once for
+    all generations. What rivals choose is taken for one of them.
+    """
+    c = s.condense
+    tried = candidates(Choice(ancestor, c.granularity, s.inherit, c.budget), {})
+    plans = {plan for candidate in tried for plan in (candidate.plan, candidate.plan.anonymous())}
+    learning = replace(s, descend=trial_settings(s.descend, c.trial_tasks))
+    return sum(_descend_seconds(learning, plan) for plan in plans)
 
 
 def _expected(s: Settings, ancestor: Architecture) -> Architecture:
@@ -196,6 +211,8 @@ def estimate(settings: Settings, workers: int = 2) -> float:
     trained = generations - c.untrained
     descents = generations * (1 + c.from_scratch * c.draws) + sum(trained // every for every in (c.shuffled, c.joint, c.distilled) if every)
     rest = descents * one + generations * seconds(settings, "condense", {})
+    others = settings.condense.rivals if settings.condense.method == "trial" else ()
+    rest += generations * sum(seconds(settings, "condense", {"condense": {"method": name}}) for name in others)
     rest += (trained // c.full_ancestor + c.from_scratch * c.draws if c.full_ancestor else 0) * seconds(settings, "descend", {"method": "full-ancestor"})
     rest += (trained // c.distilled if c.distilled else 0) * _hints_seconds(settings, ancestor_plan(settings))
     rest += sum(seconds(settings, "fewshot", {"learner": learner}) for learner in set(settings.fewshot.learners))

@@ -52,13 +52,13 @@ def condense(ancestor: str, out: Path, images: Images, weights: Weights, place: 
     check_out(out, force)
     found = run_and_task(ancestor)
     if found is None:
-        opened, stage, origin = _of_file(Path(ancestor), images, weights, place)
+        opened, stages, origin = _of_file(Path(ancestor), images, weights, place)
     else:
         given = {"--scenario": images.scenario, "--profile": images.profile, "--seed": images.seed, "--network": weights.network}
         if name := next((name for name, value in given.items() if value is not None), ""):
             raise UserError(f"--ancestor {ancestor}: a run says itself which images, which seed and which network; leave {name} out")
         opened, before = _open(*found, images.overrides, place)
-        stage = lineage.condense(opened.world, found[1], before)
+        stages = _condensations(opened, found[1], before)
         origin = {"scenario": opened.order.scenario.settings.name, "profile": opened.order.scenario.profile, "lineage": found[1]}
     with SCREEN.status(f"condensing {ancestor}") as status:
 
@@ -68,7 +68,8 @@ def condense(ancestor: str, out: Path, images: Images, weights: Weights, place: 
             elif isinstance(event, Notice):
                 SCREEN.print(event.text, style="dim")
 
-        run_stages(lambda: [stage], opened.store.root, "evolve.perform:perform_stage", opened.context, 0, show)
+        run_stages(lambda: stages, opened.store.root, "evolve.perform:perform_stage", opened.context, 0, show)
+    stage = stages[-1]
     result = opened.store.get(stage.key)
     if result is None:
         raise UserError(f"{opened.store.root}: the result of {stage.label} is damaged; run the same command again to compute it anew")
@@ -153,8 +154,8 @@ def _open(folder: Path, task: int, overrides: Sequence[str], place: dict[str, An
     return opened, stage
 
 
-def _of_file(file: Path, images: Images, weights: Weights, place: dict[str, Any]) -> tuple[Opened, Stage, dict[str, Any]]:
-    """The condensation of an ancestor's file, with the settings it is to be done by, and what to say of it."""
+def _of_file(file: Path, images: Images, weights: Weights, place: dict[str, Any]) -> tuple[Opened, list[Stage], dict[str, Any]]:
+    """The condensation of an ancestor's file, after what it needs, with the settings it is to be done by, and what to say of it."""
     if images.scenario is None:
         raise UserError(f"--ancestor {file}: say with --scenario which images condense it, such as --scenario cifar-seq25 --profile quick")
     ancestor = ancestor_file.import_weights(file, weights.network, weights.width, weights.size) if weights.network else ancestor_file.load(file)
@@ -168,7 +169,12 @@ def _of_file(file: Path, images: Images, weights: Weights, place: dict[str, Any]
     opened = open_run(order, lambda text: SCREEN.print(text, style="dim"))
     before = _imported(opened, ancestor)
     origin = {"ancestor": file.name, "ancestor_from": ancestor.provenance, "scenario": chosen.settings.name, "profile": chosen.profile}
-    return opened, lineage.condense(opened.world, 0, before, of="file "), origin
+    return opened, _condensations(opened, 0, before, of="file "), origin
+
+
+def _condensations(opened: Opened, length: int, ancestor: Stage, of: str = "") -> list[Stage]:
+    """The condensation of an ancestor, last, after those that it needs."""
+    return [*lineage.rivals(opened.world, length, ancestor, of).values(), lineage.condense(opened.world, length, ancestor, of)]
 
 
 def _imported(opened: Opened, ancestor: AncestorFile) -> Stage:

@@ -13,7 +13,7 @@ that key. So "what is left to do" is always the same question: which of these st
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from evolve import condenser_table
@@ -31,8 +31,10 @@ RAISED = {"baseline++": 1, "deepemd": 1}  # few-shot learners whose numbers alon
 # Strategies whose numbers alone changed, by head: BN's statistics under MAS, and the heads of tasks to come under a penalty.
 MENDED = {("mas", "shared"), ("mas", "single"), *((strategy, "per-task") for strategy in ("mas", "ewc", "si"))}
 TASKS = ("descendants", "classes_per_task", "shots", "test_per_class")  # [descend]: what chooses the downstream tasks
+LEARNING = ("epochs", "batch", "optimizer", "lr", "momentum", "weight_decay", "warmup", "schedule", "augment")  # [descend]: how a descendant learns
 
 PAPERS, WHOLE = "paper's descendant", "whole ancestor"  # architectures that have a from-scratch control of their own
+RIVAL = "rival "  # begins the role of an input of method "trial"
 SPARSE = ("shuffled", "joint", "full-ancestor", "distilled")  # controls that need not run at every generation
 
 Peek = Callable[[str], "Mapping[str, Any] | None"]  # a stage's key -> its record, if it is in the store
@@ -91,7 +93,7 @@ def generation(world: World, length: int, ancestor: Stage, peek: Peek) -> Iterat
     """Condense, inherit and measure one ancestor, with the controls that hang from it."""
     controls = world.settings.controls
     learngene = condense(world, length, ancestor)
-    yield learngene
+    yield from (*rivals(world, length, ancestor).values(), learngene)
     yield descend(world, "inherited", length, learngene)
     chosen = peek(learngene.key)
     if chosen and controls.from_scratch:
@@ -105,7 +107,8 @@ def generation(world: World, length: int, ancestor: Stage, peek: Peek) -> Iterat
     if due(world, "joint", length):
         joint = accumulate(world, length, ancestor, strategy="joint")
         joint_gene = condense(world, length, joint, of="joint ")
-        yield from (joint, joint_gene, descend(world, "joint", length, joint_gene))
+        others = rivals(world, length, joint, of="joint ").values()
+        yield from (joint, *others, joint_gene, descend(world, "joint", length, joint_gene))
 
 
 def measured(settings: Settings) -> tuple[int, ...]:
@@ -177,7 +180,25 @@ def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
         recipe["agreed"] = 2  # as VERSIONS: how repeats are put together
     if condenser_table.method(s.condense.method).computes:
         recipe["arithmetic"] = world.arithmetic
-    return _stage("condense", f"{of}condense {length}", recipe, {"ancestor": ancestor}, priority=1)
+    if s.condense.method == "trial":
+        recipe |= _trial(s)
+    inputs = {"ancestor": ancestor} | {f"{RIVAL}{name}": stage for name, stage in rivals(world, length, ancestor, of).items()}
+    return _stage("condense", f"{of}condense {length}", recipe, inputs, priority=1)
+
+
+def rivals(world: World, length: int, ancestor: Stage, of: str = "") -> dict[str, Stage]:
+    """The same ancestor's condensations by other methods, by name, whose choices method "trial" tries; none under another method. They are
+    the stages of the scenario that names that method, so a batch of both computes them once.
+    """
+    c = world.settings.condense
+    if c.method != "trial":
+        return {}
+
+    def by(name: str) -> Stage:
+        settings = replace(world.settings, condense=replace(c, method=name))
+        return condense(replace(world, settings=settings), length, ancestor, of=f"{of}{name} ")
+
+    return {name: by(name) for name in c.rivals}
 
 
 def descend(world: World, method: str, length: int, source: Stage) -> Stage:
@@ -291,6 +312,13 @@ def _condense_settings(s: Settings) -> dict[str, Any]:
     chosen = _keyed(s.condense, without=("fixed_set",)) | {"fixed": _fixed_numbers(s)}
     read = condenser_table.read(s.condense)
     return {name: value for name, value in chosen.items() if name in read}
+
+
+def _trial(s: Settings) -> dict[str, Any]:
+    """What method "trial" reads of other sections: how its descendants learn and inherit. All of it is spelled out."""
+    unread = {"momentum"} if s.descend.optimizer == "adamw" else set()
+    learning = {name: _plain(getattr(s.descend, name)) for name in (*TASKS[1:], *LEARNING) if name not in unread}
+    return {"trial": {"descend": learning, "inherit": _keyed(s.inherit)} | marked("inheritors", s.inherit.method)}
 
 
 def _fixed_numbers(s: Settings) -> list[int]:

@@ -24,6 +24,7 @@ from evolve.fewshot.settings import FewshotSettings
 from evolve.gpus import SET_LIMIT
 from evolve.inheritors import descendant
 from evolve.learngene import Learngene, extract, flatten, shuffled, unflatten
+from evolve.lineage import RIVAL
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture, from_json
 from evolve.networks.network import frozen
@@ -187,7 +188,7 @@ def _condense(stage: Stage, inputs: Mapping[str, Result], resident: Resident, st
     recipe = stage.recipe
     settings: CondenseSettings = _settings(CondenseSettings, recipe["condense"])
     plan = _plan(recipe)
-    state = trunk(inputs["ancestor"].tensors("ancestor"))
+    state, trial = trunk(inputs["ancestor"].tensors("ancestor")), recipe.get("trial", {})
     request = Request(
         architecture=plan,
         state=state,
@@ -198,6 +199,9 @@ def _condense(stage: Stage, inputs: Mapping[str, Result], resident: Resident, st
         seed=recipe["seed"],
         progress=progress,
         reference=recipe.get("arithmetic") == "reference",
+        descend=_settings(DescendSettings, trial.get("descend", {})),
+        inherit=_settings(InheritSettings, trial.get("inherit", {})),
+        rivals=_rivals(inputs),
     )
     chosen = condense_ancestor(request)
     groups = plan.integral_layers(settings.granularity)
@@ -217,9 +221,16 @@ def _condense(stage: Stage, inputs: Mapping[str, Result], resident: Resident, st
         "agreement": chosen.agreement,
         "history": chosen.history,
         "effort": dict(chosen.effort),
+        "trials": [tried.to_json() for tried in chosen.trials],
         "ancestor_plan": plan.to_json(),
     }
     return record, {"learngene": flatten(learngene)}
+
+
+def _rivals(inputs: Mapping[str, Result]) -> dict[str, tuple[int, ...]]:
+    """What other condensers chose, by name; one that decided nothing chose nothing."""
+    records = {role.removeprefix(RIVAL): result.record for role, result in inputs.items() if role.startswith(RIVAL)}
+    return {name: tuple(record["selected"]) for name, record in records.items() if record["status"] in ("selected", "fixed")}
 
 
 def _descend(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:

@@ -38,6 +38,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "gradient": "evolve.condensers.gradient:gradient",
         "random": "evolve.condensers.controls:random",
         "fixed": "evolve.condensers.controls:fixed",
+        "trial": "evolve.condensers.trial:trial",
     },
     "inheritors": {  # (ancestor Architecture, selected layers) -> descendant Architecture
         "stack": "evolve.inheritors:stack",

@@ -248,6 +248,8 @@ def check_rooms(world: World, resident: Any, origin: str) -> None:
         images = [resident.indices(i, test=False) for i in world.condense_classes]
         draw_images(images, [resident.own_id(i) for i in world.condense_classes], s.condense.images_per_class, world.seed)
         downstream_tasks(s.descend, world.descend_classes, resident, world.seed)
+        if s.condense.method == "trial":
+            downstream_tasks(s.descend, world.condense_classes, resident, world.seed, "condensing")
         if any("episodes" in READ[name] for name in s.fewshot.learners):
             Episodes(resident, world.ancestor_classes, s.descend.classes_per_task, s.fewshot, world.seed, s.stream.images_per_class).check()
     except UserError as error:

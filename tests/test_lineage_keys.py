@@ -11,7 +11,7 @@ import pytest
 from evolve import condenser_table, lineage, scenario
 from evolve.lineage import World
 from evolve.registry import BUILTIN, names
-from evolve.settings import Settings
+from evolve.settings import CondenseSettings, Settings
 from evolve.store import Stage, stage_key
 
 SPLIT = (tuple(range(64)), tuple(range(64, 80)), tuple(range(80, 100)))
@@ -57,7 +57,8 @@ def with_changed(settings: Settings, section: str, name: str, metadata: Mapping[
 # What each section's settings may change. The shape of the data is in the images' fingerprint, not in a key.
 REACH = {"ancestor": ("accumulate", "condense", "descend"), "condense": ("condense", "descend"), "inherit": ("descend",), "descend": ("descend",)}
 # Read only under another setting: they must not change a key here.
-UNREAD = {"ancestor.checkpoint", "ancestor.keep", "descend.distill_weight", "condense.top_k", "condense.window", "condense.args"} | {"condense.lookahead", "condense.outer"}
+UNREAD = {"ancestor.checkpoint", "ancestor.keep", "descend.distill_weight", "condense.top_k", "condense.window", "condense.args"}
+UNREAD |= {"condense.budget", "condense.trial_tasks", "condense.rivals", "condense.lookahead", "condense.outer"}
 
 
 @pytest.mark.parametrize("section", REACH)
@@ -166,6 +167,12 @@ CONTEXTS = (
 )
 
 
+def read_with_rivals(c: CondenseSettings) -> frozenset[str]:
+    """Method trial's inputs are other condensers' choices, whose keys are in its own."""
+    rivals = [condenser_table.read(replace(c, method=name)) for name in c.rivals] if c.method == "trial" else []
+    return condenser_table.read(c).union(*rivals, {"rivals"} if rivals else ())
+
+
 @pytest.mark.parametrize("method", BUILTIN["condensers"])
 def test_a_condense_setting_changes_the_key_if_and_only_if_the_method_reads_it(method: str) -> None:
     """tests/condensers/test_controls.py holds the table to what the condensers do read."""
@@ -174,7 +181,7 @@ def test_a_condense_setting_changes_the_key_if_and_only_if_the_method_reads_it(m
         key = lineage.condense(base, 1, lineage.accumulate(base, 1, None)).key
         for f in fields(base.settings.condense):
             other = replace(base, settings=with_changed(base.settings, "condense", f.name, f.metadata))
-            read = condenser_table.read(base.settings.condense) | condenser_table.read(other.settings.condense)
+            read = read_with_rivals(base.settings.condense) | read_with_rivals(other.settings.condense)
             expected = f.name in read
             if f.name in ("fixed", "fixed_set", "top_k") and "fixed" in read:  # all three name the fixed set
                 expected = expected or lineage.fixed_layers(base.settings) != lineage.fixed_layers(other.settings)
@@ -187,6 +194,37 @@ def test_only_methods_that_compute_have_the_arithmetic_in_their_key() -> None:
         fast = world(f"condense.method={method}")
         keys_of = [lineage.condense(w, 0, lineage.accumulate(w, 0, None)).key for w in (fast, replace(fast, reference=True))]
         assert (keys_of[0] == keys_of[1]) == (method in ("fisher", "gradient", "random", "fixed")), method
+
+
+def test_how_descendants_learn_and_inherit_decides_a_trial() -> None:
+    def key(*more: str, method: str = "trial") -> str:
+        w = world(f"condense.method={method}", *more)
+        return lineage.condense(w, 1, lineage.accumulate(w, 1, None)).key
+
+    for name in (*lineage.LEARNING, "classes_per_task", "shots", "test_per_class"):
+        for method in BUILTIN["condensers"]:
+            w = world(f"condense.method={method}")
+            metadata = next(f.metadata for f in fields(w.settings.descend) if f.name == name)
+            other = replace(w, settings=with_changed(w.settings, "descend", name, metadata))
+            one, two = (lineage.condense(v, 1, lineage.accumulate(v, 1, None)).key for v in (w, other))
+            assert (one != two) == (method == "trial"), f"{method}: descend.{name}"
+    for change in ("inherit.method=repeat", "inherit.lr_scale=0.5", "condense.rivals=[]", 'condense.rivals=["cka"]'):
+        assert key(change) != key(), change
+    for change in ("descend.descendants=9", "descend.distill_weight=3", "condense.epochs=9"):
+        assert (key(change) == key()) == (not change.startswith("condense")), change
+    assert key("descend.optimizer=adamw", "descend.momentum=0.5") == key("descend.optimizer=adamw")
+
+
+def test_a_rivals_condensation_is_the_one_of_the_scenario_that_names_it() -> None:
+    one = world("condense.method=trial", 'condense.rivals=["cka","fisher"]', "controls.joint=3")
+    mine = stages(one)
+    assert set(mine["condense 2"].inputs) == {"ancestor", "rival cka", "rival fisher"}
+    for name in ("cka", "fisher"):
+        theirs = stages(world(f"condense.method={name}", "controls.joint=3"))
+        for length in range(4):
+            assert mine[f"{name} condense {length}"].key == theirs[f"condense {length}"].key == mine[f"condense {length}"].inputs[f"rival {name}"]
+        assert mine[f"joint {name} condense 3"].key == theirs["joint condense 3"].key
+    assert not lineage.rivals(world(), 1, mine["accumulate 1"])
 
 
 def test_a_named_sets_layers_are_never_taken_for_stages() -> None:

@@ -51,13 +51,18 @@ def agreed(runs: Sequence[Condensed], request: Request) -> Condensed:
     repeats = tuple(run.selected for run in runs)
     if not good:
         return replace(runs[0], repeats=repeats)
-    alpha = torch.stack([run.alpha for run in good]).mean(0)
-    c = request.c
-    found = condensed(alpha, runs[0].history, good[0].choose or (lambda alpha: select(alpha, c.selection, c.top_k, request.fallback)))
+    found = _pooled(good, runs[0].history, request)
     return replace(
         found,
-        selected_by=f"{found.selected_by}, mean alpha of {len(good)} condensations",
         repeats=repeats,
         effort={name: [number for run in runs for number in run.effort.get(name, [])] for name in runs[0].effort},
         agreement=sum(run.status == "selected" and run.selected == found.selected for run in runs) / len(runs) if found.status == "selected" else None,
     )
+
+
+def _pooled(runs: Sequence[Condensed], history: dict[str, list[float]], request: Request) -> Condensed:
+    if runs[0].pool is not None:
+        return runs[0].pool(runs)
+    c, alpha = request.c, torch.stack([run.alpha for run in runs]).mean(0)
+    found = condensed(alpha, history, runs[0].choose or (lambda alpha: select(alpha, c.selection, c.top_k, request.fallback)))
+    return replace(found, selected_by=f"{found.selected_by}, mean alpha of {len(runs)} condensations")

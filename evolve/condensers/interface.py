@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,11 +15,43 @@ from evolve.condensers.batches import draw_images, split_meta
 from evolve.condensers.selection import Selection, select_scores
 from evolve.data.resident import Resident
 from evolve.errors import UserError
-from evolve.networks.architecture import Architecture, Groups
+from evolve.networks.architecture import Architecture, Groups, owners
 from evolve.networks.network import Network, frozen, initialise
-from evolve.settings import CondenseSettings
+from evolve.settings import CondenseSettings, DescendSettings, InheritSettings
 
 Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a candidate set did under method "trial".
+
+    ``layers``: its 0-based layer groups; ``origins``: where it comes from, such as "front 7" and "meta-network"; ``share``: of the ancestor's
+    weights that a descendant inherits, in [0, 1]; ``within``: whether that is within the budget. ``gains``: a task's accuracy with the set
+    inherited less that of the same architecture from scratch, both shares in [0, 1], one number a task.
+    """
+
+    layers: tuple[int, ...]
+    origins: tuple[str, ...]
+    share: float
+    within: bool
+    gains: tuple[float, ...]
+
+    @property
+    def gain(self) -> float:
+        """Mean over the tasks, a share: 0.152 is 15.2 points."""
+        return math.fsum(self.gains) / len(self.gains)
+
+    @property
+    def error(self) -> float:
+        """The mean's standard error over the tasks, a share; 0 for a single task, which tells nothing of it."""
+        n, mean = len(self.gains), self.gain
+        return math.sqrt(math.fsum((gain - mean) ** 2 for gain in self.gains) / (n - 1) / n) if n > 1 else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a stage's record, ``gain`` and ``error`` among them."""
+        held = {"layers": list(self.layers), "origins": list(self.origins), "share": self.share, "within": self.within}
+        return held | {"gain": self.gain, "error": self.error, "gains": list(self.gains)}
 
 
 @dataclass(frozen=True)
@@ -29,6 +62,8 @@ class Condensed:
     ``selected``: 0-based positions; ``status``: "selected", "tied", "collapsed" or "fixed"; ``history``: per epoch. Of repeated
     condensations ``repeats`` holds every selection and ``agreement`` the share that equals ``selected``. ``choose``: the rule that made
     the selection of alpha; None stands for the meta-network's. ``effort``: numbers on how it was reached, a list of one a condensation.
+    ``trials``: every candidate set of method "trial", by share; ``pool``: how repeated condensations become one where that is not
+    ``choose`` on their mean alpha.
     """
 
     alpha: Tensor
@@ -43,6 +78,8 @@ class Condensed:
     agreement: float | None = None
     choose: Callable[[Tensor], Selection] | None = None
     effort: Mapping[str, list[float]] = field(default_factory=dict)
+    trials: tuple[Trial, ...] = ()
+    pool: Callable[[Sequence[Condensed]], Condensed] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,8 +98,12 @@ class Request:
 
     ``architecture`` and ``state``: the ancestor's network and its state dict; ``ancestor_record``: what its training recorded (empty for a
     network that was not trained here); ``classes``: the condensing classes' ids, whose images ``resident`` holds; ``seed`` draws
-    everything random, but for the split of a repeat, which ``split_seed`` draws. ``reference``: leave every derivative to autograd. ``wrong_images``: a null test; the seed of the permutation by which
-    every image gets another one's ancestor features (read by ``meta-network`` and ``similarity``).
+    everything random, but for the split of a repeat, which ``split_seed`` draws. ``reference``: leave every derivative to autograd.
+    ``wrong_images``: a null test; the seed of the permutation by which every image gets another one's ancestor features (read by
+    ``meta-network`` and ``similarity``).
+
+    Only method "trial" reads the rest: how its descendants inherit and learn, and ``rivals``, the 0-based groups that other condensers chose
+    of this ancestor, by their names.
     """
 
     architecture: Architecture
@@ -76,6 +117,9 @@ class Request:
     reference: bool = False
     split_seed: int | None = None
     wrong_images: int | None = None
+    descend: DescendSettings = DescendSettings()
+    inherit: InheritSettings = InheritSettings()
+    rivals: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @cached_property
     def groups(self) -> Groups:
@@ -88,7 +132,7 @@ class Request:
         if self.c.fixed:
             return numbered_groups(self.groups, self.c.fixed)
         chosen = self.architecture.named_set(self.c.fixed_set, self.c.top_k)
-        owner = _owners(self.groups)
+        owner = owners(self.groups)
         return tuple(sorted({owner[place] for place in chosen}))
 
     @cached_property
@@ -150,13 +194,9 @@ def numbered_groups(groups: Groups, fixed: Sequence[int]) -> tuple[int, ...]:
     Where the numbers go beyond the groups they number the single layers, and the groups that hold those are meant:
     the paper's set 1, 11, 12, 13 is stages 1 and 5. Raises UserError for a number beyond both.
     """
-    owner = _owners(groups)
+    owner = owners(groups)
     if max(fixed) <= len(groups):
         return tuple(sorted({n - 1 for n in fixed}))
     if max(fixed) > len(owner):
         raise UserError(f"condense.fixed = {list(fixed)}: the ancestor has layers 1 to {len(owner)}")
     return tuple(sorted({owner[n - 1] for n in fixed}))
-
-
-def _owners(groups: Groups) -> list[int]:
-    return [number for number, group in enumerate(groups) for _ in group]

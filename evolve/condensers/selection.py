@@ -84,7 +84,7 @@ def select_scores(scores: Tensor, selection: str, top_k: int, fallback: Sequence
         zeros = torch.zeros_like(values)
         why = f"fixed set, because the scores of {wild} of {len(values)} layers are not finite"
         return Selection(zeros, zeros + 1 / len(values), tuple(sorted(set(fallback))), 0.0, "collapsed", why)
-    weights = torch.softmax(values if selection == "threshold" else _standardised(values), dim=0)
+    weights = torch.softmax(values if selection == "threshold" else standardised(values), dim=0)
     kept, margin = _cut(weights, selection, top_k, by=values)
     status, why = _judge_scores(values, kept, selection)
     if status != "selected":
@@ -93,7 +93,8 @@ def select_scores(scores: Tensor, selection: str, top_k: int, fallback: Sequence
     return Selection(values, weights, kept, margin, status, why)
 
 
-def _standardised(scores: Tensor) -> Tensor:
+def standardised(scores: Tensor) -> Tensor:
+    """Scores [L] less their mean, over their standard deviation; zeros where they are all equal."""
     spread = scores.std(correction=0)
     return (scores - scores.mean()) / spread if spread > 0 else torch.zeros_like(scores)
 

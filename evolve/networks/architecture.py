@@ -134,12 +134,14 @@ class Architecture(ABC):
     @cached_property
     def parameters(self) -> float:
         """Weights of all layers; the head is left out."""
-        return float(sum(_count(shape) for name in self.all_layers for shape in self.shapes(name).values()))
-
+        return self._weights(self.all_layers)
 
     def share(self, layers: Iterable[str]) -> float:
-        """The part of all layers' weights, in [0, 1], that ``layers`` hold; heads count nowhere. KeyError for a layer it does not have."""
-        return sum(_count(shape) for name in set(layers) for shape in self.shapes(name).values()) / self.parameters
+        """The part of :attr:`parameters` that ``layers`` (extras too) hold, in [0, 1]. KeyError for a layer that it lacks."""
+        return self._weights(set(layers)) / self.parameters
+
+    def _weights(self, layers: Iterable[str]) -> float:
+        return float(sum(_count(shape) for name in layers for shape in self.shapes(name).values()))
 
 
 def _count(shape: Sequence[int]) -> int:
@@ -164,6 +166,11 @@ def front_or_last(name: str, layers: int, count: int) -> tuple[int, ...]:
     if name == "last":
         return tuple(range(layers - count, layers))
     raise ValueError(f"unknown set {name!r}; known: {', '.join(SETS)}")
+
+
+def owners(groups: Groups) -> list[int]:
+    """For each layer of ``groups``, in order, the position of the group that holds it."""
+    return [position for position, group in enumerate(groups) for _ in group]
 
 
 def check_names(architecture: Architecture, selected: Iterable[str]) -> set[str]:

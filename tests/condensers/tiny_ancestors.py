@@ -17,11 +17,12 @@ from evolve.data.sources import ImageSet
 from evolve.networks.architecture import Architecture
 from evolve.networks.plan import vgg16_plan
 from evolve.networks.vit_plan import BlockSpec, ViTPlan
-from evolve.settings import CondenseSettings
+from evolve.settings import CondenseSettings, DescendSettings
 
 VGG16 = vgg16_plan(1 / 32)
 VIT = ViTPlan(4, 16, 16, 2, tuple(BlockSpec(f"block{n}") for n in range(1, 5)))
 CLASSES = (0, 1, 3)
+DESCEND = DescendSettings(classes_per_task=2, shots=4, epochs=1, batch=4, lr=0.02)
 
 
 @cache
@@ -59,12 +60,12 @@ def request(
     weights: Mapping[str, Tensor] | None = None,
     **more: Any,
 ) -> Request:
-    """A request for ``method``; ``more`` are condense settings, ``weights`` replace some of the ancestor's."""
-    quick = {"epochs": 1, "batch": 6, "meta_batch": 6, "meta_fraction": 0.34, "lr": 0.05}
+    """A request for ``method``; trial descendants learn as DESCEND says; ``more`` are condense settings, ``weights`` replace some of the ancestor's."""
+    quick = {"trial_tasks": 2, "epochs": 1, "batch": 6, "meta_batch": 6, "meta_fraction": 0.34, "lr": 0.05}
     c = CondenseSettings(method=method, **(quick | more))
     record = {"gradients": [list(row) for row in gradients]}
     held = dict(state(architecture)) | dict(weights or {})
-    return Request(architecture, held, record, CLASSES, resident(), c, seed, progress, reference)
+    return Request(architecture, held, record, CLASSES, resident(), c, seed, progress, reference, descend=DESCEND)
 
 
 def broken(architecture: Architecture = VGG16) -> dict[str, Tensor]:
