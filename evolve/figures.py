@@ -185,8 +185,8 @@ def _mark_zero(axes: Any, values: list[Array] | None, records: Sequence[LineageR
 
 
 def _draw_trend(axes: Any, lengths: Sequence[int], points: Points, t: Trend) -> None:
-    """Where a rise or fall is claimed: the slope's line through the centre of the curve, with the fan of its interval. Nothing where
-    none is: a line would claim what the verdict does not.
+    """Where a rise or fall is claimed: the slope's line through the centre of the curve, with the
+    fan of its interval. Nothing where none is: a line would claim what the verdict does not.
     """
     lengths = [length for length in lengths if length in points]
     if not (t.rises or t.falls) or not lengths:

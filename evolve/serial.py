@@ -1,11 +1,14 @@
-"""How sure a least-squares slope is when the noise along the curve may be correlated: drift of one lineage's ancestor.
+"""How sure a least-squares slope is when the noise along the curve may be correlated: drift of one
+lineage's ancestor.
 
-The noise is taken to be one of a family: independent, AR(1), a random walk over tasks, a random walk that slows as the
-ancestor learns, and mixtures with independent noise. Eight points cannot say which. So the standard error is averaged over the
-family, weighted by restricted likelihood (Harville 1974), and the critical value is the largest over the family of the 95 %
-quantiles of |slope| / error, by simulation: coverage is at least 95 % whichever member is true. At the eight lengths of a quick
-lineage that is 4.9 errors. Noise is what a parabola leaves, not a straight line: gains saturate, or fall late, and a curve that
-bends is not noisy for that; the slope is the least-squares line's all the same.
+The noise is taken to be one of a family: independent, AR(1), a random walk over tasks, a random
+walk that slows as the ancestor learns, and mixtures with independent noise. Eight points cannot say
+which. So the standard error is averaged over the family, weighted by restricted likelihood
+(Harville 1974), and the critical value is the largest over the family of the 95 % quantiles of
+|slope| / error, by simulation: coverage is at least 95 % whichever member is true. At the eight
+lengths of a quick lineage that is 4.9 errors. Noise is what a parabola leaves, not a straight line:
+gains saturate, or fall late, and a curve that bends is not noisy for that; the slope is the
+least-squares line's all the same.
 """
 
 from __future__ import annotations
@@ -30,8 +33,9 @@ LEAST_SPREAD = 1e-9  # points: what is left of a curve that has no noise
 
 @dataclass(frozen=True)
 class Calibration:
-    """``critical``: half-width of the interval in standard errors. ``found``: the slope that is found to differ from 0 in POWER
-    of the samples, in half-widths of a typical (median) interval."""
+    """``critical``: half-width of the interval in standard errors. ``found``: the slope that is
+    found to differ from 0 in POWER of the samples, in half-widths of a typical (median) interval.
+    """
 
     critical: float
     found: float
@@ -39,7 +43,9 @@ class Calibration:
 
 @dataclass(frozen=True)
 class _Model:
-    """One member of the family at given points, T of them, of which F = T - 3 tell of noise (see :func:`_residual_basis`)."""
+    """One member of the family at given points, T of them, of which F = T - 3 tell of noise (see
+    :func:`_residual_basis`).
+    """
 
     root: Array  # [T, T], root @ root.T is the covariance
     whitener: Array  # [T, F]: a curve -> independent numbers of equal variance
@@ -59,7 +65,8 @@ def slope(x: tuple[float, ...], curves: Array) -> Array:
 
 
 def slope_error(lengths: tuple[int, ...], x: tuple[float, ...], curves: Array) -> Array:
-    """Standard error [...] of the mean slope of k curves [..., k, T], averaged over the family of noises.
+    """Standard error [...] of the mean slope of k curves [..., k, T], averaged over the family of
+    noises.
 
     Args:
         lengths: tasks learned at the T points, at least 3, rising: the noise's clock.
@@ -74,11 +81,15 @@ def slope_error(lengths: tuple[int, ...], x: tuple[float, ...], curves: Array) -
 
 @lru_cache(maxsize=64)
 def calibration(lengths: tuple[int, ...], x: tuple[float, ...], count: int) -> Calibration:
-    """For the mean slope of ``count`` curves; the largest of the family's quantiles (see the module's text)."""
+    """For the mean slope of ``count`` curves; the largest of the family's quantiles (see the
+    module's text).
+    """
     design = _design(lengths, x)
     drawn = [_simulated(design, model, count, number) for number, model in enumerate(design.models)]
     critical = max(float(np.quantile(np.abs(slopes) / errors, LEVEL)) for slopes, errors in drawn)
-    found = max(float(np.quantile(critical * e - s, POWER) / np.median(critical * e)) for s, e in drawn)
+    found = max(
+        float(np.quantile(critical * e - s, POWER) / np.median(critical * e)) for s, e in drawn
+    )
     return Calibration(critical, found)
 
 
@@ -114,7 +125,9 @@ def _weights(x: tuple[float, ...]) -> Array:
 
 
 def _residual_basis(x: tuple[float, ...]) -> Array:
-    """Orthonormal columns [T, F] that are blind to every parabola; to every straight line where T < BENDS_FROM."""
+    """Orthonormal columns [T, F] that are blind to every parabola; to every straight line where T <
+    BENDS_FROM.
+    """
     degree = 2 if len(x) >= BENDS_FROM else 1
     trends = np.vander(np.asarray(x, dtype=np.float64), degree + 1)
     return np.asarray(np.linalg.qr(trends, mode="complete")[0][:, degree + 1 :], dtype=np.float64)
@@ -123,7 +136,9 @@ def _residual_basis(x: tuple[float, ...]) -> Array:
 def _errors(design: _Design, curves: Array) -> Array:
     count = curves.shape[-2]
     freedom = count * design.models[0].whitener.shape[-1]
-    squares = np.stack([((curves @ m.whitener) ** 2).sum(axis=(-2, -1)) for m in design.models], axis=-1)
+    squares = np.stack(
+        [((curves @ m.whitener) ** 2).sum(axis=(-2, -1)) for m in design.models], axis=-1
+    )
     scale = np.maximum(squares / freedom, LEAST_SPREAD**2)
     logdets = np.array([m.logdet for m in design.models])
     likelihood = -0.5 * (count * logdets + freedom * np.log(scale))

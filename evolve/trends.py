@@ -1,8 +1,10 @@
-"""Does a curve rise with lineage length? Its slope on a named scale, with the one interval that decides, on plain arrays.
+"""Does a curve rise with lineage length? Its slope on a named scale, with the one interval that
+decides, on plain arrays.
 
-A table holds one seed's values: rows are lineage lengths, columns the descendants (one downstream task each; the same tasks in
-every row). Only the seeds' mean curves count for a trend: what a task adds to all lengths drops out of a slope, and the rows of
-one lineage share their ancestor, so they are not independent measurements.
+A table holds one seed's values: rows are lineage lengths, columns the descendants (one downstream
+task each; the same tasks in every row). Only the seeds' mean curves count for a trend: what a task
+adds to all lengths drops out of a slope, and the rows of one lineage share their ancestor, so they
+are not independent measurements.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ PRINTED = 2  # decimals of an interval's bounds; claims are made of what is prin
 
 @dataclass(frozen=True)
 class Scale:
-    """What a trend's slope is taken against. ``axis`` maps lineage lengths (>= 1) to it; ``per`` names its step."""
+    """What a trend's slope is taken against. ``axis`` maps lineage lengths (>= 1) to it; ``per``
+    names its step.
+    """
 
     name: str
     per: str
@@ -43,10 +47,12 @@ SCALES = {scale.name: scale for scale in (LOG2, LINEAR)}
 
 @dataclass(frozen=True)
 class Trend:
-    """A curve against lineage length. The slope is in points per step of the scale; NaN where undefined.
+    """A curve against lineage length. The slope is in points per step of the scale; NaN where
+    undefined.
 
-    ``low`` and ``high`` bound it at 95 % (see :func:`trend`); this interval alone decides. ``resolvable`` is the size of a slope
-    that such an interval would have told from 0 in 8 of 10 repetitions. ``rho``, Spearman's, only describes.
+    ``low`` and ``high`` bound it at 95 % (see :func:`trend`); this interval alone decides.
+    ``resolvable`` is the size of a slope that such an interval would have told from 0 in 8 of 10
+    repetitions. ``rho``, Spearman's, only describes.
     """
 
     points: int
@@ -76,8 +82,9 @@ class Trend:
 
 
 def side(low: float, high: float) -> int:
-    """1 where an interval lies above 0, -1 below, else 0 (also without bounds). Bounds count as they are printed: one that rounds
-    to 0.00 touches 0, so that no sentence contradicts the numbers beside it.
+    """1 where an interval lies above 0, -1 below, else 0 (also without bounds). Bounds count as
+    they are printed: one that rounds to 0.00 touches 0, so that no sentence contradicts the numbers
+    beside it.
     """
     return int(round(low, PRINTED) > 0) - int(round(high, PRINTED) < 0)
 
@@ -89,7 +96,9 @@ def t_quantile(freedom: int, level: float = LEVEL) -> float:
     return float(stdtrit(freedom, (1 + level) / 2))
 
 
-def mean_interval(values: Sequence[float] | Array, level: float = LEVEL) -> tuple[float, float, float, int]:
+def mean_interval(
+    values: Sequence[float] | Array, level: float = LEVEL
+) -> tuple[float, float, float, int]:
     """(mean, low, high, n) by Student's t over the finite values. No interval (NaN) from fewer than two."""
     finite = np.asarray(values, dtype=np.float64)
     finite = finite[np.isfinite(finite)]
@@ -105,7 +114,8 @@ def mean_interval(values: Sequence[float] | Array, level: float = LEVEL) -> tupl
 
 @lru_cache(maxsize=64)
 def t_found(freedom: int, level: float = LEVEL) -> float:
-    """The size that a two-sided t-test finds in POWER of the samples, in half-widths of a typical (median) interval of that level.
+    """The size that a two-sided t-test finds in POWER of the samples, in half-widths of a typical
+    (median) interval of that level.
 
     From the noncentral t distribution: 1.43 for many degrees of freedom at 95 %, 1.58 for two.
     """
@@ -113,22 +123,25 @@ def t_found(freedom: int, level: float = LEVEL) -> float:
     from scipy.stats import chi2, nct
 
     critical = t_quantile(freedom, level)
-    size = float(brentq(lambda shift: nct.sf(critical, freedom, shift) - POWER, 0.0, 4 * critical + 4))
+    most = 4 * critical + 4
+    size = float(brentq(lambda shift: nct.sf(critical, freedom, shift) - POWER, 0.0, most))
     return size / (critical * math.sqrt(chi2.median(freedom) / freedom))
 
 
 def trend(lengths: Sequence[int], tables: Sequence[Array], scale: Scale = LOG2) -> Trend:
-    """Trend of the mean over seeds and columns: the mean of the seeds' least-squares slopes, and its 95 % interval.
+    """Trend of the mean over seeds and columns: the mean of the seeds' least-squares slopes, and
+    its 95 % interval.
 
-    From SEEDS_AS_UNITS seeds on the interval is Student's over the seeds' slopes, whatever the noise within a lineage: it speaks of
-    lineages in general. One or two seeds give slopes too few for that; their interval allows for noise that is correlated along
-    the lineage (:mod:`evolve.serial`) and speaks of these lineages only.
+    From SEEDS_AS_UNITS seeds on the interval is Student's over the seeds' slopes, whatever the
+    noise within a lineage: it speaks of lineages in general. One or two seeds give slopes too few
+    for that; their interval allows for noise that is correlated along the lineage
+    (:mod:`evolve.serial`) and speaks of these lineages only.
 
     Args:
         lengths: the rows' lineage lengths, rising, >= 1 where there are enough of them for a trend.
         tables: one [T, columns] array a seed, in points.
-        scale: what the slope is taken against, chosen before looking. LOG2: measured lengths are about geometric, and gains
-            saturate, so every doubling counts the same.
+        scale: what the slope is taken against, chosen before looking. LOG2: measured lengths are
+            about geometric, and gains saturate, so every doubling counts the same.
     """
     points, seeds, columns = len(lengths), len(tables), sum(table.shape[1] for table in tables)
     if points < LEAST_POINTS or columns == 0:
@@ -141,15 +154,20 @@ def trend(lengths: Sequence[int], tables: Sequence[Array], scale: Scale = LOG2) 
         half, found = (high - low) / 2, t_found(seeds - 1)
     else:
         calibrated = serial.calibration(at, x, seeds)
-        half, found = calibrated.critical * float(serial.slope_error(at, x, curves)), calibrated.found
+        error = float(serial.slope_error(at, x, curves))
+        half, found = calibrated.critical * error, calibrated.found
     rho = spearman(lengths, np.mean([table.mean(axis=1) for table in tables], axis=0))
     if not half > serial.LEAST_SPREAD:  # numbers without any spread prove nothing
         half = math.nan
-    return Trend(points, seeds, columns, scale.name, rho, mean, mean - half, mean + half, half * found)
+    return Trend(
+        points, seeds, columns, scale.name, rho, mean, mean - half, mean + half, half * found
+    )
 
 
 def spearman(lengths: Sequence[int], values: Sequence[float] | Array) -> float:
-    """Spearman's rank correlation; NaN where the values are constant: there is no order to speak of."""
+    """Spearman's rank correlation; NaN where the values are constant: there is no order to speak
+    of.
+    """
     from scipy.stats import rankdata
 
     rounded = np.round(np.asarray(values, dtype=np.float64), DECIMALS)

@@ -1,7 +1,8 @@
-"""What a lineage's numbers support, in plain words, with the effect that would have been seen (SPEC 8).
+"""What a lineage's numbers support, in plain words, with the effect that would have been seen (SPEC
+8).
 
-One test decides: the interval of the slope of the paired gain over from-scratch (:func:`evolve.trends.trend`). Every other number
-only describes.
+One test decides: the interval of the slope of the paired gain over from-scratch
+(:func:`evolve.trends.trend`). Every other number only describes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ def verdict(summary: Summary) -> str:
     """What the data support, in plain words, with the effect size that would have been seen."""
     if len(summary.lengths) < LEAST_POINTS:
         count = len(summary.lengths)
-        start = f"Too few generations for a trend: {count} measured, at least {LEAST_POINTS} needed."
+        start = (
+            f"Too few generations for a trend: {count} measured, at least {LEAST_POINTS} needed."
+        )
     elif math.isnan(summary.gain.slope):
         start = (
             f"Accuracy changes by {slope_words(summary.accuracy)} with lineage length. The from-scratch control was off "
@@ -35,7 +38,9 @@ def slope_words(t: Trend) -> str:
 
 def _of_gain(summary: Summary) -> str:
     gain = summary.gain
-    numbers = f"gain over from-scratch {slope_words(gain)}, accuracy {slope_words(summary.accuracy)}"
+    numbers = (
+        f"gain over from-scratch {slope_words(gain)}, accuracy {slope_words(summary.accuracy)}"
+    )
     if gain.rises:
         return f"The data support a rise of the gain with lineage length: {numbers}."
     if gain.falls:
@@ -52,14 +57,20 @@ def _halfway(summary: Summary) -> str:
 def _resolution(t: Trend) -> str:
     if math.isnan(t.resolvable):
         return " Without spread there is no interval, so no effect could have been resolved."
-    return f" A change of the gain of {t.resolvable:.2f} {t.unit} would have been found 8 times in 10."
+    return (
+        f" A change of the gain of {t.resolvable:.2f} {t.unit} would have been found 8 times in 10."
+    )
 
 
 def _few_seeds(summary: Summary) -> str:
     count = len(summary.seeds)
     if count >= SEEDS_AS_UNITS:
         return ""
-    start = "This is one lineage (one seed): it speaks" if count == 1 else f"These are {count} seeds: they speak"
+    start = (
+        "This is one lineage (one seed): it speaks"
+        if count == 1
+        else f"These are {count} seeds: they speak"
+    )
     which = "this ancestor and its" if count == 1 else "these ancestors and their"
     return f" {start} of {which} tasks alone; pool {SEEDS_AS_UNITS} seeds or more with `evolve summary`."
 
@@ -75,7 +86,11 @@ def gain_sentence(summary: Summary) -> str:
     """Inheriting against from-scratch, averaged over the lineage."""
     effect = summary.effect("from-scratch")
     if effect is None:
-        return "The from-scratch control was off: no gain." if summary.measured else "No generation has been measured yet."
+        return (
+            "The from-scratch control was off: no gain."
+            if summary.measured
+            else "No generation has been measured yet."
+        )
     interval = effect.interval
     start = f"Inheriting gives {interval.mean:+.2f} points over from-scratch"
     if math.isnan(interval.low):

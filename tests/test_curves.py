@@ -142,7 +142,9 @@ def drawn_noise(rng: np.random.Generator, kind: str, *shape: int) -> Array:
 def test_the_interval_covers_and_a_rise_is_seldom_claimed_of_drift(
     kind: str, lengths: tuple[int, ...], seeds: int
 ) -> None:
-    """Flat truth: noise that all tasks of a seed share, tasks of their own level, noise of every descendant."""
+    """Flat truth: noise that all tasks of a seed share, tasks of their own level, noise of every
+    descendant.
+    """
     rng = np.random.default_rng([len(lengths), seeds, len(kind)])
     trials, tasks = 600, 10
     shared = drawn_noise(rng, kind, trials, seeds)[..., np.array(lengths) - 1, None]
@@ -155,7 +157,8 @@ def test_the_interval_covers_and_a_rise_is_seldom_claimed_of_drift(
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
 def test_the_size_that_is_named_is_found_eight_times_in_ten(seeds: int) -> None:
-    """Under the noise that is hardest for one lineage, a random walk, and typical interval widths."""
+    """Under the noise that is hardest for one lineage, a random walk, and typical interval widths.
+    """
     rng = np.random.default_rng(seeds)
     noise = [[rng.normal(size=(25, 1)).cumsum(axis=0)[np.array(QUICK) - 1] for _ in range(seeds)] for _ in range(800)]
     size = np.median([trends.trend(QUICK, tables).resolvable for tables in noise])
@@ -165,7 +168,9 @@ def test_the_size_that_is_named_is_found_eight_times_in_ten(seeds: int) -> None:
 
 
 def test_a_curve_that_bends_is_not_noisy_for_that() -> None:
-    """Gains that saturate, or grow by the task, clearly and without noise to speak of, rise for one lineage too."""
+    """Gains that saturate, or grow by the task, clearly and without noise to speak of, rise for one
+    lineage too.
+    """
     rng = np.random.default_rng(3)
     t = np.array(QUICK, dtype=np.float64)
     for curve in (40 * (1 - np.exp(-t / 4)), t, [14.9, 25, 33, 44.9, 50, 53.6, 55, 56.4]):

@@ -31,10 +31,12 @@ Measured = Mapping[tuple[str, ...], Mapping[int, Table]]  # pairing -> seed -> t
 
 @dataclass(frozen=True)
 class Difference:
-    """A method minus the reference, paired, in points. ``p`` is two-sided; ``holm`` the same, corrected for all methods of the metric.
+    """A method minus the reference, paired, in points. ``p`` is two-sided; ``holm`` the same,
+    corrected for all methods of the metric.
 
-    ``interval`` is the deciding t-test's own, taken at the level at which Holm's procedure tests this difference (at least 95 %), so
-    it excludes 0 exactly where ``holm`` is below LEVEL. ``resolvable``: the difference that would have been found 8 times in 10.
+    ``interval`` is the deciding t-test's own, taken at the level at which Holm's procedure tests
+    this difference (at least 95 %), so it excludes 0 exactly where ``holm`` is below LEVEL.
+    ``resolvable``: the difference that would have been found 8 times in 10.
     """
 
     interval: Interval
@@ -51,8 +53,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Paired:
-    """What the t-test of one paired difference needs, before any correction: mean, standard error (0: nothing spreads), its degrees
-    of freedom, and how many tasks and seeds it rests on.
+    """What the t-test of one paired difference needs, before any correction: mean, standard error
+    (0: nothing spreads), its degrees of freedom, and how many tasks and seeds it rests on.
     """
 
     mean: float
@@ -63,7 +65,9 @@ class Paired:
 
     @property
     def p(self) -> float:
-        """Two-sided. NaN where nothing spreads: two or three equal numbers prove nothing; 1 where they are all 0."""
+        """Two-sided. NaN where nothing spreads: two or three equal numbers prove nothing; 1 where
+        they are all 0.
+        """
         from scipy.stats import t
 
         if self.freedom < 1:
@@ -78,7 +82,9 @@ class Paired:
         return Interval(self.mean, self.mean - half, self.mean + half, self.tasks)
 
     def resolvable(self, alpha: float) -> float:
-        """The difference in points that a test at ``alpha`` finds in 8 of 10 repetitions with this error; NaN where nothing spreads."""
+        """The difference in points that a test at ``alpha`` finds in 8 of 10 repetitions with this
+        error; NaN where nothing spreads.
+        """
         spread = self.freedom > 0 and self.error > NO_SPREAD
         return self._half(alpha) * t_found(self.freedom, 1 - alpha) if spread else math.nan
 
@@ -169,16 +175,20 @@ def _paired(one: Measured, other: Measured) -> dict[int, Array]:
 
 
 def against(there: Mapping[str, Measured], reference: str) -> dict[str, Difference]:
-    """Every other method minus the reference, corrected for their number; without those that do not pair."""
+    """Every other method minus the reference, corrected for their number; without those that do not
+    pair.
+    """
     groups = {m: _paired(there[m], there.get(reference, {})) for m in there if m != reference}
     return corrected({m: paired_test(found) for m, found in groups.items() if found})
 
 
 def paired_test(groups: Mapping[int, Array]) -> Paired:
-    """t-test of the paired differences, an array of tasks a seed: of the seeds' means from SEEDS_AS_UNITS seeds on, else of the tasks'.
+    """t-test of the paired differences, an array of tasks a seed: of the seeds' means from
+    SEEDS_AS_UNITS seeds on, else of the tasks'.
 
-    Three means may lie close together by chance, and then look like a certain effect. Their variance holds that of the tasks they are means
-    of, so it is taken to be at least what the tasks' spread within seeds says it is. That can only make p larger.
+    Three means may lie close together by chance, and then look like a certain effect. Their
+    variance holds that of the tasks they are means of, so it is taken to be at least what the
+    tasks' spread within seeds says it is. That can only make p larger.
     """
     parts = [np.round(part, 9) for part in groups.values()]  # float noise is no effect
     tasks = sum(map(len, parts))
@@ -203,18 +213,21 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def corrected(tests: Mapping[str, Paired]) -> dict[str, Difference]:
-    """Holm's p, and every interval at the level of Holm's own step: LEVEL over the number of tests not yet passed; for those that do
-    not pass, over the number left where the procedure stopped. What would have been found is told at the first, hardest step.
+    """Holm's p, and every interval at the level of Holm's own step: LEVEL over the number of tests
+    not yet passed; for those that do not pass, over the number left where the procedure stopped.
+    What would have been found is told at the first, hardest step.
     """
     ps = holm([test.p for test in tests.values()])
     count = sum(not math.isnan(test.p) for test in tests.values())
-    order = sorted((test.p, method) for (method, test), p in zip(tests.items(), ps, strict=True) if p < LEVEL)
-    passed = {method: LEVEL / (count - rank) for rank, (_, method) in enumerate(order)}
+    held = dict(zip(tests, ps, strict=True))
+    order = sorted((m for m, p in held.items() if p < LEVEL), key=lambda m: tests[m].p)
+    passed = {m: LEVEL / (count - rank) for rank, m in enumerate(order)}
     stopped, first = LEVEL / max(1, count - len(passed)), LEVEL / max(1, count)
-    return {
-        method: Difference(test.interval(passed.get(method, stopped)), test.p, p, test.seeds, test.resolvable(first))
-        for (method, test), p in zip(tests.items(), ps, strict=True)
-    }
+    found = {}
+    for m, test in tests.items():
+        interval = test.interval(passed.get(m, stopped))
+        found[m] = Difference(interval, test.p, held[m], test.seeds, test.resolvable(first))
+    return found
 
 
 def _best(there: Mapping[str, Measured]) -> str | None:
@@ -228,8 +241,9 @@ def _best(there: Mapping[str, Measured]) -> str | None:
 
 
 def power(rows: Sequence[Row]) -> float:
-    """The difference to the reference, in points, that the table would have found 8 times in 10: the median over its methods, at the
-    correction in force. NaN without any test.
+    """The difference to the reference, in points, that the table would have found 8 times in 10:
+    the median over its methods, at the correction in force. NaN without any test.
     """
-    sizes = [row.difference.resolvable for row in rows if row.difference and math.isfinite(row.difference.resolvable)]
-    return float(np.median(sizes)) if sizes else math.nan
+    sizes = [row.difference.resolvable for row in rows if row.difference]
+    tested = [size for size in sizes if math.isfinite(size)]
+    return float(np.median(tested)) if tested else math.nan

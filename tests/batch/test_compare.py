@@ -168,7 +168,9 @@ def test_a_few_equal_numbers_prove_nothing(seeds, tasks):
 
 
 def batch_of_noise(rng, methods, seeds, tasks, shift=0.0):
-    """{method: the test of its difference to the reference}: effects of a seed's ancestor and of its tasks; the first has a true one."""
+    """{method: the test of its difference to the reference}: effects of a seed's ancestor and of
+    its tasks; the first has a true one.
+    """
     found = {}
     for number in range(methods):
         groups = {s: shift * (number == 0) + rng.normal(0, 1) + rng.normal(0, 2, tasks) for s in range(seeds)}
@@ -189,7 +191,9 @@ def test_the_difference_that_a_table_names_is_found_eight_times_in_ten(methods, 
 
 
 def test_three_seeds_and_eight_comparisons_cannot_find_three_points():
-    """The table says a size well above the 3 points that it cannot see, where a seed's effect spreads by 1 point and a task's by 2."""
+    """The table says a size well above the 3 points that it cannot see, where a seed's effect
+    spreads by 1 point and a task's by 2.
+    """
     differences = batch_of_noise(np.random.default_rng(0), 8, 3, 5)
     assert np.median([d.resolvable for d in differences.values()]) > 6
 
