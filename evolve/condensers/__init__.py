@@ -59,9 +59,18 @@ def agreed(runs: Sequence[Condensed], request: Request) -> Condensed:
     )
 
 
-def _pooled(runs: Sequence[Condensed], history: dict[str, list[float]], request: Request) -> Condensed:
+def _pooled(
+    runs: Sequence[Condensed], history: dict[str, list[float]], request: Request
+) -> Condensed:
     if runs[0].pool is not None:
         return runs[0].pool(runs)
     c, alpha = request.c, torch.stack([run.alpha for run in runs]).mean(0)
-    found = condensed(alpha, history, runs[0].choose or (lambda alpha: select(alpha, c.selection, c.top_k, request.fallback, c.objective)))
-    return replace(found, selected_by=f"{found.selected_by}, mean alpha of {len(runs)} condensations")
+    found = condensed(
+        alpha,
+        history,
+        runs[0].choose
+        or (lambda alpha: select(alpha, c.selection, c.top_k, request.fallback, c.objective)),
+    )
+    return replace(
+        found, selected_by=f"{found.selected_by}, mean alpha of {len(runs)} condensations"
+    )
