@@ -24,7 +24,9 @@ class Method:
 
 TRIAL = frozenset({"budget", "trial_tasks"})
 # A stage is told its layers, as ``fixed``, and its rivals as inputs, whose keys say how they chose.
-EVERY = frozenset(f.name for f in fields(CondenseSettings)) - TRIAL - {"fixed_set", "rivals", "args"}
+EVERY = (
+    frozenset(f.name for f in fields(CondenseSettings)) - TRIAL - {"fixed_set", "rivals", "args"}
+)
 IMAGES = frozenset({"images_per_class", "meta_fraction"})
 CHOICE = frozenset({"selection", "top_k", "fixed"})
 BILEVEL = frozenset({"lookahead", "outer"})  # read under that objective alone

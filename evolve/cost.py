@@ -96,7 +96,9 @@ def seconds(settings: Settings, kind: str, recipe: Mapping[str, Any]) -> float:
         return _accumulate_seconds(settings, ancestor, recipe)
     if kind == "condense":
         method = recipe["condense"]["method"] if "condense" in recipe else settings.condense.method
-        return _condense_seconds(replace(settings, condense=replace(settings.condense, method=method)), ancestor)
+        return _condense_seconds(
+            replace(settings, condense=replace(settings.condense, method=method)), ancestor
+        )
     if kind == "fewshot":
         return _fewshot_seconds(settings, paper_descendant(settings), recipe["learner"])
     if recipe["method"] == "full-ancestor":
@@ -146,8 +148,9 @@ def _condense_seconds(s: Settings, ancestor: Architecture) -> float:
 
 
 def _trial_seconds(s: Settings, ancestor: Architecture) -> float:
-    """The descendants of every candidate, of each of their architectures twice: inherited and from scratch, although a process trains the latter once for
-    all generations. What rivals choose is taken for one of them.
+    """The descendants of every candidate, of each of their architectures twice: inherited and from
+    scratch, although a process trains the latter once for all generations. What rivals choose is
+    taken for one of them.
     """
     c = s.condense
     tried = candidates(Choice(ancestor, c.granularity, s.inherit, c.budget), {})

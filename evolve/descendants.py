@@ -41,12 +41,17 @@ class Trained:
 
 
 def downstream_tasks(
-    d: DescendSettings, class_ids: Sequence[int], resident: Resident, seed: int, role: str = "descend"
+    d: DescendSettings,
+    class_ids: Sequence[int],
+    resident: Resident,
+    seed: int,
+    role: str = "descend",
 ) -> list[DownstreamTask]:
     """The tasks of ``d.descendants`` descendants, the same for every method and generation.
 
     Task i depends only on (seed, i); its classes do not depend on the shots, and fewer shots are a part of more.
-    ``role`` is what the classes are to the lineage, for errors. Raises UserError naming the setting and the most that the images allow.
+    ``role`` is what the classes are to the lineage, for errors. Raises UserError naming the setting
+    and the most that the images allow.
     """
     ids = sorted(set(class_ids))
     _check(d, ids, resident, role)
@@ -55,7 +60,10 @@ def downstream_tasks(
 
 def _check(d: DescendSettings, ids: Sequence[int], resident: Resident, role: str) -> None:
     if d.classes_per_task > len(ids):
-        raise UserError(f"descend.classes_per_task = {d.classes_per_task}: there are {len(ids)} {role} classes; give at most {len(ids)}")
+        raise UserError(
+            f"descend.classes_per_task = {d.classes_per_task}: "
+            f"there are {len(ids)} {role} classes; give at most {len(ids)}"
+        )
     train = {c: len(resident.indices(c, test=False)) for c in ids}
     test = {c: len(resident.indices(c, test=True)) for c in ids}
     for key, value, counts in (("shots", d.shots, train), ("test_per_class", max(1, d.test_per_class), test)):
@@ -63,7 +71,10 @@ def _check(d: DescendSettings, ids: Sequence[int], resident: Resident, role: str
         if value > counts[least]:
             kind = "training" if key == "shots" else "test"
             most = counts[least]
-            raise UserError(f"descend.{key} = {value}: {role} class {resident.own_id(least)} has {most} {kind} images; give at most {most}")
+            raise UserError(
+                f"descend.{key} = {value}: {role} class {resident.own_id(least)} "
+                f"has {most} {kind} images; give at most {most}"
+            )
 
 
 def _task(d: DescendSettings, ids: Sequence[int], resident: Resident, seed: int, number: int) -> DownstreamTask:

@@ -68,7 +68,14 @@ def condense(ancestor: str, out: Path, images: Images, weights: Weights, place: 
             elif isinstance(event, Notice):
                 SCREEN.print(event.text, style="dim")
 
-        run_stages(lambda: stages, opened.store.root, "evolve.perform:perform_stage", opened.context, 0, show)
+        run_stages(
+            lambda: stages,
+            opened.store.root,
+            "evolve.perform:perform_stage",
+            opened.context,
+            0,
+            show,
+        )
     stage = stages[-1]
     result = opened.store.get(stage.key)
     if result is None:
@@ -154,8 +161,12 @@ def _open(folder: Path, task: int, overrides: Sequence[str], place: dict[str, An
     return opened, stage
 
 
-def _of_file(file: Path, images: Images, weights: Weights, place: dict[str, Any]) -> tuple[Opened, list[Stage], dict[str, Any]]:
-    """The condensation of an ancestor's file, after what it needs, with the settings it is to be done by, and what to say of it."""
+def _of_file(
+    file: Path, images: Images, weights: Weights, place: dict[str, Any]
+) -> tuple[Opened, list[Stage], dict[str, Any]]:
+    """The condensation of an ancestor's file, after what it needs, with the settings it is to be
+    done by, and what to say of it.
+    """
     if images.scenario is None:
         raise UserError(f"--ancestor {file}: say with --scenario which images condense it, such as --scenario cifar-seq25 --profile quick")
     ancestor = ancestor_file.import_weights(file, weights.network, weights.width, weights.size) if weights.network else ancestor_file.load(file)
@@ -174,7 +185,10 @@ def _of_file(file: Path, images: Images, weights: Weights, place: dict[str, Any]
 
 def _condensations(opened: Opened, length: int, ancestor: Stage, of: str = "") -> list[Stage]:
     """The condensation of an ancestor, last, after those that it needs."""
-    return [*lineage.rivals(opened.world, length, ancestor, of).values(), lineage.condense(opened.world, length, ancestor, of)]
+    return [
+        *lineage.rivals(opened.world, length, ancestor, of).values(),
+        lineage.condense(opened.world, length, ancestor, of),
+    ]
 
 
 def _imported(opened: Opened, ancestor: AncestorFile) -> Stage:

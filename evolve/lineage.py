@@ -31,7 +31,17 @@ RAISED = {"baseline++": 1, "deepemd": 1}  # few-shot learners whose numbers alon
 # Strategies whose numbers alone changed, by head: BN's statistics under MAS, and the heads of tasks to come under a penalty.
 MENDED = {("mas", "shared"), ("mas", "single"), *((strategy, "per-task") for strategy in ("mas", "ewc", "si"))}
 TASKS = ("descendants", "classes_per_task", "shots", "test_per_class")  # [descend]: what chooses the downstream tasks
-LEARNING = ("epochs", "batch", "optimizer", "lr", "momentum", "weight_decay", "warmup", "schedule", "augment")  # [descend]: how a descendant learns
+LEARNING = (
+    "epochs",
+    "batch",
+    "optimizer",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "warmup",
+    "schedule",
+    "augment",
+)  # [descend]: how a descendant learns
 
 PAPERS, WHOLE = "paper's descendant", "whole ancestor"  # architectures that have a from-scratch control of their own
 RIVAL = "rival "  # begins the role of an input of method "trial"
@@ -182,13 +192,16 @@ def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
         recipe["arithmetic"] = world.arithmetic
     if s.condense.method == "trial":
         recipe |= _trial(s)
-    inputs = {"ancestor": ancestor} | {f"{RIVAL}{name}": stage for name, stage in rivals(world, length, ancestor, of).items()}
+    inputs = {"ancestor": ancestor} | {
+        f"{RIVAL}{name}": stage for name, stage in rivals(world, length, ancestor, of).items()
+    }
     return _stage("condense", f"{of}condense {length}", recipe, inputs, priority=1)
 
 
 def rivals(world: World, length: int, ancestor: Stage, of: str = "") -> dict[str, Stage]:
-    """The same ancestor's condensations by other methods, by name, whose choices method "trial" tries; none under another method. They are
-    the stages of the scenario that names that method, so a batch of both computes them once.
+    """The same ancestor's condensations by other methods, by name, whose choices method "trial"
+    tries; none under another method. They are the stages of the scenario that names that method, so
+    a batch of both computes them once.
     """
     c = world.settings.condense
     if c.method != "trial":
@@ -315,10 +328,19 @@ def _condense_settings(s: Settings) -> dict[str, Any]:
 
 
 def _trial(s: Settings) -> dict[str, Any]:
-    """What method "trial" reads of other sections: how its descendants learn and inherit. All of it is spelled out."""
+    """What method "trial" reads of other sections: how its descendants learn and inherit. All of it
+    is spelled out.
+    """
     unread = {"momentum"} if s.descend.optimizer == "adamw" else set()
-    learning = {name: _plain(getattr(s.descend, name)) for name in (*TASKS[1:], *LEARNING) if name not in unread}
-    return {"trial": {"descend": learning, "inherit": _keyed(s.inherit)} | marked("inheritors", s.inherit.method)}
+    learning = {
+        name: _plain(getattr(s.descend, name))
+        for name in (*TASKS[1:], *LEARNING)
+        if name not in unread
+    }
+    return {
+        "trial": {"descend": learning, "inherit": _keyed(s.inherit)}
+        | marked("inheritors", s.inherit.method)
+    }
 
 
 def _fixed_numbers(s: Settings) -> list[int]:

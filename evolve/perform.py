@@ -229,8 +229,16 @@ def _condense(stage: Stage, inputs: Mapping[str, Result], resident: Resident, st
 
 def _rivals(inputs: Mapping[str, Result]) -> dict[str, tuple[int, ...]]:
     """What other condensers chose, by name; one that decided nothing chose nothing."""
-    records = {role.removeprefix(RIVAL): result.record for role, result in inputs.items() if role.startswith(RIVAL)}
-    return {name: tuple(record["selected"]) for name, record in records.items() if record["status"] in ("selected", "fixed")}
+    records = {
+        role.removeprefix(RIVAL): result.record
+        for role, result in inputs.items()
+        if role.startswith(RIVAL)
+    }
+    return {
+        name: tuple(record["selected"])
+        for name, record in records.items()
+        if record["status"] in ("selected", "fixed")
+    }
 
 
 def _descend(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:

@@ -244,11 +244,17 @@ def _problems(s: Settings) -> Iterator[str]:
         yield f"condense.repeats = {s.condense.repeats}: method {s.condense.method} draws nothing, so every repeat would be the same; allowed is 1"
     methods = {s.condense.method, *(s.condense.rivals if s.condense.method == "trial" else ())}
     if "fisher" in methods and s.ancestor.strategy in ("scr", "cope"):
-        key = 'condense.method = "fisher"' if s.condense.method == "fisher" else f"condense.rivals = {toml_value(s.condense.rivals)}"
-        yield f"{key}: a {s.ancestor.strategy} ancestor predicts by distances, not by the head that fisher reads; choose another"
+        key = (
+            'condense.method = "fisher"'
+            if s.condense.method == "fisher"
+            else f"condense.rivals = {toml_value(s.condense.rivals)}"
+        )
+        why = "predicts by distances, not by the head that fisher reads"
+        yield f"{key}: a {s.ancestor.strategy} ancestor {why}; choose another"
     rivals = s.condense.rivals
     if "trial" in rivals or len(set(rivals)) < len(rivals):
-        yield f"condense.rivals = {toml_value(rivals)}: expected other condensers than trial, each once"
+        shown = toml_value(rivals)
+        yield f"condense.rivals = {shown}: expected other condensers than trial, each once"
     if s.condense.args and methods <= condenser_table.TABLE.keys():
         yield f"condense.args = {toml_value(s.condense.args)}: method {s.condense.method} takes none, they are a plug-in's; allowed is {{}}"
     for room in ("ancestor", "condense", "descend", "fewshot"):
@@ -292,7 +298,11 @@ def _split_problems(s: Settings) -> Iterator[str]:
     if len(s.data.split) != 3:
         yield f"data.split = {list(s.data.split)}: expected three counts: ancestor, condensing, descendant classes"
         return
-    trial = (("descend.classes_per_task", "condense", s.descend.classes_per_task),) if s.condense.method == "trial" else ()
+    trial = (
+        (("descend.classes_per_task", "condense", s.descend.classes_per_task),)
+        if s.condense.method == "trial"
+        else ()
+    )
     counts = {role: len(ids) or count for (role, ids), count in zip(roles.items(), s.data.split, strict=True)}
     for key, role, wanted in (
         ("stream.classes_per_task", "ancestor", s.stream.classes_per_task),

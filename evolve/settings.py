@@ -126,10 +126,21 @@ class CondenseSettings:
     )
     augment: tuple[str, ...] = setting(("crop",), "augmentations of the training batches", choices=AUGMENTATIONS)
     budget: float = setting(
-        0.0, "trial: most share of the ancestor's weights, its head's left out, that the learngene may hold; 0: the share of the paper's set", least=0, most=1
+        0.0,
+        "trial: most share of the ancestor's weights that the learngene may hold; 0: the paper's set's",
+        least=0,
+        most=1,
     )
-    trial_tasks: int = setting(10, "trial: few-shot tasks of condensing classes that every candidate set learns, as [descend] says", least=2)
-    rivals: tuple[str, ...] = setting(("meta-network",), "trial: other condensers, whose choices are tried too", registry="condensers")
+    trial_tasks: int = setting(
+        10,
+        "trial: tasks of condensing classes that every candidate set learns, as [descend] says",
+        least=2,
+    )
+    rivals: tuple[str, ...] = setting(
+        ("meta-network",),
+        "trial: other condensers, whose choices are tried too",
+        registry="condensers",
+    )
     args: dict[str, Any] = field(default_factory=dict, metadata={"help": "a plug-in condenser's own settings", "key": True})
 
 

@@ -169,7 +169,11 @@ CONTEXTS = (
 
 def read_with_rivals(c: CondenseSettings) -> frozenset[str]:
     """Method trial's inputs are other condensers' choices, whose keys are in its own."""
-    rivals = [condenser_table.read(replace(c, method=name)) for name in c.rivals] if c.method == "trial" else []
+    rivals = (
+        [condenser_table.read(replace(c, method=name)) for name in c.rivals]
+        if c.method == "trial"
+        else []
+    )
     return condenser_table.read(c).union(*rivals, {"rivals"} if rivals else ())
 
 
@@ -181,7 +185,9 @@ def test_a_condense_setting_changes_the_key_if_and_only_if_the_method_reads_it(m
         key = lineage.condense(base, 1, lineage.accumulate(base, 1, None)).key
         for f in fields(base.settings.condense):
             other = replace(base, settings=with_changed(base.settings, "condense", f.name, f.metadata))
-            read = read_with_rivals(base.settings.condense) | read_with_rivals(other.settings.condense)
+            read = read_with_rivals(base.settings.condense) | read_with_rivals(
+                other.settings.condense
+            )
             expected = f.name in read
             if f.name in ("fixed", "fixed_set", "top_k") and "fixed" in read:  # all three name the fixed set
                 expected = expected or lineage.fixed_layers(base.settings) != lineage.fixed_layers(other.settings)
@@ -206,9 +212,16 @@ def test_how_descendants_learn_and_inherit_decides_a_trial() -> None:
             w = world(f"condense.method={method}")
             metadata = next(f.metadata for f in fields(w.settings.descend) if f.name == name)
             other = replace(w, settings=with_changed(w.settings, "descend", name, metadata))
-            one, two = (lineage.condense(v, 1, lineage.accumulate(v, 1, None)).key for v in (w, other))
+            one, two = (
+                lineage.condense(v, 1, lineage.accumulate(v, 1, None)).key for v in (w, other)
+            )
             assert (one != two) == (method == "trial"), f"{method}: descend.{name}"
-    for change in ("inherit.method=repeat", "inherit.lr_scale=0.5", "condense.rivals=[]", 'condense.rivals=["cka"]'):
+    for change in (
+        "inherit.method=repeat",
+        "inherit.lr_scale=0.5",
+        "condense.rivals=[]",
+        'condense.rivals=["cka"]',
+    ):
         assert key(change) != key(), change
     for change in ("descend.descendants=9", "descend.distill_weight=3", "condense.epochs=9"):
         assert (key(change) == key()) == (not change.startswith("condense")), change
@@ -222,7 +235,11 @@ def test_a_rivals_condensation_is_the_one_of_the_scenario_that_names_it() -> Non
     for name in ("cka", "fisher"):
         theirs = stages(world(f"condense.method={name}", "controls.joint=3"))
         for length in range(4):
-            assert mine[f"{name} condense {length}"].key == theirs[f"condense {length}"].key == mine[f"condense {length}"].inputs[f"rival {name}"]
+            assert (
+                mine[f"{name} condense {length}"].key
+                == theirs[f"condense {length}"].key
+                == mine[f"condense {length}"].inputs[f"rival {name}"]
+            )
         assert mine[f"joint {name} condense 3"].key == theirs["joint condense 3"].key
     assert not lineage.rivals(world(), 1, mine["accumulate 1"])
 

@@ -60,7 +60,9 @@ def agreed(runs: Sequence[Condensed], request: Request) -> Condensed:
     )
 
 
-def _pooled(runs: Sequence[Condensed], history: dict[str, list[float]], request: Request) -> Condensed:
+def _pooled(
+    runs: Sequence[Condensed], history: dict[str, list[float]], request: Request
+) -> Condensed:
     if runs[0].pool is not None:
         return runs[0].pool(runs)
     c, alpha = request.c, torch.stack([run.alpha for run in runs]).mean(0)

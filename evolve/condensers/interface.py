@@ -26,9 +26,11 @@ Progress = Callable[[float, str], None]
 class Trial:
     """How a candidate set did under method "trial".
 
-    ``layers``: its 0-based layer groups; ``origins``: where it comes from, such as "front 7" and "meta-network"; ``share``: of the ancestor's
-    weights that a descendant inherits, in [0, 1]; ``within``: whether that is within the budget. ``gains``: a task's accuracy with the set
-    inherited less that of the same architecture from scratch, both shares in [0, 1], one number a task.
+    ``layers``: its 0-based layer groups; ``origins``: where it comes from, such as "front 7" and
+    "meta-network"; ``share``: of the ancestor's weights that a descendant inherits, in [0, 1];
+    ``within``: whether that is within the budget. ``gains``: a task's accuracy with the set
+    inherited less that of the same architecture from scratch, both shares in [0, 1], one number a
+    task.
     """
 
     layers: tuple[int, ...]
@@ -44,13 +46,24 @@ class Trial:
 
     @property
     def error(self) -> float:
-        """The mean's standard error over the tasks, a share; 0 for a single task, which tells nothing of it."""
+        """The mean's standard error over the tasks, a share; 0 for a single task, which tells
+        nothing of it.
+        """
         n, mean = len(self.gains), self.gain
-        return math.sqrt(math.fsum((gain - mean) ** 2 for gain in self.gains) / (n - 1) / n) if n > 1 else 0.0
+        return (
+            math.sqrt(math.fsum((gain - mean) ** 2 for gain in self.gains) / (n - 1) / n)
+            if n > 1
+            else 0.0
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a stage's record, ``gain`` and ``error`` among them."""
-        held = {"layers": list(self.layers), "origins": list(self.origins), "share": self.share, "within": self.within}
+        held = {
+            "layers": list(self.layers),
+            "origins": list(self.origins),
+            "share": self.share,
+            "within": self.within,
+        }
         return held | {"gain": self.gain, "error": self.error, "gains": list(self.gains)}
 
 
@@ -102,8 +115,8 @@ class Request:
     ``wrong_images``: a null test; the seed of the permutation by which every image gets another one's ancestor features (read by
     ``meta-network`` and ``similarity``).
 
-    Only method "trial" reads the rest: how its descendants inherit and learn, and ``rivals``, the 0-based groups that other condensers chose
-    of this ancestor, by their names.
+    Only method "trial" reads the rest: how its descendants inherit and learn, and ``rivals``, the
+    0-based groups that other condensers chose of this ancestor, by their names.
     """
 
     architecture: Architecture

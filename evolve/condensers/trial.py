@@ -1,7 +1,9 @@
-"""Trial: sets of layers are inherited by a few descendants that learn few-shot tasks of condensing classes; the set that helps most wins.
+"""Trial: sets of layers are inherited by a few descendants that learn few-shot tasks of condensing
+classes; the set that helps most wins.
 
-Ours (docs/condensers.md): the other condensers ask a proxy, this one the question itself, on classes that no downstream task shows. The
-descendants inherit and learn as the lineage's do (``Request.descend``, ``Request.inherit``).
+Ours (docs/condensers.md): the other condensers ask a proxy, this one the question itself, on
+classes that no downstream task shows. The descendants inherit and learn as the lineage's do
+(``Request.descend``, ``Request.inherit``).
 """
 
 from __future__ import annotations
@@ -26,31 +28,44 @@ from evolve.networks.architecture import Architecture
 from evolve.randomness import derive_seed
 
 SAME = 1e-9  # gains that differ by less are equal: what summing shares of images rounds
-# What from-scratch descendants reached, by all that decides it: it depends on no ancestor, so this process trains them once for all generations.
+# What from-scratch descendants reached, by all that decides it: it depends on no ancestor, so this
+# process trains them once for all generations.
 _SCRATCH: WeakKeyDictionary[Resident, dict[Hashable, list[float]]] = WeakKeyDictionary()
 
 
 def trial(request: Request) -> Condensed:
     """The set within ``condense.budget`` whose descendants gain most over from-scratch ones.
 
-    Every candidate's descendants have the same tasks, images, batches and fresh weights, so the gains of two sets are paired. Raises
-    UserError for a budget that no set is within, settings that ask for more images or classes than there are, and an ancestor that diverged.
+    Every candidate's descendants have the same tasks, images, batches and fresh weights, so the
+    gains of two sets are paired. Raises UserError for a budget that no set is within, settings that
+    ask for more images or classes than there are, and an ancestor that diverged.
     """
     choice = Choice(request.architecture, request.c.granularity, request.inherit, request.c.budget)
     tried = candidates(choice, request.rivals)
     course = Course(request)
-    plans = list(dict.fromkeys(plan for candidate in tried for plan in (candidate.plan, candidate.plan.anonymous())))
+    plans = list(
+        dict.fromkeys(
+            plan for candidate in tried for plan in (candidate.plan, candidate.plan.anonymous())
+        )
+    )
 
     def part(number: int, fraction: float, text: str) -> None:
-        request.progress((number + fraction) / len(plans), f"trial descendants {number + 1} of {len(plans)}, {text}")
+        request.progress(
+            (number + fraction) / len(plans),
+            f"trial descendants {number + 1} of {len(plans)}, {text}",
+        )
 
-    accuracy = {plan: course.accuracies(plan, partial(part, number)) for number, plan in enumerate(plans)}
+    accuracy = {
+        plan: course.accuracies(plan, partial(part, number)) for number, plan in enumerate(plans)
+    }
     return concluded(request, [_judged(candidate, accuracy) for candidate in tried])
 
 
 def _judged(c: Candidate, accuracy: dict[Architecture, list[float]]) -> Trial:
     pairs = zip(accuracy[c.plan], accuracy[c.plan.anonymous()], strict=True)
-    return Trial(c.groups, c.origins, c.share, c.within, tuple(heir - fresh for heir, fresh in pairs))
+    return Trial(
+        c.groups, c.origins, c.share, c.within, tuple(heir - fresh for heir, fresh in pairs)
+    )
 
 
 class Course:
@@ -60,11 +75,15 @@ class Course:
         self.request = request
         self.seed = derive_seed(request.seed, "trial")
         self.d = trial_settings(request.descend, request.c.trial_tasks)
-        self.tasks: list[DownstreamTask] = downstream_tasks(self.d, request.classes, request.resident, self.seed, "condensing")
+        self.tasks: list[DownstreamTask] = downstream_tasks(
+            self.d, request.classes, request.resident, self.seed, "condensing"
+        )
         self._check_ancestor()
 
     def accuracies(self, plan: Architecture, progress: Callable[[float, str], None]) -> list[float]:
-        """Share of the test images that descendants of ``plan`` get right at the end, one a task. A plan that inherits nothing is from scratch."""
+        """Share of the test images that descendants of ``plan`` get right at the end, one a task. A
+        plan that inherits nothing is from scratch.
+        """
         heritage = self._learngene(plan)
         if heritage is not None:
             return self._train(plan, heritage, progress)
@@ -74,11 +93,26 @@ class Course:
             known[key] = self._train(plan, None, progress)
         return known[key]
 
-    def _train(self, plan: Architecture, heritage: Learngene | None, progress: Callable[[float, str], None]) -> list[float]:
+    def _train(
+        self, plan: Architecture, heritage: Learngene | None, progress: Callable[[float, str], None]
+    ) -> list[float]:
         resident, numbers = self.request.resident, range(len(self.tasks))
-        models = [inherit(plan, heritage, self.d.classes_per_task, self.seed, n).to(resident.device) for n in numbers]
+        models = [
+            inherit(plan, heritage, self.d.classes_per_task, self.seed, n).to(resident.device)
+            for n in numbers
+        ]
         scale = self.request.inherit.lr_scale if heritage else 1.0
-        trained = train_together(models, self.tasks, resident, self.d, self.seed, numbers, progress, self.request.reference, scale)
+        trained = train_together(
+            models,
+            self.tasks,
+            resident,
+            self.d,
+            self.seed,
+            numbers,
+            progress,
+            self.request.reference,
+            scale,
+        )
         return [descendant.last for descendant in trained]
 
     def _learngene(self, plan: Architecture) -> Learngene | None:
@@ -93,20 +127,25 @@ class Course:
 
 
 def chosen(trials: Sequence[Trial]) -> Trial:
-    """Of those within the budget the one with the best gain; of equal gains the smallest share. ValueError where none is within."""
+    """Of those within the budget the one with the best gain; of equal gains the smallest share.
+    ValueError where none is within.
+    """
     allowed = [trial for trial in trials if trial.within]
     best = max(trial.gain for trial in allowed)
-    return min((trial for trial in allowed if trial.gain >= best - SAME), key=lambda trial: trial.share)
+    return min(
+        (trial for trial in allowed if trial.gain >= best - SAME), key=lambda trial: trial.share
+    )
 
 
 def concluded(request: Request, trials: Sequence[Trial]) -> Condensed:
-    """The condensation of these trials. alpha [L, 1]: :func:`layer_gains`; margin: the best gain less the runner-up's within the budget (nothing
-    inherited, 0, where there is no other).
+    """The condensation of these trials. alpha [L, 1]: :func:`layer_gains`; margin: the best gain
+    less the runner-up's within the budget (nothing inherited, 0, where there is no other).
     """
     best = chosen(trials)
     others = [trial.gain for trial in trials if trial.within and trial is not best]
     alpha = layer_gains(trials, len(request.groups))
-    words = f"trial: {best.origins[0]}, {100 * best.gain:+.1f} points on condensing classes, {100 * best.share:.3g} % of the weights"
+    points, percent = f"{100 * best.gain:+.1f} points", f"{100 * best.share:.3g} %"
+    words = f"trial: {best.origins[0]}, {points} on condensing classes, {percent} of the weights"
     return Condensed(
         alpha=alpha[:, None],
         scores=alpha,
@@ -122,7 +161,9 @@ def concluded(request: Request, trials: Sequence[Trial]) -> Condensed:
 
 
 def layer_gains(trials: Sequence[Trial], layers: int) -> Tensor:
-    """[layers], float64: the best gain of a set within the budget that holds the layer; 0, what inheriting nothing gains, where none does."""
+    """[layers], float64: the best gain of a set within the budget that holds the layer; 0, what
+    inheriting nothing gains, where none does.
+    """
     gains = torch.zeros(layers, dtype=torch.float64)
     for layer in range(layers):
         held = [trial.gain for trial in trials if trial.within and layer in trial.layers]
@@ -132,6 +173,9 @@ def layer_gains(trials: Sequence[Trial], layers: int) -> Tensor:
 
 def pooled(request: Request, runs: Sequence[Condensed]) -> Condensed:
     """Repeats as one condensation on all their tasks; they tried the same sets."""
-    trials = [replace(same[0], gains=tuple(g for t in same for g in t.gains)) for same in zip(*(run.trials for run in runs), strict=True)]
+    trials = [
+        replace(same[0], gains=tuple(g for t in same for g in t.gains))
+        for same in zip(*(run.trials for run in runs), strict=True)
+    ]
     found = concluded(request, trials)
     return replace(found, selected_by=f"{found.selected_by}, {len(runs)} condensations")

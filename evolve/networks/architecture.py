@@ -137,7 +137,9 @@ class Architecture(ABC):
         return self._weights(self.all_layers)
 
     def share(self, layers: Iterable[str]) -> float:
-        """The part of :attr:`parameters` that ``layers`` (extras too) hold, in [0, 1]. KeyError for a layer that it lacks."""
+        """The part of :attr:`parameters` that ``layers`` (extras too) hold, in [0, 1]. KeyError for
+        a layer that it lacks.
+        """
         return self._weights(set(layers)) / self.parameters
 
     def _weights(self, layers: Iterable[str]) -> float:

@@ -103,7 +103,9 @@ def test_who_draws_and_who_computes(method: str) -> None:
     )
     known = condenser_table.TABLE[method]
     assert torch.equal(one.alpha, other.alpha) != known.draws
-    assert torch.equal(one.alpha, plain.alpha) != known.computes or method == "trial"  # counts of images, which rounding rarely moves
+    assert (
+        torch.equal(one.alpha, plain.alpha) != known.computes or method == "trial"
+    )  # counts of images, which rounding rarely moves
 
 
 def test_every_builtin_stands_in_the_table() -> None:

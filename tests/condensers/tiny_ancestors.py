@@ -60,12 +60,32 @@ def request(
     weights: Mapping[str, Tensor] | None = None,
     **more: Any,
 ) -> Request:
-    """A request for ``method``; trial descendants learn as DESCEND says; ``more`` are condense settings, ``weights`` replace some of the ancestor's."""
-    quick = {"trial_tasks": 2, "epochs": 1, "batch": 6, "meta_batch": 6, "meta_fraction": 0.34, "lr": 0.05}
+    """A request for ``method``; trial descendants learn as DESCEND says; ``more`` are condense
+    settings, ``weights`` replace some of the ancestor's.
+    """
+    quick = {
+        "trial_tasks": 2,
+        "epochs": 1,
+        "batch": 6,
+        "meta_batch": 6,
+        "meta_fraction": 0.34,
+        "lr": 0.05,
+    }
     c = CondenseSettings(method=method, **(quick | more))
     record = {"gradients": [list(row) for row in gradients]}
     held = dict(state(architecture)) | dict(weights or {})
-    return Request(architecture, held, record, CLASSES, resident(), c, seed, progress, reference, descend=DESCEND)
+    return Request(
+        architecture,
+        held,
+        record,
+        CLASSES,
+        resident(),
+        c,
+        seed,
+        progress,
+        reference,
+        descend=DESCEND,
+    )
 
 
 def broken(architecture: Architecture = VGG16) -> dict[str, Tensor]:
