@@ -171,9 +171,9 @@ class Matcher:
         return torch.cat([f.mean((2, 3)) for f in ancestor], 1)
 
     @torch.no_grad()
-    def freeze(self, ancestor: Sequence[Tensor]) -> Frozen:
-        """The frozen side of the ancestor's maps [B, C_l, S, S]."""
-        pooled = self.pool(ancestor)
+    def freeze(self, ancestor: Sequence[Tensor], value: bool = True) -> Frozen:
+        """The frozen side of the ancestor's maps [B, C_l, S, S]. Without ``value`` there is no energy, which no derivative but alpha's needs."""
+        pooled, made = self.pool(ancestor), dict[tuple[tuple[int, ...], int], Tensor]()
         maps: dict[tuple[int, bool], tuple[Tensor, ...]] = {}
         energy: dict[tuple[int, bool], Tensor] = {}
         totals: dict[tuple[int, bool], Tensor] = {}
@@ -181,13 +181,16 @@ class Matcher:
             kind = self.layout.kind(k)
             if kind in maps:
                 continue
-            found = [torch.cat([as_flat(resize(ancestor[l], run.side)) for l in run.layers], 2) for run in runs]
-            maps[kind] = tuple(found)
+            for run in runs:
+                if (run.layers, run.side) not in made:
+                    made[run.layers, run.side] = torch.cat([as_flat(resize(ancestor[l], run.side)) for l in run.layers], 2)
+            maps[kind] = found = tuple(made[run.layers, run.side] for run in runs)
             if not self.layout.moments(k):
                 continue
-            squares = torch.cat([self._energy(m, run.side, kind[0]) for m, run in zip(found, runs, strict=True)], 1)
-            energy[kind] = squares @ self.scales[k]
-            totals[kind] = torch.cat([self._total(m, run.side, kind[0]) for m, run in zip(found, runs, strict=True)], 1)
+            totals[kind] = torch.cat([self._total(m, run, kind[0], pooled) for m, run in zip(found, runs, strict=True)], 1)
+            if value:
+                squares = torch.cat([self._energy(m, run.side, kind[0]) for m, run in zip(found, runs, strict=True)], 1)
+                energy[kind] = squares @ self.scales[k]
         return Frozen(pooled, maps, energy, totals)
 
     def loss(self, frozen: Frozen, alpha: Tensor, descendant: Sequence[Tensor], h: Sequence[Projection]) -> Tensor:
@@ -243,11 +246,13 @@ class Matcher:
         u = self._matrix(side, target)
         return (maps * self._both_axes(maps, side, u.t() @ u)).sum(1)
 
-    def _total(self, maps: Tensor, side: int, target: int) -> Tensor:
+    def _total(self, maps: Tensor, run: Run, target: int, pooled: Tensor) -> Tensor:
         """Sum over pixels of UZ, per channel: [B, side^2, C] -> [B, C]."""
-        if side == target:
-            return maps.sum(1)
-        return self._both_axes(maps, side, self._matrix(side, target).sum(0, keepdim=True))[:, 0]
+        native = self.layout.ancestor[run.layers[0]][1]
+        if all(self.layout.ancestor[l][1] == native for l in run.layers) and target % native == 0:
+            return pooled[:, run.first : run.last] * target**2  # enlarging by a whole factor keeps the mean
+        line = self._matrix(run.side, target).sum(0)
+        return torch.matmul(torch.outer(line, line).flatten(), maps)
 
     @staticmethod
     def _both_axes(maps: Tensor, side: int, matrix: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class Parts(NamedTuple):
 
 
 class Piece(Protocol):
-    """``value`` and ``gradient`` at the point where it was made."""
+    """``value`` and ``gradient`` at the point where it was made. Of a side that was frozen without energy the value is not psi's."""
 
     value: Tensor
     gradient: Parts
@@ -99,17 +99,19 @@ class Moments:
         self.grams = self.matcher.cross(h.weight, h.weight)
         self.mixed = self._square(self.per_layer @ self.grams)
         self.shrunk = self._shrink(features)
-        self._first(frozen.energy[kind], alpha)
+        self._first(frozen.energy.get(kind), alpha)
 
-    def _first(self, energy: Tensor, alpha: Tensor) -> None:
+    def _first(self, energy: Tensor | None, alpha: Tensor) -> None:
         a, w, bias = self.per_channel, self.h.weight, self.h.bias
         scaled = a * bias
-        bent, drawn, pulled = torch.bmm(self.features, self.mixed), self._enlarged(w), scaled @ w
-        products = ((bent - 2 * drawn) * self.features).sum() + 2 * (pulled * self.sums).sum()
-        self.value = products + (scaled * (self.pixels * bias - 2 * self.totals)).sum() + (alpha * energy).sum()
-        weight = self._through(w, self.moments) - self._matched(self.shrunk) + scaled.t() @ self.sums
+        drawn, pulled, matched = self._enlarged(-2 * w), scaled @ w, self._matched(self.shrunk)
+        products = (self.moments * self.mixed).sum() + 2 * ((pulled * self.sums).sum() - (matched * w).sum())
+        self.value = products + (scaled * (self.pixels * bias - 2 * self.totals)).sum()
+        if energy is not None:
+            self.value += (alpha * energy).sum()
+        weight = self._through(w, self.moments) - matched + scaled.t() @ self.sums
         over = (a * (self.sums @ w.t() - self.totals)).sum(0) + self.pixels * scaled.sum(0)
-        self.gradient = Parts((bent - drawn + pulled.unsqueeze(1)).mul_(2), 2 * weight, 2 * over)
+        self.gradient = Parts(drawn.add_(2 * pulled.unsqueeze(1)).baddbmm_(self.features, 2 * self.mixed), 2 * weight, 2 * over)
 
     def products(self, v: Parts, curvature: bool) -> tuple[Parts | None, Tensor]:
         half = torch.bmm(v.features.transpose(1, 2), self.features)
@@ -159,7 +161,7 @@ class Moments:
         side, found = self.matcher.layout.descendant[self.k][1], None
         for t, run in zip(self.weighted, self.matcher.runs[self.k], strict=True):
             part = self.matcher.enlarge(t @ w[run.first : run.last], run.side, side)
-            found = part if found is None else found + part
+            found = part if found is None else found.add_(part)
         assert found is not None
         return found
 
