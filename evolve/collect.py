@@ -67,6 +67,7 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
         forgetting=ancestor.get("forgetting"),
         backward_transfer=ancestor.get("backward_transfer"),
         seconds={},
+        history={name: tuple(values) for name, values in gene.get("history", {}).items()},
     )
 
 

@@ -62,6 +62,7 @@ class Generation:
     forgetting: float | None = None
     backward_transfer: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    history: dict[str, tuple[float, ...]] = field(default_factory=dict)  # the condenser's course, curve by curve (condensers/convergence.py)
 
 
 @dataclass(frozen=True)
