@@ -46,7 +46,7 @@ def convergence_figure(records: Sequence[LineageRecord], summary: Summary) -> An
         x = curves["iteration"]
         upper_left.plot(x, curves["classification"], **style)
         upper_right.plot(x, curves["matching"], **style)
-        lower_left.fill_between(x, curves["alpha_min"], curves["alpha_max"], color=style["color"], alpha=min(0.3, 1.2 / len(drawn)), lw=0)
+        lower_left.fill_between(x, curves["alpha_min"], curves["alpha_max"], color=style["color"], alpha=min(0.2, 0.6 / len(drawn)), lw=0)
         lower_left.plot(x, curves["alpha_mean"], **style)
         lower_right.plot(x, running_mean(curves), **style)
     _theorem(lower_right, [curves for _, curves in drawn])

@@ -61,8 +61,9 @@ class Request:
 
     ``architecture`` and ``state``: the ancestor's network and its state dict; ``ancestor_record``: what its training recorded (empty for a
     network that was not trained here); ``classes``: the condensing classes' ids, whose images ``resident`` holds; ``seed`` draws
-    everything random, but for the split of a repeat, which ``split_seed`` draws. ``reference``: leave every derivative to autograd. ``wrong_images``: a null test; the seed of the permutation by which
-    every image gets another one's ancestor features (read by ``meta-network`` and ``similarity``).
+    everything random, but for the split of a repeat, which ``split_seed`` draws. ``reference``: leave every derivative to autograd.
+    ``wrong_images``: a null test; the seed of the permutation by which every image gets another one's ancestor features (read by
+    ``meta-network`` and ``similarity``).
     """
 
     architecture: Architecture
