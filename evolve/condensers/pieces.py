@@ -66,9 +66,9 @@ class Direct:
         (target,) = frozen.maps[matcher.layout.kind(k)]
         self.features, self.h, self.scales = features, h, matcher.scales[k]
         self.weights = (alpha @ self.scales.t()).unsqueeze(1)
-        self.residual = torch.nn.functional.linear(features, h.weight, h.bias) - target
-        self.pushed = 2 * self.weights * self.residual
-        self.value = (self.pushed * self.residual).sum() / 2
+        self.residual = torch.nn.functional.linear(features, h.weight, h.bias).sub_(target)
+        self.pushed = self.residual * (2 * self.weights)
+        self.value = torch.dot(self.pushed.flatten(), self.residual.flatten()) / 2
         rows = self.pushed.flatten(0, 1)
         self.gradient = Parts(self.pushed @ h.weight, rows.t() @ features.flatten(0, 1), rows.sum(0))
 
@@ -158,12 +158,9 @@ class Moments:
 
     def _enlarged(self, w: Tensor) -> Tensor:
         """U (weighted Z) w, summed over the runs: [B, P, c]."""
-        side, found = self.matcher.layout.descendant[self.k][1], None
-        for t, run in zip(self.weighted, self.matcher.runs[self.k], strict=True):
-            part = self.matcher.enlarge(t @ w[run.first : run.last], run.side, side)
-            found = part if found is None else found.add_(part)
-        assert found is not None
-        return found
+        pairs = zip(self.weighted, self.matcher.runs[self.k], strict=True)
+        parts = [(t @ w[run.first : run.last], run.side) for t, run in pairs]
+        return self.matcher.enlarged(parts, self.matcher.layout.descendant[self.k][1])
 
     def _shrink(self, features: Tensor) -> list[Tensor]:
         """U^T F for the side of every run, [B, side^2, c] each."""
