@@ -143,7 +143,8 @@ def bench(
 
 @cli.command()
 @click.option("--ancestor", required=True, metavar="FILE|RUN@TASK", help="An ancestor's file, or a run's folder and a lineage length.")
-@FILE_OUT
+@click.option("--out", type=click.Path(path_type=Path), help="The file to write; needed without --null.")
+@click.option("--null", "nulls", type=click.IntRange(min=1), metavar="N", help="Null test: N condensations each with wrong images, an untrained ancestor, other draws; a table.")
 @click.option("--scenario", help="FILE: the scenario whose condensing images and settings are used.")
 @click.option("--profile", help="FILE: the scenario's profile, quick or paper (default).")
 @click.option("--seed", type=click.IntRange(min=0), help="FILE: seed of the condensation; default: 0.")
@@ -156,13 +157,27 @@ def bench(
 @SET
 @FORCE
 def condense(
-    ancestor: str, out: Path, scenario: str | None, profile: str | None, seed: int | None, network: str | None, width: float, size: int, **options: Any
+    ancestor: str,
+    out: Path | None,
+    nulls: int | None,
+    scenario: str | None,
+    profile: str | None,
+    seed: int | None,
+    network: str | None,
+    width: float,
+    size: int,
+    **options: Any,
 ) -> None:
     """Condense one ancestor into a learngene's file; RUN@TASK with the run's own images and settings (--set condense.KEY=VALUE for others)."""
     from evolve import gene_commands
 
     overrides, force = options.pop("overrides"), options.pop("force")
     images, weights = gene_commands.Images(scenario, profile, seed, overrides), gene_commands.Weights(network, width, size)
+    if (out is None) == (nulls is None):
+        raise click.UsageError("Give either '--out FILE', to condense into a file, or '--null N', for the null test.")
+    if nulls is not None:
+        return gene_commands.null_test(ancestor, nulls, images, weights, options)
+    assert out is not None
     gene_commands.condense(ancestor, out, images, weights, options, force)
 
 

@@ -73,6 +73,7 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
         ancestor_row=tuple(ancestor.get("row", ())),
         forgetting=ancestor.get("forgetting"),
         backward_transfer=ancestor.get("backward_transfer"),
+        history={name: tuple(values) for name, values in gene.get("history", {}).items()},
     )
 
 

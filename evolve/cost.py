@@ -43,6 +43,7 @@ COMPILED = Rates(58.0, 7e-10, 6e-5, 0.0, 4.1)  # VGGs; SGD's step is part of the
 LIBRARY = Rates(55.0, 7e-9, 4e-4, 1.6e-9, 1.85)
 EVAL_SHARE = 0.3  # of a training image's time: forward only, larger batches
 FISHER_IMAGES = 512  # at most so many meta images enter evolve.condensers.fisher
+ATTEMPTS = 2  # condensations, mostly, where alpha is to move a certain way
 CURVATURE = 2.2  # a Hessian product, beside a forward and backward pass
 TRANSPORT_SECONDS = 6e-5  # one optimal transport between few places
 
@@ -118,9 +119,10 @@ def _accumulate_seconds(s: Settings, plan: Architecture, recipe: Mapping[str, An
 
 
 def _condense_seconds(s: Settings, ancestor: Architecture) -> float:
-    """One iteration trains on a batch twice and on a meta batch 2 + T times; of the bilevel objective's T + 1 look-ahead steps all but
-    the first need a Hessian product. The other condensers train on a batch once, and match (similarity) or not (CKA). A plug-in's is
-    taken for a meta-network.
+    """One iteration under Eq. 16 trains on a batch once, which passes the ancestor, too, and looks at a
+    meta batch. Bilevel, it trains on a batch twice and on a meta batch 2 + T times; of its T + 1
+    look-ahead steps all but the first need a Hessian product. The other condensers train on a batch
+    once, and match (similarity) or not (CKA). A plug-in's is taken for a meta-network.
     """
     c = s.condense
     if c.method in ("fixed", "gradient", "random"):
@@ -143,8 +145,14 @@ def _condense_seconds(s: Settings, ancestor: Architecture) -> float:
     own += CURVATURE * (c.batch + (ahead - 1) * c.meta_batch) if ahead else 0
     matched = (1 + 2 * ahead) * c.meta_batch if ahead else c.batch + c.meta_batch
     passes = 4 + 3 * ahead if ahead else 3
+    if c.objective == "eq16":
+        seen = images * (1 - c.meta_fraction)  # passes the ancestor: once, or in every epoch anew
+        images_seen = images * c.meta_fraction + (seen * c.repeats * c.epochs if c.augment else seen)
+        attempts = ATTEMPTS if c.meta_reach and c.meta_optimizer == "sgd" else 1
+    else:
+        images_seen, attempts = images * c.meta_fraction, 1
     work = Work(ancestor.paper_descendant(), s.data.size, own + rates_of(ancestor).matching * matched * 2, passes)
-    return iterations * work.seconds() + Work(ancestor, s.data.size, 0, 0, images * c.meta_fraction).seconds()
+    return attempts * iterations * work.seconds() + Work(ancestor, s.data.size, 0, 0, images_seen).seconds()
 
 
 def _trial_seconds(s: Settings, ancestor: Architecture) -> float:

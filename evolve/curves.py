@@ -78,6 +78,7 @@ class Generation:
     backward_transfer: float | None = None
     trials: tuple[Tried, ...] = ()
     share: float | None = None  # of the ancestor's weights that are inherited
+    history: dict[str, tuple[float, ...]] = field(default_factory=dict)  # the condenser's course, curve by curve (condensers/convergence.py)
 
 
 @dataclass(frozen=True)

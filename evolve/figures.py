@@ -45,7 +45,7 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _new(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
@@ -72,7 +72,7 @@ def pixels(draw: Callable[[], Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def evolution_figure(records: Sequence[LineageRecord], summary: Summary) -> Any:
     """The evolution curve with its controls; below it the paired gain and the ancestor's own accuracy."""
     with_ancestor = any(g.ancestor_accuracy is not None for r in records for g in r.generations)
-    figure = _new(8.2, 8.6 if with_ancestor else 7.2)
+    figure = new_figure(8.2, 8.6 if with_ancestor else 7.2)
     ratios = [3.2, 1.5, 1.1] if with_ancestor else [3.2, 1.5]
     panels = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios)
     _draw_accuracy(panels[0], records, summary)
@@ -206,7 +206,7 @@ def genome_figure(records: Sequence[LineageRecord], title: str = "") -> Any:
     """Which layers the learngene consisted of: layers by lineage length, one panel a seed, shaded by a~ (Eq. 9)."""
     drawn = [record for record in records if record.generations]
     rows = max((len(g.all_layers) for r in drawn for g in r.generations), default=1)
-    figure = _new(8.2, 1.0 + max(1, len(drawn)) * (0.9 + 0.21 * rows))
+    figure = new_figure(8.2, 1.0 + max(1, len(drawn)) * (0.9 + 0.21 * rows))
     panels = figure.subplots(max(1, len(drawn)), 1, squeeze=False)[:, 0]
     for axes, record in zip(panels, drawn, strict=False):
         _draw_genome(figure, axes, record, f"seed {record.seed}")
@@ -265,7 +265,7 @@ def _genome_legend(figure: Any) -> None:
 def alpha_figure(generation: Generation) -> Any:
     """The alpha matrix, ancestor layers [L] by pseudo-descendant layers [K] (Eq. 8), with the scores a~ at its side."""
     alpha: Array = np.array(generation.alpha, dtype=np.float64)
-    figure = _new(6.4, 1.6 + 0.24 * len(alpha))
+    figure = new_figure(6.4, 1.6 + 0.24 * len(alpha))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[2.2, 1])
     image = left.imshow(alpha, aspect="auto", cmap="cividis", interpolation="nearest")
     figure.colorbar(image, ax=left, pad=0.02, label="alpha")
@@ -287,7 +287,7 @@ def alpha_figure(generation: Generation) -> Any:
 
 def learning_figure(generation: Generation) -> Any:
     """Test accuracy of one generation's descendants over their epochs, every method; band: 95 % of the descendants."""
-    figure = _new(6.4, 4.0)
+    figure = new_figure(6.4, 4.0)
     axes = figure.subplots()
     methods: list[tuple[str, Descent | None, str, str]] = [("inherited learngene", generation.inherited, BLUE, "-")]
     methods += [(label, getattr(generation, name), colour, style) for label, (name, colour, style, _) in METHODS.items()]

@@ -50,16 +50,7 @@ class Weights:
 def condense(ancestor: str, out: Path, images: Images, weights: Weights, place: dict[str, Any], force: bool) -> None:
     """Condense an ancestor, FILE or RUN@TASK, into a learngene's file. What the store holds already is taken from there."""
     check_out(out, force)
-    found = run_and_task(ancestor)
-    if found is None:
-        opened, stages, origin = _of_file(Path(ancestor), images, weights, place)
-    else:
-        given = {"--scenario": images.scenario, "--profile": images.profile, "--seed": images.seed, "--network": weights.network}
-        if name := next((name for name, value in given.items() if value is not None), ""):
-            raise UserError(f"--ancestor {ancestor}: a run says itself which images, which seed and which network; leave {name} out")
-        opened, before = _open(*found, images.overrides, place)
-        stages = _condensations(opened, found[1], before)
-        origin = {"scenario": opened.order.scenario.settings.name, "profile": opened.order.scenario.profile, "lineage": found[1]}
+    opened, stages, origin = _asked(ancestor, images, weights, place)
     with SCREEN.status(f"condensing {ancestor}") as status:
 
         def show(event: Any) -> None:
@@ -86,6 +77,41 @@ def condense(ancestor: str, out: Path, images: Images, weights: Weights, place: 
     unflatten(result.tensors("learngene"), from_json(record["ancestor_plan"]), origin | _normalised(opened)).save(out)
     print(f"{out}: {', '.join(record['layers'])} ({record['selected_by']})")
     print(f"next: evolve inspect {out}; evolve inherit --learngene {out} --classes 10 --out model.safetensors")
+
+
+def null_test(ancestor: str, count: int, images: Images, weights: Weights, place: dict[str, Any]) -> None:
+    """Print what the condensation of an ancestor chose, beside ``count`` of each kind of null; nothing is written."""
+    from evolve.condensers.null import KINDS, null_test
+    from evolve.condensers.selection import movement
+    from evolve.perform import condensation
+
+    opened, stages, _ = _asked(ancestor, images, weights, place)
+    with SCREEN.status(f"condensing {ancestor}") as status:
+
+        def show(fraction: float, text: str) -> None:
+            status.update(f"condensing {ancestor}: {fraction:.0%}, {text}")
+
+        request = condensation(stages[-1], opened.store, opened.context, show)
+        true, rows = null_test(request, count)
+    layers = ", ".join(name for place in true.selected for name in request.groups[place])
+    print(f"{ancestor}: {layers} ({true.selected_by}), movement {movement(true.alpha):.2f}")
+    print(f"{count} of each, beside it:{'':14} decided  same set  overlap  movement")
+    for row in rows:
+        shared = f"{row.overlap:.2f}" if row.decided else "-"
+        print(f"{row.kind:38}{row.decided:3} of {row.count:<3}{row.same:3} of {row.count:<3}{shared:>6}{row.moved:>10.2f}   {KINDS[row.kind]}")
+
+
+def _asked(ancestor: str, images: Images, weights: Weights, place: dict[str, Any]) -> tuple[Opened, list[Stage], dict[str, Any]]:
+    """The condensation of FILE or RUN@TASK, last, after those that it needs, and what to say of where the ancestor comes from."""
+    found = run_and_task(ancestor)
+    if found is None:
+        return _of_file(Path(ancestor), images, weights, place)
+    given = {"--scenario": images.scenario, "--profile": images.profile, "--seed": images.seed, "--network": weights.network}
+    if name := next((name for name, value in given.items() if value is not None), ""):
+        raise UserError(f"--ancestor {ancestor}: a run says itself which images, which seed and which network; leave {name} out")
+    opened, before = _open(*found, images.overrides, place)
+    origin = {"scenario": opened.order.scenario.settings.name, "profile": opened.order.scenario.profile, "lineage": found[1]}
+    return opened, _condensations(opened, found[1], before), origin
 
 
 def export(ancestor: str, out: Path, place: dict[str, Any], force: bool) -> None:

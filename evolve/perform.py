@@ -37,6 +37,7 @@ from evolve.spent import stopwatch
 from evolve.store import Result, Stage, Store
 
 if TYPE_CHECKING:
+    from evolve.condensers import Request
     from evolve.descendants import DownstreamTask, Trained
     from evolve.training.distill import Teacher
 
@@ -182,16 +183,21 @@ def _pretrained(recipe: Mapping[str, Any], context: Mapping[str, Any]) -> dict[s
     return read(file, plan)
 
 
-def _condense(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:
-    from evolve.condensers import Request, condense_ancestor
+def condensation(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> Request:
+    """What a condense stage asks for, its ancestor fetched from the store. Raises UserError as :func:`perform_stage` does."""
+    inputs = {role: _input(store, key, context, progress) for role, key in stage.inputs.items()}
+    return _request(stage, inputs, _resident(context, stage.recipe), progress)
+
+
+def _request(stage: Stage, inputs: Mapping[str, Result], resident: Resident, progress: Progress) -> Request:
+    from evolve.condensers import Request
 
     recipe = stage.recipe
     settings: CondenseSettings = _settings(CondenseSettings, recipe["condense"])
-    plan = _plan(recipe)
-    state, trial = trunk(inputs["ancestor"].tensors("ancestor")), recipe.get("trial", {})
-    request = Request(
-        architecture=plan,
-        state=state,
+    trial = recipe.get("trial", {})
+    return Request(
+        architecture=_plan(recipe),
+        state=trunk(inputs["ancestor"].tensors("ancestor")),
         ancestor_record=inputs["ancestor"].record,
         classes=tuple(recipe["classes"]),
         resident=resident,
@@ -203,10 +209,15 @@ def _condense(stage: Stage, inputs: Mapping[str, Result], resident: Resident, st
         inherit=_settings(InheritSettings, trial.get("inherit", {})),
         rivals=_rivals(inputs),
     )
-    chosen = condense_ancestor(request)
-    groups = plan.integral_layers(settings.granularity)
+
+
+def _condense(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:
+    from evolve.condensers import condense_ancestor
+
+    request = _request(stage, inputs, resident, progress)
+    chosen, plan, groups = condense_ancestor(request), request.architecture, request.groups
     layers = [name for index in chosen.selected for name in groups[index]]
-    learngene = extract(state, plan, [*layers, *plan.carried])
+    learngene = extract(request.state, plan, [*layers, *plan.carried])
     record = {
         "layers": layers,
         "selected": list(chosen.selected),

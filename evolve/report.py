@@ -26,8 +26,8 @@ Row = dict[str, Any]
 
 
 def write_report(records: LineageRecord | Sequence[LineageRecord], out: Path) -> list[Path]:
-    """Write curve.png/.svg, genome.png, generations.csv, descendants.csv, learning.csv and summary.json to ``out``, and fewshot.csv
-    where few-shot learners were measured.
+    """Write curve.png/.svg, genome.png, generations.csv, descendants.csv, learning.csv and summary.json to ``out``, convergence.png/.svg where
+    the meta-network condensed, and fewshot.csv where few-shot learners were measured.
 
     Accuracies in the CSV files are fractions, gains too; ``summary.json`` has percentage points. Each file is
     replaced whole. UserError (one line) when the folder cannot be written or the records cannot be pooled.
@@ -43,7 +43,7 @@ def write_report(records: LineageRecord | Sequence[LineageRecord], out: Path) ->
 
 def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
     """File name -> content. Everything is made before the first byte is written."""
-    from evolve import figures
+    from evolve import convergence_figure, figures
 
     summary = summarise(records)
     title = f"{summary.scenario} ({summary.profile}): the learngene along the lineage"
@@ -61,6 +61,9 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
         name = str(records[0].settings.get("condense", {}).get("method", "learngene"))
         for kind in ("png", "svg"):
             files[f"economy.{kind}"] = figures.encode(lambda: economy_figure({name: records}, economy_title), kind)
+    if convergence_figure.courses(records):
+        for kind in ("png", "svg"):
+            files[f"convergence.{kind}"] = figures.encode(lambda: convergence_figure.convergence_figure(records, summary), kind)
     return files | ({"fewshot.csv": csv_bytes(fewshot_table.rows(records))} if any(record.fewshot for record in records) else {})
 
 

@@ -129,6 +129,20 @@ def test_a_condensation_of_the_run_is_taken_from_its_store(here: Path) -> None:
     assert made.provenance["lineage"] == 2 and made.provenance["method"] == "cka" and made.provenance["status"] == "selected"
 
 
+def test_the_null_test_prints_a_table_and_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = stored(here)
+    chosen = [word for text in ("method=meta-network", "meta_lr=0.05", "epochs=2") for word in ("--set", f"condense.{text}")]
+    call("condense", "--ancestor", "runs/a@2", "--null", "2", *chosen)
+    said = capsys.readouterr().out
+    assert "movement" in said and all(f"{kind:38}" in said for kind in ("other pseudo-descendants", "wrong images", "untrained ancestor"))
+    assert said.count(" of 2") == 6 and stored(here) == before
+    for words in (("--null", "2", "--out", "x.safetensors"), ()):
+        with pytest.raises(click.UsageError, match="either '--out FILE'.*or '--null N'"):
+            call("condense", "--ancestor", "runs/a@2", *words)
+    with pytest.raises(UserError, match="--null: condense.method = 'cka'"):
+        call("condense", "--ancestor", "runs/a@2", "--null", "1")
+
+
 def test_another_condenser_is_computed_once_and_kept(here: Path) -> None:
     words = ("condense", "--ancestor", "runs/a@1", "--set", "condense.method=fixed", "--set", "condense.fixed=[3, 5]", "--force", "--out", "fixed.safetensors")
     before = stored(here)

@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from evolve import report
+from evolve.convergence_figure import running_mean
 from evolve.curves import Descent, Generation, LineageRecord
 from evolve.errors import UserError
 
@@ -144,3 +146,26 @@ def test_a_parquet_column_of_numbers_and_texts_is_one_of_texts():
         {"axis": "default", "value": 0.5, "x": None, "flag": True},
     ]
     assert parquet_bytes(rows) == parquet_bytes(rows)
+
+
+def course(length: int, number: int) -> dict[str, tuple[float, ...]]:
+    """A condensation's curves: ``number`` stretches of three iterations, gradients that fall as 1/T."""
+    done = tuple(3.0 * (n + 1) for n in range(number))
+    names = ("classification", "matching", "alpha_mean", "alpha_spread", "alpha_min", "alpha_max", "dead")
+    return {"iteration": done, "gradient": tuple((1 + length) / t for t in done)} | {name: tuple(1 / t for t in done) for name in names}
+
+
+def test_the_condensers_course_is_drawn_where_there_is_one(tmp_path: Path) -> None:
+    plain = lineage()
+    followed = replace(plain, generations=tuple(replace(g, history=course(g.lineage, 7)) for g in plain.generations))
+    cka = replace(plain, generations=tuple(replace(g, history={"classification": (1.0, 0.5)}) for g in plain.generations))
+    assert not {path.name for path in report.write_report(cka, tmp_path / "cka")} & {"convergence.png", "convergence.svg"}
+    report.write_report(followed, tmp_path)
+    assert (tmp_path / "convergence.png").stat().st_size > 10_000
+    words = (tmp_path / "convergence.svg").read_text()
+    assert "Theorem 1" in words and "lineage length" in words
+
+
+def test_the_mean_of_the_gradients_so_far_counts_iterations_not_stretches() -> None:
+    curves = {"iteration": np.array([1.0, 4.0]), "gradient": np.array([9.0, 1.0])}
+    assert running_mean(curves).tolist() == [9.0, (9.0 + 3 * 1.0) / 4]

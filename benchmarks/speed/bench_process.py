@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from evolve.devices import choose_device, repeatable
 from evolve.run import usable_cores
 from evolve.workers import keep_memory
 
-from .cases import DATA, Case
+from .cases import DATA, Case, bilevel
 from .processes import Role
 from .work import Side, barrier
 
@@ -83,6 +84,12 @@ class BenchProcess:
 
         if case.kind == "condenser":
             return PlainCondenser(case, self.resident)
+        if case.kind == "objectives":  # our own bilevel condenser, under the same conditions; the last case, as the process stays so
+            from .ours import OurCondenser
+
+            torch.set_num_threads(1)
+            keep_memory()
+            return OurCondenser(replace(case, settings=bilevel(case.settings)), self.resident, self.role.number)
         candidates = (0, min(8, usable_cores())) if self.device.type == "cuda" else (0, 2)
         made = PlainDescendants if case.kind == "descendants" else PlainAncestor
         return made(case, self.resident, candidates, seconds)
@@ -93,5 +100,5 @@ class BenchProcess:
 
         if case.kind == "overhead":
             return Overhead(case, self.resident)
-        kinds = {"descendants": OurDescendants, "ancestor": OurAncestor, "condenser": OurCondenser}
+        kinds = {"descendants": OurDescendants, "ancestor": OurAncestor, "condenser": OurCondenser, "objectives": OurCondenser}
         return kinds[case.kind](case, self.resident, self.role.number)

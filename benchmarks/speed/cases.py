@@ -26,7 +26,7 @@ class Case:
 
     name: str
     title: str
-    kind: str  # descendants, ancestor, condenser, overhead
+    kind: str  # descendants, ancestor, condenser, objectives, overhead
     settings: Settings
     goals: Mapping[str, tuple[float, float | None]]
     together: bool = False
@@ -37,7 +37,7 @@ class Case:
     def plan(self) -> VggPlan:
         """The network that trains: the descendant (for the condenser: its pseudo-descendant), else the ancestor."""
         ancestor = vgg16_plan(self.settings.ancestor.width)
-        return stack_plan(ancestor, PAPER_SET) if self.kind in ("descendants", "condenser") else ancestor
+        return stack_plan(ancestor, PAPER_SET) if self.kind in ("descendants", "condenser", "objectives") else ancestor
 
 
 def all_cases(quick: bool) -> list[Case]:
@@ -52,6 +52,7 @@ def all_cases(quick: bool) -> list[Case]:
             condense=replace(glyphs.condense, images_per_class=12),
             stream=replace(glyphs.stream, images_per_class=32),
         )
+    eq16 = replace(tiny, condense=replace(tiny.condense, objective="eq16", batch=32, meta_batch=16, images_per_class=24, meta_reach=0.0))
     large = {"cpu": (1.8, 2.5), "cuda": (20.0, 40.0)}
     small = {"cpu": (2.5, 4.0), "cuda": (20.0, 40.0)}
     return [
@@ -61,7 +62,8 @@ def all_cases(quick: bool) -> list[Case]:
         Case("descendants-eighth", "descendants, width 1/8", "descendants", glyphs, small, together=True),
         Case("ancestor", "ancestor, width 1/8", "ancestor", glyphs, {"cuda": (6.0, 12.0)}),
         Case("overhead", "ancestor: template and loader", "overhead", glyphs, {"cpu": (0.05, None), "cuda": (0.05, None)}),
-        Case("condenser", "condenser, width 1/8", "condenser", glyphs, {"cpu": (1.5, 2.0)}, together=True),
+        Case("condenser", "condenser, bilevel, width 1/8", "condenser", bilevel(glyphs), {"cpu": (1.5, 2.0)}, together=True),
+        Case("eq16", "condenser, Eq. 16 beside bilevel, width 1/4", "objectives", eq16, {"cpu": (4.0, None)}, together=True),
     ]
 
 
@@ -73,6 +75,12 @@ def choose_cases(only: Sequence[str], quick: bool, device: str) -> list[Case]:
         if name not in names:
             raise UserError(f"--only {name}: no such case on {device}; there are {', '.join(names)}")
     return [case for case in cases if not only or case.name in only]
+
+
+def bilevel(s: Settings) -> Settings:
+    """The condenser as the authors' code trains phi."""
+    authors: dict[str, Any] = {"meta_optimizer": "adam", "meta_schedule": "constant", "meta_lr": 3e-3, "meta_weight_decay": 1e-4, "meta_reach": 0.0}
+    return replace(s, condense=replace(s.condense, objective="bilevel", **authors))
 
 
 def _settings(name: str, profile: str) -> Settings:

@@ -31,8 +31,8 @@ class AnyMatcher(Protocol):
         """pool(Z^l) of all ancestor layers side by side, [B, sum of the lengths]."""
         ...
 
-    def freeze(self, ancestor: Sequence[Tensor]) -> Frozen:
-        """The frozen side of the ancestor's features."""
+    def freeze(self, ancestor: Sequence[Tensor], value: bool = True) -> Frozen:
+        """The frozen side of the ancestor's features; ``value``: what only L_meta's value needs, too."""
         ...
 
     def loss(self, frozen: Frozen, alpha: Tensor, descendant: Sequence[Tensor], h: Sequence[Projection]) -> Tensor:

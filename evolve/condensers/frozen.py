@@ -68,9 +68,9 @@ class FrozenAncestor:
             self.raw = [torch.cat(layer) for layer in zip(*self._chunks(), strict=True)]
 
     @torch.no_grad()
-    def of_images(self, x: Tensor) -> Frozen:
-        """Of images [B, 3, H, W]."""
-        return self.matcher.freeze(self.ancestor(x))
+    def of_images(self, x: Tensor, value: bool = True) -> Frozen:
+        """Of images [B, 3, H, W]; ``value`` as :meth:`AnyMatcher.freeze`'s."""
+        return self.matcher.freeze(self.ancestor(x), value)
 
     def of_rows(self, rows: Tensor) -> Frozen:
         """Of meta images, by their place in the meta index."""

@@ -122,7 +122,9 @@ class Frozen:
     totals: dict[tuple[int, bool], Tensor]
 
     def __getitem__(self, rows: Tensor) -> Frozen:
-        maps = {kind: tuple(m.index_select(0, rows) for m in runs) for kind, runs in self.maps.items()}
+        taken = {id(m): m for runs in self.maps.values() for m in runs}  # kinds may share a run's maps
+        taken = {place: m.index_select(0, rows) for place, m in taken.items()}
+        maps = {kind: tuple(taken[id(m)] for m in runs) for kind, runs in self.maps.items()}
         energy = {kind: e.index_select(0, rows) for kind, e in self.energy.items()}
         totals = {kind: t.index_select(0, rows) for kind, t in self.totals.items()}
         return Frozen(self.pooled.index_select(0, rows), maps, energy, totals)
@@ -130,8 +132,12 @@ class Frozen:
     @staticmethod
     def join(parts: Sequence[Frozen]) -> Frozen:
         """Several batches as one."""
-        first = parts[0]
-        maps = {kind: tuple(torch.cat(runs) for runs in zip(*(p.maps[kind] for p in parts), strict=True)) for kind in first.maps}
+        first, joined = parts[0], dict[int, Tensor]()
+        for kind, runs in first.maps.items():
+            for place, m in enumerate(runs):
+                if id(m) not in joined:
+                    joined[id(m)] = torch.cat([p.maps[kind][place] for p in parts])
+        maps = {kind: tuple(joined[id(m)] for m in runs) for kind, runs in first.maps.items()}
         energy = {kind: torch.cat([p.energy[kind] for p in parts]) for kind in first.energy}
         totals = {kind: torch.cat([p.totals[kind] for p in parts]) for kind in first.totals}
         return Frozen(torch.cat([p.pooled for p in parts]), maps, energy, totals)
@@ -162,7 +168,7 @@ class Matcher:
 
     def numbers_per_image(self) -> int:
         kinds = {self.layout.kind(k): self.runs[k] for k in range(len(self.runs))}
-        maps = sum(run.side**2 * (run.last - run.first) for runs in kinds.values() for run in runs)
+        maps = sum(run.side**2 * (run.last - run.first) for run in {run for runs in kinds.values() for run in runs})
         moments = sum(by_moments for _, by_moments in kinds)
         return maps + self.layout.channels + moments * (len(self.layout.ancestor) + self.layout.channels)
 
@@ -171,9 +177,9 @@ class Matcher:
         return torch.cat([f.mean((2, 3)) for f in ancestor], 1)
 
     @torch.no_grad()
-    def freeze(self, ancestor: Sequence[Tensor]) -> Frozen:
-        """The frozen side of the ancestor's maps [B, C_l, S, S]."""
-        pooled = self.pool(ancestor)
+    def freeze(self, ancestor: Sequence[Tensor], value: bool = True) -> Frozen:
+        """The frozen side of the ancestor's maps [B, C_l, S, S]. Without ``value`` there is no energy, which no derivative but alpha's needs."""
+        pooled, made = self.pool(ancestor), dict[Run, Tensor]()
         maps: dict[tuple[int, bool], tuple[Tensor, ...]] = {}
         energy: dict[tuple[int, bool], Tensor] = {}
         totals: dict[tuple[int, bool], Tensor] = {}
@@ -181,13 +187,16 @@ class Matcher:
             kind = self.layout.kind(k)
             if kind in maps:
                 continue
-            found = [torch.cat([as_flat(resize(ancestor[l], run.side)) for l in run.layers], 2) for run in runs]
-            maps[kind] = tuple(found)
+            for run in runs:
+                if run not in made:
+                    made[run] = torch.cat([as_flat(resize(ancestor[l], run.side)) for l in run.layers], 2)
+            maps[kind] = found = tuple(made[run] for run in runs)
             if not self.layout.moments(k):
                 continue
-            squares = torch.cat([self._energy(m, run.side, kind[0]) for m, run in zip(found, runs, strict=True)], 1)
-            energy[kind] = squares @ self.scales[k]
-            totals[kind] = torch.cat([self._total(m, run.side, kind[0]) for m, run in zip(found, runs, strict=True)], 1)
+            totals[kind] = torch.cat([self._total(m, run, kind[0], pooled) for m, run in zip(found, runs, strict=True)], 1)
+            if value:
+                squares = torch.cat([self._energy(m, run.side, kind[0]) for m, run in zip(found, runs, strict=True)], 1)
+                energy[kind] = squares @ self.scales[k]
         return Frozen(pooled, maps, energy, totals)
 
     def loss(self, frozen: Frozen, alpha: Tensor, descendant: Sequence[Tensor], h: Sequence[Projection]) -> Tensor:
@@ -243,11 +252,13 @@ class Matcher:
         u = self._matrix(side, target)
         return (maps * self._both_axes(maps, side, u.t() @ u)).sum(1)
 
-    def _total(self, maps: Tensor, side: int, target: int) -> Tensor:
+    def _total(self, maps: Tensor, run: Run, target: int, pooled: Tensor) -> Tensor:
         """Sum over pixels of UZ, per channel: [B, side^2, C] -> [B, C]."""
-        if side == target:
-            return maps.sum(1)
-        return self._both_axes(maps, side, self._matrix(side, target).sum(0, keepdim=True))[:, 0]
+        native = self.layout.ancestor[run.layers[0]][1]
+        if all(self.layout.ancestor[l][1] == native for l in run.layers) and target % native == 0:
+            return pooled[:, run.first : run.last] * target**2  # enlarging by a whole factor keeps the mean
+        line = self._matrix(run.side, target).sum(0)
+        return torch.matmul(torch.outer(line, line).flatten(), maps)
 
     @staticmethod
     def _both_axes(maps: Tensor, side: int, matrix: Tensor) -> Tensor:
@@ -261,6 +272,21 @@ class Matcher:
     def enlarge(self, maps: Tensor, side: int, target: int) -> Tensor:
         """U along the pixels: [B, side^2, C] -> [B, target^2, C]."""
         return maps if side == target else self._both_axes(maps, side, self._matrix(side, target))
+
+    def enlarged(self, parts: Sequence[tuple[Tensor, int]], target: int) -> Tensor:
+        """The sum of :meth:`enlarge` of several [B, side^2, C] with their sides: lines one by one, columns all at once."""
+        batch, _, channels = parts[0][0].shape
+        whole = [maps for maps, side in parts if side == target]
+        small = [(maps, side) for maps, side in parts if side != target]
+        if small:
+            lines = [torch.matmul(self._matrix(side, target), maps.reshape(batch, side, side * channels)) for maps, side in small]
+            both = torch.cat([part.view(batch * target, side, channels) for part, (_, side) in zip(lines, small, strict=True)], 1)
+            across = torch.cat([self._matrix(side, target) for _, side in small], 1)
+            whole.append(torch.matmul(across, both).view(batch, target * target, channels))
+        total = whole[0]
+        for more in whole[1:]:
+            total = total.add_(more)
+        return total
 
     def shrink(self, maps: Tensor, side: int, target: int) -> Tensor:
         """U's transpose, [B, target^2, C] -> [B, side^2, C]."""

@@ -262,7 +262,10 @@ class Condensation:
         return Batch(images, labels.to(device), self.resident.batch(self.meta_index[rows]), meta_labels[rows].to(device), rows)
 
     def iterate(self, batch: Batch, annealed: float) -> tuple[Tensor, Tensor]:
-        """One iteration of Algorithm 1: a step of theta and zeta, then one of phi. Returns (L_cls, L_meta) before it."""
+        """One iteration of Algorithm 1: a step of theta and zeta, then one of phi.
+
+        Returns (L_cls, L_meta) before the first; under Eq. 16 L_meta is that of the meta batch, which phi then descends.
+        """
         rule = Rule(self.c.lr * annealed, self.c.momentum, self.c.weight_decay)
         share = annealed if self.c.meta_schedule == "cosine" else 1.0
         way = self._eq16 if self.c.objective == "eq16" else self._bilevel
@@ -310,11 +313,12 @@ class Condensation:
 
     def _eq16(self, batch: Batch, rule: Rule, share: float) -> tuple[Tensor, Tensor]:
         """Algorithm 1 with Eq. 16 to the letter: matching on the training batch; phi descends sum alpha psi on the meta batch."""
-        losses = self._real_step(batch, self._seen(batch), batch.train, rule)
+        classification, _ = self._real_step(batch, self._seen(batch), batch.train, rule)
         frozen = self.ancestor.of_rows(batch.rows)
         alpha = self.state.phi(frozen.pooled)
-        self._phi_step(frozen.pooled, alpha, self.psi(frozen, batch.meta) / len(batch.rows), share)
-        return losses
+        psi = self.psi(frozen, batch.meta) / len(batch.rows)
+        self._phi_step(frozen.pooled, alpha, psi, share)
+        return classification, (alpha.detach() * psi).sum()
 
     def _seen(self, batch: Batch) -> Frozen:
         """The ancestor's side of the training batch."""
@@ -323,7 +327,7 @@ class Condensation:
         shown, wrong = batch.train, self.state.wrong
         if wrong is not None:
             shown = shown[torch.randperm(len(shown), generator=wrong).to(shown.device)]
-        return self.ancestor.of_images(shown)
+        return self.ancestor.of_images(shown, value=self.written is None)
 
     def psi(self, frozen: Frozen, x: Tensor) -> Tensor:
         """psi [B, L, K] of images x as the pseudo-descendant stands now. L_meta is linear in alpha: this is its gradient times B."""
@@ -355,7 +359,7 @@ class Condensation:
         if matched is batch.train and self.c.match_weight > 0:
             total = self.written.total(frozen, matched, batch.train_labels, alpha, self.c.match_weight, state.params)
             state.params, state.buffers = sgd(state.params, state.buffers, total.grads, rule)
-            return total.classification, total.matching
+            return total.classification, total.classification.new_zeros(())  # nobody asks for it
         classification = self.written.classification(batch.train, batch.train_labels, state.params)
         matching = self.written.matching(frozen, matched, alpha, state.params)
         grads = torch._foreach_add(list(classification.grads), list(matching.grads), alpha=self.c.match_weight)

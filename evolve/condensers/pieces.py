@@ -25,7 +25,7 @@ class Parts(NamedTuple):
 
 
 class Piece(Protocol):
-    """``value`` and ``gradient`` at the point where it was made."""
+    """``value`` and ``gradient`` at the point where it was made. Of a side that was frozen without energy the value is not psi's."""
 
     value: Tensor
     gradient: Parts
@@ -66,9 +66,9 @@ class Direct:
         (target,) = frozen.maps[matcher.layout.kind(k)]
         self.features, self.h, self.scales = features, h, matcher.scales[k]
         self.weights = (alpha @ self.scales.t()).unsqueeze(1)
-        self.residual = torch.nn.functional.linear(features, h.weight, h.bias) - target
-        self.pushed = 2 * self.weights * self.residual
-        self.value = (self.pushed * self.residual).sum() / 2
+        self.residual = torch.nn.functional.linear(features, h.weight, h.bias).sub_(target)
+        self.pushed = self.residual * (2 * self.weights)
+        self.value = torch.dot(self.pushed.flatten(), self.residual.flatten()) / 2
         rows = self.pushed.flatten(0, 1)
         self.gradient = Parts(self.pushed @ h.weight, rows.t() @ features.flatten(0, 1), rows.sum(0))
 
@@ -99,17 +99,19 @@ class Moments:
         self.grams = self.matcher.cross(h.weight, h.weight)
         self.mixed = self._square(self.per_layer @ self.grams)
         self.shrunk = self._shrink(features)
-        self._first(frozen.energy[kind], alpha)
+        self._first(frozen.energy.get(kind), alpha)
 
-    def _first(self, energy: Tensor, alpha: Tensor) -> None:
+    def _first(self, energy: Tensor | None, alpha: Tensor) -> None:
         a, w, bias = self.per_channel, self.h.weight, self.h.bias
         scaled = a * bias
-        bent, drawn, pulled = torch.bmm(self.features, self.mixed), self._enlarged(w), scaled @ w
-        products = ((bent - 2 * drawn) * self.features).sum() + 2 * (pulled * self.sums).sum()
-        self.value = products + (scaled * (self.pixels * bias - 2 * self.totals)).sum() + (alpha * energy).sum()
-        weight = self._through(w, self.moments) - self._matched(self.shrunk) + scaled.t() @ self.sums
+        drawn, pulled, matched = self._enlarged(-2 * w), scaled @ w, self._matched(self.shrunk)
+        products = (self.moments * self.mixed).sum() + 2 * ((pulled * self.sums).sum() - (matched * w).sum())
+        self.value = products + (scaled * (self.pixels * bias - 2 * self.totals)).sum()
+        if energy is not None:
+            self.value += (alpha * energy).sum()
+        weight = self._through(w, self.moments) - matched + scaled.t() @ self.sums
         over = (a * (self.sums @ w.t() - self.totals)).sum(0) + self.pixels * scaled.sum(0)
-        self.gradient = Parts((bent - drawn + pulled.unsqueeze(1)).mul_(2), 2 * weight, 2 * over)
+        self.gradient = Parts(drawn.add_(2 * pulled.unsqueeze(1)).baddbmm_(self.features, 2 * self.mixed), 2 * weight, 2 * over)
 
     def products(self, v: Parts, curvature: bool) -> tuple[Parts | None, Tensor]:
         half = torch.bmm(v.features.transpose(1, 2), self.features)
@@ -156,12 +158,9 @@ class Moments:
 
     def _enlarged(self, w: Tensor) -> Tensor:
         """U (weighted Z) w, summed over the runs: [B, P, c]."""
-        side, found = self.matcher.layout.descendant[self.k][1], None
-        for t, run in zip(self.weighted, self.matcher.runs[self.k], strict=True):
-            part = self.matcher.enlarge(t @ w[run.first : run.last], run.side, side)
-            found = part if found is None else found + part
-        assert found is not None
-        return found
+        pairs = zip(self.weighted, self.matcher.runs[self.k], strict=True)
+        parts = [(t @ w[run.first : run.last], run.side) for t, run in pairs]
+        return self.matcher.enlarged(parts, self.matcher.layout.descendant[self.k][1])
 
     def _shrink(self, features: Tensor) -> list[Tensor]:
         """U^T F for the side of every run, [B, side^2, c] each."""

@@ -42,7 +42,7 @@ class TokenMatcher:
         return torch.cat([z.mean(2) for z in ancestor], 1)
 
     @torch.no_grad()
-    def freeze(self, ancestor: Sequence[Tensor]) -> Frozen:
+    def freeze(self, ancestor: Sequence[Tensor], value: bool = True) -> Frozen:
         """``maps``: [B, L, T * D]; ``energy`` [B, L]: mean over (T, D) of Z^2; no totals."""
         stacked = torch.stack(list(ancestor), 1).flatten(2)
         return Frozen(self.pool(ancestor), {KIND: (stacked,)}, {KIND: stacked.square().mean(2)}, {})

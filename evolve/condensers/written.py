@@ -107,7 +107,7 @@ class Classification:
 class Total:
     """L_total = L_cls + lambda L_meta where both see the same images: one pass through the network does for the two.
 
-    ``classification`` and ``matching``: the two losses; ``grads``: the total's gradient.
+    ``classification``: L_cls; ``grads``: the total's gradient. ``frozen`` may lack its energy.
     """
 
     def __init__(
@@ -116,8 +116,6 @@ class Total:
         run = written.run(x, params)
         pieces = written.pieces(frozen, run, alpha * (weight / len(x)), params)
         self.classification = F.cross_entropy(run.logits, labels)
-        weighted = torch.stack([one.value for one in pieces]).sum()
-        self.matching = weighted / weight
         g_logits = (torch.softmax(run.logits, 1) - F.one_hot(labels, run.logits.shape[1])) / len(x)
         gradients = [one.gradient for one in pieces]
         self.grads: Tensors = written.joined(run.backward(g_logits, written.placed(run, gradients)), gradients)

@@ -118,7 +118,8 @@ def doubled(resident: Resident) -> Iterator[Any]:
 
 
 def test_double_backward_finds_our_condensers_alpha(doubled: Any) -> None:
-    c = CondenseSettings(epochs=1, images_per_class=12, batch=20, meta_batch=4, meta_lr=3e-3, lr=0.03, augment=("crop",))
+    authors = {"objective": "bilevel", "meta_optimizer": "adam", "meta_schedule": "constant", "meta_lr": 3e-3, "meta_weight_decay": 1e-4}
+    c = CondenseSettings(epochs=1, images_per_class=12, batch=20, meta_batch=4, lr=0.03, augment=("crop",), **authors)
     state = VGG(ANCESTOR, 5).state_dict()
     plain = DoubleBackward(ANCESTOR, state, range(4), doubled, c, 0)
     begun = plain.alpha()

@@ -43,7 +43,7 @@ class Plain:
         self.of_w = torch.optim.SGD(self.w, lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay)
         self.of_phi = torch.optim.SGD([self.fc, self.bias], lr=c.meta_lr)
         self.cosines = [torch.optim.lr_scheduler.CosineAnnealingLR(o, c.epochs * STEPS) for o in (self.of_w, self.of_phi)]
-        self.norms: list[float] = []
+        self.norms, self.losses = list[float](), list[tuple[float, float]]()
 
     def train(self) -> None:
         case, c = self.case, self.c
@@ -60,7 +60,9 @@ class Plain:
         (classification + self.c.match_weight * self.l_meta(images, self.alpha(images).detach())).backward()
         self.of_w.step()
         self.of_phi.zero_grad()
-        self.l_meta(meta, self.alpha(meta)).backward()
+        matching = self.l_meta(meta, self.alpha(meta))
+        matching.backward()
+        self.losses.append((float(classification.detach()), float(matching.detach())))
         self.norms.append(sum(float(p.grad.square().sum()) for p in (self.fc, self.bias) if p.grad is not None))
         self.of_phi.step()
         for cosine in self.cosines:
@@ -115,6 +117,8 @@ def test_the_loop_is_algorithm_1_with_eq_16(reference: bool, augment: tuple[str,
     close(run.scores(), expected)
     assert 0.05 < movement(expected) < 1 and bool((expected < 1).all())
     assert curves["gradient"] == pytest.approx(plain.norms, rel=1e-5) and curves["iteration"] == [1, 2, 3, 4]
+    for name, losses in zip(("classification", "matching"), zip(*plain.losses, strict=True), strict=True):
+        assert curves[name] == pytest.approx(list(losses), rel=1e-5)
     assert curves["alpha_mean"][-1] == pytest.approx(float(expected.mean()), rel=1e-6)
 
 

@@ -30,7 +30,7 @@ from evolve.session import run_record
 from evolve.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, Settings
 
 PLAN = resnet18(1 / 16, 16)
-CONDENSE = CondenseSettings(epochs=1, batch=6, meta_batch=6, meta_fraction=0.34, meta_lr=3e-3, lr=0.05, augment=("crop",))
+CONDENSE = CondenseSettings(epochs=1, batch=6, meta_batch=6, meta_fraction=0.34, meta_lr=0.03, lr=0.05, augment=("crop",))
 DESCEND = DescendSettings(descendants=2, classes_per_task=3, shots=7, epochs=4, batch=7, lr=0.02, augment=("flip",))
 TINY = """
 [data]
