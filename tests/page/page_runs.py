@@ -34,7 +34,7 @@ def result(stage: Stage, score: Score, diverged: bool = False) -> dict[str, Any]
         groups = [[name] for name in plan.layer_names]
         even = [1 / len(groups)] * len(groups)
         chosen = {"layers": ["conv1", "conv11", "conv12", "conv13"], "selected": [0, 10, 11, 12], "groups": groups, "ancestor_plan": plan.to_json()}
-        return chosen | {"weights": even, "alpha": [[1.0]] * len(groups), "margin": 0.0, "status": "tied", "selected_by": "fallback"}
+        return chosen | {"weights": even, "alpha": [[1.0]] * len(groups), "margin": 0.0, "status": "tied", "selected_by": "fallback", "trials": []}
     accuracy = [score(stage) + 0.02 * i for i in range(3)]
     made = {"accuracy": accuracy, "best": accuracy, "test_images": [50] * 3}
     return made | {"tested": [1], "newborn": [0.3] * 3, "curves": [[a] for a in accuracy], "train_loss": [[math.nan if diverged else 0.5]] * 3}
