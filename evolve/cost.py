@@ -115,9 +115,10 @@ def _accumulate_seconds(s: Settings, plan: Architecture, recipe: Mapping[str, An
 
 
 def _condense_seconds(s: Settings, ancestor: Architecture) -> float:
-    """One iteration under Eq. 16 trains on a batch once, which passes the ancestor, too, and looks at a meta batch. Bilevel, it trains on a batch
-    twice and on a meta batch 2 + T times; of its T + 1 look-ahead steps all but the first need a Hessian product. The other condensers train on a batch once, and match (similarity) or not (CKA). A plug-in's is
-    taken for a meta-network.
+    """One iteration under Eq. 16 trains on a batch once, which passes the ancestor, too, and looks at a meta batch.
+
+    Bilevel, it trains on a batch twice and on a meta batch 2 + T times; of its T + 1 look-ahead steps all but the first need a Hessian product.
+    The other condensers train on a batch once, and match (similarity) or not (CKA). A plug-in's is taken for a meta-network.
     """
     c = s.condense
     if c.method in ("fixed", "gradient", "random"):
