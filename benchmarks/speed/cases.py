@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from evolve import scenario
 from evolve.errors import UserError
@@ -53,7 +52,7 @@ def all_cases(quick: bool) -> list[Case]:
             condense=replace(glyphs.condense, images_per_class=12),
             stream=replace(glyphs.stream, images_per_class=32),
         )
-    eq16 = replace(tiny, condense=replace(tiny.condense, objective="eq16", batch=32, meta_batch=16, images_per_class=24, meta_reach=0.0))
+    eq16 = replace(tiny, condense=replace(tiny.condense, objective="eq16", batch=32, meta_batch=16, images_per_class=60, meta_reach=0.0))
     large = {"cpu": (1.8, 2.5), "cuda": (20.0, 40.0)}
     small = {"cpu": (2.5, 4.0), "cuda": (20.0, 40.0)}
     return [
@@ -80,8 +79,8 @@ def choose_cases(only: Sequence[str], quick: bool, device: str) -> list[Case]:
 
 def bilevel(s: Settings) -> Settings:
     """The condenser as the authors' code trains phi."""
-    authors: dict[str, Any] = {"meta_optimizer": "adam", "meta_schedule": "constant", "meta_lr": 3e-3, "meta_weight_decay": 1e-4, "meta_reach": 0.0}
-    return replace(s, condense=replace(s.condense, objective="bilevel", **authors))
+    c = replace(s.condense, objective="bilevel", meta_optimizer="adam", meta_schedule="constant")
+    return replace(s, condense=replace(c, meta_lr=3e-3, meta_weight_decay=1e-4))
 
 
 def _settings(name: str, profile: str) -> Settings:

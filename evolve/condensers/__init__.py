@@ -55,7 +55,7 @@ def agreed(runs: Sequence[Condensed], request: Request) -> Condensed:
     return replace(
         found,
         repeats=repeats,
-        effort={name: [number for run in runs for number in run.effort.get(name, [])] for name in runs[0].effort},
+        effort={name: [number for run in runs for number in run.effort.get(name, [])] for name in good[0].effort},
         agreement=sum(run.status == "selected" and run.selected == found.selected for run in runs) / len(runs) if found.status == "selected" else None,
     )
 
