@@ -124,7 +124,7 @@ def train_together(
     losses: list[list[float]] = [[] for _ in models]
     accuracies: list[list[float]] = [[] for _ in models]
     correct: list[Tensor] = []
-    tested = tested_epochs(d)
+    tested = epochs_tested(d)
     for epoch in range(1, d.epochs + 1):
         for kept, loss in zip(losses, trainer.epoch(epoch - 1), strict=True):
             kept.append(loss)
@@ -140,7 +140,7 @@ def train_together(
     ]
 
 
-def tested_epochs(d: DescendSettings) -> list[int]:
+def epochs_tested(d: DescendSettings) -> list[int]:
     """The epochs, counted from 1, after which all test images are looked at: every ``test_every``-th and the last."""
     return sorted({*range(d.test_every, d.epochs + 1, d.test_every), d.epochs}) if d.test_every else [d.epochs]
 

@@ -16,6 +16,8 @@ import numpy as np
 from evolve.curves import Descent, Generation, Interval, LineageRecord, differences, evolved, pooled_interval
 from evolve.trends import Array, ratio_interval
 
+ROUNDING = 1e-9  # two means of the same accuracies may differ by less
+
 
 @dataclass(frozen=True)
 class Economy:
@@ -42,7 +44,8 @@ class Learning:
     """How fast descendants learn, means over descendants, trained lengths and seeds. Accuracies in %; NaN where nothing was measured.
 
     ``newborn``: before any training (nearest class mean); ``area``: mean height of the learning curve between the first and the last
-    tested epoch; ``epochs``: the first tested epoch at which the inherited reach the from-scratch's final accuracy.
+    tested epoch; ``epochs``: the first tested epoch at which the inherited reach the from-scratch's final accuracy, the mean over the
+    ``reached`` of ``asked`` generations in which they do; ``epochs_scratch``: the same of the from-scratch, in those generations.
     """
 
     newborn: float
@@ -52,6 +55,8 @@ class Learning:
     area_scratch: float
     epochs: float
     epochs_scratch: float
+    reached: int
+    asked: int
 
 
 def whole_gains(g: Generation) -> tuple[float, ...]:
@@ -83,7 +88,9 @@ def learning(records: Sequence[LineageRecord]) -> Learning:
     def newborn(descent: Descent) -> float:
         return float(np.mean(descent.newborn)) if descent.newborn else math.nan
 
-    reached = [(_epochs_to(g.inherited, g.scratch), _epochs_to(g.scratch, g.scratch)) for g in generations if g.scratch]
+    controlled = [(g.inherited, g.scratch) for g in generations if g.scratch and len(g.scratch.tested) > 1]
+    pairs = [(_epochs_to(own, other), _epochs_to(other, other)) for own, other in controlled]
+    reached = [pair for pair in pairs if math.isfinite(pair[0])]
     return Learning(
         newborn=mean(lambda g: g.inherited, newborn),
         newborn_scratch=mean(lambda g: g.scratch, newborn),
@@ -92,6 +99,8 @@ def learning(records: Sequence[LineageRecord]) -> Learning:
         area_scratch=mean(lambda g: g.scratch, area),
         epochs=float(np.mean([own for own, _ in reached])) if reached else math.nan,
         epochs_scratch=float(np.mean([other for _, other in reached])) if reached else math.nan,
+        reached=len(reached),
+        asked=len(pairs),
     )
 
 
@@ -105,10 +114,8 @@ def area(descent: Descent) -> float:
 
 
 def _epochs_to(descent: Descent, goal: Descent) -> float:
-    """The first tested epoch at which the mean accuracy reaches ``goal``'s final one; NaN if none does, or only the last was tested."""
-    if len(descent.tested) < 2:
-        return math.nan
-    curve, wanted = np.mean(np.array(descent.curves), axis=0), np.mean(goal.accuracy)
+    """The first tested epoch at which the mean accuracy reaches ``goal``'s final one; NaN if none does."""
+    curve, wanted = np.mean(np.array(descent.curves), axis=0), np.mean(goal.accuracy) - ROUNDING
     return next((float(epoch) for epoch, height in zip(descent.tested, curve, strict=True) if height >= wanted), math.nan)
 
 
@@ -159,7 +166,8 @@ def learning_sentence(found: Learning) -> str:
         whole = "" if math.isnan(found.newborn_whole) else f", the whole ancestor's {found.newborn_whole:.1f} %"
         parts.append(f"Before any training the newborn tell {found.newborn:.1f} % apart (from scratch {found.newborn_scratch:.1f} %{whole}).")
     if not math.isnan(found.epochs):
-        parts.append(f"From-scratch's final accuracy is reached after {found.epochs:.0f} epochs instead of {found.epochs_scratch:.0f}.")
+        where = "" if found.reached == found.asked else f" (at {found.reached} of {found.asked} lengths)"
+        parts.append(f"From-scratch's final accuracy is reached after {found.epochs:.1f} epochs instead of {found.epochs_scratch:.1f}{where}.")
     if not math.isnan(found.area):
         parts.append(f"Area under the learning curve: {found.area:.1f} %, from scratch {found.area_scratch:.1f} %.")
     return " ".join(parts)

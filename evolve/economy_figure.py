@@ -6,6 +6,7 @@ scratch and the whole ancestor are the two ends. The line is the frontier of the
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -35,8 +36,12 @@ def economy_figure(varieties: Mapping[str, Sequence[LineageRecord]], title: str 
         shown = [point for point in points if point.decided]
         left_out += len(points) - len(shown)
         _draw_variety(axes, name, shown, colour, marker)
-    _finish(axes, title, left_out)
+    _finish(axes, title)
     figure.legend(loc="outside right upper", fontsize=7.5)
+    note = "Numbers at the marks: lineage length; bars: 95 % interval, cut where they leave the picture."
+    if left_out:
+        note += f" {left_out} lengths are left out: there the whole ancestor gains nothing that can be told from 0."
+    figure.supxlabel(textwrap.fill(note, 130), x=0.02, ha="left", fontsize=7.5, color="#333333")
     return figure
 
 
@@ -57,11 +62,14 @@ def _draw_variety(axes: Any, name: str, points: Sequence[Economy], colour: str, 
     if not points:
         return
     x, y = [100 * p.weights for p in points], [100 * p.share.mean for p in points]
-    bars = np.array([[100 * (p.share.mean - p.share.low) for p in points], [100 * (p.share.high - p.share.mean) for p in points]])
-    axes.errorbar(x, y, np.nan_to_num(np.maximum(bars, 0)), color=colour, ls="none", elinewidth=0.6, alpha=0.35, zorder=2)
+    low, high = [100 * p.share.low for p in points], [100 * p.share.high for p in points]
+    axes.vlines(x, low, high, color=colour, lw=0.6, alpha=0.35, zorder=2)
     axes.plot(x, y, color=colour, marker=marker, ms=5.5, ls="none", label=name, zorder=4)
+    places: dict[tuple[float, float], list[str]] = {}
     for point, place in zip(points, zip(x, y, strict=True), strict=True):
-        axes.annotate(str(point.lineage), place, xytext=(4, 3), textcoords="offset points", fontsize=6.5, color=colour)
+        places.setdefault((round(place[0], 1), round(place[1])), []).append(str(point.lineage))
+    for place, lengths in places.items():
+        axes.annotate(", ".join(lengths), place, xytext=(4, 3), textcoords="offset points", fontsize=6.5, color=colour)
 
 
 def _draw_frontier(axes: Any, records: Sequence[LineageRecord]) -> None:
@@ -80,7 +88,9 @@ def _draw_frontier(axes: Any, records: Sequence[LineageRecord]) -> None:
         axes.plot(*zip(*best, strict=True), color="#333333", lw=1.4, marker=".", label="frontier of the trials\n(condensing classes)", zorder=3)
 
 
-def _finish(axes: Any, title: str, left_out: int) -> None:
+def _finish(axes: Any, title: str) -> None:
+    heights = [float(y) for line in axes.lines for y in line.get_ydata() if np.isfinite(y)]
+    axes.set_ylim(min([-10.0, *(y - 8 for y in heights)]), max([115.0, *(y + 10 for y in heights)]))
     axes.set_xscale("log")
     axes.set_xlim(LEAST, 125)
     axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
@@ -88,7 +98,3 @@ def _finish(axes: Any, title: str, left_out: int) -> None:
     axes.set_xlabel("share of the ancestor's weights that is inherited (%)")
     axes.set_ylabel("share of the whole ancestor's gain (%)")
     axes.set_title(title or "The economy of the gene", loc="left", fontweight="bold")
-    note = "Numbers at the marks: lineage length; bars: 95 % interval."
-    if left_out:
-        note += f" {left_out} lengths are left out: there the whole ancestor gains nothing that can be told from 0."
-    axes.annotate(note, (0, -0.16), xycoords="axes fraction", fontsize=7.5, color="#333333")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from evolve.curves import FALLBACKS, Descent, Generation, Interval, LineageRecord, Summary, aligned, gains, point_interval, pooled_interval
+from evolve.economy import whole_gains
 from evolve.trends import SCALES, Array, Trend
 from evolve.verdict import gain_sentence, verdict
 
@@ -115,11 +116,20 @@ def _draw_gain(axes: Any, records: Sequence[LineageRecord], summary: Summary) ->
     if points:
         first = min(1, summary.tasks)
         _line_with_band(axes, {x: v for x, v in points.items() if x >= first}, BLUE, "-", "o", "")
+        _draw_whole_gain(axes, _gathered(records, whole_gains))
         _mark_zero(axes, points.get(0) if first else None, records)
         _draw_trend(axes, summary.lengths, points, summary.gain)
     else:
         axes.annotate("from-scratch control off", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=GREY)
     axes.set_ylabel("gain over\nfrom-scratch (points)")
+
+
+def _draw_whole_gain(axes: Any, points: Points) -> None:
+    """What could have been inherited at most: the whole ancestor over its own architecture from scratch."""
+    _, colour, style, marker = METHODS["whole ancestor, fine-tuned"]
+    _line(axes, points, colour, style, marker, "whole ancestor over its own architecture from scratch")
+    if points:
+        axes.legend(fontsize=7.5, loc="best")
 
 
 def _draw_ancestor(axes: Any, records: Sequence[LineageRecord]) -> None:
@@ -224,18 +234,20 @@ def _draw_genome(figure: Any, axes: Any, record: LineageRecord, name: str) -> No
     scores = [s for g in record.generations for s in g.scores if math.isfinite(s)]
     norm = Normalize(min(scores), max(scores)) if scores and min(scores) < max(scores) else None
     layers = max((g.all_layers for g in record.generations), key=len)
+    columns = {length: column for column, length in enumerate(sorted({*record.lengths, *(g.lineage for g in record.generations)}))}
     for g in record.generations:
+        column = columns[g.lineage]
         for row, layer in enumerate(g.all_layers):
             held = layer in g.selected
             shade = 0.5 if norm is None or row >= len(g.scores) or not math.isfinite(g.scores[row]) else float(norm(g.scores[row]))
             colour = colormaps["Blues"](0.45 + 0.5 * shade) if held else colormaps["Greys"](0.03 + 0.32 * shade)
             hatch = "////" if g.status in FALLBACKS else None
-            axes.add_patch(Rectangle((g.lineage - 0.48, row - 0.46), 0.96, 0.92, facecolor=colour, edgecolor="white", lw=0, hatch=hatch))
+            axes.add_patch(Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, facecolor=colour, edgecolor="white", lw=0, hatch=hatch))
             if held:
-                axes.plot(g.lineage, row, "o", color="white", ms=3)
-    axes.set(xlim=(-0.6, record.tasks + 0.6), ylim=(len(layers) - 0.5, -0.5), ylabel=name)
+                axes.plot(column, row, "o", color="white", ms=3)
+    axes.set(xlim=(-0.6, max(columns.values()) + 0.6), ylim=(len(layers) - 0.5, -0.5), ylabel=name)
+    axes.set_xticks(list(columns.values()), [str(length) for length in columns], fontsize=7.5)
     axes.set_yticks(range(len(layers)), layers, fontsize=7.5)
-    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(False)
     if norm is not None:
         from matplotlib.cm import ScalarMappable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from evolve import __version__, ancestor_file, lineage, model_file, scenario
 from evolve.ancestor_file import AncestorFile
 from evolve.data.sources import load_images
 from evolve.devices import choose_device, provenance
+from evolve.display import compact
 from evolve.durable import to_json
 from evolve.engine import Notice, StageProgress, run_stages
 from evolve.errors import UserError
@@ -76,7 +77,21 @@ def condense(ancestor: str, out: Path, images: Images, weights: Weights, place: 
     origin |= {"seed": opened.order.seed, "method": opened.world.settings.condense.method, "key": stage.key, **chosen, "evolve": __version__}
     unflatten(result.tensors("learngene"), from_json(record["ancestor_plan"]), origin | _normalised(opened)).save(out)
     print(f"{out}: {', '.join(record['layers'])} ({record['selected_by']})")
+    print_trials(record["trials"], record["groups"])
     print(f"next: evolve inspect {out}; evolve inherit --learngene {out} --classes 10 --out model.safetensors")
+
+
+def print_trials(trials: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[str]]) -> None:
+    """Every candidate set that method "trial" tried, by its share of the weights; nothing without any."""
+    if not trials:
+        return
+    print("tried on condensing classes:  weights   gain (points)   layers")
+    for trial in trials:
+        layers = compact([name for place in trial["layers"] for name in groups[place]])
+        gain = f"{100 * trial['gain']:+.1f} ± {100 * trial['error']:.1f}"
+        over = "" if trial["within"] else ", over the budget"
+        names = ", ".join(trial["origins"])
+        print(f"{100 * trial['share']:36.1f} %   {gain:>13}   {layers} ({names}{over})")
 
 
 def null_test(ancestor: str, count: int, images: Images, weights: Weights, place: dict[str, Any]) -> None:

@@ -19,8 +19,10 @@ from evolve.descendants import (
     batches,
     choose_trainer,
     downstream_tasks,
+    epochs_tested,
     evaluate,
     learning_rate,
+    newborn_accuracy,
     train_descendant,
     train_together,
 )
@@ -329,3 +331,44 @@ def test_the_fast_trainers_are_left_out_where_they_do_not_know_the_rate(resident
     group = Group(tasks_of(resident)[:1], [0], resident, SETTINGS, 5)
     assert isinstance(choose_trainer([inherited_model()], group, False), FusedTrainer)
     assert isinstance(choose_trainer([inherited_model()], replace(group, lr_scale=0.5), False), PlainTrainer)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every", "expected"),
+    [(5, 1, [1, 2, 3, 4, 5]), (5, 2, [2, 4, 5]), (6, 3, [3, 6]), (5, 0, [5]), (5, 9, [5])],
+)
+def test_the_last_epoch_is_always_tested(epochs: int, every: int, expected: list[int]) -> None:
+    assert epochs_tested(replace(SETTINGS, epochs=epochs, test_every=every)) == expected
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_testing_less_often_changes_nothing_but_what_is_looked_at(resident, reference):
+    """Accuracies are those of the same epochs, losses and the last predictions the same bits."""
+
+    def trained(every: int):
+        d = replace(SETTINGS, epochs=4, test_every=every)
+        models = [inherit(PLAN, None, 3, 0, n) for n in range(2)]
+        return train_together(models, tasks_of(resident)[:2], resident, d, 0, range(2), quiet, reference)
+
+    for often, seldom in zip(trained(1), trained(3), strict=True):
+        assert seldom.tested == [3, 4] and len(often.test_accuracy) == 4
+        assert seldom.test_accuracy == [often.test_accuracy[epoch - 1] for epoch in seldom.tested]
+        assert (seldom.train_loss, seldom.correct, seldom.last) == (often.train_loss, often.correct, often.last)
+        assert seldom.newborn == often.newborn
+
+
+def test_the_newborns_accuracy_is_the_nearest_class_mean_as_scikit_learn_has_it(resident):
+    from sklearn.neighbors import NearestCentroid
+
+    model = inherit(PLAN, None, 3, 0, 1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for task in tasks_of(resident):
+        model.eval()
+        with torch.no_grad():
+            train, test = (model.embed(resident.batch(index)).numpy() for index in (task.train, task.test))
+        oracle = NearestCentroid().fit(train, task.train_labels.numpy()).score(test, task.test_labels.numpy())
+        model.train()
+        for fused in (True, False):
+            assert newborn_accuracy(model, task, resident, fused) == pytest.approx(oracle, abs=1.01 / len(task.test))
+        assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

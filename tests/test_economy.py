@@ -91,14 +91,20 @@ def test_learning_curves_newborns_and_the_epoch_that_reaches_from_scratch() -> N
     assert (found.epochs, found.epochs_scratch) == (2, 4)
     assert found.area == pytest.approx(75) and found.area_scratch == pytest.approx(100 * 0.55 * 0.75)
     assert found.newborn == pytest.approx(37.5) and found.newborn_scratch == pytest.approx(27.5)
-    assert "2 epochs instead of 4" in economy.learning_sentence(found)
+    assert "2.0 epochs instead of 4.0." in economy.learning_sentence(found)
+
+
+def test_lengths_that_never_reach_from_scratch_are_counted_and_not_averaged() -> None:
+    found = economy.learning([record(generation(1, 0.2, 0.3), generation(2, -0.2, 0.3))])
+    assert (found.reached, found.asked) == (1, 2) and found.epochs == 4
+    assert "(at 1 of 2 lengths)" in economy.learning_sentence(found)
 
 
 def test_one_test_gives_no_curve() -> None:
     g = generation(1, 0.2, 0.3)
     single = replace(g, inherited=descent("inherited", TASK, (4,)), scratch=descent("from-scratch", TASK, (4,)))
     found = economy.learning([record(single)])
-    assert math.isnan(found.area) and math.isnan(found.epochs)
+    assert math.isnan(found.area) and math.isnan(found.epochs) and found.asked == 0
     assert "epochs" not in economy.learning_sentence(found)
 
 

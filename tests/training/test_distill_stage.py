@@ -141,3 +141,10 @@ def test_a_rate_of_their_own_reaches_the_descendants(tmp_path: Path, images, wor
     assert free.record["plan"] == held.record["plan"] and free.record["train_loss"] != held.record["train_loss"]
     probe = result(descend(frozen, "full-ancestor", 1, ancestor), store, images)
     assert probe.record["train_loss"] != result(descend(world, "full-ancestor", 1, ancestor), store, images).record["train_loss"]
+
+
+def test_a_second_draw_has_other_random_layers_on_the_same_tasks(tmp_path: Path, images, world) -> None:
+    store, plan = Store(tmp_path), ancestor_plan(world.settings)
+    first, second = (result(from_scratch(world, plan, "1", draw), store, images).record for draw in (0, 1))
+    assert first["classes"] == second["classes"] and first["test_images"] == second["test_images"]
+    assert first["train_loss"] != second["train_loss"] and first["newborn"] != second["newborn"]
