@@ -175,16 +175,17 @@ def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
         if odd := next((item for item in value.values() if not _is_plain(item)), None):
             raise UserError(f"{where}: {_show(odd)}: expected numbers, strings, true or false, or lists of them")
         return dict(value)
-    if hint == int | str | tuple[int, ...]:
-        if not isinstance(value, (list, tuple)):
-            return _convert(value, int | str, limits, where)
-        if not value:
-            raise UserError(f"{where} = []: name at least one number, or give {_limits(limits).lstrip(': ')}")
-        return tuple(_convert(item, int, {"least": limits["least"]}, where) for item in value)
-    if hint == int | str:  # one of the words, or a number
-        if value in limits["choices"] or (isinstance(value, int) and not isinstance(value, bool) and value >= limits["least"]):
+    if hint in (int | str, int | str | tuple[int, ...]):  # one of the words, a number, or (the latter) a list of numbers
+
+        def counts(number: Any) -> bool:
+            return isinstance(number, int) and not isinstance(number, bool) and number >= limits["least"]
+
+        if hint != int | str and isinstance(value, (list, tuple)) and value and all(map(counts, value)):
+            return tuple(value)
+        if not isinstance(value, (list, tuple)) and (value in limits["choices"] or counts(value)):
             return value
-        raise UserError(f"{where} = {_show(value)}: allowed is{_limits(limits).lstrip(':')}")
+        listed = "" if hint == int | str else ", or a list of such numbers"
+        raise UserError(f"{where} = {_show(value)}: allowed is{_limits(limits).lstrip(':')}{listed}")
     wanted = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}[hint]
     fits = isinstance(value, bool) if hint is bool else isinstance(value, hint) and not isinstance(value, bool)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

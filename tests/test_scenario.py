@@ -214,3 +214,21 @@ def test_a_room_s_own_source_decides_whether_it_may_flip(tmp_path: Path) -> None
 def test_values_that_toml_has_and_a_scenario_has_not(text: str) -> None:
     with pytest.raises(UserError, match="expected"):
         scenario.load("glyphs-seq25", "quick", [text])
+
+
+@pytest.mark.parametrize("value", ["0", "true", '"x"', "[]", "[0]", "[1.5]", "[1, true]", "{}"])
+def test_lengths_to_measure_are_all_a_number_or_a_list(value: str) -> None:
+    with pytest.raises(UserError) as caught:
+        scenario.load("glyphs-seq25", "quick", [f"stream.measure={value}"])
+    text = str(caught.value)
+    assert "\n" not in text and "stream.measure = " in text
+    assert text.endswith("allowed is one of all, or a number, at least 1, or a list of such numbers")
+
+
+@pytest.mark.parametrize(("value", "held"), [("all", "all"), ("3", 3), ("[1, 5]", (1, 5))])
+def test_lengths_to_measure_survive_being_written_and_read(value: str, held: object, tmp_path: Path) -> None:
+    settings = scenario.load("glyphs-seq25", "quick", [f"stream.measure={value}"]).settings
+    assert settings.stream.measure == held
+    (tmp_path / "mine.toml").write_text(scenario.dump(settings))
+    assert scenario.load(str(tmp_path / "mine.toml")).settings.stream == settings.stream
+    assert scenario.from_dict(scenario.to_dict(settings), "run.json") == settings

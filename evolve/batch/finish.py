@@ -9,10 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from evolve import figures
 from evolve.batch.compare import Row, power
 from evolve.batch.file import Batch, Case
 from evolve.curves import CONTROLS, Interval, LineageRecord
 from evolve.durable import write_whole
+from evolve.economy import economy, economy_sentence
+from evolve.economy_figure import economy_figure, has_economy
 from evolve.report import csv_bytes, finite, parquet_bytes
 from evolve.scenario import toml_value
 from evolve.trends import SEEDS_AS_UNITS
@@ -22,7 +25,7 @@ METRIC_WORDS = {"accuracy": "accuracy", "gain": "gain over from-scratch"}
 
 
 def write_batch(batch: Batch, tables: Mapping[str, Sequence[Row]], records: Sequence[tuple[Case, LineageRecord]], out: Path) -> list[Path]:
-    """Write table.md, table.tex, table.json, and descendants.csv and .parquet (long form) into ``out``; each whole or not at all."""
+    """Write table.md, table.tex, table.json, economy.png and .svg, and descendants.csv and .parquet (long form) into ``out``; each whole or not at all."""
     files = {
         "table.md": markdown(batch, tables),
         "table.tex": latex(batch, tables),
@@ -31,7 +34,24 @@ def write_batch(batch: Batch, tables: Mapping[str, Sequence[Row]], records: Sequ
     rows = list(long_form(records))
     contents = {name: text.encode() for name, text in files.items()}
     contents |= {"descendants.csv": csv_bytes(rows), "descendants.parquet": parquet_bytes(rows)}
+    shown = {name: pooled for name, pooled in varieties(records).items() if has_economy(pooled)}
+    for kind in ("png", "svg") if shown else ():
+        contents[f"economy.{kind}"] = figures.encode(lambda: economy_figure(shown, batch.title or batch.name), kind)
     return [write_whole(out / name, content, "batch report") for name, content in contents.items()]
+
+
+def varieties(records: Sequence[tuple[Case, LineageRecord]]) -> dict[str, list[LineageRecord]]:
+    """Case name -> its lineages by seed: what can be pooled, in the batch's order."""
+    pooled: dict[str, list[LineageRecord]] = {}
+    for case, record in records:
+        pooled.setdefault(case.name, []).append(record)
+    return {name: sorted(lineages, key=lambda record: record.seed) for name, lineages in pooled.items()}
+
+
+def economy_lines(records: Sequence[tuple[Case, LineageRecord]]) -> list[str]:
+    """What every case's learngene carries of the whole ancestor's gain, a sentence each, where that control was measured."""
+    sentences = {name: economy_sentence(economy(pooled)) for name, pooled in varieties(records).items()}
+    return [f"{name}: {sentence}" for name, sentence in sentences.items() if sentence]
 
 
 def long_form(records: Sequence[tuple[Case, LineageRecord]]) -> Iterator[dict[str, Any]]:

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 
 from evolve.batch.compare import METRICS, compare
 from evolve.batch.file import Case
-from evolve.batch.finish import write_batch
+from evolve.batch.finish import economy_lines, write_batch
 from evolve.batch.folder import check_folder, write_batch_file
 from evolve.batch.run import BatchOrder, OpenBatch
 from evolve.batch.screen import BatchScreen, print_plan, print_tables
 from evolve.curves import LineageRecord
 from evolve.engine import StageFailure
+from evolve.errors import printable
 from evolve.page.write import PAGE, write_page
 from evolve.run import claimed
 from evolve.session import export_learngenes, run_record, stoppable
 from evolve.snapshots import thin
+from evolve.summary import say
 
 
 def execute(order: BatchOrder, argv: list[str]) -> None:
@@ -42,6 +44,8 @@ def execute(order: BatchOrder, argv: list[str]) -> None:
         for line in thin(opened.lineages[0].store, [one.world for one in opened.lineages]):
             print(line)
     print_tables(order.batch, tables)
+    for line in economy_lines(measured):
+        say(printable(line))
     print(f"tables       {order.out / 'table.md'}, table.tex, table.json, descendants.csv and .parquet (long form)")
     print(f"every case   {order.out}/<case>-seed<n>   (curve.png, genome.png, learngenes; evolve summary reads them)")
     print(f"tensorboard  tensorboard --logdir {order.out}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.batch.file import Case
+from evolve.batch.finish import varieties
 from evolve.batch.folder import BATCH_FILE, BatchFolder, is_batch, read_batch_file
 from evolve.curves import LineageRecord, Summary, summarise
 from evolve.durable import canonical
@@ -62,11 +63,7 @@ class Section:
     @cached_property
     def varieties(self) -> dict[str, list[LineageRecord]]:
         """Case name -> its measured lineages by seed: what can be pooled."""
-        found: dict[str, list[LineageRecord]] = {}
-        for case, record in sorted(self.measured, key=lambda pair: pair[0].seed):
-            found.setdefault(case.name, []).append(record)
-        order = dict.fromkeys(line.case.name for line in self.lines)
-        return {name: found[name] for name in order if name in found}
+        return varieties(self.measured)
 
     @cached_property
     def summaries(self) -> dict[str, Summary]:
