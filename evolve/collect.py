@@ -60,7 +60,7 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
         selected_by=gene["selected_by"],
         agreement=gene.get("agreement"),
         descendant=lineage.heir(world, gene).describe(),
-        share=plan.share(gene["layers"]),
+        share=plan.share([*gene["layers"], *(plan.carried if world.settings.inherit.embeddings == "inherited" else ())]),
         trials=tuple(_tried(trial, gene["groups"]) for trial in gene["trials"]),
         inherited=descents["inherited"],
         scratch=descents.get("from-scratch"),

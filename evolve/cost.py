@@ -219,7 +219,7 @@ def estimate(settings: Settings, workers: int = 2) -> float:
     chain = sum(seconds(settings, "accumulate", recipe | {"task": t}) for t in range(tasks + 1))
     one = seconds(settings, "descend", {"method": "inherited"})
     generations = len(measured(settings))
-    trained = generations - c.untrained
+    trained = generations - (c.untrained and tasks > 0)
     descents = generations * (1 + c.from_scratch * c.draws) + sum(trained // every for every in (c.shuffled, c.joint, c.distilled) if every)
     rest = descents * one + generations * seconds(settings, "condense", {})
     others = settings.condense.rivals if settings.condense.method == "trial" else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -107,6 +108,7 @@ def train_together(
     reference: bool = False,
     lr_scale: float = 1.0,
     teacher: Teacher | None = None,
+    newborns: bool = True,
 ) -> list[Trained]:
     """Train all parameters of ``models``, in place, each on its own task: SGD with momentum, cross-entropy, all test images after every
     ``d.test_every`` epochs and the last.
@@ -116,10 +118,11 @@ def train_together(
     before it: BN cannot train on one. The cosine schedule falls step by step from ``d.lr`` to zero after the last step. The models must
     be on the Resident's device; they may differ in architecture, and numbers may repeat (several generations, one after the other).
     ``reference`` takes the plain path whatever is faster here. ``lr_scale`` multiplies the learning rate of inherited layers, 0 freezes them;
-    a ``teacher`` adds its hints at the layers that the architectures would inherit.
+    a ``teacher`` adds its hints at the layers that the architectures would inherit. Without ``newborns`` nobody is looked at before training.
     """
     group = Group(tasks, numbers, resident, d, seed, lr_scale)
-    newborn = [newborn_accuracy(model, task, resident, not reference) for model, task in zip(models, tasks, strict=True)]
+    pairs = zip(models, tasks, strict=True)
+    newborn = [newborn_accuracy(model, task, resident, not reference) if newborns else math.nan for model, task in pairs]
     trainer = DistillTrainer(models, group, teacher) if teacher else choose_trainer(models, group, reference)
     losses: list[list[float]] = [[] for _ in models]
     accuracies: list[list[float]] = [[] for _ in models]

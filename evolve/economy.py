@@ -8,14 +8,15 @@ points, shares are fractions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from evolve.curves import Descent, Generation, Interval, LineageRecord, differences, evolved, pooled_interval
-from evolve.trends import Array, ratio_interval
+from evolve.trends import Array, ratio_interval, side
 
+DECIMALS = 1  # of a gain in points, as it is printed here
 ROUNDING = 1e-9  # two means of the same accuracies may differ by less
 
 
@@ -35,8 +36,8 @@ class Economy:
 
     @property
     def decided(self) -> bool:
-        """Whether the positive control is there: the whole ancestor's gain lies above 0."""
-        return self.whole.low > 0
+        """Whether the positive control is there: the whole ancestor's gain lies above 0, as printed."""
+        return above(self.whole) > 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Learning:
     epochs_scratch: float
     reached: int
     asked: int
+
+
+def above(interval: Interval) -> int:
+    """1 where the interval, as it is printed here, lies above 0, -1 below, else 0 (also without bounds)."""
+    return 0 if math.isnan(interval.low) else side(interval.low, interval.high, DECIMALS)
 
 
 def whole_gains(g: Generation) -> tuple[float, ...]:
@@ -94,7 +100,7 @@ def learning(records: Sequence[LineageRecord]) -> Learning:
     return Learning(
         newborn=mean(lambda g: g.inherited, newborn),
         newborn_scratch=mean(lambda g: g.scratch, newborn),
-        newborn_whole=mean(lambda g: g.full_ancestor, newborn),
+        newborn_whole=mean(lambda g: g.full_ancestor, newborn) if all(g.full_ancestor for g in generations) else math.nan,
         area=mean(lambda g: g.inherited, area),
         area_scratch=mean(lambda g: g.scratch, area),
         epochs=float(np.mean([own for own, _ in reached])) if reached else math.nan,
@@ -126,14 +132,14 @@ def _complete(g: Generation) -> bool:
 def _economy(lineage: int | None, seeds: Sequence[Sequence[Generation]]) -> Economy:
     gain = [_mean_by_task([differences(g.inherited, g.scratch) for g in one if g.scratch]) for one in seeds]
     whole = [_mean_by_task([whole_gains(g) for g in one]) for one in seeds]
-    held = pooled_interval(whole)
-    share = ratio_interval(gain, whole)
+    held, pairs = pooled_interval(whole), sum(map(len, whole))
+    share = Interval(*ratio_interval(gain, whole), pairs) if above(held) > 0 else Interval(math.nan, math.nan, math.nan, 0)
     return Economy(
         lineage=lineage,
         weights=float(np.mean([g.share for one in seeds for g in one if g.share is not None])),
         gain=pooled_interval(gain),
         whole=held,
-        share=Interval(*share, gain[0].size) if held.low > 0 else Interval(math.nan, math.nan, math.nan, 0),
+        share=share,
     )
 
 
@@ -146,10 +152,16 @@ def economy_sentence(found: Economy | None) -> str:
     if found is None:
         return ""
     weights, whole, gain = f"{100 * found.weights:.0f} % of the weights", _points(found.whole), _points(found.gain)
+    if math.isnan(found.whole.low):
+        return f"The learngene ({weights}) gains {gain}, the whole ancestor {whole}: one task gives no interval, so no share is named."
+    if above(found.whole) < 0:
+        return f"The whole ancestor harms ({whole}): there was nothing to inherit, so this says nothing of the learngene ({gain})."
     if not found.decided:
-        return f"Even the whole ancestor gains nothing that can be told from 0 ({whole}): there was nothing to inherit, so this says nothing of the learngene."
-    if not found.gain.low > 0:
-        return f"The ancestor has what is wanted (the whole one gains {whole}), the learngene lacks it ({weights}, {gain})."
+        return f"Not even the whole ancestor is shown to gain ({whole}), so there is nothing that the learngene ({gain}) could carry a share of."
+    if above(found.gain) < 0:
+        return f"The ancestor has what is wanted (the whole one gains {whole}), the learngene harms ({weights}, {gain})."
+    if above(found.gain) == 0:
+        return f"The ancestor has what is wanted (the whole one gains {whole}), the learngene is not shown to carry any of it ({weights}, {gain})."
     s = found.share
     return f"{weights} carry {100 * s.mean:.0f} % [{100 * s.low:.0f}, {100 * s.high:.0f}] of the whole ancestor's gain ({gain} of {whole})."
 
@@ -159,15 +171,23 @@ def _points(interval: Interval) -> str:
     return f"{interval.mean:+.1f}{bounds} points"
 
 
+def _beside(others: Mapping[str, float]) -> str:
+    """" (from scratch 38.9 %)" of those that were measured."""
+    parts = [f"{name} {value:.1f} %" for name, value in others.items() if not math.isnan(value)]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
 def learning_sentence(found: Learning) -> str:
     """How the newborn and the learning compare, as far as it was measured."""
     parts = []
     if not math.isnan(found.newborn):
-        whole = "" if math.isnan(found.newborn_whole) else f", the whole ancestor's {found.newborn_whole:.1f} %"
-        parts.append(f"Before any training the newborn tell {found.newborn:.1f} % apart (from scratch {found.newborn_scratch:.1f} %{whole}).")
+        others = {"from scratch": found.newborn_scratch, "the whole ancestor's": found.newborn_whole}
+        parts.append(f"Before any training the newborn tell {found.newborn:.1f} % apart{_beside(others)}.")
+    if found.asked and not found.reached:
+        parts.append("From-scratch's final accuracy is reached at none of the lengths.")
     if not math.isnan(found.epochs):
         where = "" if found.reached == found.asked else f" (at {found.reached} of {found.asked} lengths)"
         parts.append(f"From-scratch's final accuracy is reached after {found.epochs:.1f} epochs instead of {found.epochs_scratch:.1f}{where}.")
     if not math.isnan(found.area):
-        parts.append(f"Area under the learning curve: {found.area:.1f} %, from scratch {found.area_scratch:.1f} %.")
+        parts.append(f"Area under the learning curve: {found.area:.1f} %{_beside({'from scratch': found.area_scratch})}.")
     return " ".join(parts)

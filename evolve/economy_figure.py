@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from evolve.candidates import WHOLE
 from evolve.curves import LineageRecord, evolved
 from evolve.economy import Economy, economies
 
@@ -40,7 +41,7 @@ def economy_figure(varieties: Mapping[str, Sequence[LineageRecord]], title: str 
     figure.legend(loc="outside right upper", fontsize=7.5)
     note = "Numbers at the marks: lineage length; bars: 95 % interval, cut where they leave the picture."
     if left_out:
-        note += f" {left_out} lengths are left out: there the whole ancestor gains nothing that can be told from 0."
+        note += f" {left_out} lengths are left out: there the whole ancestor is not shown to gain."
     figure.supxlabel(textwrap.fill(note, 130), x=0.02, ha="left", fontsize=7.5, color="#333333")
     return figure
 
@@ -72,18 +73,23 @@ def _draw_variety(axes: Any, name: str, points: Sequence[Economy], colour: str, 
         axes.annotate(", ".join(lengths), place, xytext=(4, 3), textcoords="offset points", fontsize=6.5, color=colour)
 
 
-def _draw_frontier(axes: Any, records: Sequence[LineageRecord]) -> None:
-    """Of all candidate sets tried, those that no smaller set matches: the mean over generations of each one's part of the whole's gain."""
+def frontier(records: Sequence[LineageRecord]) -> list[tuple[float, float]]:
+    """Of all candidate sets tried, those that no smaller set matches: (% of the weights, mean % of the whole ancestor's gain)."""
     parts: dict[tuple[str, ...], list[float]] = {}
     shares: dict[tuple[str, ...], float] = {}
     for g in (g for record in records for g in evolved(record)):
-        whole = next((trial.gain for trial in g.trials if trial.share > 0.999), 0.0)
+        whole = next((trial.gain for trial in g.trials if WHOLE in trial.origin), 0.0)
         for trial in g.trials if whole > 0 else ():
-            parts.setdefault(trial.layers, []).append(100 * trial.gain / whole)
-            shares[trial.layers] = 100 * trial.share
+            name = (*trial.layers, *((WHOLE,) if WHOLE in trial.origin else ()))  # it may hold more than all its layers
+            parts.setdefault(name, []).append(100 * trial.gain / whole)
+            shares[name] = 100 * trial.share
     often = max(map(len, parts.values()), default=0)
     ranked = sorted((shares[layers], float(np.mean(values))) for layers, values in parts.items() if 2 * len(values) > often)
-    best = [(x, y) for place, (x, y) in enumerate(ranked) if y > max([0.0, *(other for _, other in ranked[:place])])]
+    return [(x, y) for place, (x, y) in enumerate(ranked) if y > max([0.0, *(other for _, other in ranked[:place])])]
+
+
+def _draw_frontier(axes: Any, records: Sequence[LineageRecord]) -> None:
+    best = frontier(records)
     if best:
         axes.plot(*zip(*best, strict=True), color="#333333", lw=1.4, marker=".", label="frontier of the trials\n(condensing classes)", zorder=3)
 

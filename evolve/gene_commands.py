@@ -96,11 +96,12 @@ def print_trials(trials: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[
 
 def null_test(ancestor: str, count: int, images: Images, weights: Weights, place: dict[str, Any]) -> None:
     """Print what the condensation of an ancestor chose, beside ``count`` of each kind of null; nothing is written."""
-    from evolve.condensers.null import KINDS, null_test
+    from evolve.condensers.null import KINDS, check_method, null_test
     from evolve.condensers.selection import movement
     from evolve.perform import condensation
 
     opened, stages, _ = _asked(ancestor, images, weights, place)
+    check_method(opened.world.settings.condense.method)
     with SCREEN.status(f"condensing {ancestor}") as status:
 
         def show(fraction: float, text: str) -> None:

@@ -85,7 +85,7 @@ def lineage(world: World, peek: Peek) -> Iterator[Stage]:
     controls, lengths = world.settings.controls, measured(world.settings)
     if controls.from_scratch:
         yield from draws(world, paper_descendant(world.settings), PAPERS)
-        if controls.full_ancestor:
+        if any(due(world, "full-ancestor", length) for length in lengths):
             yield from draws(world, ancestor_plan(world.settings).whole(), WHOLE)
     ancestor = accumulate(world, 0, None)
     yield ancestor
@@ -134,7 +134,7 @@ def measured(settings: Settings) -> tuple[int, ...]:
 
 
 def due(world: World, control: str, length: int) -> bool:
-    """Whether a control of :data:`SPARSE` runs at this measured length: at every n-th one, counted from the first trained ancestor's.
+    """Whether a control of :data:`SPARSE` runs at this measured length: at every n-th one, counted from the first trained ancestor's, and the last.
 
     At lineage length 0 none does, unless that is all there is: one pretrained ancestor, which has no tasks that a joint one could learn.
     """
@@ -142,7 +142,7 @@ def due(world: World, control: str, length: int) -> bool:
     if world.settings.stream.tasks == 0:
         return every > 0 and control != "joint"
     trained = [m for m in measured(world.settings) if m > 0]
-    return every > 0 and length in trained and (trained.index(length) + 1) % every == 0
+    return every > 0 and length in trained and ((trained.index(length) + 1) % every == 0 or length == trained[-1])
 
 
 def accumulate(world: World, task: int, previous: Stage | None, strategy: str | None = None) -> Stage:
@@ -338,7 +338,7 @@ def _trial(s: Settings) -> dict[str, Any]:
         if name not in unread
     }
     return {
-        "trial": {"descend": learning, "inherit": _keyed(s.inherit)}
+        "trial": {"version": VERSIONS["descend"], "descend": learning, "inherit": _keyed(s.inherit)}
         | marked("inheritors", s.inherit.method)
     }
 

@@ -50,7 +50,7 @@ def descend_source(data: DataSettings) -> str:
 class StreamSettings:
     """[stream]: the ancestor's tasks (paper 5.3). Each is drawn independently, so classes recur."""
 
-    tasks: int = setting(25, "tasks the ancestor learns; generations of the lineage; 0: lineage length 0 alone", least=0)
+    tasks: int = setting(25, "tasks the ancestor learns; generations of the lineage; 0: lineage length 0 alone", least=0, most=100_000)
     classes_per_task: int = setting(5, "classes in a task, drawn without repeats inside the task", least=2)
     images_per_class: int = setting(0, "training images a class; 0: all there are", least=0)
     measure: int | str | tuple[int, ...] = setting(
@@ -134,7 +134,7 @@ class CondenseSettings:
     trial_tasks: int = setting(
         10,
         "trial: tasks of condensing classes that every candidate set learns, as [descend] says",
-        least=2,
+        least=2, most=1000,
     )
     rivals: tuple[str, ...] = setting(
         ("meta-network",),
@@ -176,17 +176,17 @@ class DescendSettings:
 
 @dataclass(frozen=True)
 class ControlSettings:
-    """[controls]: what decides what the curve means. A number n is "at every n-th measured lineage length"; 0 is off."""
+    """[controls]: what decides what the curve means. A number n is "at every n-th measured lineage length, and the last"; 0 is off."""
 
     from_scratch: bool = setting(True, "the same descendants, all layers random", key=False)
     draws: int = setting(
         1, "random draws of every from-scratch control, which is their mean: the noise of a single draw is common to all lengths", least=1, most=100, key=False
     )
     untrained: bool = setting(True, "lineage length 0: an untrained ancestor's learngene", key=False)
-    shuffled: int = setting(1, "learngene with weights permuted within each tensor, every n-th measured length; 0: off", least=0, key=False)
-    joint: int = setting(0, "an ancestor trained on the union of the tasks so far, every n-th measured length; 0: off", least=0, key=False)
-    full_ancestor: int = setting(1, "the whole ancestor fine-tuned downstream, every n-th measured length; 0: off", least=0, key=False)
-    distilled: int = setting(0, "from scratch with the ancestor's features as hints (Table II), every n-th measured length; 0: off", least=0, key=False)
+    shuffled: int = setting(1, "learngene with weights permuted within each tensor, every n-th measured length and the last; 0: off", least=0, key=False)
+    joint: int = setting(0, "an ancestor trained on the union of the tasks so far, every n-th measured length and the last; 0: off", least=0, key=False)
+    full_ancestor: int = setting(1, "the whole ancestor fine-tuned downstream, every n-th measured length and the last; 0: off", least=0, key=False)
+    distilled: int = setting(0, "from scratch with the ancestor's features as hints (Table II), every n-th measured length and the last; 0: off", least=0, key=False)
 
 
 @dataclass(frozen=True)

@@ -81,12 +81,12 @@ class Trend:
         return f"points per {SCALES[self.scale].per}"
 
 
-def side(low: float, high: float) -> int:
+def side(low: float, high: float, decimals: int = PRINTED) -> int:
     """1 where an interval lies above 0, -1 below, else 0 (also without bounds). Bounds count as
     they are printed: one that rounds to 0.00 touches 0, so that no sentence contradicts the numbers
     beside it.
     """
-    return int(round(low, PRINTED) > 0) - int(round(high, PRINTED) < 0)
+    return int(round(low, decimals) > 0) - int(round(high, decimals) < 0)
 
 
 def t_quantile(freedom: int, level: float = LEVEL) -> float:

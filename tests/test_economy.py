@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evolve import economy
 from evolve.collect import mean_descent
 from evolve.curves import Descent, Generation, LineageRecord, Tried, record_from_json, record_to_json
-from evolve.economy_figure import economy_figure, has_economy
+from evolve.economy_figure import economy_figure, frontier, has_economy
 from evolve.figures import encode
 
 TASK = np.array([0.40, 0.50, 0.60, 0.70])  # how hard the tasks are
@@ -61,13 +63,43 @@ def test_noise_that_learngene_and_whole_share_cancels_in_the_share() -> None:
 def test_no_share_is_named_where_even_the_whole_ancestor_gains_nothing() -> None:
     found = economy.economy([record(generation(1, 0.02, 0.001))])
     assert found is not None and not found.decided and math.isnan(found.share.mean)
-    assert economy.economy_sentence(found).startswith("Even the whole ancestor gains nothing")
+    assert economy.economy_sentence(found).startswith("Not even the whole ancestor is shown to gain")
     assert not has_economy([record(generation(1, 0.02, 0.001))])
 
 
 def test_an_ancestor_that_has_it_and_a_learngene_that_lacks_it() -> None:
     found = economy.economy([record(generation(1, 0.0, 0.2))])
-    assert "the learngene lacks it" in economy.economy_sentence(found)
+    assert "the learngene is not shown to carry any of it" in economy.economy_sentence(found)
+
+
+@given(st.floats(-0.3, 0.3), st.floats(-0.3, 0.3), st.floats(0, 0.05))
+@settings(deadline=None, max_examples=60)
+def test_no_sentence_contradicts_the_intervals_printed_in_it(gain: float, whole: float, spread: float) -> None:
+    found = economy.economy([record(generation(1, gain, whole, spread=spread))])
+    assert found is not None
+    text = economy.economy_sentence(found)
+    low, high = (f"{bound:+.1f}" for bound in (found.whole.low, found.whole.high))
+    assert f"[{low}, {high}]" in text and "nan" not in text
+    assert ("harms" in text.split("(")[0]) == (float(high) < 0)
+    assert ("Not even" in text) == (float(low) <= 0 <= float(high))
+    assert ("carry" in text and "weights carry" in text) == (float(low) > 0 and float(f"{found.gain.low:+.1f}") > 0)
+
+
+def test_one_task_names_its_numbers_and_no_share() -> None:
+    g = generation(1, 0.1, 0.2)
+
+    def first(d: Descent | None) -> Descent | None:
+        return d and replace(d, accuracy=d.accuracy[:1], newborn=d.newborn[:1])
+
+    alone = replace(g, **{name: first(getattr(g, name)) for name in ("inherited", "scratch", "full_ancestor", "full_scratch")})
+    text = economy.economy_sentence(economy.economy([record(alone)]))
+    assert "+9.0 points" in text and "no interval" in text and "nan" not in text
+
+
+def test_without_from_scratch_nothing_is_compared_with_it() -> None:
+    g = replace(generation(1, 0.1, 0.2), scratch=None, full_scratch=None)
+    text = economy.learning_sentence(economy.learning([record(g)]))
+    assert "nan" not in text and "from scratch" not in text and "newborn" in text
 
 
 def test_only_lengths_with_every_control_count() -> None:
@@ -114,6 +146,14 @@ def test_the_mean_of_draws_is_place_by_place() -> None:
     assert mean.accuracy == pytest.approx((0.3, 0.6)) and mean.draws == 2
     assert mean.curves == (pytest.approx((0.15, 0.3)), pytest.approx((0.3, 0.6))) and mean.newborn == pytest.approx((0.15, 0.3))
     assert mean_descent([first]) is first
+
+
+def test_a_whole_ancestor_beside_all_its_layers_is_a_candidate_of_its_own() -> None:
+    """ResNets and ViTs hold more than their layers: front 17 and the whole ancestor name the same layers."""
+    sets = (("front 1", ("a",), 0.1, 0.05), ("front 2", ("a", "b"), 0.97, 0.08), ("whole ancestor", ("a", "b"), 1.0, 0.10))
+    trials = tuple(Tried(origin, layers, share, gain, 0.01) for origin, layers, share, gain in sets)
+    shown = record(replace(generation(1, 0.05, 0.1), trials=trials), replace(generation(2, 0.05, 0.1), trials=trials))
+    assert frontier([shown]) == [pytest.approx(point) for point in [(10, 50), (97, 80), (100, 100)]]
 
 
 def test_the_picture_names_what_it_leaves_out_and_the_record_survives_json() -> None:

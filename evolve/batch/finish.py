@@ -92,6 +92,8 @@ def note(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
     )
     if few:
         text += " With fewer than three seeds the test counts tasks, so it speaks of these ancestors only."
+    if batch.controls:
+        text += " A control's row is its mean over the lengths at which it was measured."
     return text + " Bold: better than every other method by the corrected test."
 
 

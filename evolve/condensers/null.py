@@ -38,10 +38,15 @@ class Row:
     moved: float
 
 
+def check_method(method: str) -> None:
+    """Raises UserError for a condenser whose choice the null test cannot question."""
+    if method not in METHODS:
+        raise UserError(f"--null: condense.method = {method!r} compares no features image by image; allowed are {', '.join(METHODS)}")
+
+
 def null_test(request: Request, count: int) -> tuple[Condensed, list[Row]]:
     """The true condensation and ``count`` of each of KINDS, on the same split of the same images. UserError for a method not among METHODS."""
-    if request.c.method not in METHODS:
-        raise UserError(f"--null: condense.method = {request.c.method!r} compares no features image by image; allowed are {', '.join(METHODS)}")
+    check_method(request.c.method)
     once = replace(request, c=replace(request.c, repeats=1))
     total, done = 1 + count * len(KINDS), 0
 

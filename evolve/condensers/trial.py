@@ -112,6 +112,7 @@ class Course:
             progress,
             self.request.reference,
             scale,
+            newborns=False,
         )
         return [descendant.last for descendant in trained]
 

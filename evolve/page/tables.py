@@ -112,7 +112,7 @@ def economy(varieties: Mapping[str, Sequence[LineageRecord]]) -> Table:
         for point in (*economies(records), overall(records)):
             if point is not None:
                 where = "mean" if point.lineage is None else str(point.lineage)
-                share = plus_minus(_points(point.share)) if point.decided else "whole gains nothing"
+                share = plus_minus(_points(point.share)) if point.decided else "whole not shown to gain"
                 gains = (plus_minus(point.gain, signed=True), plus_minus(point.whole, signed=True))
                 rows.append(Row((name, where, f"{100 * point.weights:.1f}", *gains, share), total=point.lineage is None))
     heads = ("case", "lineage length", "weights inherited (%)", "gain (points)", "whole ancestor's gain (points)", "share of it (%)")
