@@ -13,7 +13,7 @@ import pytest
 from evolve import cost, perform, scenario
 from evolve.data.sources import load_images
 from evolve.errors import UserError
-from evolve.lineage import World, accumulate, ancestor_plan, condense, rivals
+from evolve.lineage import World, accumulate, ancestor_plan, condense, measured, rivals
 from evolve.settings import (
     AncestorSettings,
     CondenseSettings,
@@ -155,7 +155,8 @@ def test_what_a_scenario_may_not_ask(words: list[str], text: str) -> None:
 
 def test_its_cost_grows_with_tasks_sets_and_repeats_and_counts_rivals() -> None:
     def seconds(*words: str) -> float:
-        s = scenario.load("glyphs-seq25", "quick", ["condense.method=trial", *words]).settings
+        fixed = ["condense.method=trial", "condense.granularity=conv", "descend.shots=20"]
+        s = scenario.load("glyphs-seq25", "quick", [*fixed, *words]).settings
         return cost.seconds(s, "condense", {})
 
     base = seconds()
@@ -168,4 +169,4 @@ def test_its_cost_grows_with_tasks_sets_and_repeats_and_counts_rivals() -> None:
     plain = scenario.load("glyphs-seq25", "quick").settings
     assert other == cost.seconds(plain, "condense", {}) and other != base
     bare = replace(s, condense=replace(s.condense, rivals=()))
-    assert cost.estimate(s, 1) - cost.estimate(bare, 1) == pytest.approx(26 * other)
+    assert cost.estimate(s, 1) - cost.estimate(bare, 1) == pytest.approx(len(measured(s)) * other)

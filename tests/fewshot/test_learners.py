@@ -49,16 +49,26 @@ def test_learns_new_colours(name):
     assert min(right) > 0.5 and sum(right) / len(right) > 0.85
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+LONG = replace(QUICK, episodes=120)
+"""Losses of single episodes are noise, and rounding, so the processor, decides which noise: a quarter of these is an average."""
+
+
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name != "reptile"])
 def test_meta_training_lowers_the_loss(name):
-    _, losses = trained(name)
-    part = 3 if name == "baseline++" else 5
-    if name == "reptile":  # its losses are those on the way, from ever the same start: a better start shows as less loss on a task
-        longer, barely = trained(name)[0], trained(name, replace(QUICK, reptile_step=0.0))[0]
-        one = task(0)
-        losses = [learner.trained(resident().batch(one.train), one.train_labels, 4, generator(0, "t"))[1] for learner in (barely, longer)]
-        part = 1
+    _, losses = trained(name, QUICK if name == "baseline++" else LONG)
+    part = 3 if name == "baseline++" else len(losses) // 4
     assert sum(losses[-part:]) < 0.95 * sum(losses[:part])
+
+
+def test_reptiles_start_becomes_one_with_less_loss_on_the_way():
+    """Its losses are those on the way, from ever the same start: a better start shows as less loss on tasks."""
+    longer, barely = trained("reptile", LONG)[0], trained("reptile", replace(LONG, reptile_step=0.0))[0]
+
+    def loss(learner):
+        tasks = [task(number) for number in TASKS]
+        return sum(learner.trained(resident().batch(one.train), one.train_labels, 4, generator(0, "t"))[1] for one in tasks)
+
+    assert loss(longer) < 0.95 * loss(barely)
 
 
 @pytest.mark.parametrize("name", LEARNERS)

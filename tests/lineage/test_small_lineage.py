@@ -82,7 +82,7 @@ def test_a_run_leaves_what_the_readme_promises(finished: Path) -> None:
 
 def test_every_control_is_measured(finished: Path) -> None:
     methods = {row["method"] for row in rows(finished, "descendants.csv")}
-    assert methods == {"inherited", "from-scratch", "shuffled", "joint", "full-ancestor", "reference"}
+    assert methods == {"inherited", "from-scratch", "shuffled", "joint", "full-ancestor", "full-ancestor from-scratch", "reference"}
 
 
 def test_the_same_command_again_computes_nothing(finished: Path, place: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(place: Path) -> None:
     assert [row["lineage"] for row in rows(place / "runs/whole")] == ["0", "1", "2"]
     assert all("B*" in row["descendant"] for row in rows(place / "runs/whole"))
     methods = {row["method"] for row in rows(place / "runs/whole", "descendants.csv")}
-    assert methods == {"inherited", "from-scratch", "shuffled", "joint", "full-ancestor", "distilled", "reference"}
+    assert methods == {"inherited", "from-scratch", "shuffled", "joint", "full-ancestor", "full-ancestor from-scratch", "distilled", "reference"}
     command = [sys.executable, "-m", "evolve.cli", "run", "--scenario", "tiny.toml", "--out", "cut/run", "--workers", "1"]
     started = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300

@@ -129,7 +129,7 @@ def test_a_whole_lineage_of_resnets(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "runs/one/descendants.csv", newline="") as file:
         methods = {row["method"] for row in csv.DictReader(file)}
-    assert methods == {"inherited", "from-scratch", "shuffled", "joint", "full-ancestor", "distilled", "reference"}
+    assert methods == {"inherited", "from-scratch", "shuffled", "joint", "full-ancestor", "full-ancestor from-scratch", "distilled", "reference"}
     for path in (tmp_path / "runs/one/learngenes").glob("*.safetensors"):
         gene = load(path)
         assert isinstance(gene.ancestor_plan, ResNetPlan) and set(gene.layers) <= set(gene.ancestor_plan.layer_names)

@@ -155,7 +155,7 @@ def test_the_content_is_in_every_key_that_hangs_from_the_ancestor_and_only_there
         return {stage.label: stage.key for stage in lineage.lineage(_world(checkpoint), lambda key: {"ancestor_plan": plan.to_json(), "layers": ["block1"]})}
 
     none, one, two = keys(""), keys("a"), keys("b")
-    shared = {label for label in none if label.endswith("from-scratch")}
+    shared = {label for label in none if "from-scratch" in label}
     assert shared and {label for label in none if none[label] == one[label]} == shared == {label for label in none if one[label] == two[label]}
 
 
@@ -200,13 +200,15 @@ def test_the_first_task_and_joint_training_begin_with_the_pretrained_layers(stra
 
 
 def test_a_lineage_without_tasks_is_one_generation_with_its_controls() -> None:
-    words = ["ancestor.network=vit-small4", "data.size=16", "stream.tasks=0", "ancestor.checkpoint=x", "controls.full_ancestor=3", "controls.joint=1", "controls.distilled=2"]
+    words = ["ancestor.network=vit-small4", "data.size=16", "stream.tasks=0", "ancestor.checkpoint=x", "controls.full_ancestor=3"]
+    words += ["controls.joint=1", "controls.distilled=2", "controls.draws=1"]
     settings = load("glyphs-seq25", "quick", words).settings
     world = lineage.World(settings, 0, "images", tuple(range(9)), tuple(range(9, 13)), tuple(range(13, 20)), checkpoint="a")
     plan = lineage.ancestor_plan(settings)
     labels = [stage.label for stage in lineage.lineage(world, lambda key: {"ancestor_plan": plan.to_json(), "layers": ["block1"]})]
     methods = ("inherited", "from-scratch", "shuffled", "full-ancestor", "distilled")
-    assert labels == ["descend paper's descendant from-scratch", "accumulate 0", "condense 0", *(f"descend 0 {method}" for method in methods)]
+    first = ["descend paper's descendant from-scratch", "descend whole ancestor from-scratch"]
+    assert labels == [*first, "accumulate 0", "condense 0", *(f"descend 0 {method}" for method in methods)]
 
 
 @pytest.mark.parametrize(
