@@ -30,7 +30,7 @@ batch = 8
 epochs = 1
 batch = 8
 meta_batch = 8
-meta_lr = 0.003
+meta_reach = 0.2
 lr = 0.02
 window = 2
 [descend]
