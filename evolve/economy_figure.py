@@ -103,4 +103,4 @@ def _finish(axes: Any, title: str) -> None:
     axes.xaxis.minorticks_off()
     axes.set_xlabel("share of the ancestor's weights that is inherited (%)")
     axes.set_ylabel("share of the whole ancestor's gain (%)")
-    axes.set_title(title or "The economy of the gene", loc="left", fontweight="bold")
+    axes.set_title(textwrap.fill(title or "The economy of the gene", 60), loc="left", fontweight="bold")
