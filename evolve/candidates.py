@@ -10,7 +10,7 @@ from itertools import accumulate
 
 from evolve.errors import UserError
 from evolve.inheritors import descendant
-from evolve.networks.architecture import Architecture, Groups, owners
+from evolve.networks.architecture import Architecture, Groups, holders
 from evolve.settings import DescendSettings, InheritSettings
 
 WHOLE = "whole ancestor"
@@ -61,8 +61,7 @@ class Choice:
     @property
     def paper(self) -> tuple[int, ...]:
         """The groups that hold the paper's set."""
-        owner = owners(self.groups)
-        return tuple(sorted({owner[place] for place in self.ancestor.named_set("paper", 0)}))
+        return holders(self.groups, self.ancestor.named_set("paper", 0))
 
     @property
     def limit(self) -> float:

@@ -5,7 +5,7 @@ Drawn as :mod:`evolve.figures` draws; the curves are :mod:`evolve.condensers.con
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,12 @@ NEEDED = ("iteration", "classification", "matching", "alpha_mean", "alpha_min", 
 
 def courses(records: Sequence[LineageRecord]) -> list[tuple[int, dict[str, Array]]]:
     """Lineage length and curves of every condensation that kept them; of others than the meta-network's there are none."""
-    return list(_courses(records))
-
-
-def _courses(records: Sequence[LineageRecord]) -> Iterator[tuple[int, dict[str, Array]]]:
-    for record in records:
-        for g in record.generations:
-            if all(g.history.get(name) for name in NEEDED):
-                yield g.lineage, {name: np.array(g.history[name], dtype=np.float64) for name in NEEDED}
+    return [
+        (g.lineage, {name: np.array(g.history[name], dtype=np.float64) for name in NEEDED})
+        for record in records
+        for g in record.generations
+        if all(g.history.get(name) for name in NEEDED)
+    ]
 
 
 def convergence_figure(records: Sequence[LineageRecord], summary: Summary) -> Any:

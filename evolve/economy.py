@@ -191,3 +191,8 @@ def learning_sentence(found: Learning) -> str:
     if not math.isnan(found.area):
         parts.append(f"Area under the learning curve: {found.area:.1f} %{_beside({'from scratch': found.area_scratch})}.")
     return " ".join(parts)
+
+
+def sentences(records: Sequence[LineageRecord]) -> list[str]:
+    """What a run or several pooled seeds end with, beside gain and verdict; as much as was measured."""
+    return [line for line in (economy_sentence(economy(records)), learning_sentence(learning(records))) if line]

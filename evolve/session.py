@@ -13,7 +13,7 @@ from evolve import scenario
 from evolve.collect import collect, generation
 from evolve.curves import LineageRecord, summarise
 from evolve.display import Display
-from evolve.economy import economy, economy_sentence, learning, learning_sentence
+from evolve.economy import sentences
 from evolve.engine import Notice, StageDone, StageProgress, StageStarted, run_stages
 from evolve.errors import UserError
 from evolve.lineage import measured
@@ -193,9 +193,8 @@ def print_end(order: Order, record: LineageRecord) -> None:
     summary = summarise([record])
     say(gain_sentence(summary))
     say(verdict(summary))
-    for line in (economy_sentence(economy([record])), learning_sentence(learning([record]))):
-        if line:
-            say(line)
+    for line in sentences([record]):
+        say(line)
     print(f"report       {order.out / 'report.html'}   (everything on one page)")
     print(f"picture      {order.out / 'curve.png'}   (which layers were inherited: {order.out / 'genome.png'})")
     print(f"tables       {order.out / 'generations.csv'}, descendants.csv, summary.json")

@@ -11,7 +11,7 @@ from typing import Any
 from evolve import scenario
 from evolve.collect import collect
 from evolve.curves import LineageRecord, Summary, summarise
-from evolve.economy import economy, economy_sentence, learning, learning_sentence
+from evolve.economy import sentences
 from evolve.errors import UserError
 from evolve.lineage import World
 from evolve.referrers import world_of
@@ -42,9 +42,8 @@ def summarise_runs(folders: Iterable[Path], out: Path | None, store: Path | None
     print_effects(found)
     say(gain_sentence(found))
     say(verdict(found))
-    for line in (economy_sentence(economy(records)), learning_sentence(learning(records))):
-        if line:
-            say(line)
+    for line in sentences(records):
+        say(line)
     if out is not None:
         write_report(records, out)
         print(f"written to {out}")

@@ -15,7 +15,7 @@ from evolve.condensers.batches import draw_images, split_meta
 from evolve.condensers.selection import Selection, select_scores
 from evolve.data.resident import Resident
 from evolve.errors import UserError
-from evolve.networks.architecture import Architecture, Groups, owners
+from evolve.networks.architecture import Architecture, Groups, holders, owners
 from evolve.networks.network import Network, frozen, initialise
 from evolve.settings import CondenseSettings, DescendSettings, InheritSettings
 
@@ -144,9 +144,7 @@ class Request:
         """The 0-based groups of the fixed set: what method "fixed" returns, and what is taken where nothing was decided."""
         if self.c.fixed:
             return numbered_groups(self.groups, self.c.fixed)
-        chosen = self.architecture.named_set(self.c.fixed_set, self.c.top_k)
-        owner = owners(self.groups)
-        return tuple(sorted({owner[place] for place in chosen}))
+        return holders(self.groups, self.architecture.named_set(self.c.fixed_set, self.c.top_k))
 
     @cached_property
     def split(self) -> Split:

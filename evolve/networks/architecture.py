@@ -175,6 +175,12 @@ def owners(groups: Groups) -> list[int]:
     return [position for position, group in enumerate(groups) for _ in group]
 
 
+def holders(groups: Groups, places: Iterable[int]) -> tuple[int, ...]:
+    """The positions of the groups that hold the layers at ``places`` (0-based, one by one), ascending."""
+    owner = owners(groups)
+    return tuple(sorted({owner[place] for place in places}))
+
+
 def check_names(architecture: Architecture, selected: Iterable[str]) -> set[str]:
     """The selection as a set. Raises ValueError, naming them, for integral layers that the ancestor does not have."""
     wanted = set(selected)
