@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "inherit", "load_model", "save_ancestor"]
 
-__version__ = "0.1.0"
 
 
 def inherit(
@@ -32,16 +31,16 @@ def inherit(
     """A network that inherits a learngene's file, as a torch module: images [B, 3, H, W] -> logits [B, num_classes]; all parameters train.
 
     ``method``: a registered inheritor ("stack" is the paper's). Fresh layers are drawn by (``seed``, ``descendant``), so it equals that
-    descendant of a lineage of this seed. Raises evolve.errors.UserError, one line, for a file that is no whole learngene.
+    descendant of a lineage of this seed. Raises evolve.core.errors.UserError, one line, for a file that is no whole learngene.
     """
-    from evolve.model_file import inherit as make
+    from evolve.learngene.model_file import inherit as make
 
     return make(Path(learngene), num_classes, seed, method, embeddings, descendant)[0]
 
 
 def load_model(path: str | PathLike[str]) -> Network:
-    """The network of a file that `evolve inherit` wrote. Raises evolve.errors.UserError for another file."""
-    from evolve.model_file import load
+    """The network of a file that `evolve inherit` wrote. Raises evolve.core.errors.UserError for another file."""
+    from evolve.learngene.model_file import load
 
     return load(Path(path))
 
@@ -57,8 +56,8 @@ def save_ancestor(
 ) -> None:
     """Write the state dict of a registered network, trained anywhere, as an ancestor for `evolve condense`.
 
-    Names may be ours, torchvision's (VGG) or timm's (ViT). ``provenance``: JSON-able. Raises evolve.errors.UserError for another network's.
+    Names may be ours, torchvision's (VGG) or timm's (ViT). ``provenance``: JSON-able. Raises evolve.core.errors.UserError for another network's.
     """
-    from evolve.ancestor_file import save_ancestor as save
+    from evolve.learngene.ancestor_file import save_ancestor as save
 
     save(Path(path), network, width, size, state, provenance)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evolve.errors import DataError, UserError
-from evolve.store import Stage, Store, stage_key
+from evolve.core.errors import DataError, UserError
+from evolve.engine.store import Stage, Store, stage_key
 
 Progress = Callable[[float, str], None]
 

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evolve.ancestor import Accumulated, accumulate
+from evolve.ancestor.accumulate import Accumulated, accumulate
+from evolve.core.settings import AncestorSettings, StreamSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.settings import AncestorSettings, StreamSettings
 
 CLASSES = (0, 2, 3, 5, 6, 7)
 S = StreamSettings(tasks=3, classes_per_task=3)

@@ -12,14 +12,14 @@ import pytest
 import torch
 from strategy_runs import ARGUMENTS, CLASSES, HEADS, A, Memory, S, assert_same, in_stages, model_of, quiet, settings, stripes
 
-from evolve.ancestor import Accumulated, Learner, accumulate, accuracies, build_ancestor, check_strategy, labelling, load_trunk
+from evolve.ancestor.accumulate import Accumulated, Learner, accumulate, accuracies, build_ancestor, check_strategy, labelling, load_trunk
+from evolve.core.errors import UserError
+from evolve.core.randomness import generator
+from evolve.core.settings import AncestorSettings
 from evolve.data.resident import Resident
 from evolve.data.streams import load_avalanche, make_benchmark, stream_tasks
-from evolve.errors import UserError
-from evolve.networks.plan import vgg16_plan
 from evolve.networks.vgg import VGG
-from evolve.randomness import generator
-from evolve.settings import AncestorSettings
+from evolve.networks.vgg_plan import vgg16_plan
 
 ONLINE = {"ewc_lambda": 50.0, "mode": "online", "decay_factor": 0.5}
 STRATEGIES = ("naive", "ewc", "si", "lwf", "replay", "cumulative", "joint")
@@ -80,7 +80,7 @@ def avalanche_run(strategy: str, a: AncestorSettings, resident: Resident, count:
     from avalanche.training.supervised import EWC, Cumulative, LwF, Naive, SynapticIntelligence
     from torch.utils.data import DataLoader
 
-    from evolve.training.group import batch_count, batches
+    from evolve.data.batches import batch_count, batches
 
     kinds = {"naive": Naive, "ewc": EWC, "lwf": LwF, "cumulative": Cumulative, "si": SynapticIntelligence}
 
@@ -149,7 +149,7 @@ def test_ewcs_closed_form_equals_avalanches_sum_over_tasks(arguments: dict[str, 
     from avalanche.training.plugins import EWCPlugin
     from avalanche.training.utils import ParamData
 
-    from evolve.strategies import EWC
+    from evolve.ancestor.strategies import EWC
 
     draw = generator(0, "ewc")
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2)).double().to(memory_format=torch.channels_last)
@@ -219,7 +219,7 @@ def test_accuracies_and_metrics_equal_avalanches(head: str, resident: Resident) 
     from avalanche.evaluation.metrics import accuracy_metrics, bwt_metrics, forgetting_metrics
     from avalanche.training.plugins import EvaluationPlugin
 
-    from evolve.metrics import backward_transfer, forgetting
+    from evolve.ancestor.metrics import backward_transfer, forgetting
 
     a = settings("naive", head, width=1 / 16, epochs=5, milestones=())
     tasks = stream_tasks(S, CLASSES, resident, 3, 3)

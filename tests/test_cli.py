@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from evolve import scenario
+from evolve.lineage import scenario
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

@@ -19,13 +19,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from engine_stages import make
 
-from evolve.agenda import Event, Notice, StageDone, StageFailed, StageFailure, StageProgress
-from evolve.cluster import Cluster, chosen
-from evolve.cluster.crew import Dask
-from evolve.cluster.task import Assignment, settle, unfit, versions
-from evolve.engine import run_stages
-from evolve.errors import DataError, UserError
-from evolve.store import Stage, Store
+from evolve.core.errors import DataError, UserError
+from evolve.engine.agenda import Event, Notice, StageDone, StageFailed, StageFailure, StageProgress
+from evolve.engine.cluster import Cluster, chosen
+from evolve.engine.cluster.crew import Dask
+from evolve.engine.cluster.task import Assignment, settle, unfit, versions
+from evolve.engine.engine import run_stages
+from evolve.engine.store import Stage, Store
 
 PERFORM = "engine_stages:perform"
 TESTS = str(Path(__file__).parent)
@@ -201,7 +201,7 @@ def test_stop_releases_running_stages_and_harms_nothing(tmp_path: Path, address:
 
 
 def test_an_unfit_worker_is_one_line(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evolve.cluster.crew.versions", lambda: versions() | {"torch": "9.9"})
+    monkeypatch.setattr("evolve.engine.cluster.crew.versions", lambda: versions() | {"torch": "9.9"})
     with pytest.raises(UserError, match=rf"worker tcp://.* has torch {versions()['torch']}, this command 9.9: .*same version") as caught:
         run(tmp_path, [make("a")], address, keep_going=True)
     assert "\n" not in str(caught.value)
@@ -232,7 +232,7 @@ def test_a_result_that_shows_late_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_nobody_at_the_address_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evolve.cluster.start.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("evolve.engine.cluster.start.CONNECT_SECONDS", 1)
     with pytest.raises(UserError, match="--scheduler tcp://127.0.0.1:9: no scheduler answers"):
         run(tmp_path, [make("a")], "tcp://127.0.0.1:9")
 
@@ -272,9 +272,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from engine_stages import make
-from evolve.cluster import Cluster
-from evolve.cluster.crew import Dask
-from evolve.engine import run_stages
+from evolve.engine.cluster import Cluster
+from evolve.engine.cluster.crew import Dask
+from evolve.engine.engine import run_stages
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     run_stages(lambda: [make("long", "patient")], root, "engine_stages:perform", {"trace": f"{root}.trace"}, Dask(Cluster("local", workers=1)), print)

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from evolve import curves, trends
-from evolve.curves import Descent, Generation, LineageRecord
-from evolve.errors import UserError
-from evolve.trends import Array
-from evolve.verdict import gain_sentence, verdict
+from evolve.core.errors import UserError
+from evolve.report import curves, trends
+from evolve.report.curves import Descent, Generation, LineageRecord
+from evolve.report.trends import Array
+from evolve.report.verdict import gain_sentence, verdict
 
 QUICK = (1, 2, 3, 5, 8, 12, 18, 25)  # the lengths that quick profiles measure
 
@@ -336,7 +336,7 @@ def test_a_run_without_the_from_scratch_control_has_no_gain_and_says_so(tmp_path
     assert summary.accuracy == curves.summarise([whole]).accuracy and summary.accuracy.rises
     assert "from-scratch control was off" in verdict(summary)
     assert "support a rise" not in verdict(summary)
-    from evolve.report import write_report
+    from evolve.report.files import write_report
 
     assert (tmp_path / "curve.png") in write_report(bare, tmp_path)
 
@@ -352,7 +352,7 @@ def test_a_lineage_of_no_tasks_has_its_gain_at_length_0_and_no_untrained_ancesto
 
 def test_no_trend_is_drawn_where_none_is_claimed() -> None:
     """The line and its fan are the figure's black dashes in the panel of the gain."""
-    from evolve import figures
+    from evolve.report import figures
 
     def dashes(made: LineageRecord) -> list[int]:
         summary = curves.summarise([made])

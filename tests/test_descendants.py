@@ -12,11 +12,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evolve.core.errors import UserError
+from evolve.core.randomness import generator
+from evolve.core.settings import DescendSettings
+from evolve.data.batches import batch_count, batches
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.descendants import (
+from evolve.descendants.descendants import (
     DownstreamTask,
-    batches,
     choose_trainer,
     downstream_tasks,
     epochs_tested,
@@ -26,16 +29,13 @@ from evolve.descendants import (
     train_descendant,
     train_together,
 )
-from evolve.errors import UserError
-from evolve.inheritance import inherit
-from evolve.learngene import extract
-from evolve.networks.plan import stack_plan, vgg16_plan
+from evolve.descendants.trainers.fused import FusedTrainer
+from evolve.descendants.trainers.group import Group
+from evolve.descendants.trainers.plain import PlainTrainer
+from evolve.learngene.inheritance import inherit
+from evolve.learngene.learngene import extract
 from evolve.networks.vgg import VGG, initialise
-from evolve.randomness import generator
-from evolve.settings import DescendSettings
-from evolve.training.fused import FusedTrainer
-from evolve.training.group import Group, batch_count
-from evolve.training.plain import PlainTrainer
+from evolve.networks.vgg_plan import stack_plan, vgg16_plan
 
 ANCESTOR = vgg16_plan(1 / 16)
 PLAN = stack_plan(ANCESTOR, ("conv1", "conv11", "conv12", "conv13"))

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from evolve.curves import Descent, Generation, Interval
-from evolve.display import HEADINGS, Display, Eta, compact, duration, plus_minus, row
-from evolve.screen import Screen
+from evolve.report.curves import Descent, Generation, Interval
+from evolve.runs.screens.display import Display
+from evolve.runs.screens.rows import HEADINGS, Eta, compact, duration, plus_minus, row
+from evolve.runs.screens.screen import Screen
 
 
 def descent(method: str, *accuracy: float) -> Descent:
@@ -151,7 +152,7 @@ def test_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_looking_on_costs_no_heavy_import() -> None:
-    code = "import evolve.display, evolve.report, evolve.tensorboard, evolve.figures, sys;"
+    code = "import evolve.runs.screens.display, evolve.report.files, evolve.report.tensorboard, evolve.report.figures, sys;"
     code += "print(sorted({'torch', 'scipy', 'matplotlib', 'rich'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

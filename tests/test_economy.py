@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolve import economy
-from evolve.collect import mean_descent
-from evolve.curves import Descent, Generation, LineageRecord, Tried, record_from_json, record_to_json
-from evolve.economy_figure import economy_figure, frontier, has_economy
-from evolve.figures import encode
+from evolve.lineage.collect import mean_descent
+from evolve.report import economy
+from evolve.report.curves import Descent, Generation, LineageRecord, Tried, record_from_json, record_to_json
+from evolve.report.economy_figure import economy_figure, frontier, has_economy
+from evolve.report.figures import encode
 
 TASK = np.array([0.40, 0.50, 0.60, 0.70])  # how hard the tasks are
 

@@ -18,9 +18,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from engine_stages import make
 
-from evolve.engine import Event, Notice, StageDone, StageFailed, StageFailure, StageProgress, StageStarted, run_stages
-from evolve.errors import DataError, UserError
-from evolve.store import Stage, Store
+from evolve.core.errors import DataError, UserError
+from evolve.engine.engine import Event, Notice, StageDone, StageFailed, StageFailure, StageProgress, StageStarted, run_stages
+from evolve.engine.store import Stage, Store
 
 PERFORM = "engine_stages:perform"
 
@@ -206,7 +206,7 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 from engine_stages import make
-from evolve.engine import run_stages, Notice
+from evolve.engine.engine import run_stages, Notice
 stages = [make(name, does) for name, does in zip(sys.argv[2::2], sys.argv[3::2])]
 says = lambda event: print(event.text, file=sys.stderr) if isinstance(event, Notice) else None
 run_stages(lambda: stages, Path(sys.argv[1]), "engine_stages:perform", {"trace": sys.argv[1] + ".trace"}, 2, says)

@@ -18,16 +18,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 import evolve
-from evolve import ancestor_file, inspection, tensor_file
-from evolve.cli import cli
-from evolve.errors import UserError
-from evolve.inheritance import inherit
-from evolve.learngene import Learngene, extract, load
+from evolve.cli import inspect as inspection
+from evolve.cli.main import cli
+from evolve.core.errors import UserError
+from evolve.engine.store import Store
+from evolve.learngene import ancestor_file, tensor_file
+from evolve.learngene.inheritance import inherit
+from evolve.learngene.learngene import Learngene, extract, load
+from evolve.lineage.perform import unflatten
 from evolve.networks.family import architecture, from_json
+from evolve.networks.foreign_names import plain_names
 from evolve.networks.network import initialise
-from evolve.perform import unflatten
-from evolve.plain_models import plain_names
-from evolve.store import Store
 
 TINY = """
 [data]

@@ -11,10 +11,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from engine_stages import make
 
-from evolve import gpus, scenario
-from evolve.engine import Local, run_stages
-from evolve.gpus import CONTEXT_BYTES, PART, Gpu
-from evolve.store import Store
+from evolve.engine.devices import PART
+from evolve.engine.engine import Local, run_stages
+from evolve.engine.store import Store
+from evolve.lineage import scenario
+from evolve.runs.estimate import gpus
+from evolve.runs.estimate.gpus import CONTEXT_BYTES, Gpu
 
 GIB = 1 << 30
 
@@ -119,7 +121,7 @@ def test_every_worker_sees_its_own_gpu(tmp_path):
 
 
 def test_a_worker_keeps_to_its_share(monkeypatch):
-    from evolve.devices import repeatable
+    from evolve.engine.devices import repeatable
 
     asked: list[float] = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", asked.append)

@@ -10,15 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolve.inheritance import inherit
-from evolve.inheritors import descendant, kin, line, linear, repeat
-from evolve.learngene import Learngene, extract
+from evolve.core.randomness import generator
+from evolve.core.registry import names
+from evolve.core.settings import InheritSettings
+from evolve.learngene.inheritance import inherit
+from evolve.learngene.inheritors import descendant, kin, line, linear, repeat
+from evolve.learngene.learngene import Learngene, extract
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture, from_json
-from evolve.networks.plan import vgg16_plan
-from evolve.randomness import generator
-from evolve.registry import names
-from evolve.settings import InheritSettings
+from evolve.networks.vgg_plan import vgg16_plan
 
 WIDTH, SIZE, BATCHES = 1 / 32, 32, 7
 ANCESTORS = {name: architecture(name, WIDTH, SIZE) for name in names("networks")}

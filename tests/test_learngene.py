@@ -20,13 +20,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import evolve
-from evolve import tensor_file
-from evolve.errors import UserError
-from evolve.learngene import Learngene, extract, load, shuffled
+from evolve.core.errors import UserError
+from evolve.core.randomness import generator
+from evolve.learngene import tensor_file
+from evolve.learngene.learngene import Learngene, extract, load, shuffled
 from evolve.networks.family import architecture
-from evolve.networks.plan import layer_names, stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG, initialise
-from evolve.randomness import generator
+from evolve.networks.vgg_plan import layer_names, stack_plan, vgg16_plan
 
 PARTS = ("conv.weight", "conv.bias", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "bn.num_batches_tracked")
 PAPER = ("conv1", "conv11", "conv12", "conv13")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from evolve import lease
-from evolve.lease import Lease
-from evolve.store import Store
+from evolve.engine import lease
+from evolve.engine.lease import Lease
+from evolve.engine.store import Store
 
 HOLDER = """
 import socket, sys, time

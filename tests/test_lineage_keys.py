@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from evolve import condenser_table, lineage, scenario
-from evolve.lineage import World
-from evolve.registry import BUILTIN, names
-from evolve.settings import CondenseSettings, Settings
-from evolve.store import Stage, stage_key
+from evolve.condensers import table as condenser_table
+from evolve.core.registry import BUILTIN, names
+from evolve.core.settings import CondenseSettings, Settings
+from evolve.engine.store import Stage, stage_key
+from evolve.lineage import lineage, recipes, scenario
+from evolve.lineage.recipes import LEARNING, VERSIONS
+from evolve.lineage.world import World, ancestor_plan, paper_descendant
 
 SPLIT = (tuple(range(64)), tuple(range(64, 80)), tuple(range(80, 100)))
 
@@ -24,7 +26,7 @@ def world(*overrides: str, seed: int = 0, data: str = "images") -> World:
 
 def peek_for(w: World) -> Any:
     """As if every condensation were in the store and had chosen the paper's set."""
-    ancestor = lineage.ancestor_plan(w.settings)
+    ancestor = ancestor_plan(w.settings)
     return lambda key: {"ancestor_plan": ancestor.to_json(), "layers": ["conv1", "conv11", "conv12", "conv13"]}
 
 
@@ -151,7 +153,7 @@ def test_a_control_that_is_not_due_everywhere_counts_measured_lengths() -> None:
 
 def test_every_draw_of_a_from_scratch_control_is_another_stage_on_the_same_tasks() -> None:
     named = stages(world("controls.draws=3"))
-    draws = [named[lineage.scratch_label("1", draw)] for draw in range(3)]
+    draws = [named[recipes.scratch_label("1", draw)] for draw in range(3)]
     assert len({stage.key for stage in draws}) == 3
     assert len({str({**stage.recipe, "draw": None}) for stage in draws}) == 1
 
@@ -182,7 +184,7 @@ def test_a_condense_setting_changes_the_key_if_and_only_if_the_method_reads_it(m
     """tests/condensers/test_controls.py holds the table to what the condensers do read."""
     for context in CONTEXTS:
         base = world(f"condense.method={method}", *context)
-        key = lineage.condense(base, 1, lineage.accumulate(base, 1, None)).key
+        key = recipes.condense(base, 1, recipes.accumulate(base, 1, None)).key
         for f in fields(base.settings.condense):
             other = replace(base, settings=with_changed(base.settings, "condense", f.name, f.metadata))
             read = read_with_rivals(base.settings.condense) | read_with_rivals(
@@ -190,30 +192,30 @@ def test_a_condense_setting_changes_the_key_if_and_only_if_the_method_reads_it(m
             )
             expected = f.name in read
             if f.name in ("fixed", "fixed_set", "top_k") and "fixed" in read:  # all three name the fixed set
-                expected = expected or lineage.fixed_layers(base.settings) != lineage.fixed_layers(other.settings)
-            changed_key = lineage.condense(other, 1, lineage.accumulate(other, 1, None)).key
+                expected = expected or recipes.fixed_layers(base.settings) != recipes.fixed_layers(other.settings)
+            changed_key = recipes.condense(other, 1, recipes.accumulate(other, 1, None)).key
             assert (changed_key != key) == expected, f"{method}, {context}: condense.{f.name}"
 
 
 def test_only_methods_that_compute_have_the_arithmetic_in_their_key() -> None:
     for method in BUILTIN["condensers"]:
         fast = world(f"condense.method={method}")
-        keys_of = [lineage.condense(w, 0, lineage.accumulate(w, 0, None)).key for w in (fast, replace(fast, reference=True))]
+        keys_of = [recipes.condense(w, 0, recipes.accumulate(w, 0, None)).key for w in (fast, replace(fast, reference=True))]
         assert (keys_of[0] == keys_of[1]) == (method in ("fisher", "gradient", "random", "fixed")), method
 
 
 def test_how_descendants_learn_and_inherit_decides_a_trial() -> None:
     def key(*more: str, method: str = "trial") -> str:
         w = world(f"condense.method={method}", *more)
-        return lineage.condense(w, 1, lineage.accumulate(w, 1, None)).key
+        return recipes.condense(w, 1, recipes.accumulate(w, 1, None)).key
 
-    for name in (*lineage.LEARNING, "classes_per_task", "shots", "test_per_class"):
+    for name in (*LEARNING, "classes_per_task", "shots", "test_per_class"):
         for method in BUILTIN["condensers"]:
             w = world(f"condense.method={method}")
             metadata = next(f.metadata for f in fields(w.settings.descend) if f.name == name)
             other = replace(w, settings=with_changed(w.settings, "descend", name, metadata))
             one, two = (
-                lineage.condense(v, 1, lineage.accumulate(v, 1, None)).key for v in (w, other)
+                recipes.condense(v, 1, recipes.accumulate(v, 1, None)).key for v in (w, other)
             )
             assert (one != two) == (method == "trial"), f"{method}: descend.{name}"
     for change in (
@@ -241,7 +243,7 @@ def test_a_rivals_condensation_is_the_one_of_the_scenario_that_names_it() -> Non
                 == mine[f"condense {length}"].inputs[f"rival {name}"]
             )
         assert mine[f"joint {name} condense 3"].key == theirs["joint condense 3"].key
-    assert not lineage.rivals(world(), 1, mine["accumulate 1"])
+    assert not recipes.rivals(world(), 1, mine["accumulate 1"])
 
 
 def test_a_named_sets_layers_are_never_taken_for_stages() -> None:
@@ -250,7 +252,7 @@ def test_a_named_sets_layers_are_never_taken_for_stages() -> None:
 
     def told(*more: str) -> Any:
         w = world(*words, *more)
-        return lineage.condense(w, 0, lineage.accumulate(w, 0, None)).recipe["condense"]["fixed"]
+        return recipes.condense(w, 0, recipes.accumulate(w, 0, None)).recipe["condense"]["fixed"]
 
     assert told() == [1, 11, 12, 13] and told("condense.fixed=[4,1]") == [1, 4]
     assert told("condense.fixed_set=front") == [1, 2]
@@ -266,14 +268,14 @@ def test_different_sets_of_one_shape_share_one_control_and_one_draw() -> None:
     """What a layer is called says where it came from; the control knows only where it stands."""
     import torch
 
-    from evolve.inheritance import inherit
-    from evolve.networks.plan import stack_plan
+    from evolve.learngene.inheritance import inherit
+    from evolve.networks.vgg_plan import stack_plan
 
     w = world()
-    plans = [stack_plan(lineage.ancestor_plan(w.settings), ("conv1", last)) for last in ("conv11", "conv12", "conv13")]
-    assert len({lineage.from_scratch(w, p, "x").key for p in plans}) == 1
-    other = stack_plan(lineage.ancestor_plan(w.settings), ("conv1", "conv11", "conv12"))
-    assert lineage.from_scratch(w, other, "x").key != lineage.from_scratch(w, plans[0], "x").key
+    plans = [stack_plan(ancestor_plan(w.settings), ("conv1", last)) for last in ("conv11", "conv12", "conv13")]
+    assert len({recipes.from_scratch(w, p, "x").key for p in plans}) == 1
+    other = stack_plan(ancestor_plan(w.settings), ("conv1", "conv11", "conv12"))
+    assert recipes.from_scratch(w, other, "x").key != recipes.from_scratch(w, plans[0], "x").key
     one, two = (inherit(p, None, 5, 0, 0) for p in plans[:2])
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -309,12 +311,12 @@ def test_the_untrained_ancestor_depends_on_its_network_and_head() -> None:
 
 def test_from_scratch_depends_on_how_descendants_learn_and_on_the_architecture() -> None:
     w = world()
-    scratch = lineage.from_scratch(w, lineage.paper_descendant(w.settings), "x")
+    scratch = recipes.from_scratch(w, paper_descendant(w.settings), "x")
     for override in ("descend.shots=7", "descend.lr=0.5", "ancestor.width=0.25"):
         other = world(override)
-        assert lineage.from_scratch(other, lineage.paper_descendant(other.settings), "x").key != scratch.key, override
+        assert recipes.from_scratch(other, paper_descendant(other.settings), "x").key != scratch.key, override
     other = world("ancestor.epochs=99", "condense.epochs=9")
-    assert lineage.from_scratch(other, lineage.paper_descendant(other.settings), "x").key == scratch.key
+    assert recipes.from_scratch(other, paper_descendant(other.settings), "x").key == scratch.key
 
 
 def test_top_k_counts_where_it_is_read() -> None:
@@ -323,16 +325,16 @@ def test_top_k_counts_where_it_is_read() -> None:
 
 
 def test_a_room_of_another_version_has_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind in lineage.VERSIONS:
+    for kind in VERSIONS:
         before = stages(world())
         with monkeypatch.context() as patch:
-            patch.setitem(lineage.VERSIONS, kind, 99)
+            patch.setitem(VERSIONS, kind, 99)
             after = stages(world())
         assert all(before[label].key != after[label].key for label in before if before[label].kind == kind)
 
 
 def test_the_compiled_step_is_named_where_it_is_taken() -> None:
-    def update(of: lineage.World) -> object:
+    def update(of: World) -> object:
         return stages(of)["accumulate 1"].recipe.get("update")
 
     assert update(world()) == "compiled"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolve.metrics import average_accuracy, backward_transfer, forgetting
+from evolve.ancestor.metrics import average_accuracy, backward_transfer, forgetting
 
 ROWS = [[0.9], [0.5, 0.8], [0.6, 0.9, 0.7]]
 

@@ -13,15 +13,15 @@ import pytest
 import torch
 from packages import package
 
-from evolve.errors import UserError
-from evolve.learngene import load
-from evolve.store import Result, Store
+from evolve.core.errors import UserError
+from evolve.engine.store import Result, Store
+from evolve.learngene.learngene import load
 
 PAGE = (Path(__file__).parent.parent / "docs/plugins.md").read_text(encoding="utf-8")
 
 # What the page's package does not bring: a network with a family of its own, and a strategy that carries something from task to task.
 MORE = """
-from evolve.networks.plan import VggPlan, plan_from_json, vgg16_plan
+from evolve.networks.vgg_plan import VggPlan, plan_from_json, vgg16_plan
 
 class Short(VggPlan):
     family = "short"

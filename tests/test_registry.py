@@ -14,15 +14,19 @@ import pytest
 import torch
 from packages import package
 
-from evolve import inspection, registry, scenario
-from evolve.condensers import Request, condense_ancestor
+from evolve.cli import inspect as inspection
+from evolve.condensers.condense import condense_ancestor
+from evolve.condensers.interface import Request
+from evolve.core import registry
+from evolve.core.errors import UserError
+from evolve.core.settings import AncestorSettings, CondenseSettings, DataSettings, InheritSettings, Settings
 from evolve.data.sources import load_images
-from evolve.errors import UserError
-from evolve.inheritors import descendant
-from evolve.lineage import World, accumulate, condense, descend
+from evolve.learngene.inheritors import descendant
+from evolve.lineage import scenario
+from evolve.lineage.recipes import accumulate, condense, descend
+from evolve.lineage.world import World
 from evolve.networks.family import architecture
-from evolve.networks.plan import VggPlan, vgg16_plan
-from evolve.settings import AncestorSettings, CondenseSettings, DataSettings, InheritSettings, Settings
+from evolve.networks.vgg_plan import VggPlan, vgg16_plan
 
 ANCESTOR = vgg16_plan(1 / 32)
 
@@ -243,7 +247,7 @@ def test_an_inheritors_nonsense_is_named(install: Callable[..., None], what: str
 
 
 NETWORK = """
-from evolve.networks.plan import VggPlan, plan_from_json, vgg16_plan
+from evolve.networks.vgg_plan import VggPlan, plan_from_json, vgg16_plan
 
 class Own(VggPlan):
     family = "own"
@@ -296,7 +300,7 @@ def test_a_strategy_is_completed_and_its_nonsense_named(install: Callable[..., N
     from evolve.data.streams import load_avalanche
 
     load_avalanche()
-    from evolve.strategies.foreign import foreign_plugin
+    from evolve.ancestor.strategies.plugin_check import foreign_plugin
 
     install({"strategies": {"good": "Good", "bad": "bad"}}, STRATEGY)
     made = foreign_plugin("good", {"step": 4})

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evolve import report
-from evolve.convergence_figure import running_mean
-from evolve.curves import Descent, Generation, LineageRecord
-from evolve.errors import UserError
+from evolve.core.errors import UserError
+from evolve.report import files as report
+from evolve.report.convergence_figure import running_mean
+from evolve.report.curves import Descent, Generation, LineageRecord
 
 LAYERS = ("conv1", "conv2", "conv3")
 
@@ -87,8 +87,8 @@ def test_partial_lineages_and_missing_controls_can_be_drawn(tmp_path: Path, poin
 
 
 def test_svg_speaks_the_papers_words_and_names_the_interval() -> None:
-    from evolve import figures
-    from evolve.curves import summarise
+    from evolve.report import figures
+    from evolve.report.curves import summarise
 
     figure = figures.evolution_figure([lineage()], summarise([lineage()]))
     axes = figure.axes[0]
@@ -106,7 +106,7 @@ def test_svg_speaks_the_papers_words_and_names_the_interval() -> None:
 
 
 def test_genome_marks_what_was_inherited_and_hatches_fallbacks() -> None:
-    from evolve import figures
+    from evolve.report import figures
 
     axes = figures.genome_figure([lineage()]).axes[0]
     dots = {(int(line.get_xdata()[0]), int(line.get_ydata()[0])) for line in axes.lines}
@@ -138,7 +138,7 @@ def test_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
 def test_a_parquet_column_of_numbers_and_texts_is_one_of_texts():
     from pyarrow import BufferReader, parquet
 
-    from evolve.report import parquet_bytes
+    from evolve.report.files import parquet_bytes
 
     rows = [{"axis": 10, "value": 1, "x": math.nan}, {"axis": "default", "value": 0.5, "flag": True}]
     assert parquet.read_table(BufferReader(parquet_bytes(rows))).to_pylist() == [

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from evolve import scenario
-from evolve.errors import UserError
-from evolve.settings import DataSettings, Settings
+from evolve.core import toml
+from evolve.core.errors import UserError
+from evolve.core.settings import DataSettings, Settings
+from evolve.lineage import scenario
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -42,9 +43,9 @@ def test_the_shipped_scenarios() -> None:
 def test_dump_and_load_are_inverse(name: str, profile: str, tmp_path: Path) -> None:
     settings = scenario.load(name, profile).settings
     copy = tmp_path / "copy.toml"
-    copy.write_text(scenario.dump(settings, "a header\nof two lines"))
+    copy.write_text(toml.dump(settings, "a header\nof two lines"))
     assert scenario.load(str(copy)).settings == settings
-    assert scenario.from_dict(scenario.to_dict(settings), "run.json") == settings
+    assert toml.from_dict(toml.to_dict(settings), "run.json") == settings
 
 
 def test_quick_changes_only_what_it_names() -> None:
@@ -116,7 +117,7 @@ def test_entries_of_a_table_add_up() -> None:
 
 def test_a_file_keeps_the_profile_it_was_resolved_for(tmp_path: Path) -> None:
     quick = scenario.load("glyphs-seq25", "quick")
-    (tmp_path / "q.toml").write_text(scenario.dump(quick.settings, "", quick.profile))
+    (tmp_path / "q.toml").write_text(toml.dump(quick.settings, "", quick.profile))
     again = scenario.load(str(tmp_path / "q.toml"), "paper")
     assert (again.profile, again.settings) == ("quick", quick.settings)
 
@@ -229,6 +230,6 @@ def test_lengths_to_measure_are_all_a_number_or_a_list(value: str) -> None:
 def test_lengths_to_measure_survive_being_written_and_read(value: str, held: object, tmp_path: Path) -> None:
     settings = scenario.load("glyphs-seq25", "quick", [f"stream.measure={value}"]).settings
     assert settings.stream.measure == held
-    (tmp_path / "mine.toml").write_text(scenario.dump(settings))
+    (tmp_path / "mine.toml").write_text(toml.dump(settings))
     assert scenario.load(str(tmp_path / "mine.toml")).settings.stream == settings.stream
-    assert scenario.from_dict(scenario.to_dict(settings), "run.json") == settings
+    assert toml.from_dict(toml.to_dict(settings), "run.json") == settings

@@ -18,18 +18,19 @@ from test_engine import PERFORM, labels, lineage, run, values
 sys.path.insert(0, str(Path(__file__).parent))
 from engine_stages import make
 
-from evolve import perform
+from evolve.core.errors import DataError, UserError
+from evolve.core.settings import AncestorSettings, DataSettings, DescendSettings, Settings
 from evolve.data.sources import load_images
-from evolve.engine import Event, Notice, StageDone, StageFailed, StageFailure, StageProgress, StageStarted, run_stages
-from evolve.errors import DataError, UserError
-from evolve.learngene import extract
-from evolve.lineage import World, condense, descend, from_scratch, paper_descendant
-from evolve.lineage import accumulate as accumulate_stage
-from evolve.networks.plan import stack_plan, vgg16_plan
+from evolve.engine.engine import Event, Notice, StageDone, StageFailed, StageFailure, StageProgress, StageStarted, run_stages
+from evolve.engine.store import Stage, Store
+from evolve.engine.workers import execute
+from evolve.learngene.learngene import extract
+from evolve.lineage import perform
+from evolve.lineage.recipes import accumulate as accumulate_stage
+from evolve.lineage.recipes import condense, descend, from_scratch
+from evolve.lineage.world import World, paper_descendant
 from evolve.networks.vgg import VGG, initialise
-from evolve.settings import AncestorSettings, DataSettings, DescendSettings, Settings
-from evolve.store import Stage, Store
-from evolve.workers import execute
+from evolve.networks.vgg_plan import stack_plan, vgg16_plan
 
 
 def joined(tmp_path: Path, letters: str = "d") -> dict[str, Any]:
@@ -138,7 +139,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from engine_stages import make
-from evolve.engine import run_stages
+from evolve.engine.engine import run_stages
 stages = [make(name, "slow") for name in sys.argv[2:]]
 run_stages(lambda: stages, Path(sys.argv[1]), "engine_stages:perform", {"trace": sys.argv[1] + ".trace", "sets": "d"}, 2, lambda event: None)
 """
@@ -237,7 +238,7 @@ def test_descendants_trained_in_a_set_are_bit_equal_to_those_trained_alone(tmp_p
         perform.perform_stage(stage, alone, images, lambda fraction, text: None)
     stages, events = make_generation(world, together), []
     monkeypatch.setattr(perform, "set_key", lambda stage, context: stage.kind if stage.kind == "descend" else None)
-    run_stages(lambda: stages, together.root, "evolve.perform:perform_stage", images, 0, events.append)
+    run_stages(lambda: stages, together.root, "evolve.lineage.perform:perform_stage", images, 0, events.append)
     started = [place for place, event in enumerate(events) if isinstance(event, StageStarted)]
     assert len(started) == 4 and started == list(range(started[0], started[0] + 4))  # in one set
     for stage in stages[1:]:

@@ -22,13 +22,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import evolve.durable
-import evolve.result
-import evolve.store
-from evolve.checkpoint import Sparing
-from evolve.durable import from_json, to_json
-from evolve.errors import StoreError
-from evolve.store import Stage, Store, Thinned, stage_key
+import evolve.core.durable
+import evolve.engine.result
+import evolve.engine.store
+from evolve.core.durable import from_json, to_json
+from evolve.core.errors import StoreError
+from evolve.engine.checkpoint import Sparing
+from evolve.engine.store import Stage, Store, Thinned, stage_key
 
 torch.set_num_threads(1)
 
@@ -64,7 +64,7 @@ def environment() -> dict[str, str]:
 
 def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what this process has verified, as a new one would not know it."""
-    monkeypatch.setattr(evolve.result, "verified", {})
+    monkeypatch.setattr(evolve.engine.result, "verified", {})
 
 
 # Keys
@@ -200,8 +200,8 @@ def test_files_are_hashed_once_a_process(tmp_path: Path, monkeypatch: pytest.Mon
     store.put(stage(), {}, tensors(), {})
     new_process(monkeypatch)
     hashed: list[Path] = []
-    original = evolve.result.file_digest
-    monkeypatch.setattr(evolve.result, "file_digest", lambda path: (hashed.append(path), original(path))[1])
+    original = evolve.engine.result.file_digest
+    monkeypatch.setattr(evolve.engine.result, "file_digest", lambda path: (hashed.append(path), original(path))[1])
     for _ in range(3):
         assert store.get(stage().key) is not None
     assert len(hashed) == 3 == len(set(hashed))
@@ -251,7 +251,7 @@ def kill_at_operation(number: int) -> None:
             file.write(data[len(data) // 2 :])
         count()
 
-    for module in (evolve.store, evolve.checkpoint):
+    for module in (evolve.engine.store, evolve.engine.checkpoint):
         module.write_file = in_halves  # type: ignore[attr-defined]
     watched = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "fcntl.flock")
     sys.addaudithook(lambda event, _: count() if event in watched else None)
@@ -454,7 +454,7 @@ def test_processes_that_put_one_key_at_once_agree(tmp_path: Path) -> None:
 
 def test_a_lock_keeps_others_out_and_dies_with_its_holder(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    script = "import sys, time; from pathlib import Path; from evolve.store import Store\n"
+    script = "import sys, time; from pathlib import Path; from evolve.engine.store import Store\n"
     script += "with Store(Path(sys.argv[1])).lock('k'): print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, env=environment())
     assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
@@ -544,6 +544,6 @@ def test_a_folder_of_something_else_or_a_file_is_refused_and_untouched(tmp_path:
 
 def test_looking_at_a_store_needs_no_torch(tmp_path: Path) -> None:
     Store(tmp_path).put(stage(), {"a": 1}, tensors(), {})
-    script = "import sys; from pathlib import Path; import evolve.engine; from evolve.store import Store\n"
+    script = "import sys; from pathlib import Path; import evolve.engine.engine; from evolve.engine.store import Store\n"
     script += "assert Store(Path(sys.argv[1])).get(sys.argv[2]).record == {'a': 1}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script, str(tmp_path), stage().key], check=True, env=environment())

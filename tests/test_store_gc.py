@@ -19,16 +19,17 @@ import torch
 from click.testing import CliRunner
 from test_store import child, environment, kill_at_operation
 
-import evolve.referrers
-from evolve.cli import cli
-from evolve.durable import from_json, to_json
-from evolve.errors import UserError
-from evolve.housekeeping import census, contents, garbage, references, remove, size_of
-from evolve.lineage import World, ancestor_plan, lineage
-from evolve.referrers import cards, facts, register, world_of
-from evolve.settings import AncestorSettings, CondenseSettings, Settings, StreamSettings
-from evolve.stage import Stage
-from evolve.store import Store
+import evolve.runs.referrers
+from evolve.cli.main import cli
+from evolve.core.durable import from_json, to_json
+from evolve.core.errors import UserError
+from evolve.core.settings import AncestorSettings, CondenseSettings, Settings, StreamSettings
+from evolve.engine.stage import Stage
+from evolve.engine.store import Store
+from evolve.lineage.lineage import lineage
+from evolve.lineage.world import World, ancestor_plan, facts, world_of
+from evolve.runs.garbage import census, contents, garbage, references, remove, size_of
+from evolve.runs.referrers import cards, register
 
 SETTINGS = Settings(name="tiny", stream=StreamSettings(tasks=2), ancestor=AncestorSettings(width=1 / 16, strategy_args={"mem_size": 9}))
 
@@ -122,7 +123,7 @@ def test_a_card_counts_while_its_run_is_there_or_may_soon_be(store: Store, tmp_p
     folder = tmp_path / "elsewhere" / "run"
     register(store, folder, a_world())
     assert judged() == ["opened within the last hour"]
-    monkeypatch.setattr(evolve.referrers, "GRACE", -1.0)
+    monkeypatch.setattr(evolve.runs.referrers, "GRACE", -1.0)
     assert judged() == ["gone"]
     a_run(folder, store, a_world())
     assert judged() == [""]

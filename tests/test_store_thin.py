@@ -12,18 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from evolve import scenario
-from evolve.curves import LineageRecord
-from evolve.engine import run_stages
-from evolve.errors import UserError
-from evolve.gene_commands import export
-from evolve.housekeeping import census
-from evolve.report import write_report
-from evolve.run import Opened, Order, open_run, prepare_folder
-from evolve.session import run_record
-from evolve.snapshots import thin
-from evolve.store import Stage, Store
-from evolve.summary import summarise_runs
+from evolve.cli.gene import export
+from evolve.core import toml
+from evolve.core.errors import UserError
+from evolve.engine.engine import run_stages
+from evolve.engine.store import Stage, Store
+from evolve.lineage import scenario
+from evolve.report.curves import LineageRecord
+from evolve.report.files import write_report
+from evolve.runs.execute import run_record
+from evolve.runs.garbage import census
+from evolve.runs.opened import Opened, Order, open_run, prepare_folder
+from evolve.runs.screens.summary import summarise_runs
+from evolve.runs.snapshots import thin
 
 TINY = """
 name = "tiny"
@@ -72,7 +73,7 @@ def opened(place: Path, out: str, *overrides: str) -> Opened:
 
 def finish(run: Opened) -> list[str]:
     """Compute, report and thin, as a session does, in this process."""
-    run_stages(run.stages, run.store.root, "evolve.perform:perform_stage", run.context, 0, lambda event: None)
+    run_stages(run.stages, run.store.root, "evolve.lineage.perform:perform_stage", run.context, 0, lambda event: None)
     write_report([run_record(run)], run.order.out)
     return thin(run.store, [run.world])
 
@@ -125,7 +126,7 @@ def test_another_condenser_on_thinned_snapshots_gets_the_same_numbers(place: Pat
     finish(expected)
     run = opened(place, "thinned/random", *other, 'ancestor.keep="last"')
     computed: list[str] = []
-    run_stages(run.stages, run.store.root, "evolve.perform:perform_stage", run.context, 0, lambda event: computed.append(type(event).__name__))
+    run_stages(run.stages, run.store.root, "evolve.lineage.perform:perform_stage", run.context, 0, lambda event: computed.append(type(event).__name__))
     assert whole(run) == [0, 1, 2, 3, 4]  # computed anew on the way
     assert finish(run) != [] and whole(run) == [4]
     assert numbers(run) == numbers(expected)
@@ -138,7 +139,7 @@ def test_only_the_last_whole_one_before_is_gone_back_to(place: Path) -> None:
     assert whole(run) == [0, 2, 4]
     shorter = opened(place, "every/third", "stream.tasks=3", 'ancestor.keep="last"', "condense.method=random", "controls.untrained=false")
     stages = [stage for stage in shorter.stages() if "3" in stage.label]
-    run_stages(lambda: stages, run.store.root, "evolve.perform:perform_stage", shorter.context, 0, lambda event: None)
+    run_stages(lambda: stages, run.store.root, "evolve.lineage.perform:perform_stage", shorter.context, 0, lambda event: None)
     assert whole(run) == [0, 2, 3, 4]  # 3 from 2; 1 was not needed
 
 
@@ -171,7 +172,7 @@ def test_exporting_a_thinned_snapshot_says_why_not(thinned: Opened, tmp_path: Pa
 def test_what_keep_may_be(place: Path, value: str, good: bool) -> None:
     if good:
         chosen = scenario.load(str(place / "tiny.toml"), "paper", [f"ancestor.keep={value}"])
-        (place / "dumped.toml").write_text(scenario.dump(chosen.settings))
+        (place / "dumped.toml").write_text(toml.dump(chosen.settings))
         assert scenario.load(str(place / "dumped.toml")).settings == chosen.settings
     else:
         with pytest.raises(UserError, match=r"ancestor.keep = .*all, last, or a number, at least 1"):

@@ -10,10 +10,10 @@ import torch
 from strategy_runs import ARGUMENTS, CLASSES, SEED, Memory, S, assert_same, model_of, quiet, settings, stripes, through_a_file
 from torch import Tensor
 
-from evolve.ancestor import Accumulated, Learner, accumulate
+from evolve.ancestor.accumulate import Accumulated, Learner, accumulate
+from evolve.ancestor.strategy_table import POLICIES, TABLE
 from evolve.data.resident import Resident
 from evolve.data.streams import stream_tasks
-from evolve.strategy_table import POLICIES, TABLE
 
 EVERY = [(strategy, head) for strategy, known in TABLE.items() for head in known.heads]
 # Where nothing is known of earlier tasks yet, these learn as naive does.

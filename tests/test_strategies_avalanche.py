@@ -19,12 +19,12 @@ from strategy_runs import CLASSES, SEED, A, S, assert_same, in_stages, model_of,
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from evolve.ancestor import build_ancestor, check_strategy
+from evolve.ancestor.accumulate import build_ancestor, check_strategy
+from evolve.ancestor.strategy_table import REFUSED, TABLE
+from evolve.core.errors import UserError
+from evolve.core.randomness import derive_seed, generator, reseed
 from evolve.data.resident import Resident
 from evolve.data.streams import load_avalanche, make_benchmark, stream_tasks
-from evolve.errors import UserError
-from evolve.randomness import derive_seed, generator, reseed
-from evolve.strategy_table import REFUSED, TABLE
 
 load_avalanche()
 
@@ -34,8 +34,8 @@ from avalanche.training import plugins, supervised  # noqa: E402
 from avalanche.training.plugins.feature_distillation import FeatureDistillationPlugin  # noqa: E402
 from avalanche.training.templates import SupervisedMetaLearningTemplate, SupervisedTemplate  # noqa: E402
 
-from evolve.strategies.projections import AGEM, GEM  # noqa: E402
-from evolve.training.group import batches  # noqa: E402
+from evolve.ancestor.strategies.projections import AGEM, GEM  # noqa: E402
+from evolve.data.batches import batches  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore:No loggers specified"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 BATCH = 10  # a task has 24 or 25 images, and Avalanche's MAS cannot have a rest of one

@@ -11,10 +11,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from evolve import figures
-from evolve.curves import Descent, Generation, LineageRecord
-from evolve.errors import UserError
-from evolve.tensorboard import Board, scalars, write_tensorboard
+from evolve.core.errors import UserError
+from evolve.report import figures
+from evolve.report.curves import Descent, Generation, LineageRecord
+from evolve.report.tensorboard import Board, scalars, write_tensorboard
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_hparams_hold_settings_and_headline(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("share", "steps"), [(1e-9, [1, 9]), (1e9, list(range(1, 10)))])
 def test_pictures_take_a_share_of_the_time_and_the_last_generation_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, steps: list[int]) -> None:
-    monkeypatch.setattr("evolve.tensorboard.PICTURE_SHARE", share)
+    monkeypatch.setattr("evolve.report.tensorboard.PICTURE_SHARE", share)
     with Board(tmp_path, record(range(1, 4))) as board:
         for t in range(4, 10):
             board.add(generation(t))

@@ -12,12 +12,12 @@ from typing import Any
 
 from rich.console import Console
 
-from evolve import __version__
+from evolve.core.durable import to_json, write_whole
+from evolve.core.errors import UserError
+from evolve.core.version import __version__
 from evolve.data.sources import load_images
-from evolve.devices import choose_device
-from evolve.durable import to_json, write_whole
-from evolve.errors import UserError
-from evolve.run import usable_cores
+from evolve.engine.devices import choose_device
+from evolve.engine.workers import usable_cores
 
 from .cases import DATA, choose_cases
 from .machine import describe

@@ -11,9 +11,8 @@ import torch
 
 from evolve.data.resident import Resident
 from evolve.data.sources import load_images
-from evolve.devices import choose_device, repeatable
-from evolve.run import usable_cores
-from evolve.workers import keep_memory
+from evolve.engine.devices import choose_device, repeatable
+from evolve.engine.workers import keep_memory, usable_cores
 
 from .cases import DATA, Case, bilevel
 from .processes import Role

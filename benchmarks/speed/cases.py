@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from evolve import scenario
-from evolve.errors import UserError
-from evolve.networks.plan import PAPER_SET, VggPlan, stack_plan, vgg16_plan
-from evolve.settings import DataSettings, Settings
+from evolve.core.errors import UserError
+from evolve.core.settings import DataSettings, Settings
+from evolve.lineage import scenario
+from evolve.networks.vgg_plan import PAPER_SET, VggPlan, stack_plan, vgg16_plan
 
 DATA = DataSettings(source="glyphs", size=32, glyph_train=64, glyph_test=2)
 """Embedded images, few of them: speed does not depend on what they show. 100 classes."""

@@ -14,11 +14,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from evolve import cost, scenario
+from evolve.core.settings import DataSettings, Settings
 from evolve.data.resident import Resident
 from evolve.data.sources import load_images
-from evolve.settings import DataSettings, Settings
-from evolve.timing import NoCheckpoint, silent
+from evolve.lineage import scenario
+from evolve.runs.estimate import cost
+from evolve.runs.estimate.timing import NoCheckpoint, silent
 
 REPEATS = 3
 CLASSES = {"ancestor": range(64), "condense": range(64, 80), "descend": range(80, 100)}
@@ -107,9 +108,9 @@ def expected(point: Point) -> float:
 
 
 def _descend(point: Point, resident: Resident) -> Callable[[], None]:
-    from evolve.descendants import downstream_tasks, train_together
-    from evolve.inheritance import inherit
-    from evolve.lineage import paper_descendant
+    from evolve.descendants.descendants import downstream_tasks, train_together
+    from evolve.learngene.inheritance import inherit
+    from evolve.lineage.world import paper_descendant
 
     d = point.settings.descend
     tasks = downstream_tasks(d, CLASSES["descend"], resident, 0)
@@ -123,7 +124,7 @@ def _descend(point: Point, resident: Resident) -> Callable[[], None]:
 
 
 def _accumulate(point: Point, resident: Resident) -> Callable[[], None]:
-    from evolve.ancestor import Accumulated, accumulate
+    from evolve.ancestor.accumulate import Accumulated, accumulate
 
     s, classes = point.settings, CLASSES["ancestor"]
     untrained = accumulate(s.ancestor, s.stream, classes, resident, 0, 0, None, [], NoCheckpoint(), silent)
@@ -133,8 +134,9 @@ def _accumulate(point: Point, resident: Resident) -> Callable[[], None]:
 
 
 def _condense(point: Point, resident: Resident) -> Callable[[], None]:
-    from evolve.condensers import Request, condense_ancestor
-    from evolve.lineage import ancestor_plan
+    from evolve.condensers.condense import condense_ancestor
+    from evolve.condensers.interface import Request
+    from evolve.lineage.world import ancestor_plan
 
     plan = ancestor_plan(point.settings)
     request = Request(plan, plan.build(2).state_dict(), {}, CLASSES["condense"], resident, point.settings.condense, 0, silent)

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from evolve.networks.kernels import Convolution
-from evolve.networks.plan import PAPER_SET, stack_plan, vgg16_plan
+from evolve.networks.fast.kernels import Convolution
+from evolve.networks.vgg_plan import PAPER_SET, stack_plan, vgg16_plan
 
 REPEATS = 21
 BATCH, SIZE = 16, 32

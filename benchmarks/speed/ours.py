@@ -10,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evolve.ancestor import accumulate
-from evolve.checkpoint import Checkpoint
-from evolve.condensers import Request, condense_ancestor
+from evolve.ancestor.accumulate import accumulate
 from evolve.condensers.batches import draw_images, split_meta, steps_per_epoch
+from evolve.condensers.condense import condense_ancestor
+from evolve.condensers.interface import Request
 from evolve.data.resident import Resident
-from evolve.descendants import downstream_tasks, train_together
-from evolve.inheritance import inherit
-from evolve.timing import silent
+from evolve.descendants.descendants import downstream_tasks, train_together
+from evolve.engine.checkpoint import FolderCheckpoint
+from evolve.learngene.inheritance import inherit
+from evolve.runs.estimate.timing import silent
 
 from .cases import ANCESTOR_CLASSES, CONDENSE_CLASSES, DESCEND_CLASSES, Case
 from .plain_condenser import untrained
@@ -71,13 +72,13 @@ class OurAncestor:
         return amount * self.images
 
 
-def _checkpoint(folder: Path) -> Checkpoint:
+def _checkpoint(folder: Path) -> FolderCheckpoint:
     @contextmanager
     def scratch() -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=folder) as inside:
             yield Path(inside)
 
-    return Checkpoint(folder / "kept", scratch)
+    return FolderCheckpoint(folder / "kept", scratch)
 
 
 class OurCondenser:

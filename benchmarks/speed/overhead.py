@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evolve.ancestor import Learner
+from evolve.ancestor.accumulate import Learner
 from evolve.data.resident import Resident
 from evolve.data.streams import StreamTask, stream_tasks
-from evolve.timing import NoCheckpoint, silent
+from evolve.runs.estimate.timing import NoCheckpoint, silent
 
 from .cases import ANCESTOR_CLASSES, Case
 from .work import barrier

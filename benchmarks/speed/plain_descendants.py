@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from evolve.core.settings import DescendSettings
 from evolve.data.resident import Resident
-from evolve.descendants import downstream_tasks
-from evolve.inheritance import inherit
+from evolve.descendants.descendants import downstream_tasks
+from evolve.learngene.inheritance import inherit
 from evolve.networks.architecture import Architecture
 from evolve.networks.network import Network
-from evolve.settings import DescendSettings
 
 from .cases import DESCEND_CLASSES, Case
 from .plain_images import PilImages, fastest, loader, pil_images, transform_of

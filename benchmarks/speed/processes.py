@@ -14,8 +14,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from evolve.errors import UserError
-from evolve.workers import ONE_THREAD, birth
+from evolve.core.errors import UserError
+from evolve.engine.workers import ONE_THREAD, birth
 
 
 @dataclass(frozen=True)

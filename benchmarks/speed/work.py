@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from evolve.networks.plan import VggPlan
+from evolve.networks.vgg_plan import VggPlan
 
 
 class Side(Protocol):

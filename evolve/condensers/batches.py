@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from evolve.errors import UserError
-from evolve.randomness import generator
+from evolve.core.errors import UserError
+from evolve.core.randomness import generator
 
 
 def split_meta(indices: Sequence[Tensor], fraction: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -12,13 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evolve.condensers.batches import epoch_rows, evenly, steps_per_epoch
-from evolve.condensers.frozen import Features
-from evolve.condensers.interface import Condensed, Request, scored
-from evolve.condensers.meta_network import REPORT_EVERY, diverged
-from evolve.condensers.refusals import ancestor_diverged
+from evolve.condensers.interface import Condensed, Request, ancestor_diverged, scored
+from evolve.condensers.meta_network.frozen import Features
+from evolve.condensers.meta_network.meta_network import REPORT_EVERY, diverged
+from evolve.core.randomness import generator
 from evolve.data.resident import Resident
 from evolve.networks.network import Network
-from evolve.randomness import generator
 
 IMAGES = 512
 """Meta images that are compared, at most: time and memory grow with their square."""

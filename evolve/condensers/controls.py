@@ -7,7 +7,7 @@ from torch import Tensor
 
 from evolve.condensers.interface import Condensed, Request, condensed, fixed_condensation
 from evolve.condensers.selection import Selection
-from evolve.randomness import generator
+from evolve.core.randomness import generator
 
 
 def fixed(request: Request) -> Condensed:

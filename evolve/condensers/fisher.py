@@ -16,12 +16,11 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from evolve.condensers.batches import evenly
-from evolve.condensers.interface import Condensed, Request, scored
-from evolve.condensers.refusals import ancestor_diverged
+from evolve.condensers.interface import Condensed, Request, ancestor_diverged, scored
+from evolve.core.randomness import generator
 from evolve.data.resident import Resident
 from evolve.networks.architecture import Groups
 from evolve.networks.network import Network
-from evolve.randomness import generator
 
 IMAGES = 512
 """Meta images that are averaged over, at most."""

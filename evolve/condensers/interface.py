@@ -13,11 +13,11 @@ from torch import Tensor
 
 from evolve.condensers.batches import draw_images, split_meta
 from evolve.condensers.selection import Selection, select_scores
+from evolve.core.errors import UserError
+from evolve.core.settings import CondenseSettings, DescendSettings, InheritSettings
 from evolve.data.resident import Resident
-from evolve.errors import UserError
 from evolve.networks.architecture import Architecture, Groups, holders, owners
 from evolve.networks.network import Network, frozen, initialise
-from evolve.settings import CondenseSettings, DescendSettings, InheritSettings
 
 Progress = Callable[[float, str], None]
 
@@ -211,3 +211,8 @@ def numbered_groups(groups: Groups, fixed: Sequence[int]) -> tuple[int, ...]:
     if max(fixed) > len(owner):
         raise UserError(f"condense.fixed = {list(fixed)}: the ancestor has layers 1 to {len(owner)}")
     return tuple(sorted({owner[n - 1] for n in fixed}))
+
+
+def ancestor_diverged(what: str) -> UserError:
+    """The error for an ancestor whose ``what`` on the condensing images are not finite."""
+    return UserError(f"ancestor.lr: the ancestor diverged, its {what} on the condensing images are not finite; lower ancestor.lr")

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from evolve.condensers import condense_ancestor
+from evolve.condensers.condense import condense_ancestor
 from evolve.condensers.interface import Condensed, Request
 from evolve.condensers.selection import movement
-from evolve.errors import UserError
+from evolve.core.errors import UserError
+from evolve.core.randomness import derive_seed
 from evolve.networks.network import initialise
-from evolve.randomness import derive_seed
 
 METHODS = ("meta-network", "similarity")  # those that look at an ancestor's and a descendant's features of the same images
 KINDS = {

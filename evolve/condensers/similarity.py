@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from evolve.condensers.batches import steps_per_epoch
-from evolve.condensers.convergence import Diverged
-from evolve.condensers.hypergradient import Rule
 from evolve.condensers.interface import Condensed, Request, scored
-from evolve.condensers.meta_network import Batch, Condensation, diverged
-from evolve.randomness import generator
+from evolve.condensers.meta_network.convergence import Diverged
+from evolve.condensers.meta_network.hypergradient import Rule
+from evolve.condensers.meta_network.meta_network import Batch, Condensation, diverged
+from evolve.core.randomness import generator
 
 
 def similarity(request: Request) -> Condensed:

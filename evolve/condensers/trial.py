@@ -16,16 +16,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from evolve.candidates import Candidate, Choice, candidates, trial_settings
-from evolve.condensers.interface import Condensed, Request, Trial
-from evolve.condensers.refusals import ancestor_diverged
+from evolve.condensers.candidates import Candidate, Choice, candidates, trial_settings
+from evolve.condensers.interface import Condensed, Request, Trial, ancestor_diverged
 from evolve.condensers.selection import standardised
+from evolve.core.randomness import derive_seed
 from evolve.data.resident import Resident
-from evolve.descendants import DownstreamTask, downstream_tasks, train_together
-from evolve.inheritance import inherit
-from evolve.learngene import Learngene, extract
+from evolve.descendants.descendants import DownstreamTask, downstream_tasks, train_together
+from evolve.learngene.inheritance import inherit
+from evolve.learngene.learngene import Learngene, extract
 from evolve.networks.architecture import Architecture
-from evolve.randomness import derive_seed
 
 SAME = 1e-9  # gains that differ by less are equal: what summing shares of images rounds
 # What from-scratch descendants reached, by all that decides it: it depends on no ancestor, so this

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from filelock import FileLock
 
-from evolve.errors import DataError
+from evolve.core.errors import DataError
 
 FORMAT = 1
 LARGE = 4 << 30  # bytes of pixels from which a stamp spares the checksum

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from evolve.core.errors import DataError
+from evolve.core.settings import DataSettings
 from evolve.data import cifar100_folders as folders
 from evolve.data.cache import Decoded, Prepared, Report
 from evolve.data.members import Files
 from evolve.data.splits import CIFAR_FS
-from evolve.errors import DataError
-from evolve.settings import DataSettings
 
 ARCHIVE = "cifar-100-python.tar.gz"
 FOLDER = "cifar-100-python"  # what it unpacks to

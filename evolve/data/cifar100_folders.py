@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from evolve.core.errors import DataError
 from evolve.data.cache import Report, Streamed
 from evolve.data.members import Files, FolderFiles, Reader, ZipFiles
 from evolve.data.photos import blocks
-from evolve.errors import DataError
 
 ZIP = "cifar100.zip"  # as it is called inside a folder; given itself, it may have any name
 FILE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz")  # a path that ends so names a file, there or not

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from evolve.core.errors import DataError
+from evolve.core.randomness import generator
+from evolve.core.settings import DataSettings
 from evolve.data.cache import Decoded, Prepared, Report
-from evolve.errors import DataError
-from evolve.randomness import generator
-from evolve.settings import DataSettings
 
 RENDER_VERSION = 1  # raise it with any change of the images: old caches are then left alone
 

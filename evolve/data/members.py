@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
-from evolve.errors import DataError
+from evolve.core.errors import DataError
 
 
 class Files(Protocol):

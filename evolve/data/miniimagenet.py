@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from evolve.core.errors import DataError
+from evolve.core.settings import DataSettings
 from evolve.data.cache import Prepared, Report, Streamed
 from evolve.data.photos import IMAGENET_MEAN, IMAGENET_STD, blocks, cap_identity, capped, decode, identify, square
 from evolve.data.pickles import load_arrays
-from evolve.errors import DataError
-from evolve.settings import DataSettings
 
 PARTS = {"ancestor": "train", "condense": "val", "descend": "test"}
 TEST_SHARE = 6  # one in so many photos of a class is a test image

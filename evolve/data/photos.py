@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from evolve.core.errors import DataError
+from evolve.core.randomness import generator
 from evolve.data.cache import Report
-from evolve.errors import DataError
-from evolve.randomness import generator
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -10,7 +10,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from evolve.errors import DataError
+from evolve.core.errors import DataError
 
 CORES = ("numpy.core", "numpy._core")  # as numpy 1 and numpy 2 call it
 ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype")} | {

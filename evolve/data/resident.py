@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evolve.compiled import images as compiled
 from evolve.data.sources import ImageSet
+from evolve.networks.fast.compiled import images as compiled
 
 KNOWN = ("crop", "flip")
 AHEAD = 64  # batches that are prepared at once

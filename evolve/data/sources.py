@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from evolve.core.errors import DataError, UserError
+from evolve.core.randomness import generator
+from evolve.core.settings import DataSettings
 from evolve.data.cache import Decoded, Report, Roles, cached
-from evolve.data.foreign import prepared_by
-from evolve.errors import DataError, UserError
-from evolve.randomness import generator
-from evolve.settings import DataSettings
+from evolve.data.plugin_check import prepared_by
 
 DEFAULT_DATA_DIR = Path("~/.cache/evolve/data")
 CAPPED = ("imagenet", "miniimagenet")  # the sources that know data.images_per_class

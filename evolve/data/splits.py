@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from evolve.core.errors import UserError
+from evolve.core.randomness import generator
+from evolve.core.settings import DataSettings
 from evolve.data.sources import ImageSet
-from evolve.errors import UserError
-from evolve.randomness import generator
-from evolve.settings import DataSettings
 
 # The CIFAR-FS split of SPEC 2, as torchvision's fine-label ids.
 CIFAR_FS: Mapping[str, tuple[int, ...]] = {

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evolve.core.errors import UserError
+from evolve.core.randomness import generator
+from evolve.core.settings import StreamSettings
 from evolve.data.resident import Resident
-from evolve.errors import UserError
-from evolve.randomness import generator
-from evolve.settings import StreamSettings
 
 
 @dataclass(frozen=True, eq=False)

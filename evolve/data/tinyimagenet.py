@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from evolve.core.errors import DataError
+from evolve.core.settings import DataSettings
 from evolve.data.cache import Decoded, Prepared, Report
 from evolve.data.members import Files, FolderFiles, Reader, ZipFiles
-from evolve.errors import DataError
-from evolve.settings import DataSettings
 
 ARCHIVE = "tiny-imagenet-200.zip"
 FOLDER = "tiny-imagenet-200"

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from evolve.core.setting import SETS
+
 if TYPE_CHECKING:
     from evolve.networks.network import Network
 
@@ -19,13 +21,12 @@ Mixture = Mapping[str, float]
 """What one layer receives: ancestor's layers with their coefficients. {"conv11": 1.0} is a copy."""
 Shapes = Mapping[str, tuple[int, ...]]
 GRANULARITIES = ("conv", "stage")
-SETS = ("paper", "authors", "front", "last")
 
 
 class Architecture(ABC):
     """One network without its weights. Equal architectures are equal and hashable.
 
-    A family subclasses this with hashable fields, registers its networks (:mod:`evolve.registry`) and its JSON form by :attr:`family`.
+    A family subclasses this with hashable fields, registers its networks (:mod:`evolve.core.registry`) and its JSON form by :attr:`family`.
     *Integral layers* are what a condenser chooses among (SPEC 3). A network may hold more layers (shortcuts, embeddings), which are
     :attr:`extras`: inherited only with the whole ancestor, or where an inheritor says so. The head is no layer.
     """

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from evolve.errors import UserError
+from evolve.core.errors import UserError
+from evolve.core.registry import blamed, find, names, nonsense, origin
 from evolve.networks.architecture import Architecture
-from evolve.registry import blamed, find, names, nonsense, origin
 
 
 def architecture(network: str, width: float, size: int) -> Architecture:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evolve.core.randomness import generator
 from evolve.networks.architecture import Architecture
-from evolve.randomness import generator
 
 
 class Network(nn.Module):

@@ -12,7 +12,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from evolve.networks.architecture import GRANULARITIES, Architecture, Groups, Mixture, Shapes, check_names, front_or_last
-from evolve.networks.plan import ConvSpec, given_from_json, short
+from evolve.networks.vgg_plan import ConvSpec, given_from_json, short
 
 if TYPE_CHECKING:
     from evolve.networks.resnet import ResNet

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evolve.networks.fused import Embedding, Fused, Statistics, passes
+from evolve.networks.fast.fused import Embedding, passes
+from evolve.networks.fast.shape import Fused, Statistics
 from evolve.networks.network import Network, draw_kaiming, initialise
-from evolve.networks.plan import Plan, VggPlan
+from evolve.networks.vgg_plan import Plan, VggPlan
 
 __all__ = ["VGG", "Unit", "initialise"]
 
@@ -34,7 +35,7 @@ class VGG(Network):
 
     ``layers`` maps each layer's name to its :class:`Unit`, ``head`` is the FC. A new network is initialised from seed 0;
     call :func:`initialise` for a draw of your own. Weights lie in channels_last, the faster layout on CPUs. A map that is
-    one pixel wide is not pooled further, so images may be smaller than 32 pixels. ``fused`` trains by :class:`evolve.networks.fused.Embedding`
+    one pixel wide is not pooled further, so images may be smaller than 32 pixels. ``fused`` trains by :class:`evolve.networks.fast.fused.Embedding`
     on a CPU: the same mathematics, faster, with other rounding.
     """
 

@@ -11,9 +11,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from evolve.core.randomness import generator
 from evolve.networks.network import Network, draw_normal, initialise
 from evolve.networks.vit_plan import ViTPlan
-from evolve.randomness import generator
 
 STD = 0.02
 """Of timm's linear layers and positions. Its truncation at +-2, a hundred times that, cuts nothing off; by rounding it now and then (one number

@@ -17,8 +17,8 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from evolve.durable import file_digest
-from evolve.errors import UserError
+from evolve.core.durable import file_digest
+from evolve.core.errors import UserError
 from evolve.networks.vit_plan import ViTPlan
 
 NESTS = ("teacher", "student", "state_dict", "model")  # where a file may hold the network, the first that is there

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from evolve.networks.architecture import GRANULARITIES, Architecture, Groups, Mixture, Shapes, check_names, front_or_last
-from evolve.networks.plan import Given, given_from_json, short
+from evolve.networks.vgg_plan import Given, given_from_json, short
 
 if TYPE_CHECKING:
     from evolve.networks.vit import ViT

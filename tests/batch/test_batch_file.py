@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from evolve.batch import file
-from evolve.errors import UserError
+from evolve.core.errors import UserError
+from evolve.report import compare
+from evolve.runs.batch import file
 
 
 def load(folder: Path, text: str, **more):
@@ -153,4 +154,4 @@ def test_a_long_name_is_a_folder_that_every_file_system_holds(tmp_path):
     lists = [list(range(first, first + 60)) for first in (0, 1)]
     text = f'scenario = "glyphs-seq25"\n[axes]\ncondense.fixed = {[[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]]}\n'
     folders = {c.folder for c in load(tmp_path, text).cases}
-    assert len(folders) == 2 and max(map(len, folders)) < 100 and len({file.slug(str(one)) for one in lists}) == 2
+    assert len(folders) == 2 and max(map(len, folders)) < 100 and len({compare.slug(str(one)) for one in lists}) == 2

@@ -19,13 +19,13 @@ from werkzeug.test import Client
 sys.path.insert(0, str(Path(__file__).parents[1] / "page"))  # the made-up runs
 from page_runs import NAME, make_batch
 
-from evolve import figures
-from evolve.batch.board import columns, write_board
-from evolve.batch.folder import BATCH_FILE, check_folder, read_batch_file, write_batch_file
-from evolve.curves import LineageRecord
-from evolve.errors import UserError
-from evolve.page.read import Reader
-from evolve.tensorboard import HEADLINE
+from evolve.core.errors import UserError
+from evolve.report import figures
+from evolve.report.curves import LineageRecord
+from evolve.report.tensorboard import HEADLINE
+from evolve.runs.batch.board import columns, write_board
+from evolve.runs.batch.folder import BATCH_FILE, check_folder, read_batch_file, write_batch_file
+from evolve.runs.read import Reader
 
 
 @pytest.fixture(scope="module")

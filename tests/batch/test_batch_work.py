@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from evolve import scenario
-from evolve.agenda import StageDone, StageProgress, StageStarted
-from evolve.batch import file
-from evolve.batch.run import BatchOrder, OpenBatch
-from evolve.batch.screen import BatchScreen
 from evolve.data import sources
+from evolve.engine.agenda import StageDone, StageProgress, StageStarted
+from evolve.lineage import scenario
+from evolve.runs.batch import file
+from evolve.runs.batch.opened import BatchOrder, OpenBatch
+from evolve.runs.screens.batch import BatchScreen
 
 BATCH = """
 scenario = "glyphs-seq25"

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evolve.batch import compare as room
-from evolve.batch.file import Batch, Case
-from evolve.curves import Descent, Generation, LineageRecord
-from evolve.scenario import load
+from evolve.lineage.scenario import load
+from evolve.report import compare as room
+from evolve.report.compare import Batch, Case
+from evolve.report.curves import Descent, Generation, LineageRecord
 
 SCENARIO = load("glyphs-seq25")
 

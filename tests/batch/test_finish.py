@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from test_compare import SCENARIO, record
 
-from evolve.batch import compare as room
-from evolve.batch.file import Batch, Case
-from evolve.batch.finish import latex, markdown
-from evolve.batch.screen import print_tables
-from evolve.page.words import findings
+from evolve.report import compare as room
+from evolve.report.compare import Batch, Case
+from evolve.report.compare_tables import latex, markdown
+from evolve.report.page.words import findings
+from evolve.runs.screens.batch import print_tables
 
 ODD = "[3, 4] ours [/b] ^ ~ > | 5 % a_b"
 

@@ -27,17 +27,18 @@ from evolve.benchmarks.speed.work import train_flops
 from rich.console import Console
 from torch import Tensor
 
-from evolve.ancestor import accumulate
-from evolve.condensers import Request, condense_ancestor
+from evolve.ancestor.accumulate import accumulate
+from evolve.condensers.condense import condense_ancestor
+from evolve.condensers.interface import Request
+from evolve.core.errors import UserError
+from evolve.core.settings import CondenseSettings, DescendSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.descendants import downstream_tasks, train_together
-from evolve.errors import UserError
-from evolve.networks.plan import PAPER_SET, ConvSpec, VggPlan, stack_plan, vgg16_plan
+from evolve.descendants.descendants import downstream_tasks, train_together
+from evolve.descendants.trainers.group import Group
 from evolve.networks.vgg import VGG
-from evolve.settings import CondenseSettings, DescendSettings
-from evolve.timing import NoCheckpoint, silent
-from evolve.training.group import Group
+from evolve.networks.vgg_plan import PAPER_SET, ConvSpec, VggPlan, stack_plan, vgg16_plan
+from evolve.runs.estimate.timing import NoCheckpoint, silent
 
 ANCESTOR = vgg16_plan(1 / 16)
 CPU = torch.device("cpu")

@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evolve.condensers import meta_network
 from evolve.condensers.batches import epoch_rows, meta_rows
-from evolve.condensers.meta_network import Condensation
+from evolve.condensers.meta_network import meta_network
+from evolve.condensers.meta_network.meta_network import Condensation
+from evolve.core.randomness import generator
+from evolve.core.settings import CondenseSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.networks.plan import Plan, integral_layers, stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG, initialise
-from evolve.randomness import generator
-from evolve.settings import CondenseSettings
+from evolve.networks.vgg_plan import Plan, integral_layers, stack_plan, vgg16_plan
 
 SEED = 4
 PLAN = vgg16_plan(1 / 32)[:3]  # 7 convolutions at 8, 4 and 2 pixels: both ways of computing psi, and resizing both ways

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_ancestors import VIT
 
-from evolve.candidates import WHOLE, Candidate, Choice, candidates
-from evolve.errors import UserError
+from evolve.condensers.candidates import WHOLE, Candidate, Choice, candidates
+from evolve.core.errors import UserError
+from evolve.core.settings import InheritSettings
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture
-from evolve.networks.plan import vgg16_plan
-from evolve.settings import InheritSettings
+from evolve.networks.vgg_plan import vgg16_plan
 
 FULL = vgg16_plan(1.0)
 PAPER = (0, 10, 11, 12)

@@ -12,10 +12,11 @@ from sklearn.preprocessing import KernelCenterer
 from tiny_ancestors import VGG16, VIT, broken, request, resident
 from torch import Tensor
 
-from evolve.condensers import cka, condense_ancestor
+from evolve.condensers import cka
 from evolve.condensers.batches import evenly
-from evolve.condensers.frozen import Features
-from evolve.errors import UserError
+from evolve.condensers.condense import condense_ancestor
+from evolve.condensers.meta_network.frozen import Features
+from evolve.core.errors import UserError
 from evolve.networks.architecture import Architecture
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolve.condensers.batches import draw_images, epoch_rows, meta_rows, split_meta
-from evolve.errors import UserError
+from evolve.core.errors import UserError
 
 
 @settings(max_examples=50, deadline=None)

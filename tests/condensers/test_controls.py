@@ -12,13 +12,14 @@ import torch
 from scipy.stats import chisquare
 from tiny_ancestors import VGG16, VIT, quiet, request, state
 
-from evolve import condenser_table, scenario
-from evolve.condensers import Condensed, agreed, condense_ancestor
-from evolve.condensers.interface import scored
-from evolve.errors import UserError
+from evolve.condensers import table as condenser_table
+from evolve.condensers.condense import agreed, condense_ancestor
+from evolve.condensers.interface import Condensed, scored
+from evolve.core.errors import UserError
+from evolve.core.registry import BUILTIN
+from evolve.core.settings import CondenseSettings
+from evolve.lineage import scenario
 from evolve.networks.architecture import Architecture
-from evolve.registry import BUILTIN
-from evolve.settings import CondenseSettings
 
 GRADIENTS = np.random.default_rng(1).uniform(0.2, 0.6, (4, 13)).tolist()
 NAMES = frozenset(f.name for f in fields(CondenseSettings))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evolve.registry import names
+from evolve.core.registry import names
 
 SCENARIO = """
 [data]

@@ -15,15 +15,15 @@ from test_bilevel_loop import PLAN, PSEUDO_PLAN, SEED, Case, forward
 from tiny_ancestors import VGG16, request, state
 from torch import Tensor, nn
 
-from evolve.condensers import condense_ancestor
 from evolve.condensers.batches import epoch_rows, meta_rows
-from evolve.condensers.matching import Projection, psi_reference
-from evolve.condensers.meta_network import Condensation, attempts
-from evolve.condensers.phi import MetaNetwork
+from evolve.condensers.condense import condense_ancestor
+from evolve.condensers.meta_network.matching import Projection, psi_reference
+from evolve.condensers.meta_network.meta_network import Condensation, attempts
+from evolve.condensers.meta_network.phi import MetaNetwork
 from evolve.condensers.selection import movement
-from evolve.networks.plan import integral_layers
-from evolve.randomness import generator
-from evolve.settings import CondenseSettings
+from evolve.core.randomness import generator
+from evolve.core.settings import CondenseSettings
+from evolve.networks.vgg_plan import integral_layers
 
 STEPS = 2  # an epoch
 SETTINGS = CondenseSettings(epochs=2, batch=4, meta_batch=4, match_weight=0.7, lr=0.05, weight_decay=1e-2, meta_lr=0.05)

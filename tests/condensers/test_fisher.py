@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from tiny_ancestors import VGG16, VIT, broken, request, resident, state
 from torch import Tensor
 
-from evolve.condensers import condense_ancestor, fisher
+from evolve.condensers import fisher
+from evolve.condensers.condense import condense_ancestor
 from evolve.condensers.fisher import drawn_labels, sensitivity
-from evolve.errors import UserError
+from evolve.core.errors import UserError
+from evolve.core.randomness import generator
 from evolve.networks.architecture import Architecture
 from evolve.networks.network import Network
-from evolve.randomness import generator
 
 
 def double(architecture: Architecture) -> Network:

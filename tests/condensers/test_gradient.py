@@ -15,12 +15,12 @@ from strategy_runs import CLASSES as STREAM_CLASSES
 from strategy_runs import SEED, A, Memory, S, in_stages, quiet, settings, stripes
 from tiny_ancestors import VGG16, request
 
-from evolve.ancestor import accumulate
-from evolve.condensers import condense_ancestor
+from evolve.ancestor.accumulate import accumulate
+from evolve.ancestor.gradients import EVERY, GradientFractions
+from evolve.condensers.condense import condense_ancestor
 from evolve.condensers.interface import Request
-from evolve.gradients import EVERY, GradientFractions
+from evolve.networks.fast.sgd import CompiledSGD
 from evolve.networks.vgg import VGG
-from evolve.training.sgd import CompiledSGD
 
 NUMBERS = np.random.default_rng(0).uniform(0.2, 0.6, (8, 13))
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from evolve.condensers.hypergradient import LookAhead, Rule, reverse_sweep, sgd, unrolled
-from evolve.condensers.matching import Matcher, layout
-from evolve.condensers.meta_network import Features, Pseudo
-from evolve.networks.plan import integral_layers, vgg16_plan
+from evolve.condensers.meta_network.hypergradient import LookAhead, Rule, reverse_sweep, sgd, unrolled
+from evolve.condensers.meta_network.matching import Matcher, layout
+from evolve.condensers.meta_network.meta_network import Features, Pseudo
 from evolve.networks.vgg import VGG, initialise
+from evolve.networks.vgg_plan import integral_layers, vgg16_plan
 
 RULE = Rule(lr=0.05, momentum=0.9, weight_decay=1e-2)
 

@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from evolve.condensers import Request, condense_ancestor, frozen
-from evolve.condensers.interface import numbered_groups
-from evolve.condensers.phi import MetaNetwork
+from evolve.condensers.condense import condense_ancestor
+from evolve.condensers.interface import Request, numbered_groups
+from evolve.condensers.meta_network import frozen
+from evolve.condensers.meta_network.phi import MetaNetwork
+from evolve.core.errors import UserError
+from evolve.core.settings import CondenseSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.errors import UserError
-from evolve.networks.plan import PAPER_SET, integral_layers, stack_plan, vgg16_plan
 from evolve.networks.vgg import VGG
-from evolve.settings import CondenseSettings
+from evolve.networks.vgg_plan import PAPER_SET, integral_layers, stack_plan, vgg16_plan
 
 PLAN = vgg16_plan(1 / 32)
 QUICK = CondenseSettings(granularity="stage", epochs=1, batch=6, meta_batch=6, meta_fraction=0.34, meta_lr=3e-3, lr=0.05, augment=("crop",))

@@ -8,11 +8,12 @@ import pytest
 import torch
 from tiny_ancestors import request, state
 
-from evolve.condensers import condense_ancestor, null
+from evolve.condensers import null
+from evolve.condensers.condense import condense_ancestor
 from evolve.condensers.interface import Request
-from evolve.condensers.meta_network import Condensation
+from evolve.condensers.meta_network.meta_network import Condensation
 from evolve.condensers.null import KINDS, null_test, overlap
-from evolve.errors import UserError
+from evolve.core.errors import UserError
 
 ASKED = {"epochs": 2, "meta_lr": 0.03}
 

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evolve.condensers.hypergradient import ByAutograd, Local
-from evolve.condensers.matching import Matcher, Projection, as_flat, layout, psi_reference
-from evolve.condensers.meta_network import Features, Pseudo
-from evolve.condensers.pieces import Parts, piece
-from evolve.condensers.written import Written
-from evolve.networks.plan import integral_layers, stack_plan, vgg16_plan
+from evolve.condensers.meta_network.hypergradient import ByAutograd, Local
+from evolve.condensers.meta_network.matching import Matcher, Projection, as_flat, layout, psi_reference
+from evolve.condensers.meta_network.meta_network import Features, Pseudo
+from evolve.condensers.meta_network.pieces import Parts, piece
+from evolve.condensers.meta_network.written import Written
 from evolve.networks.vgg import VGG, initialise
+from evolve.networks.vgg_plan import integral_layers, stack_plan, vgg16_plan
 
 maps = st.lists(st.tuples(st.integers(1, 5), st.sampled_from([1, 2, 3, 4, 8])), min_size=1, max_size=4)
 

@@ -10,13 +10,13 @@ from tiny_ancestors import VGG16, VIT, broken, request, resident
 from torch import Tensor
 from torch.func import functional_call
 
-from evolve.condensers import condense_ancestor
-from evolve.condensers.frozen import Features
+from evolve.condensers.condense import condense_ancestor
 from evolve.condensers.interface import Request
-from evolve.condensers.matching import Projection, psi_reference
-from evolve.condensers.meta_network import Condensation
+from evolve.condensers.meta_network.frozen import Features
+from evolve.condensers.meta_network.matching import Projection, psi_reference
+from evolve.condensers.meta_network.meta_network import Condensation
 from evolve.condensers.similarity import Matching
-from evolve.errors import UserError
+from evolve.core.errors import UserError
 from evolve.networks.architecture import Architecture
 
 BOTH = pytest.mark.parametrize("architecture", [VGG16, VIT], ids=["vgg", "vit"])

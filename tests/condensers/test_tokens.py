@@ -12,19 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evolve.condensers import Request, condense_ancestor
-from evolve.condensers.compare import matcher_for
-from evolve.condensers.frozen import Features
-from evolve.condensers.hypergradient import LookAhead, Rule, unrolled
-from evolve.condensers.matching import Frozen, Matcher
-from evolve.condensers.meta_network import Batch, Condensation
-from evolve.condensers.tokens import TokenMatcher
+from evolve.condensers.condense import condense_ancestor
+from evolve.condensers.interface import Request
+from evolve.condensers.meta_network.frozen import Features
+from evolve.condensers.meta_network.hypergradient import LookAhead, Rule, unrolled
+from evolve.condensers.meta_network.matchers import matcher_for
+from evolve.condensers.meta_network.matching import Frozen, Matcher
+from evolve.condensers.meta_network.meta_network import Batch, Condensation
+from evolve.condensers.meta_network.tokens import TokenMatcher
+from evolve.core.settings import CondenseSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
 from evolve.networks.network import initialise
 from evolve.networks.vit import ViT
 from evolve.networks.vit_plan import BlockSpec, ViTPlan
-from evolve.settings import CondenseSettings
 
 ANCESTOR = ViTPlan(4, 8, 16, 2, tuple(BlockSpec(f"block{n}") for n in range(1, 4)))
 PSEUDO = replace(ANCESTOR, blocks=ANCESTOR.blocks[:2])

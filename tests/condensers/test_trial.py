@@ -17,20 +17,21 @@ from hypothesis import strategies as st
 from tiny_ancestors import VGG16, VIT, broken, quiet, request
 from torch import Tensor
 
-from evolve.candidates import WHOLE
-from evolve.condensers import Condensed, Request, condense_ancestor, trial
-from evolve.condensers.interface import Trial
+from evolve.condensers import trial
+from evolve.condensers.candidates import WHOLE
+from evolve.condensers.condense import condense_ancestor
+from evolve.condensers.interface import Condensed, Request, Trial
 from evolve.condensers.trial import chosen, concluded, layer_gains, pooled
+from evolve.core.errors import UserError
+from evolve.core.randomness import derive_seed
+from evolve.core.settings import CondenseSettings, DescendSettings, InheritSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.descendants import downstream_tasks, train_descendant, train_together
-from evolve.errors import UserError
-from evolve.inheritance import inherit
-from evolve.learngene import extract
+from evolve.descendants.descendants import downstream_tasks, train_descendant, train_together
+from evolve.learngene.inheritance import inherit
+from evolve.learngene.learngene import extract
 from evolve.networks.architecture import Architecture
-from evolve.networks.plan import vgg16_plan
-from evolve.randomness import derive_seed
-from evolve.settings import CondenseSettings, DescendSettings, InheritSettings
+from evolve.networks.vgg_plan import vgg16_plan
 
 PLAN = vgg16_plan(1 / 16)
 CONDENSING = (1, 3, 4, 6)

@@ -10,18 +10,15 @@ from typing import Any
 
 import pytest
 
-from evolve import cost, perform, scenario
+from evolve.core.errors import UserError
+from evolve.core.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, Settings
 from evolve.data.sources import load_images
-from evolve.errors import UserError
-from evolve.lineage import World, accumulate, ancestor_plan, condense, measured, rivals
-from evolve.settings import (
-    AncestorSettings,
-    CondenseSettings,
-    DataSettings,
-    DescendSettings,
-    Settings,
-)
-from evolve.store import Stage, Store
+from evolve.engine.store import Stage, Store
+from evolve.lineage import perform, scenario
+from evolve.lineage.lineage import measured
+from evolve.lineage.recipes import accumulate, condense, rivals
+from evolve.lineage.world import World, ancestor_plan
+from evolve.runs.estimate import cost
 
 LEARN = DescendSettings(descendants=5, classes_per_task=3, shots=4, epochs=1, batch=6)
 TRIED = CondenseSettings(

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evolve.condensers import Request
-from evolve.condensers.interface import Progress
+from evolve.condensers.interface import Progress, Request
+from evolve.core.settings import CondenseSettings, DescendSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
 from evolve.networks.architecture import Architecture
-from evolve.networks.plan import vgg16_plan
+from evolve.networks.vgg_plan import vgg16_plan
 from evolve.networks.vit_plan import BlockSpec, ViTPlan
-from evolve.settings import CondenseSettings, DescendSettings
 
 VGG16 = vgg16_plan(1 / 32)
 VIT = ViTPlan(4, 16, 16, 2, tuple(BlockSpec(f"block{n}") for n in range(1, 5)))

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evolve.core.errors import DataError
 from evolve.data import cache
 from evolve.data.cache import Decoded, Prepared, Streamed, cached
-from evolve.errors import DataError
 
 FORK = multiprocessing.get_context("fork")
 EACH = 8 * 8 * 3  # bytes of an image

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR100
 
+from evolve.core.errors import DataError
+from evolve.core.settings import DataSettings
 from evolve.data import cifar100
 from evolve.data.sources import ImageSet, load_images
 from evolve.data.splits import CIFAR_FS
-from evolve.errors import DataError
-from evolve.settings import DataSettings
 
 DATA = DataSettings(source="cifar100", size=32)
 

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from evolve.core.errors import DataError
+from evolve.core.settings import DataSettings
 from evolve.data import cifar100
 from evolve.data import cifar100_folders as folders
 from evolve.data.sources import ImageSet, load_images
 from evolve.data.splits import CIFAR_FS
-from evolve.errors import DataError
-from evolve.settings import DataSettings
 
 COUNTS = {"train": 2, "test": 1}
 Members = dict[str, bytes]  # contents of files by their names

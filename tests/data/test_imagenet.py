@@ -17,10 +17,10 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from evolve.core.errors import DataError, UserError
+from evolve.core.settings import DataSettings
 from evolve.data import imagenet, photos
 from evolve.data.sources import ImageSet, load_images
-from evolve.errors import DataError, UserError
-from evolve.settings import DataSettings
 
 MakePhoto = Callable[..., Path]  # tests/data/conftest.py
 FORK = multiprocessing.get_context("fork")

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evolve.core.errors import DataError, UserError
+from evolve.core.settings import DataSettings
 from evolve.data import photos
 from evolve.data.pickles import ArrayUnpickler
 from evolve.data.sources import ImageSet, load_images
 from evolve.data.splits import make_splits
-from evolve.errors import DataError, UserError
-from evolve.settings import DataSettings
 
 CLASSES = {"train": ("n03", "n01", "n05"), "val": ("n02",), "test": ("n06", "n04")}
 ORDER = ("n01", "n03", "n05", "n02", "n04", "n06")  # by role, then by name

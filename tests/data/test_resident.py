@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolve.compiled import emit
-from evolve.compiled import images as compiled
+from evolve.core.randomness import generator
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.randomness import generator
+from evolve.networks.fast.compiled import emit
+from evolve.networks.fast.compiled import images as compiled
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

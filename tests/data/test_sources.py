@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from evolve import registry
-from evolve import settings as all_settings
+from evolve.core import registry
+from evolve.core import settings as all_settings
+from evolve.core.errors import UserError
+from evolve.core.settings import DataSettings
 from evolve.data.cache import Decoded, pixel_digest
 from evolve.data.glyphs import draw
 from evolve.data.resident import Resident
 from evolve.data.sources import fingerprint, hold_out, load_images
-from evolve.errors import UserError
-from evolve.settings import DataSettings
 
 SMALL = DataSettings(source="glyphs", size=8, glyph_train=4, glyph_test=2)
 

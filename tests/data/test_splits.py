@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evolve.core.errors import UserError
+from evolve.core.settings import DataSettings
 from evolve.data.sources import ImageSet
 from evolve.data.splits import CIFAR_FS, make_splits
-from evolve.errors import UserError
-from evolve.settings import DataSettings
 
 
 def images(classes: int = 100) -> ImageSet:

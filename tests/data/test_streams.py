@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from evolve.core.errors import UserError
+from evolve.core.settings import StreamSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
 from evolve.data.streams import class_labels, labels_of, make_benchmark, stream_tasks
-from evolve.errors import UserError
-from evolve.settings import StreamSettings
 
 CLASSES = (1, 3, 4, 6, 8, 9, 10)
 

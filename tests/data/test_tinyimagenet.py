@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evolve.core.errors import DataError
+from evolve.core.settings import DataSettings
 from evolve.data.sources import ImageSet, load_images
-from evolve.errors import DataError
-from evolve.settings import DataSettings
 
 WNIDS = ("n03000000", "n01000000", "n02000000")
 DATA = DataSettings(source="tinyimagenet", size=32)

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from evolve.core.errors import UserError
+from evolve.core.randomness import generator
+from evolve.core.settings import DataSettings, StreamSettings
 from evolve.data import resident as resident_module
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet, load_images
 from evolve.data.splits import make_splits
 from evolve.data.streams import stream_tasks
-from evolve.errors import UserError
-from evolve.randomness import generator
-from evolve.settings import DataSettings, StreamSettings
 
 DATA = DataSettings(source="imagenet", descend_source="glyphs", size=8, split=(3, 16, 20), glyph_train=3, glyph_test=2)
 CPU = torch.device("cpu")

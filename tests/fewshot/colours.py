@@ -5,15 +5,15 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from evolve.core.fewshot_settings import FewshotSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.fewshot.course import Course
-from evolve.fewshot.measure import meta_train_and_measure
-from evolve.fewshot.settings import FewshotSettings
+from evolve.descendants.fewshot.course import Course
+from evolve.descendants.fewshot.measure import meta_train_and_measure
+from evolve.descendants.trainers.group import DownstreamTask
 from evolve.networks.family import architecture
 from evolve.networks.network import Network, initialise
-from evolve.timing import NoCheckpoint, silent
-from evolve.training.group import DownstreamTask
+from evolve.runs.estimate.timing import NoCheckpoint, silent
 
 SIZE, TRAIN, TEST = 16, 24, 10
 ANCESTOR = tuple(c for c in range(27) if c % 3)  # 18 classes

@@ -7,11 +7,11 @@ import torch
 from colours import QUICK, SIZE, WAYS, network
 from scipy.optimize import linprog
 
-from evolve.fewshot.deepemd import descriptors, flows, scores, similarities, weights
-from evolve.fewshot.learner import means
-from evolve.fewshot.measure import make_learner
-from evolve.fewshot.pretrain import tuned
-from evolve.fewshot.settings import FewshotSettings
+from evolve.core.fewshot_settings import FewshotSettings
+from evolve.descendants.fewshot.deepemd import descriptors, flows, scores, similarities, weights
+from evolve.descendants.fewshot.learner import means
+from evolve.descendants.fewshot.measure import make_learner
+from evolve.descendants.fewshot.pretrain import tuned
 from evolve.networks.family import architecture
 from evolve.networks.network import initialise
 

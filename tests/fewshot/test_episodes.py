@@ -6,10 +6,10 @@ import pytest
 import torch
 from colours import ANCESTOR, QUICK, TRAIN, WAYS, measure, network, resident, task
 
+from evolve.core.errors import UserError
+from evolve.core.settings import StreamSettings
 from evolve.data.streams import stream_tasks
-from evolve.errors import UserError
-from evolve.fewshot.episodes import Episodes
-from evolve.settings import StreamSettings
+from evolve.descendants.fewshot.episodes import Episodes
 
 
 def episodes(settings=QUICK, ways=WAYS, classes=ANCESTOR, seed=0):

@@ -11,12 +11,12 @@ import pytest
 import torch
 from colours import ANCESTOR, QUICK, WAYS, course, measure, network, resident, task
 
-from evolve.fewshot.episodes import Episodes
-from evolve.fewshot.measure import HOMES, make_learner
-from evolve.fewshot.settings import LEARNERS, READ
+from evolve.core.fewshot_settings import LEARNERS, READ
+from evolve.core.randomness import generator
+from evolve.descendants.fewshot.episodes import Episodes
+from evolve.descendants.fewshot.measure import HOMES, make_learner
+from evolve.engine.store import Store
 from evolve.networks.family import architecture
-from evolve.randomness import generator
-from evolve.store import Store
 
 TASKS = (0, 1, 2, 3)
 

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from colours import QUICK, WAYS, network
 from torch import nn
 
-from evolve.fewshot.episodes import Episode
-from evolve.fewshot.gradient import GradientLearner, boil, fomaml, maml, protomaml
-from evolve.fewshot.learner import Setup
-from evolve.fewshot.measure import make_learner
-from evolve.fewshot.trunk import HEAD, SupportNorm
+from evolve.descendants.fewshot.episodes import Episode
+from evolve.descendants.fewshot.gradient import GradientLearner, boil, fomaml, maml, protomaml
+from evolve.descendants.fewshot.learner import Setup
+from evolve.descendants.fewshot.measure import make_learner
+from evolve.descendants.fewshot.trunk import HEAD, SupportNorm
 
 S = replace(QUICK, inner_steps=3, inner_lr=0.2)
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestCentroid
 
-from evolve.fewshot.baseline import cosine_scores
-from evolve.fewshot.learner import means
-from evolve.fewshot.measure import make_learner
+from evolve.descendants.fewshot.baseline import cosine_scores
+from evolve.descendants.fewshot.learner import means
+from evolve.descendants.fewshot.measure import make_learner
 
 
 def embeddings(seed, shots=4, queries=30):

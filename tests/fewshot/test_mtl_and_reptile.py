@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from colours import ANCESTOR, QUICK, WAYS, course, network, resident
 from torch import nn
 
-from evolve.fewshot.episodes import Episodes
-from evolve.fewshot.measure import make_learner
-from evolve.fewshot.trunk import HEAD
-from evolve.randomness import generator
+from evolve.core.randomness import generator
+from evolve.descendants.fewshot.episodes import Episodes
+from evolve.descendants.fewshot.measure import make_learner
+from evolve.descendants.fewshot.trunk import HEAD
 
 SHORT = replace(QUICK, episodes=4, pretrain_epochs=1)
 

@@ -11,22 +11,27 @@ import pytest
 import torch
 from scipy import stats
 
-from evolve import cost, fewshot_table, lineage, listing, perform, report, scenario, timing
-from evolve.collect import collect
-from evolve.curves import Descent, Generation, LineageRecord, record_from_json, record_to_json
+from evolve.cli import plan as listing
+from evolve.core.fewshot_settings import LEARNERS, READ, FewshotSettings
+from evolve.core.settings import DataSettings
 from evolve.data.sources import load_images
-from evolve.fewshot.settings import LEARNERS, READ, FewshotSettings
-from evolve.page import tables
-from evolve.perform import perform_stage
-from evolve.settings import DataSettings
-from evolve.store import Store
+from evolve.engine.store import Store
+from evolve.lineage import lineage, perform, recipes, scenario
+from evolve.lineage.collect import collect
+from evolve.lineage.perform import perform_stage
+from evolve.lineage.world import World, paper_descendant
+from evolve.report import fewshot_table
+from evolve.report import files as report
+from evolve.report.curves import Descent, Generation, LineageRecord, record_from_json, record_to_json
+from evolve.report.page import tables
+from evolve.runs.estimate import cost, timing
 
 SPLIT = (tuple(range(64)), tuple(range(64, 80)), tuple(range(80, 100)))
 
 
 def world(*overrides, data="images", split=SPLIT):
     words = ["stream.tasks=1", "fewshot.learners=" + json.dumps(LEARNERS), *overrides]
-    return lineage.World(scenario.load("glyphs-seq25", "quick", words).settings, 0, data, *split)
+    return World(scenario.load("glyphs-seq25", "quick", words).settings, 0, data, *split)
 
 
 def stages(w):
@@ -34,7 +39,7 @@ def stages(w):
 
 
 def learner_keys(w):
-    return {name: lineage.fewshot(w, name).key for name in LEARNERS}
+    return {name: recipes.fewshot(w, name).key for name in LEARNERS}
 
 
 def test_learners_add_their_stages_and_change_no_other():
@@ -76,7 +81,7 @@ def test_what_descendants_and_ancestor_do_is_not(word):
 def test_the_images_that_the_ancestor_may_see_are_part_of_the_key_where_they_are_capped():
     before, after = learner_keys(world()), learner_keys(world("stream.images_per_class=50"))
     assert all(before[name] != after[name] for name in LEARNERS)
-    assert "images_per_class" not in lineage.fewshot(world(), "maml").recipe
+    assert "images_per_class" not in recipes.fewshot(world(), "maml").recipe
 
 
 def test_the_plain_path_changes_no_learner():
@@ -85,7 +90,7 @@ def test_the_plain_path_changes_no_learner():
 
 
 def test_learners_that_count_passes_have_a_version_of_their_own():
-    versions = {name: lineage.fewshot(world(), name).recipe["version"] for name in LEARNERS}
+    versions = {name: recipes.fewshot(world(), name).recipe["version"] for name in LEARNERS}
     assert versions == dict.fromkeys(LEARNERS, 1) | {"deepemd": 2, "baseline++": 2}
 
 
@@ -109,7 +114,7 @@ def measured(tmp_path_factory):
         "ancestor.width=0.03125",
     ]
     w = world(*words, 'fewshot.learners=["protonet"]', data=images.fingerprint)
-    stage, store, said = lineage.fewshot(w, "protonet"), Store(place / "store"), []
+    stage, store, said = recipes.fewshot(w, "protonet"), Store(place / "store"), []
     perform_stage(stage, store, context, lambda done, text: said.append((done, text)))
     return w, stage, store, said
 
@@ -164,7 +169,7 @@ def test_a_learner_that_diverged_is_said_to_have(measured, changed):
 def test_collect_finds_it(measured):
     w, stage, store, _ = measured
     record = collect(w, peeking(store), "s", "p", {}, {})
-    assert record.fewshot[0].backbone == lineage.paper_descendant(w.settings).anonymous().describe()
+    assert record.fewshot[0].backbone == paper_descendant(w.settings).anonymous().describe()
     assert [one.method for one in record.fewshot] == ["protonet"]
     assert record.fewshot[0].accuracy == tuple(store.get(stage.key).record["accuracy"])
     assert record_from_json(json.loads(json.dumps(record_to_json(record)))) == record
@@ -227,7 +232,7 @@ def test_the_report_has_the_table_where_there_are_learners(tmp_path):
 
 
 def test_losses_are_thinned_by_means():
-    from evolve.fewshot.measure import thinned
+    from evolve.descendants.fewshot.measure import thinned
 
     losses = torch.arange(250.0).tolist()
     found = thinned(losses)

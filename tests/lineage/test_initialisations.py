@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from test_varieties import run
 
-from evolve.curves import summarise
-from evolve.lineage import ancestor_plan
+from evolve.lineage.world import ancestor_plan
 from evolve.networks.family import from_json
-from evolve.report import write_report
+from evolve.report.curves import summarise
+from evolve.report.files import write_report
 
 pytestmark = pytest.mark.slow
 

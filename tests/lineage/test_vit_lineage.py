@@ -14,15 +14,15 @@ import torch
 from test_small_lineage import evolve
 from timm.models.vision_transformer import VisionTransformer
 
-from evolve import scenario
-from evolve.curves import LineageRecord, summarise
-from evolve.engine import run_stages
-from evolve.errors import UserError
-from evolve.registry import BUILTIN
-from evolve.report import write_report
-from evolve.run import Opened, Order, open_run
-from evolve.session import run_record
-from evolve.verdict import gain_sentence
+from evolve.core.errors import UserError
+from evolve.core.registry import BUILTIN
+from evolve.engine.engine import run_stages
+from evolve.lineage import scenario
+from evolve.report.curves import LineageRecord, summarise
+from evolve.report.files import write_report
+from evolve.report.verdict import gain_sentence
+from evolve.runs.execute import run_record
+from evolve.runs.opened import Opened, Order, open_run
 
 pytestmark = pytest.mark.slow
 
@@ -105,7 +105,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(place: Path) -> None:
 def lineage(place: Path, *overrides: str) -> tuple[LineageRecord, Opened]:
     chosen = scenario.load(str(place / "tiny.toml"), "paper", ["stream.tasks=1", "ancestor.epochs=1", "descend.epochs=1", "controls.distilled=0", *overrides])
     opened = open_run(Order(chosen, 0, place / "run", place / "store", device="cpu"), lambda text: None)
-    run_stages(opened.stages, opened.store.root, "evolve.perform:perform_stage", opened.context, 0, lambda event: None)
+    run_stages(opened.stages, opened.store.root, "evolve.lineage.perform:perform_stage", opened.context, 0, lambda event: None)
     return run_record(opened), opened
 
 

@@ -1,12 +1,12 @@
-"""Networks with awake parameters, and their parameters as :class:`evolve.networks.fused.Weights`."""
+"""Networks with awake parameters, and their parameters as :class:`evolve.networks.fast.shape.Weights`."""
 
 from __future__ import annotations
 
 import torch
 
-from evolve.networks.fused import Statistics, Weights
-from evolve.networks.plan import Plan
+from evolve.networks.fast.shape import Statistics, Weights
 from evolve.networks.vgg import VGG, initialise
+from evolve.networks.vgg_plan import Plan
 
 
 def awake(plan: Plan, classes: int, seed: int, dtype: torch.dtype = torch.float64) -> VGG:

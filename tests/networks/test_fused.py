@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evolve.networks import fused as passes_room
-from evolve.networks.fused import Fused, Training, Weights, zeros_like
-from evolve.networks.plan import PAPER_SET, Plan, stack_plan, vgg16_plan
+from evolve.networks.fast import fused as passes_room
+from evolve.networks.fast.fused import Training
+from evolve.networks.fast.shape import Fused, Weights, zeros_like
 from evolve.networks.vgg import VGG
+from evolve.networks.vgg_plan import PAPER_SET, Plan, stack_plan, vgg16_plan
 
 PLANS = (
     stack_plan(vgg16_plan(1 / 16), PAPER_SET),

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from awake_networks import awake, weights_of
 from torch import Tensor
 
-from evolve.networks.fused import Fused, Weights
-from evolve.networks.hessian import Pass
-from evolve.networks.plan import PAPER_SET, Plan, stack_plan, vgg16_plan
+from evolve.networks.fast.hessian import Pass
+from evolve.networks.fast.shape import Fused, Weights
+from evolve.networks.vgg_plan import PAPER_SET, Plan, stack_plan, vgg16_plan
 
 CASES = [
     (vgg16_plan(1 / 32)[:3], 8, 5),

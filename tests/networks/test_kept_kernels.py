@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from evolve.compiled import kernel as room
-from evolve.compiled import units
-from evolve.compiled.emit import Code
+from evolve.networks.fast.compiled import kernel as room
+from evolve.networks.fast.compiled import units
+from evolve.networks.fast.compiled.emit import Code
 
 
 @pytest.fixture
@@ -82,6 +82,6 @@ def test_a_full_disk_is_no_error(cache: Path, compiled: list[str], monkeypatch: 
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("evolve.durable.write_file", full)
+    monkeypatch.setattr("evolve.core.durable.write_file", full)
     works()
     assert len(compiled) == 1 and not files(cache)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evolve.compiled import convolution, emit, units
-from evolve.compiled.emit import Processor
-from evolve.networks.kernels import EPS, Convolution, Norm, laid_out, rectified, rectified_gradient
+from evolve.networks.fast.compiled import convolution, emit, units
+from evolve.networks.fast.compiled.emit import Processor
+from evolve.networks.fast.kernels import EPS, Convolution, Norm, laid_out, rectified, rectified_gradient
 
 PROCESSORS = (Processor(64, 32), Processor(32, 16), Processor(16, 16), Processor(16, 32))
 sides = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 20])

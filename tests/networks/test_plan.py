@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolve.networks.plan import ConvSpec, integral_layers, layer_names, plan_from_json, plan_to_json, stack_plan, vgg16_plan
+from evolve.networks.vgg_plan import ConvSpec, integral_layers, layer_names, plan_from_json, plan_to_json, stack_plan, vgg16_plan
 
 PAPER = ("conv1", "conv11", "conv12", "conv13")
 NAMES = layer_names(vgg16_plan(1.0))
@@ -129,5 +129,5 @@ def test_what_is_not_a_plan_is_refused(value):
 
 
 def test_planning_needs_no_torch():
-    code = "import sys, evolve.networks.plan; sys.exit('torch' in sys.modules)"
+    code = "import sys, evolve.networks.vgg_plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

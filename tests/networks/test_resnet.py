@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.models import resnet18 as torchvision_resnet18
 
-from evolve.inheritance import inherit
-from evolve.inheritors import linear, repeat
-from evolve.learngene import extract
+from evolve.core.randomness import isolated_rng
+from evolve.learngene.inheritance import inherit
+from evolve.learngene.inheritors import linear, repeat
+from evolve.learngene.learngene import extract
 from evolve.networks.architecture import Architecture
 from evolve.networks.network import initialise
 from evolve.networks.resnet import ResNet
 from evolve.networks.resnet_plan import resnet18
-from evolve.randomness import isolated_rng
 
 NARROW = resnet18(1 / 16, 16)
 SETS = st.sets(st.sampled_from(NARROW.layer_names))

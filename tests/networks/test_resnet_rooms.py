@@ -15,19 +15,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from evolve import scenario
-from evolve.condensers import Request, condense_ancestor
-from evolve.cost import seconds
+from evolve.condensers.condense import condense_ancestor
+from evolve.condensers.interface import Request
+from evolve.core.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, Settings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.descendants import downstream_tasks, train_together
-from evolve.engine import run_stages
-from evolve.inheritance import inherit
-from evolve.learngene import extract, load, shuffled
+from evolve.descendants.descendants import downstream_tasks, train_together
+from evolve.engine.engine import run_stages
+from evolve.learngene.inheritance import inherit
+from evolve.learngene.learngene import extract, load, shuffled
+from evolve.lineage import scenario
 from evolve.networks.resnet_plan import ResNetPlan, resnet18
-from evolve.run import Order, open_run
-from evolve.session import run_record
-from evolve.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, Settings
+from evolve.runs.estimate.cost import seconds
+from evolve.runs.execute import run_record
+from evolve.runs.opened import Order, open_run
 
 PLAN = resnet18(1 / 16, 16)
 CONDENSE = CondenseSettings(epochs=1, batch=6, meta_batch=6, meta_fraction=0.34, meta_lr=0.03, lr=0.05, augment=("crop",))
@@ -159,7 +160,7 @@ def test_heads_stems_and_ways_to_condense_and_inherit(tmp_path: Path, overrides:
     (tmp_path / "tiny.toml").write_text(TINY)
     chosen = scenario.load(str(tmp_path / "tiny.toml"), "paper", ["controls.untrained=false", *overrides])
     opened = open_run(Order(chosen, 0, tmp_path / "run", tmp_path / "store", device="cpu"), lambda text: None)
-    run_stages(opened.stages, opened.store.root, "evolve.perform:perform_stage", opened.context, 0, lambda event: None)
+    run_stages(opened.stages, opened.store.root, "evolve.lineage.perform:perform_stage", opened.context, 0, lambda event: None)
     record = run_record(opened)
     assert [g.lineage for g in record.generations] == [*range(1, chosen.settings.stream.tasks + 1)]
     for g in record.generations:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torchvision.models import vgg16_bn
 
-from evolve.networks.plan import ConvSpec, layer_names, stack_plan, vgg16_plan
+from evolve.core.randomness import isolated_rng
 from evolve.networks.vgg import VGG, initialise
-from evolve.randomness import isolated_rng
+from evolve.networks.vgg_plan import ConvSpec, layer_names, stack_plan, vgg16_plan
 
 PAPER = ("conv1", "conv11", "conv12", "conv13")
 PARTS = ("conv.weight", "conv.bias", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "bn.num_batches_tracked")

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from evolve.inheritance import inherit
-from evolve.inheritors import descendant
-from evolve.learngene import extract
+from evolve.core.settings import InheritSettings
+from evolve.learngene.inheritance import inherit
+from evolve.learngene.inheritors import descendant
+from evolve.learngene.learngene import extract
 from evolve.networks.family import architecture, from_json
 from evolve.networks.network import initialise
 from evolve.networks.vit import ViT
 from evolve.networks.vit_plan import ViTPlan, vit_s16, vit_small4
-from evolve.settings import InheritSettings
 
 NARROW = vit_small4(0.125, 8)  # one head of 24, 2 x 2 patches and the class token
 BLOCKS = NARROW.layer_names

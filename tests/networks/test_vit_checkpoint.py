@@ -15,14 +15,15 @@ from strategy_runs import CLASSES, Memory, quiet, stripes
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
-from evolve import lineage, perform
-from evolve.ancestor import Accumulated, accumulate, load_trunk
-from evolve.errors import UserError
+from evolve.ancestor.accumulate import Accumulated, accumulate, load_trunk
+from evolve.core.errors import UserError
+from evolve.core.settings import AncestorSettings, StreamSettings
+from evolve.engine.store import Store
+from evolve.lineage import lineage, perform
+from evolve.lineage.scenario import load
+from evolve.lineage.world import World, ancestor_plan
 from evolve.networks.vit_checkpoint import content, read
 from evolve.networks.vit_plan import vit_small4
-from evolve.scenario import load
-from evolve.settings import AncestorSettings, StreamSettings
-from evolve.store import Store
 
 PLAN = vit_small4(0.125, 16)  # 4 x 4 patches
 
@@ -144,14 +145,14 @@ def test_files_that_are_absent_or_damaged(name: str, tmp_path: Path) -> None:
         content(tmp_path)
 
 
-def _world(checkpoint: str) -> lineage.World:
+def _world(checkpoint: str) -> World:
     settings = load("glyphs-seq25", "quick", ["ancestor.network=vit-small4", "ancestor.width=0.125", "data.size=16", "stream.tasks=2"]).settings
-    return lineage.World(settings, 0, "images", tuple(range(9)), tuple(range(9, 13)), tuple(range(13, 20)), checkpoint=checkpoint)
+    return World(settings, 0, "images", tuple(range(9)), tuple(range(9, 13)), tuple(range(13, 20)), checkpoint=checkpoint)
 
 
 def test_the_content_is_in_every_key_that_hangs_from_the_ancestor_and_only_there() -> None:
     def keys(checkpoint: str) -> dict[str, str]:
-        plan = lineage.ancestor_plan(_world("").settings)
+        plan = ancestor_plan(_world("").settings)
         return {stage.label: stage.key for stage in lineage.lineage(_world(checkpoint), lambda key: {"ancestor_plan": plan.to_json(), "layers": ["block1"]})}
 
     none, one, two = keys(""), keys("a"), keys("b")
@@ -203,8 +204,8 @@ def test_a_lineage_without_tasks_is_one_generation_with_its_controls() -> None:
     words = ["ancestor.network=vit-small4", "data.size=16", "stream.tasks=0", "ancestor.checkpoint=x", "controls.full_ancestor=3"]
     words += ["controls.joint=1", "controls.distilled=2", "controls.draws=1"]
     settings = load("glyphs-seq25", "quick", words).settings
-    world = lineage.World(settings, 0, "images", tuple(range(9)), tuple(range(9, 13)), tuple(range(13, 20)), checkpoint="a")
-    plan = lineage.ancestor_plan(settings)
+    world = World(settings, 0, "images", tuple(range(9)), tuple(range(9, 13)), tuple(range(13, 20)), checkpoint="a")
+    plan = ancestor_plan(settings)
     labels = [stage.label for stage in lineage.lineage(world, lambda key: {"ancestor_plan": plan.to_json(), "layers": ["block1"]})]
     methods = ("inherited", "from-scratch", "shuffled", "full-ancestor", "distilled")
     first = ["descend paper's descendant from-scratch", "descend whole ancestor from-scratch"]

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evolve import scenario
-from evolve.batch.file import Batch, Case
-from evolve.batch.folder import write_batch_file
-from evolve.lineage import World, lineage
+from evolve.core.settings import Scenario
+from evolve.engine.store import Stage, Store
+from evolve.lineage import scenario
+from evolve.lineage.lineage import lineage
+from evolve.lineage.world import World
 from evolve.networks.family import architecture
-from evolve.run import Opened, Order, prepare_folder
-from evolve.store import Stage, Store
+from evolve.report.compare import Batch, Case
+from evolve.runs.batch.folder import write_batch_file
+from evolve.runs.opened import Opened, Order, prepare_folder
 
 NAME = "<script>alert('x')</script> & \"co\" $x_1$"
 SETTINGS = ("stream.tasks=3", "data.size=16", "ancestor.width=0.0625", "controls.shuffled=1", "descend.descendants=3")
@@ -42,7 +44,7 @@ def result(stage: Stage, score: Score, diverged: bool = False) -> dict[str, Any]
 
 def make_run(
     folder: Path, store: Path, seed: int = 0, overrides: tuple[str, ...] = (), score: Score = level, upto: int = 99, **spent: Any
-) -> scenario.Scenario:
+) -> Scenario:
     """A run whose stages up to generation ``upto`` are in the store; each took ``spent``."""
     chosen = scenario.load("glyphs-seq25", "paper", (*SETTINGS, *overrides))
     opened = Opened(

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from page_runs import NAME, make_batch, make_run
 
-from evolve.errors import UserError
-from evolve.page.read import Reader
-from evolve.page.write import render, write_page
+from evolve.core.errors import UserError
+from evolve.report.page.write import render, write_page
+from evolve.runs.read import Reader
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 

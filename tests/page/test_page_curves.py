@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evolve.batch.compare import METRICS
-from evolve.batch.file import Batch, Case
-from evolve.curves import Descent, Generation, Interval, LineageRecord, summarise
-from evolve.figures import evolution_figure
-from evolve.page.curves import Curve, Panel, lineage_curves, panel_figure, panels, pooled
-from evolve.page.read import Line, Section
-from evolve.page.svg import inline
-from evolve.page.words import caveats
-from evolve.scenario import load
+from evolve.lineage.scenario import load
+from evolve.report.compare import METRICS, Batch, Case
+from evolve.report.curves import Descent, Generation, Interval, LineageRecord, summarise
+from evolve.report.figures import evolution_figure
+from evolve.report.page.pictures import Curve, Panel, lineage_curves, panel_figure, panels, pooled
+from evolve.report.page.section import Line, Section
+from evolve.report.page.svg import inline
+from evolve.report.page.words import caveats
 
 SCENARIO = load("glyphs-seq25")
 

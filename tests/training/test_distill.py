@@ -9,22 +9,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from evolve.core.errors import UserError
+from evolve.core.randomness import generator
+from evolve.core.registry import names
+from evolve.core.settings import DescendSettings, InheritSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.descendants import downstream_tasks, train_together
-from evolve.errors import UserError
-from evolve.inheritance import inherit
-from evolve.inheritors import descendant
+from evolve.descendants.descendants import downstream_tasks, train_together
+from evolve.descendants.trainers.distill import DistillTrainer, Teacher, gap, listened, positions
+from evolve.descendants.trainers.group import Group
+from evolve.descendants.trainers.plain import PlainTrainer
+from evolve.learngene.inheritance import inherit
+from evolve.learngene.inheritors import descendant
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture
 from evolve.networks.network import Network, initialise
-from evolve.networks.plan import vgg16_plan
-from evolve.randomness import generator
-from evolve.registry import names
-from evolve.settings import DescendSettings, InheritSettings
-from evolve.training.distill import DistillTrainer, Teacher, gap, listened, positions
-from evolve.training.group import Group
-from evolve.training.plain import PlainTrainer
+from evolve.networks.vgg_plan import vgg16_plan
 
 SIZE = 16
 D = DescendSettings(descendants=2, classes_per_task=3, shots=7, epochs=2, batch=4, lr=0.02, augment=("crop", "flip"))

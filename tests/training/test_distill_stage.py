@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from evolve import cost, perform
+from evolve.core.settings import AncestorSettings, ControlSettings, DataSettings, DescendSettings, Settings
 from evolve.data.sources import load_images
-from evolve.learngene import extract
-from evolve.lineage import World, accumulate, ancestor_plan, condense, descend, distilled, from_scratch, heir, lineage
+from evolve.engine.store import Result, Stage, Store
+from evolve.learngene.learngene import extract
+from evolve.lineage import perform
+from evolve.lineage.lineage import lineage
+from evolve.lineage.recipes import accumulate, condense, descend, distilled, from_scratch, heir
+from evolve.lineage.world import World, ancestor_plan
 from evolve.networks.network import initialise
-from evolve.settings import AncestorSettings, ControlSettings, DataSettings, DescendSettings, Settings
-from evolve.store import Result, Stage, Store
+from evolve.runs.estimate import cost
 
 LAYERS = ["conv1", "conv4", "conv10", "conv12"]
 

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from evolve.core.settings import DescendSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.descendants import downstream_tasks
-from evolve.inheritance import inherit
-from evolve.networks.plan import Plan, stack_plan, vgg16_plan
+from evolve.descendants.descendants import downstream_tasks
+from evolve.descendants.trainers.fused import FusedTrainer
+from evolve.descendants.trainers.group import Group, Trainer
+from evolve.descendants.trainers.plain import PlainTrainer
+from evolve.learngene.inheritance import inherit
 from evolve.networks.vgg import VGG
-from evolve.settings import DescendSettings
-from evolve.training.fused import FusedTrainer
-from evolve.training.group import Group, Trainer
-from evolve.training.plain import PlainTrainer
+from evolve.networks.vgg_plan import Plan, stack_plan, vgg16_plan
 
 PAPER = stack_plan(vgg16_plan(1 / 16), ("conv1", "conv11", "conv12", "conv13"))
 D = DescendSettings(descendants=3, classes_per_task=3, shots=7, epochs=2, batch=4, lr=0.02, augment=("crop", "flip"))  # 21 images: a tail of one

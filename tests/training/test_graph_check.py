@@ -12,11 +12,12 @@ import pytest
 import torch
 from test_graphs import OTHER, assert_equal_models, generations, make_group, make_models, run
 
-from evolve.training import graph_capture, graph_check
-from evolve.training.graph_check import branches, checked, shortened
-from evolve.training.graph_draws import layout
-from evolve.training.graphs import GraphTrainer, TrainStep
-from evolve.training.plain import PlainTrainer
+from evolve.descendants.trainers import graph_check
+from evolve.descendants.trainers.graph_check import branches, checked, shortened
+from evolve.descendants.trainers.graph_draws import layout
+from evolve.descendants.trainers.graphs import GraphTrainer, TrainStep
+from evolve.descendants.trainers.plain import PlainTrainer
+from evolve.networks.fast import graph_capture
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +150,7 @@ def wrong_crops(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lost_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evolve.training.graphs.sgd", lambda *args, **kwargs: None)
+    monkeypatch.setattr("evolve.descendants.trainers.graphs.sgd", lambda *args, **kwargs: None)
 
 
 def broken_capture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +161,7 @@ def broken_capture(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evolve.training.graphs.Branch.right", lambda self, images, labels: labels != labels)
+    monkeypatch.setattr("evolve.descendants.trainers.graphs.Branch.right", lambda self, images, labels: labels != labels)
 
 
 @pytest.mark.parametrize("breakage", [wrong_crops, lost_update, broken_capture, wrong_answers])

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evolve.ancestor import Ancestor
-from evolve.networks.plan import stack_plan, vgg16_plan
+from evolve.ancestor.accumulate import Ancestor
+from evolve.core.randomness import generator
+from evolve.networks.fast.graphed import Embed, Graphed
 from evolve.networks.vgg import VGG
-from evolve.randomness import generator
-from evolve.training.graphed import Embed, Graphed
+from evolve.networks.vgg_plan import stack_plan, vgg16_plan
 
 PLAN = stack_plan(vgg16_plan(1 / 16), ("conv1", "conv11", "conv13"))
 

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
+from evolve.core.randomness import generator
+from evolve.core.settings import DescendSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.networks.plan import stack_plan, vgg16_plan
+from evolve.descendants.trainers.graph_draws import CROP, FIELDS, FLIP, INDEX, LABEL, layout, pack
+from evolve.descendants.trainers.graphs import TEST_BATCH, Branch, Exam, GraphTrainer, TrainStep, waves
+from evolve.descendants.trainers.group import DownstreamTask, Group, Trainer
+from evolve.descendants.trainers.plain import PlainTrainer
+from evolve.networks.fast import graph_capture
 from evolve.networks.vgg import VGG, initialise
-from evolve.randomness import generator
-from evolve.settings import DescendSettings
-from evolve.training import graph_capture
-from evolve.training.graph_draws import CROP, FIELDS, FLIP, INDEX, LABEL, layout, pack
-from evolve.training.graphs import TEST_BATCH, Branch, Exam, GraphTrainer, TrainStep, waves
-from evolve.training.group import DownstreamTask, Group, Trainer
-from evolve.training.plain import PlainTrainer
+from evolve.networks.vgg_plan import stack_plan, vgg16_plan
 
 PLAN = stack_plan(vgg16_plan(1 / 16), ("conv1", "conv11", "conv13"))
 OTHER = stack_plan(vgg16_plan(1 / 16), ("conv2", "conv4", "conv5", "conv6", "conv12"))
@@ -193,7 +193,7 @@ def test_epochs_may_be_asked_for_in_any_order_and_training_may_outrun_the_settin
 
 
 def test_many_test_images_are_judged_in_chunks(monkeypatch):
-    monkeypatch.setattr("evolve.training.graphs.TEST_BATCH", 4)
+    monkeypatch.setattr("evolve.descendants.trainers.graphs.TEST_BATCH", 4)
     group = make_group(2, 8, tests=9)
     models = make_models(group)
     found, expected = GraphTrainer(models, group, False).correct(), PlainTrainer(models, group).correct()
@@ -272,8 +272,8 @@ def test_a_step_needs_no_value_on_the_host_and_mixes_no_devices(monkeypatch, dev
     not run on a fake GPU and the fused update has no fake; on a fake CPU the backward does run.
     """
     updates: list[set[torch.device]] = []
-    monkeypatch.setattr("evolve.training.graphs.sgd", lambda p, g, m, lr, **rest: updates.append({one.device for one in (*p, *g, *m, lr)}))
-    monkeypatch.setattr("evolve.training.graphs.side_by_side", lambda jobs, device: [job() for job in jobs])
+    monkeypatch.setattr("evolve.descendants.trainers.graphs.sgd", lambda p, g, m, lr, **rest: updates.append({one.device for one in (*p, *g, *m, lr)}))
+    monkeypatch.setattr("evolve.descendants.trainers.graphs.side_by_side", lambda jobs, device: [job() for job in jobs])
     if device == "cuda":
         unless_faking_asks_for_a_driver()
         monkeypatch.setattr(torch.autograd, "grad", lambda loss, leaves: [torch.empty_like(leaf) for leaf in leaves])

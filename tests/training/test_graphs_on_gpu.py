@@ -14,13 +14,13 @@ from test_graphs import OTHER, PLAN, assert_equal_models, generations, make_grou
 from torch import Tensor
 
 from evolve.data.resident import Resident
-from evolve.devices import repeatable
-from evolve.networks.plan import stack_plan, vgg16_plan
+from evolve.descendants.trainers.graph_check import checked
+from evolve.descendants.trainers.graphs import GraphTrainer
+from evolve.descendants.trainers.plain import PlainTrainer
+from evolve.engine.devices import repeatable
+from evolve.networks.fast.graphed import Graphed
 from evolve.networks.vgg import VGG
-from evolve.training.graph_check import checked
-from evolve.training.graphed import Graphed
-from evolve.training.graphs import GraphTrainer
-from evolve.training.plain import PlainTrainer
+from evolve.networks.vgg_plan import stack_plan, vgg16_plan
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -9,18 +9,19 @@ import torch
 import torch.nn.functional as F
 from strategy_runs import CLASSES, Memory, S, assert_same, quiet, settings, stripes
 
-from evolve import lineage
-from evolve.ancestor import Accumulated, Learner, accumulate
+from evolve.ancestor.accumulate import Accumulated, Learner, accumulate
+from evolve.core.settings import AncestorSettings, DescendSettings
 from evolve.data.streams import load_avalanche, stream_tasks
-from evolve.descendants import train_together
+from evolve.descendants.descendants import train_together
+from evolve.descendants.trainers.fused import FusedTrainer
+from evolve.descendants.trainers.group import DownstreamTask, Group, learning_rate
+from evolve.descendants.trainers.plain import PlainTrainer
+from evolve.lineage import lineage
+from evolve.lineage.scenario import load
+from evolve.lineage.world import World
 from evolve.networks.family import architecture
 from evolve.networks.network import initialise
-from evolve.scenario import load
-from evolve.settings import AncestorSettings, DescendSettings
-from evolve.training.fused import FusedTrainer
-from evolve.training.group import DownstreamTask, Group, learning_rate
-from evolve.training.optimizers import make_optimizer, restore_state, state_of
-from evolve.training.plain import PlainTrainer
+from evolve.networks.optimizers import make_optimizer, restore_state, state_of
 
 VIT = {"network": "vit-small4", "width": 0.125, "optimizer": "adamw", "lr": 0.003, "schedule": "cosine", "warmup": 0.4}
 
@@ -95,7 +96,7 @@ def test_the_ancestor_learns_by_torchs_adamw() -> None:
 
 def test_schedules_and_warm_up() -> None:
     load_avalanche()
-    from evolve.strategies.template import learning_rate as ancestors
+    from evolve.ancestor.strategies.template import learning_rate as ancestors
 
     a = AncestorSettings(epochs=10, lr=2.0, schedule="cosine")
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
@@ -137,7 +138,7 @@ def test_descendants_learn_by_torchs_adamw() -> None:
 
 
 def test_vggs_go_by_the_plain_trainer_under_adamw() -> None:
-    from evolve.descendants import choose_trainer
+    from evolve.descendants.descendants import choose_trainer
 
     vgg = architecture("vgg16", 1 / 32, 8).paper_descendant().build(3)
     kinds = {"sgd": FusedTrainer, "adamw": PlainTrainer}
@@ -148,7 +149,7 @@ def test_vggs_go_by_the_plain_trainer_under_adamw() -> None:
 
 def test_what_an_optimizer_does_not_read_is_in_no_key() -> None:
     def keys(*overrides: str) -> set[str]:
-        world = lineage.World(load("glyphs-seq25", "quick", ["stream.tasks=1", *overrides]).settings, 0, "x", (0, 1, 2, 3, 4), (5, 6), (7, 8, 9, 10, 11))
+        world = World(load("glyphs-seq25", "quick", ["stream.tasks=1", *overrides]).settings, 0, "x", (0, 1, 2, 3, 4), (5, 6), (7, 8, 9, 10, 11))
         return {stage.key for stage in lineage.lineage(world, lambda key: None)}
 
     both = "ancestor.optimizer=adamw", "descend.optimizer=adamw"

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolve.compiled import emit, parameters
-from evolve.gradients import above
-from evolve.training.sgd import CompiledSGD
+from evolve.ancestor.gradients import above
+from evolve.networks.fast.compiled import emit, parameters
+from evolve.networks.fast.sgd import CompiledSGD
 
 SHAPES = st.sampled_from([(1,), (7,), (16,), (33,), (5, 9), (4, 3, 3, 3), (8, 16, 3, 3), (2, 5, 1, 1), (0,)])
 

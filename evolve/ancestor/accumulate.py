@@ -1,0 +1,304 @@
+"""Accumulate: the ancestor learns the tasks of a stream, one stage a task, with an Avalanche strategy (paper 5.3).
+
+Importing this does not import Avalanche; training does.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from evolve.ancestor.gradients import GradientFractions
+from evolve.ancestor.metrics import average_accuracy, backward_transfer, forgetting
+from evolve.ancestor.strategy_table import TABLE, check_strategy
+from evolve.core.errors import UserError
+from evolve.core.randomness import derive_seed, generator, isolated_rng
+from evolve.core.settings import AncestorSettings, StreamSettings
+from evolve.data.resident import Resident
+from evolve.data.streams import StreamTask, class_labels, labels_of, load_avalanche, make_benchmark, stream_tasks, task_label
+from evolve.engine.checkpoint import Checkpoint
+from evolve.networks.family import architecture
+from evolve.networks.network import Network, initialise
+from evolve.networks.optimizers import make_optimizer, restore_state, state_of
+
+if TYPE_CHECKING:
+    from evolve.ancestor.strategies import ResidentStrategy
+
+Progress = Callable[[float, str], None]
+
+
+
+
+@dataclass(frozen=True, eq=False)
+class Accumulated:
+    """The ancestor after some tasks: ``tensors`` "model.<name>" and "strategy.<name>" (CPU, contiguous), ``record`` is JSON-able."""
+
+    tensors: dict[str, Tensor]
+    record: dict[str, Any]
+
+
+def labelling(a: AncestorSettings) -> str:
+    """The head in use. Joint training sees all tasks at once, where a shared head's task-local labels would contradict each
+    other as soon as a class recurs: there it gets one head over all ancestor classes.
+    """
+    return "single" if a.strategy == "joint" and a.head == "shared" else a.head
+
+
+class Ancestor(nn.Module):
+    """A network as ``trunk`` (its ``head`` inside) that ignores task labels."""
+
+    def __init__(self, trunk: Network) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, classes]."""
+        return self.trunk(x)
+
+
+def build_ancestor(a: AncestorSettings, s: StreamSettings, class_ids: Sequence[int], size: int, seed: int) -> Any:
+    """The untrained ancestor for images of ``size`` pixels: a module with ``.trunk``. Its trunk's draw is the same for every head."""
+    head = labelling(a)
+    trunk = architecture(a.network, a.width, size).build(len(class_ids) if head == "single" else s.classes_per_task)
+    initialise(trunk, seed, "ancestor")
+    if head != "per-task":
+        return Ancestor(trunk)
+    load_avalanche()
+    from evolve.ancestor.strategies import MultiHeadAncestor
+
+    return MultiHeadAncestor(trunk, [_head(trunk, seed, number) for number in range(2, s.tasks + 1)])
+
+
+@torch.no_grad()
+def _head(trunk: Network, seed: int, task: int) -> nn.Linear:
+    made = nn.utils.skip_init(nn.Linear, trunk.head.in_features, trunk.head.out_features)
+    made.weight.copy_(torch.empty(made.weight.shape).normal_(0, 0.01, generator=generator(seed, "ancestor", "head", task)))
+    made.bias.zero_()
+    return made
+
+
+def load_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of the ancestor's network, out of an :class:`Accumulated`'s tensors."""
+    prefix = "model.trunk."
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def accumulate(
+    a: AncestorSettings,
+    s: StreamSettings,
+    class_ids: Sequence[int],
+    resident: Resident,
+    seed: int,
+    task: int,
+    previous: Accumulated | None,
+    history: Sequence[Sequence[float]],
+    checkpoint: Checkpoint,
+    progress: Progress,
+    reference: bool = False,
+    start: Mapping[str, Tensor] | None = None,
+) -> Accumulated:
+    """The ancestor after ``task`` tasks, from ``previous``, the ancestor after ``task`` - 1 (joint: after task 0, or from nothing).
+
+    Task 0 is the untrained ancestor, or with ``start`` (its layers' weights, by their names in the trunk's state dict) a pretrained one, and
+    reads no image. ``history`` holds the earlier tasks' rows of accuracies. The state is
+    saved in ``checkpoint`` after every epoch, and a call that finds one goes on there, to bit-equal numbers. Global random state
+    is left alone. ``reference`` trains by the plain module under autograd. Raises UserError for settings that cannot work, and when the loss is no longer finite.
+    """
+    if task == 0:
+        model = build_ancestor(a, s, class_ids, resident.size, seed)
+        model.trunk.load_state_dict(dict(start or {}), strict=False)
+        return Accumulated(_flat(model.state_dict(), "model."), {"task": 0, "classes": [], "row": []})
+    joint = a.strategy == "joint"
+    if task > 1 and previous is None and not joint:
+        raise ValueError(f"task {task} needs the ancestor after task {task - 1}")
+    tasks = stream_tasks(s, class_ids, resident, seed, task)
+    untrained = previous if previous is not None and previous.record["task"] == 0 else None
+    learner = Learner(a, s, class_ids, resident, seed, reference, untrained)
+    learner.restore(None if joint or task == 1 else previous, task - 1)
+    losses = learner.learn(tasks, checkpoint, progress)
+    row = accuracies(learner.strategy.model, tasks, a, class_ids, resident, learner.strategy.classify)
+    tensors, meta = learner.state()
+    record: dict[str, Any] = {"task": task, "classes": [list(one.classes) for one in tasks], "head": labelling(a)}
+    record |= {"row": row, "train_loss": losses, "average_accuracy": average_accuracy([row]), "strategy": meta}
+    earlier = previous.record.get("gradients", []) if previous is not None and not joint else []
+    record["gradients"] = [*earlier, learner.gradients.fractions()]  # as "history": one row a task
+    known = not joint and len(history) == task - 1
+    matrix = [*history, row]
+    record["forgetting"] = forgetting(matrix) if known else None
+    record["backward_transfer"] = backward_transfer(matrix) if known else None
+    return Accumulated(tensors, record)
+
+
+class Learner:
+    """An ancestor and its Avalanche strategy. ``restore`` what earlier tasks left, ``learn`` a task, take the ``state``."""
+
+    def __init__(
+        self,
+        a: AncestorSettings,
+        s: StreamSettings,
+        class_ids: Sequence[int],
+        resident: Resident,
+        seed: int,
+        reference: bool = False,
+        untrained: Accumulated | None = None,
+    ) -> None:
+        """``untrained``: the ancestor after task 0, whose layers it begins with: they may be pretrained."""
+        arguments = check_strategy(a)
+        load_avalanche()
+        from evolve.ancestor.strategies import make_strategy
+
+        self.a, self.class_ids, self.resident, self.seed = a, class_ids, resident, seed
+        model = build_ancestor(a, s, class_ids, resident.size, seed).to(resident.device)
+        if untrained is not None:
+            layers = {name: tensor for name, tensor in load_trunk(untrained.tensors).items() if name.startswith("layers.")}
+            model.trunk.load_state_dict(layers, strict=False)  # the head may be another: joint training has its own
+        model.trunk.fused = not reference
+        optimizer = make_optimizer(model.parameters(), a.optimizer, a.lr, a.momentum, a.weight_decay, fused=not reference)
+        self.strategy: ResidentStrategy = make_strategy(
+            a.strategy, arguments, model=model, optimizer=optimizer, resident=resident, a=a, seed=seed
+        )
+        self._losses: list[float] = []
+
+    def restore(self, previous: Accumulated | None, learned: int) -> None:
+        """Go on after ``learned`` tasks: from ``previous``, or (joint, first task) from the untrained ancestor."""
+        strategy = self.strategy
+        strategy.clock.train_exp_counter = learned
+        if hasattr(strategy.model, "known_train_tasks_labels"):
+            strategy.model.known_train_tasks_labels = set(range(learned))
+        if previous is None or learned == 0:
+            return
+        strategy.model.load_state_dict(_unflat(previous.tensors, "model."))
+        strategy.restore(_unflat(previous.tensors, "strategy."), previous.record["strategy"])
+
+    def learn(self, tasks: Sequence[StreamTask], checkpoint: Checkpoint, progress: Progress) -> list[float]:
+        """Train on the last of ``tasks`` (cumulative, joint: on all of them) from the newest checkpoint on; mean loss of every epoch."""
+        strategy, number = self.strategy, tasks[-1].number
+        needed = tasks if self.a.strategy in ("cumulative", "joint") else tasks[-1:]
+        *past, experience = make_benchmark(needed, self.resident, labelling(self.a), self.class_ids).train_stream
+        strategy.past, self._losses = past, []
+        meter = _Meter(self.a.epochs, number, progress)
+        strategy.first_epoch = lambda running: self._resume(checkpoint.load())
+        self.gradients = gradients = GradientFractions(strategy.model.trunk, self.a.gradient_threshold)
+
+        def after_step(running: ResidentStrategy, epoch: int) -> None:
+            gradients.step()
+            meter.step(running, epoch)
+
+        def after_epoch(running: ResidentStrategy, epoch: int) -> None:
+            self._losses.append(self._finite(meter.take(), number, epoch))
+            gradients.end_epoch()
+            checkpoint.save(self._running(), {"epoch": epoch + 1, "losses": self._losses, "gradients": gradients.state()})
+
+        strategy.after_step, strategy.after_epoch = after_step, after_epoch
+        with isolated_rng(derive_seed(self.seed, "ancestor", number)):
+            strategy.train(experience, eval_streams=[])
+        return list(self._losses)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What the next task needs, and JSON beside it."""
+        strategy = self.strategy
+        tensors, meta = strategy.state()
+        return _flat(strategy.model.state_dict(), "model.") | _flat(tensors, "strategy."), meta
+
+    def _running(self) -> dict[str, Tensor]:
+        """What an epoch leaves to the next one of the same task."""
+        strategy = self.strategy
+        held = state_of(strategy.optimizer, dict(strategy.model.named_parameters()))
+        return _flat(strategy.model.state_dict(), "model.") | _flat(held, "optimizer.") | _flat(strategy.running(), "running.")
+
+    def _resume(self, found: tuple[dict[str, Tensor], dict[str, Any]] | None) -> int:
+        """Load a checkpoint's state into the strategy, which is ready for the task's first epoch; the epoch to go on with."""
+        if found is None:
+            return 0
+        tensors, meta = found
+        strategy = self.strategy
+        strategy.model.load_state_dict(_unflat(tensors, "model."))
+        restore_state(strategy.optimizer, dict(strategy.model.named_parameters()), _unflat(tensors, "optimizer."))
+        strategy.resume(_unflat(tensors, "running."))
+        self._losses = [float(loss) for loss in meta["losses"]]
+        self.gradients.restore(meta["gradients"])
+        return int(meta["epoch"])
+
+    def _finite(self, loss: float, task: int, epoch: int) -> float:
+        if not math.isfinite(loss):
+            takes = self.a.strategy not in TABLE or TABLE[self.a.strategy].arguments  # a plug-in's are not listed
+            more = " or ancestor.strategy_args" if takes else ""
+            where = f"task {task}, epoch {epoch + 1}"
+            raise UserError(f"ancestor.lr = {self.a.lr:g}: the loss became {loss} in {where}; lower ancestor.lr{more}")
+        return loss
+
+
+class _Meter:
+    """The mean training loss of an epoch, kept on the device until it ends, and the progress shown while it runs."""
+
+    def __init__(self, epochs: int, task: int, progress: Progress) -> None:
+        self.epochs, self.task, self.progress = epochs, task, progress
+        self.losses: list[Tensor] = []
+        self.images: list[int] = []
+        self.shown = time.monotonic()
+
+    def step(self, strategy: ResidentStrategy, epoch: int) -> None:
+        self.losses.append(strategy.loss.detach())
+        self.images.append(len(strategy.mb_y))
+        steps, all_steps, now = len(self.losses), len(strategy.dataloader), time.monotonic()
+        if steps == all_steps or now - self.shown > 0.5:
+            self.shown = now
+            self.progress((epoch + steps / all_steps) / self.epochs, f"task {self.task}, epoch {epoch + 1} of {self.epochs}")
+
+    def take(self) -> float:
+        """The mean over the epoch's images, added up in the order of the steps; 0 for an epoch without one."""
+        losses, images = self.losses, self.images
+        self.losses, self.images = [], []
+        if not losses:
+            return 0.0
+        values = torch.stack(losses).view(-1).cpu().numpy()
+        return float(np.add.accumulate(values * np.array(images, values.dtype))[-1]) / sum(images)
+
+
+@torch.no_grad()
+def accuracies(
+    model: Any,
+    tasks: Sequence[StreamTask],
+    a: AncestorSettings,
+    class_ids: Sequence[int],
+    resident: Resident,
+    classify: Callable[[Tensor], Tensor] | None = None,
+) -> list[float]:
+    """Test accuracy on each of ``tasks``, in [0, 1]; each image passes the trunk once.
+
+    A single head chooses among all ancestor classes; a head a task, or a shared one, among the task's own. So does joint
+    training under head = "shared" (see :func:`labelling`), to be comparable with the strategies it controls. ``classify`` stands in
+    for the head of strategies that classify without one.
+    """
+    head = labelling(a)
+    mode = model.training
+    model.eval()
+    index = torch.unique(torch.cat([task.test for task in tasks]))
+    embedded = torch.cat([model.trunk.embed(resident.batch(part)) for part in index.split(256)])
+    found = []
+    for task in tasks:
+        rows = embedded[torch.searchsorted(index, task.test).to(embedded.device)]
+        layer = model.head(task_label(task, head)) if head == "per-task" else model.trunk.head
+        logits, labels = (classify or layer)(rows), labels_of(task.test, class_labels(task, head, class_ids), resident)
+        if head != a.head:
+            own = torch.tensor(list(class_labels(task, head, class_ids).values()))
+            logits, labels = logits[:, own.to(logits.device)], labels_of(task.test, class_labels(task, a.head, class_ids), resident)
+        found.append(int((logits.argmax(1).cpu() == labels).sum()) / len(labels))
+    model.train(mode)
+    return found
+
+
+def _flat(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Copies on the CPU, in the layout that files hold, under prefixed names."""
+    return {prefix + name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+
+
+def _unflat(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,89 @@
+"""`evolve batch FILE` and `evolve batch plan FILE`. Imports nothing heavy until a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evolve.cli.options import DATA, DEVICE, REFERENCE, WORKERS, cluster_options
+from evolve.runs.folder import StorePlace
+
+OPTIONS = (
+    click.option("--profile", default="paper", show_default=True, help="quick: the batch's and the scenario's [quick] values."),
+    click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="This seed instead of the file's; may be given many times."),
+    DATA,
+    click.option("--out", type=click.Path(path_type=Path), help="The batch's folder; default: runs/<batch>-<profile>."),
+    click.option("--store", type=StorePlace(), help="Results folder or address (s3://bucket/prefix); default: $EVOLVE_STORE or store/ beside the batch's folder."),
+    DEVICE,
+    WORKERS,
+    REFERENCE,
+    click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one setting of every case."),
+)
+
+
+class _FileFirst(click.Group):
+    """`evolve batch FILE` means `evolve batch run FILE`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        named = next((arg for arg in args if not arg.startswith("-")), None)
+        if named is not None and named not in self.commands:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+def batch_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What every batch command takes beside the file."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.group(cls=_FileFirst)
+def batch() -> None:
+    """Run a grid of lineages from a batch file and compare them: evolve batch FILE. Shipped ones go by name; `batch list` shows them."""
+
+
+@batch.command("run", hidden=True)
+@click.argument("name", metavar="FILE")
+@batch_options
+@cluster_options
+def run(name: str, **options: Any) -> None:
+    """Run or continue the batch FILE; it ends in a table."""
+    from evolve.runs.batch.execute import execute
+
+    execute(_order(name, **options), sys.argv)
+
+
+@batch.command("plan")
+@click.argument("name", metavar="FILE")
+@batch_options
+def plan(name: str, **options: Any) -> None:
+    """Print the batch's cases, distinct stages, what is in the store, what sharing saves and the time left."""
+    from evolve.runs.batch.execute import show_plan
+
+    show_plan(_order(name, **options))
+
+
+@batch.command("list")
+def shipped() -> None:
+    """List the shipped batches."""
+    from evolve.runs.batch import file
+
+    for name in file.shipped():
+        found = file.load(name)
+        click.echo(f"{name:20} {len(found.cases):4} lineages  {found.title}")
+
+
+def _order(name: str, profile: str, overrides: tuple[str, ...], seeds: tuple[int, ...], **options: Any) -> Any:
+    from evolve.runs.batch import file
+    from evolve.runs.batch.opened import BatchOrder, default_out
+    from evolve.runs.folder import default_store
+
+    chosen = file.load(name, profile, overrides, seeds)
+    out = options.pop("out") or default_out(chosen)
+    store = options.pop("store") or default_store(out)
+    return BatchOrder(chosen, out, store, **options)

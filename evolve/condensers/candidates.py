@@ -1,0 +1,155 @@
+"""Which sets of an ancestor's layers condenser "trial" tries, and what their descendants are. Loads
+no torch until weights are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from evolve.core.errors import UserError
+from evolve.core.settings import DescendSettings, InheritSettings
+from evolve.learngene.inheritors import descendant
+from evolve.networks.architecture import Architecture, Groups, holders
+
+WHOLE = "whole ancestor"
+"""The origin of what is always tried: every layer inherited, extras too, as control full-ancestor
+does.
+"""
+PAPER = "paper's set"
+SLACK = 1e-9  # a share computed in two ways
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """``groups``: 0-based layer groups, ascending; ``plan``: the descendant, which says what it
+    inherits; ``share``, ``within``, ``origins``: as in :class:`evolve.condensers.interface.Trial`.
+    """
+
+    groups: tuple[int, ...]
+    plan: Architecture
+    share: float
+    within: bool
+    origins: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is chosen from and how it is inherited. ``budget``: as ``condense.budget``, 0 stands for
+    the paper's set's share.
+    """
+
+    ancestor: Architecture
+    granularity: str
+    inherit: InheritSettings
+    budget: float
+
+    @property
+    def groups(self) -> Groups:
+        """The L layer groups."""
+        return self.ancestor.integral_layers(self.granularity)
+
+    def share(self, chosen: tuple[int, ...]) -> float:
+        """The share of the ancestor's weights that a descendant of these groups inherits."""
+        return self.ancestor.share([*self.layers(chosen), *self._carried])
+
+    def layers(self, chosen: tuple[int, ...]) -> list[str]:
+        """The names of the groups' layers."""
+        return [name for group in chosen for name in self.groups[group]]
+
+    @property
+    def paper(self) -> tuple[int, ...]:
+        """The groups that hold the paper's set."""
+        return holders(self.groups, self.ancestor.named_set("paper", 0))
+
+    @property
+    def limit(self) -> float:
+        """The budget as a share."""
+        return (self.budget or self.share(self.paper)) + SLACK
+
+    @property
+    def _carried(self) -> tuple[str, ...]:
+        return self.ancestor.carried if self.inherit.embeddings == "inherited" else ()
+
+
+def trial_settings(d: DescendSettings, tasks: int) -> DescendSettings:
+    """How trial descendants learn: as the lineage's, on ``tasks`` tasks. The last epoch's accuracy
+    alone is read.
+    """
+    return replace(d, descendants=tasks, test_every=0)
+
+
+def candidates(choice: Choice, rivals: Mapping[str, tuple[int, ...]]) -> list[Candidate]:
+    """Every set to try, each once, from the smallest share to the whole ancestor.
+
+    Prefixes that end where a stage does, the first group alone and the longest prefix within the
+    budget; the prefixes that end with a stage, with the last stage; the paper's set; what
+    ``rivals`` chose (0-based groups by name); the whole ancestor, which is within a budget of 1
+    only where all layers, inherited in the scenario's way, are the same. UserError for a budget
+    that no set is within.
+    """
+    origins: dict[tuple[int, ...], list[str]] = {}
+    for origin, chosen in _sets(choice, rivals):
+        origins.setdefault(chosen, []).append(origin)
+    tried = sorted(
+        (_candidate(choice, chosen, tuple(named)) for chosen, named in origins.items()),
+        key=lambda c: (c.share, c.groups),
+    )
+    if not tried[0].within:
+        least, size = tried[0].origins[0], tried[0].share
+        raise UserError(
+            f"condense.budget = {choice.budget:g}: the smallest set that is tried, {least}, "
+            f"holds {size:.3g} of the ancestor's weights; give more"
+        )
+    return _with_whole(choice, tried)
+
+
+def _candidate(choice: Choice, chosen: tuple[int, ...], origins: tuple[str, ...]) -> Candidate:
+    share = choice.share(chosen)
+    plan = descendant(choice.ancestor, choice.layers(chosen), choice.inherit)
+    return Candidate(chosen, plan, share, share <= choice.limit, origins)
+
+
+def _with_whole(choice: Choice, tried: list[Candidate]) -> list[Candidate]:
+    """The last, all layers in the scenario's way, is the whole ancestor (VGGs, stacked), or the
+    whole ancestor stands behind it.
+    """
+    whole, last = choice.ancestor.whole(), tried[-1]
+    if last.plan == whole:
+        return [*tried[:-1], replace(last, origins=(*last.origins, WHOLE))]
+    return [*tried, Candidate(tuple(range(len(choice.groups))), whole, 1.0, False, (WHOLE,))]
+
+
+def _sets(
+    choice: Choice, rivals: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(origin, 0-based groups) of all candidates; some stand there twice. Origins count layers,
+    whatever the groups.
+    """
+    groups = choice.groups
+    ends, last = _stage_ends(choice)
+    sizes = list(accumulate(map(len, groups)))
+    fitting = [
+        length
+        for length in range(1, len(groups) + 1)
+        if choice.share(tuple(range(length))) <= choice.limit
+    ]
+    for length in sorted({1, *ends, *fitting[-1:]}):
+        yield f"front {sizes[length - 1]}", tuple(range(length))
+    for length in ends:
+        if length < last[0]:
+            count = sum(len(groups[group]) for group in last)
+            yield f"front {sizes[length - 1]} and last {count}", (*range(length), *last)
+    yield PAPER, choice.paper
+    yield from rivals.items()
+
+
+def _stage_ends(choice: Choice) -> tuple[list[int], tuple[int, ...]]:
+    """(how many groups the prefixes have that end with a stage, the groups of the last stage)."""
+    stages = choice.ancestor.integral_layers("stage")
+    layers = set(accumulate(map(len, stages)))
+    sizes = list(accumulate(map(len, choice.groups)))
+    ends = [length for length, size in enumerate(sizes, start=1) if size in layers]
+    before = ends[-2] if len(ends) > 1 else 0
+    return ends, tuple(range(before, len(sizes)))

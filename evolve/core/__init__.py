@@ -1,0 +1,1 @@
+"""What every room uses: settings, TOML, registry, errors, named randomness, whole writes."""

@@ -1,0 +1,168 @@
+"""How bytes reach the disk whole or not at all: flushed files, checked digests, one-line errors.
+
+The store and its checkpoints are built from these few functions. torch is imported only by the two functions
+that turn tensors into bytes and back, so a process that merely looks at the store does not need it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evolve.core.errors import StoreError, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: free some space there, or give another folder, and run again; finished stages are kept",
+    errno.EDQUOT: "the disk quota is used up: free some space, or give another folder, and run again; finished stages are kept",
+    errno.EROFS: "the file system is read-only: give a folder that can be written",
+    errno.EACCES: "permission denied: give a folder that you may write, or change its permissions",
+    errno.EPERM: "permission denied: give a folder that you may write, or change its permissions",
+    errno.ENOTDIR: "a file is in the way where a folder is needed: give another folder, or move that file away",
+    errno.EEXIST: "a file is in the way where a folder is needed: give another folder, or move that file away",
+}
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn any OSError inside into one StoreError line that names the path and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        advice = _ADVICE.get(error.errno or 0, f"{reason}: check that disk, or give another folder")
+        raise StoreError(f"store: {error.filename or path}: {advice}") from error
+
+
+def plain(value: Any, where: str = "value") -> Any:
+    """A deep copy in JSON's own types: dict (keys str), list, str, int, float, bool, None. Tuples become lists.
+
+    Raises TypeError, naming the place, for anything else: a key or a record must mean the same when it is read back.
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        for key in value:
+            if type(key) is not str or key.startswith("$"):
+                raise TypeError(f"{where}: key {key!r} must be a string that does not start with $")
+        return {key: plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    raise TypeError(f"{where}: {type(value).__name__} cannot be written as JSON")
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, floats by repr. NaN and infinities raise ValueError."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def to_json(value: Any) -> bytes:
+    """Readable JSON bytes that read back equal, floats bit for bit.
+
+    JSON has no NaN or infinities and a diverged training has them, so they are written as {"$float": "nan"}, "inf" or
+    "-inf": valid JSON for every reader, and :func:`from_json` restores them.
+    """
+    return (json.dumps(_tag(plain(value)), indent=1, allow_nan=False) + "\n").encode()
+
+
+def from_json(data: bytes) -> Any:
+    """Inverse of :func:`to_json`; raises ValueError for damaged text."""
+    return json.loads(data, object_hook=lambda found: float(found["$float"]) if found.keys() == {"$float"} else found)
+
+
+def _tag(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": repr(value)}
+    if isinstance(value, dict):
+        return {key: _tag(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_tag(item) for item in value]
+    return value
+
+
+def tensors_to_bytes(tensors: Mapping[str, Tensor], note: str | None = None) -> bytes:
+    """A safetensors file in memory, contiguous CPU copies (shared storage is fine). ``note`` goes into its header."""
+    import torch
+    from safetensors.torch import save
+
+    copies = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    return save(copies, metadata=None if note is None else {"note": note})
+
+
+def tensors_from_bytes(data: bytes) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, writable and owned by the caller."""
+    from safetensors.torch import load
+
+    return load(data)
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, read in pieces."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a new file and flush it to the disk."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_whole(path: Path, data: bytes, what: str) -> Path:
+    """Replace a file: a reader sees the old one or the new one, never a part, and a failed write leaves nothing behind.
+
+    Raises UserError "``what`` ``path``: ..." where that is impossible (full disk, read-only folder).
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.unlink(missing_ok=True)  # a killed process with our number may have left one
+        write_file(beside, data)
+        os.replace(beside, path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        mend = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give a folder that you may write"
+        raise UserError(f"{what} {path}: cannot be written ({error.strerror or error}); {mend} and run the same command again") from error
+    return path
+
+
+def user_cache() -> Path:
+    """This user's cache for evolve, not made yet. RuntimeError without a home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolve"
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries, so that a rename in it outlives a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """``mkdir -p`` whose new entries are flushed too."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)

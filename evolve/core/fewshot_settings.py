@@ -1,0 +1,78 @@
+"""[fewshot]: the few-shot learners of the paper's Table III and their papers' hyperparameters. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evolve.core.setting import setting
+
+LEARNERS = ("matchingnet", "maml", "fomaml", "protonet", "reptile", "baseline++", "protomaml", "mtl", "boil", "deepemd")
+AUGMENTATIONS = ("crop", "flip")
+
+
+@dataclass(frozen=True)
+class FewshotSettings:
+    """[fewshot]: meta-training on episodes of the ancestor's classes, with as many classes each as a downstream task has (Table III).
+
+    All ancestor classes, even those that the stream never drew; stream.images_per_class images of each, the ancestor's own.
+    """
+
+    learners: tuple[str, ...] = setting(
+        (),
+        "few-shot learners to compare with, on the paper's descendant, meta-trained on all ancestor classes whatever the stream drew; empty: none",
+        choices=LEARNERS,
+        key=False,
+    )
+    episodes: int = setting(40_000, "episodes of meta-training", least=1)
+    shots: int = setting(5, "support images a class in an episode", least=1)
+    queries: int = setting(15, "query images a class in an episode", least=1)
+    augment: tuple[str, ...] = setting(("crop",), "augmentations of meta-training", choices=AUGMENTATIONS)
+    lr: float = setting(1e-3, "Adam learning rate of meta-training (not reptile, baseline++)", least=0)
+    meta_batch: int = setting(4, "episodes an outer step: maml, fomaml, protomaml, boil, reptile, mtl", least=1)
+    inner_lr: float = setting(0.01, "inner rate: maml, fomaml, protomaml", least=0)
+    boil_lr: float = setting(0.5, "inner rate of boil, whose head stands still", least=0)
+    inner_steps: int = setting(5, "inner steps in meta-training: maml, fomaml, protomaml, boil", least=1)
+    test_steps: int = setting(10, "inner steps on a downstream task: maml, fomaml, protomaml, boil", least=0)
+    order: int = setting(
+        2, "2: the gradient through the inner steps; 1: first order; of protomaml and boil (maml is 2, fomaml 1)", choices=(1, 2)
+    )
+    attention_scale: float = setting(
+        100.0, "matchingnet: factor of the cosines in the attention; Vinyals et al. have 1, Chen et al. 100", least=0
+    )
+    reptile_lr: float = setting(1e-3, "reptile: Adam rate of the inner steps", least=0)
+    reptile_steps: int = setting(8, "reptile: inner steps in meta-training", least=1)
+    reptile_test_steps: int = setting(50, "reptile: steps on a downstream task", least=0)
+    reptile_batch: int = setting(10, "reptile: images an inner step", least=2)
+    reptile_step: float = setting(1.0, "reptile: share of the way to the adapted weights, falling linearly to 0", least=0, most=1)
+    pretrain_epochs: int = setting(100, "epochs of plain classification before: baseline++, mtl, deepemd", least=0)
+    pretrain_batch: int = setting(64, "images a step of it", least=2)
+    pretrain_lr: float = setting(0.1, "SGD rate of it, cosine over the epochs", least=0)
+    cosine_scale: float = setting(10.0, "baseline++: factor of the cosines before the softmax", least=0)
+    tune_steps: int = setting(100, "baseline++: passes of the new head over a downstream task's images", least=0)
+    tune_batch: int = setting(4, "baseline++: images a step of it", least=1)
+    tune_lr: float = setting(0.01, "baseline++: rate of such a step", least=0)
+    mtl_lr: float = setting(0.01, "mtl: rate of the head's inner steps", least=0)
+    mtl_steps: int = setting(50, "mtl: the head's inner steps, in meta-training and on a downstream task", least=0)
+    emd_temperature: float = setting(12.5, "deepemd: factor of the mean similarity before the softmax", least=0)
+    emd_steps: int = setting(100, "deepemd: passes of the structured layer over a downstream task's images (several a class)", least=0)
+    emd_batch: int = setting(4, "deepemd: images a step of it", least=1)
+    emd_lr: float = setting(100.0, "deepemd: rate of such a step (the authors' 100: a cosine's gradient is small)", least=0)
+
+
+_EPISODES = ("episodes", "shots", "queries", "augment", "lr")
+_INNER = (*_EPISODES, "meta_batch", "inner_steps", "test_steps")
+_PRETRAIN = ("augment", "pretrain_epochs", "pretrain_batch", "pretrain_lr")
+READ: dict[str, frozenset[str]] = {
+    "matchingnet": frozenset((*_EPISODES, "attention_scale")),
+    "protonet": frozenset(_EPISODES),
+    "maml": frozenset((*_INNER, "inner_lr")),
+    "fomaml": frozenset((*_INNER, "inner_lr")),
+    "protomaml": frozenset((*_INNER, "inner_lr", "order")),
+    "boil": frozenset((*_INNER, "boil_lr", "order")),
+    "reptile": frozenset((*_EPISODES, "meta_batch", "reptile_lr", "reptile_steps", "reptile_test_steps", "reptile_batch", "reptile_step"))
+    - {"lr"},
+    "baseline++": frozenset((*_PRETRAIN, "cosine_scale", "tune_steps", "tune_batch", "tune_lr")),
+    "mtl": frozenset((*_EPISODES, *_PRETRAIN, "meta_batch", "mtl_lr", "mtl_steps")),
+    "deepemd": frozenset((*_EPISODES, *_PRETRAIN, "emd_temperature", "emd_steps", "emd_batch", "emd_lr")),
+}
+"""What each learner reads, and so what its results depend on."""

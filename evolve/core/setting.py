@@ -1,0 +1,26 @@
+"""How one setting is declared; apart from ``settings.py`` so that a room may declare its own section beside its code."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[Any, ...] | None = None,
+    registry: str | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    key: bool = True,
+) -> Any:
+    """A dataclass field with the limits and help that errors and ``evolve show`` quote. ``registry``: its names (plug-ins' too) are choices."""
+    metadata = {"help": help, "choices": choices, "registry": registry, "least": least, "most": most, "key": key}
+    if isinstance(default, list):
+        raise TypeError("use a tuple: settings are frozen")
+    return field(default=default, metadata=metadata)
+
+
+SETS = ("paper", "authors", "front", "last")

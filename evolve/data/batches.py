@@ -1,0 +1,20 @@
+"""Batches of a data set, in an order drawn from a generator."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def batches(order: Tensor, size: int) -> list[Tensor]:
+    """``order`` [n] in parts of ``size``; a last part of one joins the part before it."""
+    parts = list(order.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def batch_count(count: int, size: int) -> int:
+    """How many parts :func:`batches` makes of ``count`` places."""
+    whole, rest = divmod(count, size)
+    return max(1, whole + (rest > 1))

@@ -1,0 +1,1 @@
+"""The descendants: networks that inherit a learngene and learn tasks of their own."""

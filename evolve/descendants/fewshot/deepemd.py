@@ -1,0 +1,112 @@
+"""DeepEMD (Zhang, Cai, Lin, Shen 2020): images as sets of local descriptors, compared by the earth mover's distance.
+
+The optimal flow comes from POT's exact solver (``ot.emd``, a network simplex). It is held constant in the gradient: the score is linear
+in the similarities given the flow, so its gradient with respect to them is exact (the envelope theorem); how the weights of the descriptors
+move the flow is left out, as in the authors' code with its OpenCV solver (their paper, "End-to-End Training", differentiates through the programme).
+
+BN: the episode's statistics in meta-training, running statistics on downstream tasks.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import numpy as np
+import ot
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from evolve.descendants.fewshot.course import Course
+from evolve.descendants.fewshot.episodes import Episode, Episodes
+from evolve.descendants.fewshot.learner import Learner, Progress, Setup, classes_of, descend_episodes, means
+from evolve.descendants.fewshot.pretrain import pretrain, tuned
+from evolve.descendants.fewshot.trunk import fresh_head, width
+from evolve.networks.network import Network
+
+LEAST_WEIGHT = 1e-3  # added to every descriptor's weight, so that some mass is left where all cross-references are negative
+MOMENTUM, DAMPENING = 0.9, 0.9  # of the structured layer, as in the authors' code
+
+
+def descriptors(network: Network, x: Tensor) -> Tensor:
+    """Images -> local descriptors [B, n, c]: the last layer's places (a map's pixels before its pooling, or tokens)."""
+    last = network.features(x)[-1]
+    return last.flatten(2).transpose(1, 2) if last.dim() == 4 else last
+
+
+def weights(own: Tensor, other: Tensor) -> Tensor:
+    """max(u_i . mean_j v_j, 0) for every place of every pair ("Weight Generation"): [B, n, c], [K, m, c] -> [B, K, n], summing to n."""
+    raw = F.relu(torch.einsum("bnc,kc->bkn", own, other.mean(1))) + LEAST_WEIGHT
+    return raw * own.shape[1] / raw.sum(2, keepdim=True)
+
+
+def similarities(query: Tensor, proto: Tensor) -> Tensor:
+    """Cosines of all places of all pairs, each descriptor centred over its channels as in the authors' code: [B, K, n, m]."""
+    parts = (F.normalize(x - x.mean(2, keepdim=True), dim=2) for x in (query, proto))
+    return torch.einsum("bnc,kmc->bknm", *parts)
+
+
+@torch.no_grad()
+def flows(similarity: Tensor, supply: Tensor, demand: Tensor) -> Tensor:
+    """The optimal flow [B, K, n, m] of every pair for the cost 1 - similarity; supply [B, K, n] and demand [B, K, m] are equal in sum."""
+    cost, a, b = (np.ascontiguousarray(x.double().cpu().numpy()) for x in (1 - similarity, supply, demand))  # the solver wants them so,
+    b = b * (a.sum(2, keepdims=True) / b.sum(2, keepdims=True))  # and equal sums to more digits than float32 has
+    found = np.stack([ot.emd(a[place], b[place], cost[place]) for place in np.ndindex(*a.shape[:2])])
+    return torch.from_numpy(found.reshape(similarity.shape)).to(similarity)
+
+
+def scores(query: Tensor, proto: Tensor, temperature: float) -> Tensor:
+    """temperature * sum_ij flow_ij * similarity_ij / n: descriptors [B, n, c] and [K, m, c] -> [B, K]."""
+    similarity = similarities(query, proto)
+    supply, demand = weights(query, proto), weights(proto, query).transpose(0, 1)
+    flow = flows(similarity, supply, demand * (query.shape[1] / proto.shape[1]))
+    return temperature * (flow * similarity).sum((2, 3)) / query.shape[1]
+
+
+class DeepEMD(Learner):
+    """Pre-training, then episodes; with several shots a task's classes are structured prototypes, learned on the support set ("Structured Fully Connected Layer")."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.settings, self.ways, self.seed = setup.settings, setup.ways, setup.seed
+        self.network = copy.deepcopy(setup.network)
+
+    def outer_loss(self, episode: Episode) -> Tensor:
+        """Cross-entropy of the queries against the mean descriptors of each class (the structured layer is for downstream tasks alone)."""
+        found = descriptors(self.network, torch.cat([episode.support, episode.query]))
+        support, query = found.tensor_split([len(episode.support)])
+        proto = means(support, episode.support_labels, self.ways)
+        return F.cross_entropy(scores(query, proto, self.settings.emd_temperature), episode.query_labels)
+
+    def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
+        """Pre-training on all classes, then episodes."""
+        weight, bias = fresh_head(len(source.classes), width(self.network), source.resident.device, self.seed)
+        s, network = self.settings, self.network
+        first = pretrain(network, lambda x: F.linear(x, weight, bias), [weight, bias], source, s, lambda f, t: progress(f / 2, t), course)
+        network.train()
+        return first + descend_episodes(
+            s, source, network.state_dict(), network.parameters(), 1, self.outer_loss, lambda f, t: progress((1 + f) / 2, t), course
+        )
+
+    def prototypes(self, known: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
+        """The structured layer's weight [ways, n, c]: from the classes' mean descriptors, emd_steps passes of SGD over the support's [S, n, c].
+
+        A single image a class is its own prototype, as in the authors' code. Cosines do not change with a descriptor's length and their
+        gradient falls with it, hence the authors' rate of 100.
+        """
+        s, start = self.settings, means(known, labels, self.ways)
+        if len(known) == self.ways:
+            return start
+        sgd = {"lr": s.emd_lr, "momentum": MOMENTUM, "dampening": DAMPENING}
+
+        def matched(part: Tensor, proto: Tensor) -> Tensor:
+            return scores(part, proto, s.emd_temperature)
+
+        return tuned(start, matched, known, labels, s.emd_steps, s.emd_batch, draw, **sgd)
+
+    def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:
+        """See :class:`Learner`."""
+        with torch.no_grad():
+            known = descriptors(self.network.eval(), support)
+        proto = self.prototypes(known, labels, draw)
+        return classes_of(lambda part: scores(descriptors(self.network, part), proto, self.settings.emd_temperature), queries)

@@ -1,0 +1,123 @@
+"""Learners that adapt weights by gradient steps: MAML (second and first order), ProtoMAML and BOIL are one rule with four switches.
+
+BN, in inner steps and for the queries, is by the statistics of the support images (:class:`evolve.descendants.fewshot.trunk.SupportNorm`), in
+meta-training and on downstream tasks alike. The papers' own code takes those of the queries; ours does not leak across queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from evolve.descendants.fewshot.course import Course
+from evolve.descendants.fewshot.episodes import Episode, Episodes
+from evolve.descendants.fewshot.learner import Learner, Progress, Setup, classes_of, descend_episodes, means
+from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh_head, width
+
+
+def inner_loop(
+    loss: Callable[[Parameters], Tensor], start: Parameters, adapted: Iterable[str], rate: float, steps: int, order: int
+) -> Parameters:
+    """theta' <- theta' - rate * grad L(theta'), ``steps`` times from ``start``, for the weights named in ``adapted`` (Finn et al. 2017, section 2.2).
+
+    order 2: the result is a differentiable function of ``start``, through every step. order 1: the gradients are constants (their
+    section 5.2), so d theta' / d theta is the identity.
+    """
+    current, names = dict(start), tuple(adapted)
+    for _ in range(steps):
+        base = current if order == 2 else {name: p.detach() for name, p in current.items()}
+        slopes = torch.func.grad(lambda moving, base=base: loss(base | moving))({name: base[name] for name in names})
+        current |= {name: current[name] - rate * slopes[name] for name in names}
+    return current
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a learner of this family adapts."""
+
+    order: int
+    rate: float
+    adapts_head: bool = True
+    prototype_head: bool = False
+
+
+class GradientLearner(Learner):
+    """Meta-learned initial weights, adapted by full-batch gradient steps on the support set."""
+
+    def __init__(self, setup: Setup, rule: Rule) -> None:
+        self.settings, self.ways, self.rule = setup.settings, setup.ways, rule
+        self.trunk = Functional(setup.network, support_norm=True)
+        self.weights = self.trunk.weights()
+        self.adapted = tuple(self.weights) + (HEAD if rule.adapts_head else ())
+        if not rule.prototype_head:
+            device = next(iter(self.weights.values())).device
+            self.weights |= dict(zip(HEAD, fresh_head(self.ways, width(setup.network), device, setup.seed), strict=True))
+
+    def logits(self, weights: Parameters, x: Tensor, support: int) -> Tensor:
+        """Images [B, 3, H, W], the first ``support`` of them the support set -> [B, ways]."""
+        return F.linear(self.trunk.embed(weights, x, support), *(weights[name] for name in HEAD))
+
+    def adapt(self, support: Tensor, labels: Tensor, steps: int, order: int) -> Parameters:
+        """The weights after ``steps`` on the support set."""
+        start = dict(self.weights)
+        if self.rule.prototype_head:
+            start |= dict(zip(HEAD, prototype_head(means(self.trunk.embed(start, support, len(support)), labels, self.ways)), strict=True))
+
+        def loss(weights: Parameters) -> Tensor:
+            return F.cross_entropy(self.logits(weights, support, len(support)), labels)
+
+        return inner_loop(loss, start, self.adapted, self.rule.rate, steps, order)
+
+    def outer_loss(self, episode: Episode) -> Tensor:
+        """Cross-entropy of the queries under the adapted weights, a function of the initial ones (Finn et al. 2017, Eq. 1)."""
+        support = len(episode.support)
+        with plain_attention() if self.rule.order == 2 else nullcontext():
+            adapted = self.adapt(episode.support, episode.support_labels, self.settings.inner_steps, self.rule.order)
+            logits = self.logits(adapted, torch.cat([episode.support, episode.query]), support)
+        return F.cross_entropy(logits[support:], episode.query_labels)
+
+    def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
+        """Adam on the mean :meth:`outer_loss` of meta_batch episodes."""
+        s, weights = self.settings, self.weights
+        return descend_episodes(s, source, weights, weights.values(), s.meta_batch, self.outer_loss, progress, course)
+
+    def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:
+        """See :class:`Learner`. The support images go along with every part of the queries, for BN's statistics."""
+        adapted = {name: p.detach() for name, p in self.adapt(support, labels, self.settings.test_steps, order=1).items()}
+        return classes_of(lambda part: self.logits(adapted, torch.cat([support, part]), len(support))[len(support) :], queries)
+
+
+def plain_attention() -> AbstractContextManager[None]:
+    """torch's attention without its fused kernels, which have no second derivative."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def prototype_head(prototypes: Tensor) -> tuple[Tensor, Tensor]:
+    """The linear head that is ProtoNet's distance up to a constant: weight 2 c_k [ways, c], bias -|c_k|^2 [ways] (Snell et al. 2017, Eq. 8; Triantafillou et al. 2020)."""
+    return 2 * prototypes, -prototypes.square().sum(1)
+
+
+def maml(setup: Setup) -> GradientLearner:
+    """Finn, Abbeel, Levine 2017: the gradient goes through the inner steps."""
+    return GradientLearner(setup, Rule(order=2, rate=setup.settings.inner_lr))
+
+
+def fomaml(setup: Setup) -> GradientLearner:
+    """MAML's first-order approximation (Finn et al. 2017, section 5.2)."""
+    return GradientLearner(setup, Rule(order=1, rate=setup.settings.inner_lr))
+
+
+def protomaml(setup: Setup) -> GradientLearner:
+    """Triantafillou et al. 2020: MAML whose head starts, in every episode, as the prototypes; the gradient goes through that start."""
+    return GradientLearner(setup, Rule(order=setup.settings.order, rate=setup.settings.inner_lr, prototype_head=True))
+
+
+def boil(setup: Setup) -> GradientLearner:
+    """Oh et al. 2021, "body only update in inner loop": MAML whose head learns in the outer loop alone (section 3.1)."""
+    return GradientLearner(setup, Rule(order=setup.settings.order, rate=setup.settings.boil_lr, adapts_head=False))

@@ -1,0 +1,101 @@
+"""The door of the room: meta-train a learner of Table III, then measure it on downstream tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from evolve.core.fewshot_settings import READ, FewshotSettings
+from evolve.core.randomness import generator
+from evolve.data.resident import Resident
+from evolve.descendants.fewshot.course import Course
+from evolve.descendants.fewshot.episodes import Episodes
+from evolve.descendants.fewshot.learner import CHUNK, Learner, Progress, Setup
+from evolve.descendants.trainers.group import DownstreamTask
+from evolve.networks.network import Network
+
+if TYPE_CHECKING:
+    from evolve.engine.checkpoint import Checkpoint
+
+# Imported when asked for: DeepEMD's solver is a heavy library.
+HOMES = {
+    "matchingnet": "metric:MatchingNet",
+    "protonet": "metric:ProtoNet",
+    "maml": "gradient:maml",
+    "fomaml": "gradient:fomaml",
+    "protomaml": "gradient:protomaml",
+    "boil": "gradient:boil",
+    "reptile": "reptile:Reptile",
+    "baseline++": "baseline:BaselinePlusPlus",
+    "mtl": "mtl:MTL",
+    "deepemd": "deepemd:DeepEMD",
+}
+TRAINING = 0.8  # of the time, for the progress shown
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``losses``: the mean meta-training loss of every outer step or epoch. ``correct``: for each task, uint8 [tests] on the CPU, 1 where right.
+
+    ``undecided``: test images without a finite score, which count as wrong: the learner or its adapting diverged.
+    """
+
+    losses: list[float]
+    correct: list[Tensor]
+    undecided: int
+
+
+def make_learner(name: str, network: Network, settings: FewshotSettings, ways: int, seed: int) -> Learner:
+    """A learner that starts from ``network``, which stays as it is. KeyError for an unknown name."""
+    module, _, attribute = HOMES[name].partition(":")
+    made: Learner = getattr(import_module(f"evolve.descendants.fewshot.{module}"), attribute)(Setup(network, settings, ways, seed))
+    return made
+
+
+def meta_train_and_measure(
+    name: str,
+    network: Network,
+    classes: Sequence[int],
+    tasks: Sequence[DownstreamTask],
+    resident: Resident,
+    settings: FewshotSettings,
+    seed: int,
+    progress: Progress,
+    checkpoint: Checkpoint,
+    images_per_class: int = 0,
+) -> Measured:
+    """Meta-train learner ``name`` from ``network`` on the training images of ``classes`` (``images_per_class`` of each; 0: all), from where
+    ``checkpoint`` got to, then adapt it to each task and predict its test images.
+
+    Episodes have as many classes as the tasks, which all have equally many. Every task starts from the same meta-trained state, with
+    draws made from (seed, its place), so neither their order nor their number changes a prediction. UserError where the classes or
+    images are too few for an episode.
+    """
+    ways = len(tasks[0].classes)
+    learner = make_learner(name, network, settings, ways, seed)
+    source = Episodes(resident, classes, ways, settings, seed, images_per_class)
+    if "episodes" in READ[name]:
+        source.check()
+    losses = learner.meta_train(source, lambda done, text: progress(TRAINING * done, f"{name}, {text}"), Course(checkpoint))
+    predicted = []
+    for number, task in enumerate(tasks):
+        predicted.append(_predicted(learner, task, resident, seed, number))
+        progress(TRAINING + (1 - TRAINING) * (number + 1) / len(tasks), f"{name}, task {number + 1} of {len(tasks)}")
+    correct = [(found == task.test_labels).byte() for found, task in zip(predicted, tasks, strict=True)]
+    return Measured(losses, correct, sum(int((found < 0).sum()) for found in predicted))
+
+
+def thinned(losses: Sequence[float], most: int = 100) -> list[float]:
+    """At most ``most`` means of stretches of ``losses``, equally long but the last."""
+    length = -(-len(losses) // most)
+    return [sum(part) / len(part) for part in (losses[n : n + length] for n in range(0, len(losses), max(1, length)))]
+
+
+def _predicted(learner: Learner, task: DownstreamTask, resident: Resident, seed: int, number: int) -> Tensor:
+    support, labels = resident.batch(task.train), task.train_labels.to(resident.device)
+    queries = (resident.batch(part) for part in task.test.split(CHUNK))
+    return learner.predict(support, labels, queries, generator(seed, "fewshot", "adapt", number))

@@ -1,0 +1,88 @@
+"""Meta-transfer learning (Sun, Liu, Chua, Schiele 2019), first order, without its hard-task mining.
+
+BN: batch statistics in pre-training; from then on it belongs to the frozen network and uses its running statistics everywhere.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from evolve.descendants.fewshot.course import Course
+from evolve.descendants.fewshot.episodes import Episode, Episodes
+from evolve.descendants.fewshot.gradient import inner_loop
+from evolve.descendants.fewshot.learner import Learner, Progress, Setup, classes_of, descend_episodes
+from evolve.descendants.fewshot.pretrain import pretrain
+from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh_head, width
+
+
+class MTL(Learner):
+    """A pre-trained, frozen network; scaling and shifting of its neurons and the head's start are meta-learned, the head adapts to a task."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.settings, self.ways, self.seed = setup.settings, setup.ways, setup.seed
+        self.network = copy.deepcopy(setup.network)
+        device = self.network.head.weight.device
+        self.start = dict(zip(HEAD, fresh_head(setup.ways, width(setup.network), device, setup.seed, "episodes"), strict=True))
+        self._freeze()
+
+    def _freeze(self) -> None:
+        """Scales of one and shifts of zero around the network as it is now."""
+        self.trunk = Functional(self.network, support_norm=False).requires_grad_(False)
+        self.scales, self.shifts = Parameters(), Parameters()
+        for name, module in self.trunk.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and name != "network.head":
+                self.scales[f"{name}.weight"] = module.weight.new_ones(module.weight.shape[:2])
+                if module.bias is not None:
+                    self.shifts[f"{name}.bias"] = torch.zeros_like(module.bias)
+        for p in (*self.scales.values(), *self.shifts.values()):
+            p.requires_grad_()
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images -> [B, c] by (W * scale) x + (b + shift) in every layer (section 4.2): one scale a kernel, one shift a neuron."""
+        frozen = dict(self.trunk.named_parameters())
+        scaled = {name: frozen[name] * s[(...,) + (None,) * (frozen[name].dim() - 2)] for name, s in self.scales.items()}
+        return self.trunk.embed(scaled | {name: frozen[name] + s for name, s in self.shifts.items()}, x, len(x))
+
+    def head(self, known: Tensor, labels: Tensor) -> Parameters:
+        """The head after its steps on the support set's embeddings [S, c] (section 4.2); first order in its start."""
+
+        def loss(head: Parameters) -> Tensor:
+            return F.cross_entropy(_linear(head, known), labels)
+
+        return inner_loop(loss, self.start, HEAD, self.settings.mtl_lr, self.settings.mtl_steps, order=1)
+
+    def outer_loss(self, episode: Episode) -> Tensor:
+        """Cross-entropy of the queries under the adapted head, which descends to scales, shifts and the head's start (section 4.2)."""
+        with torch.no_grad():
+            known = self.embed(episode.support)
+        head = self.head(known, episode.support_labels)
+        return F.cross_entropy(_linear(head, self.embed(episode.query)), episode.query_labels)
+
+    def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
+        """Pre-training on all classes (section 4.1), then episodes."""
+        weight, bias = fresh_head(len(source.classes), width(self.network), source.resident.device, self.seed, "pre-training")
+        s = self.settings
+        first = pretrain(
+            self.network, lambda x: F.linear(x, weight, bias), [weight, bias], source, s, lambda f, t: progress(f / 2, t), course
+        )
+        self._freeze()
+        learned = self.scales | self.shifts | self.start  # kernels, biases, the head: no name twice
+        return first + descend_episodes(
+            s, source, learned, learned.values(), s.meta_batch, self.outer_loss, lambda f, t: progress((1 + f) / 2, t), course
+        )
+
+    def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:
+        """See :class:`Learner`."""
+        with torch.no_grad():
+            known = self.embed(support)
+        head = {name: p.detach() for name, p in self.head(known, labels).items()}
+        return classes_of(lambda part: _linear(head, self.embed(part)), queries)
+
+
+def _linear(head: Parameters, embedding: Tensor) -> Tensor:
+    return F.linear(embedding, *(head[name] for name in HEAD))

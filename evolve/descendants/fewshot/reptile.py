@@ -1,0 +1,78 @@
+"""Reptile (Nichol, Achiam, Schulman 2018). It has no queries: an episode's support and query images are all training images.
+
+BN is by the statistics of each inner batch, and by those of the support images for predictions (the paper's non-transductive variant,
+section 6.1), so no query sees another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from evolve.core.randomness import generator
+from evolve.data.batches import batches
+from evolve.descendants.fewshot.course import Course, Phase
+from evolve.descendants.fewshot.episodes import Episodes
+from evolve.descendants.fewshot.learner import Learner, Progress, Setup, classes_of, grouped
+from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh_head, width
+
+
+class Reptile(Learner):
+    """Initial weights moved towards those that each task's own training reaches (meta_batch tasks a step)."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.settings, self.seed = setup.settings, setup.seed
+        self.trunk = Functional(setup.network, support_norm=True)
+        weights = self.trunk.weights()
+        device = next(iter(weights.values())).device
+        weights |= dict(zip(HEAD, fresh_head(setup.ways, width(setup.network), device, setup.seed), strict=True))
+        self.weights = {name: p.detach() for name, p in weights.items()}
+
+    def logits(self, weights: Parameters, x: Tensor, support: int) -> Tensor:
+        """Images [B, 3, H, W], the first ``support`` of them the support set -> [B, ways]."""
+        return F.linear(self.trunk.embed(weights, x, support), *(weights[name] for name in HEAD))
+
+    def trained(self, images: Tensor, labels: Tensor, steps: int, draw: torch.Generator) -> tuple[Parameters, float]:
+        """The weights after ``steps`` of Adam with beta_1 = 0 (appendix A) over shuffled batches, and the mean loss on the way."""
+        weights = {name: p.clone().requires_grad_() for name, p in self.weights.items()}
+        optimizer = torch.optim.Adam(weights.values(), lr=self.settings.reptile_lr, betas=(0.0, 0.999))
+        total, pending = 0.0, list[Tensor]()
+        for _ in range(steps):
+            pending = pending or batches(torch.randperm(len(images), generator=draw).to(images.device), self.settings.reptile_batch)
+            chosen = pending.pop(0)
+            optimizer.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(self.logits(weights, images[chosen], len(chosen)), labels[chosen])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += loss.item()
+        return {name: p.detach() for name, p in weights.items()}, total / max(1, steps)
+
+    def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
+        """phi <- phi + epsilon * mean_i(W_i - phi), epsilon falling linearly to 0 (Algorithm 2, appendix A)."""
+        s = self.settings
+        steps = list(grouped(s.episodes, s.meta_batch))
+        phase = Phase("episodes", len(steps), self.weights)
+        first, losses = course.resume(phase)
+        for step, numbers in enumerate(steps[first:], start=first):
+            reached = [self._task(source, number) for number in numbers]
+            share = s.reptile_step * (1 - numbers.start / s.episodes)
+            for name, p in self.weights.items():
+                goal = torch.stack([weights[name] for weights, _ in reached]).mean(0)
+                self.weights[name] = torch.lerp(p, goal, share)
+            losses[step] = sum(loss for _, loss in reached) / len(reached)
+            course.keep(phase, step + 1, losses)
+            progress(numbers.stop / s.episodes, f"episode {numbers.stop} of {s.episodes}")
+        return list(losses.tolist())
+
+    def _task(self, source: Episodes, number: int) -> tuple[Parameters, float]:
+        episode = source.episode(number)
+        images, labels = torch.cat([episode.support, episode.query]), torch.cat([episode.support_labels, episode.query_labels])
+        return self.trained(images, labels, self.settings.reptile_steps, generator(self.seed, "fewshot", "reptile", number))
+
+    def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:
+        """See :class:`Learner`."""
+        adapted, _ = self.trained(support, labels, self.settings.reptile_test_steps, draw)
+        return classes_of(lambda part: self.logits(adapted, torch.cat([support, part]), len(support))[len(support) :], queries)

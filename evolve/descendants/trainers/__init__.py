@@ -1,0 +1,1 @@
+"""How a group of descendants trains: plain, fused or captured in graphs."""

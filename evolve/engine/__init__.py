@@ -1,0 +1,1 @@
+"""Stages and their results: store, workers, cluster. It knows no lineage."""

@@ -1,0 +1,109 @@
+"""Where a stage that was interrupted goes on: the newest good checkpoint of one key."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from evolve.core.durable import (
+    digest,
+    from_json,
+    make_folder,
+    storage_errors,
+    sync_folder,
+    tensors_from_bytes,
+    tensors_to_bytes,
+    to_json,
+    write_file,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NAME = re.compile(r"(\d{8})-([0-9a-f]{64})\.safetensors")
+
+
+@dataclass(frozen=True)
+class FolderCheckpoint:
+    """Files ``<number>-<sha256>.safetensors`` in one folder: the name says what the content must be.
+
+    A new file is complete and in place before the older one goes, so a kill at any moment leaves a good one.
+    Hold the stage's lock while you use it: two writers would be two computations of the same stage.
+    """
+
+    folder: Path
+    scratch: Callable[[], AbstractContextManager[Path]]
+
+    def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Keep ``tensors`` and ``meta`` (JSON-able) instead of what was kept before. Raises StoreError (full disk)."""
+        with storage_errors(self.folder):
+            data = tensors_to_bytes(tensors, note=to_json(meta).decode())
+            older = list(self._files())
+            number = 1 + max((number for number, _, _ in older), default=0)
+            with self.scratch() as folder:
+                new = folder / f"{number:08d}-{digest(data)}.safetensors"
+                write_file(new, data)
+                make_folder(self.folder)
+                os.replace(new, self.folder / new.name)
+            sync_folder(self.folder)
+            for _, _, path in older:
+                path.unlink(missing_ok=True)
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest checkpoint that is whole, or None. Damaged ones are passed over."""
+        with storage_errors(self.folder):
+            for _, expected, path in sorted(self._files(), reverse=True):
+                with suppress(FileNotFoundError):
+                    data = path.read_bytes()
+                    if digest(data) == expected:
+                        return tensors_from_bytes(data), from_json(_note(data).encode())
+        return None
+
+    def clear(self) -> None:
+        """Forget every checkpoint of this key."""
+        with storage_errors(self.folder), suppress(FileNotFoundError):
+            shutil.rmtree(self.folder)
+
+    def _files(self) -> Iterator[tuple[int, str, Path]]:
+        if self.folder.is_dir():
+            for path in self.folder.iterdir():
+                if match := _NAME.fullmatch(path.name):
+                    yield int(match[1]), match[2], path
+
+
+class Sparing:
+    """A checkpoint that is written at most every ``seconds``: an epoch of a small network takes less time than its checkpoint is worth."""
+
+    def __init__(self, inner: Checkpoint, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.inner, self.seconds, self.clock = inner, seconds, clock
+        self.last = clock()
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        return self.inner.load()
+
+    def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        if self.clock() - self.last >= self.seconds:
+            self.inner.save(tensors, meta)
+            self.last = self.clock()
+
+
+def _note(data: bytes) -> str:
+    """The note in a safetensors header: 8 bytes of length, little endian, then JSON."""
+    length = int.from_bytes(data[:8], "little")
+    note: str = from_json(data[8 : 8 + length])["__metadata__"]["note"]
+    return note
+
+
+class Checkpoint(Protocol):
+    """Where an interrupted task goes on; see ``evolve.engine.checkpoint``."""
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
+
+    def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None: ...

@@ -1,0 +1,132 @@
+"""What a Dask worker does with one stage: look whether it is fit, then compute it as a local worker would, under the store's lock.
+
+The scheduler imports this module too: nothing heavy at its top.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from evolve.core.errors import UserError
+from evolve.engine.store import Stage, Store
+from evolve.engine.workers import ONE_THREAD, execute_quietly, keep_memory
+
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "timm", "avalanche-lib")  # what can change a bit, beside ourselves
+BLAS_THREADS = tuple(name for name in ONE_THREAD if name.startswith(("OMP", "MKL", "OPENBLAS")))  # those that Dask's nanny sets
+REPORT_SECONDS = 2.0  # between two reports of progress that travel
+SETTLE_SECONDS = 70.0  # NFS may show a folder's new entry after acdirmax, by default 60 s
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One stage for whichever worker gets it. ``paths``: what must be there besides the store; ``topic``: where it reports."""
+
+    stage: Stage
+    store_root: Path
+    perform: str
+    context: Mapping[str, Any]
+    versions: Mapping[str, str]
+    paths: Sequence[Path]
+    topic: str
+
+
+class Released(KeyboardInterrupt):
+    """Nobody wants the stage any more. As after Ctrl-C, no room takes it for an error of its own."""
+
+
+def versions() -> dict[str, str]:
+    """Of everything that may change a bit of a result."""
+    from evolve.core.version import __version__
+
+    return {"evolve": __version__} | {name: _version(name) for name in PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def compute(packed: bytes) -> tuple[Any, ...]:
+    """The message that ends the stage, as :func:`evolve.engine.workers.execute` sends it, or ("", "unfit", why) or ("", "released")."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    task, work = worker.get_current_task(), pickle.loads(packed)
+    end: list[tuple[Any, ...]] = []
+    told = -REPORT_SECONDS
+
+    def report(what: str, *content: Any) -> None:
+        worker.log_event(work.topic, [work.stage.key, what, *content])
+
+    def check_wanted() -> None:
+        known = worker.state.tasks.get(task)
+        if known is None or known.state == "cancelled":
+            raise Released
+
+    def send(key: str, what: str, *content: Any) -> None:
+        nonlocal told
+        if what not in ("progress", "waiting", "notice"):
+            end.append((key, what, *content))
+            return
+        check_wanted()
+        if what != "progress" or time.monotonic() - told >= REPORT_SECONDS:
+            told = time.monotonic()
+            report(what, *content)
+
+    report("began", worker.address)
+    if why := unfit(work, worker.state.nthreads):
+        return "", "unfit", f"worker {worker.address} on {socket.gethostname()} {why}"
+    try:
+        store = Store(work.store_root, lambda text: send("", "notice", text))
+        keep_memory()
+        settle(store, work.stage.inputs.values())
+        check_wanted()
+        execute_quietly([work.stage], store, work.perform, work.context, send)
+    except Released:
+        return "", "released"
+    except UserError as error:  # the store cannot be used here
+        return work.stage.key, "refused", UserError(f"worker {worker.address} on {socket.gethostname()}: {error}")
+    return end[0]
+
+
+def unfit(work: Assignment, threads: int) -> str:
+    """Why this process would not compute the very bits that the client's would, or could not; empty if it is fit."""
+    here = versions()
+    for name, wanted in work.versions.items():
+        if here[name] != wanted:
+            return f"has {name} {here[name]}, this command {wanted}: their results may differ in bits; install the same version on both"
+    if threads != 1:
+        return f"runs {threads} threads: start it with --nthreads 1 (and --nworkers as many as it has cores)"
+    if wrong := next((name for name in BLAS_THREADS if os.environ.get(name) != "1"), ""):
+        return f"has {wrong}={os.environ.get(wrong)}: start it with its nanny (Dask's default), or with {wrong}=1"
+    if not (work.store_root / "store.json").is_file():
+        return f"does not see the store {work.store_root}: give a --store on a folder that all machines share, under the same path"
+    if lost := next((path for path in work.paths if not path.exists()), None):
+        return f"does not see {lost}: put it on a folder that all machines share, under the same path"
+    return ""
+
+
+def settle(store: Store, keys: Iterable[str], seconds: float = SETTLE_SECONDS) -> bool:
+    """Wait until this machine, too, sees the results of ``keys``; False if it does not.
+
+    Over NFS a machine may go on not seeing a folder that another has just made; listing the one around it makes it look again.
+    """
+    end = time.monotonic() + seconds
+    wanted = list(keys)
+    while lacking := [key for key in wanted if not store.has(key)]:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+        for key in lacking:
+            list(store.root.glob(f"results/*/{key[:2]}/*"))
+    return True

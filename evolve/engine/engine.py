@@ -1,0 +1,196 @@
+"""Who executes missing stages: this process, or a crew of workers. Knows stages and the store, not lineages.
+
+``expand`` names all stages that can be named now; a stage whose inputs are in the store and whose result is not is
+ready. Nothing else decides the order, so a resume, another number of workers, another crew or a second run on the same
+store gives the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+from typing import Any, Protocol
+
+from evolve.core.errors import UserError
+from evolve.engine.agenda import Agenda, Event, Notice, Sets, StageDone, StageFailed, StageFailure, StageProgress, StageStarted
+from evolve.engine.store import Stage, Store
+from evolve.engine.workers import Worker, execute, named
+
+__all__ = [
+    "Agenda",
+    "Crew",
+    "Event",
+    "Here",
+    "Local",
+    "Notice",
+    "StageDone",
+    "StageFailed",
+    "StageFailure",
+    "StageProgress",
+    "StageStarted",
+    "run_stages",
+]
+
+
+class Crew(Protocol):
+    """Who computes. ``sets``: whether it takes several stages as one set."""
+
+    sets: bool
+
+    def run(self, agenda: Agenda, perform: str, context: Mapping[str, Any], stop: Callable[[], bool] | None) -> None:
+        """Compute what ``agenda`` names until nothing is left or ``stop`` says so; then nothing that it began runs on."""
+
+
+def run_stages(
+    expand: Callable[[], Sequence[Stage]],
+    store_root: Path,
+    perform: str,
+    context: Mapping[str, Any],
+    workers: int | Crew,
+    events: Callable[[Event], None],
+    stop: Callable[[], bool] | None = None,
+    keep_going: bool = False,
+) -> dict[str, str]:
+    """Execute stages until all that ``expand`` names are in the store.
+
+    ``perform`` is "package.module:function"; it is called as ``function(stage, store, context, progress)`` and puts the
+    result. What its module may have beside it for sets of stages: see :class:`evolve.engine.agenda.Sets`. ``workers`` processes run at
+    once; 0 computes in this process; any other crew may stand there instead. ``stop`` is asked twice a second (with workers) or
+    between stages; once true, running stages are ended and the call returns.
+
+    Raises the stage's own UserError; UserError when a worker process died twice in one stage; StageFailure for any
+    other exception. KeyboardInterrupt ends the workers and goes through. No worker that the call began outlives it.
+
+    With ``keep_going`` a stage that fails ends only what needs it: the others go on, and the call returns {key: one line} of the stages
+    that failed and of those that lacked their result (else it returns nothing).
+    """
+    store = Store(store_root, lambda text: events(Notice(text)))
+    crew = workers if not isinstance(workers, int) else Local([{}] * workers) if workers > 0 else Here()
+    agenda = Agenda(expand, store, events, Sets(perform, context) if crew.sets else None, keep_going)
+    crew.run(agenda, perform, context, stop)
+    return agenda.failed
+
+
+class Here:
+    """This process: one stage or set after another, on one thread as the workers do."""
+
+    sets = True
+
+    def run(self, agenda: Agenda, perform: str, context: Mapping[str, Any], stop: Callable[[], bool] | None) -> None:
+        """See :class:`Crew`."""
+        import torch
+
+        threads = torch.get_num_threads()  # execute sets it to 1
+        try:
+            while stages := agenda.take():
+                agenda.start(stages)
+                messages: list[tuple[Any, ...]] = []
+
+                def send(*message: Any, messages: list[tuple[Any, ...]] = messages) -> None:
+                    if message[1] in ("progress", "waiting", "notice"):
+                        agenda.receive(*message)
+                    else:
+                        messages.append(message)  # acted on once the locks are free
+
+                execute(stages, agenda.store, perform, context, send)
+                for message in messages:
+                    agenda.receive(*message)
+                if stop is not None and stop():
+                    return
+            agenda.check_finished()
+        finally:
+            torch.set_num_threads(threads)
+
+
+class Local:
+    """Up to one worker process on this machine for each of ``places``, its own environment variables, if any."""
+
+    sets = True
+
+    def __init__(self, places: Sequence[Mapping[str, str]]) -> None:
+        self.places = places
+
+    def run(self, agenda: Agenda, perform: str, context: Mapping[str, Any], stop: Callable[[], bool] | None) -> None:
+        """See :class:`Crew`."""
+        _Shift(agenda, perform, context, self.places, stop).run()
+
+
+class _Shift:
+    """One agenda's worker processes, started when there is work for them and kept until the end."""
+
+    def __init__(
+        self, agenda: Agenda, perform: str, context: Mapping[str, Any], places: Sequence[Mapping[str, str]], stop: Callable[[], bool] | None
+    ) -> None:
+        self.agenda, self.perform, self.context, self.stop = agenda, perform, context, stop
+        self.size, self.free = len(places), list(places)
+        self.workers: list[Worker] = []
+        self.deaths: Counter[str] = Counter()
+
+    def run(self) -> None:
+        orderly = False
+        try:
+            self._loop()
+            orderly = True
+        finally:
+            self._dismiss(orderly)
+
+    def _loop(self) -> None:
+        while True:
+            self._assign()
+            if not self.agenda.running:
+                return self.agenda.check_finished()
+            wait_for([worker.connection for worker in self.workers], timeout=None if self.stop is None else 0.5)
+            if self.stop is not None and self.stop():
+                return None
+            for worker in list(self.workers):
+                self._listen(worker)
+
+    def _assign(self) -> None:
+        while sum(bool(w.stages) for w in self.workers) < self.size and (stages := self.agenda.take()):
+            worker = next((w for w in self.workers if not w.stages), None)
+            if worker is None:
+                worker = Worker(self.agenda.store.root, self.perform, self.context, self.free.pop(0))
+                self.workers.append(worker)
+            worker.give(stages)
+            self.agenda.start(stages)
+
+    def _listen(self, worker: Worker) -> None:
+        for message in worker.messages():
+            if message is None:
+                self._bury(worker)
+            elif self.agenda.receive(*message):
+                del worker.stages[message[0]]
+
+    def _bury(self, worker: Worker) -> None:
+        """A worker died by itself: each of its stages gets one more try, alone."""
+        self.workers.remove(worker)
+        self.free.append(worker.place)
+        code = worker.reap()
+        stages = list(worker.stages.values())
+        if not stages:
+            return
+        self.deaths.update(list(worker.stages))
+        self.agenda.give_up(stages)
+        reason = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        if twice := [stage for stage in stages if self.deaths[stage.key] > 1]:  # it was alone then
+            text = f"its worker process died twice ({reason}; signal 9 is mostly a lack of memory: try fewer --workers)"
+            log = self.agenda.store.log(twice[0].key)
+            return self.agenda.fail(twice[0], text, UserError(f"{twice[0].label}: {text}; its log, if it said anything, is {log}"))
+        again = "trying once more" if len(stages) == 1 else "trying each once more, alone"
+        self.agenda.events(Notice(f"{named(stages)}: its worker process died ({reason}); {again}"))
+
+    def _dismiss(self, orderly: bool) -> None:
+        """End every worker: idle ones leave, busy ones (an error, Ctrl-C, stop) are killed."""
+        kept = [worker for worker in self.workers if orderly and not worker.stages]
+        for worker in self.workers:
+            if worker in kept:
+                worker.release()
+            else:
+                worker.kill()
+        for worker in self.workers:
+            worker.reap()
+        if len(kept) < len(self.workers):
+            self.agenda.store.sweep()
+        self.workers.clear()

@@ -1,0 +1,1 @@
+"""The learngene: the artifact that a stranger can open, and how it is inherited."""

@@ -1,0 +1,109 @@
+"""Inheritors: which descendant the selected layers of an ancestor become (docs/inheritance.md). A descendant is data until it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from evolve.core.registry import blamed, find, nonsense, origin
+from evolve.core.settings import InheritSettings
+from evolve.networks.architecture import Architecture, Groups, Mixture, check_names
+from evolve.networks.family import sound
+
+
+def descendant(ancestor: Architecture, selected: Sequence[str], chosen: InheritSettings) -> Architecture:
+    """The descendant's architecture: what it inherits from where, and what is fresh."""
+    made = made_by(chosen.method, ancestor, selected)
+    if chosen.embeddings == "inherited":
+        made = made.with_inherited({**made.inherits(), **{name: {name: 1.0} for name in ancestor.carried}})
+    return made
+
+
+def stack(ancestor: Architecture, selected: Sequence[str]) -> Architecture:
+    """The paper's: the layers stacked in ancestor order, bridged by fresh ones (SPEC 3)."""
+    return ancestor.stacked(selected)
+
+
+def repeat(ancestor: Architecture, selected: Sequence[str]) -> Architecture:
+    """A descendant as deep as the ancestor, in which a selected layer repeats until the next selected one.
+
+    After SWS (Xia et al., "Exploring Learngene via Stage-wise Weight Sharing", arXiv 2404.16897), whose descendants repeat the one
+    layer that a stage shared. Each slot receives, of the selected layers of its :func:`kin`, the nearest at or before it; a slot
+    before all of them the first. Kin without a selected layer are fresh. ValueError for a layer that the ancestor does not have.
+    """
+    wanted = check_names(ancestor, selected)
+    given: dict[str, Mixture] = {}
+    for group in kin(ancestor):
+        current = next((name for name in group if name in wanted), None)
+        if current is None:
+            continue
+        for slot in group:
+            current = slot if slot in wanted else current
+            given[slot] = {current: 1.0}
+    return ancestor.with_inherited(given)
+
+
+def linear(ancestor: Architecture, selected: Sequence[str]) -> Architecture:
+    """A descendant as deep as the ancestor whose layers are linear in their depth, theta_l = theta_B + l theta_A.
+
+    After TLEG (Xia et al., "Transformer as Linear Expansion of Learngene", arXiv 2312.05614, which writes l/L for l: the same family).
+    There theta_A and theta_B are trained; here they are the least-squares line through the selected layers of a :func:`kin` at their
+    depths, so each slot is a mixture of those. A single selected layer is repeated; kin without one are fresh.
+    ValueError for a layer that the ancestor does not have.
+    """
+    wanted = check_names(ancestor, selected)
+    depth = {name: place for place, name in enumerate(ancestor.layer_names)}
+    given: dict[str, Mixture] = {}
+    for group in kin(ancestor):
+        held = [name for name in group if name in wanted]
+        for slot in group if held else ():
+            shares = line([depth[name] for name in held], depth[slot])
+            given[slot] = {name: float(share) for name, share in zip(held, shares, strict=True) if share}
+    return ancestor.with_inherited(given)
+
+
+def line(depths: Sequence[int], at: int) -> list[Fraction]:
+    """w with sum(w_j theta_j) the value ``at`` a depth of the least-squares line through the points (``depths`` [n], theta); they sum to 1.
+
+    ``depths`` must differ; one point gives a constant.
+    """
+    n = len(depths)
+    mean = Fraction(sum(depths), n)
+    spread = sum((depth - mean) ** 2 for depth in depths)
+    return [Fraction(1, n) + ((at - mean) * (depth - mean) / spread if spread else 0) for depth in depths]
+
+
+def kin(ancestor: Architecture) -> Groups:
+    """The integral layers in groups whose tensors fit each other's slots: those of one stage and equal shapes, in order.
+
+    Where all layers have equal shapes (a ViT's blocks) there is one resolution, and all are one group.
+    """
+    shape = {name: tuple(sorted(ancestor.shapes(name).items())) for name in ancestor.layer_names}
+    if len(set(shape.values())) == 1:
+        return (ancestor.layer_names,)
+    found: list[tuple[str, ...]] = []
+    for stage in ancestor.integral_layers("stage"):
+        found += [tuple(name for name in stage if shape[name] == kind) for kind in dict.fromkeys(shape[name] for name in stage)]
+    return tuple(found)
+
+
+def made_by(method: str, ancestor: Architecture, selected: Sequence[str]) -> Architecture:
+    """What the inheritor ``method`` makes. UserError, naming the plug-in, for a descendant that the learngene cannot fill.
+
+    Ours are not looked at: their tests do that.
+    """
+    make = find("inheritors", method)
+    with blamed("inheritors", method):
+        made: Architecture = make(ancestor, selected)
+    if origin("inheritors", method) is not None:
+        _check(sound("inheritors", method, made), ancestor, selected, method)
+    return made
+
+
+def _check(made: Architecture, ancestor: Architecture, selected: Sequence[str], method: str) -> None:
+    held = {*selected, *ancestor.carried}
+    for layer, mixture in made.inherits().items():
+        if missing := set(mixture) - held:
+            raise nonsense("inheritors", method, f"lets {layer} inherit {', '.join(sorted(missing))}; the learngene holds {', '.join(selected)}")
+        if other := [given for given in mixture if ancestor.shapes(given) != made.shapes(layer)]:
+            raise nonsense("inheritors", method, f"lets {layer} inherit {other[0]}, whose shapes differ")

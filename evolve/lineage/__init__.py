@@ -1,0 +1,1 @@
+"""The experiment: generation by generation, which stage hangs from which."""

@@ -1,0 +1,211 @@
+"""A scenario file (TOML) -> frozen settings. Every error names the file, the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from evolve.condensers import table as condenser_table
+from evolve.core.errors import UserError
+from evolve.core.settings import Scenario, Settings, descend_source
+from evolve.core.toml import _build, _show, override, toml_value
+from evolve.networks.family import architecture
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PROFILES = ("quick", "paper")
+
+
+
+
+def shipped_folder() -> Path:
+    """Where the shipped scenario files lie: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "scenarios"
+    return inside if inside.is_dir() else package.parent / "scenarios"
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> file of every shipped scenario, by name."""
+    return {path.stem: path for path in sorted(shipped_folder().glob("*.toml"))}
+
+
+def find(name: str) -> Path:
+    """The file of a shipped scenario's name, or a user's own file by path.
+
+    Raises UserError when there is neither.
+    """
+    known = shipped()
+    if name in known:
+        return known[name]
+    path = Path(name)
+    with suppress(OSError):  # a name too long for a file is not one
+        if path.is_file():
+            return path
+    if path.suffix == ".toml" or "/" in name:
+        raise UserError(f"scenario file {name}: no such file; give the path of a TOML file or one of: {', '.join(known)}")
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise UserError(f"scenario '{name}' is not known; {hint}shipped are: {', '.join(known)} (or give a .toml file by path)")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file's tables. UserError where it cannot be read or is no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Notepad writes a byte order mark
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Scenario:
+    """Read scenario ``name`` (shipped name or path), apply ``[quick]`` if asked, then ``section.key=value`` overrides.
+
+    Raises UserError naming file, key and value for anything that does not fit.
+    """
+    path = find(name)
+    table = read_toml(path)
+    if profile not in PROFILES:
+        raise UserError(f"--profile {profile}: allowed are {', '.join(PROFILES)}")
+    stated = table.pop("profile", None)
+    if stated is not None and stated not in PROFILES:
+        raise UserError(f"{path}: profile = {_show(stated)}: allowed are {', '.join(PROFILES)} (it says what the file was resolved for)")
+    quick = table.pop("quick", None)
+    if quick is None and profile == "quick" and stated != "quick":
+        raise UserError(f"{path}: has no [quick] tables, so --profile quick would run it in full; add some or leave --profile out")
+    quick = {} if quick is None else quick
+    if not isinstance(quick, dict):
+        raise UserError(f"{path}: quick = {quick!r}: expected tables such as [quick.ancestor]")
+    table.setdefault("name", re.sub(r"[^\w.-]+", "-", path.stem))
+    settings = _build(Settings(), table, str(path), "")
+    quick_settings = _build(settings, quick, str(path), "", shown="quick.")
+    if profile == "quick":
+        settings = quick_settings
+    for text in overrides:
+        settings = override(settings, text)
+    check(settings, str(path))
+    return Scenario(settings, stated or profile, str(path), tuple(overrides))
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+def check(settings: Settings, file: str) -> None:
+    """What can be refused before any image is read: class lists, and numbers that contradict each other.
+
+    Raises UserError.
+    """
+    for problem in _problems(settings):
+        raise UserError(f"{file}: {problem}")
+
+
+def _problems(s: Settings) -> Iterator[str]:
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", s.name):
+        yield f"name = {_show(s.name)}: allowed are letters, digits, '.', '_' and '-' (it names the run folder)"
+    yield from _split_problems(s)
+    yield from _network_problems(s)
+    if s.stream.tasks == 0 and not (s.ancestor.checkpoint and s.controls.untrained):
+        yield "stream.tasks = 0: that is one pretrained ancestor at lineage length 0; give its ancestor.checkpoint and controls.untrained = true, or tasks"
+    if s.condense.repeats > 1 and not condenser_table.method(s.condense.method).draws:
+        yield f"condense.repeats = {s.condense.repeats}: method {s.condense.method} draws nothing, so every repeat would be the same; allowed is 1"
+    methods = {s.condense.method, *(s.condense.rivals if s.condense.method == "trial" else ())}
+    if "fisher" in methods and s.ancestor.strategy in ("scr", "cope"):
+        key = (
+            'condense.method = "fisher"'
+            if s.condense.method == "fisher"
+            else f"condense.rivals = {toml_value(s.condense.rivals)}"
+        )
+        why = "predicts by distances, not by the head that fisher reads"
+        yield f"{key}: a {s.ancestor.strategy} ancestor {why}; choose another"
+    rivals = s.condense.rivals
+    if "trial" in rivals or len(set(rivals)) < len(rivals):
+        shown = toml_value(rivals)
+        yield f"condense.rivals = {shown}: expected other condensers than trial, each once"
+    if s.condense.args and methods <= condenser_table.TABLE.keys():
+        yield f"condense.args = {toml_value(s.condense.args)}: method {s.condense.method} takes none, they are a plug-in's; allowed is {{}}"
+    for room in ("ancestor", "condense", "descend", "fewshot"):
+        chosen = getattr(s, room).augment
+        if "flip" in chosen and (s.data.source if room == "ancestor" else descend_source(s.data)) == "glyphs":
+            yield f'{room}.augment = {list(chosen)}: glyphs are characters and lose their class when flipped; allowed: ["crop"] or []'
+
+
+def _network_problems(s: Settings) -> Iterator[str]:
+    ancestor = architecture(s.ancestor.network, s.ancestor.width, s.data.size)
+    convs, layers = len(ancestor.layer_names), len(ancestor.integral_layers(s.condense.granularity))
+    if max(s.condense.fixed, default=0) > convs:
+        yield f"condense.fixed = {list(s.condense.fixed)}: name at least one of the ancestor's layers 1 to {convs}"
+    if s.condense.top_k > layers:
+        yield f"condense.top_k = {s.condense.top_k}: at most {layers}, the ancestor's layers at granularity {s.condense.granularity}"
+    if s.ancestor.checkpoint and ancestor.family != "vit":
+        yield f'ancestor.checkpoint = {_show(s.ancestor.checkpoint)}: only a ViT starts from one, ancestor.network is {s.ancestor.network}; allowed is ""'
+    if s.inherit.embeddings == "inherited" and not ancestor.carried:
+        yield f'inherit.embeddings = "inherited": {s.ancestor.network} has none to inherit; allowed is "random"'
+
+
+def _split_problems(s: Settings) -> Iterator[str]:
+    two = descend_source(s.data) != s.data.source  # then every source's ids are its own, and roles need not be listed together
+    roles = {"ancestor": s.data.ancestor_classes, "condense": s.data.condense_classes, "descend": s.data.descend_classes}
+    given = [role for role, ids in roles.items() if ids]
+    if given and len(given) < 3 and not two:
+        missing = next(role for role in roles if role not in given)
+        yield f"data.{missing}_classes is empty: name the classes of all three roles or of none (then data.split counts are drawn)"
+    for role, ids in roles.items():
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        if twice:
+            yield f"data.{role}_classes: class {twice[0]} stands there twice; each class once"
+        if any(i < 0 for i in ids):
+            yield f"data.{role}_classes: class {min(ids)} is negative; allowed are class ids from 0"
+    names = list(roles)
+    for index, first in enumerate(names):
+        for second in names[index + 1 :]:
+            shared = sorted(set(roles[first]) & set(roles[second]))
+            if shared and not (two and first == "ancestor"):
+                yield f"data.{second}_classes: class {shared[0]} is also in data.{first}_classes; the three splits may share no class"
+    if len(s.data.split) != 3:
+        yield f"data.split = {list(s.data.split)}: expected three counts: ancestor, condensing, descendant classes"
+        return
+    trial = (
+        (("descend.classes_per_task", "condense", s.descend.classes_per_task),)
+        if s.condense.method == "trial"
+        else ()
+    )
+    counts = {role: len(ids) or count for (role, ids), count in zip(roles.items(), s.data.split, strict=True)}
+    for key, role, wanted in (
+        ("stream.classes_per_task", "ancestor", s.stream.classes_per_task),
+        ("descend.classes_per_task", "descend", s.descend.classes_per_task),
+        *trial,
+    ):
+        if wanted > counts[role]:
+            yield f"{key} = {wanted}: at most {counts[role]}, the {role} classes of the split"
+
+
+
+
+
+
+
+

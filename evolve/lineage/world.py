@@ -1,0 +1,76 @@
+"""A world: what one lineage is made of, and what follows from its settings alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from evolve.core import toml
+from evolve.core.errors import UserError
+from evolve.core.settings import Settings
+from evolve.networks.architecture import Architecture
+from evolve.networks.family import architecture
+
+SET_LIMIT = 8  # stages that train as one set at most: 40 descendants, the widest graph that is tried (evolve.descendants.trainers.graph_check.WIDTHS)
+
+
+Peek = Callable[[str], "Mapping[str, Any] | None"]  # a stage's key -> its record, if it is in the store
+
+
+@dataclass(frozen=True)
+class World:
+    """What all stages of one lineage share."""
+
+    settings: Settings
+    seed: int
+    data: str  # fingerprint of the images
+    ancestor_classes: tuple[int, ...]
+    condense_classes: tuple[int, ...]
+    descend_classes: tuple[int, ...]
+    reference: bool = False  # the plain path everywhere: the same mathematics, other rounding, so other keys
+    checkpoint: str = ""  # content (sha256) of the pretrained weights that the ancestor starts from
+
+    @property
+    def arithmetic(self) -> str:
+        """What a stage's rounding depends on, for its key: VGGs have compiled kernels (on a CPU), others the library's."""
+        if self.reference:
+            return "reference"
+        return "compiled" if ancestor_plan(self.settings).family == "vgg" else "fast"
+
+    @property
+    def roles(self) -> dict[str, tuple[int, ...]]:
+        """The split of the classes, by role."""
+        return {"ancestor": self.ancestor_classes, "condense": self.condense_classes, "descend": self.descend_classes}
+
+
+def ancestor_plan(settings: Settings) -> Architecture:
+    """The ancestor's architecture."""
+    return architecture(settings.ancestor.network, settings.ancestor.width, settings.data.size)
+
+
+def paper_descendant(settings: Settings) -> Architecture:
+    """The paper's descendant (VGG8, ResNet12, ...) at this lineage's width; the pseudo-descendant's architecture too."""
+    return ancestor_plan(settings).paper_descendant()
+
+
+def facts(world: World) -> dict[str, Any]:
+    """A world as JSON-able values, under the names that run.json has for them."""
+    return {
+        "seed": world.seed,
+        "settings": toml.to_dict(world.settings),
+        "fingerprint": world.data,
+        "classes": {role: list(ids) for role, ids in world.roles.items()},
+        "reference": world.reference,
+        "checkpoint": world.checkpoint,
+    }
+
+
+def world_of(found: Mapping[str, Any], origin: str) -> World:
+    """The inverse of :func:`facts`; also of what run.json holds. UserError, naming ``origin``, for settings that this evolve does not know."""
+    try:
+        settings = toml.from_dict(found["settings"], origin)
+        ancestor, condense, descend = (tuple(found["classes"][role]) for role in ("ancestor", "condense", "descend"))
+        return World(settings, found["seed"], found["fingerprint"], ancestor, condense, descend, found["reference"], found["checkpoint"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{origin}: damaged ({error!r}): remove it, and `evolve resume` the run that it named, if there is one") from None

@@ -1,0 +1,1 @@
+"""Compiled kernels, written passes, products with the Hessian and captured graphs."""

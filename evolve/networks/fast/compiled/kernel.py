@@ -1,0 +1,101 @@
+"""Kernels by their shape: compiled once a process, and kept on disk from one process to the next.
+
+Machine code lies under $XDG_CACHE_HOME/evolve/kernels (~/.cache by default), named after all that made it. Where nothing can be kept there, every
+process compiles for itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache, lru_cache, wraps
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+import torch
+
+from evolve.core.durable import digest, user_cache, write_whole
+from evolve.core.errors import UserError
+from evolve.networks.fast.compiled import emit as emitting
+from evolve.networks.fast.compiled.emit import Code, machine
+
+Kernel = Callable[..., None]
+"""Takes addresses (of numbers that lie as the kernel's docstring says) and integers. Others may run Python meanwhile."""
+_ONE_AT_A_TIME = threading.Lock()  # LLVM's engine is not made for several threads
+
+
+def kernel(arguments: str) -> Callable[[Callable[..., None]], Callable[..., Kernel]]:
+    """A function that emits code for a shape, ``emit(code, *shape, dtype)``, becomes one that gives the kernel, ``made(*shape, dtype)``.
+
+    ``arguments``: the kernel's, as :class:`Code` names them.
+    """
+
+    def decorated(emit: Callable[..., None]) -> Callable[..., Kernel]:
+        @wraps(emit)
+        @cache
+        def made(*shape: int | torch.dtype) -> Kernel:
+            *_, dtype = shape
+            assert isinstance(dtype, torch.dtype)
+
+            what = f"{emit.__name__} {shape} {emitting.processor()}"
+            name = f"{emit.__name__}_{digest(what.encode())[:32]}"
+
+            def compiled() -> bytes:
+                code = Code(name, arguments, dtype)
+                emit(code, *shape)
+                return code.machine_code()
+
+            with _ONE_AT_A_TIME:
+                _engine().add_object_file(llvm.ObjectFileRef.from_data(_kept(name, compiled)))
+                _engine().finalize_object()
+                address = _engine().get_function_address(name)
+            kinds = [ctypes.c_void_p if kind == "p" else ctypes.c_int64 for kind in arguments]
+            return ctypes.CFUNCTYPE(None, *kinds)(address)
+
+        return made
+
+    return decorated
+
+
+@lru_cache(maxsize=1)
+def _engine() -> Any:
+    """Holds the code of all kernels, as long as the process lives."""
+    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine())
+
+
+def _kept(name: str, compiled: Callable[[], bytes]) -> bytes:
+    """The code that is kept as ``name``, or newly compiled. A file that is not whole is made anew."""
+    folder = _folder()
+    if folder is None:
+        return compiled()
+    path = folder / f"{name}.o"
+    with suppress(OSError):
+        check, _, held = path.read_bytes().partition(b"\n")
+        if digest(held).encode() == check:
+            return held
+    made = compiled()
+    with suppress(UserError):
+        write_whole(path, digest(made).encode() + b"\n" + made, "compiled kernel")
+    return made
+
+
+@lru_cache(maxsize=1)
+def _folder() -> Path | None:
+    """Where code of this version for this processor is kept; None where it cannot be, or where others might have written it."""
+    about = llvmlite.__version__, llvm.llvm_version_info, llvm.get_process_triple(), llvm.get_host_cpu_name()
+    maker = hashlib.sha256(str(about).encode())
+    maker.update(llvm.get_host_cpu_features().flatten().encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        maker.update(source.read_bytes())
+    with suppress(OSError, RuntimeError):  # no home
+        folder = user_cache() / "kernels" / maker.hexdigest()[:16]
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o022:
+            return folder
+    return None

@@ -1,0 +1,172 @@
+"""The compiled kernels (:mod:`evolve.networks.fast.compiled`) on tensors: convolutions, BN, ReLU and pooling of one network on a CPU.
+
+*Maps* are [B, C, S, S] in channels_last memory, float32 or float64; what is given otherwise is copied first. No operation here is known to
+autograd. tests/networks/test_kernels.py holds all to torch's own and its autograd in float64, over shapes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evolve.networks.fast.compiled import convolution, tangents, units
+
+EPS = units.EPS
+
+
+def laid_out(maps: Tensor) -> Tensor:
+    """Maps, or a weight [c_out, c_in, 3, 3], in channels_last memory; no copy where they are."""
+    return maps.contiguous(memory_format=torch.channels_last)
+
+
+def as_rows(maps: Tensor) -> Tensor:
+    """Maps [n, C, h, w] as rows [n * h * w, C]; no copy where they lie as channels_last does."""
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+
+
+def as_maps(rows: Tensor, images: int, side: int) -> Tensor:
+    """Rows [images * side * side, C] as [images, C, side, side]; no copy."""
+    return rows.view(images, side, side, rows.shape[1]).permute(0, 3, 1, 2)
+
+
+def _check(dtype: torch.dtype, *tensors: tuple[Tensor, tuple[int, ...]]) -> None:
+    """A kernel trusts its addresses: ValueError unless every tensor is on the CPU and has the shape and ``dtype`` that belong together."""
+    for tensor, shape in tensors:
+        if tensor.shape != shape or tensor.dtype != dtype or tensor.device.type != "cpu":
+            raise ValueError(f"a {dtype} CPU tensor of shape {list(shape)} is needed, not {tensor.dtype} {tensor.device} {list(tensor.shape)}")
+
+
+def _maps(like: Tensor, channels: int, side: int) -> Tensor:
+    return like.new_empty(len(like), side, side, channels).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """3x3, padding 1, no bias, between maps of ``side`` x ``side``. Weights are [c_out, c_in, 3, 3] in channels_last memory."""
+
+    side: int
+    c_in: int
+    c_out: int
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Maps with c_in channels -> maps with c_out channels."""
+        return self._run(convolution.convolution, x, weight, self.c_in, self.c_out)
+
+    def data_gradient(self, g: Tensor, weight: Tensor) -> Tensor:
+        """Gradient of the output -> gradient of the input."""
+        return self._run(convolution.data_gradient, g, weight, self.c_out, self.c_in)
+
+    def _run(self, kernel: Any, maps: Tensor, weight: Tensor, given: int, made: int) -> Tensor:
+        maps, weight, dtype = laid_out(maps), laid_out(weight), maps.dtype
+        _check(dtype, (maps, (len(maps), given, self.side, self.side)), (weight, (self.c_out, self.c_in, 3, 3)))
+        out = _maps(maps, made, self.side)
+        room = maps.new_empty(convolution.room_for(self.c_in, self.c_out, dtype))
+        run = kernel(self.side, self.c_in, self.c_out, dtype)
+        run(out.data_ptr(), maps.data_ptr(), weight.data_ptr(), room.data_ptr(), len(maps))
+        return out
+
+    def weight_gradient(self, g: Tensor, x: Tensor, into: Tensor) -> None:
+        """Adds the weight's gradient to ``into``, a tensor like the weight, in channels_last memory."""
+        if not into.is_contiguous(memory_format=torch.channels_last):
+            raise ValueError("a weight's gradient must lie in channels_last memory")
+        g, x, maps = laid_out(g), laid_out(x), (len(x), self.side, self.side)
+        _check(x.dtype, (x, (maps[0], self.c_in, *maps[1:])), (g, (maps[0], self.c_out, *maps[1:])), (into, (self.c_out, self.c_in, 3, 3)))
+        run = convolution.weight_gradient(self.side, self.c_in, self.c_out, x.dtype)
+        run(into.data_ptr(), g.data_ptr(), x.data_ptr(), len(x))
+
+
+@dataclass(frozen=True)
+class Norm:
+    """BN of one layer's maps c: ^c = (c - mean) * invstd, output = scale * c + shift. [C] each; in eval mode the first two are not known."""
+
+    scale: Tensor
+    shift: Tensor
+    mean: Tensor
+    invstd: Tensor
+
+    @staticmethod
+    def of_batch(c: Tensor, gamma: Tensor, beta: Tensor, bias: Tensor, running: tuple[Tensor, Tensor] | None) -> Norm:
+        """From the batch's own statistics; ``running`` mean and variance, if any, move as those of c + bias (which BN takes out again)."""
+        c, channels = laid_out(c), c.shape[1]
+        found = c.new_empty(4, channels)
+        scale, shift, mean, invstd = found.unbind()
+        moved = running or (mean, mean)
+        _check(c.dtype, *((part, (channels,)) for part in (gamma, beta, bias, *moved)))
+        kernel = units.statistics(channels, c.dtype)
+        given = [part.data_ptr() for part in (gamma, beta, bias, mean, invstd, scale, shift, *moved)]
+        kernel(c.data_ptr(), c.numel() // channels, *given, int(running is not None))
+        return Norm(scale, shift, mean, invstd)
+
+    @staticmethod
+    def in_eval(gamma: Tensor, beta: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Norm:
+        """From running statistics; the convolution's ``bias`` joins the shift."""
+        scale = gamma * (var + EPS).rsqrt_()
+        return Norm(scale, torch.addcmul(beta, bias - mean, scale), mean, var)
+
+
+def rectified(c: Tensor, norm: Norm, pool: bool) -> Tensor:
+    """ReLU(BN(c)), with ``pool`` behind a 2x2 max pool."""
+    c = laid_out(c)
+    images, channels, side = c.shape[:3]
+    _check(c.dtype, (c, (images, channels, side, side)), (norm.scale, (channels,)), (norm.shift, (channels,)))
+    out = _maps(c, channels, side // 2 if pool else side)
+    kernel = units.pooled(channels, side, c.dtype) if pool else units.rectified(channels, c.dtype)
+    kernel(out.data_ptr(), c.data_ptr(), norm.scale.data_ptr(), norm.shift.data_ptr(), images if pool else images * side * side)
+    return out
+
+
+def rectified_gradient(g: Tensor, c: Tensor, norm: Norm, pool: bool, g_gamma: Tensor, g_beta: Tensor) -> Tensor:
+    """The gradient of c, given that of :func:`rectified` with BN in training mode; those of gamma and beta are added to."""
+    c, g = laid_out(c), laid_out(g)
+    images, channels, side = c.shape[:3]
+    after = side // 2 if pool else side
+    vectors = ((part, (channels,)) for part in (norm.scale, norm.shift, norm.mean, norm.invstd, g_gamma, g_beta))
+    _check(c.dtype, (c, (images, channels, side, side)), (g, (images, channels, after, after)), *vectors)
+    g_c = torch.empty_like(c)
+    kernel = units.pooled_gradient(channels, side, c.dtype) if pool else units.rectified_gradient(channels, c.dtype)
+    given = [part.data_ptr() for part in (g_c, g, c, norm.scale, norm.shift, norm.mean, norm.invstd, g_gamma, g_beta)]
+    kernel(*given, images if pool else images * side * side)
+    return g_c
+
+
+@dataclass(frozen=True)
+class Tangent:
+    """How one layer's c changes along a direction of the parameters, d_c, with its mean and the growth of c's deviation, [C]."""
+
+    c: Tensor
+    d_c: Tensor
+    norm: Norm
+    gamma: Tensor
+    v_gamma: Tensor
+    even: Tensor
+    growth: Tensor
+
+    @staticmethod
+    def pushed(d_c: Tensor, c: Tensor, norm: Norm, gamma: Tensor, v_gamma: Tensor, v_beta: Tensor) -> tuple[Tensor, Tangent]:
+        """(the derivative of ReLU(BN(c)), what the way back needs)."""
+        d_c, c = laid_out(d_c), laid_out(c)
+        channels = c.shape[1]
+        _check(c.dtype, (d_c, tuple(c.shape)), *((part, (channels,)) for part in (gamma, v_gamma, v_beta, norm.scale)))
+        made, d_z = Tangent(c, d_c, norm, gamma, v_gamma, *c.new_empty(2, channels).unbind()), torch.empty_like(c)
+        run = tangents.pushed(channels, c.dtype)
+        given = (d_z, d_c, c, norm.scale, norm.shift, norm.mean, norm.invstd, gamma, v_gamma, v_beta, made.even, made.growth)
+        run(*(part.data_ptr() for part in given), c.numel() // channels)
+        return d_z, made
+
+    def pulled(self, g_z: Tensor, d_z: Tensor | None, g_c: Tensor, g: tuple[Tensor, Tensor], into: tuple[Tensor, Tensor]) -> Tensor:
+        """The derivative of c's gradient g_c: given the gradient g_z of ReLU(BN(c)) and its derivative d_z, if any; ``g``, the gradients of gamma and
+        beta, whose derivatives are written to ``into``.
+        """
+        g_z, g_c, shape, channels = laid_out(g_z), laid_out(g_c), tuple(self.c.shape), self.c.shape[1]
+        d_z = None if d_z is None else laid_out(d_z)
+        maps = [(part, shape) for part in (g_z, g_c, d_z) if part is not None]
+        _check(self.c.dtype, *maps, *((part, (channels,)) for part in (*g, *into)))
+        norm, found = self.norm, torch.empty_like(self.c)
+        first = (found, g_z, g_z if d_z is None else d_z, g_c, self.d_c, self.c, norm.scale, norm.shift, norm.mean, norm.invstd)
+        rest = (self.even, self.growth, self.gamma, self.v_gamma, *g, *into)
+        run = tangents.pulled(channels, d_z is not None, self.c.dtype)
+        run(*(part.data_ptr() for part in (*first, *rest)), self.c.numel() // channels)
+        return found

@@ -1,0 +1,1 @@
+"""What a lineage shows: curves, tests, figures, tables, TensorBoard, page. It knows no run."""

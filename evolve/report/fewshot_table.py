@@ -1,0 +1,108 @@
+"""Table III: every few-shot learner's accuracy over the downstream tasks, beside the descendants of the last generation on the same tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evolve.report.curves import Descent, Interval, LineageRecord, differences, evolved, pooled_interval
+
+INHERITED = "inherited"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method over all tasks of all seeds. ``accuracy`` is a fraction; ``behind``: inherited minus this method, paired by task, None where
+    nothing has been inherited yet, for the inherited descendants themselves, or where the method diverged.
+    """
+
+    method: str
+    accuracy: Interval
+    behind: Interval | None
+    lineage: int | None  # the generation that ``behind`` compares with
+    backbone: str = ""  # the network's architecture, of several seeds every one; "" in records that do not say
+    others: bool = False  # ``behind`` compares with descendants of another architecture: the condenser chose other layers
+    trouble: str = ""  # "diverged (...)": then ``accuracy`` is chance
+
+
+def table(records: Sequence[LineageRecord]) -> list[Line]:
+    """The learners that all seeds have measured, after the last generation's inherited descendants; nothing without a learner."""
+    learners = [one.method for one in records[0].fewshot if all(_find(record, one.method) for record in records)] if records else []
+    last = [evolved(record)[-1] for record in records if evolved(record)]
+    lineage = last[0].lineage if len(last) == len(records) and len({g.lineage for g in last}) == 1 else None
+    lines = [_line(name, records, lineage) for name in learners]
+    if not lines or lineage is None:
+        return lines
+    own = pooled_interval([np.array(g.inherited.accuracy) for g in last])
+    return [Line(INHERITED, own, None, lineage, _joined(bare(g.descendant) for g in last)), *lines]
+
+
+def rows(records: Sequence[LineageRecord]) -> Iterator[dict[str, object]]:
+    """The table for a CSV file; fractions."""
+    for line in table(records):
+        row: dict[str, object] = {"scenario": records[0].scenario, "profile": records[0].profile}
+        row |= {"seeds": " ".join(str(record.seed) for record in records), "method": line.method, "tasks": line.accuracy.n}
+        accuracy, behind = None if line.trouble else line.accuracy, line.behind
+        row |= {"mean": accuracy.mean, "low": accuracy.low, "high": accuracy.high} if accuracy else {"mean": None, "low": None, "high": None}
+        row |= {"lineage": line.lineage}
+        row |= {"inherited_minus": behind.mean, "minus_low": behind.low, "minus_high": behind.high} if behind else {"inherited_minus": None}
+        yield row | {"backbone": line.backbone, "same_backbone": None if behind is None else not line.others, "note": line.trouble}
+
+
+def sentences(records: Sequence[LineageRecord]) -> list[str]:
+    """A line a method, in percent and points; then, where they differ, the architectures that stand behind the differences."""
+    lines = table(records)
+    return [*(_sentence(line) for line in lines), *filter(None, [architectures(lines)])]
+
+
+def _sentence(line: Line) -> str:
+    if line.trouble:
+        return f"{line.method}: {line.trouble}"
+    text = f"{line.method}: {_percent(line.accuracy)} % over {line.accuracy.n} tasks"
+    if line.behind is not None:
+        text += f"; inherited (lineage {line.lineage}) minus it: {_percent(line.behind, '+')} points"
+    return text
+
+
+def architectures(lines: Sequence[Line]) -> str:
+    """Which architectures a table compares, where learners and descendants differ in them; else nothing."""
+    others = list(dict.fromkeys(line.backbone for line in lines if line.others))
+    if not others:
+        return ""
+    return f"the architectures differ: learners {', '.join(others)}; inherited {lines[0].backbone} (the condenser's choice)"
+
+
+def bare(description: str) -> str:
+    """An architecture's description without the marks of what is inherited."""
+    return description.replace("*", "")
+
+
+def _joined(descriptions: Iterable[str]) -> str:
+    return " | ".join(dict.fromkeys(filter(None, descriptions)))
+
+
+def _percent(interval: Interval, sign: str = "") -> str:
+    half = f" ± {100 * interval.half:.2f}" if np.isfinite(interval.half) else ""
+    return f"{100 * interval.mean:{sign}.2f}{half}"
+
+
+def _find(record: LineageRecord, method: str) -> Descent | None:
+    return next((one for one in record.fewshot if one.method == method), None)
+
+
+def _line(method: str, records: Sequence[LineageRecord], lineage: int | None) -> Line:
+    found = [one for record in records if (one := _find(record, method))]
+    accuracy = pooled_interval([np.array(one.accuracy) for one in found])
+    backbone, diverged = _joined(bare(one.backbone) for one in found), sum(one.diverged for one in found)
+    if diverged:
+        where = f" in {diverged} of {len(found)} seeds" if len(found) > 1 else ""
+        return Line(method, accuracy, None, lineage, backbone, trouble=f"diverged (loss not finite){where}")
+    if lineage is None:
+        return Line(method, accuracy, None, None, backbone)
+    pairs = list(zip((evolved(record)[-1] for record in records), found, strict=True))
+    behind = pooled_interval([np.array(differences(g.inherited, one)) for g, one in pairs])
+    others = any(one.backbone and bare(g.descendant) != bare(one.backbone) for g, one in pairs)
+    return Line(method, accuracy, behind, lineage, backbone, others)
+

@@ -1,0 +1,210 @@
+"""Report files of one run, or of several seeds pooled: figures, tables and a summary, from records alone.
+
+The same records give the same bytes, so a report can be compared, cached and kept under version control.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from evolve.core.durable import write_whole
+from evolve.core.errors import UserError
+from evolve.report import fewshot_table
+from evolve.report.curves import CONTROLS, Descent, Generation, LineageRecord, Summary, paired_gain, point_interval, summarise
+from evolve.report.economy import economies, economy, economy_sentence, learning
+from evolve.report.economy_figure import economy_figure, has_economy
+from evolve.report.verdict import gain_sentence, verdict
+
+Row = dict[str, Any]
+
+
+def write_report(records: LineageRecord | Sequence[LineageRecord], out: Path) -> list[Path]:
+    """Write curve.png/.svg, genome.png, generations.csv, descendants.csv, learning.csv and summary.json to ``out``, convergence.png/.svg where
+    the meta-network condensed, and fewshot.csv where few-shot learners were measured.
+
+    Accuracies in the CSV files are fractions, gains too; ``summary.json`` has percentage points. Each file is
+    replaced whole. UserError (one line) when the folder cannot be written or the records cannot be pooled.
+    """
+    pooled = [records] if isinstance(records, LineageRecord) else sorted(records, key=lambda record: record.seed)
+    files = render_report(pooled)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"report {out}: cannot be made ({error.strerror or error}); give another folder") from error
+    return [write_whole(out / name, content, "report") for name, content in files.items()]
+
+
+def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
+    """File name -> content. Everything is made before the first byte is written."""
+    from evolve.report import convergence_figure, figures
+
+    summary = summarise(records)
+    title = f"{summary.scenario} ({summary.profile}): the learngene along the lineage"
+    economy_title = f"{summary.scenario} ({summary.profile}): the economy of the gene"
+    files = {
+        "curve.png": figures.encode(lambda: figures.evolution_figure(records, summary), "png"),
+        "curve.svg": figures.encode(lambda: figures.evolution_figure(records, summary), "svg"),
+        "genome.png": figures.encode(lambda: figures.genome_figure(records, title), "png"),
+        "generations.csv": csv_bytes(generation_rows(records)),
+        "descendants.csv": csv_bytes(descendant_rows(records)),
+        "learning.csv": csv_bytes(learning_rows(records)),
+        "summary.json": summary_json(records, summary),
+    }
+    if has_economy(records):
+        name = str(records[0].settings.get("condense", {}).get("method", "learngene"))
+        for kind in ("png", "svg"):
+            files[f"economy.{kind}"] = figures.encode(lambda: economy_figure({name: records}, economy_title), kind)
+    if convergence_figure.courses(records):
+        for kind in ("png", "svg"):
+            files[f"convergence.{kind}"] = figures.encode(lambda: convergence_figure.convergence_figure(records, summary), kind)
+    return files | ({"fewshot.csv": csv_bytes(fewshot_table.rows(records))} if any(record.fewshot for record in records) else {})
+
+
+def generation_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
+    """One row a seed and generation: what was inherited, the point of the curve, the gain, the ancestor."""
+    for record in records:
+        for g in record.generations:
+            yield {**_run(record), "lineage": g.lineage, **_genome(g), **_measures(g), **_scores(g)}
+
+
+def descendant_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
+    """Long form: one row a seed, generation, method and descendant. The reference and few-shot learners stand without a lineage length."""
+    for record, lineage, descent in _descents(records):
+        for i, accuracy in enumerate(descent.accuracy):
+            epochs = len(descent.train_loss[i]) if i < len(descent.train_loss) else ""
+            newborn = descent.newborn[i] if i < len(descent.newborn) else ""
+            images = descent.test_images[i] if i < len(descent.test_images) else ""
+            best = descent.best[i] if i < len(descent.best) else ""
+            values = {"descendant": i, "accuracy": accuracy, "best": best, "newborn": newborn, "epochs": epochs, "test_images": images}
+            yield {**_run(record), "lineage": lineage, "method": descent.method, **values}
+
+
+def learning_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
+    """Long form: one row an epoch of every descendant; no test accuracy where an epoch was not tested."""
+    for record, lineage, descent in _descents(records):
+        for i, losses in enumerate(descent.train_loss):
+            tests = dict(zip(descent.tested, descent.curves[i], strict=True))
+            for epoch, loss in enumerate(losses, start=1):
+                accuracy = tests.get(epoch, "")
+                values = {"descendant": i, "epoch": epoch, "test_accuracy": accuracy, "train_loss": loss}
+                yield {**_run(record), "lineage": lineage, "method": descent.method, **values}
+
+
+def summary_json(records: Sequence[LineageRecord], summary: Summary) -> bytes:
+    """Effects and trends as numbers and in words; undefined numbers (NaN) are null."""
+    body = {
+        "format": 1,
+        "verdict": verdict(summary),
+        "gain": gain_sentence(summary),
+        "summary": asdict(summary),
+        "economy": economy_sentence(economy(records)),
+        "learning": asdict(learning(records)),
+        "economies": [asdict(point) for point in (economy(records), *economies(records)) if point],
+        "settings": records[0].settings,
+        "versions": {str(record.seed): record.versions for record in records},
+    }
+    if lines := fewshot_table.sentences(records):
+        body["fewshot"] = lines
+    return (json.dumps(finite(body), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _run(record: LineageRecord) -> Row:
+    return {"scenario": record.scenario, "profile": record.profile, "seed": record.seed}
+
+
+def _genome(g: Generation) -> Row:
+    how = {"status": g.status, "selected_by": g.selected_by, "margin": g.margin, "agreement": g.agreement}
+    return {"selected": " ".join(g.selected), "share": g.share, **how, "descendant": g.descendant}
+
+
+def _measures(g: Generation) -> Row:
+    point, gain = point_interval(g.inherited.accuracy), paired_gain(g)
+    row: Row = {"descendants": point.n, "mean": point.mean, "low": point.low, "high": point.high}
+    row |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+    for name in CONTROLS:
+        control = getattr(g, name)
+        row[name] = point_interval(control.accuracy).mean if control is not None else None
+    return row | {"ancestor_accuracy": g.ancestor_accuracy, "forgetting": g.forgetting, "backward_transfer": g.backward_transfer}
+
+
+def _scores(g: Generation) -> Row:
+    return {f"score {layer}": score for layer, score in zip(g.all_layers, g.scores, strict=False)}
+
+
+def _descents(records: Sequence[LineageRecord]) -> Iterator[tuple[LineageRecord, int | str, Descent]]:
+    for record in records:
+        for g in record.generations:
+            for name in ("inherited", *CONTROLS):
+                descent = getattr(g, name)
+                if descent is not None:
+                    yield record, g.lineage, descent
+            if g.full_scratch is not None:
+                yield record, g.lineage, replace(g.full_scratch, method="full-ancestor from-scratch")
+        if record.reference is not None:
+            yield record, "", _renamed(record.reference)
+        for learner in record.fewshot:
+            yield record, "", learner
+
+
+def _renamed(reference: Descent) -> Descent:
+    return replace(reference, method="reference")
+
+
+def csv_bytes(rows: Iterable[Row]) -> bytes:
+    """Columns in the order of first appearance; floats by repr so that they read back exactly; NaN and None empty."""
+    kept, columns = _columned(rows)
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in kept)
+    return out.getvalue().encode()
+
+
+def parquet_bytes(rows: Iterable[Row]) -> bytes:
+    """The same table as Parquet, for pandas, polars, R and DuckDB; a column of numbers and texts is one of texts, what is undefined is null."""
+    import pyarrow
+    from pyarrow import parquet
+
+    kept, columns = _columned(rows)
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.table({column: _alike([row.get(column) for row in kept]) for column in columns}), sink)
+    return bytes(sink.getvalue())
+
+
+def _columned(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:
+    """All rows, and their columns in the order of first appearance."""
+    kept = list(rows)
+    return kept, list(dict.fromkeys(key for row in kept for key in row))
+
+
+def _alike(values: Sequence[Any]) -> list[Any]:
+    """Values of one type, as a column must have; None where there is none."""
+    given = [None if _undefined(value) else value for value in values]
+    kinds = {type(value) for value in given if value is not None}
+    return given if len(kinds) < 2 or kinds == {int, float} else [value if value is None else str(value) for value in given]
+
+
+def _undefined(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _cell(value: Any) -> Any:
+    if _undefined(value):
+        return ""
+    return repr(float(value)) if isinstance(value, float) else value
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value

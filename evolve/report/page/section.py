@@ -1,0 +1,76 @@
+"""What the page tells about: the named runs' and batches' records, and what their stages took. Needs no images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from evolve.report.compare import Batch, Case
+from evolve.report.compare_tables import varieties
+from evolve.report.curves import LineageRecord, Summary, summarise
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a stage took, in seconds; None where its result does not say (made by an older evolve)."""
+
+    kind: str
+    seconds: float | None = None
+    cpu: float | None = None
+    resumed: bool = False  # only what was left after an interruption
+    maker: str = ""  # version and device that computed it
+
+
+@dataclass(frozen=True)
+class Line:
+    """One lineage. ``spent``: by stage key, finished stages only; ``facts``: its run.json, ``command`` among them."""
+
+    case: Case
+    folder: Path
+    record: LineageRecord
+    spent: Mapping[str, Spent]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A batch, or runs of one scenario that differ in nothing but the seed. ``batch`` is None for runs."""
+
+    title: str
+    lines: tuple[Line, ...]
+    batch: BatchFolder | None = None
+
+    @property
+    def makers(self) -> list[str]:
+        """Versions and devices that computed the results."""
+        return sorted({spent.maker for line in self.lines for spent in line.spent.values()})
+
+    @property
+    def measured(self) -> list[tuple[Case, LineageRecord]]:
+        """Lineages that have measured something, as the comparison takes them."""
+        return [(line.case, line.record) for line in self.lines if line.record.generations]
+
+    @cached_property
+    def varieties(self) -> dict[str, list[LineageRecord]]:
+        """Case name -> its measured lineages by seed: what can be pooled."""
+        return varieties(self.measured)
+
+    @cached_property
+    def summaries(self) -> dict[str, Summary]:
+        """Case name -> its lineages pooled."""
+        return {name: summarise(records) for name, records in self.varieties.items()}
+
+
+
+
+@dataclass(frozen=True)
+class BatchFolder:
+    """A batch as its folder holds it. ``command``: the words that started it first; ``text``: the batch file as it was then."""
+
+    batch: Batch
+    command: tuple[str, ...]
+    versions: Mapping[str, str]
+    text: str

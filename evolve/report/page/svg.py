@@ -1,0 +1,63 @@
+"""A matplotlib figure as SVG inside an HTML page: text stays text, ids do not meet those of other figures, the same bytes every time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Set
+from typing import Any
+from xml.etree import ElementTree
+
+from evolve.report import figures
+
+NAMESPACE = re.compile(r"^\{[^}]*\}")
+REFERENCE = re.compile(r"url\(#([^)]*)\)")
+LINK = "{http://www.w3.org/1999/xlink}href"
+DROPPED = ("metadata", "style")  # the style holds two rules for the whole page; they stand on the figure instead
+ROUND = "stroke-linejoin: round; stroke-linecap: butt"
+
+
+def inline(draw: Callable[[], Any], name: str, alt: str) -> str:
+    """The figure that ``draw`` makes as an <svg> element, to be placed in HTML as it is.
+
+    ``name``: what the ids begin with, unique on the page; ``alt``: what a screen reader says in its place.
+    """
+
+    def with_text() -> Any:
+        import matplotlib
+
+        # Inside figures.encode's own settings: text as text, and a "$" in a name is no formula.
+        matplotlib.rcParams.update({"svg.fonttype": "none", "text.parse_math": False})
+        return draw()
+
+    root = ElementTree.fromstring(figures.encode(with_text, "svg"))
+    used = {target for element in root.iter() for value in element.attrib.values() for target in REFERENCE.findall(value)}
+    used |= {element.attrib[LINK].removeprefix("#") for element in root.iter() if LINK in element.attrib}
+    _tidy(root, name, used)
+    for size in ("width", "height"):
+        root.attrib.pop(size, None)
+    root.attrib |= {"role": "img", "aria-label": alt, "style": ROUND}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _tidy(element: ElementTree.Element, name: str, used: Set[str]) -> None:
+    """Take namespaces away (HTML knows svg), let every id that something refers to begin with ``name``, and drop the others and the spaces."""
+    element.tag = NAMESPACE.sub("", element.tag)
+    found = {NAMESPACE.sub("", key): " ".join(REFERENCE.sub(rf"url(#{name}-\1)", value).split()) for key, value in element.attrib.items()}
+    if found.get("href", "").startswith("#"):
+        found["href"] = f"#{name}-{found['href'][1:]}"
+    if "id" in found and found["id"] in used:
+        found["id"] = f"{name}-{found['id']}"
+    else:
+        found.pop("id", None)
+    element.attrib.clear()
+    element.attrib.update(found)
+    element.text, element.tail = _text(element.text), _text(element.tail)
+    for child in list(element):
+        if NAMESPACE.sub("", child.tag) in DROPPED:
+            element.remove(child)
+        else:
+            _tidy(child, name, used)
+
+
+def _text(text: str | None) -> str | None:
+    return text if text and text.strip() else None

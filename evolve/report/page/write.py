@@ -1,0 +1,214 @@
+"""Makes the page: gathers figures, tables and words section by section, fills the template, replaces the file whole.
+
+The same folders and store give the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evolve.core.durable import write_whole
+from evolve.core.errors import UserError
+from evolve.core.version import __version__
+from evolve.report import compare_tables as finish
+from evolve.report import figures
+from evolve.report.compare import METRICS, compare
+from evolve.report.curves import LineageRecord
+from evolve.report.economy import learning, learning_sentence
+from evolve.report.economy_figure import economy_figure, has_economy
+from evolve.report.page import pictures as curves
+from evolve.report.page import tables, words
+from evolve.report.page.section import Section
+from evolve.report.page.svg import inline
+from evolve.report.verdict import gain_sentence
+from evolve.runs.folder import again_command
+from evolve.runs.read import Reader
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """``svg``: an element, already safe; ``table``: the same in numbers or words."""
+
+    svg: str
+    caption: str
+    table: tables.Table
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text to copy."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the template shows of one section."""
+
+    ident: str
+    title: str
+    about: str
+    findings: Sequence[str]
+    verdict: Sequence[str]  # of runs
+    lineages: Sequence[tuple[str, str]]  # of a batch's cases
+    caveats: Sequence[str]
+    comparison: Sequence[tables.Table]
+    note: str
+    curves: Sequence[Picture]
+    economy: Sequence[Picture]
+    learning: Sequence[tuple[str, str]]
+    controls: Sequence[tables.Table]
+    fewshot: tables.Table | None
+    genomes: Sequence[Picture]
+    cost: tables.Table | None
+    commands: Sequence[str]
+    versions: Mapping[str, str]
+    makers: Sequence[str]
+    images: Sequence[str]
+    rerun: Sequence[str]
+    sources: Sequence[Source]
+
+
+def write_page(folders: Sequence[Path], out: Path, store: Path | None = None) -> Path:
+    """Write the page about ``folders`` (runs and batches) to ``out``.
+
+    Raises UserError for another folder, where nothing has been measured yet, and where the file cannot be written.
+    """
+    sections = Reader(store).sections(folders)
+    if not any(section.measured for section in sections):
+        raise UserError(f"{folders[0]}: no generation has been measured yet: repeat the command that made it, or give its store with --store")
+    page = render(sections).encode()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"report {out}: its folder cannot be made ({error.strerror or error}); give another --out") from error
+    return write_whole(out, page, "report")
+
+
+def render(sections: Sequence[Section]) -> str:
+    """The page's HTML. Everything in it but the figures is escaped by the template."""
+    parts = [_part(section, f"s{number}") for number, section in enumerate(sections, start=1)]
+    title = parts[0].title if len(parts) == 1 else f"{len(parts)} reports"
+    environment = _environment()
+    own: dict[str, Any] = {name: environment.loader.get_source(environment, f"page.{name}")[0] for name in ("css", "js")}  # type: ignore[union-attr]
+    return environment.get_template("page.html").render(parts=parts, title=title, evolve=__version__, **own)
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("evolve.report.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+
+
+def _part(section: Section, ident: str) -> Part:
+    held = section.batch
+    compared = {metric: compare(held.batch, section.measured, metric) for metric in METRICS} if held else {}
+    varieties, verdicts = section.varieties, words.verdicts(section)
+    return Part(
+        ident=ident,
+        title=section.title,
+        about=_about(section),
+        findings=words.findings(held.batch, compared) if held else [],
+        verdict=[] if held else [line for _, line in verdicts],
+        lineages=verdicts if held else [],
+        caveats=words.caveats(section),
+        comparison=tables.comparison(held.batch, compared) if held else [],
+        note=finish.note(held.batch, compared) if held else "",
+        curves=list(_curves(section, ident)),
+        economy=list(_economy(section, ident)),
+        learning=[(name, line) for name, records in varieties.items() if (line := learning_sentence(learning(records)))],
+        controls=[table for table in (tables.effects(section.summaries), tables.ancestors(varieties)) if table],
+        fewshot=tables.fewshot(varieties),
+        genomes=list(_genomes(varieties, ident)),
+        cost=tables.cost(section.lines),
+        commands=_commands(section),
+        versions=held.versions if held else section.lines[0].facts["versions"],
+        makers=section.makers,
+        images=sorted({f"{line.case.scenario.settings.data.source}, fingerprint {line.facts['fingerprint']}" for line in section.lines}),
+        rerun=[again_command(line.folder, line.facts) for line in section.lines],
+        sources=list(_sources(section, compared)),
+    )
+
+
+def _about(section: Section) -> str:
+    if section.batch:
+        batch, seeds = section.batch.batch, sorted({line.case.seed for line in section.lines})
+        return (
+            f"Batch {batch.name}, profile {batch.profile}: {len(batch.cases)} lineages, {len(batch.methods)} values of {batch.method}, "
+            f"seeds {', '.join(map(str, seeds))}; {len(section.measured)} lineages have results."
+        )
+    seeds = [line.case.seed for line in section.lines]
+    return f"{section.lines[0].case.scenario.settings.title or section.lines[0].record.scenario}; seed {', '.join(map(str, seeds))}."
+
+
+def _curves(section: Section, ident: str) -> Iterator[Picture]:
+    """A batch: a panel a pairing, a curve a method. Runs: the lineage with all its controls."""
+    if section.batch:
+        untrained = any(record.tasks > 0 for _, record in section.measured)
+        for number, panel in enumerate(curves.panels(section.batch.batch, section.measured), start=1):
+            where = f" ({panel.title})" if panel.title else ""
+            labels = ", ".join(one.label for one in panel.curves)
+            alt = f"Evolution curves{where}: accuracy and gain by lineage length for {labels}. The table below it holds the numbers."
+            svg = inline(lambda panel=panel: curves.panel_figure(panel, untrained), f"{ident}-curve{number}", alt)  # type: ignore[misc]
+            caption = f"Evolution curves{where}: mean over seeds and descendants, bars: 95 % interval. Hollow: lineage length 0, the untrained ancestor."
+            yield Picture(svg, caption, tables.numbers(f"Numbers of the figure{where}", panel.curves))
+        return
+    for name, records in section.varieties.items():
+        summary = section.summaries[name]
+        alt = f"Evolution curve of {section.title}: {gain_sentence(summary)} The table below it holds the numbers."
+        svg = inline(lambda records=records, summary=summary: figures.evolution_figure(records, summary), f"{ident}-curve", alt)  # type: ignore[misc]
+        caption = "Evolution curve with every control, the paired gain and the ancestor. Band: 95 % of the descendants."
+        yield Picture(svg, caption, tables.numbers("Numbers of the figure", curves.lineage_curves(records)))
+
+
+def _economy(section: Section, ident: str) -> Iterator[Picture]:
+    """How much of the whole ancestor's gain is in how much of its weights; of a batch all cases in one picture."""
+    shown = {name: records for name, records in section.varieties.items() if has_economy(records)}
+    if not shown:
+        return
+    alt = "Share of the whole ancestor's gain against share of its weights inherited; the table below it holds the numbers."
+    svg = inline(lambda: economy_figure(shown), f"{ident}-economy", alt)
+    caption = "Economy of the gene: a mark a case and lineage length; bars: 95 % interval over tasks, or seeds and tasks."
+    yield Picture(svg, caption, tables.economy(shown))
+
+
+def _genomes(varieties: Mapping[str, Sequence[LineageRecord]], ident: str) -> Iterator[Picture]:
+    """A picture for every genome; cases that inherited the same layers by the same scores share one."""
+    alike: dict[Any, list[str]] = {}
+    for name, records in varieties.items():
+        seen = tuple((r.seed, tuple((g.lineage, g.all_layers, g.selected, g.status, g.scores) for g in r.generations)) for r in records)
+        alike.setdefault(seen, []).append(name)
+    for number, names in enumerate(alike.values(), start=1):
+        records, text = varieties[names[0]], "; ".join(names)
+        alt = f"Which layers were inherited at each lineage length in {text}; the table below it says the same in words."
+        svg = inline(lambda records=records, title=names[0]: figures.genome_figure(records, title), f"{ident}-genome{number}", alt)  # type: ignore[misc]
+        caption = f"Genome of {text}: blue with a dot: inherited; grey: not; hatched: fallback layers."
+        yield Picture(svg, caption, tables.genome(text, records))
+
+
+def _commands(section: Section) -> list[str]:
+    """The commands that started it, as typed, each once."""
+    typed = [section.batch.command] if section.batch else [tuple(line.facts["command"]) for line in section.lines]
+    return [f"evolve {shlex.join(words[1:])}" for words in dict.fromkeys(typed) if words]
+
+
+def _sources(section: Section, compared: Mapping[str, Any]) -> Iterator[Source]:
+    if section.batch is None:
+        return
+    yield Source("Tables as Markdown", finish.markdown(section.batch.batch, compared))
+    yield Source("Tables as LaTeX", finish.latex(section.batch.batch, compared))
+    if section.batch.text:
+        yield Source(f"The batch file, {os.path.basename(section.batch.batch.origin)}", section.batch.text)

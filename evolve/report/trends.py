@@ -1,0 +1,246 @@
+"""Does a curve rise with lineage length? Its slope on a named scale, with the one interval that
+decides, on plain arrays.
+
+A table holds one seed's values: rows are lineage lengths, columns the descendants (one downstream
+task each; the same tasks in every row). Only the seeds' mean curves count for a trend: what a task
+adds to all lengths drops out of a slope, and the rows of one lineage share their ancestor, so they
+are not independent measurements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolve.report import serial
+from evolve.report.serial import LEVEL, POWER
+
+Array = NDArray[np.float64]
+
+RESAMPLES = 10_000
+LEAST_POINTS = 3
+SEEDS_AS_UNITS = 3  # from so many on, a trend's interval is Student's over the seeds' slopes
+DECIMALS = 12  # differences of accuracies carry float noise of 1e-17, which must not break ties
+PRINTED = 2  # decimals of an interval's bounds; claims are made of what is printed
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a trend's slope is taken against. ``axis`` maps lineage lengths (>= 1) to it; ``per``
+    names its step.
+    """
+
+    name: str
+    per: str
+    axis: Callable[[float], float]
+
+
+LOG2 = Scale("log2 length", "doubling of length", math.log2)
+LINEAR = Scale("length", "10 tasks", lambda length: length / 10)
+SCALES = {scale.name: scale for scale in (LOG2, LINEAR)}
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A curve against lineage length. The slope is in points per step of the scale; NaN where
+    undefined.
+
+    ``low`` and ``high`` bound it at 95 % (see :func:`trend`); this interval alone decides.
+    ``resolvable`` is the size of a slope that such an interval would have told from 0 in 8 of 10
+    repetitions. ``rho``, Spearman's, only describes.
+    """
+
+    points: int
+    seeds: int
+    columns: int
+    scale: str
+    rho: float
+    slope: float
+    low: float
+    high: float
+    resolvable: float
+
+    @property
+    def rises(self) -> bool:
+        """The slope's interval lies above 0, as printed."""
+        return side(self.low, self.high) > 0
+
+    @property
+    def falls(self) -> bool:
+        """The slope's interval lies below 0, as printed."""
+        return side(self.low, self.high) < 0
+
+    @property
+    def unit(self) -> str:
+        """The slope's unit in words."""
+        return f"points per {SCALES[self.scale].per}"
+
+
+def side(low: float, high: float, decimals: int = PRINTED) -> int:
+    """1 where an interval lies above 0, -1 below, else 0 (also without bounds). Bounds count as
+    they are printed: one that rounds to 0.00 touches 0, so that no sentence contradicts the numbers
+    beside it.
+    """
+    return int(round(low, decimals) > 0) - int(round(high, decimals) < 0)
+
+
+def t_quantile(freedom: int, level: float = LEVEL) -> float:
+    """Two-sided quantile of Student's t: 2.776 for 4 degrees of freedom at 95 %."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + level) / 2))
+
+
+def mean_interval(
+    values: Sequence[float] | Array, level: float = LEVEL
+) -> tuple[float, float, float, int]:
+    """(mean, low, high, n) by Student's t over the finite values. No interval (NaN) from fewer than two."""
+    finite = np.asarray(values, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    n = len(finite)
+    if n == 0:
+        return math.nan, math.nan, math.nan, 0
+    mean = math.fsum(finite) / n
+    if n == 1:
+        return mean, math.nan, math.nan, 1
+    half = t_quantile(n - 1, level) * math.sqrt(math.fsum((finite - mean) ** 2) / (n - 1) / n)
+    return mean, mean - half, mean + half, n
+
+
+@lru_cache(maxsize=64)
+def t_found(freedom: int, level: float = LEVEL) -> float:
+    """The size that a two-sided t-test finds in POWER of the samples, in half-widths of a typical
+    (median) interval of that level.
+
+    From the noncentral t distribution: 1.43 for many degrees of freedom at 95 %, 1.58 for two.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import chi2, nct
+
+    critical = t_quantile(freedom, level)
+    most = 4 * critical + 4
+    size = float(brentq(lambda shift: nct.sf(critical, freedom, shift) - POWER, 0.0, most))
+    return size / (critical * math.sqrt(chi2.median(freedom) / freedom))
+
+
+def trend(lengths: Sequence[int], tables: Sequence[Array], scale: Scale = LOG2) -> Trend:
+    """Trend of the mean over seeds and columns: the mean of the seeds' least-squares slopes, and
+    its 95 % interval.
+
+    From SEEDS_AS_UNITS seeds on the interval is Student's over the seeds' slopes, whatever the
+    noise within a lineage: it speaks of lineages in general. One or two seeds give slopes too few
+    for that; their interval allows for noise that is correlated along the lineage
+    (:mod:`evolve.report.serial`) and speaks of these lineages only.
+
+    Args:
+        lengths: the rows' lineage lengths, rising, >= 1 where there are enough of them for a trend.
+        tables: one [T, columns] array a seed, in points.
+        scale: what the slope is taken against, chosen before looking. LOG2: measured lengths are
+            about geometric, and gains saturate, so every doubling counts the same.
+    """
+    points, seeds, columns = len(lengths), len(tables), sum(table.shape[1] for table in tables)
+    if points < LEAST_POINTS or columns == 0:
+        return Trend(points, seeds, columns, scale.name, *[math.nan] * 5)
+    at, x = tuple(map(int, lengths)), tuple(scale.axis(length) for length in lengths)
+    curves = np.stack([table.mean(axis=1) - table[0].mean() for table in tables])
+    slopes = np.round(serial.slope(x, curves), DECIMALS)
+    mean, low, high, _ = mean_interval(slopes)
+    if seeds >= SEEDS_AS_UNITS:
+        half, found = (high - low) / 2, t_found(seeds - 1)
+    else:
+        calibrated = serial.calibration(at, x, seeds)
+        error = float(serial.slope_error(at, x, curves))
+        half, found = calibrated.critical * error, calibrated.found
+    rho = spearman(lengths, np.mean([table.mean(axis=1) for table in tables], axis=0))
+    if not half > serial.LEAST_SPREAD:  # numbers without any spread prove nothing
+        half = math.nan
+    return Trend(
+        points, seeds, columns, scale.name, rho, mean, mean - half, mean + half, half * found
+    )
+
+
+def spearman(lengths: Sequence[int], values: Sequence[float] | Array) -> float:
+    """Spearman's rank correlation; NaN where the values are constant: there is no order to speak
+    of.
+    """
+    from scipy.stats import rankdata
+
+    rounded = np.round(np.asarray(values, dtype=np.float64), DECIMALS)
+    if np.all(rounded == rounded[0]):
+        return math.nan
+    x, y = _standard(rankdata(lengths)), _standard(rankdata(rounded))
+    return float(np.clip(x @ y, -1, 1))
+
+
+def bootstrap(groups: Sequence[Array]) -> tuple[float, float, float]:
+    """(mean, low, high) of the mean over groups of each group's mean, by resampling groups, then their members.
+
+    One group (one seed): only its members are resampled. The interval is the expanded percentile interval
+    (Hesterberg 2015, "What teachers should know about the bootstrap"): with so few units the plain percentiles
+    are too narrow, so their levels are moved out to Phi(-sqrt(n / (n - 1)) t). NaN bounds from a single unit.
+    """
+    mean = float(np.mean([group.mean() for group in groups]))
+    tail = _tail(groups)
+    if math.isnan(tail):
+        return mean, math.nan, math.nan
+    sizes = tuple(len(group) for group in groups)
+    drawn = _resampled(groups, sizes)
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return mean, float(low), float(high)
+
+
+def ratio_interval(tops: Sequence[Array], bottoms: Sequence[Array]) -> tuple[float, float, float]:
+    """(ratio, low, high) of two means over the same groups and members, resampled together as :func:`bootstrap` does."""
+    ratio = float(np.mean([group.mean() for group in tops]) / np.mean([group.mean() for group in bottoms]))
+    tail, sizes = _tail(tops), tuple(len(group) for group in tops)
+    if math.isnan(tail):
+        return ratio, math.nan, math.nan
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = _resampled(tops, sizes) / _resampled(bottoms, sizes)
+    low, high = np.nanquantile(drawn, [tail, 1 - tail])
+    return ratio, float(low), float(high)
+
+
+def _tail(groups: Sequence[Array]) -> float:
+    """The level at which :func:`bootstrap` cuts its draws; NaN from a single unit."""
+    from scipy.special import ndtr
+
+    units = len(groups) if len(groups) > 1 else len(groups[0])
+    return float(ndtr(-math.sqrt(units / (units - 1)) * t_quantile(units - 1))) if units > 1 else math.nan
+
+
+def _resampled(groups: Sequence[Array], sizes: tuple[int, ...]) -> Array:
+    """Means of RESAMPLES draws of groups and, within each drawn group, of members."""
+    chosen, members = _draws(sizes)
+    padded = np.zeros((len(groups), max(sizes)))
+    for row, group in enumerate(groups):
+        padded[row, : len(group)] = group
+    counts = np.asarray(sizes)[chosen]
+    inside = np.arange(max(sizes)) < counts[..., None]
+    index = np.floor(members * counts[..., None]).astype(np.int64)
+    picked = np.where(inside, padded[chosen[..., None], index], 0.0)
+    return np.asarray((picked.sum(axis=-1) / counts).mean(axis=-1), dtype=np.float64)
+
+
+def _standard(ranks: Array) -> Array:
+    centred = ranks - ranks.mean()
+    return np.asarray(centred / np.sqrt(centred @ centred), dtype=np.float64)
+
+
+@lru_cache(maxsize=8)
+def _draws(sizes: tuple[int, ...]) -> tuple[NDArray[np.int64], Array]:
+    """Which groups [RESAMPLES, groups], and a number in [0, 1) for every member drawn from them."""
+    import torch
+
+    from evolve.core.randomness import generator
+
+    made = generator(0, "bootstrap", *sizes)
+    groups = len(sizes)
+    chosen = torch.randint(groups, (RESAMPLES, groups), generator=made)
+    members = torch.rand(RESAMPLES, groups, max(sizes), generator=made, dtype=torch.float64)
+    return chosen.numpy(), members.numpy()

@@ -1,0 +1,99 @@
+"""What a lineage's numbers support, in plain words, with the effect that would have been seen (SPEC
+8).
+
+One test decides: the interval of the slope of the paired gain over from-scratch
+(:func:`evolve.report.trends.trend`). Every other number only describes.
+"""
+
+from __future__ import annotations
+
+import math
+
+from evolve.report.curves import Summary
+from evolve.report.trends import LEAST_POINTS, SEEDS_AS_UNITS, Trend, side
+
+
+def verdict(summary: Summary) -> str:
+    """What the data support, in plain words, with the effect size that would have been seen."""
+    if len(summary.lengths) < LEAST_POINTS:
+        count = len(summary.lengths)
+        start = (
+            f"Too few generations for a trend: {count} measured, at least {LEAST_POINTS} needed."
+        )
+    elif math.isnan(summary.gain.slope):
+        start = (
+            f"Accuracy changes by {slope_words(summary.accuracy)} with lineage length. The from-scratch control was off "
+            "(controls.from_scratch), so the data cannot say whether what is inherited gets better."
+        )
+    else:
+        start = _of_gain(summary)
+    return start + _few_seeds(summary) + _diverged(summary)
+
+
+def slope_words(t: Trend) -> str:
+    """A slope with its interval: "+2.31 points per doubling of length (95 % +0.52 to +4.10)"."""
+    bounds = "no interval" if math.isnan(t.low) else f"95 % {t.low:+.2f} to {t.high:+.2f}"
+    return f"{t.slope:+.2f} {t.unit} ({bounds})"
+
+
+def _of_gain(summary: Summary) -> str:
+    gain = summary.gain
+    numbers = (
+        f"gain over from-scratch {slope_words(gain)}, accuracy {slope_words(summary.accuracy)}"
+    )
+    if gain.rises:
+        return f"The data support a rise of the gain with lineage length: {numbers}."
+    if gain.falls:
+        return f"The data support a fall of the gain with lineage length, not a rise: {numbers}."
+    return f"The data do not support a rise with lineage length: {_halfway(summary)}{numbers}.{_resolution(gain)}"
+
+
+def _halfway(summary: Summary) -> str:
+    if summary.accuracy.rises:
+        return "accuracy rises, but the gain over from-scratch of the same architectures is not shown to; "
+    return ""
+
+
+def _resolution(t: Trend) -> str:
+    if math.isnan(t.resolvable):
+        return " Without spread there is no interval, so no effect could have been resolved."
+    return (
+        f" A change of the gain of {t.resolvable:.2f} {t.unit} would have been found 8 times in 10."
+    )
+
+
+def _few_seeds(summary: Summary) -> str:
+    count = len(summary.seeds)
+    if count >= SEEDS_AS_UNITS:
+        return ""
+    start = (
+        "This is one lineage (one seed): it speaks"
+        if count == 1
+        else f"These are {count} seeds: they speak"
+    )
+    which = "this ancestor and its" if count == 1 else "these ancestors and their"
+    return f" {start} of {which} tasks alone; pool {SEEDS_AS_UNITS} seeds or more with `evolve summary`."
+
+
+def _diverged(summary: Summary) -> str:
+    if not summary.diverged:
+        return ""
+    who = "1 descendant" if summary.diverged == 1 else f"{summary.diverged} descendants"
+    return f" {who} diverged (the loss was not finite): such an accuracy is chance and stands in the means; lower descend.lr."
+
+
+def gain_sentence(summary: Summary) -> str:
+    """Inheriting against from-scratch, averaged over the lineage."""
+    effect = summary.effect("from-scratch")
+    if effect is None:
+        return (
+            "The from-scratch control was off: no gain."
+            if summary.measured
+            else "No generation has been measured yet."
+        )
+    interval = effect.interval
+    start = f"Inheriting gives {interval.mean:+.2f} points over from-scratch"
+    if math.isnan(interval.low):
+        return f"{start} (one pair: no interval)."
+    held = ("not distinguishable from", "above", "below")[side(interval.low, interval.high)]
+    return f"{start} [{interval.low:+.2f}, {interval.high:+.2f}] ({interval.n} pairs), {held} 0."

@@ -1,0 +1,1 @@
+"""A run: opened, executed, its folder, its screens, its cost; garbage; batches."""

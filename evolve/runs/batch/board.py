@@ -1,0 +1,49 @@
+"""TensorBoard of a whole batch: every case's own files, and in the batch's folder the list of axes and headline metrics of the HPARAMS page.
+
+Without that list TensorBoard takes the first case's settings for all, so an axis that only other cases have could not be filtered by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evolve.report.compare import Batch, Case
+from evolve.report.curves import LineageRecord
+from evolve.report.tensorboard import HEADLINE, SUFFIX, clear_ours, hparams, wait_until_after, writable, write_tensorboard
+
+Value = bool | int | float | str
+
+
+def write_board(batch: Batch, records: Sequence[tuple[Case, LineageRecord]], out: Path) -> None:
+    """Write every measured lineage's TensorBoard files and the batch's overview into ``out``. UserError when it cannot be written."""
+    from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb
+    from torch.utils.tensorboard import SummaryWriter
+
+    for case, record in records:
+        write_tensorboard(record, out / case.folder / "tensorboard", _labels(case))
+    with writable(out):
+        wait_until_after(clear_ours(out))
+        writer: Any = SummaryWriter(str(out), purge_step=0, filename_suffix=SUFFIX)  # type: ignore[no-untyped-call]
+        axes = [HParam(name, _domain(values)) for name, values in columns(batch, records).items()]
+        writer.file_writer.add_summary(hparams_config_pb(axes, [Metric(tag) for tag in HEADLINE]))
+        writer.close()
+
+
+def columns(batch: Batch, records: Sequence[tuple[Case, LineageRecord]]) -> dict[str, list[Value]]:
+    """What cases may be filtered by -> its values: the case, the method, every axis, the seed."""
+    axes = dict.fromkeys([*batch.axes, *(axis for case in batch.cases for axis in case.values)])
+    found = [hparams(record, _labels(case)) for case, record in records]
+    return {name: list(dict.fromkeys(one[name] for one in found if name in one)) for name in ("case", "method", *axes, "seed")}
+
+
+def _labels(case: Case) -> Mapping[str, str]:
+    return {"case": case.name, "method": case.method}
+
+
+def _domain(values: Sequence[Value]) -> Any:
+    """The values to choose from; None where there is none, or they are of several types, which TensorBoard does not take."""
+    from tensorboard.plugins.hparams.summary_v2 import Discrete
+
+    return Discrete(values) if len({type(value) for value in values}) == 1 else None

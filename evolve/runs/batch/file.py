@@ -1,0 +1,279 @@
+"""A batch file (TOML) -> cases, each a scenario with its overrides. Needs no torch.
+
+    name = "condensers"
+    scenario = "tinyimagenet-seq25"
+    seeds = [0, 1, 2]
+
+    [set]                                # for every case
+    stream.tasks = 5
+
+    [axes]                               # every combination; an axis may also be `scenario`
+    condense.method = ["meta-network", "cka", "random"]
+
+    [[zip]]                              # these move together
+    ancestor.network = ["vgg16", "resnet18"]
+    ancestor.width = [0.25, 0.125]
+
+    [[case]]                             # single cases beside the grid
+    name = "paper's set"
+    condense.method = "fixed"
+
+    [report]
+    method = "condense.method"           # what is compared; the other axes and the seed pair the cases
+    reference = "random"                 # against which
+    controls = ["from-scratch"]          # rows of their own: controls of the reference's lineages
+
+    [quick]                              # with --profile quick: seeds, set and axes in its place
+    seeds = [0]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from evolve.core import toml
+from evolve.core.errors import UserError
+from evolve.core.settings import Scenario
+from evolve.lineage import scenario
+from evolve.report.compare import CONTROLS, Batch, Case
+
+KEYS = ("name", "title", "scenario", "seeds", "set", "axes", "zip", "case", "report", "quick")
+REPORT_KEYS = ("method", "reference", "controls")
+CASE = "case"  # the method axis of a batch that lists its cases
+MOST = 10_000  # lineages; more is a slip of the pen
+
+Overrides = dict[str, Any]  # "section.key" -> value
+
+
+
+
+
+
+def shipped_folder() -> Path:
+    """Where the shipped batches lie: inside the package in a wheel, in benchmarks/ in a checkout."""
+    package = Path(__file__).resolve().parents[2]
+    inside = package / "benchmarks" / "ablations"
+    return inside if inside.is_dir() else package.parent / "benchmarks" / "ablations"
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> file of every shipped batch."""
+    return {path.stem: path for path in sorted(shipped_folder().glob("*.toml"))}
+
+
+def find(name: str) -> Path:
+    """A batch file by path, or a shipped one by name. Raises UserError where there is neither."""
+    known = shipped()
+    if name in known:
+        return known[name]
+    if Path(name).is_file():
+        return Path(name)
+    raise UserError(f"batch {name}: no such file; give the path of a TOML file or one of: {', '.join(known)}")
+
+
+def load(name: str, profile: str = "paper", overrides: Sequence[str] = (), seeds: Sequence[int] = ()) -> Batch:
+    """Read a batch; every case's scenario is resolved and checked, ``overrides`` ("section.key=value") on top of all, ``seeds`` instead of the file's.
+
+    Raises UserError naming file, key and value, or the case that cannot be.
+    """
+    path = find(name)
+    table = scenario.read_toml(path)
+    _known(table, KEYS, str(path), "")
+    quick = _table(table, "quick", str(path))
+    _known(quick, ("seeds", "set", "axes"), str(path), "quick.")
+    if profile == "quick":
+        table |= {"seeds": quick.get("seeds", table.get("seeds", [0])), "set": {**_flat_table(table, "set", path), **_flat_table(quick, "set", path)}}
+        table |= {"axes": {**_flat_table(table, "axes", path), **_flat_table(quick, "axes", path)}}
+    if seeds:
+        table["seeds"] = list(seeds)
+    return _Reader(path, table, profile, overrides).batch()
+
+
+class _Reader:
+    """One batch file's parts, checked."""
+
+    def __init__(self, path: Path, table: Mapping[str, Any], profile: str, overrides: Sequence[str]) -> None:
+        self.path, self.table, self.profile, self.overrides = path, table, profile, overrides
+        self.base = table.get("scenario")
+        if not isinstance(self.base, str):
+            raise UserError(f"{path}: scenario is missing: name a shipped scenario or a TOML file, such as scenario = \"glyphs-seq25\"")
+        self.fixed = _flat_table(table, "set", path)
+        self.axes = {axis: self._values(axis, values) for axis, values in _flat_table(table, "axes", path).items()}
+        self.zips = [self._zip(one) for one in self._list("zip")]
+        self.listed = self._list("case")
+        self._check_overrides()
+
+    def batch(self) -> Batch:
+        seeds, grid = self._seeds(), self._grid()
+        count = len(seeds) * (len(grid) + len(self.listed))
+        if count > MOST:
+            raise UserError(f"{self.path}: {count:,} lineages; at most {MOST:,} in one batch: make axes shorter")
+        if not count:
+            raise UserError(f"{self.path}: no case: give [axes], [[zip]] or [[case]] tables, and seeds")
+        axis, reference, controls = self._report()
+        varieties = [self._case(_named(values), values, axis) for values in grid] + [self._listed(dict(one), axis) for one in self.listed]
+        cases = [replace(case, seed=seed) for case in varieties for seed in seeds]
+        self._distinct(cases)
+        title = str(self.table.get("title", ""))
+        name = str(self.table.get("name", self.path.stem))
+        made = Batch(name, title, self.profile, str(self.path), axis, reference, tuple(cases), self._all_axes(), controls)
+        if reference and reference not in made.methods:
+            raise UserError(f"{self.path}: report.reference = {reference!r}: allowed are the methods {', '.join(made.methods)}")
+        return made
+
+    def _check_overrides(self) -> None:
+        """What cases differ in names their rows and folders, so it cannot be overridden for all of them."""
+        varied = {*self._all_axes(), *(key for one in self.listed for key in one if key != "name")}
+        for text in self.overrides:
+            key = text.partition("=")[0].strip()
+            if found := next((axis for axis in varied if f"{axis}.".startswith(f"{key}.") or f"{key}.".startswith(f"{axis}.")), ""):
+                raise UserError(f"--set {text}: the cases of {self.path} differ in {found}; change it there, or give a file without that axis")
+
+    def _seeds(self) -> list[int]:
+        seeds = self.table.get("seeds", [0])
+        if not isinstance(seeds, list) or not all(type(s) is int and s >= 0 for s in seeds) or not seeds or len(set(seeds)) < len(seeds):
+            raise UserError(f"{self.path}: seeds = {seeds!r}: expected a list of different whole numbers from 0, such as [0, 1, 2]")
+        return seeds
+
+    def _values(self, axis: str, values: Any) -> tuple[Any, ...]:
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{self.path}: axes.{axis} = {values!r}: expected a list of values")
+        return tuple(values)
+
+    def _list(self, key: str) -> list[Mapping[str, Any]]:
+        found = self.table.get(key, [])
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise UserError(f"{self.path}: {key}: expected tables written [[{key}]]")
+        return [flat(one) for one in found]
+
+    def _zip(self, table: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+        axes = {axis: self._values(axis, values) for axis, values in table.items()}
+        lengths = {axis: len(values) for axis, values in axes.items()}
+        if len(set(lengths.values())) > 1:
+            named = ", ".join(f"{axis} has {count}" for axis, count in lengths.items())
+            raise UserError(f"{self.path}: [[zip]]: its lists must be equally long: {named}")
+        return axes
+
+    def _all_axes(self) -> dict[str, tuple[Any, ...]]:
+        return {**self.axes, **{axis: values for one in self.zips for axis, values in one.items()}}
+
+    def _grid(self) -> list[Overrides]:
+        if not self.axes and not self.zips:
+            return []
+        rows = [[dict(zip(one, values, strict=True)) for values in zip(*one.values(), strict=True)] for one in self.zips]
+        columns = [[{axis: value} for value in values] for axis, values in self.axes.items()]
+        return [{key: value for part in parts for key, value in part.items()} for parts in product(*columns, *rows)]
+
+    def _report(self) -> tuple[str, str, tuple[str, ...]]:
+        """The method's axis, the reference, and the controls that are shown."""
+        report = _table(self.table, "report", str(self.path))
+        _known(flat(report), REPORT_KEYS, str(self.path), "report.")
+        axes = list(self._all_axes())
+        axis = report.get("method", axes[0] if axes else CASE)
+        if axis not in (*axes, CASE):
+            raise UserError(f"{self.path}: report.method = {axis!r}: allowed are the axes {', '.join(axes) or '(none)'}, or {CASE!r}")
+        controls = report.get("controls", [])
+        if not isinstance(controls, list) or any(name not in CONTROLS for name in controls):
+            raise UserError(f"{self.path}: report.controls = {controls!r}: expected a list of {', '.join(CONTROLS)}")
+        return axis, str(report.get("reference", "")), tuple(controls)
+
+    def _case(self, name: str, values: Overrides, axis: str, method: str = "") -> Case:
+        """What all seeds of a case share; the seed is put in afterwards."""
+        resolved = self._scenario({**self.fixed, **values}, name)
+        tied = next((one for one in self.zips if axis in one), {axis: ()})  # what moves with the method belongs to it
+        others = [] if axis == CASE else [other for other in self._all_axes() if other not in tied]
+        written = {"scenario": values.get("scenario", self.base)}  # two files may give themselves one name
+        pairing = tuple(f"{other}={toml.toml_value(written.get(other) or _value(resolved.settings, other))}" for other in others)
+        return Case(name, 0, method or self._method(name, values, axis, tied), pairing, values, resolved)
+
+    def _method(self, name: str, values: Overrides, axis: str, tied: Mapping[str, tuple[Any, ...]]) -> str:
+        """The axis's value; with all that moves with it, where that alone would name two methods."""
+        if axis not in values:
+            return name
+        texts = [_short(value) for value in tied[axis]]
+        return _short(values[axis]) if len(set(texts)) == len(texts) else _named({key: values[key] for key in tied})
+
+    def _listed(self, values: Overrides, axis: str) -> Case:
+        """A listed case is a method of its own."""
+        name = values.pop("name", None) or _named(values)
+        if not isinstance(name, str) or not name:
+            raise UserError(f"{self.path}: [[case]]: give it a name and settings, such as condense.method = \"fixed\"")
+        return self._case(name, values, axis, method=name)
+
+    def _scenario(self, values: Mapping[str, Any], name: str) -> Scenario:
+        base = self._beside(str(values.get("scenario", self.base)))
+        texts = [f"{key}={toml.toml_value(value)}" for key, value in values.items() if key != "scenario"]
+        try:
+            return scenario.load(base, self.profile, [*texts, *self.overrides])
+        except UserError as error:
+            raise UserError(f"{self.path}, case {name!r}: {error}") from None
+
+    def _beside(self, name: str) -> str:
+        """A scenario file is looked for beside the batch file first."""
+        beside = self.path.parent / name
+        return str(beside) if beside.suffix == ".toml" and beside.is_file() else name
+
+    def _distinct(self, cases: Sequence[Case]) -> None:
+        """Two lineages in one folder, or in one place of the table, are a slip."""
+        seen: dict[str, str] = {}
+        rows: dict[tuple[Any, ...], str] = {}
+        for case in cases:
+            row = case.method, case.pairing, case.seed
+            if case.folder in seen:
+                raise UserError(f"{self.path}: cases {seen[case.folder]!r} and {case.name!r} would share the folder {case.folder}; name them apart")
+            if row in rows:
+                raise UserError(f"{self.path}: cases {rows[row]!r} and {case.name!r} would both be the method {case.method!r}; name them apart")
+            seen[case.folder] = rows[row] = case.name
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> Overrides:
+    """Nested tables as "section.key" -> value, two levels deep: what lies below is a value of its own (a strategy's arguments)."""
+    found: Overrides = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping) and "." not in prefix:
+            found |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, Mapping):
+            found |= {f"{prefix}{key}.{inner}": one for inner, one in value.items()}
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in values.items())
+
+
+def _value(settings: Any, axis: str) -> Any:
+    """A setting of a resolved scenario by "section.key" or "section.table.key"."""
+    if axis == "scenario":
+        return settings.name
+    section, name, *below = axis.split(".")
+    found = getattr(getattr(settings, section), name)
+    return found.get(below[0], "default") if below else found
+
+
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else toml.toml_value(value)
+
+
+def _table(table: Mapping[str, Any], key: str, file: str) -> dict[str, Any]:
+    found = table.get(key, {})
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: {key} = {found!r}: expected a table [{key}]")
+    return found
+
+
+def _flat_table(table: Mapping[str, Any], key: str, path: Path) -> Overrides:
+    return flat(_table(table, key, str(path)))
+
+
+def _known(table: Mapping[str, Any], allowed: Sequence[str], file: str, prefix: str) -> None:
+    for key in table:
+        if key not in allowed:
+            raise UserError(f"{file}: unknown key {prefix}{key}; allowed here: {', '.join(allowed)}")

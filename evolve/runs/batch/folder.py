@@ -1,0 +1,103 @@
+"""What a batch's folder says about itself, batch.json: which case is which method, what pairs them, and how the batch was started.
+
+A reader needs neither the batch file nor its scenarios: every case's resolved settings stand in its own run.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evolve.core import toml
+from evolve.core.durable import write_whole
+from evolve.core.errors import UserError
+from evolve.core.settings import Scenario
+from evolve.report.compare import Batch, Case
+from evolve.report.page.section import BatchFolder
+from evolve.runs.folder import RUN_FILE, read_run, versions
+
+BATCH_FILE = "batch.json"
+FORMAT = 1
+ABOUT = ("name", "title", "profile", "origin", "method", "reference")
+
+
+
+
+def write_batch_file(batch: Batch, out: Path, command: Sequence[str]) -> Path:
+    """Write batch.json into ``out``. A folder that holds the same batch keeps the command and the versions it was started with."""
+    cases = [{**_case(case), "folder": case.folder} for case in batch.cases]
+    described: dict[str, Any] = {"format": FORMAT, **{name: getattr(batch, name) for name in ABOUT}}
+    described |= {"axes": batch.axes, "controls": batch.controls, "cases": cases, "text": _text(batch)}
+    described = json.loads(json.dumps(described))
+    started = {"command": list(command), "versions": versions()}
+    if (out / BATCH_FILE).exists():
+        known = _read(out)
+        if all(known.get(name) == value for name, value in described.items()):
+            started = {name: known[name] for name in started}
+    return write_whole(out / BATCH_FILE, (json.dumps(described | started, indent=1) + "\n").encode(), "batch folder")
+
+
+def check_folder(batch: Batch, out: Path) -> None:
+    """Whether ``out`` may be this batch's folder. UserError for a run's, somebody else's, or a batch's whose lineages would drop out of its tables."""
+    if (out / RUN_FILE).exists():
+        raise UserError(f"--out {out}: is the folder of a run; give a batch a folder of its own with --out")
+    mine = {case.folder for case in batch.cases}
+    if is_batch(out):
+        known = [str(one.get("folder")) for one in _read(out).get("cases", ()) if isinstance(one, Mapping)]
+        if lost := [folder for folder in known if folder not in mine]:
+            what = f"{len(lost)} lineages that this command leaves out ({lost[0]}{', ...' if len(lost) > 1 else ''})"
+            raise UserError(f"--out {out}: holds a batch of {what}; give another folder with --out (what is computed already is taken from the store)")
+        return
+    if other := [path.name for path in out.iterdir() if not path.name.startswith(".") and path.name not in mine]:
+        raise UserError(f"--out {out}: not empty and not a batch of evolve (holds {other[0]}); give a new folder with --out")
+
+
+def read_batch_file(folder: Path) -> BatchFolder:
+    """The inverse. Raises UserError where batch.json is damaged, or a case's folder is not there."""
+    found = _read(folder)
+    try:
+        cases = tuple(_read_case(folder, one) for one in found["cases"])
+        axes = {axis: tuple(values) for axis, values in found["axes"].items()}
+        batch = Batch(**{name: str(found[name]) for name in ABOUT}, cases=cases, axes=axes, controls=tuple(found["controls"]))
+        return BatchFolder(batch, tuple(map(str, found["command"])), dict(found["versions"]), str(found["text"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(folder, error) from None
+
+
+def is_batch(folder: Path) -> bool:
+    """Whether ``folder`` is a batch's."""
+    return (folder / BATCH_FILE).is_file()
+
+
+def _case(case: Case) -> dict[str, Any]:
+    return {name: value for name, value in asdict(case).items() if name != "scenario"}
+
+
+def _read_case(folder: Path, one: Mapping[str, Any]) -> Case:
+    run = folder / one["folder"]
+    facts = read_run(run)
+    resolved = Scenario(toml.from_dict(facts["settings"], str(run / "run.json")), facts["profile"], str(run / "run.json"))
+    return Case(str(one["name"]), int(one["seed"]), str(one["method"]), tuple(one["pairing"]), dict(one["values"]), resolved)
+
+
+def _text(batch: Batch) -> str:
+    path = Path(batch.origin)
+    return path.read_text(encoding="utf-8-sig") if path.is_file() else ""
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / BATCH_FILE).read_text(encoding="utf-8"))
+        if found["format"] != FORMAT:
+            raise ValueError(f"format {found['format']!r}, this evolve reads {FORMAT}")
+        return dict(found)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, error) from None
+
+
+def _damaged(folder: Path, error: Exception) -> UserError:
+    reason = f"{error} is missing" if isinstance(error, KeyError) else error
+    return UserError(f"{folder / BATCH_FILE}: damaged or not written by evolve ({reason}); remove it and repeat the `evolve batch` command")

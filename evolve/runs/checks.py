@@ -1,0 +1,32 @@
+"""Checks that images, tasks and settings fit, before anything is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evolve.core.errors import UserError
+from evolve.lineage.world import World
+
+
+def check_rooms(world: World, resident: Any, origin: str) -> None:
+    """Let every room refuse, before anything is computed, settings that its images or its strategy do not allow."""
+    from evolve.ancestor.accumulate import check_strategy
+    from evolve.condensers.batches import draw_images
+    from evolve.core.fewshot_settings import READ
+    from evolve.data.streams import stream_tasks
+    from evolve.descendants.descendants import downstream_tasks
+    from evolve.descendants.fewshot.episodes import Episodes
+
+    s = world.settings
+    try:
+        check_strategy(s.ancestor)
+        stream_tasks(s.stream, world.ancestor_classes, resident, world.seed, 1)
+        images = [resident.indices(i, test=False) for i in world.condense_classes]
+        draw_images(images, [resident.own_id(i) for i in world.condense_classes], s.condense.images_per_class, world.seed)
+        downstream_tasks(s.descend, world.descend_classes, resident, world.seed)
+        if s.condense.method == "trial":
+            downstream_tasks(s.descend, world.condense_classes, resident, world.seed, "condensing")
+        if any("episodes" in READ[name] for name in s.fewshot.learners):
+            Episodes(resident, world.ancestor_classes, s.descend.classes_per_task, s.fewshot, world.seed, s.stream.images_per_class).check()
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None

@@ -1,0 +1,164 @@
+"""A run's folder: what it holds, whose it is, where its store lies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import click
+from filelock import FileLock, Timeout
+
+from evolve.core import toml
+from evolve.core.durable import user_cache
+from evolve.core.errors import UserError
+from evolve.core.settings import Scenario
+from evolve.core.version import __version__
+
+RUN_FILE = "run.json"
+FACTS: dict[str, Any] = {
+    "scenario": str,
+    "profile": str,
+    "seed": int,
+    "settings": dict,
+    "fingerprint": str,
+    "classes": dict,
+    "store": str,
+    "data_dir": (str, type(None)),
+    "versions": dict,
+    "reference": bool,
+    "checkpoint": str,
+}
+OURS = (RUN_FILE, "scenario.toml", "tensorboard", "damaged-run.json")
+
+
+def default_out(chosen: Scenario, seed: int, reference: bool = False) -> Path:
+    """runs/<scenario>-<profile>-seed<n>; overrides add a short hash, so that two ablations do not meet in one folder."""
+    name = f"{chosen.settings.name}-{chosen.profile}-seed{seed}{'-reference' if reference else ''}"
+    if chosen.overrides:
+        name += "-" + hashlib.sha256("\n".join(sorted(chosen.overrides)).encode()).hexdigest()[:6]
+    return Path("runs") / name
+
+
+def default_store(out: Path) -> Path:
+    """$EVOLVE_STORE (a folder, or an address), else "store" beside the run's folder, so that the runs of one folder share their stages."""
+    given = os.environ.get("EVOLVE_STORE")
+    return StorePlace().convert(given, None, None).expanduser() if given else out.resolve().parent / "store"
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """A run folder's run.json. Raises UserError where there is none or it is damaged."""
+    file = folder / RUN_FILE
+    try:
+        found = {"reference": False, "checkpoint": ""} | json.loads(file.read_text(encoding="utf-8"))  # older ones do not know them
+        for name, kind in FACTS.items():
+            if not isinstance(found[name], kind):
+                raise ValueError(f"{name} is {found[name]!r}")
+        if {role: type(ids) for role, ids in found["classes"].items()} != dict.fromkeys(("ancestor", "condense", "descend"), list):
+            raise ValueError("classes are not those of three roles")
+        return {name: found[name] for name in FACTS}
+    except FileNotFoundError:
+        made = "runs/glyphs-seq25-quick-seed0"
+        raise UserError(f"{folder}: not a run folder (no {RUN_FILE}); give a folder that `evolve run` made, such as {made}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: damaged or not written by evolve ({error}); repeat the original `evolve run` command") from None
+
+
+def find_store(folder: Path, recorded: str, given: Path | None) -> Path:
+    """The store of a run: the one given, the one it recorded, or (both moved together) the one beside it.
+
+    Raises UserError when none of them is there: computing everything anew elsewhere would hide what exists.
+    """
+    places = [given] if given else [Path(recorded), folder.resolve().parent / "store"]
+    for place in places:
+        if (place / "store.json").is_file():
+            return place
+    raise UserError(f"{folder}: its store {places[0]} is not there; say where it is with --store")
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Hold the run folder, so that two processes do not write one run's pictures at once."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{out}: another process is running this run; wait for it, stop it, or give another --out") from None
+    except (OSError, NotImplementedError) as error:
+        raise UserError(f"--out {out}: cannot write there ({getattr(error, 'strerror', None) or error}); give another folder with --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        if not (out / RUN_FILE).exists():  # refused before it began: leave no empty folder behind
+            (out / ".lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                out.rmdir()
+
+
+def again_command(folder: Path, facts: Mapping[str, Any]) -> str:
+    """The command that computes a run again from its resolved settings, into its own folder and store, whatever it was started by.
+
+    ``facts``: as its run.json holds them.
+    """
+    words = ["evolve", "run", "--scenario", str(folder / "scenario.toml"), "--profile", facts["profile"], "--seed", str(facts["seed"])]
+    words += ["--data", facts["data_dir"]] if facts["data_dir"] else []
+    words += ["--reference"] if facts["reference"] else []
+    return shlex.join([*words, "--out", str(folder), "--store", facts["store"]])
+
+
+def _known_run(out: Path) -> dict[str, Any] | None:
+    """The run that this folder holds, if any; a damaged run.json is put aside. UserError for a folder of somebody else's."""
+    if (out / RUN_FILE).exists():
+        try:
+            return read_run(out)
+        except UserError:
+            os.replace(out / RUN_FILE, out / "damaged-run.json")
+            return None
+    other = [p.name for p in out.iterdir() if not p.name.startswith(".") and p.name not in OURS]
+    if other:
+        raise UserError(f"--out {out}: not empty and not a run of evolve (holds {other[0]}); give a new folder with --out")
+    return None
+
+
+def _check_same(out: Path, known: dict[str, Any], facts: dict[str, Any]) -> None:
+    settings = toml.to_dict(toml.from_dict(known["settings"], str(out / RUN_FILE)))  # an older version's lack what is new
+    changed = [name for name, value in facts.items() if (settings if name == "settings" else known[name]) != value]
+    if changed in (["fingerprint"], ["fingerprint", "classes"]):
+        raise UserError(f"{out}: the images are not those this run began with; give the same ones with --data, or a new folder with --out")
+    if changed:
+        raise UserError(f"--out {out}: holds another run (its {', '.join(changed)} differ); give another folder with --out")
+
+
+def versions() -> dict[str, str]:
+    """The versions a reader needs to reproduce a run."""
+    from importlib.metadata import version
+
+    found = {name: version(name) for name in ("torch", "torchvision", "avalanche-lib", "numpy", "scipy")}
+    return {"evolve": __version__, "python": ".".join(map(str, sys.version_info[:3])), **found}
+
+
+class StorePlace(click.ParamType):
+    """A store's folder, or an address (s3://bucket/prefix): then a folder under $XDG_CACHE_HOME that is mirrored there."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The folder. StoreError for an address that cannot be reached."""
+        if isinstance(value, Path) or "://" not in value:
+            return Path(value)
+        from evolve.engine.store import Store
+
+        folder = user_cache() / "stores" / f"{re.sub(r'[^a-z0-9]+', '-', value.lower())}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+        store = Store(folder)
+        if store.mirror is None:
+            store.mirror_at(value)
+        return folder

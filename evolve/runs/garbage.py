@@ -1,0 +1,241 @@
+"""What lies in a store, which run refers to what of it, and what nobody refers to. Removes only that, and only under the store's gate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from evolve.core.durable import from_json
+from evolve.core.errors import UserError
+from evolve.core.settings import descend_source
+from evolve.engine.stage import Stage
+from evolve.engine.store import Held, Store
+from evolve.lineage.lineage import lineage
+from evolve.lineage.world import World, world_of
+from evolve.runs.folder import RUN_FILE, read_run
+from evolve.runs.referrers import Card, cards
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that refers to the store."""
+
+    folder: Path
+    world: World
+    note: str = ""
+
+
+@dataclass
+class Census:
+    """The runs that are known. ``problems``: one line each of those that cannot be read, so that nobody knows what they refer to."""
+
+    runs: list[Run] = field(default_factory=list)
+    vanished: list[Card] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, run: Run) -> None:
+        """Unless it is there already."""
+        if not any(run.folder == other.folder and run.world == other.world for other in self.runs):
+            self.runs.append(run)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing in the store. ``key``: of its stage, "" for what belongs to none."""
+
+    kind: str  # a result's kind of stage, or "checkpoints", "damaged", "logs", "images"
+    path: Path
+    size: int  # bytes
+    key: str = ""
+
+
+def census(store: Store, given: Iterable[Path] = (), forget: Sequence[str] = ()) -> Census:
+    """The runs that registered, that lie beside the store (or up to two folders deeper: batches, a folder of runs), or in the ``given`` folders.
+
+    A run on another machine whose folder cannot be seen from here counts, unless that machine is to be forgotten. UserError for a given
+    folder without runs.
+    """
+    found = Census()
+    for folder in dict.fromkeys((*_run_folders(store.root.parent, store), *_named(given))):
+        with _noting(found):
+            found.add(Run(folder, world_of(read_run(folder), str(folder / RUN_FILE))))
+    with _noting(found):
+        for card in cards(store):
+            with _noting(found):
+                _judge(card, found, forget)
+    return found
+
+
+@contextmanager
+def _noting(found: Census) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        found.problems.append(str(error))
+
+
+def _run_folders(place: Path, store: Store | None = None) -> Iterator[Path]:
+    """The run folders at or below a place, of a batch too; with ``store`` only those that do not name another store, which is there."""
+    for pattern in (".", "*", "*/*", "*/*/*"):
+        for file in sorted(place.glob(f"{pattern}/{RUN_FILE}")):
+            folder = file.parent.resolve()
+            if store is None or not _names_another(folder, store):
+                yield folder
+
+
+def _names_another(folder: Path, store: Store) -> bool:
+    try:
+        recorded = Path(read_run(folder)["store"])
+    except UserError:
+        return False  # it will be among the problems
+    return recorded.resolve() != store.root.resolve() and (recorded / "store.json").is_file()
+
+
+def _named(given: Iterable[Path]) -> Iterator[Path]:
+    for place in given:
+        folders = list(_run_folders(place))
+        if not folders:
+            raise UserError(f"--runs {place}: holds no run (no {RUN_FILE} in it or up to two folders below); give a run's or a batch's folder")
+        yield from folders
+
+
+def _judge(card: Card, found: Census, forget: Sequence[str]) -> None:
+    """Whether a card counts: its folder holds that run, or may soon, or cannot be seen from here."""
+    origin = f"{card.folder}: {card.file}"
+    held = read_run(card.folder) if (card.folder / RUN_FILE).is_file() else None
+    far = not card.ours and card.host not in forget
+    if not (held or card.young or far):
+        found.vanished.append(card)
+        return
+    world = world_of(card.facts, origin)
+    if held and world_of(held, origin) == world:
+        found.add(Run(card.folder, world))
+    elif card.young:
+        found.add(Run(card.folder, world, "opened within the last hour"))
+    elif far:
+        found.add(Run(card.folder, world, f"on {card.host}, cannot be seen from here"))
+    else:
+        found.vanished.append(card)  # another run lies in its folder now
+
+
+def references(store: Store, runs: Iterable[Run]) -> dict[Path, dict[str, Stage]]:
+    """Run folder -> key -> stage, of all stages that its run has or will have, as far as they can be named now."""
+
+    def peek(key: str) -> Mapping[str, Any] | None:
+        if key not in records:
+            found = store.get(key)
+            records[key] = found.record if found else None
+        return records[key]
+
+    records: dict[str, Mapping[str, Any] | None] = {}
+    named: dict[Path, dict[str, Stage]] = {}
+    for run in runs:
+        named.setdefault(run.folder, {}).update({stage.key: stage for stage in lineage(run.world, peek)})
+    return named
+
+
+def contents(store: Store) -> Iterator[Item]:
+    """All that lies in the store, but for its locks, the registrations and what processes are writing now."""
+    root = store.root
+    for path in _entries(root / "results", "*/*/*"):
+        yield Item(path.parent.parent.name, path, size_of(path), path.name)
+    for path in _entries(root / "partial", "*"):
+        yield Item("checkpoints", path, size_of(path), path.name)
+    for path in _entries(root / "damaged", "*"):
+        yield Item("damaged", path, size_of(path))
+    for path in _entries(root / "logs", "*.log"):
+        yield Item("logs", path, size_of(path), path.stem)
+    for path in _entries(root / "images", "*"):
+        if path.is_dir():
+            yield Item("images", path, size_of(path))
+
+
+def _entries(folder: Path, pattern: str) -> list[Path]:
+    return sorted(folder.glob(pattern))
+
+
+def size_of(path: Path) -> int:
+    """Bytes in a file, or in all files of a folder; what vanishes meanwhile counts nothing."""
+    total = 0
+    for file in [path] if path.is_file() else [Path(place, name) for place, _, names in os.walk(path) for name in names]:
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size
+    return total
+
+
+def garbage(store: Store, known: Census, everything: bool = False) -> list[Item]:
+    """What no run refers to. Imported ancestors and what was condensed from them stay, unless ``everything``; so do the images (by source
+    and size) that a run's settings name.
+
+    Raises UserError where a run cannot be read, or none is known at all: then nobody knows.
+    """
+    for problem in known.problems:
+        raise UserError(f"{problem} (until then nobody knows which results that run refers to, so nothing was removed)")
+    items = list(contents(store))
+    if not known.runs and any(item.key for item in items):
+        raise UserError(f"{store.root}: no run is known that refers to this store; name the runs' folders with --runs, or, if there are none, remove the folder")
+    referred = {key for stages in references(store, known.runs).values() for key in stages}
+    sources = {f"{source}-{run.world.settings.data.size}-" for run in known.runs for source in _sources(run.world)}
+
+    def kept(item: Item) -> bool:
+        if item.kind == "images":
+            return item.path.name.lstrip(".").startswith(tuple(sources))
+        return item.key in referred or (not everything and _of_import(store, item))
+
+    return [item for item in items if not kept(item)]
+
+
+def _sources(world: World) -> set[str]:
+    data = world.settings.data
+    return {data.source, descend_source(data)}
+
+
+def _of_import(store: Store, item: Item) -> bool:
+    """Whether this result is an imported ancestor, or condensed from one."""
+    if item.kind != "condense":
+        return item.kind == "import"
+    try:
+        ancestor = from_json((item.path / "manifest.json").read_bytes())["recipe"]["inputs"]["ancestor"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return (store.root / "results" / "import" / ancestor[:2] / ancestor).is_dir()
+
+
+def remove(store: Store, shown: Sequence[Item], given: Iterable[Path] = (), everything: bool = False, forget: Sequence[str] = ()) -> list[Item]:
+    """Remove those of ``shown`` that are garbage still, and are not being computed now; returns them.
+
+    Under the gate: a run that opened the store since they were shown has registered and is asked, one that opens it now waits, then finds
+    them gone and computes them.
+    """
+    removed = []
+    with store.bin() as discard, store.gate():
+        known = census(store, given, forget)
+        still = {item.path for item in garbage(store, known, everything)}
+        for item in shown:
+            with suppress(Held, Timeout):
+                if item.path in still:
+                    with _unheld(store, item):
+                        discard(item.path)
+                    removed.append(item)
+        for card in known.vanished:
+            discard(card.file)
+    return removed
+
+
+@contextmanager
+def _unheld(store: Store, item: Item) -> Iterator[None]:
+    """Keep others from computing the stage, or decoding the images; raises Held or Timeout where they do."""
+    if item.kind == "images":
+        with FileLock(item.path.with_name(item.path.name.removeprefix(".").removesuffix(".part") + ".lock"), blocking=False):
+            yield
+    elif item.key:
+        with store.unheld(item.key):
+            yield
+    else:
+        yield

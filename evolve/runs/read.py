@@ -1,0 +1,90 @@
+"""Reads a run's folder and what its store holds, for the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evolve.core.durable import canonical
+from evolve.core.errors import UserError
+from evolve.engine.store import Store
+from evolve.lineage.world import world_of
+from evolve.report.compare import Case
+from evolve.report.page.section import Line, Section, Spent
+from evolve.runs.batch.folder import BATCH_FILE, is_batch, read_batch_file
+from evolve.runs.folder import RUN_FILE, read_run
+from evolve.runs.opened import Opened, order_from_run
+
+
+@dataclass
+class Reader:
+    """Reads folders; every result of a store is read once, however many lineages share it."""
+
+    store: Path | None = None
+    stores: dict[Path, Store] = field(default_factory=dict)
+    records: dict[Path, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    made_by: dict[str, str] = field(default_factory=dict)
+    spent: dict[str, Spent] = field(default_factory=dict)
+
+    def sections(self, folders: Sequence[Path]) -> list[Section]:
+        """One section a batch, in the order given, then one for each set of runs that can be pooled. Raises UserError for other folders."""
+        found, runs = [], []
+        for folder in dict.fromkeys(folders):
+            if is_batch(folder):
+                found.append(self._batch(folder))
+            elif (folder / RUN_FILE).is_file():
+                runs.append(folder)
+            else:
+                raise UserError(
+                    f"{folder}: neither a run's folder ({RUN_FILE}) nor a batch's ({BATCH_FILE}); give one that `evolve run` or `evolve batch` "
+                    "made (an older batch: repeat its command, which computes nothing again)"
+                )
+        return found + self._runs(runs)
+
+    def _batch(self, folder: Path) -> Section:
+        held = read_batch_file(folder)
+        lines = tuple(self._line(folder / case.folder, case) for case in held.batch.cases)
+        return Section(held.batch.title or held.batch.name, lines, held)
+
+    def _runs(self, folders: Sequence[Path]) -> list[Section]:
+        groups: dict[str, list[Line]] = {}
+        for folder in folders:
+            line = self._line(folder)
+            record = line.record
+            groups.setdefault(canonical([record.scenario, record.profile, record.tasks, record.settings]), []).append(line)
+        return [
+            Section(f"{lines[0].record.scenario} ({lines[0].record.profile})", tuple(sorted(lines, key=lambda one: one.case.seed)))
+            for lines in groups.values()
+        ]
+
+    def _line(self, folder: Path, case: Case | None = None) -> Line:
+        from evolve.runs.execute import run_record
+
+        opened = self._opened(folder)
+        facts = read_run(folder) | {"command": json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("command", [])}
+        record = run_record(opened)
+        case = case or Case(record.scenario, record.seed, record.scenario, (), {}, opened.order.scenario)
+        return Line(case, folder, record, self._took(opened), facts)
+
+    def _opened(self, folder: Path) -> Opened:
+        """The run with its store, without its images."""
+        order = order_from_run(folder, None, self.store, "auto", 0)
+        world = world_of(read_run(folder), str(folder / RUN_FILE))
+        root = order.store.resolve()
+        if root not in self.stores:
+            self.stores[root] = Store(root)
+        return Opened(order, world, self.stores[root], {}, self.records.setdefault(root, {}), self.made_by)
+
+    def _took(self, opened: Opened) -> dict[str, Spent]:
+        """What the lineage's finished stages took."""
+        wanted = {stage.key: stage.kind for stage in opened.stages() if opened.peek(stage.key) is not None}
+        for key, kind in wanted.items():
+            if key not in self.spent and (result := opened.store.get(key)) is not None:
+                made = result.manifest["provenance"]
+                took = made.get("spent", {})
+                maker = f"evolve {made.get('evolve')}, torch {made.get('torch')} on {made.get('device')}"
+                self.spent[key] = Spent(kind, took.get("seconds"), took.get("cpu_seconds"), took.get("resumed", False), maker)
+        return {key: self.spent[key] for key in wanted if key in self.spent}

@@ -1,0 +1,71 @@
+"""Which runs refer to a store: every run that opens one leaves a card in ``runs/``, so that nothing it needs is taken for garbage.
+
+A card says all that the names of the run's stages follow from, so it counts before its folder holds anything, and on another machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evolve.core.durable import canonical, to_json, write_whole
+from evolve.core.errors import UserError
+from evolve.engine.store import Store
+from evolve.lineage.world import World, facts
+
+GRACE = 3600.0  # seconds that a card counts although its folder holds no run yet: it is about to
+
+
+@dataclass(frozen=True)
+class Card:
+    """One registration. ``facts`` is what :func:`world_of` reads."""
+
+    file: Path
+    folder: Path
+    host: str
+    time: float  # seconds since 1970, by the clock of ``host``
+    begun: bool  # whether its folder has held the run
+    facts: dict[str, Any]
+
+    @property
+    def young(self) -> bool:
+        """Whether the run may not have written its folder yet. A clock ahead of ours counts as young."""
+        return not self.begun and time.time() - self.time < GRACE
+
+    @property
+    def ours(self) -> bool:
+        """Whether this machine wrote it, and so can tell whether its folder is gone."""
+        return self.host == socket.gethostname()
+
+
+def register(store: Store, folder: Path, world: World, begun: bool = False) -> None:
+    """Say that the run in ``folder`` refers to this store; before it reads any result, and again, ``begun``, once the folder holds it.
+
+    StoreError or UserError where that cannot be written: a run that nobody knows of could lose its results.
+    """
+    who = {"folder": str(folder.resolve()), "host": socket.gethostname(), "run": facts(world)}
+    name = hashlib.sha256(canonical(who).encode()).hexdigest()[:20]
+    with store.gate():
+        write_whole(store.root / "runs" / f"{name}.json", to_json(who | {"time": time.time(), "begun": begun}), "store")
+
+
+def cards(store: Store) -> Iterator[Card]:
+    """Every registration. UserError for one that cannot be read: what it refers to is then unknown."""
+    for file in sorted((store.root / "runs").glob("*.json")):
+        with suppress(FileNotFoundError):
+            try:
+                found = json.loads(file.read_bytes())
+                yield Card(file, Path(found["folder"]), found["host"], float(found["time"]), bool(found["begun"]), found["run"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"store: {file}: damaged ({error}): remove it, and `evolve resume` the run that it named, if there is one") from None
+
+
+
+

@@ -1,0 +1,121 @@
+"""What the user sees of a batch: its plan, a line for every finished stage, a bar in a terminal, the table at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from evolve.engine.engine import Event, Notice, StageDone, StageFailed, StageStarted
+from evolve.report.compare import Batch, Row
+from evolve.report.compare_tables import TITLES, cells, note, power_words, reference_of
+from evolve.runs.batch.opened import OpenBatch
+from evolve.runs.estimate import cost
+from evolve.runs.opened import worker_places
+
+
+class BatchScreen:
+    """Use as a context manager; ``event`` takes the engine's."""
+
+    def __init__(self, opened: OpenBatch) -> None:
+        self.console = Console(highlight=False)
+        self.opened, self.begun = opened, time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.task = self.progress.add_task("stages", total=None)
+        self.done = 0
+
+    def __enter__(self) -> BatchScreen:
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def notice(self, text: str) -> None:
+        """A line of its own."""
+        self.console.print(text, style="dim", markup=False, soft_wrap=True)
+
+    def event(self, event: Any) -> None:
+        """One event of the engine."""
+        self._show(event)
+        self.progress.update(self.task, total=self.opened.count, completed=self.done)
+
+    def _show(self, event: Event) -> None:
+        if isinstance(event, StageDone):
+            self.done += 1
+            if not event.from_store:
+                self.console.print(f"{self._clock()}  {event.stage.label}  {event.seconds:.1f} s", markup=False, soft_wrap=True)
+        elif isinstance(event, StageFailed):
+            self.console.print(f"{self._clock()}  {event.stage.label} FAILED: {event.text}", style="red", markup=False, soft_wrap=True)
+        elif isinstance(event, StageStarted):
+            self.progress.update(self.task, description=event.stage.label)
+        elif isinstance(event, Notice):
+            self.notice(event.text)
+
+    def _clock(self) -> str:
+        spent = int(time.monotonic() - self.begun)
+        return f"{spent // 3600}:{spent // 60 % 60:02}:{spent % 60:02}"
+
+
+def print_plan(opened: OpenBatch) -> None:
+    """Cases, distinct stages, what the store has, what sharing saves, and the time left by the cost formula."""
+    batch, console = opened.order.batch, Console(highlight=False)
+    owners = opened.owners()
+    weights = _weights(opened)
+    stages = opened.stages()
+    first = opened.lineages[0]
+    missing = [s for s in stages if not first.store.has(s.key)]
+    console.print(f"{batch.name} ({batch.profile}): {len(batch.cases)} lineages", markup=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for title in ("stage", "asked for", "distinct", "in the store", "left", "left takes"):
+        table.add_column(title, justify="left" if title == "stage" else "right")
+    for kind in dict.fromkeys(s.kind for s in stages):
+        mine = [s for s in stages if s.kind == kind]
+        left = [s for s in missing if s.kind == kind]
+        asked = sum(len(owners[s.key]) for s in mine)
+        table.add_row(kind, str(asked), str(len(mine)), str(len(mine) - len(left)), str(len(left)), cost.human(sum(weights[s.key] for s in left)))
+    console.print(table)
+    alone = sum(weights[s.key] * len(owners[s.key]) for s in stages)
+    shared = sum(weights[s.key] for s in stages)
+    workers = len(worker_places(first.order, opened.lineages))
+    if alone > 0:
+        console.print(f"sharing saves {1 - shared / alone:.0%} of the work of running every lineage by itself")
+    rest = sum(weights[s.key] for s in missing)
+    console.print(f"left: about {cost.human(rest / workers)} with {workers} workers (rough; `evolve plan SCENARIO` times this machine)")
+    waiting = sum(case.scenario.settings.controls.from_scratch for case in batch.cases)
+    if waiting and missing:
+        console.print("not counted: from-scratch controls whose architecture the condensers have yet to choose", style="dim")
+
+
+def _weights(opened: OpenBatch) -> Mapping[str, float]:
+    found: dict[str, float] = {}
+    for one in opened.lineages:
+        for stage in one.stages():
+            found.setdefault(stage.key, cost.seconds(one.world.settings, stage.kind, stage.recipe))
+    return found
+
+
+def print_tables(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> None:
+    """The comparison, metric by metric; a file or pipe gets lines as long as they are."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 1000
+    for metric, rows in tables.items():
+        if not rows:
+            continue
+        table = Table(box=None, pad_edge=False, collapse_padding=True)
+        for title in (batch.method, TITLES[metric], f"minus {reference_of(batch, rows)}", "p (Holm)", "lineages"):
+            table.add_column(title, justify="left" if title == batch.method else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(row.method, *cells(row), style="bold" if row.best else "")
+        console.print(table)
+        if power := power_words(metric, rows):
+            console.print(power, style="dim", markup=False, soft_wrap=True)
+        console.print()
+    console.print(note(batch, tables), style="dim", markup=False, soft_wrap=True)

@@ -1,0 +1,134 @@
+"""What the user sees while a lineage runs: a live screen in a terminal, plain lines anywhere else.
+
+It only looks on: nothing here can change a number, and a terminal that is too small or cannot show a character
+must not end a run. rich is imported late, inside.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import IO, Any
+
+from evolve.core.errors import CONTROL_CHARACTERS, printable
+from evolve.report.curves import Generation
+from evolve.runs.screens.rows import Eta, _Running, duration, row
+
+NARROWEST = 64  # columns below which plain lines tell more than a cut table
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+class Display:
+    """Shows a running lineage. Use as a context manager, or ``start`` and ``close``; methods may come from any thread."""
+
+    def __init__(
+        self, scenario: str, profile: str, seed: int | str, folder: object, stream: IO[str] | None = None, live: bool | None = None
+    ) -> None:
+        self.scenario, self.profile, self.seed, self.folder = scenario, profile, seed, str(folder)
+        self.eta = Eta()
+        self.running: dict[str, _Running] = {}
+        self.rows: dict[int, tuple[str, ...]] = {}
+        self.total = 0
+        self._stream: IO[str] | None = stream if stream is not None else sys.stdout  # None: started without one (>&-)
+        self._screen: Any = None
+        self._live = _can_be_live(self._stream) if live is None else live
+
+    def __enter__(self) -> Display:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def start(self) -> None:
+        if self._live and self._stream is not None:
+            from evolve.runs.screens.screen import Screen
+
+            self._screen = Screen(self, self._stream)
+            self._screen.start()
+        else:
+            self._line(self.title())
+
+    def title(self) -> str:
+        return f"{self.scenario} ({self.profile}), seed {self.seed}, in {self.folder}"
+
+    def stage_started(self, label: str) -> None:
+        self.running[label] = _Running(time.monotonic())
+
+    def stage_progress(self, label: str, fraction: float, text: str = "") -> None:
+        stage = self.running.setdefault(label, _Running(time.monotonic()))
+        stage.fraction, stage.text = min(1.0, max(0.0, fraction)), text
+
+    def stage_done(self, label: str, seconds: float = 0.0, from_store: bool = False) -> None:
+        self.running.pop(label, None)
+
+    def notice(self, text: str) -> None:
+        """A line that stays."""
+        clean = CONTROL_CHARACTERS.sub(" ", text)
+        if self._screen is not None:
+            self._screen.print(clean)
+        else:
+            self._line(clean)
+
+    def generation(self, generation: Generation, total: int) -> None:
+        """One more point of the curve, of ``total``; the same lineage length again replaces the row."""
+        self.total = total
+        self.rows[generation.lineage] = cells = row(generation)
+        if self._screen is None:
+            length, layers, margin, ancestor, descendants, gain = cells
+            text = f"lineage {length}/{total}: layers {layers}, margin {margin}, ancestor {ancestor} %, descendants {descendants} %"
+            self._line(f"{text}, gain over from-scratch {gain} points{self._left()}")
+
+    def set_eta(self, done_weight: float, total_weight: float) -> None:
+        """Work done and in all, in any unit that is proportional to time."""
+        self.eta.set(done_weight, total_weight)
+
+    def close(self) -> None:
+        """Leave the whole table on the screen and give the terminal back; safe to call twice."""
+        if self._screen is not None:
+            screen, self._screen = self._screen, None
+            screen.close()
+
+    def _left(self) -> str:
+        left = self.eta.left()
+        return "" if left is None or left == 0 else f" (about {duration(left)} left)"
+
+    def _line(self, text: str) -> None:
+        if self._stream is None:
+            return
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        safe = printable(text)
+        try:
+            safe.encode(encoding)
+        except UnicodeEncodeError:
+            safe = safe.replace("±", "+-").replace("…", "...").encode(encoding, "replace").decode(encoding)
+        try:
+            print(safe, file=self._stream, flush=True)
+        except (OSError, ValueError):  # the reader went away or the disk is full: the lineage goes on without words
+            self._stream = None
+
+
+def _can_be_live(stream: IO[str] | None) -> bool:
+    """A terminal that can move its cursor, show the characters we draw with, and is wide enough for the table."""
+    from rich.console import Console
+
+    if stream is None:
+        return False
+
+    console = Console(file=stream)
+    utf = (getattr(stream, "encoding", None) or "").lower().replace("-", "") in ("utf8", "utf16")
+    return bool(stream.isatty()) and console.is_terminal and not console.is_dumb_terminal and utf and console.width >= NARROWEST

@@ -1,0 +1,97 @@
+"""The live terminal screen that :mod:`evolve.runs.screens.display` shows; rich draws it four times a second in its own thread."""
+
+from __future__ import annotations
+
+import time
+from typing import IO, TYPE_CHECKING
+
+from rich.console import Console, Group, JustifyMethod, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from evolve.runs.screens.rows import HEADINGS, duration
+
+if TYPE_CHECKING:
+    from evolve.runs.screens.display import Display
+
+FRAME = 6  # lines that are not stages or rows: title, folder, overall bar, blank, headings, rule
+LEAST_ROWS = 2
+
+
+class Screen:
+    """Draws a Display's state; holds none of its own."""
+
+    def __init__(self, display: Display, stream: IO[str]) -> None:
+        self.display = display
+        self.console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self._live = Live(console=self.console, get_renderable=self.draw, refresh_per_second=4, transient=True, redirect_stdout=False)
+
+    def start(self) -> None:
+        self._live.start()
+
+    def close(self) -> None:
+        """Take the moving part away and leave the whole table."""
+        self._live.stop()
+        self.console.print(self._title())
+        if self.display.rows:
+            self.console.print(self.table(len(self.display.rows)))
+
+    def print(self, text: str) -> None:
+        self._live.console.print(Text(text, style="yellow"))
+
+    def draw(self) -> RenderableType:
+        """Everything, cut to the terminal's height: the last rows and the first stages win."""
+        height = self.console.size.height
+        running = list(self.display.running.items())
+        room = max(height - FRAME - 1, LEAST_ROWS + 1)
+        shown = running[: max(1, room - min(LEAST_ROWS, len(self.display.rows)))]
+        rows = min(len(self.display.rows), max(LEAST_ROWS, room - len(shown)))
+        parts: list[RenderableType] = [self._title(), self._overall(), *[self._stage(label, stage) for label, stage in shown]]
+        if self.display.rows:
+            parts += [Text(""), self.table(rows)]
+        return Group(*parts)
+
+    def table(self, last: int) -> Table:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for heading in HEADINGS:
+            justify: JustifyMethod = "left" if heading == "inherited layers" else "right"
+            table.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis")
+        for length in sorted(self.display.rows)[-last:]:
+            cells = self.display.rows[length]
+            table.add_row(*cells, style="yellow" if "(" in cells[1] else "")
+        return table
+
+    def _title(self) -> Text:
+        d = self.display
+        text = Text(f"{d.scenario} ", style="bold", no_wrap=True, overflow="ellipsis")
+        text.append(f"({d.profile}), seed {d.seed}\n", style="default")
+        return text.append(d.folder, style="dim")
+
+    def _overall(self) -> Table:
+        eta = self.display.eta
+        left = eta.left()
+        ends = "" if left is None else f"about {duration(left)} left"
+        points = f"{len(self.display.rows)} of {self.display.total} generations" if self.display.total else ""
+        return _bar_line("whole run", eta.fraction, "  ".join(filter(None, (ends, points))), self._bar_width(), "green")
+
+    def _stage(self, label: str, stage: object) -> Table:
+        fraction, text, started = (getattr(stage, name) for name in ("fraction", "text", "started"))
+        spent = duration(time.monotonic() - started)
+        return _bar_line(label, fraction, f"{text}  {spent}" if text else spent, self._bar_width(), "cyan")
+
+    def _bar_width(self) -> int:
+        return max(8, min(30, self.console.size.width // 6))
+
+
+def _bar_line(label: str, fraction: float, text: str, width: int, style: str) -> Table:
+    """One line: label, bar, percentage, text; the text is what gives way when the line is narrow."""
+    line = Table.grid(padding=(0, 1), expand=True)
+    line.add_column(width=24, no_wrap=True, overflow="ellipsis")
+    line.add_column(width=width)
+    line.add_column(width=4, justify="right")
+    line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    bar = ProgressBar(total=1.0, completed=fraction, width=width, complete_style=style, finished_style=style)
+    line.add_row(Text(label), bar, Text(f"{100 * fraction:.0f}%"), Text(text, style="dim"))
+    return line

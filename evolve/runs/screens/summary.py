@@ -1,0 +1,84 @@
+"""`evolve summary`: one run, or several seeds of one scenario pooled, read back from their stores."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from evolve.core import toml
+from evolve.core.errors import UserError
+from evolve.engine.store import Store
+from evolve.lineage.collect import collect
+from evolve.lineage.world import World, world_of
+from evolve.report.curves import LineageRecord, Summary, summarise
+from evolve.report.economy import sentences
+from evolve.report.verdict import gain_sentence, verdict
+from evolve.runs.folder import find_store, read_run
+
+LABELS = {"reference": "from-scratch, paper's architecture (another one)", "lineage 0": "lineage 0 (gains compared)"}
+
+
+def say(text: str) -> None:
+    """Print words, broken between words where the terminal ends."""
+    width = shutil.get_terminal_size((160, 24)).columns
+    print(textwrap.fill(text, max(40, width - 1)))
+
+
+def summarise_runs(folders: Iterable[Path], out: Path | None, store: Path | None = None) -> None:
+    """Pool runs of one scenario that differ in seed; print effects and verdict, write the pooled report into ``out`` if given.
+
+    Raises UserError when the runs differ in anything but their seed, or have measured nothing yet.
+    """
+    from evolve.report.files import write_report
+
+    records = [record_of(folder, store) for folder in folders]
+    found = summarise(records)
+    if not found.measured:
+        raise UserError("no generation has been measured yet: continue the run with `evolve resume`, or give its store with --store")
+    print_effects(found)
+    say(gain_sentence(found))
+    say(verdict(found))
+    for line in sentences(records):
+        say(line)
+    if out is not None:
+        write_report(records, out)
+        print(f"written to {out}")
+
+
+def print_effects(summary: Summary) -> None:
+    """Every paired difference as a table: points, 95 % interval over pairs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    seeds = ", ".join(map(str, summary.seeds))
+    table = Table(box=None, pad_edge=False, title=f"{summary.scenario} ({summary.profile}), seed {seeds}: inherited minus ...", title_justify="left")
+    for title in ("", "points", "95 % interval", "pairs", "generations"):
+        table.add_column(title, justify="left" if not title else "right")
+    for effect in summary.effects:
+        i = effect.interval
+        table.add_row(LABELS.get(effect.over, effect.over), f"{i.mean:+.2f}", f"[{i.low:+.2f}, {i.high:+.2f}]", str(i.n), str(effect.generations))
+    Console(markup=False).print(table)
+
+
+def record_of(folder: Path, given: Path | None = None) -> LineageRecord:
+    """A run's record from its folder and store, without its images. Makes nothing."""
+    found = read_run(folder)
+    world = world_of(found, str(folder / "run.json"))
+    store = Store(find_store(folder, found["store"], given))
+
+    def peek(key: str) -> Mapping[str, Any] | None:
+        result = store.get(key) if store.has(key) else None
+        return result.record if result else None
+
+    return collect(world, peek, found["scenario"], found["profile"], described(world, toml.to_dict(world.settings)), found["versions"])
+
+
+def described(world: World, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with what else two runs must share to be pooled: the images and their split, and pretrained weights."""
+    split = {role: " ".join(map(str, ids)) for role, ids in world.roles.items()}
+    start = {"pretrained": {"content": world.checkpoint}} if world.checkpoint else {}
+    ancestor = {name: value for name, value in settings["ancestor"].items() if name != "keep"}  # what stays on disk changes no number
+    return {**settings, "ancestor": ancestor, "images": {"fingerprint": world.data, **split}, "arithmetic": {"path": world.arithmetic}, **start}

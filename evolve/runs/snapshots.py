@@ -1,0 +1,67 @@
+"""Snapshots: what an accumulate stage leaves of the ancestor. They are most of a store; ``ancestor.keep`` thins them once a run is done.
+
+A thinned snapshot keeps its record, which reports read. Who needs its tensors computes them again, from the last one before it that is whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from evolve.data.cache import human
+from evolve.engine.stage import Stage
+from evolve.engine.store import Store
+from evolve.lineage.lineage import lineage
+from evolve.lineage.world import World
+from evolve.runs.garbage import census, references
+
+TENSORS = ("ancestor",)  # the files that are dropped
+
+
+def thin(store: Store, worlds: Sequence[World]) -> list[str]:
+    """Drop the snapshots that these runs, which are done, do not keep, and that no other run keeps or still needs. Lines to say about it.
+
+    Where another run cannot be read, nothing is dropped: nobody knows what it needs.
+    """
+    sparing = [world for world in worlds if world.settings.ancestor.keep != "all"]
+    if not sparing:
+        return []
+    with store.gate():
+        known = census(store)
+        if known.problems:
+            return [f"no snapshot was thinned: {known.problems[0]}"]
+        stages = references(store, known.runs)
+        needed = {key for run in known.runs for key in _needed(run.world, stages[run.folder], store)}
+        freed = [size for world in sparing for stage in _snapshots(world) if stage.key not in needed and (size := _drop(store, stage, world))]
+    if not freed:
+        return []
+    return [f"{len(freed)} snapshots were thinned ({human(sum(freed))}): what condenses one of them again computes it anew first"]
+
+
+def keeps(world: World, stage: Stage) -> bool:
+    """Whether ``ancestor.keep`` keeps this snapshot: of all, the last, or every n-th and the last."""
+    keep, task = world.settings.ancestor.keep, stage.recipe["task"]
+    return keep == "all" or task == world.settings.stream.tasks or (isinstance(keep, int) and task % keep == 0)
+
+
+def _needed(world: World, stages: Mapping[str, Stage], store: Store) -> Iterator[str]:
+    """The keys of the snapshots that a run keeps, and of all inputs of what it has still to compute."""
+    for key, stage in stages.items():
+        if stage.kind == "accumulate" and keeps(world, stage):
+            yield key
+        if not store.has(key):
+            yield from stage.inputs.values()
+
+
+def _snapshots(world: World) -> Iterator[Stage]:
+    """Those that the run does not keep, the joint control's among them."""
+    for stage in lineage(world, lambda key: None):
+        if stage.kind == "accumulate" and not keeps(world, stage):
+            yield stage
+
+
+def _drop(store: Store, stage: Stage, world: World) -> int:
+    keep, task = world.settings.ancestor.keep, stage.recipe["task"]
+    why = f"the snapshot after task {task} was thinned (ancestor.keep = {json.dumps(keep)}): "
+    advice = "`evolve condense RUN@TASK`, or any run that condenses it with other settings, computes it anew first"
+    return store.thin(stage.key, TENSORS, why + advice)
