@@ -20,9 +20,8 @@ from evolve.engine.store import Stage, Store
 from evolve.lineage import scenario
 from evolve.report.curves import LineageRecord
 from evolve.report.files import write_report
-from evolve.runs.execute import run_record
 from evolve.runs.garbage import census
-from evolve.runs.opened import Opened, Order, open_run, prepare_folder
+from evolve.runs.opened import Opened, Order, open_run, prepare_folder, run_record
 from evolve.runs.screens.summary import summarise_runs
 from evolve.runs.snapshots import thin
 

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from evolve.ancestor.accumulate import build_ancestor, check_strategy
-from evolve.ancestor.strategy_table import REFUSED, TABLE
+from evolve.ancestor.strategy_table import TABLE
 from evolve.core.errors import UserError
 from evolve.core.randomness import derive_seed, generator, reseed
+from evolve.core.refusals import STRATEGIES as REFUSED
+from evolve.core.registry import BUILTIN
 from evolve.data.resident import Resident
 from evolve.data.streams import load_avalanche, make_benchmark, stream_tasks
 
@@ -401,6 +403,7 @@ def test_every_strategy_of_avalanche_runs_or_is_refused_by_name() -> None:
     extra |= {"FeatureDistillationPlugin"}
     assert found | extra == set(AVALANCHES)
     assert not set(TABLE) & set(REFUSED)
+    assert tuple(TABLE) == tuple(BUILTIN["strategies"])
     assert set(AVALANCHES.values()) | {"la-maml"} >= set(TABLE)
     assert set(AVALANCHES.values()) <= set(TABLE) | set(REFUSED)
 

@@ -17,7 +17,8 @@ PATH = click.Path(path_type=Path)
 @click.option("--store", type=StorePlace(), help="Results folder or address (s3://bucket/prefix); default: the one each run recorded.")
 def report(folders: tuple[Path, ...], out: Path | None, store: Path | None) -> None:
     """Write one HTML page about runs and batches: curves, tables, genomes, cost, commands. It needs no network and no other file."""
-    from evolve.report.page.write import PAGE, write_page
+    from evolve.report.page.write import PAGE
+    from evolve.runs.read import write_report
 
     chosen = out or (folders[0] / PAGE if len(folders) == 1 else Path(PAGE))
-    click.echo(f"report       {write_page(folders, chosen, store)}")
+    click.echo(f"report       {write_report(folders, chosen, store)}")

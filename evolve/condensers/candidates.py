@@ -10,13 +10,10 @@ from itertools import accumulate
 
 from evolve.core.errors import UserError
 from evolve.core.settings import DescendSettings, InheritSettings
+from evolve.core.words import WHOLE
 from evolve.learngene.inheritors import descendant
 from evolve.networks.architecture import Architecture, Groups, holders
 
-WHOLE = "whole ancestor"
-"""The origin of what is always tried: every layer inherited, extras too, as control full-ancestor
-does.
-"""
 PAPER = "paper's set"
 SLACK = 1e-9  # a share computed in two ways
 

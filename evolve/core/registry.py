@@ -14,8 +14,20 @@ from importlib.metadata import EntryPoint, entry_points
 from traceback import extract_tb
 from typing import Any
 
-from evolve.ancestor.strategy_table import STRATEGIES
 from evolve.core.errors import UserError, first_line
+
+STRATEGIES = """
+    naive cumulative joint from-scratch ewc si mas rwalk lwf lfl feature-distillation
+    replay gdumb gem agem mir der er-ace er-aml scr cope feature-replay generative-replay
+    la-maml cwr-star
+""".split()
+
+# Our families' networks: (Architecture, classes) -> Network. A plug-in's Architecture builds its own.
+MODULES = {
+    "vgg": "evolve.networks.vgg:VGG",
+    "resnet": "evolve.networks.resnet:ResNet",
+    "vit": "evolve.networks.vit:ViT",
+}
 
 # kind -> name -> "module:attribute"
 BUILTIN: dict[str, dict[str, str]] = {
@@ -74,8 +86,7 @@ def names(kind: str) -> tuple[str, ...]:
 def find(kind: str, name: str) -> Any:
     """What ``name`` stands for. KeyError for an unknown name; UserError, naming the package, for a plug-in that cannot be had."""
     if name in BUILTIN[kind]:
-        module, _, attribute = BUILTIN[kind][name].partition(":")
-        return getattr(import_module(module), attribute)
+        return _loaded(BUILTIN[kind][name])
     first, *others = plugged(kind)[name]
     if others:
         raise UserError(f"plug-in {name!r} of evolve.{kind} is brought by {origin(kind, name)}; uninstall all but one of them")
@@ -86,6 +97,16 @@ def find(kind: str, name: str) -> Any:
     if not callable(found):
         raise UserError(f"{_called(kind, name)} is a {type(found).__name__} where a callable is needed; see docs/plugins.md")
     return found
+
+
+def module(family: str) -> Any:
+    """The network class of one of our families. KeyError for another one."""
+    return _loaded(MODULES[family])
+
+
+def _loaded(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def origin(kind: str, name: str) -> str | None:

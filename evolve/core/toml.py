@@ -15,8 +15,8 @@ from typing import Any
 
 import tomllib
 
-from evolve.ancestor.strategy_table import refusal
 from evolve.core.errors import UserError
+from evolve.core.refusals import refusal
 from evolve.core.registry import names as registered
 from evolve.core.settings import Settings
 
@@ -104,7 +104,7 @@ def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
         raise UserError(f"{where} = {_show(value)}: expected {wanted}{_limits(limits)}")
     choices, least, most = _choices(limits), limits.get("least"), limits.get("most")
     outside = (least is not None and value < least) or (most is not None and value > most)
-    if limits.get("registry") == "strategies" and (why := refusal(value)):
+    if why := refusal(limits.get("registry", ""), value):
         raise UserError(f"{where.rpartition(': ')[0]}: {why}")
     if outside or (choices is not None and value not in choices):
         raise UserError(f"{where} = {_show(value)}: allowed is {wanted}{_limits(limits)}")

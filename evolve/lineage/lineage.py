@@ -15,15 +15,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from evolve.core.settings import Settings
+from evolve.core.words import PAPERS, WHOLE
 from evolve.engine.store import Stage
 from evolve.lineage.recipes import accumulate, condense, descend, distilled, fewshot, from_scratch, heir, rivals
 from evolve.lineage.world import Peek, World, ancestor_plan, paper_descendant
 from evolve.networks.architecture import Architecture
-
-PAPERS, WHOLE = "paper's descendant", "whole ancestor"  # architectures that have a from-scratch control of their own
-
-
-
 
 
 def lineage(world: World, peek: Peek) -> Iterator[Stage]:

@@ -74,3 +74,11 @@ def world_of(found: Mapping[str, Any], origin: str) -> World:
         return World(settings, found["seed"], found["fingerprint"], ancestor, condense, descend, found["reference"], found["checkpoint"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{origin}: damaged ({error!r}): remove it, and `evolve resume` the run that it named, if there is one") from None
+
+
+def described(world: World, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with what else two runs must share to be pooled: the images and their split, and pretrained weights."""
+    split = {role: " ".join(map(str, ids)) for role, ids in world.roles.items()}
+    start = {"pretrained": {"content": world.checkpoint}} if world.checkpoint else {}
+    ancestor = {name: value for name, value in settings["ancestor"].items() if name != "keep"}  # what stays on disk changes no number
+    return {**settings, "ancestor": ancestor, "images": {"fingerprint": world.data, **split}, "arithmetic": {"path": world.arithmetic}, **start}

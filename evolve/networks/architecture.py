@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from evolve.core.registry import module
 from evolve.core.setting import SETS
 
 if TYPE_CHECKING:
@@ -110,9 +111,10 @@ class Architecture(ABC):
 
     # The network itself.
 
-    @abstractmethod
     def build(self, classes: int) -> Network:
-        """The module, initialised from seed 0."""
+        """The module, initialised from seed 0. A plug-in's architecture has its own."""
+        network: Network = module(self.family)(self, classes)
+        return network
 
     def shapes(self, layer: str) -> Shapes:
         """Shapes of a layer's tensors (parameters and buffers) by name. KeyError for a layer that it does not have."""

@@ -9,13 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evolve.networks.architecture import GRANULARITIES, Architecture, Groups, Mixture, Shapes, check_names, front_or_last
 from evolve.networks.vgg_plan import ConvSpec, given_from_json, short
-
-if TYPE_CHECKING:
-    from evolve.networks.resnet import ResNet
 
 IMAGE_CHANNELS = 3
 WIDTHS = (64, 128, 256, 512)  # of the four stages, in ancestor and descendant
@@ -156,11 +153,6 @@ class ResNetPlan(Architecture):
 
     def to_json(self) -> Any:
         return {"family": self.family, "blocks": [asdict(block) for block in self.blocks]}
-
-    def build(self, classes: int) -> ResNet:
-        from evolve.networks.resnet import ResNet
-
-        return ResNet(self, classes)
 
     def shapes(self, layer: str) -> Shapes:
         conv = self.convs[layer]

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evolve.networks.architecture import GRANULARITIES, Architecture, Groups, Mixture, Shapes, check_names, front_or_last
-
-if TYPE_CHECKING:
-    from evolve.networks.vgg import VGG
 
 IMAGE_CHANNELS = 3
 PAPER_SET = ("conv1", "conv11", "conv12", "conv13")
@@ -86,11 +83,6 @@ class VggPlan(tuple[tuple[ConvSpec, ...], ...], Architecture):
 
     def to_json(self) -> Any:
         return plan_to_json(self)
-
-    def build(self, classes: int) -> VGG:
-        from evolve.networks.vgg import VGG
-
-        return VGG(self, classes)
 
     def shapes(self, layer: str) -> Shapes:
         spec = {spec.name: spec for block in self for spec in block}[layer]

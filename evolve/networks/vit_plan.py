@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evolve.networks.architecture import GRANULARITIES, Architecture, Groups, Mixture, Shapes, check_names, front_or_last
 from evolve.networks.vgg_plan import Given, given_from_json, short
-
-if TYPE_CHECKING:
-    from evolve.networks.vit import ViT
 
 IMAGE_CHANNELS = 3
 DEPTH = 12
@@ -111,11 +108,6 @@ class ViTPlan(Architecture):
         blocks = [{"name": block.name, "inherits": block.inherits} for block in self.blocks]
         shape = {"patch": self.patch, "size": self.size, "dim": self.dim, "heads": self.heads}
         return {"family": self.family, **shape, "blocks": blocks, "embed": self.embed, "norm": self.norm}
-
-    def build(self, classes: int) -> ViT:
-        from evolve.networks.vit import ViT
-
-        return ViT(self, classes)
 
     def shapes(self, layer: str) -> Shapes:
         d = self.dim

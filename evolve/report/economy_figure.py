@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from evolve.condensers.candidates import WHOLE
+from evolve.core.words import WHOLE
 from evolve.report.curves import LineageRecord, evolved
 from evolve.report.economy import Economy, economies
 

@@ -6,21 +6,19 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
-from evolve.core import toml
 from evolve.core.errors import UserError
 from evolve.engine.engine import Notice, StageDone, StageProgress, StageStarted, run_stages
-from evolve.lineage.collect import collect, generation
+from evolve.lineage.collect import generation
 from evolve.lineage.lineage import measured
 from evolve.report.curves import LineageRecord, summarise
 from evolve.report.economy import sentences
 from evolve.report.verdict import gain_sentence, verdict
-from evolve.runs.folder import claimed, read_run
-from evolve.runs.opened import Opened, Order, crew, open_run, prepare_folder, remaining_seconds
+from evolve.runs.folder import claimed
+from evolve.runs.opened import Opened, Order, crew, open_run, prepare_folder, remaining_seconds, run_record
 from evolve.runs.screens.display import Display
-from evolve.runs.screens.summary import described, say
+from evolve.runs.screens.summary import say
 from evolve.runs.snapshots import thin
 
 
@@ -119,7 +117,8 @@ class Watcher:
     def finish(self) -> LineageRecord:
         """Close TensorBoard, write the report and the learngenes."""
         from evolve.report.files import write_report
-        from evolve.report.page.write import PAGE, write_page
+        from evolve.report.page.write import PAGE
+        from evolve.runs.read import write_report as write_page
 
         record, out = self._record(), self.opened.order.out
         self.board.close()
@@ -151,15 +150,6 @@ class Watcher:
 
     def _record(self) -> LineageRecord:
         return run_record(self.opened)
-
-
-def run_record(opened: Opened) -> LineageRecord:
-    """What the store holds of this run, as pure data."""
-    order = opened.order
-    settings = described(opened.world, toml.to_dict(order.scenario.settings))
-    found = dict(read_run(order.out)["versions"]) if (order.out / "run.json").exists() else {}
-    record = collect(opened.world, opened.peek, order.scenario.settings.name, order.scenario.profile, settings, found)
-    return replace(record, versions=found | {"computed with": "; ".join(opened.makers)})
 
 
 def export_learngenes(opened: Opened, record: LineageRecord) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,11 @@ from evolve.core.settings import DataSettings, Scenario
 from evolve.engine.cluster import Cluster
 from evolve.engine.store import Stage, Store
 from evolve.engine.workers import usable_cores
+from evolve.lineage.collect import collect
 from evolve.lineage.lineage import lineage
-from evolve.lineage.world import World, ancestor_plan
+from evolve.lineage.world import World, ancestor_plan, described
 from evolve.networks.architecture import Architecture
+from evolve.report.curves import LineageRecord
 from evolve.runs.checks import check_rooms
 from evolve.runs.estimate import cost
 from evolve.runs.folder import RUN_FILE, _check_same, _known_run, again_command, find_store, read_run, versions
@@ -223,3 +225,12 @@ def remaining_seconds(opened: Opened) -> dict[str, float]:
     """Estimated seconds of every stage that is not in the store, by key."""
     settings = opened.order.scenario.settings
     return {stage.key: cost.seconds(settings, stage.kind, stage.recipe) for stage in opened.missing()}
+
+
+def run_record(opened: Opened) -> LineageRecord:
+    """What the store holds of this run, as pure data."""
+    order = opened.order
+    settings = described(opened.world, toml.to_dict(order.scenario.settings))
+    found = dict(read_run(order.out)["versions"]) if (order.out / "run.json").exists() else {}
+    record = collect(opened.world, opened.peek, order.scenario.settings.name, order.scenario.profile, settings, found)
+    return replace(record, versions=found | {"computed with": "; ".join(opened.makers)})

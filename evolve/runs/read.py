@@ -1,4 +1,4 @@
-"""Reads a run's folder and what its store holds, for the page."""
+"""Reads the folders of runs and batches and what their stores hold, and writes the page about them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evolve.condensers.table import method
 from evolve.core.durable import canonical
 from evolve.core.errors import UserError
 from evolve.engine.store import Store
 from evolve.lineage.world import world_of
 from evolve.report.compare import Case
 from evolve.report.page.section import Line, Section, Spent
-from evolve.runs.batch.folder import BATCH_FILE, is_batch, read_batch_file
-from evolve.runs.folder import RUN_FILE, read_run
-from evolve.runs.opened import Opened, order_from_run
+from evolve.report.page.write import write_page
+from evolve.runs.batch_folder import BATCH_FILE, is_batch, read_batch_file
+from evolve.runs.folder import RUN_FILE, again_command, read_run
+from evolve.runs.opened import Opened, order_from_run, run_record
 
 
 @dataclass
@@ -61,13 +63,12 @@ class Reader:
         ]
 
     def _line(self, folder: Path, case: Case | None = None) -> Line:
-        from evolve.runs.execute import run_record
-
         opened = self._opened(folder)
         facts = read_run(folder) | {"command": json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("command", [])}
         record = run_record(opened)
         case = case or Case(record.scenario, record.seed, record.scenario, (), {}, opened.order.scenario)
-        return Line(case, folder, record, self._took(opened), facts)
+        draws = method(case.scenario.settings.condense.method).draws
+        return Line(case, folder, record, self._took(opened), facts, again_command(folder, facts), draws)
 
     def _opened(self, folder: Path) -> Opened:
         """The run with its store, without its images."""
@@ -88,3 +89,14 @@ class Reader:
                 maker = f"evolve {made.get('evolve')}, torch {made.get('torch')} on {made.get('device')}"
                 self.spent[key] = Spent(kind, took.get("seconds"), took.get("cpu_seconds"), took.get("resumed", False), maker)
         return {key: self.spent[key] for key in wanted if key in self.spent}
+
+
+def write_report(folders: Sequence[Path], out: Path, store: Path | None = None) -> Path:
+    """Write the page about ``folders`` (runs and batches) to ``out``.
+
+    Raises UserError for another folder, where nothing has been measured yet, and where the file cannot be written.
+    """
+    sections = Reader(store).sections(folders)
+    if not any(section.measured for section in sections):
+        raise UserError(f"{folders[0]}: no generation has been measured yet: repeat the command that made it, or give its store with --store")
+    return write_page(sections, out)

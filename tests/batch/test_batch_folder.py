@@ -24,7 +24,7 @@ from evolve.report import figures
 from evolve.report.curves import LineageRecord
 from evolve.report.tensorboard import HEADLINE
 from evolve.runs.batch.board import columns, write_board
-from evolve.runs.batch.folder import BATCH_FILE, check_folder, read_batch_file, write_batch_file
+from evolve.runs.batch_folder import BATCH_FILE, check_folder, read_batch_file, write_batch_file
 from evolve.runs.read import Reader
 
 

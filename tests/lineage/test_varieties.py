@@ -14,8 +14,7 @@ from evolve.lineage import scenario
 from evolve.report.curves import LineageRecord, summarise
 from evolve.report.files import write_report
 from evolve.report.verdict import verdict
-from evolve.runs.execute import run_record
-from evolve.runs.opened import Opened, Order, open_run
+from evolve.runs.opened import Opened, Order, open_run, run_record
 
 
 def run(folder: Path, *overrides: str, seed: int = 0) -> tuple[LineageRecord, Opened]:

@@ -21,8 +21,7 @@ from evolve.lineage import scenario
 from evolve.report.curves import LineageRecord, summarise
 from evolve.report.files import write_report
 from evolve.report.verdict import gain_sentence
-from evolve.runs.execute import run_record
-from evolve.runs.opened import Opened, Order, open_run
+from evolve.runs.opened import Opened, Order, open_run, run_record
 
 pytestmark = pytest.mark.slow
 

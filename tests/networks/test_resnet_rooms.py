@@ -27,8 +27,7 @@ from evolve.learngene.learngene import extract, load, shuffled
 from evolve.lineage import scenario
 from evolve.networks.resnet_plan import ResNetPlan, resnet18
 from evolve.runs.estimate.cost import seconds
-from evolve.runs.execute import run_record
-from evolve.runs.opened import Order, open_run
+from evolve.runs.opened import Order, open_run, run_record
 
 PLAN = resnet18(1 / 16, 16)
 CONDENSE = CondenseSettings(epochs=1, batch=6, meta_batch=6, meta_fraction=0.34, meta_lr=0.03, lr=0.05, augment=("crop",))

@@ -14,7 +14,7 @@ from evolve.lineage.lineage import lineage
 from evolve.lineage.world import World
 from evolve.networks.family import architecture
 from evolve.report.compare import Batch, Case
-from evolve.runs.batch.folder import write_batch_file
+from evolve.runs.batch_folder import write_batch_file
 from evolve.runs.opened import Opened, Order, prepare_folder
 
 NAME = "<script>alert('x')</script> & \"co\" $x_1$"

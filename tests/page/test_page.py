@@ -13,8 +13,8 @@ import pytest
 from page_runs import NAME, make_batch, make_run
 
 from evolve.core.errors import UserError
-from evolve.report.page.write import render, write_page
-from evolve.runs.read import Reader
+from evolve.report.page.write import render
+from evolve.runs.read import Reader, write_report
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -70,7 +70,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def text(place: Path) -> str:
-    return write_page([place / "batch"], place / "page.html").read_text()
+    return write_report([place / "batch"], place / "page.html").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +153,11 @@ def test_cost_counts_every_stage_once_and_shares_what_is_shared(page: Page) -> N
 def test_a_time_that_is_not_known_whole_is_a_lower_bound(tmp_path: Path) -> None:
     make_run(tmp_path / "new", tmp_path / "store", 0, seconds=3.0, cpu_seconds=2.0, together=1, resumed=True)
     make_run(tmp_path / "old", tmp_path / "store", 1)
-    page = Page(write_page([tmp_path / "new", tmp_path / "old"], tmp_path / "p.html").read_text())
+    page = Page(write_report([tmp_path / "new", tmp_path / "old"], tmp_path / "p.html").read_text())
     head, new, old, _ = page.rows("Cost")
     assert new[head.index("accumulate")] == "≥ 8.0" and old[head.index("accumulate")] == "≥ 0.0"
     assert any("lower bounds" in line for _, _, line in page.all("li"))
-    page = Page(write_page([tmp_path / "old"], tmp_path / "p.html").read_text())
+    page = Page(write_report([tmp_path / "old"], tmp_path / "p.html").read_text())
     assert page.rows("Cost") == [] and any("made by an older evolve" in line for _, _, line in page.all("p"))
 
 
@@ -166,7 +166,7 @@ def test_caveats_name_what_limits_the_claims(tmp_path: Path, page: Page) -> None
     assert "Only 3 seeds" in lines and "rendered characters" in lines and "in 9 of 9 generations the condenser was tied" in lines
     make_run(tmp_path / "short", tmp_path / "store", 0, upto=1)
     make_run(tmp_path / "none", tmp_path / "store", 1, upto=-1)
-    page = Page(write_page([tmp_path / "short", tmp_path / "none"], tmp_path / "p.html").read_text())
+    page = Page(write_report([tmp_path / "short", tmp_path / "none"], tmp_path / "p.html").read_text())
     lines = " ".join(line for _, _, line in page.all("li"))
     assert "No result, so in no table or figure: glyphs-seq25, seed 1." in lines and "seed 0 (2 of 4 generations)" in lines
 
@@ -184,14 +184,14 @@ def test_the_same_folders_give_the_same_bytes(text: str, place: Path, monkeypatc
     import matplotlib
 
     monkeypatch.setitem(matplotlib.rcParams, "font.size", 20)
-    assert write_page([place / "batch"], place / "again.html").read_text() == text
+    assert write_report([place / "batch"], place / "again.html").read_text() == text
     assert matplotlib.rcParams["font.size"] == 20 and matplotlib.rcParams["svg.fonttype"] == "path"
 
 
 def test_batches_and_different_runs_stand_in_sections_of_their_own(place: Path) -> None:
     make_run(place / "a", place / "store")
     make_run(place / "b", place / "store", overrides=("descend.epochs=7",))
-    made = Page(write_page([place / "a", place / "b", place / "batch", place / "a"], place / "all.html").read_text())
+    made = Page(write_report([place / "a", place / "b", place / "batch", place / "a"], place / "all.html").read_text())
     assert [text for _, _, text in made.all("h2")] == [f"A batch of {NAME}", "glyphs-seq25 (paper)", "glyphs-seq25 (paper)"]
     assert {attrs["href"] for _, attrs, _ in made.all("a")} == {"#s1", "#s2", "#s3"}
 
@@ -200,11 +200,11 @@ def test_refusals_are_one_line(tmp_path: Path, place: Path, monkeypatch: pytest.
     make_run(tmp_path / "none", tmp_path / "store", upto=-1)
     for folders, words in (([tmp_path], "neither a run's folder"), ([tmp_path / "none"], "no generation has been measured yet")):
         with pytest.raises(UserError, match=words) as caught:
-            write_page(folders, tmp_path / "p.html")
+            write_report(folders, tmp_path / "p.html")
         assert "\n" not in str(caught.value)
     (tmp_path / "taken").write_text("x")
     with pytest.raises(UserError, match="taken"):
-        write_page([place / "batch"], tmp_path / "taken" / "p.html")
+        write_report([place / "batch"], tmp_path / "taken" / "p.html")
 
     replace = os.replace
 
@@ -215,4 +215,4 @@ def test_refusals_are_one_line(tmp_path: Path, place: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match=r"full\.html: cannot be written \(No space left on device\)"):
-        write_page([place / "batch"], place / "full.html")
+        write_report([place / "batch"], place / "full.html")

@@ -26,13 +26,17 @@ class Spent:
 
 @dataclass(frozen=True)
 class Line:
-    """One lineage. ``spent``: by stage key, finished stages only; ``facts``: its run.json, ``command`` among them."""
+    """One lineage. ``spent``: by stage key, finished stages only; ``facts``: its run.json, ``command`` among them;
+    ``again``: the command that computes it again; ``draws``: whether another seed finds another learngene.
+    """
 
     case: Case
     folder: Path
     record: LineageRecord
     spent: Mapping[str, Spent]
     facts: Mapping[str, Any]
+    again: str
+    draws: bool
 
 
 @dataclass(frozen=True)

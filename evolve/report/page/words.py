@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from evolve.condensers import table as condenser_table
 from evolve.report.compare import Batch
 from evolve.report.compare import Row as Compared
 from evolve.report.compare_tables import METRIC_WORDS, cells, power_words, reference_of
@@ -92,7 +91,7 @@ def _generations(section: Section) -> Iterator[str]:
             )
         if summary.diverged:
             yield f"{start}{summary.diverged} descendants diverged (the loss was not finite); their accuracy is chance and stands in the means."
-    drawing = [line for line in section.lines if condenser_table.method(line.case.scenario.settings.condense.method).draws]
+    drawing = [line for line in section.lines if line.draws]
     if any(g.status == "selected" and g.agreement is None for line in drawing for g in line.record.generations):
         yield "Layers were selected from one condensation each (condense.repeats = 1): whether another pseudo-descendant would choose the same is not known."
 

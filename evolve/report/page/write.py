@@ -26,8 +26,6 @@ from evolve.report.page import tables, words
 from evolve.report.page.section import Section
 from evolve.report.page.svg import inline
 from evolve.report.verdict import gain_sentence
-from evolve.runs.folder import again_command
-from evolve.runs.read import Reader
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -80,14 +78,8 @@ class Part:
     sources: Sequence[Source]
 
 
-def write_page(folders: Sequence[Path], out: Path, store: Path | None = None) -> Path:
-    """Write the page about ``folders`` (runs and batches) to ``out``.
-
-    Raises UserError for another folder, where nothing has been measured yet, and where the file cannot be written.
-    """
-    sections = Reader(store).sections(folders)
-    if not any(section.measured for section in sections):
-        raise UserError(f"{folders[0]}: no generation has been measured yet: repeat the command that made it, or give its store with --store")
+def write_page(sections: Sequence[Section], out: Path) -> Path:
+    """Write the page about ``sections`` to ``out``. Raises UserError where the file cannot be written."""
     page = render(sections).encode()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +130,7 @@ def _part(section: Section, ident: str) -> Part:
         versions=held.versions if held else section.lines[0].facts["versions"],
         makers=section.makers,
         images=sorted({f"{line.case.scenario.settings.data.source}, fingerprint {line.facts['fingerprint']}" for line in section.lines}),
-        rerun=[again_command(line.folder, line.facts) for line in section.lines],
+        rerun=[line.again for line in section.lines],
         sources=list(_sources(section, compared)),
     )
 

@@ -9,11 +9,13 @@ from evolve.engine.engine import StageFailure
 from evolve.report.compare import METRICS, Case, compare
 from evolve.report.compare_tables import economy_lines, write_batch
 from evolve.report.curves import LineageRecord
-from evolve.report.page.write import PAGE, write_page
-from evolve.runs.batch.folder import check_folder, write_batch_file
+from evolve.report.page.write import PAGE
 from evolve.runs.batch.opened import BatchOrder, OpenBatch
-from evolve.runs.execute import export_learngenes, run_record, stoppable
+from evolve.runs.batch_folder import check_folder, write_batch_file
+from evolve.runs.execute import export_learngenes, stoppable
 from evolve.runs.folder import claimed
+from evolve.runs.opened import run_record
+from evolve.runs.read import write_report
 from evolve.runs.screens.batch import BatchScreen, print_plan, print_tables
 from evolve.runs.screens.summary import say
 from evolve.runs.snapshots import thin
@@ -38,7 +40,7 @@ def execute(order: BatchOrder, argv: list[str]) -> None:
         tables = {metric: compare(order.batch, measured, metric) for metric in METRICS}
         write_batch(order.batch, tables, measured, order.out)
         if measured:
-            write_page([order.out], order.out / PAGE)
+            write_report([order.out], order.out / PAGE)
             print(f"report       {order.out / PAGE}   (everything on one page)")
         for line in thin(opened.lineages[0].store, [one.world for one in opened.lineages]):
             print(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,7 +13,9 @@ from evolve.core.settings import Settings
 from evolve.data.resident import Resident
 from evolve.engine.devices import choose_device
 from evolve.runs.estimate import cost
-from evolve.runs.opened import Opened
+
+if TYPE_CHECKING:
+    from evolve.runs.opened import Opened
 
 SHORT, LONG = 4, 12  # optimizer steps of the two timed runs; their difference is free of what a run costs once
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -14,9 +14,11 @@ from rich.table import Table
 from evolve.engine.engine import Event, Notice, StageDone, StageFailed, StageStarted
 from evolve.report.compare import Batch, Row
 from evolve.report.compare_tables import TITLES, cells, note, power_words, reference_of
-from evolve.runs.batch.opened import OpenBatch
 from evolve.runs.estimate import cost
 from evolve.runs.opened import worker_places
+
+if TYPE_CHECKING:
+    from evolve.runs.batch.opened import OpenBatch
 
 
 class BatchScreen:

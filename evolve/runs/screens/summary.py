@@ -12,7 +12,7 @@ from evolve.core import toml
 from evolve.core.errors import UserError
 from evolve.engine.store import Store
 from evolve.lineage.collect import collect
-from evolve.lineage.world import World, world_of
+from evolve.lineage.world import described, world_of
 from evolve.report.curves import LineageRecord, Summary, summarise
 from evolve.report.economy import sentences
 from evolve.report.verdict import gain_sentence, verdict
@@ -74,11 +74,3 @@ def record_of(folder: Path, given: Path | None = None) -> LineageRecord:
         return result.record if result else None
 
     return collect(world, peek, found["scenario"], found["profile"], described(world, toml.to_dict(world.settings)), found["versions"])
-
-
-def described(world: World, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with what else two runs must share to be pooled: the images and their split, and pretrained weights."""
-    split = {role: " ".join(map(str, ids)) for role, ids in world.roles.items()}
-    start = {"pretrained": {"content": world.checkpoint}} if world.checkpoint else {}
-    ancestor = {name: value for name, value in settings["ancestor"].items() if name != "keep"}  # what stays on disk changes no number
-    return {**settings, "ancestor": ancestor, "images": {"fingerprint": world.data, **split}, "arithmetic": {"path": world.arithmetic}, **start}
