@@ -12,7 +12,7 @@ from evolve.condensers import table as condenser_table
 from evolve.core.registry import BUILTIN, names
 from evolve.core.settings import CondenseSettings, Settings
 from evolve.engine.store import Stage, stage_key
-from evolve.lineage import lineage, recipes, scenario
+from evolve.lineage import lineage, recipes, scenario, schedule
 from evolve.lineage.recipes import LEARNING, VERSIONS
 from evolve.lineage.world import World, ancestor_plan, paper_descendant
 
@@ -63,13 +63,27 @@ UNREAD = {"ancestor.checkpoint", "ancestor.keep", "descend.distill_weight", "con
 UNREAD |= {"condense.budget", "condense.trial_tasks", "condense.rivals", "condense.lookahead", "condense.outer"}
 
 
+def default_changed(section: type, name: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if settings.py had another default: it is today's value, and stores hold results of the old one."""
+    plain = [f.name for f in fields(section)]
+    defaults = list(section.__init__.__defaults__)
+    defaults[plain.index(name) - len(plain)] = value
+    monkeypatch.setattr(section.__init__, "__defaults__", tuple(defaults))
+
+
+@pytest.mark.parametrize("default", [False, True], ids=["set", "default"])
 @pytest.mark.parametrize("section", REACH)
-def test_every_number_relevant_setting_changes_the_keys_after_it(section: str) -> None:
+def test_every_number_relevant_setting_changes_the_keys_after_it(section: str, default: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a scenario sets the value or a new default does: a default may change, and an old result must not be found under the new one."""
     base = world()
     for f in fields(getattr(base.settings, section)):
         other = replace(base, settings=with_changed(base.settings, section, f.name, f.metadata))
         if other == base:  # a registry with a single name
             continue
+        if default and f.name != "strategy_args":  # which has no plain default
+            kind, value = type(getattr(base.settings, section)), getattr(getattr(other.settings, section), f.name)
+            default_changed(kind, f.name, value, monkeypatch)
+            assert getattr(kind(), f.name) == value
         after = {s.label: s.key for s in lineage.lineage(other, peek_for(base))}
         for label, stage in stages(base).items():
             if label not in after:
@@ -139,7 +153,7 @@ def test_fixed_condenser_reads_only_its_own_settings() -> None:
 )
 def test_only_the_lengths_asked_for_and_the_last_are_measured(measure: str, lengths: tuple[int, ...]) -> None:
     chosen = world("stream.tasks=6", f"stream.measure={measure}")
-    assert lineage.measured(chosen.settings) == lengths
+    assert schedule.measured(chosen.settings) == lengths
     named = stages(chosen)
     assert [label for label in named if label.startswith("condense ")] == [f"condense {length}" for length in lengths]
     assert sum(label.startswith("accumulate ") for label in named) == 7
@@ -153,7 +167,7 @@ def test_a_control_that_is_not_due_everywhere_counts_measured_lengths() -> None:
 
 def test_every_draw_of_a_from_scratch_control_is_another_stage_on_the_same_tasks() -> None:
     named = stages(world("controls.draws=3"))
-    draws = [named[recipes.scratch_label("1", draw)] for draw in range(3)]
+    draws = [named["descend 1 from-scratch" + (f" draw {draw + 1}" if draw else "")] for draw in range(3)]
     assert len({stage.key for stage in draws}) == 3
     assert len({str({**stage.recipe, "draw": None}) for stage in draws}) == 1
 
@@ -331,14 +345,6 @@ def test_a_room_of_another_version_has_other_keys(monkeypatch: pytest.MonkeyPatc
             patch.setitem(VERSIONS, kind, 99)
             after = stages(world())
         assert all(before[label].key != after[label].key for label in before if before[label].kind == kind)
-
-
-def test_the_compiled_step_is_named_where_it_is_taken() -> None:
-    def update(of: World) -> object:
-        return stages(of)["accumulate 1"].recipe.get("update")
-
-    assert update(world()) == "compiled"
-    assert update(world("ancestor.optimizer=adamw")) is None and update(replace(world(), reference=True)) is None
 
 
 def test_the_order_of_a_fixed_set_does_not_matter_and_one_condensation_is_the_default() -> None:

@@ -171,7 +171,7 @@ def test_a_condensers_own_settings_reach_it_and_its_key(install: Callable[..., N
         return dict(condense(world, 1, accumulate(world, 0, None)).recipe["condense"])
 
     assert recipe(settings)["args"] == {"depth": 3, "mode": "fast"}
-    assert "args" not in recipe(scenario.load("glyphs-seq25", "quick", words[:1]).settings)
+    assert recipe(scenario.load("glyphs-seq25", "quick", words[:1]).settings)["args"] == {}
     with pytest.raises(UserError, match=r"condense\.args = \{ depth = 3 \}: method cka takes none"):
         scenario.load("glyphs-seq25", "quick", ["condense.method=cka", "condense.args.depth=3"])
 

@@ -223,7 +223,7 @@ def test_a_run_that_opens_the_store_while_gc_waits_for_an_answer_loses_nothing(
 ) -> None:
     third = fill(store, a_world(method="similarity"))
     shutil.rmtree(store.root.parent / "a")
-    script = "import sys; from evolve.cli import main; sys.argv[1:] = ['store', 'gc']; main()"
+    script = "import sys; from evolve.cli.main import main; sys.argv[1:] = ['store', 'gc']; main()"
     place = {"cwd": store.root.parent.parent, "env": environment(), "text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     gc: subprocess.Popen[str] = subprocess.Popen([sys.executable, "-c", script], **place)  # type: ignore[call-overload]
     seen = ""

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evolve.lineage import scenario
-from evolve.lineage.lineage import measured
+from evolve.lineage.schedule import measured
 from evolve.runs.estimate import cost
 from evolve.runs.opened import Opened, Order, open_run, remaining_seconds, worker_places
 
@@ -52,7 +52,7 @@ def _by_kind(opened: Opened) -> tuple[Counter[str], dict[str, list[str]]]:
     count: Counter[str] = Counter()
     keys: dict[str, list[str]] = defaultdict(list)
     for stage in {s.key: s for s in opened.stages()}.values():
-        kind = stage.kind if stage.kind != "descend" else f"descend {stage.label.partition(' draw ')[0].split()[-1]}"
+        kind = stage.kind if stage.kind != "descend" else f"descend {stage.method}"
         count[kind] += 1
         keys[kind].append(stage.key)
     return count, keys
@@ -70,6 +70,6 @@ def _total(console: Console, opened: Opened, left: dict[str, float], speed: dict
     if any(kinds[key] == "fewshot" for key in spent):
         console.print("few-shot: estimated, not timed; scaled by what a descendant's steps take here", style="dim")
     settings = opened.world.settings
-    unknown = len(measured(settings)) - sum(1 for s in opened.stages() if s.label.split()[-1] == "from-scratch" and s.label.split()[1].isdigit())
+    unknown = len(measured(settings)) - sum(s.method == "from-scratch" and s.length is not None and s.draw == 0 for s in opened.stages())
     if opened.world.settings.controls.from_scratch and unknown > 0:
         console.print(f"not counted: up to {unknown} from-scratch controls whose architecture the condenser has yet to choose", style="dim")

@@ -56,12 +56,9 @@ def read(c: CondenseSettings) -> frozenset[str]:
     """The settings that determine a condensation's numbers under ``c``: what the method reads, less what only another setting would have it read."""
     known = method(c.method)
     names = known.reads | {"method", "granularity"}
-    if c.repeats == 1:  # older stores do not know it
-        names -= {"repeats"}
-    elif known.draws:
-        names |= {"repeats"}
+    names = names | {"repeats"} if known.draws else names - {"repeats"}
     if c.method not in TABLE:
-        return names | {"args"} if c.args else names  # as above
+        return names | {"args"}
     if "selection" in names and c.selection == "threshold":
         names -= {"top_k"}
     if c.objective == "eq16":

@@ -22,13 +22,6 @@ STRATEGIES = """
     la-maml cwr-star
 """.split()
 
-# Our families' networks: (Architecture, classes) -> Network. A plug-in's Architecture builds its own.
-MODULES = {
-    "vgg": "evolve.networks.vgg:VGG",
-    "resnet": "evolve.networks.resnet:ResNet",
-    "vit": "evolve.networks.vit:ViT",
-}
-
 # kind -> name -> "module:attribute"
 BUILTIN: dict[str, dict[str, str]] = {
     "networks": {  # (width, size) -> Architecture
@@ -86,7 +79,7 @@ def names(kind: str) -> tuple[str, ...]:
 def find(kind: str, name: str) -> Any:
     """What ``name`` stands for. KeyError for an unknown name; UserError, naming the package, for a plug-in that cannot be had."""
     if name in BUILTIN[kind]:
-        return _loaded(BUILTIN[kind][name])
+        return load(BUILTIN[kind][name])
     first, *others = plugged(kind)[name]
     if others:
         raise UserError(f"plug-in {name!r} of evolve.{kind} is brought by {origin(kind, name)}; uninstall all but one of them")
@@ -99,12 +92,8 @@ def find(kind: str, name: str) -> Any:
     return found
 
 
-def module(family: str) -> Any:
-    """The network class of one of our families. KeyError for another one."""
-    return _loaded(MODULES[family])
-
-
-def _loaded(place: str) -> Any:
+def load(place: str) -> Any:
+    """What "module:attribute" names."""
     module, _, attribute = place.partition(":")
     return getattr(import_module(module), attribute)
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from evolve.core.durable import canonical, plain
 
+Place = tuple[str, str, str, "int | None", int]
+"""Kind, method, whose, lineage length, draw."""
 WORD = re.compile(r"[a-z][a-z0-9_-]*")
 
 
@@ -22,13 +24,19 @@ def stage_key(kind: str, recipe: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Stage:
-    """One pure computation of a lineage. ``label`` and ``priority`` (lower runs first) are not part of the key."""
+    """One pure computation. ``recipe`` and ``kind`` make its key; the other fields say where it stands, for people (``label``), for
+    the scheduler (``priority``: lower runs first) and for whoever looks for it (``place``).
+    """
 
     kind: str  # "accumulate" | "condense" | "descend" | "fewshot"
     label: str
     recipe: Mapping[str, Any]  # all that determines the numbers, JSON-able, the keys of the inputs among it
     inputs: Mapping[str, str]  # role -> key; the same stands in recipe["inputs"]
     priority: int = 0
+    method: str = ""  # what is done, where a kind has several ways
+    of: str = ""  # whose it is, where it is not the lineage's own
+    length: int | None = None  # the lineage length that it belongs to, if it belongs to one
+    draw: int = 0
 
     def __post_init__(self) -> None:
         if not WORD.fullmatch(self.kind):
@@ -37,6 +45,11 @@ class Stage:
         object.__setattr__(self, "inputs", dict(self.inputs))
         if self.recipe.get("inputs", {}) != self.inputs:
             raise ValueError(f"stage {self.label!r}: recipe['inputs'] must equal inputs, or the key would not depend on them")
+
+    @property
+    def place(self) -> Place:
+        """Where it stands in its lineage; no two stages of one lineage stand in the same place."""
+        return self.kind, self.method, self.of, self.length, self.draw
 
     @cached_property
     def key(self) -> str:

@@ -9,8 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from evolve.core.settings import SPARSE
-from evolve.engine.store import Stage
+from evolve.core.words import PAPERS, WHOLE
+from evolve.engine.stage import Place, Stage
 from evolve.lineage import lineage, recipes
+from evolve.lineage.schedule import due, measured
 from evolve.lineage.world import Peek, World
 from evolve.networks.family import from_json
 from evolve.report.curves import Descent, Generation, LineageRecord, Tried
@@ -18,32 +20,32 @@ from evolve.report.curves import Descent, Generation, LineageRecord, Tried
 
 def collect(world: World, peek: Peek, scenario: str, profile: str, settings: Mapping[str, Any], versions: Mapping[str, Any]) -> LineageRecord:
     """Every generation whose measurements are complete; a lineage still under way gives a shorter record."""
-    known: dict[str, Stage] = {stage.label: stage for stage in lineage.lineage(world, peek)}
-    found = (generation(world, length, known, peek) for length in lineage.measured(world.settings))
+    known = lineage.places(world, peek)
+    found = (generation(world, length, known, peek) for length in measured(world.settings))
     return LineageRecord(
         scenario=scenario,
         profile=profile,
         seed=world.seed,
         tasks=world.settings.stream.tasks,
         generations=tuple(g for g in found if g is not None),
-        reference=_from_scratch(world, lineage.PAPERS, 0, known, peek),
+        reference=_from_scratch(world, PAPERS, 0, known, peek),
         settings=dict(settings),
         versions=dict(versions),
-        lengths=lineage.measured(world.settings),
+        lengths=measured(world.settings),
         fewshot=tuple(_fewshot(known.values(), peek)),
     )
 
 
-def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek) -> Generation | None:
+def generation(world: World, length: int, known: Mapping[Place, Stage], peek: Peek) -> Generation | None:
     """One generation, or None while a stage of it is missing."""
-    ancestor = peek(known[f"accumulate {length}"].key)
-    gene = peek(known[f"condense {length}"].key)
-    methods = ["inherited", *(method for method in SPARSE if lineage.due(world, method, length))]
-    stages = {method: known.get(f"descend {length} {method}") for method in methods}
+    ancestor = peek(known["accumulate", "", "", length, 0].key)
+    gene = peek(known["condense", "", "", length, 0].key)
+    methods = ["inherited", *(method for method in SPARSE if due(world, method, length))]
+    stages = {method: known.get(("descend", method, "", length, 0)) for method in methods}
     records = {method: peek(stage.key) if stage else None for method, stage in stages.items()}
     descents = {method: _descent(record, length, method) for method, record in records.items() if record is not None}
-    wanted = {"from-scratch": str(length)} if world.settings.controls.from_scratch else {}
-    wanted |= {"whole from-scratch": lineage.WHOLE} if wanted and "full-ancestor" in methods else {}
+    wanted: dict[str, int | str] = {"from-scratch": length} if world.settings.controls.from_scratch else {}
+    wanted |= {"whole from-scratch": WHOLE} if wanted and "full-ancestor" in methods else {}
     for name, of in wanted.items():
         if (control := _from_scratch(world, of, length, known, peek)) is not None:
             descents[name] = control
@@ -59,7 +61,7 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
         margin=gene["margin"],
         status=gene["status"],
         selected_by=gene["selected_by"],
-        agreement=gene.get("agreement"),
+        agreement=gene["agreement"],
         descendant=recipes.heir(world, gene).describe(),
         share=plan.share([*gene["layers"], *(plan.carried if world.settings.inherit.embeddings == "inherited" else ())]),
         trials=tuple(_tried(trial, gene["groups"]) for trial in gene["trials"]),
@@ -74,7 +76,7 @@ def generation(world: World, length: int, known: Mapping[str, Stage], peek: Peek
         ancestor_row=tuple(ancestor.get("row", ())),
         forgetting=ancestor.get("forgetting"),
         backward_transfer=ancestor.get("backward_transfer"),
-        history={name: tuple(values) for name, values in gene.get("history", {}).items()},
+        history={name: tuple(values) for name, values in gene["history"].items()},
     )
 
 
@@ -94,18 +96,19 @@ def _fewshot(stages: Iterable[Stage], peek: Peek) -> Iterator[Descent]:
         record = peek(stage.key) if stage.kind == "fewshot" else None
         if record is not None:
             accuracy, images = tuple(record["accuracy"]), tuple(record["test_images"])
-            # older stores count no undecided test images
-            diverged = record.get("undecided", 0) > 0 or not all(map(math.isfinite, record["losses"]))
+            diverged = record["undecided"] > 0 or not all(map(math.isfinite, record["losses"]))
             backbone = from_json(record["plan"]).describe()
-            yield Descent(0, stage.recipe["learner"], accuracy, accuracy, (), (), images, backbone=backbone, diverged=diverged)
+            yield Descent(0, stage.method, accuracy, accuracy, (), (), images, backbone=backbone, diverged=diverged)
 
 
-def _from_scratch(world: World, of: str, length: int, known: Mapping[str, Stage], peek: Peek) -> Descent | None:
+def _from_scratch(world: World, of: int | str, length: int, known: Mapping[Place, Stage], peek: Peek) -> Descent | None:
     """A from-scratch control, the mean of its draws; None while one is missing, or where the control is off."""
-    stages = [known.get(recipes.scratch_label(of, draw)) for draw in range(world.settings.controls.draws)]
+    owner, at = ("", of) if isinstance(of, int) else (of, None)
+    draws = range(world.settings.controls.draws)
+    stages = [known.get(("descend", "from-scratch", owner, at, draw)) for draw in draws]
     records = [peek(stage.key) if stage else None for stage in stages]
-    draws = [_descent(record, length, "from-scratch") for record in records if record is not None]
-    return mean_descent(draws) if len(draws) == len(stages) else None
+    descents = [_descent(record, length, "from-scratch") for record in records if record is not None]
+    return mean_descent(descents) if len(descents) == len(stages) else None
 
 
 def mean_descent(draws: Sequence[Descent]) -> Descent:

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from evolve.core.settings import Settings
 from evolve.core.words import PAPERS, WHOLE
-from evolve.engine.store import Stage
+from evolve.engine.stage import Place, Stage
 from evolve.lineage.recipes import accumulate, condense, descend, distilled, fewshot, from_scratch, heir, rivals
+from evolve.lineage.schedule import due, measured
 from evolve.lineage.world import Peek, World, ancestor_plan, paper_descendant
 from evolve.networks.architecture import Architecture
 
@@ -53,7 +53,7 @@ def generation(world: World, length: int, ancestor: Stage, peek: Peek) -> Iterat
     yield descend(world, "inherited", length, learngene)
     chosen = peek(learngene.key)
     if chosen and controls.from_scratch:
-        yield from draws(world, heir(world, chosen), str(length))
+        yield from draws(world, heir(world, chosen), length)
     if due(world, "shuffled", length):
         yield descend(world, "shuffled", length, learngene)
     if due(world, "full-ancestor", length):
@@ -62,83 +62,16 @@ def generation(world: World, length: int, ancestor: Stage, peek: Peek) -> Iterat
         yield distilled(world, length, learngene, ancestor)
     if due(world, "joint", length):
         joint = accumulate(world, length, ancestor, strategy="joint")
-        joint_gene = condense(world, length, joint, of="joint ")
-        others = rivals(world, length, joint, of="joint ").values()
+        joint_gene = condense(world, length, joint, of="joint")
+        others = rivals(world, length, joint, of="joint").values()
         yield from (joint, *others, joint_gene, descend(world, "joint", length, joint_gene))
 
 
-def measured(settings: Settings) -> tuple[int, ...]:
-    """The lineage lengths that are condensed and measured, in order: 0 (an untrained ancestor) where it is a control, those of
-    ``stream.measure`` that the stream reaches, and the last one.
-    """
-    tasks, measure = settings.stream.tasks, settings.stream.measure
-    if isinstance(measure, tuple):
-        lengths = {length for length in measure if length <= tasks}
-    else:
-        lengths = set(range(1, tasks + 1) if measure == "all" else range(int(measure), tasks + 1, int(measure)))
-    return tuple(sorted(lengths | {tasks} | ({0} if settings.controls.untrained else set())))
-
-
-def due(world: World, control: str, length: int) -> bool:
-    """Whether a control of :data:`SPARSE` runs at this measured length: at every n-th one, counted from the first trained ancestor's, and the last.
-
-    At lineage length 0 none does, unless that is all there is: one pretrained ancestor, which has no tasks that a joint one could learn.
-    """
-    every: int = getattr(world.settings.controls, control.replace("-", "_"))
-    if world.settings.stream.tasks == 0:
-        return every > 0 and control != "joint"
-    trained = [m for m in measured(world.settings) if m > 0]
-    return every > 0 and length in trained and ((trained.index(length) + 1) % every == 0 or length == trained[-1])
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-def draws(world: World, plan: Architecture, of: str) -> Iterator[Stage]:
+def draws(world: World, plan: Architecture, of: int | str) -> Iterator[Stage]:
     """All ``controls.draws`` of a from-scratch control."""
     return (from_scratch(world, plan, of, draw) for draw in range(world.settings.controls.draws))
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
+def places(world: World, peek: Peek) -> dict[Place, Stage]:
+    """The stages that can be named now, by where they stand."""
+    return {stage.place: stage for stage in lineage(world, peek)}

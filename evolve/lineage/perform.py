@@ -165,7 +165,7 @@ def _accumulate(context: Mapping[str, Any], stage: Stage, inputs: Mapping[str, R
         Sparing(store.checkpoint(stage.key), CHECKPOINT_SECONDS),
         progress,
         recipe.get("arithmetic") == "reference",
-        _pretrained(recipe, context) if "checkpoint" in recipe else None,
+        _pretrained(recipe, context) if recipe.get("checkpoint") else None,
     )
     rows = [*history, done.record["row"]] if recipe["task"] > 0 else []
     return done.record | {"history": rows}, {"ancestor": done.tensors}
@@ -303,7 +303,7 @@ def _fewshot(stage: Stage, inputs: Mapping[str, Result], resident: Resident, sto
         seed,
         progress,
         Sparing(store.checkpoint(stage.key), CHECKPOINT_SECONDS),
-        recipe.get("images_per_class", 0),
+        recipe["images_per_class"],
     )
     record = {
         "accuracy": [correct.double().mean().item() for correct in found.correct],
@@ -341,7 +341,7 @@ def _inheritance(recipe: Mapping[str, Any], inputs: Mapping[str, Result]) -> tup
     if method == "full-ancestor":
         return ancestor.whole(), extract(trunk(inputs["ancestor"].tensors("ancestor")), ancestor, ancestor.all_layers)
     found = inputs["learngene"]
-    chosen: InheritSettings = _settings(InheritSettings, recipe.get("inherit", {}))
+    chosen: InheritSettings = _settings(InheritSettings, recipe["inherit"])
     plan = descendant(ancestor, found.record["layers"], chosen)
     if method == "distilled":
         return plan, None
@@ -351,8 +351,8 @@ def _inheritance(recipe: Mapping[str, Any], inputs: Mapping[str, Result]) -> tup
 
 def _lr_scale(recipe: Mapping[str, Any]) -> float:
     """What the learning rate of the inherited layers is multiplied by; a from-scratch or distilled stage names none."""
-    scale: float = recipe.get("inherit", {}).get("lr_scale", 1.0)
-    return scale
+    inherits = recipe["method"] not in ("from-scratch", "distilled")
+    return float(recipe["inherit"]["lr_scale"]) if inherits else 1.0
 
 
 def _teacher(recipe: Mapping[str, Any], inputs: Mapping[str, Result], device: torch.device, weight: float) -> Teacher | None:

@@ -9,18 +9,15 @@ from typing import Any
 from evolve.condensers import table as condenser_table
 from evolve.core.fewshot_settings import READ
 from evolve.core.registry import marked
-from evolve.core.settings import InheritSettings, Settings, descend_source
+from evolve.core.settings import Settings
 from evolve.engine.store import Stage
 from evolve.learngene.inheritors import descendant
 from evolve.lineage.world import World, ancestor_plan, paper_descendant
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
 
-# Raised by hand when a room's numbers change for the same settings; results of the older version are then simply not found.
-VERSIONS = {"accumulate": 3, "condense": 3, "descend": 4, "fewshot": 1}
-RAISED = {"baseline++": 1, "deepemd": 1}  # few-shot learners whose numbers alone changed, so often: passes over the support set, not steps
-# Strategies whose numbers alone changed, by head: BN's statistics under MAS, and the heads of tasks to come under a penalty.
-MENDED = {("mas", "shared"), ("mas", "single"), *((strategy, "per-task") for strategy in ("mas", "ewc", "si"))}
+# Raised by hand when a kind's numbers change for the same settings; results of the older version are then simply not found.
+VERSIONS = {"accumulate": 1, "condense": 1, "descend": 1, "fewshot": 1}
 TASKS = ("descendants", "classes_per_task", "shots", "test_per_class")  # [descend]: what chooses the downstream tasks
 LEARNING = (
     "epochs",
@@ -43,26 +40,19 @@ def accumulate(world: World, task: int, previous: Stage | None, strategy: str | 
     recipe: dict[str, Any] = {"version": VERSIONS["accumulate"], "task": task, "seed": world.seed}
     recipe["classes"] = list(world.ancestor_classes)
     if task == 0:
-        recipe["ancestor"] = {name: getattr(s.ancestor, name) for name in ("network", "width", "head")} | _sized(s)
+        recipe["ancestor"] = {"head": s.ancestor.head} | network(s)
         recipe["stream"] = {name: stream[name] for name in stream if name != "images_per_class"}
-        recipe |= {"checkpoint": world.checkpoint} if world.checkpoint else {}
+        recipe["checkpoint"] = world.checkpoint
     else:
-        recipe["ancestor"] = _learning(s.ancestor, ("schedule",)) | _sized(s)
-        recipe["stream"] = stream
-        recipe["data"] = world.data
-        recipe["arithmetic"] = world.arithmetic
-        if s.ancestor.optimizer == "sgd" and not world.reference:
-            recipe["update"] = "compiled"  # SGD's step, which was torch's in older stores
-    if strategy and strategy != s.ancestor.strategy:
-        recipe["ancestor"] |= {"strategy": strategy, "strategy_args": {}}
-    if task > 0 and (recipe["ancestor"]["strategy"], s.ancestor.head) in MENDED:
-        recipe["mended"] = 1
-    if task > 0:
-        recipe |= marked("strategies", recipe["ancestor"]["strategy"])
-    if task > 0 and recipe["ancestor"]["strategy"] == "joint":
-        previous = accumulate(world, 0, None)  # each joint ancestor is trained afresh on the union of its tasks
-    label = f"{'joint ' if strategy else ''}accumulate {task}"
-    return _stage("accumulate", label, recipe, {"previous": previous} if previous else {}, priority=0)
+        ancestor = replace(s.ancestor, strategy=strategy, strategy_args={}) if strategy else s.ancestor
+        recipe["ancestor"] = _learning(ancestor) | network(s)
+        recipe |= {"stream": stream, "data": world.data, "arithmetic": world.arithmetic}
+        recipe |= marked("strategies", ancestor.strategy)
+        if ancestor.strategy == "joint":
+            previous = accumulate(world, 0, None)  # each joint ancestor is trained afresh on the union of its tasks
+    of = strategy or ""
+    inputs = {"previous": previous} if previous else {}
+    return _stage("accumulate", f"{of} accumulate {task}".strip(), recipe, inputs, priority=0, of=of, length=task)
 
 
 def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
@@ -77,8 +67,6 @@ def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
         "condense": _condense_settings(s),
     }
     recipe |= marked("condensers", s.condense.method)
-    if s.condense.repeats > 1 and condenser_table.method(s.condense.method).draws:
-        recipe["agreed"] = 2  # as VERSIONS: how repeats are put together
     if condenser_table.method(s.condense.method).computes:
         recipe["arithmetic"] = world.arithmetic
     if s.condense.method == "trial":
@@ -86,7 +74,7 @@ def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
     inputs = {"ancestor": ancestor} | {
         f"{RIVAL}{name}": stage for name, stage in rivals(world, length, ancestor, of).items()
     }
-    return _stage("condense", f"{of}condense {length}", recipe, inputs, priority=1)
+    return _stage("condense", f"{of} condense {length}".strip(), recipe, inputs, of=of, length=length)
 
 
 def rivals(world: World, length: int, ancestor: Stage, of: str = "") -> dict[str, Stage]:
@@ -100,7 +88,7 @@ def rivals(world: World, length: int, ancestor: Stage, of: str = "") -> dict[str
 
     def by(name: str) -> Stage:
         settings = replace(world.settings, condense=replace(c, method=name))
-        return condense(replace(world, settings=settings), length, ancestor, of=f"{of}{name} ")
+        return condense(replace(world, settings=settings), length, ancestor, of=f"{of} {name}".strip())
 
     return {name: by(name) for name in c.rivals}
 
@@ -110,36 +98,33 @@ def descend(world: World, method: str, length: int, source: Stage) -> Stage:
     role = "ancestor" if method == "full-ancestor" else "learngene"
     # "joint" names where the learngene comes from, which its key already says.
     recipe = _descend_recipe(world) | {"method": "inherited" if method == "joint" else method} | _inheriting(world.settings, method)
-    return _stage("descend", f"descend {length} {method}", recipe, {role: source}, priority=1)
+    return _stage("descend", f"descend {length} {method}", recipe, {role: source}, method=method, length=length)
 
 
 def distilled(world: World, length: int, learngene: Stage, ancestor: Stage) -> Stage:
     """From-scratch descendants of the learngene's architecture, with the ancestor's features as hints where they would inherit (SPEC 5)."""
     recipe = _descend_recipe(world) | {"method": "distilled"} | _inheriting(world.settings, "distilled")
     recipe["descend"] |= {"distill_weight": world.settings.descend.distill_weight}
-    return _stage("descend", f"descend {length} distilled", recipe, {"learngene": learngene, "ancestor": ancestor}, priority=1)
+    inputs = {"learngene": learngene, "ancestor": ancestor}
+    return _stage("descend", f"descend {length} distilled", recipe, inputs, method="distilled", length=length)
 
 
-def from_scratch(world: World, plan: Architecture, of: str, draw: int = 0) -> Stage:
+def from_scratch(world: World, plan: Architecture, of: int | str, draw: int = 0) -> Stage:
     """The same descendants with all layers random. It depends on no ancestor, so equal architectures share one result.
 
     ``of``: a lineage length, or :data:`PAPERS` or :data:`WHOLE`; ``draw``: 0 is paired with the inherited, layer by layer.
     """
     recipe = _descend_recipe(world) | {"method": "from-scratch", "plan": plan.anonymous().to_json(), "draw": draw}
-    return _stage("descend", scratch_label(of, draw), recipe, {}, priority=1)
-
-
-def scratch_label(of: str, draw: int) -> str:
-    """What a from-scratch stage is called."""
-    return f"descend {of} from-scratch" + (f" draw {draw + 1}" if draw else "")
+    label = f"descend {of} from-scratch" + (f" draw {draw + 1}" if draw else "")
+    place: dict[str, Any] = {"length": of} if isinstance(of, int) else {"of": of}
+    return _stage("descend", label, recipe, {}, method="from-scratch", draw=draw, **place)
 
 
 def fewshot(world: World, learner: str) -> Stage:
     """A few-shot learner of Table III on the paper's descendant: meta-trained on the ancestor's classes, measured on the descendants' tasks."""
     s = world.settings
     recipe = {
-        "version": VERSIONS["fewshot"] + RAISED.get(learner, 0),
-        "arithmetic": "fast",  # learners know one path; older stores name it
+        "version": VERSIONS["fewshot"],
         "seed": world.seed,
         "data": world.data,
         "ancestor_classes": list(world.ancestor_classes),
@@ -148,10 +133,9 @@ def fewshot(world: World, learner: str) -> Stage:
         "learner": learner,
         "fewshot": {name: value for name, value in _keyed(s.fewshot).items() if name in READ[learner]},
         "tasks": {name: getattr(s.descend, name) for name in TASKS},
+        "images_per_class": s.stream.images_per_class,
     }
-    if s.stream.images_per_class:
-        recipe["images_per_class"] = s.stream.images_per_class
-    return _stage("fewshot", f"few-shot {learner}", recipe | marked("networks", s.ancestor.network), {}, priority=1)
+    return _stage("fewshot", f"few-shot {learner}", recipe | marked("networks", s.ancestor.network), {}, method=learner)
 
 
 def heir(world: World, chosen: Mapping[str, Any]) -> Architecture:
@@ -160,14 +144,10 @@ def heir(world: World, chosen: Mapping[str, Any]) -> Architecture:
 
 
 def network(settings: Settings) -> dict[str, Any]:
-    """What names the ancestor's architecture in a recipe."""
-    return {"network": settings.ancestor.network, "width": settings.ancestor.width} | _sized(settings)
-
-
-def _sized(s: Settings) -> dict[str, Any]:
-    """The image size, where the network's layers depend on it, and the package that brings the network."""
-    sized = {} if s.ancestor.network == "vgg16" else {"size": s.data.size}
-    return sized | marked("networks", s.ancestor.network)
+    """What names the ancestor's architecture in a recipe: the image size, where its layers depend on it, and the package that brings it."""
+    a = settings.ancestor
+    sized = {} if a.network == "vgg16" else {"size": settings.data.size}
+    return {"network": a.network, "width": a.width} | sized | marked("networks", a.network)
 
 
 def _descend_recipe(world: World) -> dict[str, Any]:
@@ -180,18 +160,12 @@ def _descend_recipe(world: World) -> dict[str, Any]:
         "network": network(world.settings),
         "descend": _learning(world.settings.descend, without=("distill_weight",)),
         "draw": 0,
-    } | _uneven(world.settings)
+    }
 
 
-def _uneven(s: Settings) -> dict[str, Any]:
-    """A mark where tasks may have unequally many test images, which were cut off once; the sources named have as many of every class."""
-    return {} if s.descend.test_per_class or descend_source(s.data) in ("glyphs", "cifar100", "tinyimagenet") else {"tests": 2}
-
-
-def _learning(section: Any, later: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """How a network learns: what is read, and of the settings that came ``later`` (older stores do not know them) those that change something."""
-    unread = [name for name in ("optimizer", "warmup", *later) if getattr(section, name) == getattr(type(section)(), name)]
-    unread += ["momentum"] if section.optimizer == "adamw" else []
+def _learning(section: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """How a network learns, less what its optimizer and its schedule do not read."""
+    unread = ["momentum"] if section.optimizer == "adamw" else []
     unread += ["milestones", "gamma"] if section.schedule == "cosine" else []
     return _keyed(section, without=(*unread, *without))
 
@@ -235,11 +209,10 @@ def fixed_layers(s: Settings) -> tuple[int, ...]:
 
 
 def _inheriting(s: Settings, method: str) -> dict[str, Any]:
-    """How the descendants inherit, as far as ``method`` reads it and where it is not the paper's way (older stores know no other)."""
-    every = tuple(_keyed(s.inherit))
-    read = {"full-ancestor": ("lr_scale",), "distilled": ("method",)}.get(method, every)
-    chosen = {name: getattr(s.inherit, name) for name in read if getattr(s.inherit, name) != getattr(InheritSettings(), name)}
-    return ({"inherit": chosen} if chosen else {}) | (marked("inheritors", s.inherit.method) if "method" in read else {})
+    """How the descendants inherit, as far as ``method`` reads it."""
+    every = _keyed(s.inherit)
+    read = {"full-ancestor": ("lr_scale",), "distilled": ("method",)}.get(method, tuple(every))
+    return {"inherit": {name: every[name] for name in read}} | (marked("inheritors", s.inherit.method) if "method" in read else {})
 
 
 def _keyed(section: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -251,6 +224,6 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _stage(kind: str, label: str, recipe: dict[str, Any], inputs: Mapping[str, Stage], priority: int) -> Stage:
+def _stage(kind: str, label: str, recipe: dict[str, Any], inputs: Mapping[str, Stage], priority: int = 1, **place: Any) -> Stage:
     keys = {role: stage.key for role, stage in inputs.items()}
-    return Stage(kind, label, recipe | {"inputs": keys}, keys, priority)
+    return Stage(kind, label, recipe | {"inputs": keys}, keys, priority, **place)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evolve.core.registry import module
+from evolve.core.registry import load
 from evolve.core.setting import SETS
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Architecture(ABC):
     """
 
     family: ClassVar[str]
+    builder: ClassVar[str]  # "module:attribute" of what builds the network from (architecture, classes)
 
     # What it consists of.
 
@@ -112,8 +113,8 @@ class Architecture(ABC):
     # The network itself.
 
     def build(self, classes: int) -> Network:
-        """The module, initialised from seed 0. A plug-in's architecture has its own."""
-        network: Network = module(self.family)(self, classes)
+        """The module, initialised from seed 0. An architecture of another package has a ``build`` of its own."""
+        network: Network = load(self.builder)(self, classes)
         return network
 
     def shapes(self, layer: str) -> Shapes:

@@ -57,6 +57,7 @@ class ResNetPlan(Architecture):
     """A ResNet: residual blocks, global average pooling, one FC. Every map is half as large (rounded up) as that of the stage before."""
 
     family = "resnet"
+    builder = "evolve.networks.resnet:ResNet"
 
     blocks: tuple[Block, ...]
 

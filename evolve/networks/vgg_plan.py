@@ -48,6 +48,7 @@ class VggPlan(tuple[tuple[ConvSpec, ...], ...], Architecture):
     """A :data:`Plan` that is an :class:`Architecture`."""
 
     family = "vgg"
+    builder = "evolve.networks.vgg:VGG"
 
     @property
     def layer_names(self) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ class ViTPlan(Architecture):
     """A ViT for images of ``size`` pixels in patches of ``patch``: embedding ``dim``, ``heads``; all blocks are of one shape."""
 
     family = "vit"
+    builder = "evolve.networks.vit:ViT"
 
     patch: int
     size: int

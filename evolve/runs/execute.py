@@ -11,7 +11,7 @@ from typing import Any
 from evolve.core.errors import UserError
 from evolve.engine.engine import Notice, StageDone, StageProgress, StageStarted, run_stages
 from evolve.lineage.collect import generation
-from evolve.lineage.lineage import measured
+from evolve.lineage.schedule import measured
 from evolve.report.curves import LineageRecord, summarise
 from evolve.report.economy import sentences
 from evolve.report.verdict import gain_sentence, verdict
@@ -130,7 +130,7 @@ class Watcher:
 
     def _show_finished(self, fresh: bool) -> None:
         """Show every generation that has become complete, in order of lineage length."""
-        known = {stage.label: stage for stage in self.opened.stages()}
+        known = {stage.place: stage for stage in self.opened.stages()}
         tasks = self.opened.world.settings.stream.tasks
         for length in measured(self.opened.world.settings):
             if length in self.shown:
@@ -157,10 +157,10 @@ def export_learngenes(opened: Opened, record: LineageRecord) -> None:
     from evolve.lineage.perform import unflatten
     from evolve.networks.family import from_json
 
-    known = {stage.label: stage for stage in opened.stages()}
+    known = {stage.place: stage for stage in opened.stages()}
     folder = opened.order.out / "learngenes"
     for shown in record.generations:
-        stage = known[f"condense {shown.lineage}"]
+        stage = known["condense", "", "", shown.lineage, 0]
         path = folder / f"lineage-{shown.lineage:02d}.safetensors"
         found = opened.store.get(stage.key)
         if found is None:

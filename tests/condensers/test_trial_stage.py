@@ -15,8 +15,8 @@ from evolve.core.settings import AncestorSettings, CondenseSettings, DataSetting
 from evolve.data.sources import load_images
 from evolve.engine.store import Stage, Store
 from evolve.lineage import perform, scenario
-from evolve.lineage.lineage import measured
 from evolve.lineage.recipes import accumulate, condense, rivals
+from evolve.lineage.schedule import measured
 from evolve.lineage.world import World, ancestor_plan
 from evolve.runs.estimate import cost
 

@@ -20,7 +20,7 @@ from evolve.condensers.candidates import Choice, candidates, trial_settings
 from evolve.core.fewshot_settings import READ
 from evolve.core.settings import Settings, descend_source
 from evolve.learngene.inheritors import descendant
-from evolve.lineage.lineage import measured
+from evolve.lineage.schedule import measured
 from evolve.lineage.world import ancestor_plan, paper_descendant
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
