@@ -24,8 +24,7 @@ from evolve.core.errors import UserError
 from evolve.engine.store import Store
 from evolve.learngene import ancestor_file, tensor_file
 from evolve.learngene.inheritance import inherit
-from evolve.learngene.learngene import Learngene, extract, load
-from evolve.lineage.perform import unflatten
+from evolve.learngene.learngene import Learngene, extract, load, unflatten
 from evolve.networks.family import architecture, from_json
 from evolve.networks.foreign_names import plain_names
 from evolve.networks.network import initialise

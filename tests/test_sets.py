@@ -24,7 +24,7 @@ from evolve.data.sources import load_images
 from evolve.engine.engine import Event, Notice, StageDone, StageFailed, StageFailure, StageProgress, StageStarted, run_stages
 from evolve.engine.store import Stage, Store
 from evolve.engine.workers import execute
-from evolve.learngene.learngene import extract
+from evolve.learngene.learngene import extract, flatten
 from evolve.lineage import perform
 from evolve.lineage.recipes import accumulate as accumulate_stage
 from evolve.lineage.recipes import condense, descend, from_scratch
@@ -226,7 +226,7 @@ def make_generation(world: World, store: Store) -> list[Stage]:
     network = VGG(ancestor, 3)
     initialise(network, 1, "test")
     plan = stack_plan(ancestor, layers)
-    store.put(gene, {"layers": layers}, {"learngene": perform.flatten(extract(network.state_dict(), ancestor, layers))}, {})
+    store.put(gene, {"layers": layers}, {"learngene": flatten(extract(network.state_dict(), ancestor, layers))}, {})
     methods = [descend(world, method, 1, gene) for method in ("inherited", "shuffled")]
     return [gene, *methods, from_scratch(world, plan, "1"), from_scratch(world, paper_descendant(world.settings), "paper's")]
 

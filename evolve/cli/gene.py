@@ -22,9 +22,10 @@ from evolve.engine.engine import Notice, StageProgress, run_stages
 from evolve.engine.store import Stage
 from evolve.learngene import ancestor_file, model_file
 from evolve.learngene.ancestor_file import AncestorFile
+from evolve.learngene.learngene import unflatten
 from evolve.learngene.tensor_file import digest
 from evolve.lineage import recipes, scenario
-from evolve.lineage.perform import trunk, unflatten
+from evolve.lineage.outcomes import trunk
 from evolve.networks.family import architecture, from_json
 from evolve.runs.folder import RUN_FILE, default_out, default_store
 from evolve.runs.opened import Opened, Order, open_run, order_from_run

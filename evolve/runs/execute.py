@@ -154,7 +154,7 @@ class Watcher:
 
 def export_learngenes(opened: Opened, record: LineageRecord) -> None:
     """Every generation's learngene as one file a stranger can open, in the run folder."""
-    from evolve.lineage.perform import unflatten
+    from evolve.learngene.learngene import unflatten
     from evolve.networks.family import from_json
 
     known = {stage.place: stage for stage in opened.stages()}

@@ -168,7 +168,7 @@ def test_the_stage_starts_from_the_file_and_refuses_another_content(tmp_path: Pa
     class Nothing:
         size, device = 16, torch.device("cpu")
 
-    monkeypatch.setattr(perform, "_resident", lambda context, recipe: Nothing())
+    monkeypatch.setattr(perform, "resident_images", lambda context, recipe: Nothing())
     store = Store(tmp_path / "store", lambda text: None)
     perform.perform_stage(stage, store, {"checkpoint": file}, lambda done, text: None)
     found = store.get(stage.key)

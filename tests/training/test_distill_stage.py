@@ -12,7 +12,7 @@ import torch
 from evolve.core.settings import AncestorSettings, ControlSettings, DataSettings, DescendSettings, Settings
 from evolve.data.sources import load_images
 from evolve.engine.store import Result, Stage, Store
-from evolve.learngene.learngene import extract
+from evolve.learngene.learngene import extract, flatten
 from evolve.lineage import perform
 from evolve.lineage.lineage import lineage
 from evolve.lineage.recipes import accumulate, condense, descend, distilled, from_scratch, heir
@@ -53,7 +53,7 @@ def inputs(world: World, store: Store, draw: int = 1) -> tuple[Stage, Stage]:
         states[number] = model.state_dict()
     store.put(ancestor, {}, {"ancestor": {f"model.trunk.{name}": tensor for name, tensor in states[draw].items()}}, {})
     record = {"layers": LAYERS, "ancestor_plan": plan.to_json()}
-    store.put(gene, record, {"learngene": perform.flatten(extract(states[1], plan, LAYERS))}, {})
+    store.put(gene, record, {"learngene": flatten(extract(states[1], plan, LAYERS))}, {})
     return gene, ancestor
 
 
