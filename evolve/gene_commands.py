@@ -51,7 +51,7 @@ class Weights:
 def condense(ancestor: str, out: Path, images: Images, weights: Weights, place: dict[str, Any], force: bool) -> None:
     """Condense an ancestor, FILE or RUN@TASK, into a learngene's file. What the store holds already is taken from there."""
     check_out(out, force)
-    opened, stages, origin = _asked(ancestor, images, weights, place)
+    opened, stages, origin = asked(ancestor, images, weights, place)
     with SCREEN.status(f"condensing {ancestor}") as status:
 
         def show(event: Any) -> None:
@@ -100,7 +100,7 @@ def null_test(ancestor: str, count: int, images: Images, weights: Weights, place
     from evolve.condensers.selection import movement
     from evolve.perform import condensation
 
-    opened, stages, _ = _asked(ancestor, images, weights, place)
+    opened, stages, _ = asked(ancestor, images, weights, place)
     check_method(opened.world.settings.condense.method)
     with SCREEN.status(f"condensing {ancestor}") as status:
 
@@ -117,7 +117,7 @@ def null_test(ancestor: str, count: int, images: Images, weights: Weights, place
         print(f"{row.kind:38}{row.decided:3} of {row.count:<3}{row.same:3} of {row.count:<3}{shared:>6}{row.moved:>10.2f}   {KINDS[row.kind]}")
 
 
-def _asked(ancestor: str, images: Images, weights: Weights, place: dict[str, Any]) -> tuple[Opened, list[Stage], dict[str, Any]]:
+def asked(ancestor: str, images: Images, weights: Weights, place: dict[str, Any]) -> tuple[Opened, list[Stage], dict[str, Any]]:
     """The condensation of FILE or RUN@TASK, last, after those that it needs, and what to say of where the ancestor comes from."""
     found = run_and_task(ancestor)
     if found is None:

@@ -143,6 +143,20 @@ def test_the_null_test_prints_a_table_and_writes_nothing(here: Path, capsys: pyt
         call("condense", "--ancestor", "runs/a@2", "--null", "1")
 
 
+def test_a_granularity_is_decided_on_the_runs_own_condensing_classes(here: Path) -> None:
+    script, before = Path(__file__).parents[1] / "benchmarks/ablations/granularity.py", stored(here)
+    chosen = [word for text in ("meta_lr=0.05", "epochs=2", "trial_tasks=2", "selection=threshold") for word in ("--set", f"condense.{text}")]
+    words = [sys.executable, str(script), "runs/a@1", "runs/a@2", "--draws", "1", "--json", "granularity.json", *chosen]
+    done = subprocess.run(words, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(Path("granularity.json").read_text())["rows"]
+    assert [(row["ancestor"], row["granularity"]) for row in rows] == [(f"runs/a@{n}", kind) for n in (1, 2) for kind in ("conv", "stage")]
+    assert all(len(row["gains"]) == 2 and len(row["sets"]) == 1 for row in rows) and stored(here) == before
+    assert done.stdout.count("| runs/a@") == 4 and "conv less stage" in done.stdout
+    refused = subprocess.run([sys.executable, str(script), "runs/a"], text=True, capture_output=True, timeout=300)
+    assert refused.returncode == 1 and "runs/a: give RUN@TASK" in refused.stderr
+
+
 def test_another_condenser_is_computed_once_and_kept(here: Path) -> None:
     words = ("condense", "--ancestor", "runs/a@1", "--set", "condense.method=fixed", "--set", "condense.fixed=[3, 5]", "--force", "--out", "fixed.safetensors")
     before = stored(here)

@@ -6,7 +6,7 @@ come from what the ancestor knows about these images, however often it is repeat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from evolve.condensers import condense_ancestor
@@ -57,10 +57,11 @@ def null_test(request: Request, count: int) -> tuple[Condensed, list[Row]]:
         return condense_ancestor(replace(one, progress=lambda part, text: request.progress((before + part) / total, f"null test {before + 1} of {total}, {text}")))
 
     true = condensed(once)
-    return true, [_row(kind, true, [condensed(one) for one in _requests(once, kind, count)]) for kind in KINDS]
+    return true, [_row(kind, true, [condensed(one) for one in requests(once, kind, count)]) for kind in KINDS]
 
 
-def _requests(request: Request, kind: str, count: int) -> Iterator[Request]:
+def requests(request: Request, kind: str, count: int) -> Iterator[Request]:
+    """``count`` requests of one of KINDS, each with draws of its own, on the same split of the same images."""
     for number in range(count):
         seed = derive_seed(request.seed, "null", number)
         other = request.again(seed, request.progress)
@@ -81,6 +82,6 @@ def _row(kind: str, true: Condensed, runs: Sequence[Condensed]) -> Row:
     return Row(kind, len(runs), len(decided), same, sum(overlaps) / len(overlaps) if overlaps else float("nan"), sum(moved) / len(moved))
 
 
-def overlap(one: Sequence[int], other: Sequence[int]) -> float:
+def overlap(one: Sequence[Hashable], other: Sequence[Hashable]) -> float:
     """Jaccard's index of two sets, at least one of them not empty: 1 for equal ones, 0 where they share nothing."""
     return len(set(one) & set(other)) / len(set(one) | set(other))
