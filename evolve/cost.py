@@ -216,7 +216,8 @@ def estimate(settings: Settings, workers: int = 2) -> float:
     """Seconds for a whole lineage from an empty store: the serial chain or the shared rest, whichever is longer."""
     c, tasks = settings.controls, settings.stream.tasks
     recipe = {"ancestor": {"strategy": settings.ancestor.strategy}}
-    chain = sum(seconds(settings, "accumulate", recipe | {"task": t}) for t in range(tasks + 1))
+    trained_at = measured(settings) if settings.ancestor.strategy == "joint" else range(tasks + 1)
+    chain = sum(seconds(settings, "accumulate", recipe | {"task": t}) for t in trained_at)
     one = seconds(settings, "descend", {"method": "inherited"})
     generations = len(measured(settings))
     trained = generations - (c.untrained and tasks > 0)
