@@ -96,8 +96,7 @@ def print_trials(trials: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[
 
 def null_test(ancestor: str, count: int, images: Images, weights: Weights, place: dict[str, Any]) -> None:
     """Print what the condensation of an ancestor chose, beside ``count`` of each kind of null; nothing is written."""
-    from evolve.condensers.null import KINDS, check_method, null_test
-    from evolve.condensers.selection import movement
+    from evolve.condensers.null import KINDS, check_method, moved, null_test
     from evolve.perform import condensation
 
     opened, stages, _ = asked(ancestor, images, weights, place)
@@ -110,11 +109,13 @@ def null_test(ancestor: str, count: int, images: Images, weights: Weights, place
         request = condensation(stages[-1], opened.store, opened.context, show)
         true, rows = null_test(request, count)
     layers = ", ".join(name for place in true.selected for name in request.groups[place])
-    print(f"{ancestor}: {layers} ({true.selected_by}), movement {movement(true.alpha):.2f}")
-    print(f"{count} of each, beside it:{'':14} decided  same set  overlap  movement")
+    far = moved(request.c.method, true)
+    print(f"{ancestor}: {layers} ({true.selected_by}){'' if far is None else f', movement {far:.2f}'}")
+    print(f"{count} of each, beside it:{'':14} decided  same set  overlap{'' if far is None else '  movement'}")
     for row in rows:
         shared = f"{row.overlap:.2f}" if row.decided else "-"
-        print(f"{row.kind:38}{row.decided:3} of {row.count:<3}{row.same:3} of {row.count:<3}{shared:>6}{row.moved:>10.2f}   {KINDS[row.kind]}")
+        last = "" if row.moved is None else f"{row.moved:10.2f}"
+        print(f"{row.kind:38}{row.decided:3} of {row.count:<3}{row.same:3} of {row.count:<3}{shared:>6}{last}   {KINDS[row.kind]}")
 
 
 def asked(ancestor: str, images: Images, weights: Weights, place: dict[str, Any]) -> tuple[Opened, list[Stage], dict[str, Any]]:

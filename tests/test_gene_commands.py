@@ -136,6 +136,9 @@ def test_the_null_test_prints_a_table_and_writes_nothing(here: Path, capsys: pyt
     said = capsys.readouterr().out
     assert "movement" in said and all(f"{kind:38}" in said for kind in ("other pseudo-descendants", "wrong images", "untrained ancestor"))
     assert said.count(" of 2") == 6 and stored(here) == before
+    call("condense", "--ancestor", "runs/a@2", "--null", "1", "--set", "condense.method=similarity")
+    said = capsys.readouterr().out
+    assert "overlap" in said and "movement" not in said, "similarity's scores are no alpha"
     for words in (("--null", "2", "--out", "x.safetensors"), ()):
         with pytest.raises(click.UsageError, match="either '--out FILE'.*or '--null N'"):
             call("condense", "--ancestor", "runs/a@2", *words)
