@@ -136,11 +136,28 @@ def test_the_null_test_prints_a_table_and_writes_nothing(here: Path, capsys: pyt
     said = capsys.readouterr().out
     assert "movement" in said and all(f"{kind:38}" in said for kind in ("other pseudo-descendants", "wrong images", "untrained ancestor"))
     assert said.count(" of 2") == 6 and stored(here) == before
+    call("condense", "--ancestor", "runs/a@2", "--null", "1", "--set", "condense.method=similarity")
+    said = capsys.readouterr().out
+    assert "overlap" in said and "movement" not in said, "similarity's scores are no alpha"
     for words in (("--null", "2", "--out", "x.safetensors"), ()):
         with pytest.raises(click.UsageError, match="either '--out FILE'.*or '--null N'"):
             call("condense", "--ancestor", "runs/a@2", *words)
     with pytest.raises(UserError, match="--null: condense.method = 'cka'"):
         call("condense", "--ancestor", "runs/a@2", "--null", "1")
+
+
+def test_a_granularity_is_decided_on_the_runs_own_condensing_classes(here: Path) -> None:
+    script, before = Path(__file__).parents[1] / "benchmarks/ablations/granularity.py", stored(here)
+    chosen = [word for text in ("meta_lr=0.05", "epochs=2", "trial_tasks=2", "selection=threshold") for word in ("--set", f"condense.{text}")]
+    words = [sys.executable, str(script), "runs/a@1", "runs/a@2", "--draws", "1", "--json", "granularity.json", *chosen]
+    done = subprocess.run(words, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(Path("granularity.json").read_text())["rows"]
+    assert [(row["ancestor"], row["granularity"]) for row in rows] == [(f"runs/a@{n}", kind) for n in (1, 2) for kind in ("conv", "stage")]
+    assert all(len(row["gains"]) == 2 and len(row["sets"]) == 1 for row in rows) and stored(here) == before
+    assert done.stdout.count("| runs/a@") == 4 and "conv less stage" in done.stdout
+    refused = subprocess.run([sys.executable, str(script), "runs/a"], text=True, capture_output=True, timeout=300)
+    assert refused.returncode == 1 and "runs/a: give RUN@TASK" in refused.stderr
 
 
 def test_another_condenser_is_computed_once_and_kept(here: Path) -> None:

@@ -301,6 +301,15 @@ def test_from_scratch_waits_for_the_condensers_choice() -> None:
     assert "descend 1 inherited" in known and "descend 1 from-scratch" not in known
 
 
+def test_joint_ancestors_are_trained_at_measured_lengths_only() -> None:
+    def trained(*overrides: str) -> list[str]:
+        labels = stages(world("stream.tasks=6", "stream.measure=[2,5]", *overrides))
+        return [label for label in labels if label.startswith("accumulate")]
+
+    assert trained("ancestor.strategy=joint") == [f"accumulate {n}" for n in (0, 2, 5, 6)]
+    assert trained() == [f"accumulate {n}" for n in range(7)]
+
+
 def test_joint_control_does_not_depend_on_the_chain() -> None:
     w = world("controls.joint=1")
     joint = stages(w)["joint accumulate 2"]

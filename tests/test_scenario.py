@@ -28,6 +28,7 @@ SHIPPED = (
     "imagenet-seq25",
     "miniimagenet-seq25-resnet",
     "miniimagenet-seq25",
+    "tinyimagenet-pretrained",
     "tinyimagenet-seq25-resnet",
     "tinyimagenet-seq25-vit",
     "tinyimagenet-seq25",

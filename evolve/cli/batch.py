@@ -14,6 +14,7 @@ from evolve.runs.folder import StorePlace
 
 OPTIONS = (
     click.option("--profile", default="paper", show_default=True, help="quick: the batch's and the scenario's [quick] values."),
+    click.option("--scenario", "base", help="This scenario, by name or file, instead of the batch's, such as tinyimagenet-seq25."),
     click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="This seed instead of the file's; may be given many times."),
     DATA,
     click.option("--out", type=click.Path(path_type=Path), help="The batch's folder; default: runs/<batch>-<profile>."),
@@ -78,12 +79,12 @@ def shipped() -> None:
         click.echo(f"{name:20} {len(found.cases):4} lineages  {found.title}")
 
 
-def _order(name: str, profile: str, overrides: tuple[str, ...], seeds: tuple[int, ...], **options: Any) -> Any:
+def _order(name: str, profile: str, overrides: tuple[str, ...], seeds: tuple[int, ...], base: str | None, **options: Any) -> Any:
     from evolve.runs.batch import file
     from evolve.runs.batch.opened import BatchOrder, default_out
     from evolve.runs.folder import default_store
 
-    chosen = file.load(name, profile, overrides, seeds)
+    chosen = file.load(name, profile, overrides, seeds, base)
     out = options.pop("out") or default_out(chosen)
     store = options.pop("store") or default_store(out)
     return BatchOrder(chosen, out, store, **options)

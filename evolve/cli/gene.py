@@ -56,7 +56,7 @@ class Weights:
 def condense(ancestor: str, out: Path, images: Images, weights: Weights, place: dict[str, Any], force: bool) -> None:
     """Condense an ancestor, FILE or RUN@TASK, into a learngene's file. What the store holds already is taken from there."""
     check_out(out, force)
-    opened, stages, origin = _asked(ancestor, images, weights, place)
+    opened, stages, origin = asked(ancestor, images, weights, place)
     with SCREEN.status(f"condensing {ancestor}") as status:
 
         def show(event: Any) -> None:
@@ -101,11 +101,10 @@ def print_trials(trials: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[
 
 def null_test(ancestor: str, count: int, images: Images, weights: Weights, place: dict[str, Any]) -> None:
     """Print what the condensation of an ancestor chose, beside ``count`` of each kind of null; nothing is written."""
-    from evolve.condensers.null import KINDS, check_method, null_test
-    from evolve.condensers.selection import movement
+    from evolve.condensers.null import KINDS, check_method, moved, null_test
     from evolve.lineage.perform import condensation
 
-    opened, stages, _ = _asked(ancestor, images, weights, place)
+    opened, stages, _ = asked(ancestor, images, weights, place)
     check_method(opened.world.settings.condense.method)
     with SCREEN.status(f"condensing {ancestor}") as status:
 
@@ -115,14 +114,16 @@ def null_test(ancestor: str, count: int, images: Images, weights: Weights, place
         request = condensation(stages[-1], opened.store, opened.context, show)
         true, rows = null_test(request, count)
     layers = ", ".join(name for place in true.selected for name in request.groups[place])
-    print(f"{ancestor}: {layers} ({true.selected_by}), movement {movement(true.alpha):.2f}")
-    print(f"{count} of each, beside it:{'':14} decided  same set  overlap  movement")
+    far = moved(request.c.method, true)
+    print(f"{ancestor}: {layers} ({true.selected_by}){'' if far is None else f', movement {far:.2f}'}")
+    print(f"{count} of each, beside it:{'':14} decided  same set  overlap{'' if far is None else '  movement'}")
     for row in rows:
         shared = f"{row.overlap:.2f}" if row.decided else "-"
-        print(f"{row.kind:38}{row.decided:3} of {row.count:<3}{row.same:3} of {row.count:<3}{shared:>6}{row.moved:>10.2f}   {KINDS[row.kind]}")
+        last = "" if row.moved is None else f"{row.moved:10.2f}"
+        print(f"{row.kind:38}{row.decided:3} of {row.count:<3}{row.same:3} of {row.count:<3}{shared:>6}{last}   {KINDS[row.kind]}")
 
 
-def _asked(ancestor: str, images: Images, weights: Weights, place: dict[str, Any]) -> tuple[Opened, list[Stage], dict[str, Any]]:
+def asked(ancestor: str, images: Images, weights: Weights, place: dict[str, Any]) -> tuple[Opened, list[Stage], dict[str, Any]]:
     """The condensation of FILE or RUN@TASK, last, after those that it needs, and what to say of where the ancestor comes from."""
     found = run_and_task(ancestor)
     if found is None:

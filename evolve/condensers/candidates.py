@@ -90,7 +90,7 @@ def candidates(choice: Choice, rivals: Mapping[str, tuple[int, ...]]) -> list[Ca
     for origin, chosen in _sets(choice, rivals):
         origins.setdefault(chosen, []).append(origin)
     tried = sorted(
-        (_candidate(choice, chosen, tuple(named)) for chosen, named in origins.items()),
+        (candidate(choice, chosen, tuple(named)) for chosen, named in origins.items()),
         key=lambda c: (c.share, c.groups),
     )
     if not tried[0].within:
@@ -102,7 +102,8 @@ def candidates(choice: Choice, rivals: Mapping[str, tuple[int, ...]]) -> list[Ca
     return _with_whole(choice, tried)
 
 
-def _candidate(choice: Choice, chosen: tuple[int, ...], origins: tuple[str, ...]) -> Candidate:
+def candidate(choice: Choice, chosen: tuple[int, ...], origins: tuple[str, ...]) -> Candidate:
+    """These groups as a set to try."""
     share = choice.share(chosen)
     plan = descendant(choice.ancestor, choice.layers(chosen), choice.inherit)
     return Candidate(chosen, plan, share, share <= choice.limit, origins)

@@ -6,7 +6,7 @@ come from what the ancestor knows about these images, however often it is repeat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from evolve.condensers.condense import condense_ancestor
@@ -27,7 +27,8 @@ KINDS = {
 @dataclass(frozen=True)
 class Row:
     """``count`` condensations of one kind: how many ``decided`` something at all, how many chose the ``same`` set as the true one; the mean
-    Jaccard ``overlap`` (shared layers / layers in either) with that set and the mean ``moved``, |1 - alpha|, over all of them.
+    Jaccard ``overlap`` (shared layers / layers in either) with that set and the mean ``moved``, |1 - alpha|, over all of them; None where
+    there is no alpha to move.
     """
 
     kind: str
@@ -35,7 +36,7 @@ class Row:
     decided: int
     same: int
     overlap: float
-    moved: float
+    moved: float | None
 
 
 def check_method(method: str) -> None:
@@ -57,10 +58,11 @@ def null_test(request: Request, count: int) -> tuple[Condensed, list[Row]]:
         return condense_ancestor(replace(one, progress=lambda part, text: request.progress((before + part) / total, f"null test {before + 1} of {total}, {text}")))
 
     true = condensed(once)
-    return true, [_row(kind, true, [condensed(one) for one in _requests(once, kind, count)]) for kind in KINDS]
+    return true, [_row(kind, request.c.method, true, [condensed(one) for one in requests(once, kind, count)]) for kind in KINDS]
 
 
-def _requests(request: Request, kind: str, count: int) -> Iterator[Request]:
+def requests(request: Request, kind: str, count: int) -> Iterator[Request]:
+    """``count`` requests of one of KINDS, each with draws of its own, on the same split of the same images."""
     for number in range(count):
         seed = derive_seed(request.seed, "null", number)
         other = request.again(seed, request.progress)
@@ -73,14 +75,20 @@ def _requests(request: Request, kind: str, count: int) -> Iterator[Request]:
         yield other
 
 
-def _row(kind: str, true: Condensed, runs: Sequence[Condensed]) -> Row:
+def _row(kind: str, method: str, true: Condensed, runs: Sequence[Condensed]) -> Row:
     decided = [run for run in runs if run.status == "selected"]
     same = sum(run.selected == true.selected for run in decided) if true.status == "selected" else 0
     overlaps = [overlap(true.selected, run.selected) for run in decided]
-    moved = [movement(run.alpha) for run in runs]
-    return Row(kind, len(runs), len(decided), same, sum(overlaps) / len(overlaps) if overlaps else float("nan"), sum(moved) / len(moved))
+    found = [moved(method, run) for run in runs]
+    mean = sum(one for one in found if one is not None) / len(found) if None not in found else None
+    return Row(kind, len(runs), len(decided), same, sum(overlaps) / len(overlaps) if overlaps else float("nan"), mean)
 
 
-def overlap(one: Sequence[int], other: Sequence[int]) -> float:
+def moved(method: str, run: Condensed) -> float | None:
+    """How far alpha moved; None for a method whose scores are no alpha (similarity's are distances)."""
+    return movement(run.alpha) if method == "meta-network" else None
+
+
+def overlap(one: Sequence[Hashable], other: Sequence[Hashable]) -> float:
     """Jaccard's index of two sets, at least one of them not empty: 1 for equal ones, 0 where they share nothing."""
     return len(set(one) & set(other)) / len(set(one) | set(other))

@@ -40,13 +40,18 @@ def trial(request: Request) -> Condensed:
     ask for more images or classes than there are, and an ancestor that diverged.
     """
     choice = Choice(request.architecture, request.c.granularity, request.inherit, request.c.budget)
-    tried = candidates(choice, request.rivals)
+    return concluded(request, tried(request, candidates(choice, request.rivals)))
+
+
+def tried(request: Request, sets: Sequence[Candidate]) -> list[Trial]:
+    """What the descendants of each of these sets gain over from-scratch ones, on the request's
+    ``trial_tasks`` tasks of its condensing classes.
+
+    Raises UserError for settings that ask for more images or classes than there are, and an
+    ancestor that diverged.
+    """
     course = Course(request)
-    plans = list(
-        dict.fromkeys(
-            plan for candidate in tried for plan in (candidate.plan, candidate.plan.anonymous())
-        )
-    )
+    plans = list(dict.fromkeys(plan for c in sets for plan in (c.plan, c.plan.anonymous())))
 
     def part(number: int, fraction: float, text: str) -> None:
         request.progress(
@@ -57,7 +62,7 @@ def trial(request: Request) -> Condensed:
     accuracy = {
         plan: course.accuracies(plan, partial(part, number)) for number, plan in enumerate(plans)
     }
-    return concluded(request, [_judged(candidate, accuracy) for candidate in tried])
+    return [_judged(candidate, accuracy) for candidate in sets]
 
 
 def _judged(c: Candidate, accuracy: dict[Architecture, list[float]]) -> Trial:

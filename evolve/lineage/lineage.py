@@ -38,7 +38,8 @@ def lineage(world: World, peek: Peek) -> Iterator[Stage]:
     for length in range(world.settings.stream.tasks + 1):
         if length > 0:
             ancestor = accumulate(world, length, ancestor)
-            yield ancestor
+            if length in lengths or world.settings.ancestor.strategy != "joint":  # a joint ancestor needs none before it
+                yield ancestor
         if length in lengths:
             yield from generation(world, length, ancestor, peek)
     for learner in dict.fromkeys(world.settings.fewshot.learners):

@@ -18,9 +18,10 @@ import numpy as np
 
 from evolve.core.settings import SPARSE, Scenario
 from evolve.report.curves import Generation, Interval, LineageRecord, evolved, gains, pooled_interval
+from evolve.report.serial import LEVEL
 from evolve.report.trends import SEEDS_AS_UNITS, Array, t_found, t_quantile
 
-LEVEL = 0.05
+ALPHA = 1 - LEVEL
 NO_SPREAD = 1e-9  # points
 
 Values = Callable[[Generation], Sequence[float]]
@@ -38,7 +39,7 @@ class Difference:
     corrected for all methods of the metric.
 
     ``interval`` is the deciding t-test's own, taken at the level at which Holm's procedure tests
-    this difference (at least 95 %), so it excludes 0 exactly where ``holm`` is below LEVEL.
+    this difference (at least 95 %), so it excludes 0 exactly where ``holm`` is below ALPHA.
     ``resolvable``: the difference that would have been found 8 times in 10.
     """
 
@@ -51,7 +52,7 @@ class Difference:
     @property
     def side(self) -> int:
         """1: shown to be above the reference, -1: below, 0: not shown to differ."""
-        return int(math.copysign(1, self.interval.mean)) if self.holm < LEVEL else 0
+        return int(math.copysign(1, self.interval.mean)) if self.holm < ALPHA else 0
 
 
 @dataclass(frozen=True)
@@ -216,16 +217,16 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def corrected(tests: Mapping[str, Paired]) -> dict[str, Difference]:
-    """Holm's p, and every interval at the level of Holm's own step: LEVEL over the number of tests
+    """Holm's p, and every interval at the level of Holm's own step: ALPHA over the number of tests
     not yet passed; for those that do not pass, over the number left where the procedure stopped.
     What would have been found is told at the first, hardest step.
     """
     ps = holm([test.p for test in tests.values()])
     count = sum(not math.isnan(test.p) for test in tests.values())
     held = dict(zip(tests, ps, strict=True))
-    order = sorted((m for m, p in held.items() if p < LEVEL), key=lambda m: tests[m].p)
-    passed = {m: LEVEL / (count - rank) for rank, m in enumerate(order)}
-    stopped, first = LEVEL / max(1, count - len(passed)), LEVEL / max(1, count)
+    order = sorted((m for m, p in held.items() if p < ALPHA), key=lambda m: tests[m].p)
+    passed = {m: ALPHA / (count - rank) for rank, m in enumerate(order)}
+    stopped, first = ALPHA / max(1, count - len(passed)), ALPHA / max(1, count)
     found = {}
     for m, test in tests.items():
         interval = test.interval(passed.get(m, stopped))

@@ -43,6 +43,24 @@ def test_axes_multiply_and_zipped_ones_move_together(tmp_path):
     assert len({c.folder for c in batch.cases}) == len(batch.cases)
 
 
+def test_quick_cases_replace_all_others(tmp_path):
+    text = 'scenario = "glyphs-seq25"\n' + "".join(f'[[{q}case]]\nname = "{n}"\nancestor.epochs = {e}\n' for q, n, e in (("", "a", 9), ("", "b", 8), ("quick.", "a", 3)))
+    epochs = {profile: [(c.name, c.scenario.settings.ancestor.epochs) for c in load(tmp_path, text, profile=profile).cases] for profile in ("paper", "quick")}
+    assert epochs == {"paper": [("a", 9), ("b", 8)], "quick": [("a", 3)]}
+
+
+def test_another_scenario_takes_the_batchs_place_and_stands_in_its_name(tmp_path):
+    batch, own = load(tmp_path, GRID, base="cifar-seq25"), load(tmp_path, GRID)
+    assert {c.scenario.settings.name for c in batch.cases} == {"cifar-seq25"} and (batch.name, own.name) == ("b-cifar-seq25", "b")
+    assert [(c.name, c.seed) for c in batch.cases] == [(c.name, c.seed) for c in own.cases]
+    (tmp_path / "mine.toml").write_text('name = "mine"\n[descend]\nshots = 7\n')
+    assert load(tmp_path, GRID, base="mine.toml").name == "b-mine", "a file beside the batch's, as there"
+    with pytest.raises(UserError, match="--scenario cifar-seq25: the cases of .* differ in their scenario"):
+        load(tmp_path, GRID.replace("descend.shots = [5, 10, 20]", 'scenario = ["glyphs-seq25", "cifar-seq25"]'), base="cifar-seq25")
+    with pytest.raises(UserError, match="no-such"):
+        load(tmp_path, GRID, base="no-such")
+
+
 def test_cases_of_one_pairing_differ_in_the_method_alone(tmp_path):
     batch = load(tmp_path, GRID)
     for one in batch.cases:

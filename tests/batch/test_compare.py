@@ -204,6 +204,6 @@ def test_three_seeds_and_eight_comparisons_cannot_find_three_points():
 def test_an_interval_excludes_0_exactly_where_the_corrected_test_says_so(drawn_tests):
     tests = {str(i): room.Paired(mean, error, freedom, 5, 3) for i, (mean, error, freedom) in enumerate(drawn_tests)}
     for d in room.corrected(tests).values():
-        if abs(d.holm - room.LEVEL) > 1e-6:
+        if abs(d.holm - room.ALPHA) > 1e-6:
             assert (d.interval.low > 0, d.interval.high < 0) == (d.side > 0, d.side < 0)
-            assert (d.side != 0) == (d.holm < room.LEVEL)
+            assert (d.side != 0) == (d.holm < room.ALPHA)

@@ -167,3 +167,13 @@ def test_its_cost_grows_with_tasks_sets_and_repeats_and_counts_rivals() -> None:
     assert other == cost.seconds(plain, "condense", {}) and other != base
     bare = replace(s, condense=replace(s.condense, rivals=()))
     assert cost.estimate(s, 1) - cost.estimate(bare, 1) == pytest.approx(len(measured(s)) * other)
+
+
+def test_from_scratch_descendants_are_counted_once_for_all_measured_lengths() -> None:
+    def total(*lengths: int) -> float:
+        words = ["condense.method=trial", "controls.untrained=false", "stream.tasks=9", f"stream.measure={list(lengths)}"]
+        s = scenario.load("glyphs-seq25", "quick", words).settings
+        return len(measured(s)) * cost.seconds(s, "condense", {})
+
+    one, two, three = total(9), total(1, 9), total(1, 2, 9)
+    assert three - two == pytest.approx(two - one) and 0 < two - one < one

@@ -24,7 +24,7 @@
     controls = ["from-scratch"]          # rows of their own: controls of the reference's lineages
 
     [quick]                              # with --profile quick: seeds, set and axes in its place
-    seeds = [0]
+    seeds = [0]                          # [[quick.case]]: instead of all of [[case]]
 """
 
 from __future__ import annotations
@@ -75,8 +75,11 @@ def find(name: str) -> Path:
     raise UserError(f"batch {name}: no such file; give the path of a TOML file or one of: {', '.join(known)}")
 
 
-def load(name: str, profile: str = "paper", overrides: Sequence[str] = (), seeds: Sequence[int] = ()) -> Batch:
-    """Read a batch; every case's scenario is resolved and checked, ``overrides`` ("section.key=value") on top of all, ``seeds`` instead of the file's.
+def load(
+    name: str, profile: str = "paper", overrides: Sequence[str] = (), seeds: Sequence[int] = (), base: str | None = None
+) -> Batch:
+    """Read a batch; every case's scenario is resolved and checked, ``overrides`` ("section.key=value") on top of all, ``seeds`` and the scenario
+    ``base`` instead of the file's. With another scenario the batch's name ends in it.
 
     Raises UserError naming file, key and value, or the case that cannot be.
     """
@@ -84,13 +87,19 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = (), seeds
     table = scenario.read_toml(path)
     _known(table, KEYS, str(path), "")
     quick = _table(table, "quick", str(path))
-    _known(quick, ("seeds", "set", "axes"), str(path), "quick.")
+    _known(quick, ("seeds", "set", "axes", "case"), str(path), "quick.")
     if profile == "quick":
         table |= {"seeds": quick.get("seeds", table.get("seeds", [0])), "set": {**_flat_table(table, "set", path), **_flat_table(quick, "set", path)}}
         table |= {"axes": {**_flat_table(table, "axes", path), **_flat_table(quick, "axes", path)}}
+        table |= {"case": quick.get("case", table.get("case", []))}
     if seeds:
         table["seeds"] = list(seeds)
-    return _Reader(path, table, profile, overrides).batch()
+    if base is not None:
+        table |= {"scenario": base, "name": f"{table.get('name', path.stem)}-{Path(base).stem}"}
+    reader = _Reader(path, table, profile, overrides)
+    if base is not None and "scenario" in reader.varied:
+        raise UserError(f"--scenario {base}: the cases of {path} differ in their scenario; change it there, or give a file without that axis")
+    return reader.batch()
 
 
 class _Reader:
@@ -125,9 +134,14 @@ class _Reader:
             raise UserError(f"{self.path}: report.reference = {reference!r}: allowed are the methods {', '.join(made.methods)}")
         return made
 
+    @property
+    def varied(self) -> set[str]:
+        """What the cases differ in."""
+        return {*self._all_axes(), *(key for one in self.listed for key in one if key != "name")}
+
     def _check_overrides(self) -> None:
         """What cases differ in names their rows and folders, so it cannot be overridden for all of them."""
-        varied = {*self._all_axes(), *(key for one in self.listed for key in one if key != "name")}
+        varied = self.varied
         for text in self.overrides:
             key = text.partition("=")[0].strip()
             if found := next((axis for axis in varied if f"{axis}.".startswith(f"{key}.") or f"{key}.".startswith(f"{axis}.")), ""):

@@ -157,15 +157,15 @@ def _condense_seconds(s: Settings, ancestor: Architecture) -> float:
 
 
 def _trial_seconds(s: Settings, ancestor: Architecture) -> float:
-    """The descendants of every candidate, of each of their architectures twice: inherited and from
-    scratch, although a process trains the latter once for all generations. What rivals choose is
-    taken for one of them.
+    """The descendants of every candidate, and this generation's part of those from scratch, which a
+    process trains once for all measured lengths. What rivals choose is taken for one of them.
     """
     c = s.condense
     tried = candidates(Choice(ancestor, c.granularity, s.inherit, c.budget), {})
-    plans = {plan for candidate in tried for plan in (candidate.plan, candidate.plan.anonymous())}
     learning = replace(s, descend=trial_settings(s.descend, c.trial_tasks))
-    return sum(_descend_seconds(learning, plan) for plan in plans)
+    heirs = sum(_descend_seconds(learning, plan) for plan in {one.plan for one in tried})
+    fresh = sum(_descend_seconds(learning, plan) for plan in {one.plan.anonymous() for one in tried})
+    return heirs + fresh / len(measured(s))
 
 
 def _expected(s: Settings, ancestor: Architecture) -> Architecture:
@@ -217,7 +217,8 @@ def estimate(settings: Settings, workers: int = 2) -> float:
     """Seconds for a whole lineage from an empty store: the serial chain or the shared rest, whichever is longer."""
     c, tasks = settings.controls, settings.stream.tasks
     recipe = {"ancestor": {"strategy": settings.ancestor.strategy}}
-    chain = sum(seconds(settings, "accumulate", recipe | {"task": t}) for t in range(tasks + 1))
+    trained_at = measured(settings) if settings.ancestor.strategy == "joint" else range(tasks + 1)
+    chain = sum(seconds(settings, "accumulate", recipe | {"task": t}) for t in trained_at)
     one = seconds(settings, "descend", {"method": "inherited"})
     generations = len(measured(settings))
     trained = generations - (c.untrained and tasks > 0)

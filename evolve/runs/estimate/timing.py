@@ -62,9 +62,9 @@ def _shortened(s: Settings, kind: str, steps: int) -> Settings:
         classes = len(s.data.condense_classes) or s.data.split[1]
         images = min(train, max(4, round(2 * s.condense.batch / (1 - s.condense.meta_fraction) / classes)))
         briefly = replace(s.condense, epochs=steps // 2, images_per_class=images, trial_tasks=2)
-        return replace(
-            _shortened(s, "descend", steps), condense=briefly
-        )  # trial's descendants learn as the lineage's
+        alone = replace(s.controls, untrained=False)  # one length: what is from scratch is trained for it alone
+        learning = _shortened(s, "descend", steps)  # trial's descendants learn as the lineage's
+        return replace(learning, condense=briefly, stream=replace(s.stream, tasks=1), controls=alone)
     shots = min(train, max(1, s.descend.batch * 2 // s.descend.classes_per_task))
     tests = min(test, 20, s.descend.test_per_class or 20)
     return replace(s, descend=replace(s.descend, epochs=steps // 2, shots=shots, test_per_class=tests))
@@ -85,7 +85,6 @@ def _condense(opened: Opened, s: Settings, resident: Resident) -> None:
 
     plan = ancestor_plan(s)
     state = plan.build(2).state_dict()
-    more: dict[str, Any] = {"descend": s.descend, "inherit": s.inherit}
     condense_ancestor(
         Request(
             plan,
@@ -97,7 +96,8 @@ def _condense(opened: Opened, s: Settings, resident: Resident) -> None:
             0,
             silent,
             opened.order.reference,
-            **more,
+            descend=s.descend,
+            inherit=s.inherit,
         )
     )
 
