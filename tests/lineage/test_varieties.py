@@ -6,24 +6,21 @@ import math
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from test_small_lineage import TINY
 
-from evolve import scenario
 from evolve.curves import LineageRecord, summarise
-from evolve.engine import run_stages
 from evolve.report import write_report
-from evolve.run import Opened, Order, open_run
-from evolve.session import run_record
+from evolve.run import Opened
 from evolve.verdict import verdict
 
 
 def run(folder: Path, *overrides: str, seed: int = 0) -> tuple[LineageRecord, Opened]:
     (folder / "tiny.toml").write_text(TINY)
-    chosen = scenario.load(str(folder / "tiny.toml"), "paper", ["stream.tasks=2", "ancestor.epochs=1", "descend.epochs=1", *overrides])
-    opened = open_run(Order(chosen, seed, folder / "run", folder / "store", device="cpu"), lambda text: None)
-    run_stages(opened.stages, opened.store.root, "evolve.perform:perform_stage", opened.context, 0, lambda event: None)
-    return run_record(opened), opened
+    words = ["stream.tasks=2", "ancestor.epochs=1", "descend.epochs=1", *overrides]
+    opened = tiny.opened(folder / "tiny.toml", folder / "run", folder / "store", *words, seed=seed)
+    return tiny.computed(opened), opened
 
 
 @pytest.fixture(scope="module")
