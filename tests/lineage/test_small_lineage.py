@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import tiny
-from commands import COMMAND, environment, evolve, evolve_process, start
+from commands import COMMAND, environment, evolve, evolve_process
 from tiny import rows
 
 TINY = tiny.toml(
@@ -96,24 +94,6 @@ def test_a_damaged_result_is_found_and_computed_again(finished: Path, tmp_path: 
     assert (tmp_path / "runs/two/generations.csv").read_bytes() == table
 
 
-def test_the_reference_path_is_a_run_of_its_own_and_resumes_as_one(place: Path) -> None:
-    words = ["--set", "stream.tasks=1", "--set", "controls.shuffled=0"]
-    runs = {}
-    for name, more in (("fast", []), ("plain", ["--reference"])):
-        done = evolve("run", "--scenario", "tiny.toml", "--out", f"paths/{name}", *words, *more, cwd=place)
-        assert done.returncode == 0, done.stderr
-        runs[name] = place / "paths" / name
-    assert [json.loads((run / "run.json").read_text())["reference"] for run in runs.values()] == [False, True]
-    before = len(list((place / "paths" / "store" / "results").rglob("manifest.json")))
-    again = evolve("resume", str(runs["plain"]), cwd=place)
-    assert again.returncode == 0, again.stderr
-    assert len(list((place / "paths" / "store" / "results").rglob("manifest.json"))) == before
-    mixed = evolve("summary", str(runs["fast"]), str(runs["plain"]), cwd=place)
-    assert mixed.returncode == 2 and "arithmetic" in mixed.stderr, "results of two roundings are not pooled"
-    other = evolve("run", "--scenario", "tiny.toml", "--out", "paths/plain", *words, cwd=place)
-    assert other.returncode == 2 and "reference" in other.stderr
-
-
 def test_another_seed_is_another_lineage(finished: Path, place: Path) -> None:
     words = ["--seed", "1", "--set", "stream.tasks=1", "--set", "controls.untrained=false", "--set", "controls.shuffled=0"]
     done = evolve("run", "--scenario", "tiny.toml", "--out", "runs/seed1", *words, cwd=place)
@@ -182,25 +162,6 @@ def test_without_anyone_to_read_it_the_lineage_goes_on(finished: Path, place: Pa
     for shell in (f"{command} >&-", f"{command} > /dev/full", f"{command} | head -c 1 > /dev/null; exit ${{PIPESTATUS[0]}}"):
         done = subprocess.run(["bash", "-c", shell], cwd=place, env=environment(), text=True, capture_output=True, timeout=300)
         assert "Traceback" not in done.stderr, (shell, done.stderr)
-
-
-def test_sigterm_ends_as_cleanly_as_ctrl_c(place: Path) -> None:
-    words = ["--out", "stopped/run", "--set", "ancestor.epochs=2000", "--workers", "1"]
-    running = start("run", "--scenario", "tiny.toml", *words, cwd=place)
-    partial = place / "stopped" / "store" / "partial"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (partial.is_dir() and any(partial.iterdir())):
-        time.sleep(0.2)
-    running.send_signal(signal.SIGTERM)
-    out, error = running.communicate(timeout=60)
-    assert running.returncode == 128 + signal.SIGTERM and "Continue with: evolve resume" in out and error.strip() == ""
-
-
-def test_plan_on_an_empty_store(place: Path) -> None:
-    for words in ([], ["--set", "ancestor.batch=64", "--set", "descend.batch=64", "--set", "condense.batch=64"]):
-        plan = evolve("plan", "tiny.toml", "--out", "planned/run", *words, cwd=place)
-        assert plan.returncode == 0, plan.stderr
-        assert "left: about" in plan.stdout
 
 
 def test_plan_and_summary(finished: Path, place: Path) -> None:

@@ -94,6 +94,7 @@ def test_eq16_collapse_falls_back_to_the_fixed_set_and_says_so(shared: Path) -> 
         assert g.selected == ("conv1", "conv11", "conv12", "conv13")
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_without_from_scratch_there_is_no_gain(shared: Path) -> None:
     record, _ = run(shared, "controls.from_scratch=false", "controls.untrained=false")
     assert [g.lineage for g in record.generations] == [1, 2] and record.reference is None
