@@ -10,10 +10,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pictures import sketched
@@ -66,8 +68,8 @@ def evolve(*words: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None, 
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's variables for one that is to import this checkout, whatever its folder."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    """This process's variables for one that is to import this checkout and the tests' helpers, whatever its folder."""
+    paths = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "250", **(more or {})}
 
 
@@ -83,3 +85,11 @@ def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
     where = {"cwd": cwd, "env": environment()}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([*COMMAND, *words], text=True, **pipes, **where)  # type: ignore[call-overload,no-any-return]
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 30.0) -> None:
+    """Return once ``true()`` is; fail after ``seconds``."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)

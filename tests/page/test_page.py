@@ -125,6 +125,7 @@ def test_bold_is_what_the_test_supports(page: Page) -> None:
     assert any(line == "Not shown to differ from plain in accuracy: from-scratch." for _, _, line in page.all("li"))
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_without_an_effect_nothing_is_bold(tmp_path: Path) -> None:
     for seed in range(3):
         make_run(tmp_path / f"r{seed}", tmp_path / "store", seed)
