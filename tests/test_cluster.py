@@ -9,14 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
+from commands import environment, wait_until
 from engine_stages import make
 
 from evolve.core.errors import DataError, UserError
@@ -28,15 +27,7 @@ from evolve.engine.engine import run_stages
 from evolve.engine.store import Stage, Store
 
 PERFORM = "engine_stages:perform"
-TESTS = str(Path(__file__).parent)
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH", "")]))}
-
-
-def wait_until(true: Callable[[], Any], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
+ENVIRONMENT = environment()
 
 
 def spawn(folder: Path, *words: str) -> subprocess.Popen[bytes]:

@@ -328,6 +328,7 @@ def test_record_survives_json() -> None:
     assert curves.record_from_json(json.loads(json.dumps(curves.record_to_json(made)))) == made
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_a_run_without_the_from_scratch_control_has_no_gain_and_says_so(tmp_path: Path) -> None:
     whole = simulated(np.random.default_rng(3), rise=0.3)
     bare = replace(whole, generations=tuple(replace(g, scratch=None) for g in whole.generations))

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
+from commands import wait_until
 from engine_stages import make
 
 from evolve.core.errors import DataError, UserError
@@ -52,13 +52,6 @@ def values(root: Path, stages: Sequence[Stage]) -> list[Any]:
 
 def labels(events: Sequence[Event], kind: type) -> list[str]:
     return [event.stage.label for event in events if isinstance(event, kind)]  # type: ignore[union-attr]
-
-
-def wait_until(true: Callable[[], Any], seconds: float = 15.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:
@@ -214,9 +207,8 @@ run_stages(lambda: stages, Path(sys.argv[1]), "engine_stages:perform", {"trace":
 
 
 def start(root: Path, *stages: str) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
     command = [sys.executable, "-c", SCRIPT, str(root), *stages]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(command, env=commands.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
 def traced(root: Path) -> list[int]:

@@ -12,8 +12,10 @@ from typing import Any
 import click
 import pytest
 import timm
+import tiny
 import torch
 import torchvision
+from commands import evolve as command
 from safetensors.torch import save_file
 from torch import nn
 
@@ -29,33 +31,20 @@ from evolve.networks.family import architecture, from_json
 from evolve.networks.foreign_names import plain_names
 from evolve.networks.network import initialise
 
-TINY = """
-[data]
-size = 16
-split = [4, 3, 3]
-glyph_train = 8
-glyph_test = 4
-[stream]
-tasks = 2
-classes_per_task = 2
-[ancestor]
-width = 0.03125
-epochs = 1
-batch = 8
-[condense]
-method = "cka"
-batch = 8
-meta_batch = 8
-selection = "top-k"
-[descend]
-descendants = 2
-classes_per_task = 2
-shots = 4
-epochs = 1
-[controls]
-from_scratch = false
-shuffled = 0
-"""
+TINY = tiny.toml(
+    {
+        "data.split": [4, 3, 3],
+        "data.glyph_train": 8,
+        "data.glyph_test": 4,
+        "stream.classes_per_task": 2,
+        "ancestor.width": 0.03125,
+        "condense.method": "cka",
+        "condense.selection": "top-k",
+        "descend.classes_per_task": 2,
+        "descend.shots": 4,
+        **tiny.NO_CONTROLS,
+    }
+)
 
 
 def call(*words: str) -> None:
@@ -84,8 +73,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run, runs/a."""
     folder = tmp_path_factory.mktemp("genes")
     (folder / "tiny.toml").write_text(TINY)
-    words = ["run", "--scenario", "tiny.toml", "--out", "runs/a", "--workers", "1"]
-    done = subprocess.run([sys.executable, "-m", "evolve.cli", *words], cwd=folder, text=True, capture_output=True, timeout=300)
+    done = command("run", "--scenario", "tiny.toml", "--out", "runs/a", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 

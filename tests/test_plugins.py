@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
+from commands import Done, environment, evolve_process
 from packages import package
 
 from evolve.core.errors import UserError
@@ -61,37 +63,21 @@ def counting(step):
     return Counting()
 """
 
-SCENARIO = """
-[data]
-source = "stripes"
-size = 16
-split = [12, 4, 8]
-[stream]
-tasks = 2
-classes_per_task = 2
-[ancestor]
-network = "short"
-width = 0.0625
-strategy = "counting"
-strategy_args = { step = 3 }
-epochs = 1
-batch = 8
-[condense]
-method = "widest"
-selection = "top-k"
-top_k = 4
-batch = 8
-meta_batch = 8
-[inherit]
-method = "deeper-half"
-[descend]
-descendants = 2
-classes_per_task = 2
-shots = 6
-epochs = 1
-[controls]
-shuffled = 0
-"""
+SCENARIO = tiny.toml(
+    {
+        "data.source": "stripes",
+        "stream.classes_per_task": 2,
+        "ancestor.network": "short",
+        "ancestor.strategy": "counting",
+        "ancestor.strategy_args.step": 3,
+        "condense.method": "widest",
+        "condense.selection": "top-k",
+        "condense.top_k": 4,
+        "inherit.method": "deeper-half",
+        "descend.classes_per_task": 2,
+        "controls.shuffled": 0,
+    }
+)
 
 
 def example() -> dict[str, str]:
@@ -101,10 +87,10 @@ def example() -> dict[str, str]:
     return dict(found)
 
 
-def evolve(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    places = os.pathsep.join(filter(None, (str(folder / "site"), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "evolve.cli", *words]
-    return subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": places, "COLUMNS": "200"}, text=True, capture_output=True, timeout=300)
+def evolve(folder: Path, *words: str) -> Done:
+    """In processes of their own: this one keeps what it has loaded, and the packages are not to be seen in it."""
+    places = os.pathsep.join([str(folder / "site"), environment()["PYTHONPATH"]])
+    return evolve_process(*words, cwd=folder, env={"PYTHONPATH": places})
 
 
 @pytest.fixture(scope="module")

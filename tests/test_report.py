@@ -57,6 +57,7 @@ def test_files_are_all_there_and_the_same_bytes_every_time(tmp_path: Path, monke
     assert matplotlib.rcParams["font.size"] == 20
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_tables_hold_exactly_what_was_measured(tmp_path: Path) -> None:
     made = lineage()
     report.write_report(made, tmp_path)
@@ -71,6 +72,7 @@ def test_tables_hold_exactly_what_was_measured(tmp_path: Path) -> None:
     assert len(rows(tmp_path / "learning.csv")) == 2 * len(single)
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_summary_is_strict_json_with_the_verdict(tmp_path: Path) -> None:
     report.write_report(replace(lineage(), generations=()), tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
@@ -115,6 +117,7 @@ def test_genome_marks_what_was_inherited_and_hatches_fallbacks() -> None:
     assert hatched == {2}
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_full_disk_is_one_line_and_the_old_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report.write_report(lineage(1), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -129,6 +132,7 @@ def test_full_disk_is_one_line_and_the_old_file_stays(tmp_path: Path, monkeypatc
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x")
     with pytest.raises(UserError, match="taken"):

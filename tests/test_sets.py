@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -13,10 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_engine import PERFORM, labels, lineage, run, values
-
-sys.path.insert(0, str(Path(__file__).parent))
+from commands import environment
 from engine_stages import make
+from test_engine import PERFORM, labels, lineage, run, values
 
 from evolve.core.errors import DataError, UserError
 from evolve.core.settings import AncestorSettings, DataSettings, DescendSettings, Settings
@@ -147,9 +145,8 @@ run_stages(lambda: stages, Path(sys.argv[1]), "engine_stages:perform", {"trace":
 
 def test_two_runs_with_overlapping_sets_share_the_work(tmp_path: Path) -> None:
     names = [f"d{n}" for n in range(7)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "s")]
-    pair = [subprocess.Popen([*command, *order], env=environment, stderr=subprocess.PIPE) for order in (names, names[::-1])]
+    pair = [subprocess.Popen([*command, *order], env=environment(), stderr=subprocess.PIPE) for order in (names, names[::-1])]
     said = [running.communicate(timeout=60)[1] for running in pair]
     assert [running.returncode for running in pair] == [0, 0], said
     computed = [label for line in Path(f"{tmp_path}/s.trace").read_text().splitlines() for label in line.split()[0].split("+")]

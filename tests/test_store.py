@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import environment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -55,11 +56,6 @@ def tensors(seed: int = 0) -> dict[str, dict[str, Tensor]]:
 
 def quiet(text: str) -> None:
     pass
-
-
-def environment() -> dict[str, str]:
-    """For a child that imports what this process can import."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def new_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from test_store import child, environment, kill_at_operation
+from commands import environment
+from test_store import child, kill_at_operation
 
 import evolve.runs.referrers
 from evolve.cli.main import cli

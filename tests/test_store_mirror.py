@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import urllib.request
@@ -12,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from test_store import environment, stage, tensors
+from commands import environment
+from test_store import stage, tensors
 
 from evolve.cli.main import cli
 from evolve.core.errors import StoreError
@@ -68,7 +68,7 @@ def test_another_process_needs_only_the_folder(s3: str, tmp_path: Path) -> None:
     mirrored(tmp_path / "two")
     script = "import sys; from pathlib import Path; from evolve.engine.store import Store; print(Store(Path(sys.argv[1])).get(sys.argv[2]).record)"
     words = [sys.executable, "-c", script, str(tmp_path / "two"), stage().key]
-    done = subprocess.run(words, env=environment() | dict(os.environ), text=True, capture_output=True, timeout=60)
+    done = subprocess.run(words, env=environment(), text=True, capture_output=True, timeout=60)
     assert done.stdout == "{'a': 1}\n", done.stderr
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
+from commands import evolve
+from pictures import sketches
+from tiny import PERFORM
 
 from evolve.cli.gene import export
 from evolve.core import toml
@@ -21,38 +22,22 @@ from evolve.lineage import scenario
 from evolve.report.curves import LineageRecord
 from evolve.report.files import write_report
 from evolve.runs.garbage import census
-from evolve.runs.opened import Opened, Order, open_run, prepare_folder, run_record
+from evolve.runs.opened import Opened, prepare_folder, run_record
 from evolve.runs.screens.summary import summarise_runs
 from evolve.runs.snapshots import thin
 
-TINY = """
-name = "tiny"
-[data]
-source = "glyphs"
-size = 16
-split = [12, 4, 8]
-glyph_train = 8
-glyph_test = 6
-[stream]
-tasks = 4
-classes_per_task = 3
-[ancestor]
-width = 0.0625
-epochs = 1
-batch = 8
-augment = []
-[condense]
-method = "fixed"
-[descend]
-descendants = 2
-classes_per_task = 3
-shots = 4
-epochs = 1
-augment = []
-[controls]
-shuffled = 0
-from_scratch = false
-"""
+TINY = tiny.toml(
+    {
+        "name": "tiny",
+        "data.glyph_train": 8,
+        "stream.tasks": 4,
+        "ancestor.augment": [],
+        "condense.method": "fixed",
+        "descend.shots": 4,
+        "descend.augment": [],
+        **tiny.NO_CONTROLS,
+    }
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(place: Path, out: str, *overrides: str) -> Opened:
-    chosen = scenario.load(str(place / "tiny.toml"), "paper", overrides)
-    found = open_run(Order(chosen, 0, place / out, place / out.split("/")[0] / "store"), lambda text: None)
+    found = tiny.opened(place / "tiny.toml", place / out, place / out.split("/")[0] / "store", *overrides)
     found.order.out.mkdir(parents=True, exist_ok=True)
     prepare_folder(found, ["evolve"])
     return found
@@ -72,8 +56,8 @@ def opened(place: Path, out: str, *overrides: str) -> Opened:
 
 def finish(run: Opened) -> list[str]:
     """Compute, report and thin, as a session does, in this process."""
-    run_stages(run.stages, run.store.root, "evolve.lineage.perform:perform_stage", run.context, 0, lambda event: None)
-    write_report([run_record(run)], run.order.out)
+    with sketches():
+        write_report([tiny.computed(run)], run.order.out)
     return thin(run.store, [run.world])
 
 
@@ -111,7 +95,8 @@ def record(run: Opened) -> LineageRecord:
 def test_a_thinned_run_reports_what_the_whole_one_reports(kept: Opened, thinned: Opened) -> None:
     assert numbers(thinned) == numbers(kept)
     assert record(thinned).generations == record(kept).generations and len(record(kept).generations) == 5
-    write_report([record(thinned)], thinned.order.out)  # from the store as it is now
+    with sketches():
+        write_report([record(thinned)], thinned.order.out)  # from the store as it is now
     assert numbers(thinned) == numbers(kept)
 
 
@@ -125,7 +110,7 @@ def test_another_condenser_on_thinned_snapshots_gets_the_same_numbers(place: Pat
     finish(expected)
     run = opened(place, "thinned/random", *other, 'ancestor.keep="last"')
     computed: list[str] = []
-    run_stages(run.stages, run.store.root, "evolve.lineage.perform:perform_stage", run.context, 0, lambda event: computed.append(type(event).__name__))
+    run_stages(run.stages, run.store.root, PERFORM, run.context, 0, lambda event: computed.append(type(event).__name__))
     assert whole(run) == [0, 1, 2, 3, 4]  # computed anew on the way
     assert finish(run) != [] and whole(run) == [4]
     assert numbers(run) == numbers(expected)
@@ -138,7 +123,7 @@ def test_only_the_last_whole_one_before_is_gone_back_to(place: Path) -> None:
     assert whole(run) == [0, 2, 4]
     shorter = opened(place, "every/third", "stream.tasks=3", 'ancestor.keep="last"', "condense.method=random", "controls.untrained=false")
     stages = [stage for stage in shorter.stages() if "3" in stage.label]
-    run_stages(lambda: stages, run.store.root, "evolve.lineage.perform:perform_stage", shorter.context, 0, lambda event: None)
+    run_stages(lambda: stages, run.store.root, PERFORM, shorter.context, 0, lambda event: None)
     assert whole(run) == [0, 2, 3, 4]  # 3 from 2; 1 was not needed
 
 
@@ -178,21 +163,19 @@ def test_what_keep_may_be(place: Path, value: str, good: bool) -> None:
             scenario.load(str(place / "tiny.toml"), "paper", [f"ancestor.keep={value}"])
 
 
-def evolve(words: Sequence[str], cwd: Path) -> str:
-    command = [sys.executable, "-m", "evolve.cli", *words]
-    done = subprocess.run(command, cwd=cwd, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, text=True, capture_output=True, timeout=300)
+def said_by(words: Sequence[str], cwd: Path) -> str:
+    done = evolve(*words, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_the_command_line_registers_thins_lists_and_collects(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
-    said = evolve(["run", "--scenario", "tiny.toml", "--out", "far/run", "--store", "s", "--workers", "2", "--set", "ancestor.keep=3"], tmp_path)
+    said = said_by(["run", "--scenario", "tiny.toml", "--out", "far/run", "--store", "s", "--set", "ancestor.keep=3"], tmp_path)
     assert "2 snapshots were thinned" in said
-    assert "far/run" in evolve(["store", "--store", "s"], tmp_path)  # by its card: it does not lie beside the store
-    assert "nothing that no run refers to" in evolve(["store", "gc", "--store", "s", "--yes"], tmp_path)
-    said = evolve(["resume", "far/run"], tmp_path)
+    assert "far/run" in said_by(["store", "--store", "s"], tmp_path)  # by its card: it does not lie beside the store
+    assert "nothing that no run refers to" in said_by(["store", "gc", "--store", "s", "--yes"], tmp_path)
+    said = said_by(["resume", "far/run"], tmp_path)
     assert "thinned" not in said and json.loads((tmp_path / "far" / "run" / "summary.json").read_text())["summary"]
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from pictures import blank
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
@@ -21,7 +21,7 @@ from evolve.report.tensorboard import Board, scalars, write_tensorboard
 def small_images(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time; only the test that reads everything back needs real figures."""
     if "curve" not in request.node.name:
-        monkeypatch.setattr(figures, "pixels", lambda draw: np.zeros((4, 4, 3), np.uint8))
+        monkeypatch.setattr(figures, "pixels", blank)
 
 
 def descent(lineage: int, method: str, start: float) -> Descent:

@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
+import tiny
+from commands import Done
 
 pytestmark = pytest.mark.slow
 
-BATCH = """
+SETTINGS = {"ancestor.lr": 0.01, "condense.images_per_class": 4, "descend.epochs": 2, "descend.descendants": 3, "controls.shuffled": 1}
+BATCH = f"""
 title = "tiny"
 scenario = "glyphs-seq25"
 seeds = [0, 1, 2]
 [set]
-stream.tasks = 2
-data.size = 16
-data.glyph_train = 12
-data.glyph_test = 6
-ancestor.width = 0.0625
-ancestor.epochs = 1
-ancestor.lr = 0.01
-condense.images_per_class = 4
-descend.shots = 6
-descend.epochs = 2
-descend.descendants = 3
-controls.shuffled = 1
+{tiny.toml(SETTINGS)}
 [axes]
 condense.fixed_set = ["paper", "front", "last"]
 condense.method = ["fixed"]
@@ -45,13 +35,12 @@ controls = ["from-scratch"]
 """
 
 
-def evolve(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "EVOLVE_STORE": str(folder / "store"), "COLUMNS": "160"}
-    return subprocess.run([sys.executable, "-m", "evolve.cli", *words], cwd=folder, env=environment, text=True, capture_output=True, timeout=500)
+def evolve(folder: Path, *words: str) -> Done:
+    return commands.evolve_process(*words, cwd=folder, env={"EVOLVE_STORE": str(folder / "store"), "COLUMNS": "160"})
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def done(tmp_path_factory) -> tuple[Path, Done]:
     folder = tmp_path_factory.mktemp("batch")
     (folder / "tiny.toml").write_text(BATCH)
     return folder, evolve(folder, "batch", "tiny.toml", "--workers", "2")

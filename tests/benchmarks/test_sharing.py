@@ -7,25 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cluster" / "sharing.py"
-BATCH = """
+SETTINGS = {"stream.tasks": 1, "controls.shuffled": 0, "controls.untrained": False}
+BATCH = f'''
 scenario = "glyphs-seq25"
 [set]
-stream.tasks = 1
-data.size = 16
-data.glyph_train = 12
-data.glyph_test = 6
-ancestor.width = 0.0625
-ancestor.epochs = 1
-descend.shots = 6
-descend.epochs = 1
-descend.descendants = 2
-controls.shuffled = 0
-controls.untrained = false
+{tiny.toml(SETTINGS)}
 [axes]
 condense.method = ["random", "fixed"]
-"""
+'''
 
 
 @pytest.mark.slow

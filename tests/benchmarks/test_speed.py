@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import Done, evolve
 from evolve.benchmarks.speed import cases, growth, report
 from evolve.benchmarks.speed.overhead import Overhead
 from evolve.benchmarks.speed.plain_ancestor import PlainAncestor
@@ -216,11 +215,12 @@ def test_the_table_shows_numbers_goals_and_the_machine() -> None:
         assert expected in text
 
 
-def bench(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "evolve.cli", "bench", *words], text=True, capture_output=True, timeout=300)
+def bench(*words: str) -> Done:
+    return evolve("bench", *words)
 
 
-def test_the_command_measures_and_writes_all_rounds(tmp_path: Path) -> None:
+def test_the_command_measures_and_writes_all_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evolve.benchmarks.speed.bench.usable_cores", lambda: 1)  # each process imports torch and Avalanche
     done = bench("--quick", "--device", "cpu", "--only", "descendants-eighth", "--json", str(tmp_path / "found.json"))
     assert done.returncode == 0, done.stderr
     assert "descendants, width 1/8" in done.stdout and "torch" in done.stdout
@@ -239,6 +239,11 @@ def test_a_wrong_option_is_one_line_and_code_2(words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("what", ["descendants 1", "task 5, tested on all", "T = 1"])
-def test_every_kind_of_stage_can_be_timed_as_it_grows(tmp_path: Path, what: str) -> None:
+def test_every_kind_of_stage_can_be_timed_as_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    monkeypatch.setattr(growth, "REPEATS", 1)
     (point,) = (point for point in growth.points() if point.what == what)
+    s = point.settings
+    s = replace(s, data=replace(s.data, size=16), ancestor=replace(s.ancestor, width=1 / 16, epochs=1))
+    s = replace(s, condense=replace(s.condense, images_per_class=8), descend=replace(s.descend, shots=8, epochs=1))
+    point = replace(point, settings=s)
     assert growth.seconds(point, tmp_path) > 0 and growth.expected(point) > 0

@@ -213,6 +213,7 @@ def test_seeds_are_pooled_and_only_learners_that_all_have():
     assert lines[1].accuracy.n == 8 and lines[1].behind.mean == pytest.approx(0.125)
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_the_report_has_the_table_where_there_are_learners(tmp_path):
     files = report.render_report([record()])
     rows = list(csv.DictReader(io.StringIO(files["fewshot.csv"].decode())))

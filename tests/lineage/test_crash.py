@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from test_small_lineage import TINY, evolve
+from commands import evolve_process, start
+from test_small_lineage import TINY
 
 pytestmark = pytest.mark.slow
 COMMAND = ["run", "--scenario", "tiny.toml", "--workers", "2", "--out"]
@@ -21,18 +20,18 @@ def results(place: Path, store: str) -> dict[str, int]:
 
 
 def test_killed_runs_end_in_the_same_bytes(tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(TINY.replace("epochs = 2\nbatch = 8", "epochs = 12\nbatch = 8", 1))
-    assert evolve(*COMMAND, "whole/run", cwd=tmp_path).returncode == 0
+    (tmp_path / "tiny.toml").write_text(TINY.replace("ancestor.epochs = 2", "ancestor.epochs = 12"))
+    assert evolve_process(*COMMAND, "whole/run", cwd=tmp_path).returncode == 0
     draw = random.Random(7)
     for _ in range(6):
         before = results(tmp_path, "cut/store") if (tmp_path / "cut").exists() else {}
-        running = subprocess.Popen([sys.executable, "-m", "evolve.cli", *COMMAND, "cut/run"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        running = start(*COMMAND, "cut/run", cwd=tmp_path)
         time.sleep(draw.uniform(4, 16))
         running.send_signal(signal.SIGKILL)
-        running.wait()
+        running.communicate()
         after = results(tmp_path, "cut/store")
         assert before.items() <= after.items()
-    done = evolve(*COMMAND, "cut/run", cwd=tmp_path)
+    done = evolve_process(*COMMAND, "cut/run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for name in ("generations.csv", "descendants.csv", "summary.json", "curve.svg", "genome.png"):
         assert (tmp_path / "cut/run" / name).read_bytes() == (tmp_path / "whole/run" / name).read_bytes(), name
@@ -42,6 +41,8 @@ def test_killed_runs_end_in_the_same_bytes(tmp_path: Path) -> None:
 
 def test_two_runs_on_one_store_at_once(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
-    pair = [subprocess.Popen([sys.executable, "-m", "evolve.cli", *COMMAND, f"runs/{n}", "--store", "shared"], cwd=tmp_path) for n in "ab"]
-    assert [p.wait(timeout=400) for p in pair] == [0, 0]
+    pair = [start(*COMMAND, f"runs/{n}", "--store", "shared", cwd=tmp_path) for n in "ab"]
+    for one in pair:
+        one.communicate(timeout=400)
+    assert [one.returncode for one in pair] == [0, 0]
     assert (tmp_path / "runs/a/generations.csv").read_bytes() == (tmp_path / "runs/b/generations.csv").read_bytes()

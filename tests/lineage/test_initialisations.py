@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
 from test_varieties import run
+from tiny import rows
 
 from evolve.lineage.world import ancestor_plan
 from evolve.networks.family import from_json
@@ -41,5 +41,4 @@ def test_every_inheritor_carries_a_lineage_with_its_distilled_control(shared: Pa
     assert effect is not None and effect.generations == 2
     out = shared / f"{network}-{method}"
     write_report(record, out)
-    with open(out / "descendants.csv", newline="") as file:
-        assert {row["method"] for row in csv.DictReader(file)} >= {"inherited", "distilled", "from-scratch", "shuffled", "full-ancestor"}
+    assert {row["method"] for row in rows(out, "descendants.csv")} >= {"inherited", "distilled", "from-scratch", "shuffled", "full-ancestor"}

@@ -2,51 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import shutil
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+import tiny
+from commands import COMMAND, environment, evolve, evolve_process
+from tiny import rows
 
-TINY = """
-[data]
-source = "glyphs"
-size = 16
-split = [12, 4, 8]
-glyph_train = 12
-glyph_test = 10
-[stream]
-tasks = 3
-classes_per_task = 3
-[ancestor]
-width = 0.0625
-epochs = 2
-batch = 8
-augment = ["crop"]
-[condense]
-epochs = 1
-batch = 8
-meta_batch = 8
-meta_lr = 0.003
-augment = ["crop"]
-[descend]
-descendants = 2
-classes_per_task = 3
-shots = 6
-epochs = 2
-augment = ["crop"]
-"""
-
-
-def evolve(*words: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "evolve.cli", *words]
-    return subprocess.run(command, cwd=cwd, env={**os.environ, **(env or {})}, text=True, capture_output=True, timeout=500)
+TINY = tiny.toml(
+    {
+        "data.glyph_test": 10,
+        "stream.tasks": 3,
+        "ancestor.epochs": 2,
+        "ancestor.augment": ["crop"],
+        "condense.meta_lr": 0.003,
+        "condense.augment": ["crop"],
+        "descend.epochs": 2,
+        "descend.augment": ["crop"],
+    }
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +37,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(place: Path) -> Path:
     """One run with two workers and every control."""
     words = ["--set", "controls.joint=3", "--set", "controls.full_ancestor=3"]
-    done = evolve("run", "--scenario", "tiny.toml", "--out", "runs/two", "--workers", "2", *words, cwd=place)
+    done = evolve_process("run", "--scenario", "tiny.toml", "--out", "runs/two", "--workers", "2", *words, cwd=place)
     assert done.returncode == 0, done.stderr
     assert "picture" in done.stdout and "tensorboard" in done.stdout
     return place / "runs" / "two"
-
-
-def rows(run: Path, name: str = "generations.csv") -> list[dict[str, str]]:
-    with open(run / name, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_run_leaves_what_the_readme_promises(finished: Path) -> None:
@@ -85,52 +57,41 @@ def test_every_control_is_measured(finished: Path) -> None:
     assert methods == {"inherited", "from-scratch", "shuffled", "joint", "full-ancestor", "full-ancestor from-scratch", "reference"}
 
 
+def stamps(place: Path) -> dict[Path, int]:
+    """When each result of the store was written."""
+    return {path: path.stat().st_mtime_ns for path in (place / "runs" / "store" / "results").rglob("manifest.json")}
+
+
 def test_the_same_command_again_computes_nothing(finished: Path, place: Path) -> None:
-    results = sorted((place / "runs" / "store" / "results").rglob("manifest.json"))
-    before = {path: path.stat().st_mtime_ns for path in results}
-    table = (finished / "generations.csv").read_bytes()
+    before, table = stamps(place), (finished / "generations.csv").read_bytes()
     again = evolve("resume", str(finished), cwd=place)
     assert again.returncode == 0, again.stderr
-    assert {path: path.stat().st_mtime_ns for path in sorted((place / "runs" / "store" / "results").rglob("manifest.json"))} == before
-    assert (finished / "generations.csv").read_bytes() == table
+    assert stamps(place) == before and (finished / "generations.csv").read_bytes() == table
 
 
 def test_one_process_gives_the_same_bytes(finished: Path, place: Path) -> None:
-    words = ["--set", "controls.joint=3", "--set", "controls.full_ancestor=3", "--workers", "1"]
-    done = evolve("run", "--scenario", "tiny.toml", "--out", "other/one", *words, cwd=place)
-    assert done.returncode == 0, done.stderr
+    """The figure is compared as sketched, its numbers and words: the rendered one is as large and takes 9 s."""
+    words = ["run", "--scenario", "tiny.toml", "--set", "controls.joint=3", "--set", "controls.full_ancestor=3"]
+    for out in ("other/one", "runs/two"):
+        done = evolve(*words, "--out", out, cwd=place)
+        assert done.returncode == 0, done.stderr
     for name in ("generations.csv", "descendants.csv", "curve.svg"):
         assert (place / "other" / "one" / name).read_bytes() == (finished / name).read_bytes(), name
 
 
-def test_a_damaged_result_is_found_and_computed_again(finished: Path, place: Path) -> None:
+def test_a_damaged_result_is_found_and_computed_again(finished: Path, tmp_path: Path) -> None:
+    """In a copy: a process checks a file once."""
+    shutil.copytree(finished.parent, tmp_path / "runs")
     table = (finished / "generations.csv").read_bytes()
-    victims = sorted((place / "runs" / "store" / "results" / "condense").rglob("learngene.safetensors"))
+    victims = sorted((tmp_path / "runs/store/results/condense").rglob("learngene.safetensors"))
     data = bytearray(victims[0].read_bytes())
     data[-1] ^= 1
     victims[0].write_bytes(bytes(data))
-    again = evolve("resume", str(finished), cwd=place)
+    (tmp_path / "runs/two/generations.csv").unlink()
+    again = evolve("resume", "runs/two", "--store", "runs/store", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "damaged" in again.stdout + again.stderr
-    assert (finished / "generations.csv").read_bytes() == table
-
-
-def test_the_reference_path_is_a_run_of_its_own_and_resumes_as_one(place: Path) -> None:
-    words = ["--set", "stream.tasks=1", "--set", "controls.shuffled=0"]
-    runs = {}
-    for name, more in (("fast", []), ("plain", ["--reference"])):
-        done = evolve("run", "--scenario", "tiny.toml", "--out", f"paths/{name}", *words, *more, cwd=place)
-        assert done.returncode == 0, done.stderr
-        runs[name] = place / "paths" / name
-    assert [json.loads((run / "run.json").read_text())["reference"] for run in runs.values()] == [False, True]
-    before = len(list((place / "paths" / "store" / "results").rglob("manifest.json")))
-    again = evolve("resume", str(runs["plain"]), cwd=place)
-    assert again.returncode == 0, again.stderr
-    assert len(list((place / "paths" / "store" / "results").rglob("manifest.json"))) == before
-    mixed = evolve("summary", str(runs["fast"]), str(runs["plain"]), cwd=place)
-    assert mixed.returncode == 2 and "arithmetic" in mixed.stderr, "results of two roundings are not pooled"
-    other = evolve("run", "--scenario", "tiny.toml", "--out", "paths/plain", *words, cwd=place)
-    assert other.returncode == 2 and "reference" in other.stderr
+    assert (tmp_path / "runs/two/generations.csv").read_bytes() == table
 
 
 def test_another_seed_is_another_lineage(finished: Path, place: Path) -> None:
@@ -140,8 +101,6 @@ def test_another_seed_is_another_lineage(finished: Path, place: Path) -> None:
     assert [int(row["lineage"]) for row in rows(place / "runs" / "seed1")] == [1]
     mine, other = (json.loads((r / "run.json").read_text()) for r in (finished, place / "runs" / "seed1"))
     assert mine["classes"] == other["classes"]  # the split does not depend on the seed
-    classes = {row["classes"] for row in rows(finished, "descendants.csv")} if "classes" in rows(finished, "descendants.csv")[0] else set()
-    assert not classes or classes != {row["classes"] for row in rows(place / "runs" / "seed1", "descendants.csv")}
 
 
 @pytest.mark.parametrize(
@@ -197,29 +156,10 @@ def test_a_crash_while_the_folder_was_made_does_not_block_it(finished: Path, pla
 
 
 def test_without_anyone_to_read_it_the_lineage_goes_on(finished: Path, place: Path) -> None:
-    command = f"{sys.executable} -m evolve.cli resume {finished}"
+    command = f"{' '.join(COMMAND)} resume {finished}"
     for shell in (f"{command} >&-", f"{command} > /dev/full", f"{command} | head -c 1 > /dev/null; exit ${{PIPESTATUS[0]}}"):
-        done = subprocess.run(["bash", "-c", shell], cwd=place, text=True, capture_output=True, timeout=300)
+        done = subprocess.run(["bash", "-c", shell], cwd=place, env=environment(), text=True, capture_output=True, timeout=300)
         assert "Traceback" not in done.stderr, (shell, done.stderr)
-
-
-def test_sigterm_ends_as_cleanly_as_ctrl_c(place: Path) -> None:
-    words = ["run", "--scenario", "tiny.toml", "--out", "stopped/run", "--set", "ancestor.epochs=2000", "--workers", "1"]
-    running = subprocess.Popen([sys.executable, "-m", "evolve.cli", *words], cwd=place, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    partial = place / "stopped" / "store" / "partial"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (partial.is_dir() and any(partial.iterdir())):
-        time.sleep(0.2)
-    running.send_signal(signal.SIGTERM)
-    out, error = running.communicate(timeout=60)
-    assert running.returncode == 128 + signal.SIGTERM and "Continue with: evolve resume" in out and error.strip() == ""
-
-
-def test_plan_on_an_empty_store(place: Path) -> None:
-    for words in ([], ["--set", "ancestor.batch=64", "--set", "descend.batch=64", "--set", "condense.batch=64"]):
-        plan = evolve("plan", "tiny.toml", "--out", "planned/run", *words, cwd=place)
-        assert plan.returncode == 0, plan.stderr
-        assert "left: about" in plan.stdout
 
 
 def test_plan_and_summary(finished: Path, place: Path) -> None:

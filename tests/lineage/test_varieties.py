@@ -6,23 +6,21 @@ import math
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from test_small_lineage import TINY
 
-from evolve.engine.engine import run_stages
-from evolve.lineage import scenario
 from evolve.report.curves import LineageRecord, summarise
 from evolve.report.files import write_report
 from evolve.report.verdict import verdict
-from evolve.runs.opened import Opened, Order, open_run, run_record
+from evolve.runs.opened import Opened
 
 
 def run(folder: Path, *overrides: str, seed: int = 0) -> tuple[LineageRecord, Opened]:
     (folder / "tiny.toml").write_text(TINY)
-    chosen = scenario.load(str(folder / "tiny.toml"), "paper", ["stream.tasks=2", "ancestor.epochs=1", "descend.epochs=1", *overrides])
-    opened = open_run(Order(chosen, seed, folder / "run", folder / "store", device="cpu"), lambda text: None)
-    run_stages(opened.stages, opened.store.root, "evolve.lineage.perform:perform_stage", opened.context, 0, lambda event: None)
-    return run_record(opened), opened
+    words = ["stream.tasks=2", "ancestor.epochs=1", "descend.epochs=1", *overrides]
+    opened = tiny.opened(folder / "tiny.toml", folder / "run", folder / "store", *words, seed=seed)
+    return tiny.computed(opened), opened
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +94,7 @@ def test_eq16_collapse_falls_back_to_the_fixed_set_and_says_so(shared: Path) -> 
         assert g.selected == ("conv1", "conv11", "conv12", "conv13")
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_without_from_scratch_there_is_no_gain(shared: Path) -> None:
     record, _ = run(shared, "controls.from_scratch=false", "controls.untrained=false")
     assert [g.lineage for g in record.generations] == [1, 2] and record.reference is None

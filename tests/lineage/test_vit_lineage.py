@@ -2,67 +2,47 @@
 
 from __future__ import annotations
 
-import csv
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
-from test_small_lineage import evolve
+from commands import evolve_process, start
 from timm.models.vision_transformer import VisionTransformer
+from tiny import rows
 
 from evolve.core.errors import UserError
 from evolve.core.registry import BUILTIN
-from evolve.engine.engine import run_stages
-from evolve.lineage import scenario
 from evolve.report.curves import LineageRecord, summarise
 from evolve.report.files import write_report
 from evolve.report.verdict import gain_sentence
-from evolve.runs.opened import Opened, Order, open_run, run_record
+from evolve.runs.opened import Opened
 
 pytestmark = pytest.mark.slow
 
-TINY = """
-[data]
-source = "glyphs"
-size = 16
-split = [12, 4, 8]
-glyph_train = 12
-glyph_test = 10
-[stream]
-tasks = 2
-classes_per_task = 3
-[ancestor]
-network = "vit-small4"
-width = 0.125
-optimizer = "adamw"
-schedule = "cosine"
-warmup = 0.2
-lr = 0.002
-epochs = 3
-batch = 8
-[condense]
-epochs = 1
-batch = 8
-meta_batch = 8
-match_weight = 0.1
-lr = 0.03
-meta_lr = 0.003
-[descend]
-descendants = 2
-classes_per_task = 3
-shots = 6
-epochs = 2
-optimizer = "adamw"
-lr = 0.002
-[controls]
-joint = 2
-full_ancestor = 2
-distilled = 2
-"""
+TINY = tiny.toml(
+    {
+        "data.glyph_test": 10,
+        "ancestor.network": "vit-small4",
+        "ancestor.width": 0.125,
+        "ancestor.optimizer": "adamw",
+        "ancestor.schedule": "cosine",
+        "ancestor.warmup": 0.2,
+        "ancestor.lr": 0.002,
+        "ancestor.epochs": 3,
+        "condense.match_weight": 0.1,
+        "condense.lr": 0.03,
+        "condense.meta_lr": 0.003,
+        "descend.epochs": 2,
+        "descend.optimizer": "adamw",
+        "descend.lr": 0.002,
+        "controls.joint": 2,
+        "controls.full_ancestor": 2,
+        "controls.distilled": 2,
+    }
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,37 +55,30 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rows(run: Path, name: str = "generations.csv") -> list[dict[str, str]]:
-    with open(run / name, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_a_killed_run_resumes_to_the_same_bytes(place: Path) -> None:
-    whole = evolve("run", "--scenario", "tiny.toml", "--out", "runs/whole", "--workers", "1", cwd=place)
+    whole = evolve_process("run", "--scenario", "tiny.toml", "--out", "runs/whole", "--workers", "1", cwd=place)
     assert whole.returncode == 0, whole.stderr
     assert [row["lineage"] for row in rows(place / "runs/whole")] == ["0", "1", "2"]
     assert all("B*" in row["descendant"] for row in rows(place / "runs/whole"))
     methods = {row["method"] for row in rows(place / "runs/whole", "descendants.csv")}
     assert methods == {"inherited", "from-scratch", "shuffled", "joint", "full-ancestor", "full-ancestor from-scratch", "distilled", "reference"}
-    command = [sys.executable, "-m", "evolve.cli", "run", "--scenario", "tiny.toml", "--out", "cut/run", "--workers", "1"]
-    started = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started = start("run", "--scenario", "tiny.toml", "--out", "cut/run", "--workers", "1", cwd=place)
     deadline = time.monotonic() + 300
     while len(list((place / "cut/store/results").rglob("manifest.json"))) < 4 and time.monotonic() < deadline:
         time.sleep(0.2)
     started.send_signal(signal.SIGKILL)
-    started.wait()
+    started.communicate()
     assert not (place / "cut/run/generations.csv").exists(), "it was to be cut before its end"
-    again = evolve("resume", "cut/run", cwd=place)
+    again = evolve_process("resume", "cut/run", cwd=place)
     assert again.returncode == 0, again.stderr
     for name in ("generations.csv", "descendants.csv", "curve.svg"):
         assert (place / "cut/run" / name).read_bytes() == (place / "runs/whole" / name).read_bytes(), name
 
 
 def lineage(place: Path, *overrides: str) -> tuple[LineageRecord, Opened]:
-    chosen = scenario.load(str(place / "tiny.toml"), "paper", ["stream.tasks=1", "ancestor.epochs=1", "descend.epochs=1", "controls.distilled=0", *overrides])
-    opened = open_run(Order(chosen, 0, place / "run", place / "store", device="cpu"), lambda text: None)
-    run_stages(opened.stages, opened.store.root, "evolve.lineage.perform:perform_stage", opened.context, 0, lambda event: None)
-    return run_record(opened), opened
+    words = ["stream.tasks=1", "ancestor.epochs=1", "descend.epochs=1", "controls.distilled=0", *overrides]
+    opened = tiny.opened(place / "tiny.toml", place / "run", place / "store", *words)
+    return tiny.computed(opened), opened
 
 
 def test_one_dino_ancestor_without_a_stream(place: Path) -> None:

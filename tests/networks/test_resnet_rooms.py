@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
+from commands import evolve, evolve_process
 from torch import Tensor
 
 from evolve.condensers.condense import condense_ancestor
@@ -21,43 +19,23 @@ from evolve.core.settings import AncestorSettings, CondenseSettings, DataSetting
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
 from evolve.descendants.descendants import downstream_tasks, train_together
-from evolve.engine.engine import run_stages
 from evolve.learngene.inheritance import inherit
 from evolve.learngene.learngene import extract, load, shuffled
-from evolve.lineage import scenario
 from evolve.networks.resnet_plan import ResNetPlan, resnet18
 from evolve.runs.estimate.cost import seconds
-from evolve.runs.opened import Order, open_run, run_record
 
 PLAN = resnet18(1 / 16, 16)
 CONDENSE = CondenseSettings(epochs=1, batch=6, meta_batch=6, meta_fraction=0.34, meta_lr=0.03, lr=0.05, augment=("crop",))
 DESCEND = DescendSettings(descendants=2, classes_per_task=3, shots=7, epochs=4, batch=7, lr=0.02, augment=("flip",))
-TINY = """
-[data]
-source = "glyphs"
-size = 16
-split = [12, 4, 8]
-glyph_train = 12
-glyph_test = 10
-[stream]
-tasks = 2
-classes_per_task = 3
-[ancestor]
-network = "resnet18"
-width = 0.0625
-epochs = 2
-batch = 8
-[condense]
-epochs = 1
-batch = 8
-meta_batch = 8
-meta_lr = 0.003
-[descend]
-descendants = 2
-classes_per_task = 3
-shots = 6
-epochs = 2
-"""
+TINY = tiny.toml(
+    {
+        "data.glyph_test": 10,
+        "ancestor.network": "resnet18",
+        "ancestor.epochs": 2,
+        "condense.meta_lr": 0.003,
+        "descend.epochs": 2,
+    }
+)
 
 
 def quiet(fraction: float, text: str) -> None:
@@ -117,18 +95,13 @@ def test_estimates_follow_the_network() -> None:
     assert 1.2 < costs[1] / costs[0] < 3 and 3 < costs[2] / costs[1] < 4.5  # 0.31 and 0.56 G multiply-adds; four times the pixels
 
 
-def evolve(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "evolve.cli", *words], cwd=cwd, env=dict(os.environ), text=True, capture_output=True, timeout=500)
-
-
 @pytest.mark.slow
 def test_a_whole_lineage_of_resnets(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
     controls = [word for name in ("joint", "full_ancestor", "distilled") for word in ("--set", f"controls.{name}=2")]
-    done = evolve("run", "--scenario", "tiny.toml", "--out", "runs/one", "--workers", "2", *controls, cwd=tmp_path)
+    done = evolve_process("run", "--scenario", "tiny.toml", "--out", "runs/one", "--workers", "2", *controls, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    with open(tmp_path / "runs/one/descendants.csv", newline="") as file:
-        methods = {row["method"] for row in csv.DictReader(file)}
+    methods = {row["method"] for row in tiny.rows(tmp_path / "runs/one", "descendants.csv")}
     assert methods == {"inherited", "from-scratch", "shuffled", "joint", "full-ancestor", "full-ancestor from-scratch", "distilled", "reference"}
     for path in (tmp_path / "runs/one/learngenes").glob("*.safetensors"):
         gene = load(path)
@@ -138,7 +111,7 @@ def test_a_whole_lineage_of_resnets(tmp_path: Path) -> None:
     made = {path: path.stat().st_mtime_ns for path in results.rglob("manifest.json")}
     again = evolve("resume", "runs/one", cwd=tmp_path)
     assert again.returncode == 0 and {path: path.stat().st_mtime_ns for path in results.rglob("manifest.json")} == made
-    alone = evolve("run", "--scenario", "tiny.toml", "--out", "other/one", "--workers", "1", *controls, cwd=tmp_path)
+    alone = evolve("run", "--scenario", "tiny.toml", "--out", "other/one", *controls, cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
     assert (tmp_path / "other/one/generations.csv").read_bytes() == table == (tmp_path / "runs/one/generations.csv").read_bytes()
     plan = evolve("plan", "tiny.toml", "--out", "planned/run", cwd=tmp_path)
@@ -157,10 +130,9 @@ def test_a_whole_lineage_of_resnets(tmp_path: Path) -> None:
 )
 def test_heads_stems_and_ways_to_condense_and_inherit(tmp_path: Path, overrides: list[str]) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
-    chosen = scenario.load(str(tmp_path / "tiny.toml"), "paper", ["controls.untrained=false", *overrides])
-    opened = open_run(Order(chosen, 0, tmp_path / "run", tmp_path / "store", device="cpu"), lambda text: None)
-    run_stages(opened.stages, opened.store.root, "evolve.lineage.perform:perform_stage", opened.context, 0, lambda event: None)
-    record = run_record(opened)
-    assert [g.lineage for g in record.generations] == [*range(1, chosen.settings.stream.tasks + 1)]
+    words = ["controls.untrained=false", *overrides]
+    opened = tiny.opened(tmp_path / "tiny.toml", tmp_path / "run", tmp_path / "store", *words)
+    record = tiny.computed(opened)
+    assert [g.lineage for g in record.generations] == [*range(1, opened.world.settings.stream.tasks + 1)]
     for g in record.generations:
         assert g.descendant.count("*") >= 3 and g.scratch is not None and json.dumps(g.inherited.accuracy)

@@ -125,6 +125,7 @@ def test_bold_is_what_the_test_supports(page: Page) -> None:
     assert any(line == "Not shown to differ from plain in accuracy: from-scratch." for _, _, line in page.all("li"))
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_without_an_effect_nothing_is_bold(tmp_path: Path) -> None:
     for seed in range(3):
         make_run(tmp_path / f"r{seed}", tmp_path / "store", seed)
@@ -150,6 +151,7 @@ def test_cost_counts_every_stage_once_and_shares_what_is_shared(page: Page) -> N
     assert sum(float(row[alone]) for row in rows) > float(total[alone])
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_a_time_that_is_not_known_whole_is_a_lower_bound(tmp_path: Path) -> None:
     make_run(tmp_path / "new", tmp_path / "store", 0, seconds=3.0, cpu_seconds=2.0, together=1, resumed=True)
     make_run(tmp_path / "old", tmp_path / "store", 1)
@@ -161,6 +163,7 @@ def test_a_time_that_is_not_known_whole_is_a_lower_bound(tmp_path: Path) -> None
     assert page.rows("Cost") == [] and any("made by an older evolve" in line for _, _, line in page.all("p"))
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_caveats_name_what_limits_the_claims(tmp_path: Path, page: Page) -> None:
     lines = " ".join(line for _, _, line in page.all("li"))
     assert "Only 3 seeds" in lines and "rendered characters" in lines and "in 9 of 9 generations the condenser was tied" in lines
@@ -188,6 +191,7 @@ def test_the_same_folders_give_the_same_bytes(text: str, place: Path, monkeypatc
     assert matplotlib.rcParams["font.size"] == 20 and matplotlib.rcParams["svg.fonttype"] == "path"
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_batches_and_different_runs_stand_in_sections_of_their_own(place: Path) -> None:
     make_run(place / "a", place / "store")
     make_run(place / "b", place / "store", overrides=("descend.epochs=7",))
@@ -196,6 +200,7 @@ def test_batches_and_different_runs_stand_in_sections_of_their_own(place: Path) 
     assert {attrs["href"] for _, attrs, _ in made.all("a")} == {"#s1", "#s2", "#s3"}
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_refusals_are_one_line(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(tmp_path / "none", tmp_path / "store", upto=-1)
     for folders, words in (([tmp_path], "neither a run's folder"), ([tmp_path / "none"], "no generation has been measured yet")):

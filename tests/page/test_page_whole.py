@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
+import tiny
+from commands import Done
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = {
-    "stream.tasks": 1, "data.size": 16, "data.glyph_train": 12, "data.glyph_test": 6, "ancestor.width": 0.0625, "ancestor.epochs": 1,
-    "ancestor.lr": 0.01, "condense.method": '"fixed"', "descend.shots": 6, "descend.epochs": 2, "descend.descendants": 2,
-}  # fmt: skip
+SETTINGS = {**tiny.SETTINGS, "stream.tasks": 1, "ancestor.lr": 0.01, "condense.method": "fixed", "descend.epochs": 2}
 
 
-def evolve(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "EVOLVE_STORE": str(folder / "store"), "COLUMNS": "160"}
-    return subprocess.run([sys.executable, "-m", "evolve.cli", *words], cwd=folder, env=environment, text=True, capture_output=True, timeout=300)
+def evolve(folder: Path, *words: str) -> Done:
+    return commands.evolve_process(*words, cwd=folder, env={"EVOLVE_STORE": str(folder / "store"), "COLUMNS": "160"})
 
 
 def costs(page: str) -> list[float]:
@@ -31,9 +27,8 @@ def costs(page: str) -> list[float]:
 
 
 def test_run_and_batch_end_in_a_page_and_report_makes_it_again(tmp_path: Path) -> None:
-    lines = [f"{key} = {value}" for key, value in SETTINGS.items()]
-    batch = ['scenario = "glyphs-seq25"', "[set]", *lines, "[axes]", 'condense.fixed_set = ["paper", "front"]']
-    (tmp_path / "tiny.toml").write_text("\n".join(batch))
+    axes = '[axes]\ncondense.fixed_set = ["paper", "front"]\n'
+    (tmp_path / "tiny.toml").write_text(f'scenario = "glyphs-seq25"\n[set]\n{tiny.toml(SETTINGS)}{axes}')
     made = evolve(tmp_path, "batch", "tiny.toml", "--workers", "1")
     assert made.returncode == 0, made.stderr
     out = tmp_path / "runs" / "tiny-paper"
@@ -44,7 +39,7 @@ def test_run_and_batch_end_in_a_page_and_report_makes_it_again(tmp_path: Path) -
     again = evolve(tmp_path, "report", "runs/tiny-paper", "--out", "again.html")
     assert again.returncode == 0 and (tmp_path / "again.html").read_text() == page
 
-    settings = [word for key, value in {**SETTINGS, "condense.fixed_set": '"front"'}.items() for word in ("--set", f"{key}={value}".replace('"', ""))]
+    settings = [word for key, value in {**SETTINGS, "condense.fixed_set": "front"}.items() for word in ("--set", f"{key}={value}")]
     run = evolve(tmp_path, "run", "--scenario", "glyphs-seq25", *settings, "--out", "runs/one", "--workers", "1")
     assert run.returncode == 0 and "runs/one/report.html" in run.stdout, run.stderr
     assert 0 < costs((tmp_path / "runs/one/report.html").read_text())[-1] <= shared, "its stages were in the store; they cost what they had cost"
