@@ -37,7 +37,7 @@ def test_every_strategy_passes_as_many_images_a_task(name: str, monkeypatch: pyt
         return plain(self, x)
 
     monkeypatch.setattr(Ancestor, "forward", counted)
-    monkeypatch.setattr("evolve.ancestor.accuracies", lambda model, tasks, *_: [0.0] * len(tasks))  # testing is no training
+    monkeypatch.setattr("evolve.ancestor.accumulate.accuracies", lambda model, tasks, *_: [0.0] * len(tasks))  # testing is no training
     previous: Accumulated | None = None
     for task in (1, 2, 3):
         passed[0] = 0.0
