@@ -90,7 +90,7 @@ def example() -> dict[str, str]:
 def evolve(folder: Path, *words: str) -> Done:
     """In processes of their own: this one keeps what it has loaded, and the packages are not to be seen in it."""
     places = os.pathsep.join([str(folder / "site"), environment()["PYTHONPATH"]])
-    return evolve_process(*words, cwd=folder, env={"PYTHONPATH": places})
+    return evolve_process(*words, cwd=folder, env={"PYTHONPATH": places}, pictures=False)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pictures import sketches
 
 from evolve.core.errors import UserError
 from evolve.report import files as report
@@ -163,7 +164,9 @@ def test_the_condensers_course_is_drawn_where_there_is_one(tmp_path: Path) -> No
     plain = lineage()
     followed = replace(plain, generations=tuple(replace(g, history=course(g.lineage, 7)) for g in plain.generations))
     cka = replace(plain, generations=tuple(replace(g, history={"classification": (1.0, 0.5)}) for g in plain.generations))
-    assert not {path.name for path in report.write_report(cka, tmp_path / "cka")} & {"convergence.png", "convergence.svg"}
+    with sketches():
+        written = report.write_report(cka, tmp_path / "cka")
+    assert not {path.name for path in written} & {"convergence.png", "convergence.svg"}
     report.write_report(followed, tmp_path)
     assert (tmp_path / "convergence.png").stat().st_size > 10_000
     words = (tmp_path / "convergence.svg").read_text()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import tiny
-from commands import COMMAND, environment, evolve, evolve_process
+from commands import SKETCHING, environment, evolve, evolve_process
 from tiny import rows
 
 TINY = tiny.toml(
@@ -156,7 +157,7 @@ def test_a_crash_while_the_folder_was_made_does_not_block_it(finished: Path, pla
 
 
 def test_without_anyone_to_read_it_the_lineage_goes_on(finished: Path, place: Path) -> None:
-    command = f"{' '.join(COMMAND)} resume {finished}"
+    command = shlex.join([*SKETCHING, "resume", str(finished)])
     for shell in (f"{command} >&-", f"{command} > /dev/full", f"{command} | head -c 1 > /dev/null; exit ${{PIPESTATUS[0]}}"):
         done = subprocess.run(["bash", "-c", shell], cwd=place, env=environment(), text=True, capture_output=True, timeout=300)
         assert "Traceback" not in done.stderr, (shell, done.stderr)
