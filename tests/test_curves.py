@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 import re
 import warnings
@@ -320,12 +319,6 @@ def test_what_cannot_be_pooled_is_refused_by_name(change: dict[str, object], wor
         curves.summarise([made, replace(made, **{"seed": 1, **change})])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no lineage"):
         curves.summarise([])
-
-
-def test_record_survives_json() -> None:
-    made = simulated(np.random.default_rng(0), 0.0, 3)
-    made = replace(made, reference=descent(0, "from-scratch", [0.1, 0.2]), settings={"a": {"b": 1}}, versions={"evolve": "0"})
-    assert curves.record_from_json(json.loads(json.dumps(curves.record_to_json(made)))) == made
 
 
 def test_a_run_without_the_from_scratch_control_has_no_gain_and_says_so(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from evolve.runs.garbage import Census, Item, census, contents, garbage, referen
 LARGEST = 5  # results that are named one by one
 
 
-def print_store(store: Store, given: Sequence[Path]) -> None:
+def print_store(store: Store) -> None:
     """Sizes by kind of stage, by run, and the largest results. A run that cannot be read gets a line."""
-    console, known, items = Console(markup=False, highlight=False), census(store, given), list(contents(store))
+    console, known, items = Console(markup=False, highlight=False), census(store), list(contents(store))
     named = references(store, known.runs)
     console.print(f"store {store.root}: {human(sum(item.size for item in items))}")
     console.print(_kinds(items))
@@ -33,9 +33,9 @@ def print_store(store: Store, given: Sequence[Path]) -> None:
     console.print("`evolve store gc` removes what no run refers to.", style="dim")
 
 
-def collect_garbage(store: Store, given: Sequence[Path], yes: bool, dry_run: bool, everything: bool, forget: Sequence[str]) -> None:
+def collect_garbage(store: Store, yes: bool, dry_run: bool, everything: bool, forget: Sequence[str]) -> None:
     """Show what no run refers to, ask, remove it. UserError where that cannot be known."""
-    known = census(store, given, forget)
+    known = census(store, forget)
     shown = garbage(store, known, everything)
     for run in known.runs:
         click.echo(f"refers       {_short(run.folder)}{f'   ({run.note})' if run.note else ''}")
@@ -48,7 +48,7 @@ def collect_garbage(store: Store, given: Sequence[Path], yes: bool, dry_run: boo
         return
     if shown and not yes:
         click.confirm(f"Remove {len(shown)} things ({human(sum(item.size for item in shown))}) from {store.root}?", abort=True)
-    removed = remove(store, shown, given, everything, forget)
+    removed = remove(store, shown, everything, forget)
     if shown:
         click.echo(f"removed      {len(removed)} of {len(shown)}, {human(sum(item.size for item in removed))}")
     if len(removed) < len(shown):
@@ -105,7 +105,7 @@ def _by_run(results: Mapping[str, Item], named: Mapping[Path, Mapping[str, Stage
     """One row a run: what it refers to, and how much of that only it refers to."""
     table = _table("results", "bytes", "its own", "shared", "run")
     users = Counter(key for stages in named.values() for key in stages)
-    notes = {run.folder: run.note for run in reversed(known.runs)}  # the first of a folder is the one it holds
+    notes = {run.folder: run.note for run in sorted(known.runs, key=lambda run: run.note, reverse=True)}  # of a folder's runs the one it holds
     for folder, stages in named.items():
         mine = [results[key] for key in stages if key in results]
         own = sum(item.size for item in mine if users[item.key] == 1)

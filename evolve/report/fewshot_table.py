@@ -22,7 +22,7 @@ class Line:
     accuracy: Interval
     behind: Interval | None
     lineage: int | None  # the generation that ``behind`` compares with
-    backbone: str = ""  # the network's architecture, of several seeds every one; "" in records that do not say
+    backbone: str = ""  # the network's architecture, of several seeds every one
     others: bool = False  # ``behind`` compares with descendants of another architecture: the condenser chose other layers
     trouble: str = ""  # "diverged (...)": then ``accuracy`` is chance
 

@@ -52,7 +52,8 @@ def make_run(
     )
     folder.mkdir(parents=True, exist_ok=True)
     prepare_folder(opened, ["evolve", "run", "--seed", str(seed)])
-    about = {"evolve": "9", "torch": "2", "device": "cpu (made up)"} | ({"spent": spent} if spent else {})
+    took = {"seconds": 1.0, "cpu_seconds": 1.0, "together": 1, "resumed": False} | spent
+    about = {"evolve": "9", "torch": "2", "device": "cpu (made up)", "spent": took}
     for _ in range(2):  # a second time: from-scratch controls that the condenser's choice names
         for stage in lineage(opened.world, opened.peek):
             number = next((int(word) for word in stage.label.split() if word.isdigit()), 0)

@@ -60,7 +60,7 @@ class OpenBatch:
         """Cases have most stages in common: each result is read once."""
         first, *others = self.lineages
         for one in others:
-            one.records, one.made_by = first.records, first.made_by
+            one.results = first.results
 
     @property
     def lineages(self) -> list[Opened]:
