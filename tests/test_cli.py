@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from evolve.core.shipped import shipped
 from evolve.lineage import scenario
 
 
@@ -42,7 +43,7 @@ def test_show_prints_a_file_that_loads_to_the_same_settings(tmp_path: Path) -> N
 def test_scenarios_lists_all_with_cost() -> None:
     done = run("scenarios")
     assert done.returncode == 0, done.stderr
-    for name in scenario.shipped():
+    for name in shipped("scenarios"):
         line = next(line for line in done.stdout.splitlines() if line.split()[:1] == [name])
         assert "~" in line and scenario.load(name).settings.title.split(",")[0] in line
 

@@ -65,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(place: Path, out: str, *overrides: str) -> Opened:
     chosen = scenario.load(str(place / "tiny.toml"), "paper", overrides)
-    found = open_run(Order(chosen, 0, place / out, place / out.split("/")[0] / "store"), lambda text: None)
+    found = open_run(Order(place / out, place / out.split("/")[0] / "store", scenario=chosen, seed=0), lambda text: None)
     found.order.out.mkdir(parents=True, exist_ok=True)
     prepare_folder(found, ["evolve"])
     return found

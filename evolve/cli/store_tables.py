@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
-from evolve.data.cache import human
 from evolve.engine.stage import Stage
 from evolve.engine.store import Store
 from evolve.runs.garbage import Census, Item, census, contents, garbage, references, remove
@@ -22,7 +22,7 @@ def print_store(store: Store) -> None:
     """Sizes by kind of stage, by run, and the largest results. A run that cannot be read gets a line."""
     console, known, items = Console(markup=False, highlight=False), census(store), list(contents(store))
     named = references(store, known.runs)
-    console.print(f"store {store.root}: {human(sum(item.size for item in items))}")
+    console.print(f"store {store.root}: {decimal(sum(item.size for item in items))}")
     console.print(_kinds(items))
     results = {item.key: item for item in items if _is_result(item)}
     console.print(_by_run(results, named, known))
@@ -47,10 +47,10 @@ def collect_garbage(store: Store, yes: bool, dry_run: bool, everything: bool, fo
     if dry_run or not (shown or known.vanished):
         return
     if shown and not yes:
-        click.confirm(f"Remove {len(shown)} things ({human(sum(item.size for item in shown))}) from {store.root}?", abort=True)
+        click.confirm(f"Remove {len(shown)} things ({decimal(sum(item.size for item in shown))}) from {store.root}?", abort=True)
     removed = remove(store, shown, everything, forget)
     if shown:
-        click.echo(f"removed      {len(removed)} of {len(shown)}, {human(sum(item.size for item in removed))}")
+        click.echo(f"removed      {len(removed)} of {len(shown)}, {decimal(sum(item.size for item in removed))}")
     if len(removed) < len(shown):
         click.echo("kept         what a run has begun to use or compute meanwhile")
 
@@ -97,7 +97,7 @@ def _kinds(items: Iterable[Item]) -> Table:
         count[item.kind] += 1
         size[item.kind] += item.size
     for kind, total in size.most_common():
-        table.add_row(kind, str(count[kind]), human(total))
+        table.add_row(kind, str(count[kind]), decimal(total))
     return table
 
 
@@ -111,12 +111,12 @@ def _by_run(results: Mapping[str, Item], named: Mapping[Path, Mapping[str, Stage
         own = sum(item.size for item in mine if users[item.key] == 1)
         total = sum(item.size for item in mine)
         note = f" ({notes[folder]})" if notes[folder] else ""
-        table.add_row(str(len(mine)), human(total), human(own), human(total - own), f"{_short(folder)}{note}")
+        table.add_row(str(len(mine)), decimal(total), decimal(own), decimal(total - own), f"{_short(folder)}{note}")
     shared = [item for key, item in results.items() if users[key] > 1]
     if shared:
-        table.add_row(str(len(shared)), human(sum(item.size for item in shared)), "", "", "of several runs, stored once")
+        table.add_row(str(len(shared)), decimal(sum(item.size for item in shared)), "", "", "of several runs, stored once")
     nobody = [item for key, item in results.items() if not users[key]]
-    table.add_row(str(len(nobody)), human(sum(item.size for item in nobody)), "", "", "of no run")
+    table.add_row(str(len(nobody)), decimal(sum(item.size for item in nobody)), "", "", "of no run")
     return table
 
 
@@ -126,5 +126,5 @@ def _largest(results: Mapping[str, Item], named: Mapping[Path, Mapping[str, Stag
         owners = [(_short(folder), stages[item.key].label) for folder, stages in named.items() if item.key in stages]
         folder, label = owners[0] if owners else ("-", f"{item.kind} {item.key[:8]}")
         more = f" and {len(owners) - 1} more" if len(owners) > 1 else ""
-        table.add_row(label, human(item.size), f"{folder}{more}")
+        table.add_row(label, decimal(item.size), f"{folder}{more}")
     return table

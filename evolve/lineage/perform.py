@@ -20,7 +20,7 @@ from evolve.core.fewshot_settings import FewshotSettings
 from evolve.core.randomness import derive_seed
 from evolve.core.registry import check_marks
 from evolve.core.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, InheritSettings, StreamSettings
-from evolve.core.spent import stopwatch
+from evolve.core.spent import Progress, stopwatch
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet, load_images
 from evolve.engine.checkpoint import Sparing
@@ -45,7 +45,6 @@ __all__ = ["SET_LIMIT", "perform_set", "perform_stage", "set_key", "trunk"]
 
 CHECKPOINT_SECONDS = 10.0  # what a crash may cost of a task under way
 
-Progress = Callable[[float, str], None]
 Outcome = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
 OWN = ("method", "plan", "inputs", "inherit")  # what may differ in a descend stage's recipe within a set
 

@@ -109,6 +109,13 @@ class Interval:
     def half(self) -> float:
         return (self.high - self.low) / 2
 
+    def percent(self, sign: str = "") -> str:
+        """A fraction with its interval, in percent: "61.24 ± 5.10"; ``sign`` "+" for a difference."""
+        if math.isnan(self.mean):
+            return "-"
+        half = f" ± {100 * self.half:.2f}" if math.isfinite(self.half) else ""
+        return f"{100 * self.mean:{sign}.2f}{half}"
+
 
 @dataclass(frozen=True)
 class Effect:

@@ -20,14 +20,14 @@ from typing import Any
 
 from evolve.core.errors import UserError
 from evolve.report.curves import CONTROLS, Descent, Generation, LineageRecord, evolved, gains, point_interval, summarise
-from evolve.report.trends import LOG2
+from evolve.report.trends import STEP
 from evolve.report.verdict import gain_sentence, verdict
 
 SUFFIX = ".evolve"  # ends the names of our event files, so that nobody else's are touched
 EMPTY_KEPT = 600  # seconds; a running TensorBoard has moved on from an emptied file by then
 GAP_PATIENCE = 3  # generations that may wait for an earlier one before they are shown without it
 LABELS = {"scratch": "from-scratch", "shuffled": "shuffled", "joint": "joint", "full_ancestor": "full-ancestor", "distilled": "distilled"}
-HEADLINE = ("headline/gain over from-scratch", f"headline/slope of the gain per {LOG2.per}", "headline/last accuracy")
+HEADLINE = ("headline/gain over from-scratch", f"headline/slope of the gain per {STEP}", "headline/last accuracy")
 LAYOUT = {
     "evolution curve": {
         "descendants (95 %)": ["Margin", ["descendants/mean", "descendants/low", "descendants/high"]],

@@ -33,11 +33,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Order:
-    """What the user asked for. Only ``scenario`` and ``seed`` can change a number, and ``reference`` its rounding."""
+class Place:
+    """Where something is computed, from what and into what. Only ``reference`` can change a number, by its rounding."""
 
-    scenario: Scenario
-    seed: int
     out: Path
     store: Path
     data_dir: Path | None = None
@@ -47,10 +45,12 @@ class Order:
     cluster: Cluster | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Order(Place):
+    """One lineage, as the user asked for it."""
 
-
-
-
+    scenario: Scenario
+    seed: int
 
 
 def worker_places(order: Order, opened: Sequence[Opened]) -> Sequence[Mapping[str, str]]:
@@ -90,7 +90,8 @@ def order_from_run(
     settings = toml.from_dict(found["settings"], str(folder / RUN_FILE))
     chosen = Scenario(settings, found["profile"], str(folder / RUN_FILE))
     data = data_dir or (Path(found["data_dir"]) if found["data_dir"] else None)
-    return Order(chosen, found["seed"], folder, find_store(folder, found["store"], store), data, device, workers, found["reference"], cluster)
+    place = find_store(folder, found["store"], store)
+    return Order(folder, place, data, device, workers, found["reference"], cluster, scenario=chosen, seed=found["seed"])
 
 
 

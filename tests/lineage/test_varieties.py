@@ -20,7 +20,7 @@ from evolve.runs.opened import Opened, Order, open_run, run_record
 def run(folder: Path, *overrides: str, seed: int = 0) -> tuple[LineageRecord, Opened]:
     (folder / "tiny.toml").write_text(TINY)
     chosen = scenario.load(str(folder / "tiny.toml"), "paper", ["stream.tasks=2", "ancestor.epochs=1", "descend.epochs=1", *overrides])
-    opened = open_run(Order(chosen, seed, folder / "run", folder / "store", device="cpu"), lambda text: None)
+    opened = open_run(Order(folder / "run", folder / "store", device="cpu", scenario=chosen, seed=seed), lambda text: None)
     run_stages(opened.stages, opened.store.root, "evolve.lineage.perform:perform_stage", opened.context, 0, lambda event: None)
     return run_record(opened), opened
 

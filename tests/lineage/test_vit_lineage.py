@@ -103,7 +103,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(place: Path) -> None:
 
 def lineage(place: Path, *overrides: str) -> tuple[LineageRecord, Opened]:
     chosen = scenario.load(str(place / "tiny.toml"), "paper", ["stream.tasks=1", "ancestor.epochs=1", "descend.epochs=1", "controls.distilled=0", *overrides])
-    opened = open_run(Order(chosen, 0, place / "run", place / "store", device="cpu"), lambda text: None)
+    opened = open_run(Order(place / "run", place / "store", device="cpu", scenario=chosen, seed=0), lambda text: None)
     run_stages(opened.stages, opened.store.root, "evolve.lineage.perform:perform_stage", opened.context, 0, lambda event: None)
     return run_record(opened), opened
 

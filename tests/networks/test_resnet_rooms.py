@@ -158,7 +158,7 @@ def test_a_whole_lineage_of_resnets(tmp_path: Path) -> None:
 def test_heads_stems_and_ways_to_condense_and_inherit(tmp_path: Path, overrides: list[str]) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
     chosen = scenario.load(str(tmp_path / "tiny.toml"), "paper", ["controls.untrained=false", *overrides])
-    opened = open_run(Order(chosen, 0, tmp_path / "run", tmp_path / "store", device="cpu"), lambda text: None)
+    opened = open_run(Order(tmp_path / "run", tmp_path / "store", device="cpu", scenario=chosen, seed=0), lambda text: None)
     run_stages(opened.stages, opened.store.root, "evolve.lineage.perform:perform_stage", opened.context, 0, lambda event: None)
     record = run_record(opened)
     assert [g.lineage for g in record.generations] == [*range(1, chosen.settings.stream.tasks + 1)]

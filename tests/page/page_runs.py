@@ -48,7 +48,7 @@ def make_run(
     """A run whose stages up to generation ``upto`` are in the store; each took ``spent``."""
     chosen = scenario.load("glyphs-seq25", "paper", (*SETTINGS, *overrides))
     opened = Opened(
-        Order(chosen, seed, folder, store), World(chosen.settings, seed, "f" * 8, tuple(range(9)), (10, 11), (20, 21, 22)), Store(store), {}, {}
+        Order(folder, store, scenario=chosen, seed=seed), World(chosen.settings, seed, "f" * 8, tuple(range(9)), (10, 11), (20, 21, 22)), Store(store), {}, {}
     )
     folder.mkdir(parents=True, exist_ok=True)
     prepare_folder(opened, ["evolve", "run", "--seed", str(seed)])
