@@ -11,9 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from evolve.core.errors import DataError, UserError
+from evolve.engine.agenda import Event, StageProgress
 from evolve.engine.store import Stage, Store, stage_key
 
 Progress = Callable[[float, str], None]
+
+
+class Interrupting(list[Event]):
+    """Takes events until the first progress: then the user presses Ctrl-C."""
+
+    def append(self, event: Event) -> None:
+        super().append(event)
+        if isinstance(event, StageProgress):
+            raise KeyboardInterrupt
 
 
 def make(name: str, does: str = "add", priority: int = 0, **inputs: Stage) -> Stage:

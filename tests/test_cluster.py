@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from commands import environment, wait_until
-from engine_stages import make
+from engine_stages import Interrupting, make
 
 from evolve.core.errors import DataError, UserError
 from evolve.engine.agenda import Event, Notice, StageDone, StageFailed, StageFailure, StageProgress
@@ -183,10 +183,10 @@ def test_without_keep_going_the_first_failure_ends_the_run_and_releases_the_rest
     assert not Store(tmp_path).has(make("long", "patient").key)
 
 
-def test_stop_releases_running_stages_and_harms_nothing(tmp_path: Path, address: str) -> None:
-    events: list[Event] = []
+def test_an_interrupt_releases_running_stages_and_harms_nothing(tmp_path: Path, address: str) -> None:
     stage = make("long", "patient")
-    run(tmp_path, [stage], address, events=events, stop=lambda: bool(labels(events, StageProgress)))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, [stage], address, events=Interrupting())
     wait_until(lambda: not Store(tmp_path).locked(stage.key), 5)
     assert not Store(tmp_path).has(stage.key) and list((tmp_path / "tmp").iterdir()) == []
 
@@ -230,17 +230,15 @@ def test_nobody_at_the_address_is_one_line(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_scheduler_that_goes_away_is_one_line(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("gone")
-    events: list[Event] = []
     with scheduler(folder, 1) as mine:
         pid = int(subprocess.run(["pgrep", "-f", f"dask scheduler.*{folder}"], capture_output=True, text=True, check=True).stdout.split()[0])
 
-        def stop() -> bool:
-            if labels(events, StageProgress):
+        def kill(event: Event) -> None:
+            if isinstance(event, StageProgress):
                 os.kill(pid, signal.SIGKILL)
-            return False
 
         with pytest.raises(UserError, match="scheduler is gone"):
-            run(tmp_path, [make("long", "patient")], mine, events=events, stop=stop)
+            run_stages(lambda: [make("long", "patient")], tmp_path, PERFORM, {}, Dask(Cluster(mine)), kill)
 
 
 def test_a_share_of_a_gpu_goes_where_it_is_offered(tmp_path: Path, address: str) -> None:

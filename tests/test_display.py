@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from evolve.core.spent import duration
 from evolve.report.curves import Descent, Generation, Interval
 from evolve.runs.screens.display import Display
-from evolve.runs.screens.rows import HEADINGS, Eta, compact, duration, plus_minus, row
+from evolve.runs.screens.rows import HEADINGS, Eta, compact, row
 from evolve.runs.screens.screen import Screen
 
 
@@ -64,7 +65,7 @@ def test_row_in_percent_with_intervals_and_the_status_said() -> None:
     assert row(generation(3)) == ("3", "1 11-13", "0.0123", "50.0", "65.00 ± 63.53", "+4.50 ± 6.35")
     assert row(generation(3, "collapsed"))[1] == "1 11-13 (collapsed)"
     assert row(replace(generation(0), margin=math.nan, ancestor_accuracy=None))[2:4] == ("-", "-")
-    assert plus_minus(Interval(0.5, math.nan, math.nan, 1)) == "50.00"
+    assert Interval(0.5, math.nan, math.nan, 1).percent() == "50.00"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (99, "99 s"), (100, "2 min"), (12000, "3 h 20 min"), (400000, "4 d 15 h")])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evolve.lineage.collect import mean_descent
 from evolve.report import economy
-from evolve.report.curves import Descent, Generation, LineageRecord, Tried, record_from_json, record_to_json
+from evolve.report.curves import Descent, Generation, LineageRecord, Tried
 from evolve.report.economy_figure import economy_figure, frontier, has_economy
 from evolve.report.figures import encode
 
@@ -156,9 +156,8 @@ def test_a_whole_ancestor_beside_all_its_layers_is_a_candidate_of_its_own() -> N
     assert frontier([shown]) == [pytest.approx(point) for point in [(10, 50), (97, 80), (100, 100)]]
 
 
-def test_the_picture_names_what_it_leaves_out_and_the_record_survives_json() -> None:
+def test_the_picture_names_what_it_leaves_out() -> None:
     trials = (Tried("front 1", ("conv1",), 0.1, 0.05, 0.01), Tried("whole ancestor", ("conv1", "conv2"), 1.0, 0.1, 0.01))
     shown = record(replace(generation(1, 0.05, 0.1), trials=trials), generation(2, 0.05, 0.0))
     svg = encode(lambda: economy_figure({"toy condenser": [shown]}), "svg").decode()
     assert "toy condenser" in svg and "frontier of the trials" in svg and "1 lengths are left out" in svg
-    assert record_from_json(record_to_json(shown)) == shown

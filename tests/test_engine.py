@@ -16,7 +16,7 @@ import commands
 import pytest
 import torch
 from commands import wait_until
-from engine_stages import make
+from engine_stages import Interrupting, make
 
 from evolve.core.errors import DataError, UserError
 from evolve.engine.engine import Event, Notice, StageDone, StageFailed, StageFailure, StageProgress, StageStarted, run_stages
@@ -143,10 +143,10 @@ def test_an_input_damaged_during_the_run_is_computed_again(tmp_path: Path) -> No
     assert None not in values(tmp_path, [victim, saboteur, child])
 
 
-def test_stop_ends_running_stages_and_returns(tmp_path: Path) -> None:
-    events: list[Event] = []
-    run(tmp_path, [make("h", "hang")], stop=lambda: bool(labels(events, StageProgress)), events=events)
-    assert labels(events, StageDone) == [] and list((tmp_path / "tmp").iterdir()) == []
+def test_an_interrupt_ends_running_stages(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, [make("h", "hang")], events=Interrupting())
+    assert list((tmp_path / "tmp").iterdir()) == [] and not Store(tmp_path).has(make("h", "hang").key)
 
 
 # What goes wrong in a stage

@@ -11,6 +11,7 @@ import pytest
 from evolve.core import toml
 from evolve.core.errors import UserError
 from evolve.core.settings import DataSettings, Settings
+from evolve.core.shipped import shipped
 from evolve.lineage import scenario
 
 if sys.version_info >= (3, 11):
@@ -36,7 +37,7 @@ SHIPPED = (
 
 
 def test_the_shipped_scenarios() -> None:
-    assert tuple(scenario.shipped()) == SHIPPED
+    assert tuple(shipped("scenarios")) == SHIPPED
 
 
 @pytest.mark.parametrize("profile", scenario.PROFILES)
@@ -51,7 +52,7 @@ def test_dump_and_load_are_inverse(name: str, profile: str, tmp_path: Path) -> N
 
 def test_quick_changes_only_what_it_names() -> None:
     quick, paper = (scenario.load("glyphs-seq25", p).settings for p in ("quick", "paper"))
-    table = tomllib.loads(scenario.shipped()["glyphs-seq25"].read_text())["quick"]
+    table = tomllib.loads(shipped("scenarios")["glyphs-seq25"].read_text())["quick"]
     for section in fields(Settings):
         value = getattr(quick, section.name)
         if not is_dataclass(value):

@@ -56,7 +56,7 @@ def test_what_is_read_back_is_the_curve(tmp_path: Path) -> None:
     assert points(tmp_path) == [(t, 55.0 + t) for t in range(4)]
     assert points(tmp_path, "gain/mean") == [(t, 10.0 + t) for t in range(4)]
     back = read(tmp_path)
-    assert [event.step for event in back.Images("genome")] == [0, 1, 2, 3]
+    assert [event.step for event in back.Images("genome")] == [3]
     assert {"genome", "alpha", "learning curves"} <= set(back.Tags()["images"])
     assert {"controls/from-scratch", "each descendant/2", "ancestor/forgetting"} <= set(back.Tags()["scalars"])
 
@@ -80,13 +80,11 @@ def test_hparams_hold_settings_and_headline(tmp_path: Path) -> None:
     assert b"ancestor.lr" in content and b"ancestor.milestones" in content
 
 
-@pytest.mark.parametrize(("share", "steps"), [(1e-9, [1, 9]), (1e9, list(range(1, 10)))])
-def test_pictures_take_a_share_of_the_time_and_the_last_generation_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, steps: list[int]) -> None:
-    monkeypatch.setattr("evolve.report.tensorboard.PICTURE_SHARE", share)
+def test_the_last_generation_has_pictures(tmp_path: Path) -> None:
     with Board(tmp_path, record(range(1, 4))) as board:
         for t in range(4, 10):
             board.add(generation(t))
-    assert [event.step for event in read(tmp_path).Images("learning curves")] == steps
+    assert [event.step for event in read(tmp_path).Images("learning curves")] == [9]
     assert [step for step, _ in points(tmp_path)] == list(range(1, 10))
 
 

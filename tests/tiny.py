@@ -48,7 +48,7 @@ def toml(changes: Mapping[str, Any] | None = None) -> str:
 def opened(file: Path, out: Path, store: Path, *overrides: str, seed: int = 0) -> Opened:
     """The lineage of the scenario in ``file``, with SECTION.KEY=VALUE ``overrides``."""
     chosen = scenario.load(str(file), "paper", overrides)
-    return open_run(Order(chosen, seed, out, store, device="cpu"), lambda text: None)
+    return open_run(Order(out, store, device="cpu", scenario=chosen, seed=seed), lambda text: None)
 
 
 def computed(run: Opened) -> LineageRecord:

@@ -21,6 +21,7 @@ from evolve.ancestor.strategy_table import TABLE, check_strategy
 from evolve.core.errors import UserError
 from evolve.core.randomness import derive_seed, generator, isolated_rng
 from evolve.core.settings import AncestorSettings, StreamSettings
+from evolve.core.spent import Progress
 from evolve.data.resident import Resident
 from evolve.data.streams import StreamTask, class_labels, labels_of, load_avalanche, make_benchmark, stream_tasks, task_label
 from evolve.engine.checkpoint import Checkpoint
@@ -31,7 +32,6 @@ from evolve.networks.optimizers import make_optimizer, restore_state, state_of
 if TYPE_CHECKING:
     from evolve.ancestor.strategies import ResidentStrategy
 
-Progress = Callable[[float, str], None]
 
 
 

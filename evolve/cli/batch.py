@@ -70,11 +70,12 @@ def plan(name: str, **options: Any) -> None:
 
 
 @batch.command("list")
-def shipped() -> None:
+def list_shipped() -> None:
     """List the shipped batches."""
+    from evolve.core.shipped import shipped
     from evolve.runs.batch import file
 
-    for name in file.shipped():
+    for name in shipped(file.ABLATIONS):
         found = file.load(name)
         click.echo(f"{name:20} {len(found.cases):4} lineages  {found.title}")
 
@@ -87,4 +88,4 @@ def _order(name: str, profile: str, overrides: tuple[str, ...], seeds: tuple[int
     chosen = file.load(name, profile, overrides, seeds, base)
     out = options.pop("out") or default_out(chosen)
     store = options.pop("store") or default_store(out)
-    return BatchOrder(chosen, out, store, **options)
+    return BatchOrder(out, store, **options, batch=chosen)

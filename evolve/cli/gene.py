@@ -224,7 +224,7 @@ def _of_file(
     if architecture(ancestor.network, ancestor.width, size) != ancestor.architecture:
         raise UserError(f"--ancestor {file}: is made for images of {ancestor.size} pixels, the scenario's have {size}; add --set data.size={ancestor.size}")
     out = default_out(chosen, seed)
-    order = Order(chosen, seed, out, place["store"] or default_store(out), place["data_dir"], place["device"])
+    order = Order(out, place["store"] or default_store(out), place["data_dir"], place["device"], scenario=chosen, seed=seed)
     opened = open_run(order, lambda text: SCREEN.print(text, style="dim"))
     before = _imported(opened, ancestor)
     origin = {"ancestor": file.name, "ancestor_from": ancestor.provenance, "scenario": chosen.settings.name, "profile": chosen.profile}

@@ -237,15 +237,14 @@ cli.add_command(report)
 cli.add_command(store)
 
 
-def _order(name: str, profile: str, seed: int, **options: Any) -> Any:
+def _order(name: str, profile: str, seed: int, overrides: tuple[str, ...], out: Path | None, store: Path | None, **place: Any) -> Any:
     from evolve.lineage import scenario
     from evolve.runs.folder import default_out, default_store
     from evolve.runs.opened import Order
 
-    chosen = scenario.load(name, profile, options["overrides"])
-    out = options["out"] or default_out(chosen, seed, options["reference"])
-    store = options["store"] or default_store(out)
-    return Order(chosen, seed, out, store, options["data_dir"], options["device"], options["workers"], options["reference"], options.get("cluster"))
+    chosen = scenario.load(name, profile, overrides)
+    out = out or default_out(chosen, seed, place["reference"])
+    return Order(out, store or default_store(out), **place, scenario=chosen, seed=seed)
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from rich.console import Console
 from rich.table import Table
 
+from evolve.core.shipped import shipped
+from evolve.core.spent import duration
 from evolve.lineage import scenario
 from evolve.lineage.schedule import measured
 from evolve.runs.estimate import cost
@@ -18,8 +20,8 @@ def scenario_table() -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("scenario", "quick", "paper", "what it is"):
         table.add_column(title, no_wrap=title != "what it is")
-    for name in scenario.shipped():
-        costs = {p: cost.human(cost.estimate(scenario.load(name, p).settings)) for p in scenario.PROFILES}
+    for name in shipped("scenarios"):
+        costs = {p: duration(cost.estimate(scenario.load(name, p).settings)) for p in scenario.PROFILES}
         table.add_row(name, f"~{costs['quick']}", f"~{costs['paper']}", scenario.load(name).settings.title)
     console = Console()
     console.print(table)
@@ -42,8 +44,8 @@ def plan_table(order: Order) -> None:
     for kind, count in stages.items():
         open_keys = [key for key in keys[kind] if key in left]
         rest = sum(left[key] for key in open_keys) * speed[kind.split()[0]]
-        one = cost.human(rest / len(open_keys)) if open_keys else "-"
-        table.add_row(kind, str(count), str(count - len(open_keys)), str(len(open_keys)), one, cost.human(rest) if open_keys else "-")
+        one = duration(rest / len(open_keys)) if open_keys else "-"
+        table.add_row(kind, str(count), str(count - len(open_keys)), str(len(open_keys)), one, duration(rest) if open_keys else "-")
     console.print(table)
     _total(console, opened, {key: left[key] for key in left}, speed, workers)
 
@@ -66,7 +68,7 @@ def _total(console: Console, opened: Opened, left: dict[str, float], speed: dict
         console.print("left: nothing, every stage is in the store")
         return
     whole = max(chain, sum(spent.values()) / workers)
-    console.print(f"left: about {cost.human(whole)} with {workers} worker process{'es' if workers > 1 else ''} (measured by a few timed steps)")
+    console.print(f"left: about {duration(whole)} with {workers} worker process{'es' if workers > 1 else ''} (measured by a few timed steps)")
     if any(kinds[key] == "fewshot" for key in spent):
         console.print("few-shot: estimated, not timed; scaled by what a descendant's steps take here", style="dim")
     settings = opened.world.settings

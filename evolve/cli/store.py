@@ -9,42 +9,33 @@ import click
 
 from evolve.runs.folder import StorePlace
 
-PATH = click.Path(path_type=Path)
-
-
-
-
 STORE = click.option("--store", "root", type=StorePlace(), help="Results folder; default: $EVOLVE_STORE, else runs/store.")
-RUNS = click.option("--runs", multiple=True, type=PATH, metavar="FOLDER", help="A run's or batch's folder that lies elsewhere; may be given many times.")
 
 
 @click.group(invoke_without_command=True)
 @STORE
-@RUNS
 @click.pass_context
-def store(context: click.Context, root: Path | None, runs: tuple[Path, ...]) -> None:
+def store(context: click.Context, root: Path | None) -> None:
     """Print what the store of results holds, by stage and by run; `evolve store gc` removes what no run refers to."""
-    context.obj = root, runs
+    context.obj = root
     if context.invoked_subcommand is None:
         from evolve.cli.store_tables import print_store
 
-        print_store(_open(root), runs)
+        print_store(_open(root))
 
 
 @store.command()
 @STORE
-@RUNS
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("--all", "everything", is_flag=True, help="Also imported ancestors and what was condensed from them.")
 @click.option("--forget", multiple=True, metavar="HOST", help="Runs on this machine, which cannot be seen from here, refer to nothing any more.")
 @click.pass_context
-def gc(context: click.Context, root: Path | None, runs: tuple[Path, ...], yes: bool, dry_run: bool, everything: bool, forget: tuple[str, ...]) -> None:
+def gc(context: click.Context, root: Path | None, yes: bool, dry_run: bool, everything: bool, forget: tuple[str, ...]) -> None:
     """Remove what no run refers to; asks first. What a running run needs is never touched."""
     from evolve.cli.store_tables import collect_garbage
 
-    before = context.obj
-    collect_garbage(_open(root or before[0]), (*before[1], *runs), yes, dry_run, everything, forget)
+    collect_garbage(_open(root or context.obj), yes, dry_run, everything, forget)
 
 
 @store.command()
@@ -59,7 +50,7 @@ def mirror(context: click.Context, address: str | None, off: bool, root: Path | 
     """
     from evolve.cli.store_tables import set_mirror
 
-    place = root or context.obj[0]
+    place = root or context.obj
     set_mirror(_open(place, make=address is not None and not off), address, off)
 
 

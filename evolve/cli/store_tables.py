@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
-from evolve.data.cache import human
 from evolve.engine.stage import Stage
 from evolve.engine.store import Store
 from evolve.runs.garbage import Census, Item, census, contents, garbage, references, remove
@@ -18,11 +18,11 @@ from evolve.runs.garbage import Census, Item, census, contents, garbage, referen
 LARGEST = 5  # results that are named one by one
 
 
-def print_store(store: Store, given: Sequence[Path]) -> None:
+def print_store(store: Store) -> None:
     """Sizes by kind of stage, by run, and the largest results. A run that cannot be read gets a line."""
-    console, known, items = Console(markup=False, highlight=False), census(store, given), list(contents(store))
+    console, known, items = Console(markup=False, highlight=False), census(store), list(contents(store))
     named = references(store, known.runs)
-    console.print(f"store {store.root}: {human(sum(item.size for item in items))}")
+    console.print(f"store {store.root}: {decimal(sum(item.size for item in items))}")
     console.print(_kinds(items))
     results = {item.key: item for item in items if _is_result(item)}
     console.print(_by_run(results, named, known))
@@ -33,9 +33,9 @@ def print_store(store: Store, given: Sequence[Path]) -> None:
     console.print("`evolve store gc` removes what no run refers to.", style="dim")
 
 
-def collect_garbage(store: Store, given: Sequence[Path], yes: bool, dry_run: bool, everything: bool, forget: Sequence[str]) -> None:
+def collect_garbage(store: Store, yes: bool, dry_run: bool, everything: bool, forget: Sequence[str]) -> None:
     """Show what no run refers to, ask, remove it. UserError where that cannot be known."""
-    known = census(store, given, forget)
+    known = census(store, forget)
     shown = garbage(store, known, everything)
     for run in known.runs:
         click.echo(f"refers       {_short(run.folder)}{f'   ({run.note})' if run.note else ''}")
@@ -47,10 +47,10 @@ def collect_garbage(store: Store, given: Sequence[Path], yes: bool, dry_run: boo
     if dry_run or not (shown or known.vanished):
         return
     if shown and not yes:
-        click.confirm(f"Remove {len(shown)} things ({human(sum(item.size for item in shown))}) from {store.root}?", abort=True)
-    removed = remove(store, shown, given, everything, forget)
+        click.confirm(f"Remove {len(shown)} things ({decimal(sum(item.size for item in shown))}) from {store.root}?", abort=True)
+    removed = remove(store, shown, everything, forget)
     if shown:
-        click.echo(f"removed      {len(removed)} of {len(shown)}, {human(sum(item.size for item in removed))}")
+        click.echo(f"removed      {len(removed)} of {len(shown)}, {decimal(sum(item.size for item in removed))}")
     if len(removed) < len(shown):
         click.echo("kept         what a run has begun to use or compute meanwhile")
 
@@ -97,7 +97,7 @@ def _kinds(items: Iterable[Item]) -> Table:
         count[item.kind] += 1
         size[item.kind] += item.size
     for kind, total in size.most_common():
-        table.add_row(kind, str(count[kind]), human(total))
+        table.add_row(kind, str(count[kind]), decimal(total))
     return table
 
 
@@ -105,18 +105,18 @@ def _by_run(results: Mapping[str, Item], named: Mapping[Path, Mapping[str, Stage
     """One row a run: what it refers to, and how much of that only it refers to."""
     table = _table("results", "bytes", "its own", "shared", "run")
     users = Counter(key for stages in named.values() for key in stages)
-    notes = {run.folder: run.note for run in reversed(known.runs)}  # the first of a folder is the one it holds
+    notes = {run.folder: run.note for run in sorted(known.runs, key=lambda run: run.note, reverse=True)}  # of a folder's runs the one it holds
     for folder, stages in named.items():
         mine = [results[key] for key in stages if key in results]
         own = sum(item.size for item in mine if users[item.key] == 1)
         total = sum(item.size for item in mine)
         note = f" ({notes[folder]})" if notes[folder] else ""
-        table.add_row(str(len(mine)), human(total), human(own), human(total - own), f"{_short(folder)}{note}")
+        table.add_row(str(len(mine)), decimal(total), decimal(own), decimal(total - own), f"{_short(folder)}{note}")
     shared = [item for key, item in results.items() if users[key] > 1]
     if shared:
-        table.add_row(str(len(shared)), human(sum(item.size for item in shared)), "", "", "of several runs, stored once")
+        table.add_row(str(len(shared)), decimal(sum(item.size for item in shared)), "", "", "of several runs, stored once")
     nobody = [item for key, item in results.items() if not users[key]]
-    table.add_row(str(len(nobody)), human(sum(item.size for item in nobody)), "", "", "of no run")
+    table.add_row(str(len(nobody)), decimal(sum(item.size for item in nobody)), "", "", "of no run")
     return table
 
 
@@ -126,5 +126,5 @@ def _largest(results: Mapping[str, Item], named: Mapping[Path, Mapping[str, Stag
         owners = [(_short(folder), stages[item.key].label) for folder, stages in named.items() if item.key in stages]
         folder, label = owners[0] if owners else ("-", f"{item.kind} {item.key[:8]}")
         more = f" and {len(owners) - 1} more" if len(owners) > 1 else ""
-        table.add_row(label, human(item.size), f"{folder}{more}")
+        table.add_row(label, decimal(item.size), f"{folder}{more}")
     return table

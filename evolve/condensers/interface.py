@@ -15,11 +15,10 @@ from evolve.condensers.batches import draw_images, split_meta
 from evolve.condensers.selection import Selection, select_scores
 from evolve.core.errors import UserError
 from evolve.core.settings import CondenseSettings, DescendSettings, InheritSettings
+from evolve.core.spent import Progress
 from evolve.data.resident import Resident
 from evolve.networks.architecture import Architecture, Groups, holders, owners
 from evolve.networks.network import Network, frozen, initialise
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def _tag(value: Any) -> Any:
     return value
 
 
-def tensors_to_bytes(tensors: Mapping[str, Tensor], note: str | None = None) -> bytes:
+def tensors_to_bytes(tensors: Mapping[str, Tensor], note: Mapping[str, str] | None = None) -> bytes:
     """A safetensors file in memory, contiguous CPU copies (shared storage is fine). ``note`` goes into its header."""
     import torch
     from safetensors.torch import save
@@ -97,7 +97,7 @@ def tensors_to_bytes(tensors: Mapping[str, Tensor], note: str | None = None) -> 
     copies = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    return save(copies, metadata=None if note is None else {"note": note})
+    return save(copies, metadata=None if note is None else dict(note))
 
 
 def tensors_from_bytes(data: bytes) -> dict[str, Tensor]:
@@ -105,6 +105,13 @@ def tensors_from_bytes(data: bytes) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     return load(data)
+
+
+def note_of(data: bytes) -> dict[str, str]:
+    """The note in a safetensors header: 8 bytes of length (little endian), then JSON. KeyError, ValueError where there is none."""
+    length = int.from_bytes(data[:8], "little")
+    note: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return note
 
 
 def digest(data: bytes) -> str:

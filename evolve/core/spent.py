@@ -1,10 +1,24 @@
-"""What a computation takes: seconds on the wall and of the CPU, for a result's provenance. Never part of a key: it cannot change a number."""
+"""What a computation takes: seconds on the wall and of the CPU, for a result's provenance, and in words. Never part of a key: it cannot change a number."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from typing import Any
+
+Progress = Callable[[float, str], None]  # (part done, 0..1; what is being done)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "45 s", "12 min", "3 h 20 min", "2 d 4 h"."""
+    minutes = round(seconds / 60)
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
 def stopwatch() -> Callable[..., dict[str, Any]]:

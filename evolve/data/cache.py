@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock
+from rich.filesize import decimal
 
 from evolve.core.errors import DataError
 
@@ -144,7 +145,7 @@ def _intact(entry: Path, pixels: np.ndarray, sha256: str, report: Report) -> boo
     with suppress(OSError, ValueError):
         if json.loads((entry / STAMP).read_text("utf-8")) == stamp:
             return True
-    report(f"checking {human(pixels.nbytes)} of decoded images in {entry} (again only if that file changes)")
+    report(f"checking {decimal(pixels.nbytes)} of decoded images in {entry} (again only if that file changes)")
     if pixel_digest(pixels) != sha256:
         return False
     with suppress(OSError):  # a read-only folder is checked at every opening
@@ -251,17 +252,8 @@ def _check_room(folder: Path, needed: int) -> None:
     if needed > free:
         advice = "make room, choose another folder with EVOLVE_CACHE, or ask for less (data.size; data.images_per_class for photographs)"
         raise DataError(
-            f"{folder.parent}: decoded images need {needed} bytes ({human(needed)}) there and {free} bytes ({human(free)}) are free; {advice}"
+            f"{folder.parent}: decoded images need {needed} bytes ({decimal(needed)}) there and {free} bytes ({decimal(free)}) are free; {advice}"
         )
-
-
-def human(count: float) -> str:
-    """Bytes as a person says them."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 def _write_json(file: Path, value: Any) -> None:

@@ -6,7 +6,6 @@ The official archive or its unpacked folder is read by torchvision, class folder
 
 from __future__ import annotations
 
-import hashlib
 import os
 import urllib.error
 import urllib.request
@@ -130,21 +129,25 @@ def _sets(folder: Path, report: Report) -> list[Any]:
 
 
 def _ensure_archive(archive: Path, report: Report) -> None:
+    from torchvision.datasets.utils import calculate_md5
+
     if not archive.exists():
         report(f"downloading {URL} to {archive.parent} (169 MB)")
         _download(archive)
-    elif (found := _md5(archive)) != MD5:
+    elif (found := calculate_md5(archive)) != MD5:
         raise DataError(f"{archive} is damaged (md5 {found}, should be {MD5}); delete it to have it downloaded, or put {URL} there")
 
 
 def _download(archive: Path) -> None:
     """Fetch under another name, check, rename: an archive under its own name is a whole one."""
+    from torchvision.datasets.utils import calculate_md5
+
     part = archive.with_name(f"{archive.name}.{os.getpid()}.part")
     try:
         with urllib.request.urlopen(URL, timeout=TIMEOUT) as answer, open(part, "wb") as file:
             while chunk := _receive(answer):
                 file.write(chunk)
-        if _md5(part) != MD5:
+        if calculate_md5(part) != MD5:
             raise _unreachable(archive, "what came is not the file: wrong md5")
         os.replace(part, archive)
     except (urllib.error.URLError, TimeoutError, HTTPException) as error:
@@ -164,14 +167,6 @@ def _receive(answer: Any) -> bytes:
 def _unreachable(archive: Path, reason: object) -> DataError:
     advice = f"put {ARCHIVE} from {URL} (md5 {MD5}) into {archive.parent}, or choose another folder with --data"
     return DataError(f"cannot download CIFAR-100 ({reason}); {advice}")
-
-
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _resize(images: np.ndarray, size: int) -> np.ndarray:

@@ -20,7 +20,6 @@ from evolve.data.photos import IMAGENET_MEAN, IMAGENET_STD, blocks, cap_identity
 
 KAGGLE = "ILSVRC/Data/CLS-LOC"  # where Kaggle's archive puts train/ and val/
 TABLES = ("LOC_val_solution.csv", "val.csv")
-LABELLING = 2  # raised by hand when a flat val/ is labelled otherwise: what an older rule labelled is then decoded again
 DEVKIT = "ILSVRC2012_devkit_t12/data"
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 ACCEPTED = (
@@ -65,8 +64,6 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
     elif labels:
         listed += [(layout.root / "val", photos_below(layout.root / "val")), (labels.parent, [labels.name])]
     identity: dict[str, object] = {"source": "imagenet", "size": data.size, "photos": identify(listed)}
-    if labels and labels != layout.root / "val":  # all others keep the entries they have
-        identity["labelling"] = LABELLING
     identity |= cap_identity(data.images_per_class, data.split_seed)
     return Prepared(identity, lambda report: decode_all(layout, classes, labels, data, report), IMAGENET_MEAN, IMAGENET_STD)
 

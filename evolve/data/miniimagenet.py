@@ -42,15 +42,14 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
     """miniImageNet found in ``data_dir``. DataError when neither distribution is there or a file of it does not fit."""
     tables, pickled = ([data_dir / name.format(part) for part in PARTS.values()] for name in ("{}.csv", "mini-imagenet-cache-{}.pkl"))
     decode_all: Callable[[Report], Streamed]
-    found: dict[str, str | int]
+    found: dict[str, str]
     if all(file.is_file() for file in tables):
         classes = from_tables(tables)
         listed = [(data_dir, [file.name for file in tables]), *((data_dir / "images", c.photos) for c in classes)]
         found = {"photos": identify(listed)}
         decode_all = partial(decode_folder, data_dir / "images", classes, data)
     elif all(file.is_file() for file in pickled):
-        # "rows" is raised by hand when other lists of rows are refused: they are looked at only when they are decoded
-        found = {"pickles": identify([(data_dir, [file.name for file in pickled])]), "rows": 2}
+        found = {"pickles": identify([(data_dir, [file.name for file in pickled])])}
         decode_all = partial(decode_pickles, pickled, data)
     else:
         missing = ", ".join(file.name for file in (*tables, *pickled) if not file.is_file())

@@ -17,6 +17,7 @@ import torch
 
 from evolve.core.errors import DataError
 from evolve.core.randomness import generator
+from evolve.core.spent import duration
 from evolve.data.cache import Report
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -91,8 +92,7 @@ class Progress:
             return
         self.said = now, self.done
         left = (now - self.begun) / (self.done - self.first) * (self.total - self.done)
-        spoken = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min" if left < 5400 else f"{left / 3600:.1f} h"
-        self.report(f"decoded {self.done} of {self.total} images ({100 * self.done // self.total} %), about {spoken} left")
+        self.report(f"decoded {self.done} of {self.total} images ({100 * self.done // self.total} %), about {duration(left)} left")
 
 
 def photos_below(folder: Path) -> list[str]:

@@ -20,7 +20,6 @@ from evolve.data.plugin_check import prepared_by
 DEFAULT_DATA_DIR = Path("~/.cache/evolve/data")
 CAPPED = ("imagenet", "miniimagenet")  # the sources that know data.images_per_class
 SAME = "same"  # data.descend_source: the ancestor's
-UNNAMED = ("glyphs", "cifar100", "tinyimagenet")  # their fingerprints do not name mean and std: they are older than sources of equal pixels
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def _load(source: str, data: DataSettings, data_dir: Path | None, cache_dir: Pat
         labels=decoded.labels,
         is_test=is_test,
         class_names=decoded.class_names,
-        fingerprint=fingerprint(decoded, is_test, () if source in UNNAMED else (prepared.mean, prepared.std)),
+        fingerprint=fingerprint(decoded, is_test, (prepared.mean, prepared.std)),
         mean=prepared.mean,
         std=prepared.std,
         roles=decoded.roles or prepared.roles,
@@ -127,7 +126,7 @@ def hold_out(decoded: Decoded, holdout: int, split_seed: int) -> np.ndarray:
     return is_test
 
 
-def fingerprint(decoded: Decoded, is_test: np.ndarray, normalised: Sequence[Sequence[float]] = ()) -> str:
+def fingerprint(decoded: Decoded, is_test: np.ndarray, normalised: Sequence[Sequence[float]]) -> str:
     """40 hex digits of a sha256 over shape, pixels, labels, ``is_test`` and mean and std: equal content has an equal name, wherever it came from."""
     parts = [list(decoded.pixels.shape), decoded.digest, _sha(decoded.labels.astype("<i8")), _sha(is_test.astype("u1"))]
     return _short([*parts, *normalised])

@@ -16,6 +16,7 @@ from evolve.core.durable import (
     digest,
     from_json,
     make_folder,
+    note_of,
     storage_errors,
     sync_folder,
     tensors_from_bytes,
@@ -44,7 +45,7 @@ class FolderCheckpoint:
     def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Keep ``tensors`` and ``meta`` (JSON-able) instead of what was kept before. Raises StoreError (full disk)."""
         with storage_errors(self.folder):
-            data = tensors_to_bytes(tensors, note=to_json(meta).decode())
+            data = tensors_to_bytes(tensors, {"note": to_json(meta).decode()})
             older = list(self._files())
             number = 1 + max((number for number, _, _ in older), default=0)
             with self.scratch() as folder:
@@ -63,7 +64,7 @@ class FolderCheckpoint:
                 with suppress(FileNotFoundError):
                     data = path.read_bytes()
                     if digest(data) == expected:
-                        return tensors_from_bytes(data), from_json(_note(data).encode())
+                        return tensors_from_bytes(data), from_json(note_of(data)["note"].encode())
         return None
 
     def clear(self) -> None:
@@ -92,13 +93,6 @@ class Sparing:
         if self.clock() - self.last >= self.seconds:
             self.inner.save(tensors, meta)
             self.last = self.clock()
-
-
-def _note(data: bytes) -> str:
-    """The note in a safetensors header: 8 bytes of length, little endian, then JSON."""
-    length = int.from_bytes(data[:8], "little")
-    note: str = from_json(data[8 : 8 + length])["__metadata__"]["note"]
-    return note
 
 
 class Checkpoint(Protocol):

@@ -39,8 +39,8 @@ class Crew(Protocol):
 
     sets: bool
 
-    def run(self, agenda: Agenda, perform: str, context: Mapping[str, Any], stop: Callable[[], bool] | None) -> None:
-        """Compute what ``agenda`` names until nothing is left or ``stop`` says so; then nothing that it began runs on."""
+    def run(self, agenda: Agenda, perform: str, context: Mapping[str, Any]) -> None:
+        """Compute what ``agenda`` names until nothing is left; then, or when something ends it, nothing that it began runs on."""
 
 
 def run_stages(
@@ -50,15 +50,13 @@ def run_stages(
     context: Mapping[str, Any],
     workers: int | Crew,
     events: Callable[[Event], None],
-    stop: Callable[[], bool] | None = None,
     keep_going: bool = False,
 ) -> dict[str, str]:
     """Execute stages until all that ``expand`` names are in the store.
 
     ``perform`` is "package.module:function"; it is called as ``function(stage, store, context, progress)`` and puts the
     result. What its module may have beside it for sets of stages: see :class:`evolve.engine.agenda.Sets`. ``workers`` processes run at
-    once; 0 computes in this process; any other crew may stand there instead. ``stop`` is asked twice a second (with workers) or
-    between stages; once true, running stages are ended and the call returns.
+    once; 0 computes in this process; any other crew may stand there instead.
 
     Raises the stage's own UserError; UserError when a worker process died twice in one stage; StageFailure for any
     other exception. KeyboardInterrupt ends the workers and goes through. No worker that the call began outlives it.
@@ -69,7 +67,7 @@ def run_stages(
     store = Store(store_root, lambda text: events(Notice(text)))
     crew = workers if not isinstance(workers, int) else Local([{}] * workers) if workers > 0 else Here()
     agenda = Agenda(expand, store, events, Sets(perform, context) if crew.sets else None, keep_going)
-    crew.run(agenda, perform, context, stop)
+    crew.run(agenda, perform, context)
     return agenda.failed
 
 
@@ -78,7 +76,7 @@ class Here:
 
     sets = True
 
-    def run(self, agenda: Agenda, perform: str, context: Mapping[str, Any], stop: Callable[[], bool] | None) -> None:
+    def run(self, agenda: Agenda, perform: str, context: Mapping[str, Any]) -> None:
         """See :class:`Crew`."""
         import torch
 
@@ -97,8 +95,6 @@ class Here:
                 execute(stages, agenda.store, perform, context, send)
                 for message in messages:
                     agenda.receive(*message)
-                if stop is not None and stop():
-                    return
             agenda.check_finished()
         finally:
             torch.set_num_threads(threads)
@@ -112,18 +108,16 @@ class Local:
     def __init__(self, places: Sequence[Mapping[str, str]]) -> None:
         self.places = places
 
-    def run(self, agenda: Agenda, perform: str, context: Mapping[str, Any], stop: Callable[[], bool] | None) -> None:
+    def run(self, agenda: Agenda, perform: str, context: Mapping[str, Any]) -> None:
         """See :class:`Crew`."""
-        _Shift(agenda, perform, context, self.places, stop).run()
+        _Shift(agenda, perform, context, self.places).run()
 
 
 class _Shift:
     """One agenda's worker processes, started when there is work for them and kept until the end."""
 
-    def __init__(
-        self, agenda: Agenda, perform: str, context: Mapping[str, Any], places: Sequence[Mapping[str, str]], stop: Callable[[], bool] | None
-    ) -> None:
-        self.agenda, self.perform, self.context, self.stop = agenda, perform, context, stop
+    def __init__(self, agenda: Agenda, perform: str, context: Mapping[str, Any], places: Sequence[Mapping[str, str]]) -> None:
+        self.agenda, self.perform, self.context = agenda, perform, context
         self.size, self.free = len(places), list(places)
         self.workers: list[Worker] = []
         self.deaths: Counter[str] = Counter()
@@ -141,9 +135,7 @@ class _Shift:
             self._assign()
             if not self.agenda.running:
                 return self.agenda.check_finished()
-            wait_for([worker.connection for worker in self.workers], timeout=None if self.stop is None else 0.5)
-            if self.stop is not None and self.stop():
-                return None
+            wait_for([worker.connection for worker in self.workers])
             for worker in list(self.workers):
                 self._listen(worker)
 
@@ -182,7 +174,7 @@ class _Shift:
         self.agenda.events(Notice(f"{named(stages)}: its worker process died ({reason}); {again}"))
 
     def _dismiss(self, orderly: bool) -> None:
-        """End every worker: idle ones leave, busy ones (an error, Ctrl-C, stop) are killed."""
+        """End every worker: idle ones leave, busy ones (an error, Ctrl-C) are killed."""
         kept = [worker for worker in self.workers if orderly and not worker.stages]
         for worker in self.workers:
             if worker in kept:

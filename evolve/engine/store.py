@@ -91,6 +91,11 @@ class Store:
             except (FileNotFoundError, Damaged):
                 return self._put_aside(path)
 
+    def record(self, key: str) -> dict[str, Any] | None:
+        """The JSON part of a result, see :meth:`get`."""
+        found = self.get(key)
+        return found.record if found else None
+
     def put(
         self, stage: Stage, record: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], provenance: Mapping[str, Any]
     ) -> Result:
@@ -190,9 +195,9 @@ class Store:
         with self.lock(key, waiting=refuse):
             yield
 
-    def gate(self, waiting: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
+    def gate(self) -> AbstractContextManager[None]:
         """Around a change of who refers to this store, and around whatever drops what nobody refers to. Held for moments only."""
-        return self.lock("gate", waiting)
+        return self.lock("gate")
 
     def locked(self, key: str) -> bool:
         """Whether some process is computing this stage now. The lock is taken and given back to find out."""

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.core.errors import UserError, first_line
-from evolve.engine.store import Stage, Store
+from evolve.engine.store import Held, Stage, Store
 
 Send = Callable[..., None]  # (a stage's key, what, *content)
 
@@ -121,19 +121,11 @@ def named(stages: Sequence[Stage]) -> str:
     return stages[0].label if len(stages) == 1 else f"{stages[0].label} and {len(stages) - 1} more together"
 
 
-class _HeldElsewhere(Exception):
-    pass
-
-
 def _got_lock(stage: Stage, store: Store, locks: ExitStack, tell: Send) -> bool:
     """Whether the stage's lock could be taken without waiting; ``locks`` gives it back."""
-
-    def refuse() -> None:
-        raise _HeldElsewhere
-
     try:
-        locks.enter_context(store.lock(stage.key, waiting=refuse))
-    except _HeldElsewhere:
+        locks.enter_context(store.unheld(stage.key))
+    except Held:
         tell("held")
         return False
     return True

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from evolve.core.durable import write_whole
+from evolve.core.durable import note_of, tensors_from_bytes, tensors_to_bytes, write_whole
 from evolve.core.errors import UserError, printable
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
@@ -31,12 +31,9 @@ _LARGEST_INT, _LARGEST_DEPTH, _MOST_VALUES, _MOST_LAYERS = 1 << 16, 16, 100_000,
 
 def write(path: Path, kind: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write one file, complete or not at all. Raises UserError where that is impossible (full disk)."""
-    from safetensors.torch import save
-
-    plain = {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     signed = {"format": FORMAT, **about}
-    signed["sha256"] = digest(signed, plain)
-    write_whole(Path(path), save(plain, metadata={f"evolve.{kind}": canonical(signed)}), kind)
+    signed["sha256"] = digest(signed, tensors)
+    write_whole(Path(path), tensors_to_bytes(tensors, {f"evolve.{kind}": canonical(signed)}), kind)
 
 
 def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -54,16 +51,14 @@ def read_any(path: Path) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
 
 
 def _parse(path: Path, kinds: Iterable[str], what: str) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    from safetensors.torch import load as parse
-
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"{what} {path}: cannot be read ({reason}); give a .safetensors file that evolve wrote") from error
     try:
-        tensors = parse(data)
-        header = metadata(data)
+        tensors = tensors_from_bytes(data)
+        header = note_of(data)
         kind = next(kind for kind in KINDS if f"evolve.{kind}" in header)
         about = json.loads(header[f"evolve.{kind}"])
         checksum = digest(about, tensors) if isinstance(about, dict) else ""
@@ -91,7 +86,7 @@ def digest(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """sha256 over the description and every tensor's name, dtype, shape and bytes."""
     found = hashlib.sha256(canonical({key: value for key, value in about.items() if key != "sha256"}).encode())
     for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
+        tensor = tensors[name].detach().cpu().contiguous()
         found.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
@@ -100,13 +95,6 @@ def digest(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 def canonical(value: Any) -> str:
     """The one text of a description that its checksum is taken of."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def metadata(data: bytes) -> dict[str, str]:
-    """The free-form part of a safetensors header: 8 bytes of length (little endian), then JSON. KeyError, ValueError where there is none."""
-    length = int.from_bytes(data[:8], "little")
-    found: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
-    return found
 
 
 def described(value: Any) -> Architecture:

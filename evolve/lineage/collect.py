@@ -73,7 +73,6 @@ def generation(world: World, length: int, known: Mapping[Place, Stage], peek: Pe
         full_scratch=descents.get("whole from-scratch"),
         distilled=descents.get("distilled"),
         ancestor_accuracy=ancestor.get("average_accuracy"),
-        ancestor_row=tuple(ancestor.get("row", ())),
         forgetting=ancestor.get("forgetting"),
         backward_transfer=ancestor.get("backward_transfer"),
         history={name: tuple(values) for name, values in gene["history"].items()},

@@ -5,7 +5,7 @@ The page where the rooms (arrays and models in, arrays and models out) are calle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from evolve.core.errors import UserError
 from evolve.core.fewshot_settings import FewshotSettings
 from evolve.core.randomness import derive_seed
 from evolve.core.settings import AncestorSettings, CondenseSettings, DescendSettings, InheritSettings, StreamSettings
+from evolve.core.spent import Progress
 from evolve.data.resident import Resident
 from evolve.engine.checkpoint import Sparing
 from evolve.engine.store import Result, Stage, Store
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 10.0  # what a crash may cost of a task under way
 
-Progress = Callable[[float, str], None]
 Outcome = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
 OWN = ("method", "plan", "inputs", "inherit")  # what may differ in a descend stage's recipe within a set
 

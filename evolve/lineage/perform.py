@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from evolve.core.durable import canonical
 from evolve.core.registry import check_marks
-from evolve.core.spent import stopwatch
+from evolve.core.spent import Progress, stopwatch
 from evolve.engine.devices import choose_device, provenance
 from evolve.engine.store import Result, Stage, Store
 from evolve.lineage.images import resident_images
 from evolve.lineage.outcomes import (
     OWN,
     Outcome,
-    Progress,
     accumulate_outcome,
     condense_outcome,
     condense_request,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from evolve.condensers import table as condenser_table
 from evolve.core.errors import UserError
 from evolve.core.settings import Scenario, Settings, descend_source
+from evolve.core.shipped import find
 from evolve.core.toml import _build, _show, override, toml_value
 from evolve.networks.family import architecture
 
@@ -24,37 +23,6 @@ else:
 PROFILES = ("quick", "paper")
 
 
-
-
-def shipped_folder() -> Path:
-    """Where the shipped scenario files lie: beside the package in a checkout, inside it in a wheel."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "scenarios"
-    return inside if inside.is_dir() else package.parent / "scenarios"
-
-
-def shipped() -> dict[str, Path]:
-    """Name -> file of every shipped scenario, by name."""
-    return {path.stem: path for path in sorted(shipped_folder().glob("*.toml"))}
-
-
-def find(name: str) -> Path:
-    """The file of a shipped scenario's name, or a user's own file by path.
-
-    Raises UserError when there is neither.
-    """
-    known = shipped()
-    if name in known:
-        return known[name]
-    path = Path(name)
-    with suppress(OSError):  # a name too long for a file is not one
-        if path.is_file():
-            return path
-    if path.suffix == ".toml" or "/" in name:
-        raise UserError(f"scenario file {name}: no such file; give the path of a TOML file or one of: {', '.join(known)}")
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    raise UserError(f"scenario '{name}' is not known; {hint}shipped are: {', '.join(known)} (or give a .toml file by path)")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -72,7 +40,7 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
 
     Raises UserError naming file, key and value for anything that does not fit.
     """
-    path = find(name)
+    path = find("scenario", name, "scenarios")
     table = read_toml(path)
     if profile not in PROFILES:
         raise UserError(f"--profile {profile}: allowed are {', '.join(PROFILES)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,6 @@ class Generation:
     distilled: Descent | None = None
     agreement: float | None = None  # share of repeated condensations that chose the same layers; None: one condensation
     ancestor_accuracy: float | None = None
-    ancestor_row: tuple[float, ...] = ()
     forgetting: float | None = None
     backward_transfer: float | None = None
     trials: tuple[Tried, ...] = ()
@@ -109,6 +108,13 @@ class Interval:
     @property
     def half(self) -> float:
         return (self.high - self.low) / 2
+
+    def percent(self, sign: str = "") -> str:
+        """A fraction with its interval, in percent: "61.24 ± 5.10"; ``sign`` "+" for a difference."""
+        if math.isnan(self.mean):
+            return "-"
+        half = f" ± {100 * self.half:.2f}" if math.isfinite(self.half) else ""
+        return f"{100 * self.mean:{sign}.2f}{half}"
 
 
 @dataclass(frozen=True)
@@ -220,36 +226,6 @@ def summarise(records: Sequence[LineageRecord]) -> Summary:
         measured=len(generations),
         diverged=sum(_broken(d) for g in generations for d in (g.inherited, g.scratch) if d),
     )
-
-
-def record_to_json(record: LineageRecord) -> dict[str, Any]:
-    """Plain dicts and lists, ready for ``json.dumps``."""
-    return asdict(record)
-
-
-def record_from_json(data: Mapping[str, Any]) -> LineageRecord:
-    """The inverse of :func:`record_to_json`, also after a trip through JSON text."""
-    made = {f.name: data[f.name] for f in fields(LineageRecord) if f.name in data}
-    made["generations"] = tuple(_generation(g) for g in data.get("generations", ()))
-    made["reference"], made["lengths"] = _descent(data.get("reference")), tuple(data.get("lengths", ()))
-    made["fewshot"] = tuple(Descent(**{key: _tuples(value) for key, value in one.items()}) for one in data.get("fewshot", ()))
-    return LineageRecord(**made)
-
-
-def _generation(data: Mapping[str, Any]) -> Generation:
-    made = {key: _tuples(value) for key, value in data.items()}
-    for name in ("inherited", *CONTROLS, "full_scratch"):
-        made[name] = _descent(data.get(name))
-    made["trials"] = tuple(Tried(**{key: _tuples(value) for key, value in tried.items()}) for tried in data.get("trials", ()))
-    return Generation(**made)
-
-
-def _descent(data: Mapping[str, Any] | None) -> Descent | None:
-    return None if data is None else Descent(**{key: _tuples(value) for key, value in data.items()})
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 _Other = Callable[[LineageRecord, Generation], "Descent | None"]

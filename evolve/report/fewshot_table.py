@@ -22,7 +22,7 @@ class Line:
     accuracy: Interval
     behind: Interval | None
     lineage: int | None  # the generation that ``behind`` compares with
-    backbone: str = ""  # the network's architecture, of several seeds every one; "" in records that do not say
+    backbone: str = ""  # the network's architecture, of several seeds every one
     others: bool = False  # ``behind`` compares with descendants of another architecture: the condenser chose other layers
     trouble: str = ""  # "diverged (...)": then ``accuracy`` is chance
 
@@ -60,9 +60,9 @@ def sentences(records: Sequence[LineageRecord]) -> list[str]:
 def _sentence(line: Line) -> str:
     if line.trouble:
         return f"{line.method}: {line.trouble}"
-    text = f"{line.method}: {_percent(line.accuracy)} % over {line.accuracy.n} tasks"
+    text = f"{line.method}: {line.accuracy.percent()} % over {line.accuracy.n} tasks"
     if line.behind is not None:
-        text += f"; inherited (lineage {line.lineage}) minus it: {_percent(line.behind, '+')} points"
+        text += f"; inherited (lineage {line.lineage}) minus it: {line.behind.percent('+')} points"
     return text
 
 
@@ -81,11 +81,6 @@ def bare(description: str) -> str:
 
 def _joined(descriptions: Iterable[str]) -> str:
     return " | ".join(dict.fromkeys(filter(None, descriptions)))
-
-
-def _percent(interval: Interval, sign: str = "") -> str:
-    half = f" ± {100 * interval.half:.2f}" if np.isfinite(interval.half) else ""
-    return f"{100 * interval.mean:{sign}.2f}{half}"
 
 
 def _find(record: LineageRecord, method: str) -> Descent | None:

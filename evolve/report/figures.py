@@ -29,7 +29,7 @@ from evolve.report.curves import (
     pooled_interval,
 )
 from evolve.report.economy import whole_gains
-from evolve.report.trends import SCALES, Array, Trend
+from evolve.report.trends import Array, Trend
 from evolve.report.verdict import gain_sentence, verdict
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#666666"
@@ -212,9 +212,8 @@ def _draw_trend(axes: Any, lengths: Sequence[int], points: Points, t: Trend) -> 
     lengths = [length for length in lengths if length in points]
     if not (t.rises or t.falls) or not lengths:
         return
-    axis = SCALES[t.scale].axis
     x = np.linspace(lengths[0], lengths[-1], 60)
-    away = np.array([axis(one) for one in x]) - float(np.mean([axis(length) for length in lengths]))
+    away = np.log2(x) - float(np.mean(np.log2(lengths)))
     level = float(np.mean([row.mean() for length in lengths for row in points[length]]))
     for bound in (t.low, t.high):
         axes.plot(x, level + bound * away, color="black", lw=0.6, ls=(0, (2, 3)), zorder=2)

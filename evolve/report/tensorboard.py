@@ -20,16 +20,14 @@ from typing import Any
 
 from evolve.core.errors import UserError
 from evolve.report.curves import CONTROLS, Descent, Generation, LineageRecord, evolved, gains, point_interval, summarise
-from evolve.report.trends import LOG2
+from evolve.report.trends import STEP
 from evolve.report.verdict import gain_sentence, verdict
 
 SUFFIX = ".evolve"  # ends the names of our event files, so that nobody else's are touched
 EMPTY_KEPT = 600  # seconds; a running TensorBoard has moved on from an emptied file by then
-PICTURE_SHARE = 0.02
-"""Of a run's time that its pictures may take here: they are drawn by matplotlib, and a quick lineage measures a generation in seconds."""
 GAP_PATIENCE = 3  # generations that may wait for an earlier one before they are shown without it
 LABELS = {"scratch": "from-scratch", "shuffled": "shuffled", "joint": "joint", "full_ancestor": "full-ancestor", "distilled": "distilled"}
-HEADLINE = ("headline/gain over from-scratch", f"headline/slope of the gain per {LOG2.per}", "headline/last accuracy")
+HEADLINE = ("headline/gain over from-scratch", f"headline/slope of the gain per {STEP}", "headline/last accuracy")
 LAYOUT = {
     "evolution curve": {
         "descendants (95 %)": ["Margin", ["descendants/mean", "descendants/low", "descendants/high"]],
@@ -42,7 +40,7 @@ LAYOUT = {
 
 def write_tensorboard(record: LineageRecord, folder: Path, labels: Mapping[str, str] = {}) -> None:
     """Write everything a record holds, replacing what an earlier call wrote. UserError when it cannot be written."""
-    Board(folder, record, labels, every_picture=True).close()
+    Board(folder, record, labels).close()
 
 
 class Board:
@@ -50,15 +48,14 @@ class Board:
 
     Opening it rewrites what ``record`` holds. A generation that is ahead waits for the ones before it (TensorBoard
     would drop points that arrive late); one that is late or comes again causes a rewrite. ``labels`` stand among the settings on the HPARAMS page.
-    Numbers are written for every generation; pictures, without ``every_picture``, as often as PICTURE_SHARE allows, and of the last one.
+    Numbers are written for every generation, pictures at the end, of the last one.
     """
 
-    def __init__(self, folder: Path, record: LineageRecord, labels: Mapping[str, str] = {}, every_picture: bool = False) -> None:
+    def __init__(self, folder: Path, record: LineageRecord, labels: Mapping[str, str] = {}) -> None:
         self.folder, self.labels = Path(folder), labels
         self._known = {g.lineage: g for g in record.generations}
         self._record = replace(record, generations=())
-        self._last = self._pictured = -1
-        self._every_picture, self._pictures_from = every_picture, 0.0
+        self._last = -1
         self._writer: Any = None
         self._rewrite()
 
@@ -73,12 +70,12 @@ class Board:
                 self._write_ready()
 
     def close(self) -> None:
-        """Write what still waits, and the headline numbers; safe to call twice."""
+        """Write what still waits, the last generation's pictures and the headline numbers; safe to call twice."""
         if self._writer is None:
             return
         with writable(self.folder):
             self._write_ready(wait=False)
-            if self._pictured < self._last:
+            if self._known:
                 self._images(self._known[self._last])
             self._headline()
             self._writer.close()
@@ -106,7 +103,7 @@ class Board:
             self._writer = SummaryWriter(str(self.folder), purge_step=0, filename_suffix=SUFFIX, flush_secs=10)
             self._writer.add_custom_scalars(LAYOUT)
             self._writer.add_text("about", _about(self._record), 0)
-            self._last = self._pictured = -1
+            self._last = -1
             self._write_ready()
 
     def _write_ready(self, wait: bool = True) -> None:
@@ -127,21 +124,15 @@ class Board:
         for tag, value in scalars(g, self._record.reference).items():
             if math.isfinite(value):
                 self._writer.add_scalar(tag, value, g.lineage)
-        if self._every_picture or time.monotonic() >= self._pictures_from:
-            self._images(g)
 
     def _images(self, g: Generation) -> None:
         from evolve.report import figures
 
-        begun = time.monotonic()
-        until = replace(self._record, generations=tuple(h for _, h in sorted(self._known.items()) if h.lineage <= g.lineage))
-        drawings = {"genome": lambda: figures.genome_figure([until]), "learning curves": lambda: figures.learning_figure(g)}
+        drawings = {"genome": lambda: figures.genome_figure([self.record]), "learning curves": lambda: figures.learning_figure(g)}
         if figures.has_alpha(g):
             drawings["alpha"] = lambda: figures.alpha_figure(g)
         for tag, draw in drawings.items():
             self._writer.add_image(tag, figures.pixels(draw), g.lineage, dataformats="HWC")
-        self._pictured, done = g.lineage, time.monotonic()
-        self._pictures_from = done + (done - begun) / PICTURE_SHARE
 
     def _headline(self) -> None:
         """Numbers and settings for the HPARAMS page, where several runs stand side by side."""
@@ -219,8 +210,7 @@ def _interval(tag: str, values: tuple[float, ...]) -> dict[str, float]:
 def _about(record: LineageRecord) -> str:
     return (
         f"**{record.scenario}** ({record.profile}), seed {record.seed}. The x axis is the lineage length: tasks the ancestor has learned. "
-        "Accuracies are in %, gains in percentage points. For the evolution curve with its interval open CUSTOM SCALARS. "
-        "To see the images of every generation start `tensorboard --samples_per_plugin images=100`."
+        "Accuracies are in %, gains in percentage points. For the evolution curve with its interval open CUSTOM SCALARS."
     )
 
 

@@ -10,7 +10,7 @@ are not independent measurements.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,29 +26,16 @@ RESAMPLES = 10_000
 LEAST_POINTS = 3
 SEEDS_AS_UNITS = 3  # from so many on, a trend's interval is Student's over the seeds' slopes
 DECIMALS = 12  # differences of accuracies carry float noise of 1e-17, which must not break ties
+SCALE, STEP = "log2 length", "doubling of length"
+"""What a slope is taken against, chosen before looking: measured lengths are about geometric, and gains saturate, so every doubling
+counts the same.
+"""
 PRINTED = 2  # decimals of an interval's bounds; claims are made of what is printed
 
 
 @dataclass(frozen=True)
-class Scale:
-    """What a trend's slope is taken against. ``axis`` maps lineage lengths (>= 1) to it; ``per``
-    names its step.
-    """
-
-    name: str
-    per: str
-    axis: Callable[[float], float]
-
-
-LOG2 = Scale("log2 length", "doubling of length", math.log2)
-LINEAR = Scale("length", "10 tasks", lambda length: length / 10)
-SCALES = {scale.name: scale for scale in (LOG2, LINEAR)}
-
-
-@dataclass(frozen=True)
 class Trend:
-    """A curve against lineage length. The slope is in points per step of the scale; NaN where
-    undefined.
+    """A curve against lineage length. The slope is in points per STEP; NaN where undefined.
 
     ``low`` and ``high`` bound it at 95 % (see :func:`trend`); this interval alone decides.
     ``resolvable`` is the size of a slope that such an interval would have told from 0 in 8 of 10
@@ -78,7 +65,7 @@ class Trend:
     @property
     def unit(self) -> str:
         """The slope's unit in words."""
-        return f"points per {SCALES[self.scale].per}"
+        return f"points per {STEP}"
 
 
 def side(low: float, high: float, decimals: int = PRINTED) -> int:
@@ -96,9 +83,7 @@ def t_quantile(freedom: int, level: float = LEVEL) -> float:
     return float(stdtrit(freedom, (1 + level) / 2))
 
 
-def mean_interval(
-    values: Sequence[float] | Array, level: float = LEVEL
-) -> tuple[float, float, float, int]:
+def mean_interval(values: Sequence[float] | Array) -> tuple[float, float, float, int]:
     """(mean, low, high, n) by Student's t over the finite values. No interval (NaN) from fewer than two."""
     finite = np.asarray(values, dtype=np.float64)
     finite = finite[np.isfinite(finite)]
@@ -108,7 +93,7 @@ def mean_interval(
     mean = math.fsum(finite) / n
     if n == 1:
         return mean, math.nan, math.nan, 1
-    half = t_quantile(n - 1, level) * math.sqrt(math.fsum((finite - mean) ** 2) / (n - 1) / n)
+    half = t_quantile(n - 1) * math.sqrt(math.fsum((finite - mean) ** 2) / (n - 1) / n)
     return mean, mean - half, mean + half, n
 
 
@@ -128,7 +113,7 @@ def t_found(freedom: int, level: float = LEVEL) -> float:
     return size / (critical * math.sqrt(chi2.median(freedom) / freedom))
 
 
-def trend(lengths: Sequence[int], tables: Sequence[Array], scale: Scale = LOG2) -> Trend:
+def trend(lengths: Sequence[int], tables: Sequence[Array]) -> Trend:
     """Trend of the mean over seeds and columns: the mean of the seeds' least-squares slopes, and
     its 95 % interval.
 
@@ -140,13 +125,11 @@ def trend(lengths: Sequence[int], tables: Sequence[Array], scale: Scale = LOG2) 
     Args:
         lengths: the rows' lineage lengths, rising, >= 1 where there are enough of them for a trend.
         tables: one [T, columns] array a seed, in points.
-        scale: what the slope is taken against, chosen before looking. LOG2: measured lengths are
-            about geometric, and gains saturate, so every doubling counts the same.
     """
     points, seeds, columns = len(lengths), len(tables), sum(table.shape[1] for table in tables)
     if points < LEAST_POINTS or columns == 0:
-        return Trend(points, seeds, columns, scale.name, *[math.nan] * 5)
-    at, x = tuple(map(int, lengths)), tuple(scale.axis(length) for length in lengths)
+        return Trend(points, seeds, columns, SCALE, *[math.nan] * 5)
+    at, x = tuple(map(int, lengths)), tuple(map(math.log2, lengths))
     curves = np.stack([table.mean(axis=1) - table[0].mean() for table in tables])
     slopes = np.round(serial.slope(x, curves), DECIMALS)
     mean, low, high, _ = mean_interval(slopes)
@@ -160,7 +143,7 @@ def trend(lengths: Sequence[int], tables: Sequence[Array], scale: Scale = LOG2) 
     if not half > serial.LEAST_SPREAD:  # numbers without any spread prove nothing
         half = math.nan
     return Trend(
-        points, seeds, columns, scale.name, rho, mean, mean - half, mean + half, half * found
+        points, seeds, columns, SCALE, rho, mean, mean - half, mean + half, half * found
     )
 
 

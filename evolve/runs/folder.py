@@ -16,7 +16,6 @@ from typing import Any
 import click
 from filelock import FileLock, Timeout
 
-from evolve.core import toml
 from evolve.core.durable import user_cache
 from evolve.core.errors import UserError
 from evolve.core.settings import Scenario
@@ -33,6 +32,7 @@ FACTS: dict[str, Any] = {
     "store": str,
     "data_dir": (str, type(None)),
     "versions": dict,
+    "command": list,
     "reference": bool,
     "checkpoint": str,
 }
@@ -57,7 +57,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     """A run folder's run.json. Raises UserError where there is none or it is damaged."""
     file = folder / RUN_FILE
     try:
-        found = {"reference": False, "checkpoint": ""} | json.loads(file.read_text(encoding="utf-8"))  # older ones do not know them
+        found = json.loads(file.read_text(encoding="utf-8"))
         for name, kind in FACTS.items():
             if not isinstance(found[name], kind):
                 raise ValueError(f"{name} is {found[name]!r}")
@@ -130,8 +130,7 @@ def _known_run(out: Path) -> dict[str, Any] | None:
 
 
 def _check_same(out: Path, known: dict[str, Any], facts: dict[str, Any]) -> None:
-    settings = toml.to_dict(toml.from_dict(known["settings"], str(out / RUN_FILE)))  # an older version's lack what is new
-    changed = [name for name, value in facts.items() if (settings if name == "settings" else known[name]) != value]
+    changed = [name for name, value in facts.items() if known[name] != value]
     if changed in (["fingerprint"], ["fingerprint", "classes"]):
         raise UserError(f"{out}: the images are not those this run began with; give the same ones with --data, or a new folder with --out")
     if changed:

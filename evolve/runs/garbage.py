@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -55,16 +55,12 @@ class Item:
     key: str = ""
 
 
-def census(store: Store, given: Iterable[Path] = (), forget: Sequence[str] = ()) -> Census:
-    """The runs that registered, that lie beside the store (or up to two folders deeper: batches, a folder of runs), or in the ``given`` folders.
+def census(store: Store, forget: Sequence[str] = ()) -> Census:
+    """The runs that registered and are there still.
 
-    A run on another machine whose folder cannot be seen from here counts, unless that machine is to be forgotten. UserError for a given
-    folder without runs.
+    A run on another machine whose folder cannot be seen from here counts, unless that machine is to be forgotten.
     """
     found = Census()
-    for folder in dict.fromkeys((*_run_folders(store.root.parent, store), *_named(given))):
-        with _noting(found):
-            found.add(Run(folder, world_of(read_run(folder), str(folder / RUN_FILE))))
     with _noting(found):
         for card in cards(store):
             with _noting(found):
@@ -80,31 +76,6 @@ def _noting(found: Census) -> Iterator[None]:
         found.problems.append(str(error))
 
 
-def _run_folders(place: Path, store: Store | None = None) -> Iterator[Path]:
-    """The run folders at or below a place, of a batch too; with ``store`` only those that do not name another store, which is there."""
-    for pattern in (".", "*", "*/*", "*/*/*"):
-        for file in sorted(place.glob(f"{pattern}/{RUN_FILE}")):
-            folder = file.parent.resolve()
-            if store is None or not _names_another(folder, store):
-                yield folder
-
-
-def _names_another(folder: Path, store: Store) -> bool:
-    try:
-        recorded = Path(read_run(folder)["store"])
-    except UserError:
-        return False  # it will be among the problems
-    return recorded.resolve() != store.root.resolve() and (recorded / "store.json").is_file()
-
-
-def _named(given: Iterable[Path]) -> Iterator[Path]:
-    for place in given:
-        folders = list(_run_folders(place))
-        if not folders:
-            raise UserError(f"--runs {place}: holds no run (no {RUN_FILE} in it or up to two folders below); give a run's or a batch's folder")
-        yield from folders
-
-
 def _judge(card: Card, found: Census, forget: Sequence[str]) -> None:
     """Whether a card counts: its folder holds that run, or may soon, or cannot be seen from here."""
     origin = f"{card.folder}: {card.file}"
@@ -114,7 +85,7 @@ def _judge(card: Card, found: Census, forget: Sequence[str]) -> None:
         found.vanished.append(card)
         return
     world = world_of(card.facts, origin)
-    if held and world_of(held, origin) == world:
+    if held and world_of(held, str(card.folder / RUN_FILE)) == world:
         found.add(Run(card.folder, world))
     elif card.young:
         found.add(Run(card.folder, world, "opened within the last hour"))
@@ -126,14 +97,7 @@ def _judge(card: Card, found: Census, forget: Sequence[str]) -> None:
 
 def references(store: Store, runs: Iterable[Run]) -> dict[Path, dict[str, Stage]]:
     """Run folder -> key -> stage, of all stages that its run has or will have, as far as they can be named now."""
-
-    def peek(key: str) -> Mapping[str, Any] | None:
-        if key not in records:
-            found = store.get(key)
-            records[key] = found.record if found else None
-        return records[key]
-
-    records: dict[str, Mapping[str, Any] | None] = {}
+    peek = cache(store.record)
     named: dict[Path, dict[str, Stage]] = {}
     for run in runs:
         named.setdefault(run.folder, {}).update({stage.key: stage for stage in lineage(run.world, peek)})
@@ -143,21 +107,17 @@ def references(store: Store, runs: Iterable[Run]) -> dict[Path, dict[str, Stage]
 def contents(store: Store) -> Iterator[Item]:
     """All that lies in the store, but for its locks, the registrations and what processes are writing now."""
     root = store.root
-    for path in _entries(root / "results", "*/*/*"):
+    for path in sorted(root.glob("results/*/*/*")):
         yield Item(path.parent.parent.name, path, size_of(path), path.name)
-    for path in _entries(root / "partial", "*"):
+    for path in sorted(root.glob("partial/*")):
         yield Item("checkpoints", path, size_of(path), path.name)
-    for path in _entries(root / "damaged", "*"):
+    for path in sorted(root.glob("damaged/*")):
         yield Item("damaged", path, size_of(path))
-    for path in _entries(root / "logs", "*.log"):
+    for path in sorted(root.glob("logs/*.log")):
         yield Item("logs", path, size_of(path), path.stem)
-    for path in _entries(root / "images", "*"):
+    for path in sorted(root.glob("images/*")):
         if path.is_dir():
             yield Item("images", path, size_of(path))
-
-
-def _entries(folder: Path, pattern: str) -> list[Path]:
-    return sorted(folder.glob(pattern))
 
 
 def size_of(path: Path) -> int:
@@ -179,7 +139,7 @@ def garbage(store: Store, known: Census, everything: bool = False) -> list[Item]
         raise UserError(f"{problem} (until then nobody knows which results that run refers to, so nothing was removed)")
     items = list(contents(store))
     if not known.runs and any(item.key for item in items):
-        raise UserError(f"{store.root}: no run is known that refers to this store; name the runs' folders with --runs, or, if there are none, remove the folder")
+        raise UserError(f"{store.root}: no run is known that refers to this store; `evolve resume` the runs that do, or, if there are none, remove the folder")
     referred = {key for stages in references(store, known.runs).values() for key in stages}
     sources = {f"{source}-{run.world.settings.data.size}-" for run in known.runs for source in _sources(run.world)}
 
@@ -207,7 +167,7 @@ def _of_import(store: Store, item: Item) -> bool:
     return (store.root / "results" / "import" / ancestor[:2] / ancestor).is_dir()
 
 
-def remove(store: Store, shown: Sequence[Item], given: Iterable[Path] = (), everything: bool = False, forget: Sequence[str] = ()) -> list[Item]:
+def remove(store: Store, shown: Sequence[Item], everything: bool = False, forget: Sequence[str] = ()) -> list[Item]:
     """Remove those of ``shown`` that are garbage still, and are not being computed now; returns them.
 
     Under the gate: a run that opened the store since they were shown has registered and is asked, one that opens it now waits, then finds
@@ -215,7 +175,7 @@ def remove(store: Store, shown: Sequence[Item], given: Iterable[Path] = (), ever
     """
     removed = []
     with store.bin() as discard, store.gate():
-        known = census(store, given, forget)
+        known = census(store, forget)
         still = {item.path for item in garbage(store, known, everything)}
         for item in shown:
             with suppress(Held, Timeout):

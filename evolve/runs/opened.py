@@ -14,7 +14,7 @@ from evolve.core.durable import write_whole
 from evolve.core.errors import UserError
 from evolve.core.settings import DataSettings, Scenario
 from evolve.engine.cluster import Cluster
-from evolve.engine.store import Stage, Store
+from evolve.engine.store import Result, Stage, Store
 from evolve.engine.workers import usable_cores
 from evolve.lineage.collect import collect
 from evolve.lineage.lineage import lineage
@@ -33,11 +33,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Order:
-    """What the user asked for. Only ``scenario`` and ``seed`` can change a number, and ``reference`` its rounding."""
+class Place:
+    """Where something is computed, from what and into what. Only ``reference`` can change a number, by its rounding."""
 
-    scenario: Scenario
-    seed: int
     out: Path
     store: Path
     data_dir: Path | None = None
@@ -47,10 +45,12 @@ class Order:
     cluster: Cluster | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Order(Place):
+    """One lineage, as the user asked for it."""
 
-
-
-
+    scenario: Scenario
+    seed: int
 
 
 def worker_places(order: Order, opened: Sequence[Opened]) -> Sequence[Mapping[str, str]]:
@@ -90,7 +90,8 @@ def order_from_run(
     settings = toml.from_dict(found["settings"], str(folder / RUN_FILE))
     chosen = Scenario(settings, found["profile"], str(folder / RUN_FILE))
     data = data_dir or (Path(found["data_dir"]) if found["data_dir"] else None)
-    return Order(chosen, found["seed"], folder, find_store(folder, found["store"], store), data, device, workers, found["reference"], cluster)
+    place = find_store(folder, found["store"], store)
+    return Order(folder, place, data, device, workers, found["reference"], cluster, scenario=chosen, seed=found["seed"])
 
 
 
@@ -103,27 +104,24 @@ class Opened:
     world: World
     store: Store
     context: dict[str, Any]
-    records: dict[str, dict[str, Any]]
-    made_by: dict[str, str] = field(default_factory=dict)  # key -> what computed it; may be shared, as records may
+    results: dict[str, Result]  # by key, those read so far; runs that share a store may share them
     seen: set[str] = field(default_factory=set)  # keys of this run that were looked at
     image_bytes: int = 0
 
     def peek(self, key: str) -> Mapping[str, Any] | None:
         """A finished stage's record; checksums are verified on the first look, a damaged result is set aside."""
-        if key not in self.records:
-            found = self.store.get(key) if self.store.has(key) else None
-            if found is None:
+        if key not in self.results:
+            if (found := self.store.get(key)) is None:
                 return None
-            self.records[key] = found.record
-            made = found.manifest["provenance"]
-            self.made_by[key] = f"torch {made.get('torch')} on {made.get('device')}"
+            self.results[key] = found
         self.seen.add(key)
-        return self.records[key]
+        return self.results[key].record
 
     @property
     def makers(self) -> list[str]:
         """What computed the results seen so far."""
-        return sorted({self.made_by[key] for key in self.seen})
+        made = (self.results[key].manifest["provenance"] for key in self.seen)
+        return sorted({f"torch {one['torch']} on {one['device']}" for one in made})
 
     def stages(self) -> list[Stage]:
         """All stages that can be named now."""
@@ -204,7 +202,7 @@ def prepare_folder(opened: Opened, argv: list[str]) -> None:
     known = _known_run(out)
     if known is not None:
         _check_same(out, known, facts)
-        described |= {"versions": known["versions"], "command": json.loads((out / RUN_FILE).read_text())["command"]}
+        described |= {"versions": known["versions"], "command": known["command"]}
     # run.json first: a folder with it is ours, whatever else a crash left out.
     write_whole(out / RUN_FILE, (json.dumps(described, indent=1) + "\n").encode(), "run folder")
     register(opened.store, out, world, begun=True)

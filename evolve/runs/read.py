@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from evolve.condensers.table import method
 from evolve.core.durable import canonical
 from evolve.core.errors import UserError
-from evolve.engine.store import Store
+from evolve.engine.store import Result, Store
 from evolve.lineage.world import world_of
 from evolve.report.compare import Case
 from evolve.report.page.section import Line, Section, Spent
@@ -26,10 +24,7 @@ class Reader:
     """Reads folders; every result of a store is read once, however many lineages share it."""
 
     store: Path | None = None
-    stores: dict[Path, Store] = field(default_factory=dict)
-    records: dict[Path, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    made_by: dict[str, str] = field(default_factory=dict)
-    spent: dict[str, Spent] = field(default_factory=dict)
+    stores: dict[Path, tuple[Store, dict[str, Result]]] = field(default_factory=dict)
 
     def sections(self, folders: Sequence[Path]) -> list[Section]:
         """One section a batch, in the order given, then one for each set of runs that can be pooled. Raises UserError for other folders."""
@@ -40,10 +35,7 @@ class Reader:
             elif (folder / RUN_FILE).is_file():
                 runs.append(folder)
             else:
-                raise UserError(
-                    f"{folder}: neither a run's folder ({RUN_FILE}) nor a batch's ({BATCH_FILE}); give one that `evolve run` or `evolve batch` "
-                    "made (an older batch: repeat its command, which computes nothing again)"
-                )
+                raise UserError(f"{folder}: neither a run's folder ({RUN_FILE}) nor a batch's ({BATCH_FILE}); give one that `evolve run` or `evolve batch` made")
         return found + self._runs(runs)
 
     def _batch(self, folder: Path) -> Section:
@@ -64,11 +56,11 @@ class Reader:
 
     def _line(self, folder: Path, case: Case | None = None) -> Line:
         opened = self._opened(folder)
-        facts = read_run(folder) | {"command": json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("command", [])}
+        facts = read_run(folder)
         record = run_record(opened)
         case = case or Case(record.scenario, record.seed, record.scenario, (), {}, opened.order.scenario)
         draws = method(case.scenario.settings.condense.method).draws
-        return Line(case, folder, record, self._took(opened), facts, again_command(folder, facts), draws)
+        return Line(case, folder, record, _took(opened), facts, again_command(folder, facts), draws)
 
     def _opened(self, folder: Path) -> Opened:
         """The run with its store, without its images."""
@@ -76,19 +68,20 @@ class Reader:
         world = world_of(read_run(folder), str(folder / RUN_FILE))
         root = order.store.resolve()
         if root not in self.stores:
-            self.stores[root] = Store(root)
-        return Opened(order, world, self.stores[root], {}, self.records.setdefault(root, {}), self.made_by)
+            self.stores[root] = Store(root), {}
+        store, results = self.stores[root]
+        return Opened(order, world, store, {}, results)
 
-    def _took(self, opened: Opened) -> dict[str, Spent]:
-        """What the lineage's finished stages took."""
-        wanted = {stage.key: stage.kind for stage in opened.stages() if opened.peek(stage.key) is not None}
-        for key, kind in wanted.items():
-            if key not in self.spent and (result := opened.store.get(key)) is not None:
-                made = result.manifest["provenance"]
-                took = made.get("spent", {})
-                maker = f"evolve {made.get('evolve')}, torch {made.get('torch')} on {made.get('device')}"
-                self.spent[key] = Spent(kind, took.get("seconds"), took.get("cpu_seconds"), took.get("resumed", False), maker)
-        return {key: self.spent[key] for key in wanted if key in self.spent}
+
+def _took(opened: Opened) -> dict[str, Spent]:
+    """What the lineage's finished stages took."""
+    return {stage.key: _spent(opened.results[stage.key]) for stage in opened.stages() if opened.peek(stage.key) is not None}
+
+
+def _spent(result: Result) -> Spent:
+    made, kind = result.manifest["provenance"], result.manifest["kind"]
+    took, maker = made["spent"], f"evolve {made['evolve']}, torch {made['torch']} on {made['device']}"
+    return Spent(kind, took["seconds"], took["cpu_seconds"], took["resumed"], maker)
 
 
 def write_report(folders: Sequence[Path], out: Path, store: Path | None = None) -> Path:

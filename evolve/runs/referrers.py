@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from evolve.core.durable import canonical, to_json, write_whole
 from evolve.core.errors import UserError
 from evolve.engine.store import Store
 from evolve.lineage.world import World, facts
+from evolve.runs.folder import RUN_FILE
 
 GRACE = 3600.0  # seconds that a card counts although its folder holds no run yet: it is about to
 
@@ -50,7 +52,8 @@ def register(store: Store, folder: Path, world: World, begun: bool = False) -> N
 
     StoreError or UserError where that cannot be written: a run that nobody knows of could lose its results.
     """
-    who = {"folder": str(folder.resolve()), "host": socket.gethostname(), "run": facts(world)}
+    place = folder.resolve()
+    who = {"folder": str(place), "beside": os.path.relpath(place, store.root), "host": socket.gethostname(), "run": facts(world)}
     name = hashlib.sha256(canonical(who).encode()).hexdigest()[:20]
     with store.gate():
         write_whole(store.root / "runs" / f"{name}.json", to_json(who | {"time": time.time(), "begun": begun}), "store")
@@ -62,7 +65,9 @@ def cards(store: Store) -> Iterator[Card]:
         with suppress(FileNotFoundError):
             try:
                 found = json.loads(file.read_bytes())
-                yield Card(file, Path(found["folder"]), found["host"], float(found["time"]), bool(found["begun"]), found["run"])
+                places = Path(found["folder"]), (store.root / found["beside"]).resolve()  # the latter: store and run have moved together
+                folder = next((place for place in places if (place / RUN_FILE).is_file()), places[0])
+                yield Card(file, folder, found["host"], float(found["time"]), bool(found["begun"]), found["run"])
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"store: {file}: damaged ({error}): remove it, and `evolve resume` the run that it named, if there is one") from None
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from evolve.data.cache import human
+from rich.filesize import decimal
+
 from evolve.engine.stage import Stage
 from evolve.engine.store import Store
 from evolve.lineage.lineage import lineage
@@ -35,7 +36,7 @@ def thin(store: Store, worlds: Sequence[World]) -> list[str]:
         freed = [size for world in sparing for stage in _snapshots(world) if stage.key not in needed and (size := _drop(store, stage, world))]
     if not freed:
         return []
-    return [f"{len(freed)} snapshots were thinned ({human(sum(freed))}): what condenses one of them again computes it anew first"]
+    return [f"{len(freed)} snapshots were thinned ({decimal(sum(freed))}): what condenses one of them again computes it anew first"]
 
 
 def keeps(world: World, stage: Stage) -> bool:

@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def opened(path: Path) -> OpenBatch:
-    return OpenBatch(BatchOrder(file.load(str(path)), path.parent / "runs" / "b", path.parent / "store", device="cpu", workers=1), lambda text: None)
+    return OpenBatch(BatchOrder(path.parent / "runs" / "b", path.parent / "store", device="cpu", workers=1, batch=file.load(str(path))), lambda text: None)
 
 
 def test_a_scenario_is_resolved_once_for_all_seeds(path, monkeypatch):

@@ -212,7 +212,3 @@ def test_a_large_entry_in_a_read_only_folder_is_read_at_every_opening(large: Pat
     for _ in range(2):
         assert_whole(open_cache(source, large.parent))
     assert seen == [1, 1] and source.starts == [0]
-
-
-def test_bytes_are_told_as_a_person_says_them():
-    assert [cache.human(count) for count in (12, 1500, 3 * 10**6, 193 * 10**9)] == ["12 bytes", "2 kB", "3 MB", "193.0 GB"]

@@ -187,21 +187,6 @@ def test_a_table_that_is_no_csv_in_utf_8_is_named(table: bytes, flat: Callable[.
     assert "val.csv" in line and "UTF-8" in line and "file name,class" in line
 
 
-def test_a_flat_val_labelled_by_an_older_rule_is_decoded_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def lines() -> int:
-        found: list[str] = []
-        load(root, tmp_path, lines=found)
-        return len(found)
-
-    assert lines() == 1
-    monkeypatch.setattr(imagenet, "LABELLING", imagenet.LABELLING - 1)
-    assert lines() == 0  # folders label themselves
-    (root / "val.csv").write_text("".join(f"{name},{wnid}\n" for name, wnid in flatten_val(root)))
-    assert (lines(), lines()) == (1, 0)
-    monkeypatch.undo()
-    assert lines() == 1
-
-
 def devkit(root: Path, numbers: list[str]) -> Path:
     """The devkit's two files, with the wnids numbered backwards: its ids are not in the order of the wnids."""
     folder = root / "ILSVRC2012_devkit_t12" / "data"

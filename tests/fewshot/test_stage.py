@@ -22,7 +22,7 @@ from evolve.lineage.perform import perform_stage
 from evolve.lineage.world import World, paper_descendant
 from evolve.report import fewshot_table
 from evolve.report import files as report
-from evolve.report.curves import Descent, Generation, LineageRecord, record_from_json, record_to_json
+from evolve.report.curves import Descent, Generation, LineageRecord
 from evolve.report.page import tables
 from evolve.runs.estimate import cost, timing
 
@@ -167,7 +167,6 @@ def test_collect_finds_it(measured):
     assert record.fewshot[0].backbone == paper_descendant(w.settings).anonymous().describe()
     assert [one.method for one in record.fewshot] == ["protonet"]
     assert record.fewshot[0].accuracy == tuple(store.get(stage.key).record["accuracy"])
-    assert record_from_json(json.loads(json.dumps(record_to_json(record)))) == record
 
 
 def descent(method, accuracy, length=0):

@@ -117,4 +117,4 @@ def test_every_inheritor_makes_descendants_of_a_vit(inheritor: str, granularity:
 
 def test_a_head_a_task_and_an_elastic_penalty(place: Path) -> None:
     record, _ = lineage(place, "ancestor.head=per-task", "ancestor.strategy=ewc", "stream.tasks=2", "condense.objective=eq16")
-    assert len(record.generations[-1].ancestor_row) == 2
+    assert record.generations[-1].ancestor_accuracy is not None

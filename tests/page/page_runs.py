@@ -48,11 +48,12 @@ def make_run(
     """A run whose stages up to generation ``upto`` are in the store; each took ``spent``."""
     chosen = scenario.load("glyphs-seq25", "paper", (*SETTINGS, *overrides))
     opened = Opened(
-        Order(chosen, seed, folder, store), World(chosen.settings, seed, "f" * 8, tuple(range(9)), (10, 11), (20, 21, 22)), Store(store), {}, {}
+        Order(folder, store, scenario=chosen, seed=seed), World(chosen.settings, seed, "f" * 8, tuple(range(9)), (10, 11), (20, 21, 22)), Store(store), {}, {}
     )
     folder.mkdir(parents=True, exist_ok=True)
     prepare_folder(opened, ["evolve", "run", "--seed", str(seed)])
-    about = {"evolve": "9", "torch": "2", "device": "cpu (made up)"} | ({"spent": spent} if spent else {})
+    took = {"seconds": 1.0, "cpu_seconds": 1.0, "together": 1, "resumed": False} | spent
+    about = {"evolve": "9", "torch": "2", "device": "cpu (made up)", "spent": took}
     for _ in range(2):  # a second time: from-scratch controls that the condenser's choice names
         for stage in lineage(opened.world, opened.peek):
             number = next((int(word) for word in stage.label.split() if word.isdigit()), 0)

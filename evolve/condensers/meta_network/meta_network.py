@@ -29,6 +29,7 @@ from evolve.condensers.meta_network.written import Written
 from evolve.condensers.selection import movement, select
 from evolve.core.randomness import generator
 from evolve.core.settings import CondenseSettings
+from evolve.core.spent import Progress
 from evolve.data.resident import Resident
 from evolve.networks.network import Network
 from evolve.networks.vgg import VGG
@@ -36,7 +37,6 @@ from evolve.networks.vgg import VGG
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Progress = Callable[[float, str], None]
 
 REPORT_EVERY = 10
 ATTEMPTS = 3

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from evolve.core.fewshot_settings import FewshotSettings
+from evolve.core.spent import Progress as Progress
 from evolve.descendants.fewshot.course import Course, Phase
 from evolve.descendants.fewshot.episodes import Episode, Episodes
 from evolve.networks.network import Network
 
-Progress = Callable[[float, str], None]
 CHUNK = 256  # test images at a time: memory, no number
 
 

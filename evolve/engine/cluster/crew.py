@@ -10,7 +10,7 @@ import hashlib
 import pickle
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,19 +36,17 @@ class Dask:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
 
-    def run(self, agenda: Agenda, perform: str, context: Mapping[str, Any], stop: Callable[[], bool] | None) -> None:
+    def run(self, agenda: Agenda, perform: str, context: Mapping[str, Any]) -> None:
         """Compute the agenda on the cluster. UserError also when the cluster is lost or a worker of it is unfit."""
         with connected(self.cluster) as client:
-            _Shift(agenda, perform, context, self.cluster, client, stop).run()
+            _Shift(agenda, perform, context, self.cluster, client).run()
 
 
 class _Shift:
     """One agenda on one client. Dask's threads only put into ``inbox``; everything else happens in the caller's thread."""
 
-    def __init__(
-        self, agenda: Agenda, perform: str, context: Mapping[str, Any], cluster: Cluster, client: Any, stop: Callable[[], bool] | None
-    ) -> None:
-        self.agenda, self.perform, self.cluster, self.client, self.stop = agenda, perform, cluster, client, stop
+    def __init__(self, agenda: Agenda, perform: str, context: Mapping[str, Any], cluster: Cluster, client: Any) -> None:
+        self.agenda, self.perform, self.cluster, self.client = agenda, perform, cluster, client
         self.context = {name: value.absolute() if isinstance(value, Path) else value for name, value in context.items()}
         self.paths = [path for path in self.context.values() if isinstance(path, Path) and path.exists()]
         self.versions = versions()
@@ -74,8 +72,6 @@ class _Shift:
                 what, *content = self.inbox.get(timeout=0.5)
             except Empty:
                 what = ""
-            if self.stop is not None and self.stop():
-                return None
             if what == "report":
                 self._hear(*content)
             elif what == "cluster":

@@ -15,13 +15,13 @@ from evolve.report.curves import LineageRecord, Summary, summarise
 
 @dataclass(frozen=True)
 class Spent:
-    """What a stage took, in seconds; None where its result does not say (made by an older evolve)."""
+    """What a stage took, in seconds."""
 
     kind: str
-    seconds: float | None = None
-    cpu: float | None = None
-    resumed: bool = False  # only what was left after an interruption
-    maker: str = ""  # version and device that computed it
+    seconds: float
+    cpu: float
+    resumed: bool  # only what was left after an interruption
+    maker: str  # version and device that computed it
 
 
 @dataclass(frozen=True)

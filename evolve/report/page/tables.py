@@ -154,11 +154,11 @@ def _mean(fractions: Sequence[float | None]) -> str:
 def cost(lines: Sequence[Line]) -> Table | None:
     """CPU seconds of every lineage's stages by kind, as if it had run alone, and its share: a stage that several need is divided among them.
 
-    None where no result says what it took.
+    None without any result.
     """
     owners = Counter(key for line in lines for key in line.spent)
     stages = {key: spent for line in lines for key, spent in line.spent.items()}
-    if not any(spent.cpu is not None for spent in stages.values()):
+    if not stages:
         return None
     kinds = [kind for kind in KINDS if any(spent.kind == kind for spent in stages.values())]
     rows = [Row((line.case.name, str(line.case.seed), *_costs(line.spent.values(), kinds), _share_of(line, owners))) for line in lines if line.spent]
@@ -173,17 +173,17 @@ def _costs(spent: Iterable[Spent], kinds: Sequence[str]) -> list[str]:
 
 
 def _share_of(line: Line, owners: Mapping[str, int]) -> str:
-    return _seconds(sum((spent.cpu or 0) / owners[key] for key, spent in line.spent.items()), partly(line.spent.values()))
+    return _seconds(sum(spent.cpu / owners[key] for key, spent in line.spent.items()), partly(line.spent.values()))
 
 
 def _sum(spent: Iterable[Spent], wall: bool = False) -> str:
     held = list(spent)
-    return _seconds(sum((one.seconds if wall else one.cpu) or 0 for one in held), partly(held))
+    return _seconds(sum(one.seconds if wall else one.cpu for one in held), partly(held))
 
 
 def partly(spent: Iterable[Spent]) -> bool:
-    """Whether the sum is a lower bound: some results do not say what they took, or only what was left after an interruption."""
-    return any(one.cpu is None or one.resumed for one in spent)
+    """Whether the sum is a lower bound: some results say only what was left after an interruption."""
+    return any(one.resumed for one in spent)
 
 
 def _seconds(total: float, least: bool) -> str:

@@ -102,7 +102,7 @@ def _origins(section: Section) -> Iterator[str]:
     if len(section.makers) > 1:
         yield f"Results come from different versions or devices ({'; '.join(section.makers)}); bit equality holds only within one."
     if not timed(section.lines):
-        yield "Some times are lower bounds (≥): the result was made by an older evolve, or the stage went on after an interruption."
+        yield "Some times are lower bounds (≥): the stage went on after an interruption."
 
 
 def _named(case: str, seed: int) -> str:

@@ -50,34 +50,6 @@ class Source:
     text: str
 
 
-@dataclass(frozen=True)
-class Part:
-    """What the template shows of one section."""
-
-    ident: str
-    title: str
-    about: str
-    findings: Sequence[str]
-    verdict: Sequence[str]  # of runs
-    lineages: Sequence[tuple[str, str]]  # of a batch's cases
-    caveats: Sequence[str]
-    comparison: Sequence[tables.Table]
-    note: str
-    curves: Sequence[Picture]
-    economy: Sequence[Picture]
-    learning: Sequence[tuple[str, str]]
-    controls: Sequence[tables.Table]
-    fewshot: tables.Table | None
-    genomes: Sequence[Picture]
-    cost: tables.Table | None
-    commands: Sequence[str]
-    versions: Mapping[str, str]
-    makers: Sequence[str]
-    images: Sequence[str]
-    rerun: Sequence[str]
-    sources: Sequence[Source]
-
-
 def write_page(sections: Sequence[Section], out: Path) -> Path:
     """Write the page about ``sections`` to ``out``. Raises UserError where the file cannot be written."""
     page = render(sections).encode()
@@ -91,7 +63,7 @@ def write_page(sections: Sequence[Section], out: Path) -> Path:
 def render(sections: Sequence[Section]) -> str:
     """The page's HTML. Everything in it but the figures is escaped by the template."""
     parts = [_part(section, f"s{number}") for number, section in enumerate(sections, start=1)]
-    title = parts[0].title if len(parts) == 1 else f"{len(parts)} reports"
+    title = parts[0]["title"] if len(parts) == 1 else f"{len(parts)} reports"
     environment = _environment()
     own: dict[str, Any] = {name: environment.loader.get_source(environment, f"page.{name}")[0] for name in ("css", "js")}  # type: ignore[union-attr]
     return environment.get_template("page.html").render(parts=parts, title=title, evolve=__version__, **own)
@@ -105,11 +77,12 @@ def _environment() -> Environment:
     )
 
 
-def _part(section: Section, ident: str) -> Part:
+def _part(section: Section, ident: str) -> dict[str, Any]:
+    """What the template shows of one section, by name."""
     held = section.batch
     compared = {metric: compare(held.batch, section.measured, metric) for metric in METRICS} if held else {}
     varieties, verdicts = section.varieties, words.verdicts(section)
-    return Part(
+    return dict(
         ident=ident,
         title=section.title,
         about=_about(section),

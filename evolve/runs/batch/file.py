@@ -38,6 +38,7 @@ from typing import Any
 from evolve.core import toml
 from evolve.core.errors import UserError
 from evolve.core.settings import Scenario
+from evolve.core.shipped import find
 from evolve.lineage import scenario
 from evolve.report.compare import CONTROLS, Batch, Case
 
@@ -45,34 +46,13 @@ KEYS = ("name", "title", "scenario", "seeds", "set", "axes", "zip", "case", "rep
 REPORT_KEYS = ("method", "reference", "controls")
 CASE = "case"  # the method axis of a batch that lists its cases
 MOST = 10_000  # lineages; more is a slip of the pen
+ABLATIONS = "benchmarks/ablations"  # the shipped batches
 
 Overrides = dict[str, Any]  # "section.key" -> value
 
 
 
 
-
-
-def shipped_folder() -> Path:
-    """Where the shipped batches lie: inside the package in a wheel, in benchmarks/ in a checkout."""
-    package = Path(__file__).resolve().parents[2]
-    inside = package / "benchmarks" / "ablations"
-    return inside if inside.is_dir() else package.parent / "benchmarks" / "ablations"
-
-
-def shipped() -> dict[str, Path]:
-    """Name -> file of every shipped batch."""
-    return {path.stem: path for path in sorted(shipped_folder().glob("*.toml"))}
-
-
-def find(name: str) -> Path:
-    """A batch file by path, or a shipped one by name. Raises UserError where there is neither."""
-    known = shipped()
-    if name in known:
-        return known[name]
-    if Path(name).is_file():
-        return Path(name)
-    raise UserError(f"batch {name}: no such file; give the path of a TOML file or one of: {', '.join(known)}")
 
 
 def load(
@@ -83,7 +63,7 @@ def load(
 
     Raises UserError naming file, key and value, or the case that cannot be.
     """
-    path = find(name)
+    path = find("batch", name, ABLATIONS)
     table = scenario.read_toml(path)
     _known(table, KEYS, str(path), "")
     quick = _table(table, "quick", str(path))

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evolve.core.errors import UserError
 from evolve.core.settings import DataSettings
-from evolve.engine.cluster import Cluster
 from evolve.engine.engine import Event, run_stages
 from evolve.engine.store import Stage
 from evolve.report.compare import Batch, Case
-from evolve.runs.opened import Opened, Order, crew, open_run, prepare_folder
+from evolve.runs.opened import Opened, Order, Place, crew, open_run, prepare_folder
 
 if TYPE_CHECKING:
     from evolve.data.sources import ImageSet
 
 
-@dataclass(frozen=True)
-class BatchOrder:
-    """What the user asked for."""
+@dataclass(frozen=True, kw_only=True)
+class BatchOrder(Place):
+    """A batch, as the user asked for it."""
 
     batch: Batch
-    out: Path
-    store: Path
-    data_dir: Path | None = None
-    device: str = "auto"
-    workers: int = 0
-    reference: bool = False
-    cluster: Cluster | None = None
 
     def of(self, case: Case) -> Order:
         """One case's run; its folder is a run like any other."""
-        return Order(case.scenario, case.seed, self.out / case.folder, self.store, self.data_dir, self.device, self.workers, self.reference, self.cluster)
+        place = {f.name: getattr(self, f.name) for f in fields(Place)}
+        return Order(**{**place, "out": self.out / case.folder}, scenario=case.scenario, seed=case.seed)
 
 
 def default_out(batch: Batch) -> Path:
@@ -60,7 +53,7 @@ class OpenBatch:
         """Cases have most stages in common: each result is read once."""
         first, *others = self.lineages
         for one in others:
-            one.records, one.made_by = first.records, first.made_by
+            one.results = first.results
 
     @property
     def lineages(self) -> list[Opened]:

@@ -230,12 +230,3 @@ def estimate(settings: Settings, workers: int = 2) -> float:
     rest += (trained // c.distilled if c.distilled else 0) * _hints_seconds(settings, ancestor_plan(settings))
     rest += sum(seconds(settings, "fewshot", {"learner": learner}) for learner in set(settings.fewshot.learners))
     return max(chain, (chain + rest) / workers)
-
-
-def human(duration: float) -> str:
-    """Seconds as a person says them: "4 min", "3.2 h", "12 days"."""
-    if duration < 90:
-        return f"{max(1, round(duration))} s"
-    if duration < 5400:
-        return f"{duration / 60:.0f} min"
-    return f"{duration / 3600:.1f} h" if duration < 48 * 3600 else f"{duration / 86400:.0f} days"

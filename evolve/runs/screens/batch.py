@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from evolve.core.spent import duration
 from evolve.engine.engine import Event, Notice, StageDone, StageFailed, StageStarted
 from evolve.report.compare import Batch, Row
 from evolve.report.compare_tables import TITLES, cells, note, power_words, reference_of
@@ -81,7 +82,7 @@ def print_plan(opened: OpenBatch) -> None:
         mine = [s for s in stages if s.kind == kind]
         left = [s for s in missing if s.kind == kind]
         asked = sum(len(owners[s.key]) for s in mine)
-        table.add_row(kind, str(asked), str(len(mine)), str(len(mine) - len(left)), str(len(left)), cost.human(sum(weights[s.key] for s in left)))
+        table.add_row(kind, str(asked), str(len(mine)), str(len(mine) - len(left)), str(len(left)), duration(sum(weights[s.key] for s in left)))
     console.print(table)
     alone = sum(weights[s.key] * len(owners[s.key]) for s in stages)
     shared = sum(weights[s.key] for s in stages)
@@ -89,7 +90,7 @@ def print_plan(opened: OpenBatch) -> None:
     if alone > 0:
         console.print(f"sharing saves {1 - shared / alone:.0%} of the work of running every lineage by itself")
     rest = sum(weights[s.key] for s in missing)
-    console.print(f"left: about {cost.human(rest / workers)} with {workers} workers (rough; `evolve plan SCENARIO` times this machine)")
+    console.print(f"left: about {duration(rest / workers)} with {workers} workers (rough; `evolve plan SCENARIO` times this machine)")
     waiting = sum(case.scenario.settings.controls.from_scratch for case in batch.cases)
     if waiting and missing:
         console.print("not counted: from-scratch controls whose architecture the condensers have yet to choose", style="dim")

@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import IO, Any
 
 from evolve.core.errors import CONTROL_CHARACTERS, printable
+from evolve.core.spent import duration
 from evolve.report.curves import Generation
-from evolve.runs.screens.rows import Eta, _Running, duration, row
+from evolve.runs.screens.rows import Eta, _Running, row
 
 NARROWEST = 64  # columns below which plain lines tell more than a cut table
 

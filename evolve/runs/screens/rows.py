@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from evolve.report.curves import FALLBACKS, Generation, Interval, paired_gain, point_interval
+from evolve.report.curves import FALLBACKS, Generation, paired_gain, point_interval
 
 HEADINGS = ("length", "inherited layers", "margin", "ancestor %", "descendants %", "gain (points)")
 
@@ -39,26 +39,6 @@ def _stretches(numbers: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
-def plus_minus(interval: Interval, signed: bool = False) -> str:
-    """A fraction with its interval, in percent: "61.24 ± 5.10"."""
-    if math.isnan(interval.mean):
-        return "-"
-    mean = f"{100 * interval.mean:+.2f}" if signed else f"{100 * interval.mean:.2f}"
-    return mean if math.isnan(interval.half) else f"{mean} ± {100 * interval.half:.2f}"
-
-
-def duration(seconds: float) -> str:
-    """"45 s", "12 min", "3 h 20 min", "2 d 4 h"."""
-    minutes = round(seconds / 60)
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    if minutes < 100:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
-
-
 def row(g: Generation) -> tuple[str, ...]:
     """One generation as the table's cells."""
     mark = f" ({g.status})" if g.status in FALLBACKS else ""
@@ -66,7 +46,7 @@ def row(g: Generation) -> tuple[str, ...]:
     known = g.ancestor_accuracy is not None and math.isfinite(g.ancestor_accuracy)
     ancestor = f"{100 * (g.ancestor_accuracy or 0):.1f}" if known else "-"
     layers = compact(g.selected, 26 - len(mark)) + mark
-    descendants, gain = plus_minus(point_interval(g.inherited.accuracy)), plus_minus(paired_gain(g), signed=True)
+    descendants, gain = point_interval(g.inherited.accuracy).percent(), paired_gain(g).percent("+")
     return str(g.lineage), layers, margin, ancestor, descendants, gain
 
 

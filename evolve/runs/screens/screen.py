@@ -11,7 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from evolve.runs.screens.rows import HEADINGS, duration
+from evolve.core.spent import duration
+from evolve.runs.screens.rows import HEADINGS
 
 if TYPE_CHECKING:
     from evolve.runs.screens.display import Display

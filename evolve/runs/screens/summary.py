@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from evolve.core import toml
 from evolve.core.errors import UserError
@@ -68,9 +67,4 @@ def record_of(folder: Path, given: Path | None = None) -> LineageRecord:
     found = read_run(folder)
     world = world_of(found, str(folder / "run.json"))
     store = Store(find_store(folder, found["store"], given))
-
-    def peek(key: str) -> Mapping[str, Any] | None:
-        result = store.get(key) if store.has(key) else None
-        return result.record if result else None
-
-    return collect(world, peek, found["scenario"], found["profile"], described(world, toml.to_dict(world.settings)), found["versions"])
+    return collect(world, store.record, found["scenario"], found["profile"], described(world, toml.to_dict(world.settings)), found["versions"])

@@ -1,0 +1,36 @@
+"""TOML files that come with the package: beside it in a checkout, inside it in a wheel."""
+
+from __future__ import annotations
+
+import difflib
+from contextlib import suppress
+from pathlib import Path
+
+from evolve.core.errors import UserError
+
+
+def shipped(place: str) -> dict[str, Path]:
+    """Name -> file of every file that lies in the folder ``place``, such as "scenarios"."""
+    package = Path(__file__).resolve().parents[1]
+    folder = package / place if (package / place).is_dir() else package.parent / place
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def find(what: str, name: str, place: str) -> Path:
+    """The shipped file of that name, or a user's own by path.
+
+    Raises:
+        UserError: there is neither; ``what`` says what was looked for.
+    """
+    known = shipped(place)
+    if name in known:
+        return known[name]
+    path = Path(name)
+    with suppress(OSError):  # a name too long for a file is not one
+        if path.is_file():
+            return path
+    if path.suffix == ".toml" or "/" in name:
+        raise UserError(f"{what} file {name}: no such file; give the path of a TOML file or one of: {', '.join(known)}")
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise UserError(f"{what} '{name}' is not known; {hint}shipped are: {', '.join(known)} (or give a .toml file by path)")
