@@ -41,7 +41,8 @@ def imports() -> dict[str, set[str]]:
 
 def arrows() -> set[tuple[str, str]]:
     """The imports between rooms that do not follow from others."""
-    direct, below = imports(), {}
+    direct = imports()
+    below: dict[str, set[str]] = {}
     for room in reversed(contract()):
         below[room] = direct[room].union(*(below[other] for other in direct[room]))
     return {(a, b) for a, others in direct.items() for b in others if not any(b in below[c] for c in others)}
