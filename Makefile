@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.evolve-installed
 
-.PHONY: run test test-slow lint clean
+.PHONY: run test test-slow lint wheel-smoke clean
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else f"evolve needs Python 3.10 to 3.13, {sys.executable} is {sys.version.split()[0]}; name another: make run PYTHON=python3.12")'
@@ -25,6 +25,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check evolve tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+wheel-smoke: $(STAMP)
+	.ci/wheel-smoke $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build *.egg-info

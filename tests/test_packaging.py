@@ -20,7 +20,7 @@ def wheel(tmp_path_factory):
     place = tmp_path_factory.mktemp("wheel")
     for name in ("evolve", "scenarios", "benchmarks"):
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.cfg", "pyproject.toml", "README.md"):
+    for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, place)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(place / "out"), str(place)]
     subprocess.run(command, check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""Baseline of the condenser: the bilevel objective as SPEC 4 reads, by double backward through all look-ahead steps.
+"""Baseline of the condenser: the bilevel objective of the authors' code, by double backward through all look-ahead steps.
 
 psi as its formula says, the frozen ancestor evaluated wherever the objective needs it (as the published code of the method
 that the paper borrows does), default memory format. The batches are our resident ones, drawn as ours: in its favour, and so

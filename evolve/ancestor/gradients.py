@@ -1,4 +1,4 @@
-"""What Heur-Learngene looks at while the ancestor learns: how much of each layer's weight gradient is above a threshold (SPEC 5)."""
+"""What Heur-Learngene looks at while the ancestor learns: how much of each layer's weight gradient is above a threshold (paper, 5.2)."""
 
 from __future__ import annotations
 

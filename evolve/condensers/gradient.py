@@ -1,4 +1,4 @@
-"""Heur-Learngene (the conference version, AAAI 2022): layers by how steadily their weights' gradients behave over the tasks (SPEC 5).
+"""Heur-Learngene (the conference version, AAAI 2022): layers by how steadily their weights' gradients behave over the tasks (paper, 5.2).
 
 The authors print heat maps of the fraction of a layer's weight-gradient entries above a threshold, and a person picks conv 11 to 13. The
 rule here is ours: the ``condense.top_k`` layers whose fraction varies least, by its standard deviation, over the last ``condense.window`` tasks.

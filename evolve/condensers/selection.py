@@ -48,7 +48,7 @@ def movement(alpha: Tensor) -> float:
 
 
 def select(alpha: Tensor, selection: str, top_k: int, fallback: Sequence[int], reach: float = 0.0) -> Selection:
-    """The learngene's layers out of alpha [L, K] (each pair's mean over the meta-data, SPEC 4).
+    """The learngene's layers out of alpha [L, K] (each pair's mean over the meta-data; paper, Eq. 9 and 10).
 
     ``selection`` "threshold" keeps layer l iff a~^l > 1/L (Eq. 10), with margin min_l |a~^l - 1/L|; "top-k" keeps the
     ``top_k`` largest a~^l, with margin a~ of the k-th less a~ of the next (0 stands for the next when all are kept).

@@ -62,7 +62,7 @@ class StreamSettings:
 
 @dataclass(frozen=True)
 class AncestorSettings:
-    """[ancestor]: the network that learns the stream, and how (paper 5.3; SPEC 7)."""
+    """[ancestor]: the network that learns the stream, and how (paper 5.1, 5.3)."""
 
     network: str = setting("vgg16", "the ancestor's network", registry="networks")
     width: float = setting(1.0, "multiplier of every layer's channels", least=1 / 64, most=4)
@@ -84,12 +84,12 @@ class AncestorSettings:
     keep: int | str = setting(
         "all", "snapshots whose tensors stay on disk once the run is done; a number n: every n-th and the last", choices=("all", "last"), least=1, key=False
     )
-    gradient_threshold: float = setting(5e-10, "condenser gradient: a weight-gradient entry counts when it is above this (SPEC 5)", least=0)
+    gradient_threshold: float = setting(5e-10, "condenser gradient: a weight-gradient entry counts when it is above this", least=0)
 
 
 @dataclass(frozen=True)
 class CondenseSettings:
-    """[condense]: how the learngene's layers are chosen (paper 4.2; SPEC 4)."""
+    """[condense]: how the learngene's layers are chosen (paper 4.2)."""
 
     method: str = setting("meta-network", "meta-network: the paper's; others see docs/condensers.md; fixed: the layers of fixed_set", registry="condensers")
     objective: str = setting(
@@ -144,7 +144,7 @@ class CondenseSettings:
 
 @dataclass(frozen=True)
 class InheritSettings:
-    """[inherit]: how a learngene becomes part of a descendant (paper 4.3; SPEC 3, 5)."""
+    """[inherit]: how a learngene becomes part of a descendant (paper 4.3)."""
 
     method: str = setting("stack", "stack: the paper's; others see docs/inheritance.md", registry="inheritors")
     embeddings: str = setting("random", "a ViT's embeddings, class token and positions: random (paper), inherited (authors' code)", choices=("random", "inherited"))
@@ -153,7 +153,7 @@ class InheritSettings:
 
 @dataclass(frozen=True)
 class DescendSettings:
-    """[descend]: the five descendants and their own tasks (paper 5.3; SPEC 7)."""
+    """[descend]: the five descendants and their own tasks (paper 5.1, 5.3)."""
 
     descendants: int = setting(5, "descendants a generation, one downstream task each", least=1)
     classes_per_task: int = setting(5, "classes of a downstream task", least=2)

@@ -1,4 +1,4 @@
-"""Which classes play which role: the ancestor's, the condenser's, the descendants' (SPEC 2). No class has two roles."""
+"""Which classes play which role: the ancestor's, the condenser's, the descendants' (paper, 5.1). No class has two roles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evolve.core.randomness import generator
 from evolve.core.settings import DataSettings
 from evolve.data.sources import ImageSet
 
-# The CIFAR-FS split of SPEC 2, as torchvision's fine-label ids.
+# The CIFAR-FS split, which is the authors' own, as torchvision's fine-label ids.
 CIFAR_FS: Mapping[str, tuple[int, ...]] = {
     "ancestor": (
         *(0, 1, 3, 6, 9, 10, 11, 12, 13, 16, 17, 18, 20, 22, 23, 24, 25, 28, 29, 30, 31, 33, 35, 36, 37, 38, 39, 41, 43, 44, 45, 49),

@@ -1,4 +1,4 @@
-"""Measure: the downstream tasks of a lineage, and how a descendant learns its own (paper 5.3; SPEC 1, 7, 8)."""
+"""Measure: the downstream tasks of a lineage, and how a descendant learns its own (paper, 5.1 and 5.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inherit: a learngene and fresh layers become a descendant (paper 4.3; SPEC 1, 3)."""
+"""Inherit: a learngene and fresh layers become a descendant (paper, 4.3)."""
 
 from __future__ import annotations
 

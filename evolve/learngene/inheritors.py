@@ -20,7 +20,7 @@ def descendant(ancestor: Architecture, selected: Sequence[str], chosen: InheritS
 
 
 def stack(ancestor: Architecture, selected: Sequence[str]) -> Architecture:
-    """The paper's: the layers stacked in ancestor order, bridged by fresh ones (SPEC 3)."""
+    """The paper's: the layers stacked in ancestor order, bridged by fresh ones (paper, 4.3)."""
     return ancestor.stacked(selected)
 
 

@@ -23,7 +23,7 @@ KIND = "learngene"
 
 @dataclass
 class Learngene:
-    """Copies of integral layers (SPEC 3: a VGG's conv and BN with its running statistics, a ViT's encoder block; never the head).
+    """Copies of integral layers (paper, 4.1: a VGG's conv and BN with its running statistics, a ViT's encoder block; never the head).
 
     ``layers``: layer name -> part ("conv.weight") -> tensor. ``ancestor_plan``: the network they were taken from.
     ``provenance``: JSON-able; lineage length, seed, scenario, keys, versions.
@@ -69,7 +69,7 @@ def unflatten(tensors: Mapping[str, Tensor], plan: Architecture, origin: Mapping
 
 
 def shuffled(learngene: Learngene, seed: int, *purpose: str | int) -> Learngene:
-    """The control of SPEC 8: every tensor's entries permuted within the tensor, each by its own generator.
+    """The shuffled control: every tensor's entries permuted within the tensor, each by its own generator.
 
     Each tensor keeps its distribution of values (so a running variance stays positive) and loses its structure.
     """

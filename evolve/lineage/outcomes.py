@@ -227,7 +227,7 @@ def _measured(plan: Architecture, tasks: Sequence[DownstreamTask], trained: Sequ
 
 
 def _inheritance(recipe: Mapping[str, Any], inputs: Mapping[str, Result]) -> tuple[Architecture, Learngene | None]:
-    """The descendant's plan and what it inherits, by the recipe's method (SPEC 3, 5, 8)."""
+    """The descendant's plan and what it inherits, by the recipe's method."""
     ancestor, method = _plan(recipe), recipe["method"]
     if method == "from-scratch":
         return from_json(recipe["plan"]), None

@@ -102,7 +102,7 @@ def descend(world: World, method: str, length: int, source: Stage) -> Stage:
 
 
 def distilled(world: World, length: int, learngene: Stage, ancestor: Stage) -> Stage:
-    """From-scratch descendants of the learngene's architecture, with the ancestor's features as hints where they would inherit (SPEC 5)."""
+    """From-scratch descendants of the learngene's architecture, with the ancestor's features as hints where they would inherit (paper, Table II)."""
     recipe = _descend_recipe(world) | {"method": "distilled"} | _inheriting(world.settings, "distilled")
     recipe["descend"] |= {"distill_weight": world.settings.descend.distill_weight}
     inputs = {"learngene": learngene, "ancestor": ancestor}

@@ -28,7 +28,7 @@ class Architecture(ABC):
     """One network without its weights. Equal architectures are equal and hashable.
 
     A family subclasses this with hashable fields, registers its networks (:mod:`evolve.core.registry`) and its JSON form by :attr:`family`.
-    *Integral layers* are what a condenser chooses among (SPEC 3). A network may hold more layers (shortcuts, embeddings), which are
+    *Integral layers* are what a condenser chooses among (paper, 4.1). A network may hold more layers (shortcuts, embeddings), which are
     :attr:`extras`: inherited only with the whole ancestor, or where an inheritor says so. The head is no layer.
     """
 
@@ -79,7 +79,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def stacked(self, selected: Iterable[str]) -> Architecture:
-        """The descendant of this ancestor's layers ``selected``, by the stacking rule (SPEC 3): for the paper's set the paper's descendant.
+        """The descendant of this ancestor's layers ``selected``, by the stacking rule (paper, 4.3): for the paper's set the paper's descendant.
 
         Raises ValueError, naming them, for layers that the ancestor does not have.
         """

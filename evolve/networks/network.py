@@ -15,7 +15,7 @@ from evolve.networks.architecture import Architecture
 
 
 class Network(nn.Module):
-    """A network of an :class:`Architecture` for some classes: ancestor, descendant and pseudo-descendant alike (SPEC 3).
+    """A network of an :class:`Architecture` for some classes: ancestor, descendant and pseudo-descendant alike (paper, 4.1).
 
     ``layers`` maps the name of every integral layer, in order, and of every extra to its module; all weights but the ``head``'s lie in
     there. ``fused`` asks for the same mathematics by a faster way, with other rounding, where the family has one.

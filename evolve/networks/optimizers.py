@@ -16,7 +16,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """``kind`` of ``evolve.core.settings.OPTIMIZERS`` over parameters, or groups of them (dicts whose other entries it keeps).
 
-    "sgd": momentum and L2 decay (SPEC 7); "adamw": betas 0.9 and 0.999, decoupled decay, as ViTs are trained; ``momentum`` is unread.
+    "sgd": momentum and L2 decay; "adamw": betas 0.9 and 0.999, decoupled decay, as ViTs are trained; ``momentum`` is unread.
     ``fused`` and ``foreach`` choose the way of computing the step, not what it computes. "sgd" with ``fused`` is :class:`evolve.networks.fast.sgd.CompiledSGD` on a CPU.
     """
     if kind == "adamw":

@@ -46,7 +46,7 @@ class Shortcut(nn.Module):
 
 
 class ResNet(Network):
-    """The network of ``plan`` for ``classes`` classes: ResNet18, ResNet12 and what lies between (SPEC 3).
+    """The network of ``plan`` for ``classes`` classes: ResNet18, ResNet12 and what lies between.
 
     ``layers`` maps the integral layers' names to their :class:`Unit`, the extras' to their :class:`Shortcut`. Weights lie in channels_last, the faster
     layout on CPUs. A new network is initialised from seed 0.

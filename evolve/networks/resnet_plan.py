@@ -1,6 +1,6 @@
 """A ResNet as data: its residual blocks stage by stage, and the rule that stacks a descendant. Needs no torch.
 
-The integral layers are the convolutions with their BN (SPEC 3); the 1x1 shortcuts, where channels or resolution change, are extras.
+The integral layers are the convolutions with their BN (paper, Eq. 5); the 1x1 shortcuts, where channels or resolution change, are extras.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ WIDTHS = (64, 128, 256, 512)  # of the four stages, in ancestor and descendant
 SMALL = 96  # pixels up to which the stem keeps the resolution
 DEPTH = 3  # convolutions of a descendant's stage, at least, and of a residual block, at most
 PAPER_SET = ("conv4", "conv5", "conv16", "conv17")
-"""The paper says two 64-channel and two 512-channel convolutions (SPEC 3): we take the last basic block of the first and of the last stage."""
+"""The paper says two 64-channel and two 512-channel convolutions (5.1): we take the last basic block of the first and of the last stage."""
 AUTHORS_SET = ("conv15", "conv16", "conv17")
-"""The last three convolutions, as the authors picked in the VGG (SPEC 5)."""
+"""The last three convolutions, as the authors picked in the VGG."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class ResNetPlan(Architecture):
         )
 
     def stacked(self, selected: Iterable[str]) -> ResNetPlan:
-        """The descendant of the ancestor layers ``selected`` (SPEC 3): each in a stage of its own number, so at the resolution it had.
+        """The descendant of the ancestor layers ``selected`` (paper, 4.3): each in a stage of its own number, so at the resolution it had.
 
         * A stage starts with the ancestor's first convolution of that stage if it is selected, else with a fresh one like it. The
           selected one brings its stride of 2; before a fresh one the stage before is pooled instead, 2x2, as the last stage always is.

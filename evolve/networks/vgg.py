@@ -31,7 +31,7 @@ class Unit(nn.Module):
 
 
 class VGG(Network):
-    """The network of ``plan`` for ``classes`` classes; ancestor, descendant and pseudo-descendant alike (SPEC 3).
+    """The network of ``plan`` for ``classes`` classes; ancestor, descendant and pseudo-descendant alike (paper, 4.1).
 
     ``layers`` maps each layer's name to its :class:`Unit`, ``head`` is the FC. A new network is initialised from seed 0;
     call :func:`initialise` for a draw of your own. Weights lie in channels_last, the faster layout on CPUs. A map that is

@@ -13,9 +13,9 @@ from evolve.networks.architecture import GRANULARITIES, Architecture, Groups, Mi
 
 IMAGE_CHANNELS = 3
 PAPER_SET = ("conv1", "conv11", "conv12", "conv13")
-"""The learngene the paper finds in VGG16 (SPEC 3): stacked, it gives VGG8, the pseudo-descendant's architecture too."""
+"""The learngene the paper finds in VGG16 (5.1): stacked, it gives VGG8, the pseudo-descendant's architecture too."""
 AUTHORS_SET = ("conv11", "conv12", "conv13")
-"""What the authors picked by eye from the conference code's heat maps (SPEC 5)."""
+"""What the authors picked by eye from the conference code's heat maps."""
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
@@ -25,7 +25,7 @@ Given = str | tuple[tuple[str, float], ...] | None
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """One integral layer: a 3x3 convolution with its BN and ReLU (SPEC 3).
+    """One integral layer: a 3x3 convolution with its BN and ReLU (paper, Eq. 4).
 
     ``inherits`` names the ancestor's layer whose tensors it receives, or several with their coefficients; None for a fresh layer.
     """
@@ -153,7 +153,7 @@ def integral_layers(plan: Plan, granularity: str) -> tuple[tuple[str, ...], ...]
 
 
 def stack_plan(ancestor: Plan, selected: Iterable[str]) -> VggPlan:
-    """The descendant of the ancestor layers ``selected`` (SPEC 3): they in ancestor order, each in its own block, so at the
+    """The descendant of the ancestor layers ``selected`` (paper, 4.3): they in ancestor order, each in its own block, so at the
     resolution it had, bridged by fresh convolutions where channels do not line up.
 
     * A block without a selected layer gets one fresh convolution from the block before to this block's width.

@@ -1,6 +1,6 @@
 """A vision transformer as data: its encoder blocks, and the rule that stacks a descendant. Needs no torch.
 
-The integral layers are the encoder blocks (SPEC 3). Patch projection, class token and positions are one extra, "embed", which a learngene
+The integral layers are the encoder blocks (paper, Eq. 3). Patch projection, class token and positions are one extra, "embed", which a learngene
 carries along for inheritors that want it (``inherit.embeddings``); the last LayerNorm is the other, "norm".
 """
 

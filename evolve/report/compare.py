@@ -1,6 +1,6 @@
 """What a batch measured: methods side by side, paired with the reference. Pure functions on lineages' records.
 
-The unit is one downstream task of one seed, averaged over the generations (SPEC 8): tasks of one seed share an ancestor, so intervals
+The unit is one downstream task of one seed, averaged over the generations: tasks of one seed share an ancestor, so intervals
 of means resample seeds, then tasks, and a test counts seeds where there are enough of them.
 """
 

@@ -1,4 +1,4 @@
-"""The evolution curve: what a lineage measured, its intervals, and what may be concluded from it (SPEC 8).
+"""The evolution curve: what a lineage measured, its intervals, and what may be concluded from it.
 
 Accuracies are fractions in [0, 1]; gains and slopes in summaries are percentage points. The design is paired:
 descendant i of every generation and method meets the same task, images, fresh layers and batches, so methods

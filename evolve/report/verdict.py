@@ -1,5 +1,4 @@
-"""What a lineage's numbers support, in plain words, with the effect that would have been seen (SPEC
-8).
+"""What a lineage's numbers support, in plain words, with the effect that would have been seen.
 
 One test decides: the interval of the slope of the paired gain over from-scratch
 (:func:`evolve.report.trends.trend`). Every other number only describes.

@@ -89,7 +89,7 @@ def forward(plan: Plan, tensors: dict[str, Tensor], x: Tensor, running: bool = F
 
 
 class Algorithm1:
-    """The loop as SPEC 4 reads. ``params``: theta by name, then h's weight and bias for each k."""
+    """The authors' bilevel loop, written out. ``params``: theta by name, then h's weight and bias for each k."""
 
     def __init__(self, case: Case, c: CondenseSettings, zeta: tuple[Tensor, ...]) -> None:
         self.case, self.c = case, c

@@ -186,7 +186,7 @@ class ResidentStrategy(_Template):
         self.dataloader = ResidentLoader(self.resident, rows_of(self.adapted_dataset), self.a, self.seed, self.task)
 
     def check_model_and_optimizer(self, reset_optimizer_state: bool = False, **kwargs: Any) -> None:
-        """The optimizer restarts at every task (SPEC 7); Avalanche does so at its first only."""
+        """The optimizer restarts at every task; Avalanche does so at its first only."""
         super().check_model_and_optimizer(reset_optimizer_state=True, **kwargs)
 
     def forward(self) -> Any:

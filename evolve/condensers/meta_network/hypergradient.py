@@ -1,6 +1,6 @@
 """The bilevel objective's gradient: CE after a look-ahead, differentiated with respect to the pairs' weights alpha.
 
-The look-ahead (SPEC 4, step 2) is T steps on sum(alpha * psi) and one on CE, by the same SGD rule and from the same momentum
+The look-ahead is T steps on sum(alpha * psi) and one on CE, by the same SGD rule and from the same momentum
 buffers as the real training. Everything is functional: parameters go in as tensors and new tensors come out, so the real
 state cannot be touched. ``unrolled`` is the plain truth; ``sweep`` is the same number without a graph over all steps.
 """

@@ -1,4 +1,4 @@
-"""The paper's condenser (4.2, SPEC 4): a meta-network scores every pair of ancestor layer and pseudo-descendant layer.
+"""The paper's condenser (4.2): a meta-network scores every pair of ancestor layer and pseudo-descendant layer.
 
 The frozen ancestor's features enter only through :class:`matching.Frozen`, computed once per meta image. Draws come from
 the seed alone, not from the lineage length, so the condensations of a lineage differ by their ancestors only.
@@ -272,7 +272,7 @@ class Condensation:
         return way(batch, rule, share)
 
     def _bilevel(self, batch: Batch, rule: Rule, share: float) -> tuple[Tensor, Tensor]:
-        """SPEC 4, bilevel objective: matching on the meta batch; phi descends the look-ahead's CE on the outer batch."""
+        """The bilevel objective (the authors' code): matching on the meta batch; phi descends the look-ahead's CE on the outer batch."""
         frozen = self.ancestor.of_rows(batch.rows)
         losses = self._real_step(batch, frozen, batch.meta, rule)
         alpha = self.state.phi(frozen.pooled)

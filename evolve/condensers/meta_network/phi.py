@@ -1,4 +1,4 @@
-"""The meta-network G with parameters phi, what trains it, and how far its alpha will move at a rate (4.2, SPEC 4)."""
+"""The meta-network G with parameters phi, what trains it, and how far its alpha will move at a rate (paper, 4.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""psi and L_meta where features are tokens [B, T, D]: a ViT's encoder blocks, where h is the identity (SPEC 4).
+"""psi and L_meta where features are tokens [B, T, D]: a ViT's encoder blocks, where h is the identity (paper, 4.2.1).
 
     psi^{l,k} = mean over (T, D) of ( z^k - Z^l )^2  =  ( |z^k|^2 - 2 <z^k, Z^l> + |Z^l|^2 ) / (T D)          per image
 

@@ -1,4 +1,4 @@
-"""Feature distillation (SPEC 5, Table II): a descendant from scratch that is also held to what the ancestor's layers put out."""
+"""Feature distillation (paper, Table II): a descendant from scratch that is also held to what the ancestor's layers put out."""
 
 from __future__ import annotations
 
