@@ -92,7 +92,7 @@ def test_plain_output_is_lines_without_control_characters() -> None:
     with Display("toy", "full", 0, "runs/toy", stream) as display:
         display.stage_started("accumulate 1")
         display.stage_progress("accumulate 1", 0.5, "epoch 1/2")
-        display.stage_done("accumulate 1", 1.0, False)
+        display.stage_done("accumulate 1")
         display.notice("moved [red]x[/red] \x1b[31m away")
         display.generation(generation(1), 25)
     text = stream.getvalue()

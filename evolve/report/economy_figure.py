@@ -16,18 +16,16 @@ import numpy as np
 from evolve.core.words import WHOLE
 from evolve.report.curves import LineageRecord, evolved
 from evolve.report.economy import Economy, economies
+from evolve.report.figures import MARKERS, new_figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
 LEAST = 0.4  # % of the weights at which the axis begins; from scratch stands there
 
 
 def economy_figure(varieties: Mapping[str, Sequence[LineageRecord]], title: str = "") -> Any:
     """``varieties``: lineages by what they are called (a condenser, a case), each pooled over its seeds. None of them may be drawn twice."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.2, 5.2), dpi=120, layout="constrained")
+    figure = new_figure(8.2, 5.2)
     axes = figure.subplots()
     _draw_ends(axes)
     _draw_frontier(axes, [record for records in varieties.values() for record in records])

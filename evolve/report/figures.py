@@ -41,6 +41,7 @@ METHODS: dict[str, tuple[str, str, str, str]] = {
     "whole ancestor, fine-tuned": ("full_ancestor", ORANGE, (0, (5, 1, 1, 1, 1, 1)), "D"),  # type: ignore[dict-item]
     "from-scratch with the ancestor's hints": ("distilled", SKY, (0, (1, 1)), "P"),  # type: ignore[dict-item]
 }
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 Points = dict[int, list[Array]]  # lineage length -> one array a seed
 
 

@@ -6,6 +6,7 @@ A reader needs neither the batch file nor its scenarios: every case's resolved s
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +16,10 @@ from evolve.core import toml
 from evolve.core.durable import write_whole
 from evolve.core.errors import UserError
 from evolve.core.settings import Scenario
+from evolve.core.version import versions
 from evolve.report.compare import Batch, Case
 from evolve.report.page.section import BatchFolder
-from evolve.runs.folder import RUN_FILE, read_run, versions
+from evolve.runs.folder import RUN_FILE, read_run
 
 BATCH_FILE = "batch.json"
 FORMAT = 1
@@ -32,7 +34,7 @@ def write_batch_file(batch: Batch, out: Path, command: Sequence[str]) -> Path:
     described: dict[str, Any] = {"format": FORMAT, **{name: getattr(batch, name) for name in ABOUT}}
     described |= {"axes": batch.axes, "controls": batch.controls, "cases": cases, "text": _text(batch)}
     described = json.loads(json.dumps(described))
-    started = {"command": list(command), "versions": versions()}
+    started = {"command": list(command), "versions": {"python": platform.python_version(), **versions()}}
     if (out / BATCH_FILE).exists():
         known = _read(out)
         if all(known.get(name) == value for name, value in described.items()):

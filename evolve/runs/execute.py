@@ -89,7 +89,7 @@ class Watcher:
         self.total = sum(self.left.values())
         self.shown: set[int] = set()
         self.fractions: dict[str, float] = {}
-        self.board = Board(self.opened.order.out / "tensorboard", self._record())
+        self.board = Board(self.opened.order.out / "tensorboard", run_record(self.opened))
 
     def run(self) -> None:
         """Execute what is missing."""
@@ -107,7 +107,7 @@ class Watcher:
             self.display.stage_progress(event.stage.label, event.fraction, event.text)
         elif isinstance(event, StageDone):
             self.fractions[event.stage.key] = 1.0
-            self.display.stage_done(event.stage.label, event.seconds, event.from_store)
+            self.display.stage_done(event.stage.label)
             self._show_finished(fresh=True)
             self.left = remaining_seconds(self.opened)
         elif isinstance(event, Notice):
@@ -120,7 +120,7 @@ class Watcher:
         from evolve.report.page.write import PAGE
         from evolve.runs.read import write_report as write_page
 
-        record, out = self._record(), self.opened.order.out
+        record, out = run_record(self.opened), self.opened.order.out
         self.board.close()
         write_report([record], out)
         export_learngenes(self.opened, record)
@@ -147,9 +147,6 @@ class Watcher:
         left = sum(seconds * (1 - self.fractions.get(key, 0.0)) for key, seconds in self.left.items())
         self.total = max(self.total, left)
         self.display.set_eta(self.total - left, self.total)
-
-    def _record(self) -> LineageRecord:
-        return run_record(self.opened)
 
 
 def export_learngenes(opened: Opened, record: LineageRecord) -> None:

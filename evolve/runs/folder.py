@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +18,6 @@ from filelock import FileLock, Timeout
 from evolve.core.durable import user_cache
 from evolve.core.errors import UserError
 from evolve.core.settings import Scenario
-from evolve.core.version import __version__
 
 RUN_FILE = "run.json"
 FACTS: dict[str, Any] = {
@@ -135,14 +133,6 @@ def _check_same(out: Path, known: dict[str, Any], facts: dict[str, Any]) -> None
         raise UserError(f"{out}: the images are not those this run began with; give the same ones with --data, or a new folder with --out")
     if changed:
         raise UserError(f"--out {out}: holds another run (its {', '.join(changed)} differ); give another folder with --out")
-
-
-def versions() -> dict[str, str]:
-    """The versions a reader needs to reproduce a run."""
-    from importlib.metadata import version
-
-    found = {name: version(name) for name in ("torch", "torchvision", "avalanche-lib", "numpy", "scipy")}
-    return {"evolve": __version__, "python": ".".join(map(str, sys.version_info[:3])), **found}
 
 
 class StorePlace(click.ParamType):

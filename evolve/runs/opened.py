@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from evolve.core import toml
 from evolve.core.durable import write_whole
 from evolve.core.errors import UserError
 from evolve.core.settings import DataSettings, Scenario
+from evolve.core.version import versions
 from evolve.engine.cluster import Cluster
 from evolve.engine.store import Result, Stage, Store
 from evolve.engine.workers import usable_cores
@@ -23,7 +25,7 @@ from evolve.networks.architecture import Architecture
 from evolve.report.curves import LineageRecord
 from evolve.runs.checks import check_rooms
 from evolve.runs.estimate import cost
-from evolve.runs.folder import RUN_FILE, _check_same, _known_run, again_command, find_store, read_run, versions
+from evolve.runs.folder import RUN_FILE, _check_same, _known_run, again_command, find_store, read_run
 from evolve.runs.referrers import register
 
 if TYPE_CHECKING:
@@ -198,7 +200,7 @@ def prepare_folder(opened: Opened, argv: list[str]) -> None:
         "checkpoint": world.checkpoint,
     }
     where = {"store": str(order.store.resolve()), "data_dir": str(order.data_dir.resolve()) if order.data_dir else None}
-    described = facts | where | {"versions": versions(), "command": argv}
+    described = facts | where | {"versions": {"python": platform.python_version(), **versions()}, "command": argv}
     known = _known_run(out)
     if known is not None:
         _check_same(out, known, facts)

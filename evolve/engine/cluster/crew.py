@@ -18,10 +18,11 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from evolve.core.errors import UserError, first_line
+from evolve.core.version import versions
 from evolve.engine.agenda import Agenda, Notice
 from evolve.engine.cluster import SYSTEMS, Cluster
 from evolve.engine.cluster.start import connected
-from evolve.engine.cluster.task import Assignment, compute, settle, versions
+from evolve.engine.cluster.task import Assignment, compute, settle
 from evolve.engine.store import Stage
 
 GLANCE_SECONDS = 1.0  # between two looks at how many workers there are

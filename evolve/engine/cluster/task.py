@@ -11,15 +11,14 @@ import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from evolve.core.errors import UserError
+from evolve.core.version import versions
 from evolve.engine.store import Stage, Store
 from evolve.engine.workers import ONE_THREAD, execute_quietly, keep_memory
 
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "timm", "avalanche-lib")  # what can change a bit, beside ourselves
 BLAS_THREADS = tuple(name for name in ONE_THREAD if name.startswith(("OMP", "MKL", "OPENBLAS")))  # those that Dask's nanny sets
 REPORT_SECONDS = 2.0  # between two reports of progress that travel
 SETTLE_SECONDS = 70.0  # NFS may show a folder's new entry after acdirmax, by default 60 s
@@ -40,20 +39,6 @@ class Assignment:
 
 class Released(KeyboardInterrupt):
     """Nobody wants the stage any more. As after Ctrl-C, no room takes it for an error of its own."""
-
-
-def versions() -> dict[str, str]:
-    """Of everything that may change a bit of a result."""
-    from evolve.core.version import __version__
-
-    return {"evolve": __version__} | {name: _version(name) for name in PACKAGES}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
 
 
 def compute(packed: bytes) -> tuple[Any, ...]:

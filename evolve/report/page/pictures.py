@@ -12,10 +12,10 @@ import numpy as np
 
 from evolve.report.compare import CONTROLS, METRICS, Batch, Case, Values, control_values, points
 from evolve.report.curves import Interval, LineageRecord, aligned, pooled_interval
+from evolve.report.figures import MARKERS, new_figure
 
 # Okabe and Ito's colours without the yellow, which is too pale for a line; the lengths of the three lists have no common divisor, so 252 curves differ.
 COLOURS = ("#0072B2", "#D55E00", "#000000", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 STYLES: tuple[Any, ...] = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 CONTROL_COLOUR = "#666666"
 Points = Mapping[int, Interval]  # lineage length -> mean with its interval
@@ -85,10 +85,8 @@ def panel_figure(panel: Panel, untrained: bool) -> Any:
 
     ``untrained``: lineage length 0 is an untrained ancestor, drawn hollow and apart.
     """
-    from matplotlib.figure import Figure
-
     gains = any(one.gain for one in panel.curves)
-    figure = Figure(figsize=(8.2, 6.4 if gains else 4.2), dpi=120, layout="constrained")
+    figure = new_figure(8.2, 6.4 if gains else 4.2)
     axes = figure.subplots(2 if gains else 1, 1, sharex=True, squeeze=False, height_ratios=[3, 2] if gains else [1])[:, 0]
     handles = _draw(axes[0], panel, "accuracy", untrained)
     axes[0].set_ylabel("descendants' test accuracy (%)")

@@ -34,7 +34,7 @@ NARROWEST = 64  # columns below which plain lines tell more than a cut table
 
 
 class Display:
-    """Shows a running lineage. Use as a context manager, or ``start`` and ``close``; methods may come from any thread."""
+    """Shows a running lineage. Use as a context manager; methods may come from any thread."""
 
     def __init__(
         self, scenario: str, profile: str, seed: int | str, folder: object, stream: IO[str] | None = None, live: bool | None = None
@@ -49,23 +49,17 @@ class Display:
         self._live = _can_be_live(self._stream) if live is None else live
 
     def __enter__(self) -> Display:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def start(self) -> None:
         if self._live and self._stream is not None:
             from evolve.runs.screens.screen import Screen
 
             self._screen = Screen(self, self._stream)
             self._screen.start()
         else:
-            self._line(self.title())
+            self._line(f"{self.scenario} ({self.profile}), seed {self.seed}, in {self.folder}")
+        return self
 
-    def title(self) -> str:
-        return f"{self.scenario} ({self.profile}), seed {self.seed}, in {self.folder}"
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
 
     def stage_started(self, label: str) -> None:
         self.running[label] = _Running(time.monotonic())
@@ -74,7 +68,7 @@ class Display:
         stage = self.running.setdefault(label, _Running(time.monotonic()))
         stage.fraction, stage.text = min(1.0, max(0.0, fraction)), text
 
-    def stage_done(self, label: str, seconds: float = 0.0, from_store: bool = False) -> None:
+    def stage_done(self, label: str) -> None:
         self.running.pop(label, None)
 
     def notice(self, text: str) -> None:
