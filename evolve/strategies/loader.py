@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evolve.data.resident import Resident
+from evolve.data.resident import Resident, sent
 from evolve.randomness import generator
 from evolve.settings import AncestorSettings
 from evolve.training.group import batch_count, batches
@@ -39,7 +39,8 @@ class ResidentLoader:
         rows = list(self._rows())
         images = self.resident.batches([columns[0] for columns in rows], self.a.augment, self._draw("ancestor-augment"))
         for (self.index, labels, tasks), shown in zip(rows, images, strict=True):
-            yield [shown, labels, tasks]
+            device = self.resident.device
+            yield [shown, sent(labels, device), sent(tasks, device)]
 
     def _rows(self) -> Iterator[Rows]:
         order = torch.randperm(len(self.rows[0]), generator=self._draw("ancestor-order"))
