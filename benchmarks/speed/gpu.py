@@ -42,26 +42,26 @@ class Plan:
 
     out: Path
     data: Path | None
-    beside: Path | None
+    beside: tuple[Path, ...]
     rehearse: bool
 
     def words(self) -> list[str]:
         """The options that a part's process gets."""
         words = ["--out", str(self.out)]
         words += ["--data", str(self.data)] if self.data else []
-        words += ["--beside", str(self.beside)] if self.beside else []
+        words += [word for run in self.beside for word in ("--beside", str(run))]
         return [*words, "--rehearse"] if self.rehearse else words
 
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="folder for gpu.json and gpu.log")
 @click.option("--data", type=click.Path(exists=True, path_type=Path), help="CIFAR-100, as `evolve run --data` takes it")
-@click.option("--beside", type=click.Path(exists=True, path_type=Path), help="a CPU run's folder, to compare the glyph lineage with")
+@click.option("--beside", multiple=True, type=click.Path(exists=True, path_type=Path), help="a CPU's run folder, to compare a lineage with")
 @click.option("--only", multiple=True, type=click.Choice(list(SECONDS)), help="these parts alone")
 @click.option("--scale", default=1.0, show_default=True, help="every part's limit times this")
 @click.option("--rehearse", is_flag=True, help="tiny sizes, on the CPU")
 @click.option("--part", type=click.Choice(list(SECONDS)), hidden=True, help="in a part's own process")
-def main(out: Path, data: Path | None, beside: Path | None, only: Sequence[str], scale: float, rehearse: bool, part: str | None) -> None:
+def main(out: Path, data: Path | None, beside: tuple[Path, ...], only: Sequence[str], scale: float, rehearse: bool, part: str | None) -> None:
     """Measure, print a table and write DIR/gpu.json and DIR/gpu.log."""
     plan = Plan(out.resolve(), data, beside, rehearse)
     out.mkdir(parents=True, exist_ok=True)

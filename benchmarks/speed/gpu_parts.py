@@ -31,8 +31,8 @@ from .gpu_setting import PRECISIONS, Row, as_torch_comes, device_of, images, med
 if TYPE_CHECKING:
     from .gpu import Plan
 
-BRANCHES = (1, 5, 10, 20, 40)  # descendants in one graph
-STEPS = 100  # of the ancestor, that are timed
+BRANCHES = (1, 2, 4, 8)  # generations in one graph
+STEPS = 40  # of the ancestor, that are timed
 
 
 def descendants(plan: Plan) -> Iterator[Row]:
@@ -59,27 +59,28 @@ def _descendants(name: str, s: Settings, resident: Resident, rehearse: bool) -> 
     yield f"{name}: PlainTrainer on resident images", _epochs_a_second(PlainTrainer(_models(s, group), group), group), "images/s"
     best, widest = 0.0, 1
     for count in BRANCHES[: 2 if rehearse else None]:
-        found = _captured(s, resident, count)
-        yield f"{name}: graph of {count}, float32", found, "images/s"
+        found = _captured(s, resident, count * s.descend.descendants)
+        yield f"{name}: graph of {count} x {s.descend.descendants}, float32", found, "images/s"
         best, widest = max((best, widest), (found, count))
     for kind in PRECISIONS[1:]:
         with precision(kind, resident.device):
-            yield f"{name}: graph of {widest}, {kind}", _captured(s, resident, widest), "images/s"
+            found = _captured(s, resident, widest * s.descend.descendants)
+            yield f"{name}: graph of {widest} x {s.descend.descendants}, {kind}", found, "images/s"
     yield f"{name}: best float32 graph over the plain loop", best / rate, "x"
     yield from _whole_stage(name, s, resident)
     yield from _kernels(name, s, resident)
 
 
 def _kernels(name: str, s: Settings, resident: Resident) -> Iterator[Row]:
-    """What a step of one descendant asks of the GPU; the log has the kernels by time."""
-    group = _group(s, resident, 1)
+    """What a step of one generation asks of the GPU; the log has the kernels by time."""
+    group = _group(s, resident, s.descend.descendants)
     trainer = GraphTrainer(_models(s, group), group, False)
     trainer.epoch(0)
     with torch.profiler.profile() as profile:
         trainer.epoch(1)
     found = [event for event in profile.events() if event.device_type.name != "CPU"]
     print(profile.key_averages().table(sort_by="self_device_time_total", row_limit=20, max_name_column_width=70))
-    yield f"{name}: kernels and copies a step of one descendant", len(found) / group.steps, ""
+    yield f"{name}: kernels and copies a step of one generation", len(found) / group.steps, ""
     yield f"{name}: their time", sum(event.self_device_time_total for event in found) / group.steps, "us a step"
 
 
