@@ -70,7 +70,8 @@ class Resident:
     def _prepared(self, index: Tensor, shift: Tensor | None, flip: Tensor | None) -> Callable[[], Tensor]:
         """What makes a batch with these draws, on the CPU as :meth:`draw` leaves them."""
         if self.device.type != "cpu":
-            return lambda: self.gather(index, *(None if part is None else part.to(self.device) for part in (shift, flip)))
+            there = index if not self.held else sent(index, self.device)
+            return lambda: self.gather(there, *(None if part is None else sent(part, self.device) for part in (shift, flip)))
         places, known = index.tolist(), len(self.labels)
         if places and not 0 <= min(places) <= max(places) < known:
             raise IndexError(f"images {min(places)} to {max(places)} are asked for, there are {known}")
@@ -158,6 +159,15 @@ def _tensor(images: np.ndarray) -> Tensor:
 def _flat(images: Tensor) -> Tensor:
     """[N, 3, H, W] in channels_last memory as [N, H*W*3]."""
     return images.permute(0, 2, 3, 1).flatten(1)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on ``device``; to a GPU from pinned memory, since from any other a copy waits for all
+    work that is queued there.
+    """
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def device_bytes(device: torch.device) -> int:

@@ -22,6 +22,8 @@ from evolve.descendants.trainers.plain import TEST_BATCH, PlainTrainer, evaluate
 from evolve.networks.network import Network
 from evolve.networks.vgg import VGG
 
+GPU_TEST_BATCH = 512  # a GPU waits for the calls, not for the images
+
 __all__ = ["DownstreamTask", "Trained", "batches", "downstream_tasks", "evaluate", "learning_rate", "train_descendant", "train_together"]
 
 
@@ -156,12 +158,12 @@ def newborn_accuracy(model: Network, task: DownstreamTask, resident: Resident, f
     Features are the head's input in eval mode, distances Euclidean, a class's mean is over its training images (nearest class mean;
     Mensink et al. 2013). It needs no head, so it says what was inherited and not how the head was drawn.
     """
-    before = model.training, model.fused
+    before, size = (model.training, model.fused), TEST_BATCH if resident.device.type == "cpu" else GPU_TEST_BATCH
     model.eval()
     model.fused = fused
 
     def embedded(index: Tensor) -> Tensor:
-        parts = [model.embed(resident.batch(part).to(model.head.weight.dtype)) for part in index.split(TEST_BATCH)]
+        parts = [model.embed(resident.batch(part).to(model.head.weight.dtype)) for part in index.split(size)]
         return torch.cat(parts).double().cpu()
 
     features, labels = embedded(task.train), task.train_labels

@@ -20,7 +20,7 @@ from evolve.descendants.trainers.plain import PlainTrainer
 from evolve.engine.devices import repeatable
 from evolve.networks.fast.graphed import Graphed
 from evolve.networks.vgg import VGG
-from evolve.networks.vgg_plan import stack_plan, vgg16_plan
+from evolve.networks.vgg_plan import PAPER_SET, stack_plan, vgg16_plan
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -43,8 +43,8 @@ def test_captured_training_agrees_with_the_plain_one(cuda, images, members):
 
 
 @pytest.mark.parametrize("most", [1, 2, None])
-def test_captured_members_are_bit_equal_however_they_are_grouped_and_to_uncaptured_ones(cuda, most):
-    group = make_group(3, 14, make_resident(cuda))
+def test_captured_generations_are_bit_equal_however_they_are_grouped_and_to_uncaptured_ones(cuda, most):
+    group = generations(make_group(2, 14, make_resident(cuda)), 3)
     captured, eager = make_models(group, torch.float32), make_models(group, torch.float32)
     assert run(GraphTrainer(captured, group, True, most), 3) == run(GraphTrainer(eager, group, False), 3)
     assert_equal_models(captured, eager, 0, 0)
@@ -69,7 +69,7 @@ def test_the_checked_trainer_on_a_gpu_is_the_captured_one(cuda, recwarn):
 
 
 def test_captured_training_is_faster_than_the_plain_one(cuda):
-    plan = stack_plan(vgg16_plan(1), ("conv1", "conv11", "conv12", "conv13"))
+    plan = stack_plan(vgg16_plan(1 / 4), PAPER_SET)
     group = make_group(5, 1600, make_resident(cuda, 2000, 32), batch=16, epochs=3, augment=("crop",))
     times = []
     for make in (lambda models: checked(models, group), lambda models: PlainTrainer(models, group)):
@@ -79,7 +79,7 @@ def test_captured_training_is_faster_than_the_plain_one(cuda):
         trainer.epoch(1)
         times.append(time.perf_counter() - started)
         print(f"{type(trainer).__name__}: {5 * 1600 / times[-1]:.0f} images/s")
-    assert times[0] < times[1] / 2
+    assert times[0] < times[1] / 8
 
 
 @pytest.mark.parametrize("tolerance", [1e-2, 0.0], ids=["close", "bit-equal, on which a resume relies"])

@@ -11,7 +11,7 @@ from torch import Tensor
 from evolve.core.randomness import generator
 from evolve.core.settings import AncestorSettings
 from evolve.data.batches import batch_count, batches
-from evolve.data.resident import Resident
+from evolve.data.resident import Resident, sent
 
 Rows = tuple[Tensor, Tensor, Tensor]  # resident index, label, task label: int64 [N] each
 
@@ -39,7 +39,8 @@ class ResidentLoader:
         rows = list(self._rows())
         images = self.resident.batches([columns[0] for columns in rows], self.a.augment, self._draw("ancestor-augment"))
         for (self.index, labels, tasks), shown in zip(rows, images, strict=True):
-            yield [shown, labels, tasks]
+            device = self.resident.device
+            yield [shown, sent(labels, device), sent(tasks, device)]
 
     def _rows(self) -> Iterator[Rows]:
         order = torch.randperm(len(self.rows[0]), generator=self._draw("ancestor-order"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from evolve.condensers.interface import ancestor_diverged
 from evolve.condensers.meta_network.matchers import AnyMatcher
 from evolve.condensers.meta_network.matching import Frozen
-from evolve.data.resident import Resident
+from evolve.data.resident import Resident, sent
 from evolve.networks.network import Network
 
 Groups = tuple[tuple[str, ...], ...]
@@ -74,7 +74,7 @@ class FrozenAncestor:
 
     def of_rows(self, rows: Tensor) -> Frozen:
         """Of meta images, by their place in the meta index."""
-        place = rows.to(self.resident.device)
+        place = sent(rows, self.resident.device)
         if self.held is not None:
             return self.held[place]
         if self.raw is not None:

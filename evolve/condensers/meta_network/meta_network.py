@@ -30,7 +30,7 @@ from evolve.condensers.selection import movement, select
 from evolve.core.randomness import generator
 from evolve.core.settings import CondenseSettings
 from evolve.core.spent import Progress
-from evolve.data.resident import Resident
+from evolve.data.resident import Resident, sent
 from evolve.networks.network import Network
 from evolve.networks.vgg import VGG
 
@@ -259,7 +259,7 @@ class Condensation:
     def _batch(self, index: Tensor, labels: Tensor, rows: Tensor, meta_labels: Tensor, draws: torch.Generator) -> Batch:
         device = self.resident.device
         images = self.resident.batch(index, self.c.augment, draws)
-        return Batch(images, labels.to(device), self.resident.batch(self.meta_index[rows]), meta_labels[rows].to(device), rows)
+        return Batch(images, sent(labels, device), self.resident.batch(self.meta_index[rows]), sent(meta_labels[rows], device), rows)
 
     def iterate(self, batch: Batch, annealed: float) -> tuple[Tensor, Tensor]:
         """One iteration of Algorithm 1: a step of theta and zeta, then one of phi.

@@ -13,13 +13,13 @@ import torch
 
 from evolve.core.errors import first_line
 from evolve.descendants.trainers.graph_draws import layout
-from evolve.descendants.trainers.graphs import GraphTrainer, Wave
+from evolve.descendants.trainers.graphs import GraphTrainer, Wave, branches_of
 from evolve.descendants.trainers.group import DownstreamTask, Group, Trainer
 from evolve.descendants.trainers.plain import PlainTrainer
 from evolve.networks.vgg import VGG
 from evolve.networks.vgg_plan import anonymous, layer_names
 
-WIDTHS = (1, 2, 5, 10, 20, 40)  # numbers of branches to try
+WIDTHS = (1, 2, 4, 8)  # numbers of branches to try
 GAIN = 1.03  # a wider graph has to be this much faster to be taken
 TIMED_STEPS = 16  # of an epoch that is timed
 CHECKED_STEPS = 2  # full batches of the epochs that are compared; the tail comes on top
@@ -65,11 +65,10 @@ def _circumstances(model: VGG, group: Group, capture: bool) -> tuple[Hashable, .
 def agrees(models: Sequence[VGG], member: int, group: Group, capture: bool) -> bool:
     """Whether captured training of the member's architecture gives what the reference gives; a warning, once, where it does not."""
     model = models[member]
-    key = (anonymous(model.plan), *_circumstances(model, group, capture))
+    key = (anonymous(model.plan), len(generation(models, group, member)), *_circumstances(model, group, capture))
     if key not in _agreed:
-        alike = [number for number, other in enumerate(models) if other.plan == model.plan]
         try:
-            _compare(models, group, (alike * CHECKED_BRANCHES)[:CHECKED_BRANCHES], capture)
+            _compare(models, group, generation(models, group, member) * CHECKED_BRANCHES, capture)
             _agreed[key] = True
         except Exception as error:  # as above
             if several(group) and not isinstance(error, ArithmeticError):
@@ -79,6 +78,12 @@ def agrees(models: Sequence[VGG], member: int, group: Group, capture: bool) -> b
     return _agreed[key]
 
 
+def generation(models: Sequence[VGG], group: Group, member: int) -> list[int]:
+    """The members that are stacked with this one, itself among them."""
+    (mine,) = [part for part in branches_of(models, group.numbers) if part.start <= member < part.stop]
+    return list(range(mine.start, mine.stop))
+
+
 def _width(models: Sequence[VGG], group: Group, capture: bool) -> int:
     """The number of branches to use. Measured with the deepest of the models, which needs the most memory; the channels matter, the
     depth hardly, and nearly every generation has another architecture: so its times stand for all of as many channels.
@@ -86,19 +91,20 @@ def _width(models: Sequence[VGG], group: Group, capture: bool) -> int:
     deepest = max(models, key=lambda model: len(layer_names(model.plan)))
     member = list(models).index(deepest)
     channels = max(spec.c_out for block in deepest.plan for spec in block)
-    key = (channels, *_circumstances(deepest, group, capture))
+    stacked = generation(models, group, member)
+    key = (channels, len(stacked), *_circumstances(deepest, group, capture))
 
     def measure(count: int) -> float:
         if (key, count) not in _seconds:
             try:
-                _seconds[key, count] = seconds(models, group, [member] * count, capture)
+                _seconds[key, count] = seconds(models, group, stacked * count, capture)
             except RuntimeError:  # out of memory; under capture it may come as the capture's own error
                 if count == 1:
                     raise
                 _seconds[key, count] = math.inf
         return _seconds[key, count]
 
-    return branches(group.size, measure)
+    return branches(len(branches_of(models, group.numbers)), measure)
 
 
 def _warn(error: Exception) -> None:
@@ -106,7 +112,7 @@ def _warn(error: Exception) -> None:
 
 
 def branches(size: int, measure: Callable[[int], float]) -> int:
-    """How many of ``size`` members to train in one graph. ``measure(count)`` gives the seconds of a step of ``count`` branches.
+    """How many of ``size`` generations to train in one graph. ``measure(count)`` gives the seconds of a step of ``count`` branches.
 
     Widths are tried from one on while they bring more images a second; the last may be wider than ``size``, so
     that groups of other sizes find the same ones measured. The choice may follow a measurement because no number depends on it.
@@ -123,7 +129,7 @@ def branches(size: int, measure: Callable[[int], float]) -> int:
 
 
 def seconds(models: Sequence[VGG], group: Group, members: Sequence[int], capture: bool, repeats: int = 3) -> float:
-    """Time of a step with a branch for each of ``members`` (any may recur), on copies: the least of ``repeats`` short epochs."""
+    """Time of a step of ``members`` (generations may recur), on copies: the least of ``repeats`` short epochs."""
     short = shortened(group, TIMED_STEPS, members)
     trainer = GraphTrainer([copy.deepcopy(models[member]) for member in members], short, capture)
     (wave,) = trainer.waves

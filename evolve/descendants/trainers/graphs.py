@@ -1,71 +1,74 @@
-"""Training on a GPU without Python between the kernels: one CUDA graph a step, one branch of it a descendant.
+"""Training on a GPU without Python between the kernels: one CUDA graph a step, one branch of it a generation.
 
-A small network at a batch of 16 keeps a GPU busy for microseconds a kernel, less than it takes Python to launch the next. So the
-whole step (gather, crop, flip, forward, loss, backward, update) of several descendants is captured once and replayed. What differs
-from step to step is drawn on the CPU and uploaded once an epoch; a counter on the device says which step's turn it is. The numbers
-of a descendant do not depend on which others are in the graph: each branch has its own kernels.
+The descendants of a generation are one stack of networks (:mod:`evolve.descendants.trainers.stacked`). The whole step (gather, crop, flip,
+forward, loss, backward, update) of several generations is captured once and replayed. What differs from step to step is drawn on the
+CPU and uploaded once an epoch; a counter on the device says which step's turn it is. The numbers of a generation do not depend on
+which others are in the graph: each branch has its own kernels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call
 from torch.optim.sgd import sgd
 
 from evolve.core.settings import DescendSettings
 from evolve.data.resident import Resident
 from evolve.descendants.trainers.graph_draws import CROP, FLIP, INDEX, LABEL, layout, pack
 from evolve.descendants.trainers.group import Group, padded_tests
-from evolve.networks.fast.graph_capture import Job, Recorder, side_by_side
+from evolve.descendants.trainers.stacked import Stack
+from evolve.networks.fast.graph_capture import Recorder, side_by_side
 from evolve.networks.vgg import VGG
 
-TEST_BATCH = 256  # constant, so that a test image is treated alike in every group
+TEST_BATCH = 64  # constant, so that a test image is treated alike in every group
 
 
 class Branch:
-    """A descendant in training: its model, its momentum, and the sum of its losses over an epoch's images, float64 on the device."""
+    """Descendants in training, of one plan: their :class:`Stack`, its momentum, and each one's sum of losses over an epoch's images,
+    float64 [K] on the device.
+    """
 
-    def __init__(self, model: VGG, d: DescendSettings) -> None:
-        self.model, self.d = model, d
-        self.names = [name for name, _ in model.named_parameters()]
-        self.parameters = [parameter.detach() for parameter in model.parameters()]
+    def __init__(self, models: Sequence[VGG], d: DescendSettings) -> None:
+        self.stack, self.d = Stack(models), d
+        self.parameters = list(self.stack.parameters.values())
         # From zero, momentum * 0 + g: what torch.optim.SGD makes of a first step.
         self.momentum = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.total = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
+        self.total = torch.zeros(len(models), dtype=torch.float64, device=self.parameters[0].device)
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.model.head.weight.dtype
+    def size(self) -> int:
+        """How many descendants."""
+        return len(self.total)
 
     def state(self) -> list[Tensor]:
         """Every tensor that learning changes."""
-        return [*self.parameters, *self.model.buffers(), *self.momentum, self.total]
+        return [*self.parameters, *self.stack.buffers.values(), *self.momentum, self.total]
 
     def learn(self, images: Tensor, labels: Tensor, rate: Tensor) -> None:
-        """One step of SGD on images [B, 3, H, W] and labels [B] at ``rate`` [1]; everything stays on the device.
+        """One step of SGD on images [K, B, 3, S, S] and labels [K, B] at ``rate`` [1]; everything stays on the device.
 
         The gradients are taken at new leaves over the parameters' memory. A parameter's own autograd node remembers the stream of
         its first use, and one that is alive from outside (some old loss) would break a capture.
         """
-        self.model.train()
-        leaves = [parameter.detach().requires_grad_() for parameter in self.parameters]
-        logits = functional_call(self.model, dict(zip(self.names, leaves, strict=True)), (images.to(self.dtype),))
-        loss = F.cross_entropy(logits, labels)
-        self._update(torch.autograd.grad(loss, leaves), rate)
-        self.total += loss.detach() * len(labels)
+        leaves = {name: parameter.detach().requires_grad_() for name, parameter in self.stack.parameters.items()}
+        logits = self.stack.logits(images.to(self.parameters[0].dtype), leaves, True)
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(1)
+        gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
+        self._update([torch.zeros_like(p) if g is None else g for g, p in zip(gradients, self.parameters, strict=True)], rate)
+        self.total += losses.detach() * labels.shape[1]
 
     @torch.no_grad()
     def _update(self, gradients: Sequence[Tensor], rate: Tensor) -> None:
         """torch's fused kernel reads the rate on the device; the foreach one would fetch it, which no graph can hold."""
-        alike = [_laid_out(gradient, parameter) for gradient, parameter in zip(gradients, self.parameters, strict=True)]
         sgd(
             self.parameters,
-            alike,
+            [gradient.contiguous() for gradient in gradients],
             list(self.momentum),
             fused=True,
             lr=rate,  # type: ignore[arg-type]  # torch 2.6 declares float and takes a tensor
@@ -78,14 +81,23 @@ class Branch:
 
     @torch.no_grad()
     def right(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Which images it gets right, bool [B]: eval mode."""
-        self.model.eval()
-        return self.model(images.to(self.dtype)).argmax(1) == labels
+        """Which images [K, B, 3, S, S] they get right, bool [K, B]: eval mode."""
+        return self.stack.logits(images.to(self.parameters[0].dtype), self.stack.parameters, False).argmax(2) == labels
 
 
-def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
-    """The tensor in the memory order of ``like``, which the fused kernel insists on."""
-    return tensor if tensor.stride() == like.stride() else torch.empty_like(like).copy_(tensor)
+def branches_of(models: Sequence[VGG], numbers: Sequence[int]) -> list[slice]:
+    """The members in runs of one plan and of rising numbers: of a set, its generations."""
+    starts = [0]
+    for member in range(1, len(models)):
+        if models[member].plan != models[member - 1].plan or numbers[member] <= numbers[member - 1]:
+            starts.append(member)
+    return [slice(*pair) for pair in zip(starts, [*starts[1:], len(models)], strict=True)]
+
+
+def each_branch(branches: Sequence[Branch], work: Callable[[Branch, slice], None], device: torch.device) -> None:
+    """``work`` of every branch and the places of its members, side by side."""
+    ends = list(accumulate(branch.size for branch in branches))
+    side_by_side([partial(work, branch, slice(end - branch.size, end)) for branch, end in zip(branches, ends, strict=True)], device)
 
 
 class TrainStep:
@@ -105,13 +117,12 @@ class TrainStep:
 
     def __call__(self) -> None:
         slot, rate = self.slots.index_select(0, self.counter)[0], self.rates.index_select(0, self.counter)
-        images = self.images(slot)
-        shares = images.split(slot.shape[-1])
+        images = self.images(slot).unflatten(0, slot.shape[1:])
 
-        def job(member: int, branch: Branch) -> Job:
-            return lambda: branch.learn(shares[member], slot[LABEL, member], rate)
+        def learn(branch: Branch, mine: slice) -> None:
+            branch.learn(images[mine], slot[LABEL, mine], rate)
 
-        side_by_side([job(*one) for one in enumerate(self.branches)], self.slots.device)
+        each_branch(self.branches, learn, self.slots.device)
         self.counter += 1
 
 
@@ -125,15 +136,12 @@ class Exam:
 
     def __call__(self) -> None:
         index, labels = (column.index_select(0, self.counter)[0] for column in (self.index, self.labels))
-        shares = self.resident.gather(index.reshape(-1)).split(TEST_BATCH)
+        images = self.resident.gather(index.reshape(-1)).unflatten(0, index.shape)
 
-        def job(member: int, branch: Branch) -> Job:
-            def test() -> None:
-                self.right[:, member].index_copy_(0, self.counter, branch.right(shares[member], labels[member])[None])
+        def test(branch: Branch, mine: slice) -> None:
+            self.right[:, mine].index_copy_(0, self.counter, branch.right(images[mine], labels[mine])[None])
 
-            return test
-
-        side_by_side([job(*one) for one in enumerate(self.branches)], self.index.device)
+        each_branch(self.branches, test, self.index.device)
         self.counter += 1
 
 
@@ -142,7 +150,7 @@ class Wave:
 
     def __init__(self, models: Sequence[VGG], group: Group, recorder: Recorder) -> None:
         self.group, self.shape = group, layout(group)
-        self.branches = [Branch(model, group.d) for model in models]
+        self.branches = [Branch(models[part], group.d) for part in branches_of(models, group.numbers)]
         device = group.resident.device
         self.block = torch.zeros(self.shape.numbers, dtype=torch.int64, device=device)
         # The fused kernel on a GPU reads a float32; on a CPU a float64 keeps the rate as it is.
@@ -184,7 +192,7 @@ class Wave:
 
     def losses(self) -> list[float]:
         """Each descendant's mean loss of the epoch that was started last."""
-        return [total / self.group.images for total in torch.stack([branch.total for branch in self.branches]).tolist()]
+        return [total / self.group.images for total in torch.cat([branch.total for branch in self.branches]).tolist()]
 
     def correct(self) -> list[Tensor]:
         self.exam.counter.zero_()
@@ -204,21 +212,20 @@ def _tests(group: Group) -> tuple[Tensor, Tensor]:
 
 
 class GraphTrainer:
-    """A :class:`evolve.descendants.trainers.group.Trainer`. The models must be on the Resident's device; each may have an
+    """A :class:`evolve.descendants.trainers.group.Trainer`. The models must be on the Resident's device; each generation may have an
     architecture of its own.
 
-    At most ``most`` descendants are in one graph; more train in waves of about equal size, one wave after the other. ``capture``
+    At most ``most`` generations are in one graph; more train in waves of about equal size, one wave after the other. ``capture``
     False runs the same steps without graphs; True on a CPU rehearses the capture (see :class:`Recorder`). A capture that fails
     raises here, and the models are as they were.
     """
 
     def __init__(self, models: Sequence[VGG], group: Group, capture: bool, most: int | None = None) -> None:
         self.group = group
-        recorder = Recorder(group.resident.device, capture)
-        self.waves = [
-            Wave(models[part], replace(group, tasks=group.tasks[part], numbers=group.numbers[part]), recorder)
-            for part in waves(group.size, most or group.size)
-        ]
+        recorder, generations = Recorder(group.resident.device, capture), branches_of(models, group.numbers)
+        parts = [generations[part] for part in waves(len(generations), most or len(generations))]
+        places = [slice(part[0].start, part[-1].stop) for part in parts]
+        self.waves = [Wave(models[mine], replace(group, tasks=group.tasks[mine], numbers=group.numbers[mine]), recorder) for mine in places]
 
     def epoch(self, epoch: int) -> list[float]:
         for wave in self.waves:
@@ -232,12 +239,15 @@ class GraphTrainer:
         return [right for wave in self.waves for right in wave.correct()]
 
     def close(self) -> None:
-        """The weights have been in the given models all along; let the graphs and their memory go."""
+        """Hand out the weights; let the graphs and their memory go."""
+        for wave in self.waves:
+            for branch in wave.branches:
+                branch.stack.unstack()
         self.waves = []
 
 
 def waves(count: int, most: int) -> list[slice]:
-    """``count`` members in as few parts of at most ``most`` as there must be, the parts' sizes differing by one at most."""
+    """``count`` generations in as few parts of at most ``most`` as there must be, the parts' sizes differing by one at most."""
     parts = -(-count // most)
     ends = [count * part // parts for part in range(parts + 1)]
     return [slice(*pair) for pair in zip(ends, ends[1:], strict=False)]

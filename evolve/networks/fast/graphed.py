@@ -33,7 +33,10 @@ def captured(embed: Embed, images: Tensor, parameters: Sequence[Tensor]) -> Embe
     last step's output and remembers another stream, which no capture may touch.
     """
     leaves = [parameter.detach().requires_grad_() for parameter in parameters]
-    made = torch.cuda.make_graphed_callables(cast(Any, embed), (images.detach().clone(), *leaves))
+    with warnings.catch_warnings():
+        # It warms up on one stream and captures on another; what comes of it is compared below.
+        warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
+        made = torch.cuda.make_graphed_callables(cast(Any, embed), (images.detach().clone(), *leaves))
     return cast(Embed, made)
 
 

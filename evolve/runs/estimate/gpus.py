@@ -18,6 +18,7 @@ from evolve.lineage.world import SET_LIMIT, ancestor_plan
 
 CONTEXT_BYTES = 1 << 30  # CUDA's context, its libraries and their workspaces, in every process
 MOST = 4  # processes on one GPU: they take turns on it, and each has a core's work to do
+UNFOLDED = 4  # times a network's outputs, as training by stacked networks holds them
 _SECONDS = 20
 
 
@@ -62,11 +63,11 @@ def _named(names: Sequence[str], found: Mapping[str, Gpu]) -> list[Gpu]:
 def bytes_each(settings: Settings, image_bytes: int, gpus: Sequence[Gpu]) -> int:
     """What one worker may take of a GPU, by estimate: its context, the images if it holds them there, and the hungriest of a set of descendants
     (none larger than the ancestor), an ancestor's step and a condensation. Each: weights, gradients, momentum and their copy at the start, and each
-    layer's outputs for its batches three times over.
+    layer's outputs for its batches three times over; descendants' maps lie unfolded, too, nine times as large.
     """
     plan, d, c = ancestor_plan(settings), settings.descend, settings.condense
     weights, outputs = 16 * plan.parameters, 12 * plan.numbers_out(settings.data.size)
-    descend = SET_LIMIT * d.descendants * (weights + d.batch * outputs)
+    descend = SET_LIMIT * d.descendants * (weights + d.batch * UNFOLDED * outputs)
     condense = 2 * weights + (c.batch + (2 + c.lookahead) * c.meta_batch) * outputs
     held = image_bytes if image_bytes <= DEVICE_SHARE * min(gpu.total for gpu in gpus) else 0
     return CONTEXT_BYTES + held + int(max(descend, weights + settings.ancestor.batch * outputs, condense))
