@@ -14,7 +14,6 @@ from evolve.core.fewshot_settings import FewshotSettings
 from evolve.core.setting import SETS, setting
 
 HEADS = ("shared", "per-task", "single")
-SOURCES = ("glyphs", "cifar100", "tinyimagenet", "imagenet", "miniimagenet")
 AUGMENTATIONS = ("crop", "flip")
 OPTIMIZERS = ("sgd", "adamw")
 

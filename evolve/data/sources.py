@@ -15,12 +15,12 @@ from evolve.core.errors import DataError, UserError
 from evolve.core.randomness import generator
 from evolve.core.settings import DataSettings
 from evolve.data.cache import Decoded, Report, Roles, cached
+from evolve.data.methods import PLUGGED, SOURCES
 from evolve.data.plugin_check import prepared_by
 
 DEFAULT_DATA_DIR = Path("~/.cache/evolve/data")
-CAPPED = ("imagenet", "miniimagenet")  # the sources that know data.images_per_class
+CAPPED = tuple(name for name, source in SOURCES.items() if source.capped)
 SAME = "same"  # data.descend_source: the ancestor's
-UNNAMED = ("glyphs", "cifar100", "tinyimagenet")  # their fingerprints do not name mean and std: they are older than sources of equal pixels
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _load(source: str, data: DataSettings, data_dir: Path | None, cache_dir: Pat
         labels=decoded.labels,
         is_test=is_test,
         class_names=decoded.class_names,
-        fingerprint=fingerprint(decoded, is_test, () if source in UNNAMED else (prepared.mean, prepared.std)),
+        fingerprint=fingerprint(decoded, is_test, (prepared.mean, prepared.std) if SOURCES.get(source, PLUGGED).moments else ()),
         mean=prepared.mean,
         std=prepared.std,
         roles=decoded.roles or prepared.roles,

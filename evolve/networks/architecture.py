@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evolve.core.registry import module
+from evolve.core.registry import loaded, records
 from evolve.core.setting import SETS
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Architecture(ABC):
 
     def build(self, classes: int) -> Network:
         """The module, initialised from seed 0. A plug-in's architecture has its own."""
-        network: Network = module(self.family)(self, classes)
+        network: Network = loaded(records("families")[self.family].module)(self, classes)
         return network
 
     def shapes(self, layer: str) -> Shapes:

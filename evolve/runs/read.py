@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evolve.condensers.table import method
+from evolve.condensers.methods import method
 from evolve.core.durable import canonical
 from evolve.core.errors import UserError
 from evolve.engine.store import Store
