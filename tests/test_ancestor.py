@@ -149,7 +149,7 @@ def test_ewcs_closed_form_equals_avalanches_sum_over_tasks(arguments: dict[str, 
     from avalanche.training.plugins import EWCPlugin
     from avalanche.training.utils import ParamData
 
-    from evolve.ancestor.strategies import EWC
+    from evolve.ancestor.strategies.regularisers import EWC
 
     draw = generator(0, "ewc")
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2)).double().to(memory_format=torch.channels_last)

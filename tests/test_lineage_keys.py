@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from evolve.condensers import table as condenser_table
-from evolve.core.registry import BUILTIN, names
+from evolve.condensers import methods as condenser_table
+from evolve.core.registry import names, records
 from evolve.core.settings import CondenseSettings, Settings
 from evolve.engine.store import Stage, stage_key
 from evolve.lineage import lineage, recipes, scenario, schedule
@@ -193,7 +193,7 @@ def read_with_rivals(c: CondenseSettings) -> frozenset[str]:
     return condenser_table.read(c).union(*rivals, {"rivals"} if rivals else ())
 
 
-@pytest.mark.parametrize("method", BUILTIN["condensers"])
+@pytest.mark.parametrize("method", records("condensers"))
 def test_a_condense_setting_changes_the_key_if_and_only_if_the_method_reads_it(method: str) -> None:
     """tests/condensers/test_controls.py holds the table to what the condensers do read."""
     for context in CONTEXTS:
@@ -212,7 +212,7 @@ def test_a_condense_setting_changes_the_key_if_and_only_if_the_method_reads_it(m
 
 
 def test_only_methods_that_compute_have_the_arithmetic_in_their_key() -> None:
-    for method in BUILTIN["condensers"]:
+    for method in records("condensers"):
         fast = world(f"condense.method={method}")
         keys_of = [recipes.condense(w, 0, recipes.accumulate(w, 0, None)).key for w in (fast, replace(fast, reference=True))]
         assert (keys_of[0] == keys_of[1]) == (method in ("fisher", "gradient", "random", "fixed")), method
@@ -224,7 +224,7 @@ def test_how_descendants_learn_and_inherit_decides_a_trial() -> None:
         return recipes.condense(w, 1, recipes.accumulate(w, 1, None)).key
 
     for name in (*LEARNING, "classes_per_task", "shots", "test_per_class"):
-        for method in BUILTIN["condensers"]:
+        for method in records("condensers"):
             w = world(f"condense.method={method}")
             metadata = next(f.metadata for f in fields(w.settings.descend) if f.name == name)
             other = replace(w, settings=with_changed(w.settings, "descend", name, metadata))

@@ -56,13 +56,13 @@ def refused(call: Callable[[], Any], says: str, package: str = "stranger 1.2") -
     assert "\n" not in str(caught.value) and package in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", sorted(registry.BUILTIN))
+@pytest.mark.parametrize("kind", sorted(registry.TABLES))
 def test_all_of_ours_can_be_had(kind: str) -> None:
     if kind == "strategies":
         from evolve.data.streams import load_avalanche
 
         load_avalanche()
-    for name in registry.BUILTIN[kind]:
+    for name in registry.records(kind):
         assert callable(registry.find(kind, name)) and registry.origin(kind, name) is None
     with pytest.raises(KeyError):
         registry.find(kind, "nosuch")

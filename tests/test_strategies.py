@@ -11,11 +11,11 @@ from strategy_runs import ARGUMENTS, CLASSES, SEED, Memory, S, assert_same, mode
 from torch import Tensor
 
 from evolve.ancestor.accumulate import Accumulated, Learner, accumulate
-from evolve.ancestor.strategy_table import POLICIES, TABLE
+from evolve.ancestor.methods import POLICIES, STRATEGIES
 from evolve.data.resident import Resident
 from evolve.data.streams import stream_tasks
 
-EVERY = [(strategy, head) for strategy, known in TABLE.items() for head in known.heads]
+EVERY = [(strategy, head) for strategy, known in STRATEGIES.items() for head in known.heads]
 # Where nothing is known of earlier tasks yet, these learn as naive does.
 FIRST_TASK_IS_NAIVE = "from-scratch ewc mas rwalk lwf lfl feature-distillation replay gem agem mir der er-ace er-aml generative-replay cumulative"
 LAYERS = ("trunk.layers.conv1.conv.weight", "trunk.layers.conv13.conv.weight")
@@ -72,9 +72,9 @@ def test_it_trains(strategy: str, head: str) -> None:
         assert moved and (trunk or strategy == "cwr-star")
 
 
-@pytest.mark.parametrize("strategy", TABLE)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_an_interrupted_task_goes_on_to_the_same_bits(strategy: str, tmp_path: Path) -> None:
-    head = TABLE[strategy].heads[-1]
+    head = STRATEGIES[strategy].heads[-1]
     whole = uninterrupted(strategy, head)[2]
     for epoch in (1, 2):
         checkpoint = Memory(cut_after=epoch)
@@ -154,7 +154,7 @@ def test_mas_leaves_the_statistics_of_the_whole_task() -> None:
     assert names and all(torch.equal(mas[name], naive[name]) for name in names)
 
 
-@pytest.mark.parametrize("strategy", [name for name, known in TABLE.items() if "per-task" in known.heads])
+@pytest.mark.parametrize("strategy", [name for name, known in STRATEGIES.items() if "per-task" in known.heads])
 def test_the_heads_of_tasks_to_come_are_as_they_were_drawn(strategy: str) -> None:
     whole = uninterrupted(strategy, "per-task")
     for task in (1, 2):

@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from evolve.ancestor.accumulate import build_ancestor, check_strategy
-from evolve.ancestor.strategy_table import TABLE
+from evolve.ancestor.methods import REFUSED, STRATEGIES
 from evolve.core.errors import UserError
 from evolve.core.randomness import derive_seed, generator, reseed
-from evolve.core.refusals import STRATEGIES as REFUSED
-from evolve.core.registry import BUILTIN
+from evolve.core.registry import names
 from evolve.data.resident import Resident
 from evolve.data.streams import load_avalanche, make_benchmark, stream_tasks
 
@@ -402,10 +401,10 @@ def test_every_strategy_of_avalanche_runs_or_is_refused_by_name() -> None:
     extra = {name for name, one in vars(plugins).items() if inspect.isclass(one) and name.endswith(("Update", "Oracle", "WalkPlugin", "RARPlugin"))}
     extra |= {"FeatureDistillationPlugin"}
     assert found | extra == set(AVALANCHES)
-    assert not set(TABLE) & set(REFUSED)
-    assert tuple(TABLE) == tuple(BUILTIN["strategies"])
-    assert set(AVALANCHES.values()) | {"la-maml"} >= set(TABLE)
-    assert set(AVALANCHES.values()) <= set(TABLE) | set(REFUSED)
+    assert not set(STRATEGIES) & set(REFUSED)
+    assert tuple(STRATEGIES) == tuple(names("strategies"))
+    assert set(AVALANCHES.values()) | {"la-maml"} >= set(STRATEGIES)
+    assert set(AVALANCHES.values()) <= set(STRATEGIES) | set(REFUSED)
 
 
 @pytest.mark.parametrize("strategy", REFUSED)
@@ -416,9 +415,9 @@ def test_a_refused_strategy_is_one_line_with_its_reason_and_what_works(strategy:
     assert text.startswith(f'ancestor.strategy = "{strategy}" cannot run here: {REFUSED[strategy]}; these can: naive, ') and "\n" not in text
 
 
-@pytest.mark.parametrize(("strategy", "head"), [(s, h) for s, known in TABLE.items() for h in ("shared", "per-task", "single") if h not in known.heads])
+@pytest.mark.parametrize(("strategy", "head"), [(s, h) for s, known in STRATEGIES.items() for h in ("shared", "per-task", "single") if h not in known.heads])
 def test_a_head_that_contradicts_is_refused_with_the_reason_and_the_heads_that_work(strategy: str, head: str) -> None:
-    heads = " or ".join(f'"{one}"' for one in TABLE[strategy].heads)
+    heads = " or ".join(f'"{one}"' for one in STRATEGIES[strategy].heads)
     with pytest.raises(UserError, match=f'ancestor.head = "{head}" with ancestor.strategy = "{strategy}": .+; set ancestor.head to {heads}$'):
         check_strategy(settings(strategy, head))
 
@@ -441,8 +440,8 @@ def test_arguments_that_cannot_work_are_named(strategy: str, arguments: dict[str
 def test_the_documentation_lists_every_strategy_with_its_arguments_and_every_refusal() -> None:
     text = (Path(__file__).parent.parent / "docs" / "strategies.md").read_text()
     rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
-    assert set(rows) == set(TABLE) | set(REFUSED)
-    for name, known in TABLE.items():
+    assert set(rows) == set(STRATEGIES) | set(REFUSED)
+    for name, known in STRATEGIES.items():
         written = dict(re.findall(r"`(\w+)` \(([^,)]+)", rows[name].split("|")[3]))
         defaults = {key: argument.default for key, argument in known.arguments.items()}
         assert written.keys() == defaults.keys()

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from evolve.ancestor.gradients import GradientFractions
+from evolve.ancestor.methods import STRATEGIES, check_strategy
 from evolve.ancestor.metrics import average_accuracy, backward_transfer, forgetting
-from evolve.ancestor.strategy_table import TABLE, check_strategy
 from evolve.core.errors import UserError
 from evolve.core.randomness import derive_seed, generator, isolated_rng
 from evolve.core.settings import AncestorSettings, StreamSettings
@@ -228,7 +228,7 @@ class Learner:
 
     def _finite(self, loss: float, task: int, epoch: int) -> float:
         if not math.isfinite(loss):
-            takes = self.a.strategy not in TABLE or TABLE[self.a.strategy].arguments  # a plug-in's are not listed
+            takes = self.a.strategy not in STRATEGIES or STRATEGIES[self.a.strategy].arguments  # a plug-in's are not listed
             more = " or ancestor.strategy_args" if takes else ""
             where = f"task {task}, epoch {epoch + 1}"
             raise UserError(f"ancestor.lr = {self.a.lr:g}: the loss became {loss} in {where}; lower ancestor.lr{more}")

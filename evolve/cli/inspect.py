@@ -70,13 +70,13 @@ def facts(path: Path) -> dict[str, Any]:
 
 
 def plugins() -> None:
-    """Every name of every kind, with the package that brings it; one that cannot be imported with the reason."""
+    """Every name of every kind, with the package that brings it and our help; one that cannot be imported with the reason."""
     table = Table(box=None, pad_edge=False)
-    for title in ("kind", "name", "package", "state"):
-        table.add_column(title, no_wrap=title != "state")
-    for kind in registry.BUILTIN:
-        for name in registry.BUILTIN[kind]:
-            table.add_row(kind, name, f"evolve {__version__}", "")
+    for title in ("kind", "name", "package", "help or state"):
+        table.add_column(title, no_wrap=title != "help or state")
+    for kind in registry.TABLES:
+        for name, record in registry.records(kind).items():
+            table.add_row(kind, name, f"evolve {__version__}", record.help)
         for name, points in registry.plugged(kind).items():
             for point in points:
                 table.add_row(kind, name, registry.owner(point), _state(kind, name))
@@ -84,7 +84,7 @@ def plugins() -> None:
 
 
 def _state(kind: str, name: str) -> str:
-    if name in registry.BUILTIN[kind]:
+    if name in registry.records(kind):
         return "not used: the name is evolve's own"
     try:
         registry.find(kind, name)

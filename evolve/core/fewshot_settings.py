@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from evolve.core.setting import setting
 
-LEARNERS = ("matchingnet", "maml", "fomaml", "protonet", "reptile", "baseline++", "protomaml", "mtl", "boil", "deepemd")
 AUGMENTATIONS = ("crop", "flip")
 
 
@@ -20,7 +19,7 @@ class FewshotSettings:
     learners: tuple[str, ...] = setting(
         (),
         "few-shot learners to compare with, on the paper's descendant, meta-trained on all ancestor classes whatever the stream drew; empty: none",
-        choices=LEARNERS,
+        registry="learners",
         key=False,
     )
     episodes: int = setting(40_000, "episodes of meta-training", least=1)
@@ -57,22 +56,3 @@ class FewshotSettings:
     emd_steps: int = setting(100, "deepemd: passes of the structured layer over a downstream task's images (several a class)", least=0)
     emd_batch: int = setting(4, "deepemd: images a step of it", least=1)
     emd_lr: float = setting(100.0, "deepemd: rate of such a step (the authors' 100: a cosine's gradient is small)", least=0)
-
-
-_EPISODES = ("episodes", "shots", "queries", "augment", "lr")
-_INNER = (*_EPISODES, "meta_batch", "inner_steps", "test_steps")
-_PRETRAIN = ("augment", "pretrain_epochs", "pretrain_batch", "pretrain_lr")
-READ: dict[str, frozenset[str]] = {
-    "matchingnet": frozenset((*_EPISODES, "attention_scale")),
-    "protonet": frozenset(_EPISODES),
-    "maml": frozenset((*_INNER, "inner_lr")),
-    "fomaml": frozenset((*_INNER, "inner_lr")),
-    "protomaml": frozenset((*_INNER, "inner_lr", "order")),
-    "boil": frozenset((*_INNER, "boil_lr", "order")),
-    "reptile": frozenset((*_EPISODES, "meta_batch", "reptile_lr", "reptile_steps", "reptile_test_steps", "reptile_batch", "reptile_step"))
-    - {"lr"},
-    "baseline++": frozenset((*_PRETRAIN, "cosine_scale", "tune_steps", "tune_batch", "tune_lr")),
-    "mtl": frozenset((*_EPISODES, *_PRETRAIN, "meta_batch", "mtl_lr", "mtl_steps")),
-    "deepemd": frozenset((*_EPISODES, *_PRETRAIN, "emd_temperature", "emd_steps", "emd_batch", "emd_lr")),
-}
-"""What each learner reads, and so what its results depend on."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -16,70 +17,55 @@ from typing import Any
 
 from evolve.core.errors import UserError, first_line
 
-STRATEGIES = """
-    naive cumulative joint from-scratch ewc si mas rwalk lwf lfl feature-distillation
-    replay gdumb gem agem mir der er-ace er-aml scr cope feature-replay generative-replay
-    la-maml cwr-star
-""".split()
-
-# kind -> name -> "module:attribute"
-BUILTIN: dict[str, dict[str, str]] = {
-    "networks": {  # (width, size) -> Architecture
-        "vgg16": "evolve.networks.vgg_plan:vgg16",
-        "resnet18": "evolve.networks.resnet_plan:resnet18",
-        "vit-s16": "evolve.networks.vit_plan:vit_s16",
-        "vit-small4": "evolve.networks.vit_plan:vit_small4",
-    },
-    "families": {  # JSON -> Architecture
-        "vgg": "evolve.networks.vgg_plan:plan_from_json",
-        "resnet": "evolve.networks.resnet_plan:plan_from_json",
-        "vit": "evolve.networks.vit_plan:plan_from_json",
-    },
-    "condensers": {  # Request -> Condensed
-        "meta-network": "evolve.condensers.meta_network.meta_network:meta_network",
-        "similarity": "evolve.condensers.similarity:similarity",
-        "cka": "evolve.condensers.cka:cka",
-        "fisher": "evolve.condensers.fisher:fisher",
-        "gradient": "evolve.condensers.gradient:gradient",
-        "random": "evolve.condensers.controls:random",
-        "fixed": "evolve.condensers.controls:fixed",
-        "trial": "evolve.condensers.trial:trial",
-    },
-    "inheritors": {  # (ancestor Architecture, selected layers) -> descendant Architecture
-        "stack": "evolve.learngene.inheritors:stack",
-        "repeat": "evolve.learngene.inheritors:repeat",
-        "linear": "evolve.learngene.inheritors:linear",
-    },
-    "sources": {  # (DataSettings, folder) -> Prepared
-        "glyphs": "evolve.data.glyphs:prepare",
-        "cifar100": "evolve.data.cifar100:prepare",
-        "tinyimagenet": "evolve.data.tinyimagenet:prepare",
-        "imagenet": "evolve.data.imagenet:prepare",
-        "miniimagenet": "evolve.data.miniimagenet:prepare",
-    },
-    # A plug-in's: (**strategy_args) -> Avalanche plugin. Ours have their arguments in evolve.ancestor.strategy_table.
-    "strategies": dict.fromkeys(STRATEGIES, "evolve.ancestor.strategies:make_strategy"),
+# kind -> where its records are, by name; each room keeps its own beside its code, free of torch
+TABLES = {
+    "networks": "evolve.networks.family:NETWORKS",  # (width, size) -> Architecture
+    "families": "evolve.networks.family:FAMILIES",  # JSON -> Architecture
+    "condensers": "evolve.condensers.methods:CONDENSERS",  # Request -> Condensed
+    "inheritors": "evolve.learngene.inheritors:INHERITORS",  # (ancestor, layers) -> descendant
+    "sources": "evolve.data.methods:SOURCES",  # (DataSettings, folder) -> Prepared
+    "strategies": "evolve.ancestor.methods:STRATEGIES",  # a plug-in's: arguments -> Avalanche plugin
+    "learners": "evolve.descendants.fewshot.methods:LEARNERS",  # Setup -> Learner
 }
+REFUSED = {"strategies": "evolve.ancestor.methods:REFUSED"}  # name -> why it cannot run here
+CLOSED = ("learners",)  # kinds that no other package adds to
+
+
+@dataclass(frozen=True)
+class Record:
+    """A method of ours: its ``code`` as "module:attribute", imported when it is asked for, and a
+    line of ``help``. Kinds that are known more of have a record class of their own.
+    """
+
+    code: str
+    help: str
+
+
+@cache
+def records(kind: str) -> Mapping[str, Any]:
+    """Our records of a kind by name. KeyError for an unknown kind."""
+    table: Mapping[str, Any] = loaded(TABLES[kind])
+    return table
 
 
 @cache
 def plugged(kind: str) -> Mapping[str, tuple[EntryPoint, ...]]:
     """Every name of a kind that other packages bring, with who brings it; also names that are ours, which are never used."""
     found: dict[str, tuple[EntryPoint, ...]] = {}
-    for point in entry_points(group=f"evolve.{kind}"):
+    for point in () if kind in CLOSED else entry_points(group=f"evolve.{kind}"):
         found[point.name] = (*found.get(point.name, ()), point)
     return found
 
 
 def names(kind: str) -> tuple[str, ...]:
     """Every name of a kind: ours first, then the plug-ins'."""
-    return (*BUILTIN[kind], *(name for name in plugged(kind) if name not in BUILTIN[kind]))
+    return (*records(kind), *(name for name in plugged(kind) if name not in records(kind)))
 
 
 def find(kind: str, name: str) -> Any:
     """What ``name`` stands for. KeyError for an unknown name; UserError, naming the package, for a plug-in that cannot be had."""
-    if name in BUILTIN[kind]:
-        return load(BUILTIN[kind][name])
+    if name in records(kind):
+        return loaded(records(kind)[name].code)
     first, *others = plugged(kind)[name]
     if others:
         raise UserError(f"plug-in {name!r} of evolve.{kind} is brought by {origin(kind, name)}; uninstall all but one of them")
@@ -92,15 +78,24 @@ def find(kind: str, name: str) -> Any:
     return found
 
 
-def load(place: str) -> Any:
-    """What "module:attribute" names."""
+def refusal(kind: str, name: str) -> str | None:
+    """One line on why ``name`` cannot run here, and what can; None for all other names."""
+    reasons = loaded(REFUSED[kind]) if kind in REFUSED else {}
+    if name not in reasons:
+        return None
+    can = ", ".join(records(kind))
+    return f'ancestor.strategy = "{name}" cannot run here: {reasons[name]}; these can: {can}'
+
+
+def loaded(place: str) -> Any:
+    """What stands at "module:attribute"."""
     module, _, attribute = place.partition(":")
     return getattr(import_module(module), attribute)
 
 
 def origin(kind: str, name: str) -> str | None:
     """"package version" of a plug-in, for stage keys and provenance: another version may compute other numbers. None for ours."""
-    return None if name in BUILTIN[kind] else " and ".join(map(owner, plugged(kind)[name]))
+    return None if name in records(kind) else " and ".join(map(owner, plugged(kind)[name]))
 
 
 def marked(kind: str, name: str) -> dict[str, str]:

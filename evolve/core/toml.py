@@ -16,8 +16,8 @@ from typing import Any
 import tomllib
 
 from evolve.core.errors import UserError
-from evolve.core.refusals import refusal
 from evolve.core.registry import names as registered
+from evolve.core.registry import refusal
 from evolve.core.settings import Settings
 
 

@@ -15,10 +15,11 @@ from evolve.core.errors import DataError, UserError
 from evolve.core.randomness import generator
 from evolve.core.settings import DataSettings
 from evolve.data.cache import Decoded, Report, Roles, cached
+from evolve.data.methods import SOURCES
 from evolve.data.plugin_check import prepared_by
 
 DEFAULT_DATA_DIR = Path("~/.cache/evolve/data")
-CAPPED = ("imagenet", "miniimagenet")  # the sources that know data.images_per_class
+CAPPED = tuple(name for name, source in SOURCES.items() if source.capped)
 SAME = "same"  # data.descend_source: the ancestor's
 
 

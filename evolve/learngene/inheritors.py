@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from evolve.core.registry import blamed, find, nonsense, origin
+from evolve.core.registry import Record, blamed, find, nonsense, origin
 from evolve.core.settings import InheritSettings
 from evolve.networks.architecture import Architecture, Groups, Mixture, check_names
 from evolve.networks.family import sound
+
+INHERITORS = {
+    "stack": Record("evolve.learngene.inheritors:stack", "the paper's: selected layers stacked"),
+    "repeat": Record("evolve.learngene.inheritors:repeat", "as deep, layers repeat, after SWS"),
+    "linear": Record("evolve.learngene.inheritors:linear", "as deep, linear in depth, after TLEG"),
+}
 
 
 def descendant(ancestor: Architecture, selected: Sequence[str], chosen: InheritSettings) -> Architecture:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from evolve.condensers import table as condenser_table
-from evolve.core.fewshot_settings import READ
+from evolve.condensers import methods as condenser_table
 from evolve.core.registry import marked
 from evolve.core.settings import Settings
+from evolve.descendants.fewshot.methods import LEARNERS
 from evolve.engine.store import Stage
 from evolve.learngene.inheritors import descendant
 from evolve.lineage.world import World, ancestor_plan, paper_descendant
@@ -131,7 +131,7 @@ def fewshot(world: World, learner: str) -> Stage:
         "classes": list(world.descend_classes),
         "plan": paper_descendant(s).anonymous().to_json(),
         "learner": learner,
-        "fewshot": {name: value for name, value in _keyed(s.fewshot).items() if name in READ[learner]},
+        "fewshot": {name: value for name, value in _keyed(s.fewshot).items() if name in LEARNERS[learner].reads},
         "tasks": {name: getattr(s.descend, name) for name in TASKS},
         "images_per_class": s.stream.images_per_class,
     }

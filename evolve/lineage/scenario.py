@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from evolve.condensers import table as condenser_table
+from evolve.condensers import methods as condenser_table
 from evolve.core.errors import UserError
 from evolve.core.settings import Scenario, Settings, descend_source
 from evolve.core.shipped import find
@@ -113,7 +113,7 @@ def _problems(s: Settings) -> Iterator[str]:
     if "trial" in rivals or len(set(rivals)) < len(rivals):
         shown = toml_value(rivals)
         yield f"condense.rivals = {shown}: expected other condensers than trial, each once"
-    if s.condense.args and methods <= condenser_table.TABLE.keys():
+    if s.condense.args and methods <= condenser_table.CONDENSERS.keys():
         yield f"condense.args = {toml_value(s.condense.args)}: method {s.condense.method} takes none, they are a plug-in's; allowed is {{}}"
     for room in ("ancestor", "condense", "descend", "fewshot"):
         chosen = getattr(s, room).augment

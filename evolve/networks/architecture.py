@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evolve.core.registry import load
+from evolve.core.registry import loaded
 from evolve.core.setting import SETS
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Architecture(ABC):
 
     def build(self, classes: int) -> Network:
         """The module, initialised from seed 0. An architecture of another package has a ``build`` of its own."""
-        network: Network = load(self.builder)(self, classes)
+        network: Network = loaded(self.builder)(self, classes)
         return network
 
     def shapes(self, layer: str) -> Shapes:

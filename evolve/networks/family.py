@@ -4,11 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from evolve.core.errors import UserError
-from evolve.core.registry import blamed, find, names, nonsense, origin
+from evolve.core.registry import Record, blamed, find, names, nonsense, origin
 from evolve.networks.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class Family(Record):
+    """``compiled``: whether kernels of ours train it on a CPU."""
+
+    compiled: bool = False
+
+
+_AT = "evolve.networks."
+NETWORKS = {
+    "vgg16": Record(_AT + "vgg_plan:vgg16", "VGG16-BN, the paper's; descendant VGG8"),
+    "resnet18": Record(_AT + "resnet_plan:resnet18", "torchvision's; descendant ResNet12"),
+    "vit-s16": Record(_AT + "vit_plan:vit_s16", "ViT-S/16; a descendant of 6 blocks"),
+    "vit-small4": Record(_AT + "vit_plan:vit_small4", "patches of 4 pixels, half as wide"),
+}
+FAMILIES = {
+    "vgg": Family(_AT + "vgg_plan:plan_from_json", "convolutions", True),
+    "resnet": Family(_AT + "resnet_plan:plan_from_json", "residual blocks"),
+    "vit": Family(_AT + "vit_plan:plan_from_json", "encoder blocks"),
+}
 
 
 def architecture(network: str, width: float, size: int) -> Architecture:

@@ -12,10 +12,10 @@ def check_rooms(world: World, resident: Any, origin: str) -> None:
     """Let every room refuse, before anything is computed, settings that its images or its strategy do not allow."""
     from evolve.ancestor.accumulate import check_strategy
     from evolve.condensers.batches import draw_images
-    from evolve.core.fewshot_settings import READ
     from evolve.data.streams import stream_tasks
     from evolve.descendants.descendants import downstream_tasks
     from evolve.descendants.fewshot.episodes import Episodes
+    from evolve.descendants.fewshot.methods import LEARNERS
 
     s = world.settings
     try:
@@ -26,7 +26,7 @@ def check_rooms(world: World, resident: Any, origin: str) -> None:
         downstream_tasks(s.descend, world.descend_classes, resident, world.seed)
         if s.condense.method == "trial":
             downstream_tasks(s.descend, world.condense_classes, resident, world.seed, "condensing")
-        if any("episodes" in READ[name] for name in s.fewshot.learners):
+        if any("episodes" in LEARNERS[name].reads for name in s.fewshot.learners):
             Episodes(resident, world.ancestor_classes, s.descend.classes_per_task, s.fewshot, world.seed, s.stream.images_per_class).check()
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evolve.condensers.table import method
+from evolve.condensers.methods import method
 from evolve.core.durable import canonical
 from evolve.core.errors import UserError
 from evolve.engine.store import Result, Store

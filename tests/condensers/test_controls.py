@@ -12,11 +12,11 @@ import torch
 from scipy.stats import chisquare
 from tiny_ancestors import VGG16, VIT, quiet, request, state
 
-from evolve.condensers import table as condenser_table
+from evolve.condensers import methods as condenser_table
 from evolve.condensers.condense import agreed, condense_ancestor
 from evolve.condensers.interface import Condensed, scored
 from evolve.core.errors import UserError
-from evolve.core.registry import BUILTIN
+from evolve.core.registry import records
 from evolve.core.settings import CondenseSettings
 from evolve.lineage import scenario
 from evolve.networks.architecture import Architecture
@@ -85,7 +85,7 @@ def test_fixed_sets(architecture: Architecture, name: str, count: int, granulari
     assert (done.selected, done.status) == (expected, "fixed")
 
 
-@pytest.mark.parametrize("method", condenser_table.TABLE)
+@pytest.mark.parametrize("method", condenser_table.CONDENSERS)
 def test_repeats_that_would_all_be_the_same_are_refused(method: str) -> None:
     words = [f"condense.method={method}", "condense.repeats=10"]
     if method in ("fixed", "gradient"):
@@ -96,13 +96,13 @@ def test_repeats_that_would_all_be_the_same_are_refused(method: str) -> None:
         assert scenario.load("glyphs-seq25", "quick", words).settings.condense.repeats == 10
 
 
-@pytest.mark.parametrize("method", condenser_table.TABLE)
+@pytest.mark.parametrize("method", condenser_table.CONDENSERS)
 def test_who_draws_and_who_computes(method: str) -> None:
     """Another seed finds another alpha, and the plain path another rounding, where the table says so, and only there."""
     one, other, plain = (
         condense_ancestor(request(method, gradients=GRADIENTS, seed=seed, reference=reference)) for seed, reference in ((0, False), (1, False), (0, True))
     )
-    known = condenser_table.TABLE[method]
+    known = condenser_table.CONDENSERS[method]
     assert torch.equal(one.alpha, other.alpha) != known.draws
     assert (
         torch.equal(one.alpha, plain.alpha) != known.computes or method == "trial"
@@ -110,7 +110,7 @@ def test_who_draws_and_who_computes(method: str) -> None:
 
 
 def test_every_builtin_stands_in_the_table() -> None:
-    assert condenser_table.TABLE.keys() == BUILTIN["condensers"].keys()
+    assert condenser_table.CONDENSERS.keys() == records("condensers").keys()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_every_builtin_stands_in_the_table() -> None:
     ],
     ids=["top-k", "threshold, authors'", "plain bilevel", "adam repeated"],
 )
-@pytest.mark.parametrize("method", condenser_table.TABLE)
+@pytest.mark.parametrize("method", condenser_table.CONDENSERS)
 def test_the_table_says_what_is_read(method: str, more: dict[str, Any]) -> None:
     """Run as a stage runs: only what the table names is given, and just that is read."""
     asked = request(method, gradients=GRADIENTS, fixed=(1, 11, 12, 13), images_per_class=8, **more)
@@ -135,7 +135,7 @@ def test_the_table_says_what_is_read(method: str, more: dict[str, Any]) -> None:
     assert seen(c) - passed_on - {"repeats"} == names - passed_on - {"repeats"}
 
 
-@pytest.mark.parametrize("method", condenser_table.TABLE)
+@pytest.mark.parametrize("method", condenser_table.CONDENSERS)
 def test_what_is_not_read_changes_nothing(method: str) -> None:
     asked = request(method, gradients=GRADIENTS, fixed=(1, 11, 12, 13))
     others = {"objective": "bilevel", "outer": "train", "meta_optimizer": "adam", "meta_schedule": "constant", "meta_reach": 0.2}

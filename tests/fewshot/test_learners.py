@@ -11,10 +11,11 @@ import pytest
 import torch
 from colours import ANCESTOR, QUICK, WAYS, course, measure, network, resident, task
 
-from evolve.core.fewshot_settings import LEARNERS, READ
 from evolve.core.randomness import generator
+from evolve.core.registry import find, names
 from evolve.descendants.fewshot.episodes import Episodes
-from evolve.descendants.fewshot.measure import HOMES, make_learner
+from evolve.descendants.fewshot.measure import make_learner
+from evolve.descendants.fewshot.methods import LEARNERS
 from evolve.engine.store import Store
 from evolve.networks.family import architecture
 
@@ -38,7 +39,8 @@ def predict(learner, number, queries=None):
 
 
 def test_names_agree():
-    assert set(HOMES) == set(LEARNERS) == set(READ)
+    assert set(names("learners")) == set(LEARNERS)
+    assert all(callable(find("learners", name)) for name in LEARNERS)
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -131,7 +133,7 @@ def test_reads_the_settings_that_its_key_holds(name):
     recorder = Recorder(replace(QUICK, episodes=2, pretrain_epochs=1, emd_steps=1))
     measure(name, network(), ANCESTOR, [task(0)], recorder)
     fields = {f.name for f in dataclasses.fields(QUICK)}
-    assert recorder.read & fields == READ[name]
+    assert recorder.read & fields == LEARNERS[name].reads
 
 
 @pytest.mark.parametrize("family, width", [("resnet18", 1 / 32), ("vit-small4", 1 / 4)])

@@ -12,9 +12,10 @@ import torch
 from scipy import stats
 
 from evolve.cli import plan as listing
-from evolve.core.fewshot_settings import LEARNERS, READ, FewshotSettings
+from evolve.core.fewshot_settings import FewshotSettings
 from evolve.core.settings import DataSettings
 from evolve.data.sources import load_images
+from evolve.descendants.fewshot.methods import LEARNERS
 from evolve.engine.store import Store
 from evolve.lineage import lineage, perform, recipes, scenario
 from evolve.lineage.collect import collect
@@ -30,7 +31,7 @@ SPLIT = (tuple(range(64)), tuple(range(64, 80)), tuple(range(80, 100)))
 
 
 def world(*overrides, data="images", split=SPLIT):
-    words = ["stream.tasks=1", "fewshot.learners=" + json.dumps(LEARNERS), *overrides]
+    words = ["stream.tasks=1", "fewshot.learners=" + json.dumps(list(LEARNERS)), *overrides]
     return World(scenario.load("glyphs-seq25", "quick", words).settings, 0, data, *split)
 
 
@@ -61,7 +62,7 @@ def test_a_setting_changes_the_keys_of_those_learners_that_read_it(name):
     found = replace(base.settings.fewshot, **{name: other_value(name, getattr(base.settings.fewshot, name))})
     after = learner_keys(replace(base, settings=replace(base.settings, fewshot=found)))
     assert {learner for learner, key in learner_keys(base).items() if after[learner] != key} == {
-        one for one in LEARNERS if name in READ[one]
+        one for one in LEARNERS if name in LEARNERS[one].reads
     }
 
 

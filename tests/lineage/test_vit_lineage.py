@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from tiny import rows
 
 from evolve.core.errors import UserError
-from evolve.core.registry import BUILTIN
+from evolve.core.registry import records
 from evolve.report.curves import LineageRecord, summarise
 from evolve.report.files import write_report
 from evolve.report.verdict import gain_sentence
@@ -100,14 +100,14 @@ def test_one_dino_ancestor_without_a_stream(place: Path) -> None:
         lineage(place, "stream.tasks=0")
 
 
-@pytest.mark.parametrize("condenser", [name for name in BUILTIN["condensers"] if name != "meta-network"])
+@pytest.mark.parametrize("condenser", [name for name in records("condensers") if name != "meta-network"])
 def test_every_condenser_condenses_a_vit(condenser: str, place: Path) -> None:
     record, _ = lineage(place, f"condense.method={condenser}", "condense.window=2", "stream.tasks=2", "controls.joint=0", "controls.full_ancestor=0")
     assert [g.lineage for g in record.generations] == [0, 1, 2]
     assert all(g.all_layers == tuple(f"block{n}" for n in range(1, 13)) and g.selected for g in record.generations)
 
 
-@pytest.mark.parametrize("inheritor", [name for name in BUILTIN["inheritors"] if name != "stack"])
+@pytest.mark.parametrize("inheritor", [name for name in records("inheritors") if name != "stack"])
 @pytest.mark.parametrize("granularity", ["conv", "stage"])
 def test_every_inheritor_makes_descendants_of_a_vit(inheritor: str, granularity: str, place: Path) -> None:
     words = [f"inherit.method={inheritor}", f"condense.granularity={granularity}", "condense.method=fixed", "inherit.lr_scale=0.5"]

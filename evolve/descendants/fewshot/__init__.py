@@ -1,4 +1,4 @@
 """Few-shot learners (the paper's Table III): models and arrays in, arrays out. Nothing here knows a run, a store or a screen.
 
-Kept empty so that ``evolve.core.fewshot_settings`` stays free of torch; :mod:`evolve.descendants.fewshot.measure` is the door.
+Kept empty so that the records in ``methods`` stay free of torch; :mod:`evolve.descendants.fewshot.measure` is the door.
 """

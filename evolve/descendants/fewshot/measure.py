@@ -4,36 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from evolve.core.fewshot_settings import READ, FewshotSettings
+from evolve.core.fewshot_settings import FewshotSettings
 from evolve.core.randomness import generator
+from evolve.core.registry import find
 from evolve.data.resident import Resident
 from evolve.descendants.fewshot.course import Course
 from evolve.descendants.fewshot.episodes import Episodes
 from evolve.descendants.fewshot.learner import CHUNK, Learner, Progress, Setup
+from evolve.descendants.fewshot.methods import LEARNERS
 from evolve.descendants.trainers.group import DownstreamTask
 from evolve.networks.network import Network
 
 if TYPE_CHECKING:
     from evolve.engine.checkpoint import Checkpoint
 
-# Imported when asked for: DeepEMD's solver is a heavy library.
-HOMES = {
-    "matchingnet": "metric:MatchingNet",
-    "protonet": "metric:ProtoNet",
-    "maml": "gradient:maml",
-    "fomaml": "gradient:fomaml",
-    "protomaml": "gradient:protomaml",
-    "boil": "gradient:boil",
-    "reptile": "reptile:Reptile",
-    "baseline++": "baseline:BaselinePlusPlus",
-    "mtl": "mtl:MTL",
-    "deepemd": "deepemd:DeepEMD",
-}
 TRAINING = 0.8  # of the time, for the progress shown
 
 
@@ -51,8 +39,7 @@ class Measured:
 
 def make_learner(name: str, network: Network, settings: FewshotSettings, ways: int, seed: int) -> Learner:
     """A learner that starts from ``network``, which stays as it is. KeyError for an unknown name."""
-    module, _, attribute = HOMES[name].partition(":")
-    made: Learner = getattr(import_module(f"evolve.descendants.fewshot.{module}"), attribute)(Setup(network, settings, ways, seed))
+    made: Learner = find("learners", name)(Setup(network, settings, ways, seed))
     return made
 
 
@@ -78,7 +65,7 @@ def meta_train_and_measure(
     ways = len(tasks[0].classes)
     learner = make_learner(name, network, settings, ways, seed)
     source = Episodes(resident, classes, ways, settings, seed, images_per_class)
-    if "episodes" in READ[name]:
+    if "episodes" in LEARNERS[name].reads:
         source.check()
     losses = learner.meta_train(source, lambda done, text: progress(TRAINING * done, f"{name}, {text}"), Course(checkpoint))
     predicted = []

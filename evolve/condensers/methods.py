@@ -1,4 +1,4 @@
-"""Which [condense] settings each of our condensers reads, and what else its stage's key has to know. Imports no torch.
+"""The records of our condensers: code, help, [condense] settings read, cost. Imports no torch.
 
 A setting that a method does not read must not change the key of its stage: two scenarios that differ in it alone share the result.
 ``tests/test_lineage_keys.py`` runs every condenser on settings that record what is read of them, and compares with this table.
@@ -6,18 +6,22 @@ A setting that a method does not read must not change the key of its stage: two 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
+from evolve.condensers import cost
+from evolve.core.registry import Record
 from evolve.core.settings import CondenseSettings
 
 
 @dataclass(frozen=True)
-class Method:
+class Condenser(Record):
     """``reads``: names of CondenseSettings, beside method and granularity, which all read, and repeats, where the method draws. ``draws``: whether another seed finds
-    another result, so that repeats mean something. ``computes``: whether its numbers depend on the arithmetic, fast or plain.
+    another result, so that repeats mean something. ``computes``: whether its numbers depend on the arithmetic, fast or plain. ``cost``: seconds.
     """
 
     reads: frozenset[str]
+    cost: Callable[[cost.Asked], float]
     draws: bool = True
     computes: bool = False
 
@@ -34,22 +38,47 @@ BILEVEL = frozenset({"lookahead", "outer"})  # read under that objective alone
 PHI = BILEVEL | {"objective", "meta_optimizer", "meta_lr", "meta_schedule", "meta_weight_decay", "meta_reach"}
 PSEUDO = IMAGES | {"epochs", "batch", "lr", "momentum", "weight_decay", "augment"}  # the pseudo-descendant's training
 
-TABLE = {
-    "meta-network": Method(EVERY - {"window"}, computes=True),
-    "similarity": Method(EVERY - {"window"} - PHI, computes=True),
-    "cka": Method(PSEUDO | CHOICE, computes=True),
-    "fisher": Method(IMAGES | {"top_k", "fixed"}),
-    "gradient": Method(frozenset({"window", "top_k", "fixed"}), draws=False),
-    "random": Method(frozenset({"top_k"})),
-    "fixed": Method(frozenset({"fixed"}), draws=False),
-    "trial": Method(TRIAL, computes=True),
+_AT = "evolve.condensers."
+CONDENSERS = {
+    "meta-network": Condenser(
+        _AT + "meta_network.meta_network:meta_network", "the paper's, Eq. 16 or bilevel",
+        EVERY - {"window"}, cost.meta_network, computes=True,
+    ),
+    "similarity": Condenser(
+        _AT + "similarity:similarity", "the meta-network's matching without phi",
+        EVERY - {"window"} - PHI, cost.similarity, computes=True,
+    ),
+    "cka": Condenser(
+        _AT + "cka:cka", "CKA of ancestor and pseudo-descendant",
+        PSEUDO | CHOICE, cost.cka, computes=True,
+    ),
+    "fisher": Condenser(
+        _AT + "fisher:fisher", "how much predictions depend on a layer's weights",
+        IMAGES | {"top_k", "fixed"}, cost.fisher,
+    ),
+    "gradient": Condenser(
+        _AT + "gradient:gradient", "layers whose gradients are stable over tasks",
+        frozenset({"window", "top_k", "fixed"}), cost.at_once, draws=False,
+    ),
+    "random": Condenser(
+        _AT + "controls:random", "layers drawn at random", frozenset({"top_k"}), cost.at_once
+    ),
+    "fixed": Condenser(
+        _AT + "controls:fixed", "the layers of fixed_set or fixed",
+        frozenset({"fixed"}), cost.at_once, draws=False,
+    ),
+    "trial": Condenser(
+        _AT + "trial:trial", "the set whose descendants learn best", TRIAL, cost.trial,
+        computes=True,
+    ),
 }
-PLUGGED = Method(EVERY, computes=True)  # nothing is known of another package's
+# Nothing is known of another package's.
+PLUGGED = Condenser("", "", EVERY, cost.meta_network, computes=True)
 
 
-def method(name: str) -> Method:
+def method(name: str) -> Condenser:
     """What is known of a condenser."""
-    return TABLE.get(name, PLUGGED)
+    return CONDENSERS.get(name, PLUGGED)
 
 
 def read(c: CondenseSettings) -> frozenset[str]:
@@ -57,7 +86,7 @@ def read(c: CondenseSettings) -> frozenset[str]:
     known = method(c.method)
     names = known.reads | {"method", "granularity"}
     names = names | {"repeats"} if known.draws else names - {"repeats"}
-    if c.method not in TABLE:
+    if c.method not in CONDENSERS:
         return names | {"args"}
     if "selection" in names and c.selection == "threshold":
         names -= {"top_k"}

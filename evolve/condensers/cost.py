@@ -1,0 +1,97 @@
+"""What a condensation costs on one core, in seconds, method by method. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from evolve.condensers.candidates import Choice, candidates, trial_settings
+from evolve.core.settings import CondenseSettings, DescendSettings, InheritSettings
+from evolve.networks.architecture import Architecture
+from evolve.networks.cost import CURVATURE, Work, rates_of
+
+FISHER_IMAGES = 512  # at most so many meta images enter evolve.condensers.fisher
+ATTEMPTS = 2  # condensations, mostly, where alpha is to move a certain way
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A condensation of ``ancestor`` on ``images`` of ``size`` pixels; ``learn``: seconds that the
+    descendants of an architecture take, as these settings say; ``lengths``: how many are measured.
+    """
+
+    c: CondenseSettings
+    ancestor: Architecture
+    size: int
+    images: int
+    inherit: InheritSettings
+    descend: DescendSettings
+    learn: Callable[[DescendSettings, Architecture], float]
+    lengths: int
+
+    @property
+    def iterations(self) -> float:
+        """Steps of the pseudo-descendants of all repeats."""
+        c = self.c
+        return c.repeats * c.epochs * max(1, self.images * (1 - c.meta_fraction) // c.batch)
+
+    def trained(self, own: float, matched: float, steps: int, seen: float, attempts: int = 1) -> float:
+        """Iterations of ``own`` training images and ``matched`` ones in ``steps`` optimizer steps,
+        beside ``seen`` images that pass the ancestor.
+        """
+        images = own + rates_of(self.ancestor).matching * matched * 2
+        work = Work(self.ancestor.paper_descendant(), self.size, images, steps)
+        passed = Work(self.ancestor, self.size, 0, 0, seen)
+        return attempts * self.iterations * work.seconds() + passed.seconds()
+
+
+def at_once(asked: Asked) -> float:
+    """A method that trains nothing and looks at no image."""
+    return 0.1
+
+
+def fisher(asked: Asked) -> float:
+    """One gradient an image."""
+    single = min(FISHER_IMAGES, asked.images * asked.c.meta_fraction)
+    return asked.c.repeats * Work(asked.ancestor, asked.size, single, single).seconds()
+
+
+def cka(asked: Asked) -> float:
+    """A training on each batch once, without matching."""
+    return asked.trained(asked.c.batch, 0, 1, asked.images * asked.c.meta_fraction)
+
+
+def similarity(asked: Asked) -> float:
+    """A training on each batch once, and a matching of a meta batch."""
+    c = asked.c
+    return asked.trained(c.batch, c.meta_batch, 2, asked.images * c.meta_fraction)
+
+
+def meta_network(asked: Asked) -> float:
+    """One iteration under Eq. 16 trains on a batch once, which passes the ancestor, too, and looks at a
+    meta batch. Bilevel, it trains on a batch twice and on a meta batch 2 + T times; of its T + 1
+    look-ahead steps all but the first need a Hessian product.
+    """
+    c, meta = asked.c, asked.images * asked.c.meta_fraction
+    if c.objective == "bilevel":
+        ahead = c.lookahead
+        own = 2.0 * c.batch + (2 + ahead) * c.meta_batch
+        own += CURVATURE * (c.batch + (ahead - 1) * c.meta_batch)
+        return asked.trained(own, (1 + 2 * ahead) * c.meta_batch, 4 + 3 * ahead, meta)
+    # The training images pass the ancestor once, or in every epoch anew.
+    seen = asked.images * (1 - c.meta_fraction) * (c.repeats * c.epochs if c.augment else 1)
+    attempts = ATTEMPTS if c.meta_reach and c.meta_optimizer == "sgd" else 1
+    return asked.trained(c.batch, c.batch + c.meta_batch, 3, meta + seen, attempts)
+
+
+def trial(asked: Asked) -> float:
+    """The descendants of every candidate, and this generation's part of those from scratch, which a
+    process trains once for all measured lengths. What rivals choose is taken for one of them.
+    """
+    c = asked.c
+    tried = candidates(Choice(asked.ancestor, c.granularity, asked.inherit, c.budget), {})
+    learning = trial_settings(asked.descend, c.trial_tasks)
+    heirs = sum(asked.learn(learning, plan) for plan in {candidate.plan for candidate in tried})
+    anonymous = {candidate.plan.anonymous() for candidate in tried}
+    fresh = sum(asked.learn(learning, plan) for plan in anonymous)
+    return c.repeats * (heirs + fresh / asked.lengths)
