@@ -74,9 +74,11 @@ def test_readmes_tree_has_the_rooms_and_the_folders() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_file_and_module_that_a_page_names_exists(page: Path) -> None:
-    code = re.findall(r"`([^`\n]+)`", BLOCK.sub("", page.read_text(encoding="utf-8")))
+    text = page.read_text(encoding="utf-8")
+    code = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
     paths = {word for word in code if re.fullmatch(r"[\w.*-]+(/[\w.*-]+)*\.(py|sh|cfg|toml|md|cff)", word)}
     paths |= {word for word in code if word.split("/")[0] in FOLDERS and "/" in word and "<" not in word}
+    paths |= set(re.findall(rf"(?<![\w/])(?:{'|'.join(FOLDERS)})/[\w./*-]+\.(?:py|toml|sh|md)\b", text))
     written_by_users = {"scenario.toml", "table.md", "evolve_stripes.py"}
     missing = [word for word in paths - written_by_users if not any([*ROOT.glob(word), *page.parent.glob(word)])]
     modules = {word for word in code if re.fullmatch(r"evolve(\.\w+)+", word)}
