@@ -180,7 +180,8 @@ class Learner:
     def learn(self, tasks: Sequence[StreamTask], checkpoint: Checkpoint, progress: Progress) -> list[float]:
         """Train on the last of ``tasks`` (cumulative, joint: on all of them) from the newest checkpoint on; mean loss of every epoch."""
         strategy, number = self.strategy, tasks[-1].number
-        needed = tasks if self.a.strategy in ("cumulative", "joint") else tasks[-1:]
+        known = STRATEGIES.get(self.a.strategy)  # a plug-in has no record
+        needed = tasks if known and known.whole else tasks[-1:]
         *past, experience = make_benchmark(needed, self.resident, labelling(self.a), self.class_ids).train_stream
         strategy.past, self._losses = past, []
         meter = _Meter(self.a.epochs, number, progress)
