@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 
 
 
+<<<<<<< HEAD:evolve/ancestor/accumulate.py
+=======
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
+
+    def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Keeps copies, if anything: the tensors go on changing."""
+>>>>>>> gpu:evolve/ancestor.py
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,10 +216,10 @@ class Learner:
         return _flat(strategy.model.state_dict(), "model.") | _flat(tensors, "strategy."), meta
 
     def _running(self) -> dict[str, Tensor]:
-        """What an epoch leaves to the next one of the same task."""
+        """What an epoch leaves to the next one of the same task: the tensors in use, since most epochs leave no checkpoint."""
         strategy = self.strategy
         held = state_of(strategy.optimizer, dict(strategy.model.named_parameters()))
-        return _flat(strategy.model.state_dict(), "model.") | _flat(held, "optimizer.") | _flat(strategy.running(), "running.")
+        return _named(strategy.model.state_dict(), "model.") | _named(held, "optimizer.") | _named(strategy.running(), "running.")
 
     def _resume(self, found: tuple[dict[str, Tensor], dict[str, Any]] | None) -> int:
         """Load a checkpoint's state into the strategy, which is ready for the task's first epoch; the epoch to go on with."""
@@ -298,7 +305,12 @@ def accuracies(
 
 def _flat(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Copies on the CPU, in the layout that files hold, under prefixed names."""
-    return {prefix + name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    copies = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    return _named(copies, prefix)
+
+
+def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def _unflat(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -10,14 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_graphs import OTHER, assert_equal_models, generations, make_group, make_models, run
+from test_graphs import OTHER, assert_equal_models, generations, make_group, make_models, make_resident, run
 
+<<<<<<< HEAD
 from evolve.descendants.trainers import graph_check
 from evolve.descendants.trainers.graph_check import branches, checked, shortened
 from evolve.descendants.trainers.graph_draws import layout
 from evolve.descendants.trainers.graphs import GraphTrainer, TrainStep
 from evolve.descendants.trainers.plain import PlainTrainer
 from evolve.networks.fast import graph_capture
+=======
+from evolve.networks.plan import vgg16_plan
+from evolve.training import graph_capture, graph_check
+from evolve.training.graph_check import branches, checked, shortened
+from evolve.training.graph_draws import layout
+from evolve.training.graphs import GraphTrainer, TrainStep
+from evolve.training.plain import PlainTrainer
+>>>>>>> gpu
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +151,12 @@ def test_a_set_too_large_to_capture_comes_apart_and_condemns_nobody(monkeypatch,
     room = 2
     with pytest.raises(torch.cuda.OutOfMemoryError):
         checked([*models, *make_models(group), *make_models(group)], many)
+    assert isinstance(checked(models, group), GraphTrainer) and not list(recwarn)
+
+
+def test_a_whole_ancestor_that_makes_much_of_rounding_is_captured_too(recwarn):
+    group = make_group(3, 14, make_resident(size=32))
+    models = make_models(group, torch.float32, vgg16_plan(1 / 8))
     assert isinstance(checked(models, group), GraphTrainer) and not list(recwarn)
 
 
