@@ -34,13 +34,6 @@ if TYPE_CHECKING:
 
 
 
-<<<<<<< HEAD:evolve/ancestor/accumulate.py
-=======
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
-
-    def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Keeps copies, if anything: the tensors go on changing."""
->>>>>>> gpu:evolve/ancestor.py
 
 
 @dataclass(frozen=True, eq=False)

@@ -100,4 +100,5 @@ class Checkpoint(Protocol):
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
 
-    def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None: ...
+    def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Keeps copies, if anything: the tensors go on changing."""

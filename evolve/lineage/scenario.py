@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 from evolve.condensers import methods as condenser_table
 from evolve.core.errors import UserError
 from evolve.core.settings import Scenario, Settings, descend_source
 from evolve.core.shipped import find
-from evolve.core.toml import _build, _show, override, toml_value
+from evolve.core.toml import _build, _show, override, read_toml, toml_value
 from evolve.networks.family import architecture
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 PROFILES = ("quick", "paper")
 
 
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file's tables. UserError where it cannot be read or is no TOML."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Notepad writes a byte order mark
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Scenario:

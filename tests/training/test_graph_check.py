@@ -12,21 +12,13 @@ import pytest
 import torch
 from test_graphs import OTHER, assert_equal_models, generations, make_group, make_models, make_resident, run
 
-<<<<<<< HEAD
 from evolve.descendants.trainers import graph_check
 from evolve.descendants.trainers.graph_check import branches, checked, shortened
 from evolve.descendants.trainers.graph_draws import layout
 from evolve.descendants.trainers.graphs import GraphTrainer, TrainStep
 from evolve.descendants.trainers.plain import PlainTrainer
 from evolve.networks.fast import graph_capture
-=======
-from evolve.networks.plan import vgg16_plan
-from evolve.training import graph_capture, graph_check
-from evolve.training.graph_check import branches, checked, shortened
-from evolve.training.graph_draws import layout
-from evolve.training.graphs import GraphTrainer, TrainStep
-from evolve.training.plain import PlainTrainer
->>>>>>> gpu
+from evolve.networks.vgg_plan import vgg16_plan
 
 
 @pytest.fixture(autouse=True)

@@ -39,6 +39,7 @@ from evolve.core import toml
 from evolve.core.errors import UserError
 from evolve.core.settings import Scenario
 from evolve.core.shipped import find
+from evolve.core.toml import read_toml
 from evolve.lineage import scenario
 from evolve.report.compare import CONTROLS, Batch, Case
 
@@ -64,7 +65,7 @@ def load(
     Raises UserError naming file, key and value, or the case that cannot be.
     """
     path = find("batch", name, ABLATIONS)
-    table = scenario.read_toml(path)
+    table = read_toml(path)
     _known(table, KEYS, str(path), "")
     quick = _table(table, "quick", str(path))
     _known(quick, ("seeds", "set", "axes", "case"), str(path), "quick.")
