@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.core.errors import DataError, UserError
-from evolve.engine.agenda import Event, StageProgress
+from evolve.engine.scheduler import Event, StageProgress
 from evolve.engine.store import Stage, Store, stage_key
 
 Progress = Callable[[float, str], None]

@@ -10,9 +10,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from strategy_runs import ARGUMENTS, CLASSES, HEADS, A, Memory, S, assert_same, in_stages, model_of, quiet, settings, stripes
+from strategy_runs import (
+    ARGUMENTS,
+    CLASSES,
+    HEADS,
+    A,
+    Memory,
+    S,
+    assert_same,
+    in_stages,
+    model_of,
+    quiet,
+    settings,
+    stripes,
+)
 
-from evolve.ancestor.accumulate import Accumulated, Learner, accumulate, accuracies, build_ancestor, check_strategy, labelling, load_trunk
+from evolve.ancestor.accumulate import (
+    Accumulated,
+    Learner,
+    accumulate,
+    accuracies,
+    build_ancestor,
+    check_strategy,
+    labelling,
+    load_trunk,
+)
 from evolve.core.errors import UserError
 from evolve.core.randomness import generator
 from evolve.core.settings import AncestorSettings

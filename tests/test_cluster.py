@@ -19,11 +19,18 @@ from commands import environment, wait_until
 from engine_stages import Interrupting, make
 
 from evolve.core.errors import DataError, UserError
-from evolve.engine.agenda import Event, Notice, StageDone, StageFailed, StageFailure, StageProgress
 from evolve.engine.cluster import Cluster, chosen
 from evolve.engine.cluster.crew import Dask
 from evolve.engine.cluster.task import Assignment, settle, unfit, versions
 from evolve.engine.engine import run_stages
+from evolve.engine.scheduler import (
+    Event,
+    Notice,
+    StageDone,
+    StageFailed,
+    StageFailure,
+    StageProgress,
+)
 from evolve.engine.store import Stage, Store
 
 PERFORM = "engine_stages:perform"

@@ -19,7 +19,16 @@ from commands import wait_until
 from engine_stages import Interrupting, make
 
 from evolve.core.errors import DataError, UserError
-from evolve.engine.engine import Event, Notice, StageDone, StageFailed, StageFailure, StageProgress, StageStarted, run_stages
+from evolve.engine.engine import (
+    Event,
+    Notice,
+    StageDone,
+    StageFailed,
+    StageFailure,
+    StageProgress,
+    StageStarted,
+    run_stages,
+)
 from evolve.engine.store import Stage, Store
 
 PERFORM = "engine_stages:perform"

@@ -12,7 +12,13 @@ from evolve.core.randomness import generator
 from evolve.learngene.inheritance import inherit
 from evolve.learngene.learngene import Learngene, extract, shuffled
 from evolve.networks.vgg import VGG, initialise
-from evolve.networks.vgg_plan import layer_names, plan_from_json, plan_to_json, stack_plan, vgg16_plan
+from evolve.networks.vgg_plan import (
+    layer_names,
+    plan_from_json,
+    plan_to_json,
+    stack_plan,
+    vgg16_plan,
+)
 
 PARTS = ("conv.weight", "conv.bias", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "bn.num_batches_tracked")
 PAPER = ("conv1", "conv11", "conv12", "conv13")

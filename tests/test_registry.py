@@ -19,7 +19,13 @@ from evolve.condensers.condense import condense_ancestor
 from evolve.condensers.interface import Request
 from evolve.core import registry
 from evolve.core.errors import UserError
-from evolve.core.settings import AncestorSettings, CondenseSettings, DataSettings, InheritSettings, Settings
+from evolve.core.settings import (
+    AncestorSettings,
+    CondenseSettings,
+    DataSettings,
+    InheritSettings,
+    Settings,
+)
 from evolve.data.sources import load_images
 from evolve.learngene.inheritors import descendant
 from evolve.lineage import scenario

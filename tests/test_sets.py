@@ -19,7 +19,16 @@ from test_engine import PERFORM, labels, lineage, run, values
 from evolve.core.errors import DataError, UserError
 from evolve.core.settings import AncestorSettings, DataSettings, DescendSettings, Settings
 from evolve.data.sources import load_images
-from evolve.engine.engine import Event, Notice, StageDone, StageFailed, StageFailure, StageProgress, StageStarted, run_stages
+from evolve.engine.engine import (
+    Event,
+    Notice,
+    StageDone,
+    StageFailed,
+    StageFailure,
+    StageProgress,
+    StageStarted,
+    run_stages,
+)
 from evolve.engine.store import Stage, Store
 from evolve.engine.workers import execute
 from evolve.learngene.learngene import extract, flatten

@@ -28,7 +28,7 @@ import evolve.engine.result
 import evolve.engine.store
 from evolve.core.durable import from_json, to_json
 from evolve.core.errors import StoreError
-from evolve.engine.checkpoint import Sparing
+from evolve.engine.checkpoint import ThrottledCheckpoint
 from evolve.engine.store import Stage, Store, Thinned, stage_key
 
 torch.set_num_threads(1)
@@ -304,7 +304,7 @@ def test_a_checkpoint_killed_anywhere_leaves_the_last_good_one(tmp_path: Path) -
 
 def test_a_sparing_checkpoint_writes_when_it_is_time(tmp_path: Path) -> None:
     now = [0.0]
-    keep = Sparing(Store(tmp_path).checkpoint(stage().key), 10, lambda: now[0])
+    keep = ThrottledCheckpoint(Store(tmp_path).checkpoint(stage().key), 10, lambda: now[0])
     seen = []
     for epoch in range(1, 7):
         now[0] = 4.0 * epoch

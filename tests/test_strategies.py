@@ -7,7 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from strategy_runs import ARGUMENTS, CLASSES, SEED, Memory, S, assert_same, model_of, quiet, settings, stripes, through_a_file
+from strategy_runs import (
+    ARGUMENTS,
+    CLASSES,
+    SEED,
+    Memory,
+    S,
+    assert_same,
+    model_of,
+    quiet,
+    settings,
+    stripes,
+    through_a_file,
+)
 from torch import Tensor
 
 from evolve.ancestor.accumulate import Accumulated, Learner, accumulate

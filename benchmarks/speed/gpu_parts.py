@@ -27,7 +27,17 @@ from evolve.networks.network import Network
 from evolve.runs.estimate.timing import NoCheckpoint, silent
 
 from .cases import ANCESTOR_CLASSES, CONDENSE_CLASSES, DESCEND_CLASSES, Case
-from .gpu_setting import PRECISIONS, Row, as_torch_comes, device_of, images, median, precision, settings, timed
+from .gpu_setting import (
+    PRECISIONS,
+    Row,
+    as_torch_comes,
+    device_of,
+    images,
+    median,
+    precision,
+    settings,
+    timed,
+)
 
 if TYPE_CHECKING:
     from .gpu import Plan

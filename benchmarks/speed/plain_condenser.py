@@ -16,7 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from evolve.condensers.batches import draw_images, epoch_rows, meta_rows, split_meta, steps_per_epoch
+from evolve.condensers.batches import (
+    draw_images,
+    epoch_rows,
+    meta_rows,
+    split_meta,
+    steps_per_epoch,
+)
 from evolve.condensers.meta_network.hypergradient import LookAhead, Rule, sgd, unrolled
 from evolve.condensers.meta_network.matching import Matcher, Projection, layout, psi_reference
 from evolve.condensers.meta_network.meta_network import Features, Pseudo
@@ -25,7 +31,14 @@ from evolve.core.randomness import generator
 from evolve.core.settings import CondenseSettings
 from evolve.data.resident import Resident
 from evolve.networks.vgg import VGG, initialise
-from evolve.networks.vgg_plan import PAPER_SET, Plan, VggPlan, integral_layers, stack_plan, vgg16_plan
+from evolve.networks.vgg_plan import (
+    PAPER_SET,
+    Plan,
+    VggPlan,
+    integral_layers,
+    stack_plan,
+    vgg16_plan,
+)
 
 from .cases import CONDENSE_CLASSES, Case
 from .work import barrier

@@ -90,7 +90,9 @@ def _main(connection: Connection, role: Role) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A spawned process would spawn its own children too: the baseline's loader starts them as it does in a user's own script.
     multiprocessing.set_start_method(role.start_method, force=True)
-    from .bench_process import BenchProcess  # torch, in the process that needs it, while its parent draws the images
+    from .bench_process import (
+        BenchProcess,  # torch, in the process that needs it, while its parent draws the images
+    )
 
     bench: Any = None
     while True:

@@ -23,7 +23,15 @@ from evolve.core.randomness import derive_seed, generator, isolated_rng
 from evolve.core.settings import AncestorSettings, StreamSettings
 from evolve.core.spent import Progress
 from evolve.data.resident import Resident
-from evolve.data.streams import StreamTask, class_labels, labels_of, load_avalanche, make_benchmark, stream_tasks, task_label
+from evolve.data.streams import (
+    StreamTask,
+    class_labels,
+    labels_of,
+    load_avalanche,
+    make_benchmark,
+    stream_tasks,
+    task_label,
+)
 from evolve.engine.checkpoint import Checkpoint
 from evolve.networks.family import architecture
 from evolve.networks.network import Network, initialise

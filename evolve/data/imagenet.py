@@ -16,7 +16,16 @@ import numpy as np
 from evolve.core.errors import DataError
 from evolve.core.settings import DataSettings
 from evolve.data.cache import Prepared, Report, Streamed
-from evolve.data.photos import IMAGENET_MEAN, IMAGENET_STD, blocks, cap_identity, capped, decode, identify, photos_below
+from evolve.data.photos import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    blocks,
+    cap_identity,
+    capped,
+    decode,
+    identify,
+    photos_below,
+)
 
 KAGGLE = "ILSVRC/Data/CLS-LOC"  # where Kaggle's archive puts train/ and val/
 TABLES = ("LOC_val_solution.csv", "val.csv")

@@ -20,7 +20,16 @@ import numpy as np
 from evolve.core.errors import DataError
 from evolve.core.settings import DataSettings
 from evolve.data.cache import Prepared, Report, Streamed
-from evolve.data.photos import IMAGENET_MEAN, IMAGENET_STD, blocks, cap_identity, capped, decode, identify, square
+from evolve.data.photos import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    blocks,
+    cap_identity,
+    capped,
+    decode,
+    identify,
+    square,
+)
 from evolve.data.pickles import load_arrays
 
 PARTS = {"ancestor": "train", "condense": "val", "descend": "test"}

@@ -102,7 +102,9 @@ def make_dataset(resident: Resident, index: Tensor, labels: Tensor, task_labels:
     """An Avalanche classification dataset that also knows its images' ``resident_index``, through subsets and concatenations."""
     load_avalanche()
     from avalanche.benchmarks.utils import DataAttribute
-    from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
+    from avalanche.benchmarks.utils.classification_dataset import (
+        TaskAwareSupervisedClassificationDataset,
+    )
 
     targets = labels.tolist()
     attributes = [

@@ -79,7 +79,7 @@ class FolderCheckpoint:
                     yield int(match[1]), match[2], path
 
 
-class Sparing:
+class ThrottledCheckpoint:
     """A checkpoint that is written at most every ``seconds``: an epoch of a small network takes less time than its checkpoint is worth."""
 
     def __init__(self, inner: Checkpoint, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:

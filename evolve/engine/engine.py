@@ -14,12 +14,22 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from evolve.core.errors import UserError
-from evolve.engine.agenda import Agenda, Event, Notice, Sets, StageDone, StageFailed, StageFailure, StageProgress, StageStarted
+from evolve.engine.scheduler import (
+    Event,
+    Notice,
+    Scheduler,
+    Sets,
+    StageDone,
+    StageFailed,
+    StageFailure,
+    StageProgress,
+    StageStarted,
+)
 from evolve.engine.store import Stage, Store
 from evolve.engine.workers import Worker, execute, named
 
 __all__ = [
-    "Agenda",
+    "Scheduler",
     "Crew",
     "Event",
     "Here",
@@ -39,8 +49,8 @@ class Crew(Protocol):
 
     sets: bool
 
-    def run(self, agenda: Agenda, perform: str, context: Mapping[str, Any]) -> None:
-        """Compute what ``agenda`` names until nothing is left; then, or when something ends it, nothing that it began runs on."""
+    def run(self, scheduler: Scheduler, perform: str, context: Mapping[str, Any]) -> None:
+        """Compute what ``scheduler`` names until nothing is left; then, or when something ends it, nothing that it began runs on."""
 
 
 def run_stages(
@@ -55,7 +65,7 @@ def run_stages(
     """Execute stages until all that ``expand`` names are in the store.
 
     ``perform`` is "package.module:function"; it is called as ``function(stage, store, context, progress)`` and puts the
-    result. What its module may have beside it for sets of stages: see :class:`evolve.engine.agenda.Sets`. ``workers`` processes run at
+    result. What its module may have beside it for sets of stages: see :class:`evolve.engine.scheduler.Sets`. ``workers`` processes run at
     once; 0 computes in this process; any other crew may stand there instead.
 
     Raises the stage's own UserError; UserError when a worker process died twice in one stage; StageFailure for any
@@ -66,9 +76,9 @@ def run_stages(
     """
     store = Store(store_root, lambda text: events(Notice(text)))
     crew = workers if not isinstance(workers, int) else Local([{}] * workers) if workers > 0 else Here()
-    agenda = Agenda(expand, store, events, Sets(perform, context) if crew.sets else None, keep_going)
-    crew.run(agenda, perform, context)
-    return agenda.failed
+    scheduler = Scheduler(expand, store, events, Sets(perform, context) if crew.sets else None, keep_going)
+    crew.run(scheduler, perform, context)
+    return scheduler.failed
 
 
 class Here:
@@ -76,26 +86,26 @@ class Here:
 
     sets = True
 
-    def run(self, agenda: Agenda, perform: str, context: Mapping[str, Any]) -> None:
+    def run(self, scheduler: Scheduler, perform: str, context: Mapping[str, Any]) -> None:
         """See :class:`Crew`."""
         import torch
 
         threads = torch.get_num_threads()  # execute sets it to 1
         try:
-            while stages := agenda.take():
-                agenda.start(stages)
+            while stages := scheduler.take():
+                scheduler.start(stages)
                 messages: list[tuple[Any, ...]] = []
 
                 def send(*message: Any, messages: list[tuple[Any, ...]] = messages) -> None:
                     if message[1] in ("progress", "waiting", "notice"):
-                        agenda.receive(*message)
+                        scheduler.receive(*message)
                     else:
                         messages.append(message)  # acted on once the locks are free
 
-                execute(stages, agenda.store, perform, context, send)
+                execute(stages, scheduler.store, perform, context, send)
                 for message in messages:
-                    agenda.receive(*message)
-            agenda.check_finished()
+                    scheduler.receive(*message)
+            scheduler.check_finished()
         finally:
             torch.set_num_threads(threads)
 
@@ -108,16 +118,16 @@ class Local:
     def __init__(self, places: Sequence[Mapping[str, str]]) -> None:
         self.places = places
 
-    def run(self, agenda: Agenda, perform: str, context: Mapping[str, Any]) -> None:
+    def run(self, scheduler: Scheduler, perform: str, context: Mapping[str, Any]) -> None:
         """See :class:`Crew`."""
-        _Shift(agenda, perform, context, self.places).run()
+        _Shift(scheduler, perform, context, self.places).run()
 
 
 class _Shift:
-    """One agenda's worker processes, started when there is work for them and kept until the end."""
+    """One scheduler's worker processes, started when there is work for them and kept until the end."""
 
-    def __init__(self, agenda: Agenda, perform: str, context: Mapping[str, Any], places: Sequence[Mapping[str, str]]) -> None:
-        self.agenda, self.perform, self.context = agenda, perform, context
+    def __init__(self, scheduler: Scheduler, perform: str, context: Mapping[str, Any], places: Sequence[Mapping[str, str]]) -> None:
+        self.scheduler, self.perform, self.context = scheduler, perform, context
         self.size, self.free = len(places), list(places)
         self.workers: list[Worker] = []
         self.deaths: Counter[str] = Counter()
@@ -133,26 +143,26 @@ class _Shift:
     def _loop(self) -> None:
         while True:
             self._assign()
-            if not self.agenda.running:
-                return self.agenda.check_finished()
+            if not self.scheduler.running:
+                return self.scheduler.check_finished()
             wait_for([worker.connection for worker in self.workers])
             for worker in list(self.workers):
                 self._listen(worker)
 
     def _assign(self) -> None:
-        while sum(bool(w.stages) for w in self.workers) < self.size and (stages := self.agenda.take()):
+        while sum(bool(w.stages) for w in self.workers) < self.size and (stages := self.scheduler.take()):
             worker = next((w for w in self.workers if not w.stages), None)
             if worker is None:
-                worker = Worker(self.agenda.store.root, self.perform, self.context, self.free.pop(0))
+                worker = Worker(self.scheduler.store.root, self.perform, self.context, self.free.pop(0))
                 self.workers.append(worker)
             worker.give(stages)
-            self.agenda.start(stages)
+            self.scheduler.start(stages)
 
     def _listen(self, worker: Worker) -> None:
         for message in worker.messages():
             if message is None:
                 self._bury(worker)
-            elif self.agenda.receive(*message):
+            elif self.scheduler.receive(*message):
                 del worker.stages[message[0]]
 
     def _bury(self, worker: Worker) -> None:
@@ -164,14 +174,14 @@ class _Shift:
         if not stages:
             return
         self.deaths.update(list(worker.stages))
-        self.agenda.give_up(stages)
+        self.scheduler.give_up(stages)
         reason = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         if twice := [stage for stage in stages if self.deaths[stage.key] > 1]:  # it was alone then
             text = f"its worker process died twice ({reason}; signal 9 is mostly a lack of memory: try fewer --workers)"
-            log = self.agenda.store.log(twice[0].key)
-            return self.agenda.fail(twice[0], text, UserError(f"{twice[0].label}: {text}; its log, if it said anything, is {log}"))
+            log = self.scheduler.store.log(twice[0].key)
+            return self.scheduler.fail(twice[0], text, UserError(f"{twice[0].label}: {text}; its log, if it said anything, is {log}"))
         again = "trying once more" if len(stages) == 1 else "trying each once more, alone"
-        self.agenda.events(Notice(f"{named(stages)}: its worker process died ({reason}); {again}"))
+        self.scheduler.events(Notice(f"{named(stages)}: its worker process died ({reason}); {again}"))
 
     def _dismiss(self, orderly: bool) -> None:
         """End every worker: idle ones leave, busy ones (an error, Ctrl-C) are killed."""
@@ -184,5 +194,5 @@ class _Shift:
         for worker in self.workers:
             worker.reap()
         if len(kept) < len(self.workers):
-            self.agenda.store.sweep()
+            self.scheduler.store.sweep()
         self.workers.clear()

@@ -8,7 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evolve.core.durable import digest, file_digest, from_json, storage_errors, tensors_from_bytes, to_json
+from evolve.core.durable import (
+    digest,
+    file_digest,
+    from_json,
+    storage_errors,
+    tensors_from_bytes,
+    to_json,
+)
 from evolve.core.errors import StoreError
 from evolve.engine.stage import stage_key
 

@@ -26,25 +26,43 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from evolve.core.durable import digest, from_json, make_folder, plain, storage_errors, sync_folder, tensors_to_bytes, to_json, write_file
+from evolve.core.durable import (
+    digest,
+    from_json,
+    make_folder,
+    plain,
+    storage_errors,
+    sync_folder,
+    tensors_to_bytes,
+    to_json,
+    write_file,
+)
 from evolve.core.errors import StoreError
 from evolve.engine.checkpoint import FolderCheckpoint
 from evolve.engine.lease import Lease
 from evolve.engine.mirror import Mirror
-from evolve.engine.result import Damaged, Result, Thinned, identity_of, read_result, seal_of, verified
+from evolve.engine.result import (
+    Damaged,
+    Result,
+    Thinned,
+    identity_of,
+    read_result,
+    seal_of,
+    verified,
+)
 from evolve.engine.stage import WORD, Stage, stage_key
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FORMAT", "FolderCheckpoint", "Held", "Result", "Stage", "Store", "Thinned", "stage_key"]
+__all__ = ["FORMAT", "FolderCheckpoint", "StageLocked", "Result", "Stage", "Store", "Thinned", "stage_key"]
 
 FORMAT = 1
 _PATIENCE = 1.0  # seconds between two words of one who waits for a lock
 _MACHINE = digest(platform.node().encode())[:8]
 _FOREIGN_SECONDS = 86400.0  # of so long ago, what another machine was writing is rubbish, whatever the clocks say
 
-class Held(Exception):
+class StageLocked(Exception):
     """Another process is computing this stage."""
 
 
@@ -136,7 +154,7 @@ class Store:
         ``why`` is the line that whoever asks for the tensors will get. Killed anywhere, this leaves the result whole or thinned; called
         again, it finishes what was begun.
         """
-        with storage_errors(self.root), suppress(Held), self.unheld(key):
+        with storage_errors(self.root), suppress(StageLocked), self.unheld(key):
             if (found := self.get(key)) is None:
                 return 0
             files = dict(found.manifest["files"])
@@ -187,10 +205,10 @@ class Store:
 
     @contextmanager
     def unheld(self, key: str) -> Iterator[None]:
-        """Hold a stage's lock, which nobody else holds; raises Held at once where somebody does."""
+        """Hold a stage's lock, which nobody else holds; raises StageLocked at once where somebody does."""
 
         def refuse() -> None:
-            raise Held(key)
+            raise StageLocked(key)
 
         with self.lock(key, waiting=refuse):
             yield
@@ -358,7 +376,7 @@ class Store:
                 lock.release()
         for folder in (self.root / "partial").iterdir():
             if self._whole(folder.name):
-                with suppress(Held), self.unheld(folder.name):
+                with suppress(StageLocked), self.unheld(folder.name):
                     self.checkpoint(folder.name).clear()
 
     def _whole(self, key: str) -> bool:

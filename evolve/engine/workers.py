@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.core.errors import UserError, first_line
-from evolve.engine.store import Held, Stage, Store
+from evolve.engine.store import Stage, StageLocked, Store
 
 Send = Callable[..., None]  # (a stage's key, what, *content)
 
@@ -125,7 +125,7 @@ def _got_lock(stage: Stage, store: Store, locks: ExitStack, tell: Send) -> bool:
     """Whether the stage's lock could be taken without waiting; ``locks`` gives it back."""
     try:
         locks.enter_context(store.unheld(stage.key))
-    except Held:
+    except StageLocked:
         tell("held")
         return False
     return True

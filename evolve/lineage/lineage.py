@@ -16,7 +16,16 @@ from collections.abc import Iterator
 
 from evolve.core.words import PAPERS, WHOLE
 from evolve.engine.stage import Place, Stage
-from evolve.lineage.recipes import accumulate, condense, descend, distilled, fewshot, from_scratch, heir, rivals
+from evolve.lineage.recipes import (
+    accumulate,
+    condense,
+    descend,
+    distilled,
+    fewshot,
+    from_scratch,
+    heir,
+    rivals,
+)
 from evolve.lineage.schedule import due, measured
 from evolve.lineage.world import Peek, World, ancestor_plan, paper_descendant
 from evolve.networks.architecture import Architecture

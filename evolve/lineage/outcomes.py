@@ -15,10 +15,16 @@ from torch import Tensor
 from evolve.core.errors import UserError
 from evolve.core.fewshot_settings import FewshotSettings
 from evolve.core.randomness import derive_seed
-from evolve.core.settings import AncestorSettings, CondenseSettings, DescendSettings, InheritSettings, StreamSettings
+from evolve.core.settings import (
+    AncestorSettings,
+    CondenseSettings,
+    DescendSettings,
+    InheritSettings,
+    StreamSettings,
+)
 from evolve.core.spent import Progress
 from evolve.data.resident import Resident
-from evolve.engine.checkpoint import Sparing
+from evolve.engine.checkpoint import ThrottledCheckpoint
 from evolve.engine.store import Result, Stage, Store
 from evolve.learngene.inheritors import descendant
 from evolve.learngene.learngene import Learngene, extract, flatten, shuffled, unflatten
@@ -46,7 +52,10 @@ def _settings(kind: type, table: Mapping[str, Any]) -> Any:
 
 
 def accumulate_outcome(context: Mapping[str, Any], stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:
-    from evolve.ancestor.accumulate import Accumulated, accumulate  # imports Avalanche, which takes seconds
+    from evolve.ancestor.accumulate import (  # imports Avalanche, which takes seconds
+        Accumulated,
+        accumulate,
+    )
 
     recipe = stage.recipe
     before = inputs.get("previous")
@@ -61,7 +70,7 @@ def accumulate_outcome(context: Mapping[str, Any], stage: Stage, inputs: Mapping
         recipe["task"],
         previous,
         history,
-        Sparing(store.checkpoint(stage.key), CHECKPOINT_SECONDS),
+        ThrottledCheckpoint(store.checkpoint(stage.key), CHECKPOINT_SECONDS),
         progress,
         recipe.get("arithmetic") == "reference",
         _pretrained(recipe, context) if recipe.get("checkpoint") else None,
@@ -195,7 +204,7 @@ def fewshot_outcome(stage: Stage, inputs: Mapping[str, Result], resident: Reside
         settings,
         seed,
         progress,
-        Sparing(store.checkpoint(stage.key), CHECKPOINT_SECONDS),
+        ThrottledCheckpoint(store.checkpoint(stage.key), CHECKPOINT_SECONDS),
         recipe["images_per_class"],
     )
     record = {

@@ -11,7 +11,15 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
-from evolve.networks.architecture import GRANULARITIES, Architecture, Groups, Mixture, Shapes, check_names, front_or_last
+from evolve.networks.architecture import (
+    GRANULARITIES,
+    Architecture,
+    Groups,
+    Mixture,
+    Shapes,
+    check_names,
+    front_or_last,
+)
 from evolve.networks.vgg_plan import ConvSpec, given_from_json, short
 
 IMAGE_CHANNELS = 3

@@ -88,10 +88,10 @@ class VGG(Network):
 
     def _embed_judged(self, x: Tensor) -> Tensor:
         """In eval mode, where nobody asks for a gradient."""
-        return self._passes_for(x.shape[-1]).judged(*self._in_eval(), x)
+        return self._passes_for(x.shape[-1]).eval_forward(*self._in_eval(), x)
 
     def _in_eval(self) -> tuple[list[Tensor], list[Sequence[Tensor]]]:
-        """Every unit's weight and what BN does by its running statistics, as :meth:`Fused.judged` takes them."""
+        """Every unit's weight and what BN does by its running statistics, as :meth:`Fused.eval_forward` takes them."""
         units = self.units
         norms: list[Sequence[Tensor]] = [(u.bn.weight, u.bn.bias, _known(u.conv.bias), _known(u.bn.running_mean), _known(u.bn.running_var)) for u in units]
         return [unit.conv.weight for unit in units], norms

@@ -9,7 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from evolve.networks.architecture import GRANULARITIES, Architecture, Groups, Mixture, Shapes, check_names, front_or_last
+from evolve.networks.architecture import (
+    GRANULARITIES,
+    Architecture,
+    Groups,
+    Mixture,
+    Shapes,
+    check_names,
+    front_or_last,
+)
 
 IMAGE_CHANNELS = 3
 PAPER_SET = ("conv1", "conv11", "conv12", "conv13")

@@ -10,7 +10,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evolve.networks.architecture import GRANULARITIES, Architecture, Groups, Mixture, Shapes, check_names, front_or_last
+from evolve.networks.architecture import (
+    GRANULARITIES,
+    Architecture,
+    Groups,
+    Mixture,
+    Shapes,
+    check_names,
+    front_or_last,
+)
 from evolve.networks.vgg_plan import Given, given_from_json, short
 
 IMAGE_CHANNELS = 3

@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 
 from evolve.core.settings import SPARSE, Scenario
-from evolve.report.curves import Generation, Interval, LineageRecord, evolved, gains, pooled_interval
+from evolve.report.curves import (
+    Generation,
+    Interval,
+    LineageRecord,
+    evolved,
+    gains,
+    pooled_interval,
+)
 from evolve.report.serial import LEVEL
 from evolve.report.trends import SEEDS_AS_UNITS, Array, t_found, t_quantile
 

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evolve.report.curves import Descent, Generation, Interval, LineageRecord, differences, evolved, pooled_interval
+from evolve.report.curves import (
+    Descent,
+    Generation,
+    Interval,
+    LineageRecord,
+    differences,
+    evolved,
+    pooled_interval,
+)
 from evolve.report.trends import Array, ratio_interval, side
 
 DECIMALS = 1  # of a gain in points, as it is printed here

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evolve.report.curves import Descent, Interval, LineageRecord, differences, evolved, pooled_interval
+from evolve.report.curves import (
+    Descent,
+    Interval,
+    LineageRecord,
+    differences,
+    evolved,
+    pooled_interval,
+)
 
 INHERITED = "inherited"
 

@@ -17,7 +17,16 @@ from typing import Any
 from evolve.core.durable import write_whole
 from evolve.core.errors import UserError
 from evolve.report import fewshot_table
-from evolve.report.curves import CONTROLS, Descent, Generation, LineageRecord, Summary, paired_gain, point_interval, summarise
+from evolve.report.curves import (
+    CONTROLS,
+    Descent,
+    Generation,
+    LineageRecord,
+    Summary,
+    paired_gain,
+    point_interval,
+    summarise,
+)
 from evolve.report.economy import economies, economy, economy_sentence, learning
 from evolve.report.economy_figure import economy_figure, has_economy
 from evolve.report.verdict import gain_sentence, verdict

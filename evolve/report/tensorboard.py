@@ -19,7 +19,16 @@ from types import TracebackType
 from typing import Any
 
 from evolve.core.errors import UserError
-from evolve.report.curves import CONTROLS, Descent, Generation, LineageRecord, evolved, gains, point_interval, summarise
+from evolve.report.curves import (
+    CONTROLS,
+    Descent,
+    Generation,
+    LineageRecord,
+    evolved,
+    gains,
+    point_interval,
+    summarise,
+)
 from evolve.report.trends import STEP
 from evolve.report.verdict import gain_sentence, verdict
 

@@ -16,7 +16,15 @@ from evolve.report.curves import LineageRecord, summarise
 from evolve.report.economy import sentences
 from evolve.report.verdict import gain_sentence, verdict
 from evolve.runs.folder import claimed
-from evolve.runs.opened import Opened, Order, crew, open_run, prepare_folder, remaining_seconds, run_record
+from evolve.runs.opened import (
+    Opened,
+    Order,
+    crew,
+    open_run,
+    prepare_folder,
+    remaining_seconds,
+    run_record,
+)
 from evolve.runs.screens.display import Display
 from evolve.runs.screens.summary import say
 from evolve.runs.snapshots import thin

@@ -15,7 +15,7 @@ from evolve.core.durable import from_json
 from evolve.core.errors import UserError
 from evolve.core.settings import descend_source
 from evolve.engine.stage import Stage
-from evolve.engine.store import Held, Store
+from evolve.engine.store import StageLocked, Store
 from evolve.lineage.lineage import lineage
 from evolve.lineage.world import World, world_of
 from evolve.runs.folder import RUN_FILE, read_run
@@ -178,7 +178,7 @@ def remove(store: Store, shown: Sequence[Item], everything: bool = False, forget
         known = census(store, forget)
         still = {item.path for item in garbage(store, known, everything)}
         for item in shown:
-            with suppress(Held, Timeout):
+            with suppress(StageLocked, Timeout):
                 if item.path in still:
                     with _unheld(store, item):
                         discard(item.path)
@@ -190,7 +190,7 @@ def remove(store: Store, shown: Sequence[Item], everything: bool = False, forget
 
 @contextmanager
 def _unheld(store: Store, item: Item) -> Iterator[None]:
-    """Keep others from computing the stage, or decoding the images; raises Held or Timeout where they do."""
+    """Keep others from computing the stage, or decoding the images; raises StageLocked or Timeout where they do."""
     if item.kind == "images":
         with FileLock(item.path.with_name(item.path.name.removeprefix(".").removesuffix(".part") + ".lock"), blocking=False):
             yield

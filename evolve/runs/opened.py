@@ -25,7 +25,14 @@ from evolve.networks.architecture import Architecture
 from evolve.report.curves import LineageRecord
 from evolve.runs.checks import check_rooms
 from evolve.runs.estimate import cost
-from evolve.runs.folder import RUN_FILE, _check_same, _known_run, again_command, find_store, read_run
+from evolve.runs.folder import (
+    RUN_FILE,
+    _check_same,
+    _known_run,
+    again_command,
+    find_store,
+    read_run,
+)
 from evolve.runs.referrers import register
 
 if TYPE_CHECKING:

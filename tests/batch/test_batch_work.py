@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evolve.data import sources
-from evolve.engine.agenda import StageDone, StageProgress, StageStarted
+from evolve.engine.scheduler import StageDone, StageProgress, StageStarted
 from evolve.lineage import scenario
 from evolve.runs.batch import file
 from evolve.runs.batch.opened import BatchOrder, OpenBatch

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from evolve.condensers.meta_network.hypergradient import LookAhead, Rule, reverse_sweep, sgd, unrolled
+from evolve.condensers.meta_network.hypergradient import (
+    LookAhead,
+    Rule,
+    reverse_sweep,
+    sgd,
+    unrolled,
+)
 from evolve.condensers.meta_network.matching import Matcher, layout
 from evolve.condensers.meta_network.meta_network import Features, Pseudo
 from evolve.networks.vgg import VGG, initialise

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evolve.condensers.meta_network.hypergradient import ByAutograd, Local
-from evolve.condensers.meta_network.matching import Matcher, Projection, as_flat, layout, psi_reference
+from evolve.condensers.meta_network.matching import (
+    Matcher,
+    Projection,
+    as_flat,
+    layout,
+    psi_reference,
+)
 from evolve.condensers.meta_network.meta_network import Features, Pseudo
 from evolve.condensers.meta_network.pieces import Parts, piece
 from evolve.condensers.meta_network.written import Written

@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 from evolve.core.errors import UserError
-from evolve.core.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, Settings
+from evolve.core.settings import (
+    AncestorSettings,
+    CondenseSettings,
+    DataSettings,
+    DescendSettings,
+    Settings,
+)
 from evolve.data.sources import load_images
 from evolve.engine.store import Stage, Store
 from evolve.lineage import perform, scenario

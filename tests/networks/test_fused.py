@@ -47,7 +47,7 @@ def test_passes_are_the_modules(plan: Plan, size: int, batch: int) -> None:
         kept[0].copy_(unit.bn.running_mean), kept[1].copy_(unit.bn.running_var)
     logits, into = training.forward(x), zeros_like(w)
     training.backward((torch.softmax(logits, 1) - F.one_hot(labels, 4)) / batch, into)
-    judged = fused.evaluate(w, statistics, x)
+    eval_forward = fused.evaluate(w, statistics, x)
     wanted = model(x)
     F.cross_entropy(wanted, labels).backward()
     close(logits, wanted.detach())
@@ -59,7 +59,7 @@ def test_passes_are_the_modules(plan: Plan, size: int, batch: int) -> None:
         assert float(unit.conv.bias.grad.abs().max()) < 1e-10, "BN takes a convolution's bias out again"
     close(into.head, model.head.weight.grad)
     close(into.head_bias, model.head.bias.grad)
-    close(judged, model.eval()(x).detach())
+    close(eval_forward, model.eval()(x).detach())
 
 
 def test_a_gradient_is_added_to_what_is_there() -> None:

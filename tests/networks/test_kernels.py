@@ -11,7 +11,14 @@ from torch import Tensor
 
 from evolve.networks.fast.compiled import convolution, emit, units
 from evolve.networks.fast.compiled.emit import Processor
-from evolve.networks.fast.kernels import EPS, Convolution, Norm, laid_out, rectified, rectified_gradient
+from evolve.networks.fast.kernels import (
+    EPS,
+    Convolution,
+    Norm,
+    channels_last,
+    rectified,
+    rectified_gradient,
+)
 
 PROCESSORS = (Processor(64, 32), Processor(32, 16), Processor(16, 16), Processor(16, 32))
 sides = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 20])
@@ -20,7 +27,7 @@ channels = st.sampled_from([1, 2, 3, 4, 5, 6, 8, 12, 16, 24])
 
 def normal(*size: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     made = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-    return laid_out(made) if len(size) == 4 else made
+    return channels_last(made) if len(size) == 4 else made
 
 
 def close(found: Tensor, wanted: Tensor) -> None:
@@ -34,7 +41,7 @@ def test_the_convolution_is_torchs(batch: int, side: int, c_in: int, c_out: int)
     leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
     wanted = F.conv2d(*leaves, padding=1)
     g_x, g_weight = torch.autograd.grad(wanted, leaves, g)
-    ours, into = Convolution(side, c_in, c_out), laid_out(torch.ones_like(weight))
+    ours, into = Convolution(side, c_in, c_out), channels_last(torch.ones_like(weight))
     close(ours.forward(x, weight), wanted.detach())
     close(ours.data_gradient(g, weight), g_x)
     ours.weight_gradient(g, x, into)
@@ -47,7 +54,7 @@ def test_a_step_is_made_once_all_images_are_added_up(batch: int, side: int, c_in
     """SGD's, with a momentum that holds the decay; large maps go by in several stretches."""
     x, g, weight = normal(batch, c_in, side, side), normal(batch, c_out, side, side, seed=2), normal(c_out, c_in, 3, 3, seed=1)
     held, rates = normal(c_out, c_in, 3, 3, seed=3), torch.tensor([-0.3, 0.9, 0.05], dtype=torch.float64)
-    gradient, momentum, stepped = held.clone(memory_format=torch.channels_last), laid_out(held.clone()), laid_out(weight.clone())
+    gradient, momentum, stepped = held.clone(memory_format=torch.channels_last), channels_last(held.clone()), channels_last(weight.clone())
     Convolution(side, c_in, c_out).weight_gradient(g, x, gradient)
     run = convolution.weight_step(side, c_in, c_out, x.dtype)
     run(momentum.data_ptr(), stepped.data_ptr(), rates.data_ptr(), g.data_ptr(), x.data_ptr(), batch)
@@ -74,16 +81,16 @@ def test_bn_relu_and_pool_are_torchs(batch: int, side: int, count: int, pool: bo
         close(into[1] - 1, g_beta)
     for ours, torchs in zip(running, kept, strict=True):
         close(ours, torchs)
-    judged = F.relu(F.batch_norm(c + bias.view(-1, 1, 1), *kept, gamma, beta, False, 0.0, EPS))
-    close(rectified(c.detach(), Norm.in_eval(gamma.detach(), beta.detach(), bias, *running), pool), (F.max_pool2d(judged, 2) if pool else judged).detach())
+    tested = F.relu(F.batch_norm(c + bias.view(-1, 1, 1), *kept, gamma, beta, False, 0.0, EPS))
+    close(rectified(c.detach(), Norm.in_eval(gamma.detach(), beta.detach(), bias, *running), pool), (F.max_pool2d(tested, 2) if pool else tested).detach())
 
 
 def test_of_equal_pixels_the_first_receives_the_gradient() -> None:
     """As torch's pool; flat images have many such windows. Where none is above zero, none receives it."""
-    c = laid_out(torch.tensor([[1.0, 1.0, -2.0, -2.0], [1.0, 0.0, -2.0, -2.0], [3.0, 5.0, 0.0, 7.0], [5.0, 5.0, 7.0, 7.0]], dtype=torch.float64).view(1, 1, 4, 4))
+    c = channels_last(torch.tensor([[1.0, 1.0, -2.0, -2.0], [1.0, 0.0, -2.0, -2.0], [3.0, 5.0, 0.0, 7.0], [5.0, 5.0, 7.0, 7.0]], dtype=torch.float64).view(1, 1, 4, 4))
     one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     plain = Norm(one, zero, zero, zero)  # invstd 0: BN itself passes everything on
-    got = rectified_gradient(laid_out(torch.ones(1, 1, 2, 2, dtype=torch.float64)), c, plain, True, zero.clone(), zero.clone())
+    got = rectified_gradient(channels_last(torch.ones(1, 1, 2, 2, dtype=torch.float64)), c, plain, True, zero.clone(), zero.clone())
     leaf = c.clone().requires_grad_()
     (wanted,) = torch.autograd.grad(F.relu(F.max_pool2d(leaf, 2)).sum(), leaf)
     close(got + wanted.sum() / 16, wanted)  # BN takes the mean gradient away
@@ -111,7 +118,7 @@ def all_of(side: int, c_in: int, c_out: int, batch: int, dtype: torch.dtype) -> 
     """What every kernel makes of the same numbers."""
     x, weight = normal(batch, c_in, side, side, dtype=dtype), normal(c_out, c_in, 3, 3, seed=1, dtype=dtype)
     gamma, beta, bias = (normal(c_out, seed=seed, dtype=dtype) for seed in (2, 3, 4))
-    running, into = (beta.clone(), gamma.abs()), laid_out(torch.zeros_like(weight))
+    running, into = (beta.clone(), gamma.abs()), channels_last(torch.zeros_like(weight))
     ours = Convolution(side, c_in, c_out)
     c = ours.forward(x, weight)
     norm = Norm.of_batch(c, gamma, beta, bias, running)
@@ -122,7 +129,7 @@ def all_of(side: int, c_in: int, c_out: int, batch: int, dtype: torch.dtype) -> 
         g = rectified_gradient(out + 1, c, norm, pool, g_gamma, g_beta)
         ours.weight_gradient(g, x, into)
         found += [out, g, g_gamma, g_beta, into.clone(), ours.data_gradient(g, weight)]
-        stepped, momentum, rates = laid_out(weight.clone()), laid_out(into.clone()), torch.tensor([-0.3, 0.9, 0.05], dtype=dtype)
+        stepped, momentum, rates = channels_last(weight.clone()), channels_last(into.clone()), torch.tensor([-0.3, 0.9, 0.05], dtype=dtype)
         addresses = (part.data_ptr() for part in (momentum, stepped, rates, g, x))
         convolution.weight_step(side, c_in, c_out, dtype)(*addresses, batch)
         found += [stepped, momentum]

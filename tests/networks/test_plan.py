@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolve.networks.vgg_plan import ConvSpec, integral_layers, layer_names, plan_from_json, plan_to_json, stack_plan, vgg16_plan
+from evolve.networks.vgg_plan import (
+    ConvSpec,
+    integral_layers,
+    layer_names,
+    plan_from_json,
+    plan_to_json,
+    stack_plan,
+    vgg16_plan,
+)
 
 PAPER = ("conv1", "conv11", "conv12", "conv13")
 NAMES = layer_names(vgg16_plan(1.0))

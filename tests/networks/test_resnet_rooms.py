@@ -15,7 +15,13 @@ from torch import Tensor
 
 from evolve.condensers.condense import condense_ancestor
 from evolve.condensers.interface import Request
-from evolve.core.settings import AncestorSettings, CondenseSettings, DataSettings, DescendSettings, Settings
+from evolve.core.settings import (
+    AncestorSettings,
+    CondenseSettings,
+    DataSettings,
+    DescendSettings,
+    Settings,
+)
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
 from evolve.descendants.descendants import downstream_tasks, train_together

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from evolve.core.settings import AncestorSettings, ControlSettings, DataSettings, DescendSettings, Settings
+from evolve.core.settings import (
+    AncestorSettings,
+    ControlSettings,
+    DataSettings,
+    DescendSettings,
+    Settings,
+)
 from evolve.data.sources import load_images
 from evolve.engine.store import Result, Stage, Store
 from evolve.learngene.learngene import extract, flatten

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_graphs import OTHER, assert_equal_models, generations, make_group, make_models, make_resident, run
+from test_graphs import (
+    OTHER,
+    assert_equal_models,
+    generations,
+    make_group,
+    make_models,
+    make_resident,
+    run,
+)
 
 from evolve.descendants.trainers import graph_check
 from evolve.descendants.trainers.graph_check import branches, checked, shortened

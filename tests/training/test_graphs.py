@@ -18,7 +18,14 @@ from evolve.core.settings import DescendSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
 from evolve.descendants.trainers.graph_draws import CROP, FIELDS, FLIP, INDEX, LABEL, layout, pack
-from evolve.descendants.trainers.graphs import TEST_BATCH, Branch, Exam, GraphTrainer, TrainStep, waves
+from evolve.descendants.trainers.graphs import (
+    TEST_BATCH,
+    Branch,
+    Exam,
+    GraphTrainer,
+    TrainStep,
+    waves,
+)
 from evolve.descendants.trainers.group import DownstreamTask, Group, Trainer
 from evolve.descendants.trainers.plain import PlainTrainer
 from evolve.networks.fast import graph_capture

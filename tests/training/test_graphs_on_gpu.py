@@ -10,7 +10,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from test_graphs import OTHER, PLAN, assert_equal_models, generations, make_group, make_models, make_resident, run
+from test_graphs import (
+    OTHER,
+    PLAN,
+    assert_equal_models,
+    generations,
+    make_group,
+    make_models,
+    make_resident,
+    run,
+)
 from torch import Tensor
 
 from evolve.data.resident import Resident

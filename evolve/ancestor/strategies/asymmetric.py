@@ -18,7 +18,14 @@ from avalanche.training.supervised import ER_ACE, ER_AML
 from torch import Tensor
 
 from evolve.ancestor.strategies.loader import Rows, rows_of
-from evolve.ancestor.strategies.memory import ClassMemory, check_memory, memory_rows, memory_state, restore_memory, settle
+from evolve.ancestor.strategies.memory import (
+    ClassMemory,
+    check_memory,
+    memory_rows,
+    memory_state,
+    restore_memory,
+    settle,
+)
 from evolve.ancestor.strategies.template import ResidentStrategy, State
 
 

@@ -10,7 +10,14 @@ from avalanche.training.plugins import GDumbPlugin, MIRPlugin, ReplayPlugin
 from torch import Tensor
 
 from evolve.ancestor.strategies.loader import Rows, rows_of
-from evolve.ancestor.strategies.memory import POLICIES, ClassMemory, join, memory_rows, memory_state, restore_memory
+from evolve.ancestor.strategies.memory import (
+    POLICIES,
+    ClassMemory,
+    join,
+    memory_rows,
+    memory_state,
+    restore_memory,
+)
 from evolve.ancestor.strategies.template import ResidentStrategy, Restarting, State, Stored
 
 

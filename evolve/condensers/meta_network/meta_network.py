@@ -20,7 +20,15 @@ from evolve.condensers.batches import epoch_rows, meta_rows, steps_per_epoch
 from evolve.condensers.interface import Condensed, Request, condensed, fixed_condensation
 from evolve.condensers.meta_network.convergence import Convergence, Diverged
 from evolve.condensers.meta_network.frozen import CHUNK, Features, FrozenAncestor, Groups
-from evolve.condensers.meta_network.hypergradient import Local, LookAhead, Rule, Tensors, reverse_sweep, sgd, sweep
+from evolve.condensers.meta_network.hypergradient import (
+    Local,
+    LookAhead,
+    Rule,
+    Tensors,
+    reverse_sweep,
+    sgd,
+    sweep,
+)
 from evolve.condensers.meta_network.matchers import AnyMatcher, matcher_for
 from evolve.condensers.meta_network.matching import Frozen, Layout, Matcher, Projection
 from evolve.condensers.meta_network.phi import MetaNetwork, Pull

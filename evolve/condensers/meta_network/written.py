@@ -16,7 +16,7 @@ from evolve.condensers.meta_network.matching import Frozen, Matcher, Projection,
 from evolve.condensers.meta_network.pieces import Parts, Piece, piece, psi
 from evolve.networks.fast.fused import passes
 from evolve.networks.fast.hessian import Pass
-from evolve.networks.fast.kernels import as_maps, laid_out
+from evolve.networks.fast.kernels import as_maps, channels_last
 from evolve.networks.fast.shape import Weights
 from evolve.networks.vgg_plan import Plan
 
@@ -38,7 +38,7 @@ class Written:
 
     def weights(self, params: Sequence[Tensor]) -> Weights:
         end = 4 * self.units
-        conv = [laid_out(weight) for weight in params[0:end:4]]  # as they are, but for a stranger's
+        conv = [channels_last(weight) for weight in params[0:end:4]]  # as they are, but for a stranger's
         bias, gamma, beta = (params[first:end:4] for first in (1, 2, 3))
         return Weights(conv, bias, gamma, beta, params[end], params[end + 1])
 

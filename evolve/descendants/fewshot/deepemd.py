@@ -20,7 +20,14 @@ from torch import Tensor
 
 from evolve.descendants.fewshot.course import Course
 from evolve.descendants.fewshot.episodes import Episode, Episodes
-from evolve.descendants.fewshot.learner import Learner, Progress, Setup, classes_of, descend_episodes, means
+from evolve.descendants.fewshot.learner import (
+    Learner,
+    Progress,
+    Setup,
+    classes_of,
+    descend_episodes,
+    means,
+)
 from evolve.descendants.fewshot.pretrain import pretrain, tuned
 from evolve.descendants.fewshot.trunk import fresh_head, width
 from evolve.networks.network import Network

@@ -17,7 +17,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evolve.descendants.fewshot.course import Course
 from evolve.descendants.fewshot.episodes import Episode, Episodes
-from evolve.descendants.fewshot.learner import Learner, Progress, Setup, classes_of, descend_episodes, means
+from evolve.descendants.fewshot.learner import (
+    Learner,
+    Progress,
+    Setup,
+    classes_of,
+    descend_episodes,
+    means,
+)
 from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh_head, width
 
 

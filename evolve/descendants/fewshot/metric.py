@@ -16,7 +16,14 @@ from torch import Tensor
 
 from evolve.descendants.fewshot.course import Course
 from evolve.descendants.fewshot.episodes import Episode, Episodes
-from evolve.descendants.fewshot.learner import Learner, Progress, Setup, classes_of, descend_episodes, means
+from evolve.descendants.fewshot.learner import (
+    Learner,
+    Progress,
+    Setup,
+    classes_of,
+    descend_episodes,
+    means,
+)
 
 
 class MetricLearner(Learner):

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from evolve.descendants.fewshot.course import Course
 from evolve.descendants.fewshot.episodes import Episode, Episodes
 from evolve.descendants.fewshot.gradient import inner_loop
-from evolve.descendants.fewshot.learner import Learner, Progress, Setup, classes_of, descend_episodes
+from evolve.descendants.fewshot.learner import (
+    Learner,
+    Progress,
+    Setup,
+    classes_of,
+    descend_episodes,
+)
 from evolve.descendants.fewshot.pretrain import pretrain
 from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh_head, width
 

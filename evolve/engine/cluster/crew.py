@@ -19,10 +19,10 @@ from typing import Any
 
 from evolve.core.errors import UserError, first_line
 from evolve.core.version import versions
-from evolve.engine.agenda import Agenda, Notice
 from evolve.engine.cluster import SYSTEMS, Cluster
 from evolve.engine.cluster.start import connected
 from evolve.engine.cluster.task import Assignment, compute, settle
+from evolve.engine.scheduler import Notice, Scheduler
 from evolve.engine.store import Stage
 
 GLANCE_SECONDS = 1.0  # between two looks at how many workers there are
@@ -37,21 +37,21 @@ class Dask:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
 
-    def run(self, agenda: Agenda, perform: str, context: Mapping[str, Any]) -> None:
-        """Compute the agenda on the cluster. UserError also when the cluster is lost or a worker of it is unfit."""
+    def run(self, scheduler: Scheduler, perform: str, context: Mapping[str, Any]) -> None:
+        """Compute the scheduler on the cluster. UserError also when the cluster is lost or a worker of it is unfit."""
         with connected(self.cluster) as client:
-            _Shift(agenda, perform, context, self.cluster, client).run()
+            _Shift(scheduler, perform, context, self.cluster, client).run()
 
 
 class _Shift:
-    """One agenda on one client. Dask's threads only put into ``inbox``; everything else happens in the caller's thread."""
+    """One scheduler on one client. Dask's threads only put into ``inbox``; everything else happens in the caller's thread."""
 
-    def __init__(self, agenda: Agenda, perform: str, context: Mapping[str, Any], cluster: Cluster, client: Any) -> None:
-        self.agenda, self.perform, self.cluster, self.client = agenda, perform, cluster, client
+    def __init__(self, scheduler: Scheduler, perform: str, context: Mapping[str, Any], cluster: Cluster, client: Any) -> None:
+        self.scheduler, self.perform, self.cluster, self.client = scheduler, perform, cluster, client
         self.context = {name: value.absolute() if isinstance(value, Path) else value for name, value in context.items()}
         self.paths = [path for path in self.context.values() if isinstance(path, Path) and path.exists()]
         self.versions = versions()
-        self.store_id = hashlib.sha256(str(agenda.store.root).encode()).hexdigest()[:12]
+        self.store_id = hashlib.sha256(str(scheduler.store.root).encode()).hexdigest()[:12]
         self.inbox: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
         self.futures: dict[str, Any] = {}  # by stage key
         self.places: dict[str, str] = {}  # stage key -> the worker that began it last
@@ -67,8 +67,8 @@ class _Shift:
         self._check_gpus()
         while True:
             self._assign()
-            if not self.agenda.running:
-                return self.agenda.check_finished()
+            if not self.scheduler.running:
+                return self.scheduler.check_finished()
             try:
                 what, *content = self.inbox.get(timeout=0.5)
             except Empty:
@@ -92,12 +92,12 @@ class _Shift:
     def _assign(self) -> None:
         """As many stages as can run now: what is asked for later then goes by priority, and no worker dies with a queue."""
         most = min(self.threads, self.cluster.workers) if self.cluster.workers and self.cluster.scheduler not in ("local", *SYSTEMS) else self.threads
-        while len(self.agenda.running) < most and (stages := self.agenda.take()):
+        while len(self.scheduler.running) < most and (stages := self.scheduler.take()):
             self._submit(stages[0])
-            self.agenda.start(stages)
+            self.scheduler.start(stages)
 
     def _submit(self, stage: Stage) -> None:
-        work = Assignment(stage, self.agenda.store.root, self.perform, self.context, self.versions, self.paths, self._topic)
+        work = Assignment(stage, self.scheduler.store.root, self.perform, self.context, self.versions, self.paths, self._topic)
         need = {"GPU": self.cluster.gpu_share} if self.cluster.gpu_share else None
         with self._reaching():
             future = self.client.submit(compute, pickle.dumps(work), key=self._dask_key(stage), priority=-stage.priority, resources=need)
@@ -111,13 +111,13 @@ class _Shift:
         if what == "began":
             self.places[key] = content[0]
         else:
-            self.agenda.receive(key, what, *content)
+            self.scheduler.receive(key, what, *content)
 
     def _end(self, key: str, future: Any) -> None:
         if key not in self.futures or self.futures[key] is not future:
             return
         del self.futures[key]
-        stage = self.agenda.running[key]
+        stage = self.scheduler.running[key]
         if future.status == "finished":
             with self._reaching():
                 message = future.result()
@@ -134,9 +134,9 @@ class _Shift:
             raise UserError(content[0])
         if what == "released":  # another client's wish to end it and ours to have it crossed
             return self._submit(stage)
-        if what == "done" and not settle(self.agenda.store, [key]):
-            raise UserError(f"{stage.label}: computed, but its result is not in {self.agenda.store.root}: the workers see another folder there")
-        self.agenda.receive(key, what, *content)
+        if what == "done" and not settle(self.scheduler.store, [key]):
+            raise UserError(f"{stage.label}: computed, but its result is not in {self.scheduler.store.root}: the workers see another folder there")
+        self.scheduler.receive(key, what, *content)
 
     def _broken(self, stage: Stage, error: BaseException) -> None:
         """Dask itself could not have it computed."""
@@ -150,7 +150,7 @@ class _Shift:
         """A worker is gone: what it was computing begins again elsewhere, once."""
         if not isinstance(event, dict) or event.get("action") != "remove-worker" or event["expected"]:
             return
-        lost = [stage for stage in self.agenda.running.values() if self._dask_key(stage) in event["processing-tasks"]]
+        lost = [stage for stage in self.scheduler.running.values() if self._dask_key(stage) in event["processing-tasks"]]
         begun = [stage for stage in lost if self.places.get(stage.key) == event["worker"]] or lost
         for stage in begun:
             self.deaths[stage.key] += 1
@@ -158,12 +158,12 @@ class _Shift:
                 self.futures.pop(stage.key).release()
                 self._give_up(stage)
             else:
-                self.agenda.events(Notice(f"{stage.label}: its worker {event['worker']} died; trying once more"))
+                self.scheduler.events(Notice(f"{stage.label}: its worker {event['worker']} died; trying once more"))
 
     def _give_up(self, stage: Stage) -> None:
         text = "its worker died twice (mostly a lack of memory, or a batch job's time limit)"
-        log = self.agenda.store.log(stage.key)
-        self.agenda.fail(stage, text, UserError(f"{stage.label}: {text}; its log, if it said anything, is {log}"))
+        log = self.scheduler.store.log(stage.key)
+        self.scheduler.fail(stage, text, UserError(f"{stage.label}: {text}; its log, if it said anything, is {log}"))
 
     def _look(self) -> None:
         """How many stages can run at once; and say so, once, if there is nobody to run them."""
@@ -174,7 +174,7 @@ class _Shift:
             self.lonely_since = float("inf")
         elif self.looked - self.lonely_since > LONELY_SECONDS:
             self.lonely_since = float("inf")
-            self.agenda.events(Notice(f"--scheduler {self.cluster.scheduler}: no worker has come yet; waiting"))
+            self.scheduler.events(Notice(f"--scheduler {self.cluster.scheduler}: no worker has come yet; waiting"))
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from evolve.networks.fast.compiled import convolution, units
-from evolve.networks.fast.kernels import as_maps, laid_out
+from evolve.networks.fast.kernels import as_maps, channels_last
 
 if TYPE_CHECKING:
     from evolve.networks.fast.shape import Fused, Statistics, Step, Weights
@@ -78,7 +78,7 @@ class Bound:
 
     def embed(self, x: Tensor) -> Tensor:
         """Training mode: images [B, 3, size, size] -> the head's input [B, c]."""
-        self._x = laid_out(x)
+        self._x = channels_last(x)
         (convolve, (c, _, *rest)), *others = self._forward
         convolve(c, self._x.data_ptr(), *rest)
         for call, arguments in others:

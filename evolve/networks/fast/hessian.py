@@ -15,7 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evolve.networks.fast.kernels import Convolution, Norm, Tangent, as_maps, rectified, rectified_gradient
+from evolve.networks.fast.kernels import (
+    Convolution,
+    Norm,
+    Tangent,
+    as_maps,
+    rectified,
+    rectified_gradient,
+)
 from evolve.networks.fast.shape import Fused, Step, Weights, zeros_like
 
 Maybe = Tensor | None

@@ -17,7 +17,7 @@ from evolve.networks.fast.compiled import convolution, tangents, units
 EPS = units.EPS
 
 
-def laid_out(maps: Tensor) -> Tensor:
+def channels_last(maps: Tensor) -> Tensor:
     """Maps, or a weight [c_out, c_in, 3, 3], in channels_last memory; no copy where they are."""
     return maps.contiguous(memory_format=torch.channels_last)
 
@@ -60,7 +60,7 @@ class Convolution:
         return self._run(convolution.data_gradient, g, weight, self.c_out, self.c_in)
 
     def _run(self, kernel: Any, maps: Tensor, weight: Tensor, given: int, made: int) -> Tensor:
-        maps, weight, dtype = laid_out(maps), laid_out(weight), maps.dtype
+        maps, weight, dtype = channels_last(maps), channels_last(weight), maps.dtype
         _check(dtype, (maps, (len(maps), given, self.side, self.side)), (weight, (self.c_out, self.c_in, 3, 3)))
         out = _maps(maps, made, self.side)
         room = maps.new_empty(convolution.room_for(self.c_in, self.c_out, dtype))
@@ -72,7 +72,7 @@ class Convolution:
         """Adds the weight's gradient to ``into``, a tensor like the weight, in channels_last memory."""
         if not into.is_contiguous(memory_format=torch.channels_last):
             raise ValueError("a weight's gradient must lie in channels_last memory")
-        g, x, maps = laid_out(g), laid_out(x), (len(x), self.side, self.side)
+        g, x, maps = channels_last(g), channels_last(x), (len(x), self.side, self.side)
         _check(x.dtype, (x, (maps[0], self.c_in, *maps[1:])), (g, (maps[0], self.c_out, *maps[1:])), (into, (self.c_out, self.c_in, 3, 3)))
         run = convolution.weight_gradient(self.side, self.c_in, self.c_out, x.dtype)
         run(into.data_ptr(), g.data_ptr(), x.data_ptr(), len(x))
@@ -90,7 +90,7 @@ class Norm:
     @staticmethod
     def of_batch(c: Tensor, gamma: Tensor, beta: Tensor, bias: Tensor, running: tuple[Tensor, Tensor] | None) -> Norm:
         """From the batch's own statistics; ``running`` mean and variance, if any, move as those of c + bias (which BN takes out again)."""
-        c, channels = laid_out(c), c.shape[1]
+        c, channels = channels_last(c), c.shape[1]
         found = c.new_empty(4, channels)
         scale, shift, mean, invstd = found.unbind()
         moved = running or (mean, mean)
@@ -109,7 +109,7 @@ class Norm:
 
 def rectified(c: Tensor, norm: Norm, pool: bool) -> Tensor:
     """ReLU(BN(c)), with ``pool`` behind a 2x2 max pool."""
-    c = laid_out(c)
+    c = channels_last(c)
     images, channels, side = c.shape[:3]
     _check(c.dtype, (c, (images, channels, side, side)), (norm.scale, (channels,)), (norm.shift, (channels,)))
     out = _maps(c, channels, side // 2 if pool else side)
@@ -120,7 +120,7 @@ def rectified(c: Tensor, norm: Norm, pool: bool) -> Tensor:
 
 def rectified_gradient(g: Tensor, c: Tensor, norm: Norm, pool: bool, g_gamma: Tensor, g_beta: Tensor) -> Tensor:
     """The gradient of c, given that of :func:`rectified` with BN in training mode; those of gamma and beta are added to."""
-    c, g = laid_out(c), laid_out(g)
+    c, g = channels_last(c), channels_last(g)
     images, channels, side = c.shape[:3]
     after = side // 2 if pool else side
     vectors = ((part, (channels,)) for part in (norm.scale, norm.shift, norm.mean, norm.invstd, g_gamma, g_beta))
@@ -147,7 +147,7 @@ class Tangent:
     @staticmethod
     def pushed(d_c: Tensor, c: Tensor, norm: Norm, gamma: Tensor, v_gamma: Tensor, v_beta: Tensor) -> tuple[Tensor, Tangent]:
         """(the derivative of ReLU(BN(c)), what the way back needs)."""
-        d_c, c = laid_out(d_c), laid_out(c)
+        d_c, c = channels_last(d_c), channels_last(c)
         channels = c.shape[1]
         _check(c.dtype, (d_c, tuple(c.shape)), *((part, (channels,)) for part in (gamma, v_gamma, v_beta, norm.scale)))
         made, d_z = Tangent(c, d_c, norm, gamma, v_gamma, *c.new_empty(2, channels).unbind()), torch.empty_like(c)
@@ -160,8 +160,8 @@ class Tangent:
         """The derivative of c's gradient g_c: given the gradient g_z of ReLU(BN(c)) and its derivative d_z, if any; ``g``, the gradients of gamma and
         beta, whose derivatives are written to ``into``.
         """
-        g_z, g_c, shape, channels = laid_out(g_z), laid_out(g_c), tuple(self.c.shape), self.c.shape[1]
-        d_z = None if d_z is None else laid_out(d_z)
+        g_z, g_c, shape, channels = channels_last(g_z), channels_last(g_c), tuple(self.c.shape), self.c.shape[1]
+        d_z = None if d_z is None else channels_last(d_z)
         maps = [(part, shape) for part in (g_z, g_c, d_z) if part is not None]
         _check(self.c.dtype, *maps, *((part, (channels,)) for part in (*g, *into)))
         norm, found = self.norm, torch.empty_like(self.c)

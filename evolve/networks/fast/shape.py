@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evolve.networks.fast.kernels import Convolution, Norm, as_maps, as_rows, laid_out, rectified
+from evolve.networks.fast.kernels import (
+    Convolution,
+    Norm,
+    as_maps,
+    as_rows,
+    channels_last,
+    rectified,
+)
 from evolve.networks.vgg_plan import Plan
 
 
@@ -86,17 +93,17 @@ class Fused:
         rows = g if pixels == 1 else (g / pixels).unsqueeze(1).expand(-1, pixels, -1).reshape(len(g) * pixels, -1)
         return as_maps(rows.contiguous(), len(g), self.side)
 
-    def judged(self, conv: Sequence[Tensor], norms: Sequence[Sequence[Tensor]], x: Tensor) -> Tensor:
+    def eval_forward(self, conv: Sequence[Tensor], norms: Sequence[Sequence[Tensor]], x: Tensor) -> Tensor:
         """Eval mode: images [B, 3, size, size] -> the head's input [B, c]. ``norms``: what :meth:`Norm.in_eval` takes, for every layer."""
-        maps = laid_out(x)
+        maps = channels_last(x)
         for step, weight, norm in zip(self.steps, conv, norms, strict=True):
             maps = rectified(step.convolution.forward(maps, weight), Norm.in_eval(*norm), step.pool)
         return self.average(maps)
 
     def features(self, conv: Sequence[Tensor], norms: Sequence[Sequence[Tensor]], x: Tensor) -> list[Tensor]:
-        """Eval mode: every layer's maps, each before its block's pool; arguments as :meth:`judged`'s."""
+        """Eval mode: every layer's maps, each before its block's pool; arguments as :meth:`eval_forward`'s."""
         found: list[Tensor] = []
-        maps = laid_out(x)
+        maps = channels_last(x)
         for step, weight, norm in zip(self.steps, conv, norms, strict=True):
             found.append(rectified(step.convolution.forward(maps, weight), Norm.in_eval(*norm), False))
             maps = F.max_pool2d(found[-1], 2) if step.pool else found[-1]
@@ -105,4 +112,4 @@ class Fused:
     def evaluate(self, w: Weights, statistics: Statistics, x: Tensor) -> Tensor:
         """Eval mode: images [B, 3, size, size] -> logits [B, classes]."""
         norms = list(zip(w.gamma, w.beta, w.bias, statistics.mean, statistics.var, strict=True))
-        return torch.addmm(w.head_bias, self.judged(w.conv, norms, x), w.head.t())
+        return torch.addmm(w.head_bias, self.eval_forward(w.conv, norms, x), w.head.t())

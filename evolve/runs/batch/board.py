@@ -11,7 +11,15 @@ from typing import Any
 
 from evolve.report.compare import Batch, Case
 from evolve.report.curves import LineageRecord
-from evolve.report.tensorboard import HEADLINE, SUFFIX, clear_ours, hparams, wait_until_after, writable, write_tensorboard
+from evolve.report.tensorboard import (
+    HEADLINE,
+    SUFFIX,
+    clear_ours,
+    hparams,
+    wait_until_after,
+    writable,
+    write_tensorboard,
+)
 
 Value = bool | int | float | str
 

@@ -1,4 +1,4 @@
-"""Executes a batch: all lineages' stages as one agenda on one store, each computed once, whoever asks for it."""
+"""Executes a batch: all lineages' stages as one scheduler on one store, each computed once, whoever asks for it."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Sets:
         return self._known[stage.key]
 
 
-class Agenda:
+class Scheduler:
     """Which stages are done, running and ready; what the messages of a computation mean for them. Without ``sets`` each goes alone."""
 
     def __init__(
