@@ -438,7 +438,7 @@ def test_arguments_that_cannot_work_are_named(strategy: str, arguments: dict[str
 
 
 def test_the_documentation_lists_every_strategy_with_its_arguments_and_every_refusal() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "strategies.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text()
     rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
     assert set(rows) == set(STRATEGIES) | set(REFUSED)
     for name, known in STRATEGIES.items():

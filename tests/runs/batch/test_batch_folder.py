@@ -16,7 +16,7 @@ from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams.hparams_plugin import HParamsPlugin
 from werkzeug.test import Client
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "page"))  # the made-up runs
+sys.path.insert(0, str(Path(__file__).parents[2] / "report" / "page"))  # the made-up runs
 from page_runs import NAME, make_batch
 
 from evolve.core.errors import UserError
