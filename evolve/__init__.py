@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "inherit", "load_model", "save_ancestor"]
 
 
-
 def inherit(
     learngene: str | PathLike[str],
     num_classes: int,

@@ -26,7 +26,11 @@ from evolve.runs import execute as session
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-m", "evolve.cli"]
-SKETCHING = [sys.executable, "-c", "import pictures, pytest, evolve.cli; pictures.sketched(pytest.MonkeyPatch()); evolve.cli.main()"]
+SKETCHING = [
+    sys.executable,
+    "-c",
+    "import pictures, pytest, evolve.cli; pictures.sketched(pytest.MonkeyPatch()); evolve.cli.main()",
+]
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ class Done:
     stderr: str
 
 
-def evolve(*words: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None, pictures: bool = False) -> Done:
+def evolve(
+    *words: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None, pictures: bool = False
+) -> Done:
     """Run `evolve WORDS` in this process, from the entry point on.
 
     Stages are computed here too, so ``--workers`` says nothing; a batch starts its workers as ever.
@@ -75,10 +81,18 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "250", **(more or {})}
 
 
-def evolve_process(*words: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None, pictures: bool = True) -> Done:
+def evolve_process(
+    *words: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None, pictures: bool = True
+) -> Done:
     """Run `evolve WORDS` as a user does: in a process of its own, with its worker processes. ``pictures``: see :func:`evolve`."""
     where = {"cwd": cwd, "env": environment(env)}
-    done = subprocess.run([*(COMMAND if pictures else SKETCHING), *words], text=True, capture_output=True, timeout=500, **where)
+    done = subprocess.run(
+        [*(COMMAND if pictures else SKETCHING), *words],
+        text=True,
+        capture_output=True,
+        timeout=500,
+        **where,
+    )
     return Done(done.returncode, done.stdout, done.stderr)
 
 

@@ -45,7 +45,9 @@ def perform(stage: Stage, store: Store, context: Mapping[str, Any], progress: Pr
     globals()[stage.recipe["does"]](stage, store, context, progress)
 
 
-def perform_set(stages: Sequence[Stage], store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+def perform_set(
+    stages: Sequence[Stage], store: Store, context: Mapping[str, Any], progress: Progress
+) -> None:
     trace(stages, context)
     for stage in stages:
         globals()[stage.recipe["does"]](stage, store, context, progress)
@@ -70,12 +72,19 @@ def slow(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progr
     add(stage, store, context, progress)
 
 
-def random_network(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+def random_network(
+    stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress
+) -> None:
     import torch
 
     draw = torch.Generator().manual_seed(len(stage.label))
     x = torch.randn(300, 300, generator=draw)
-    store.put(stage, {"threads": torch.get_num_threads(), "omp": os.environ.get("OMP_NUM_THREADS")}, {"x": {"x": x @ x}}, {})
+    store.put(
+        stage,
+        {"threads": torch.get_num_threads(), "omp": os.environ.get("OMP_NUM_THREADS")},
+        {"x": {"x": x @ x}},
+        {},
+    )
 
 
 def die_once(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
@@ -105,7 +114,9 @@ class Odd(UserError):
         super().__init__(f"{file}: {what}")
 
 
-def refuse_oddly(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+def refuse_oddly(
+    stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress
+) -> None:
     raise Odd("file", "is odd")
 
 

@@ -24,9 +24,16 @@ def sketch(draw: Callable[[], Any], kind: str) -> bytes:
 def _shown(figure: Any) -> Iterator[str]:
     for axes in figure.axes:
         yield f"{axes.get_title(loc='left')} {axes.get_xlabel()} {axes.get_ylabel()}"
-        yield from (f"{line.get_label()} {line.get_color()} {line.get_xydata().tolist()}" for line in axes.lines)
-        yield from (f"{patch.get_facecolor()} {patch.get_extents().bounds}" for patch in axes.patches)
-        yield from (str(path.vertices.tolist()) for drawn in axes.collections for path in drawn.get_paths())
+        yield from (
+            f"{line.get_label()} {line.get_color()} {line.get_xydata().tolist()}"
+            for line in axes.lines
+        )
+        yield from (
+            f"{patch.get_facecolor()} {patch.get_extents().bounds}" for patch in axes.patches
+        )
+        yield from (
+            str(path.vertices.tolist()) for drawn in axes.collections for path in drawn.get_paths()
+        )
         yield from (text.get_text() for text in axes.texts)
 
 

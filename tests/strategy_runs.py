@@ -20,7 +20,9 @@ from evolve.data.sources import ImageSet
 
 CLASSES = (0, 2, 3, 5, 6, 7)
 S = StreamSettings(tasks=3, classes_per_task=3)
-A = AncestorSettings(width=1 / 32, epochs=2, batch=12, lr=0.05, milestones=(0.5,), augment=("crop", "flip"))
+A = AncestorSettings(
+    width=1 / 32, epochs=2, batch=12, lr=0.05, milestones=(0.5,), augment=("crop", "flip")
+)
 HEADS = ("shared", "per-task", "single")
 SEED = 3
 MEMORY = {"mem_size": 20, "batch_size_mem": 6}
@@ -48,7 +50,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def settings(strategy: str, head: str, **more: Any) -> AncestorSettings:
-    return dataclasses.replace(A, **{"strategy": strategy, "head": head, "strategy_args": ARGUMENTS.get(strategy, {})} | more)
+    return dataclasses.replace(
+        A,
+        **{"strategy": strategy, "head": head, "strategy_args": ARGUMENTS.get(strategy, {})} | more,
+    )
 
 
 def stripes(train: int = 8) -> Resident:
@@ -61,7 +66,12 @@ def stripes(train: int = 8) -> Resident:
     pixels = (clean + draw.normal(0, 40, (len(labels), 3, 8, 8))).clip(0, 255).astype(np.uint8)
     is_test = np.tile(np.arange(train + 4) >= train, 8)
     is_test[train] = False
-    return Resident(ImageSet("stripes", pixels, labels, is_test, tuple("abcdefgh"), "00", (0.5,) * 3, (0.25,) * 3), torch.device("cpu"))
+    return Resident(
+        ImageSet(
+            "stripes", pixels, labels, is_test, tuple("abcdefgh"), "00", (0.5,) * 3, (0.25,) * 3
+        ),
+        torch.device("cpu"),
+    )
 
 
 class Memory:
@@ -75,7 +85,12 @@ class Memory:
         return self.saved[-1] if self.saved else None
 
     def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        self.saved.append(({name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(meta))))
+        self.saved.append(
+            (
+                {name: tensor.clone() for name, tensor in tensors.items()},
+                json.loads(json.dumps(meta)),
+            )
+        )
         if self.cut_after == len(self.saved):
             raise KeyboardInterrupt
 
@@ -89,19 +104,29 @@ def through_a_file(done: Accumulated, folder: Path) -> Accumulated:
     return Accumulated(load_file(folder / "state.safetensors"), json.loads(json.dumps(done.record)))
 
 
-def in_stages(a: AncestorSettings, resident: Resident, folder: Path, tasks: int = 3, reference: bool = False) -> list[Accumulated]:
+def in_stages(
+    a: AncestorSettings, resident: Resident, folder: Path, tasks: int = 3, reference: bool = False
+) -> list[Accumulated]:
     """One call a task, the state going through a file."""
     done: list[Accumulated] = []
     history: list[list[float]] = []
     for task in range(tasks + 1):
         previous = through_a_file(done[-1], folder) if done else None
-        done.append(accumulate(a, S, CLASSES, resident, SEED, task, previous, history, Memory(), quiet, reference))
+        done.append(
+            accumulate(
+                a, S, CLASSES, resident, SEED, task, previous, history, Memory(), quiet, reference
+            )
+        )
         history = history + [done[-1].record["row"]] if task else []
     return done
 
 
 def model_of(done: Accumulated) -> dict[str, Tensor]:
-    return {name.removeprefix("model."): tensor for name, tensor in done.tensors.items() if name.startswith("model.")}
+    return {
+        name.removeprefix("model."): tensor
+        for name, tensor in done.tensors.items()
+        if name.startswith("model.")
+    }
 
 
 def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

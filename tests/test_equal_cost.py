@@ -18,7 +18,11 @@ from evolve.runs.batch import file
 S = StreamSettings(tasks=3, classes_per_task=3, images_per_class=32)
 IMAGES = 96  # of a task
 UNCOUNTED = {"der": 1 / 3}  # of N: its logits of a task's images, once a task
-FIRST = {"replay": 2.0, "der": 2.0, "lwf": 3.0}  # epochs of the first task, with nothing to remember or distil yet
+FIRST = {
+    "replay": 2.0,
+    "der": 2.0,
+    "lwf": 3.0,
+}  # epochs of the first task, with nothing to remember or distil yet
 
 
 @cache
@@ -29,7 +33,9 @@ def cases() -> dict[str, AncestorSettings]:
 
 
 @pytest.mark.parametrize("name", ["naive", "ewc", "si", "lwf", "replay", "der", "joint"])
-def test_every_strategy_passes_as_many_images_a_task(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_strategy_passes_as_many_images_a_task(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, plain, passed = cases()[name], Ancestor.forward, [0.0]
 
     def counted(self: Ancestor, x: Tensor) -> Any:
@@ -37,16 +43,32 @@ def test_every_strategy_passes_as_many_images_a_task(name: str, monkeypatch: pyt
         return plain(self, x)
 
     monkeypatch.setattr(Ancestor, "forward", counted)
-    monkeypatch.setattr("evolve.ancestor.accumulate.accuracies", lambda model, tasks, *_: [0.0] * len(tasks))  # testing is no training
+    monkeypatch.setattr(
+        "evolve.ancestor.accumulate.accuracies", lambda model, tasks, *_: [0.0] * len(tasks)
+    )  # testing is no training
     previous: Accumulated | None = None
     for task in (1, 2, 3):
         passed[0] = 0.0
-        previous = accumulate(a, S, CLASSES, stripes(32), SEED, task, None if name == "joint" else previous, [], Memory(), quiet)
+        previous = accumulate(
+            a,
+            S,
+            CLASSES,
+            stripes(32),
+            SEED,
+            task,
+            None if name == "joint" else previous,
+            [],
+            Memory(),
+            quiet,
+        )
         expected = FIRST.get(name, 4.0) if task == 1 else 4.0 * (task if name == "joint" else 1)
         assert passed[0] == pytest.approx((expected + UNCOUNTED.get(name, 0)) * IMAGES)
 
 
 def test_no_more_images_pass_in_a_step_than_naives() -> None:
-    extra = {"replay": cases()["replay"].batch, "der": cases()["der"].strategy_args["batch_size_mem"]}
+    extra = {
+        "replay": cases()["replay"].batch,
+        "der": cases()["der"].strategy_args["batch_size_mem"],
+    }
     assert {a.batch + extra.get(name, 0) for name, a in cases().items()} == {32}
     assert cases()["replay"].strategy_args["mem_size"] == cases()["der"].strategy_args["mem_size"]

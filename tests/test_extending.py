@@ -12,7 +12,11 @@ from evolve.core import registry
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
-ROWS = [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| ")][1:]
+ROWS = [
+    [cell.strip().replace("`", "") for cell in line.strip("|").split("|")]
+    for line in PAGE.splitlines()
+    if line.startswith("| ")
+][1:]
 
 
 def squeezed(text: str) -> str:
@@ -21,9 +25,13 @@ def squeezed(text: str) -> str:
 
 
 def test_every_path_on_the_page_exists() -> None:
-    paths = re.findall(r"`((?:evolve|tests|docs)/[\w/.]+)`", PAGE) + re.findall(r"\]\(([\w.]+)\)", PAGE)
+    paths = re.findall(r"`((?:evolve|tests|docs)/[\w/.]+)`", PAGE) + re.findall(
+        r"\]\(([\w.]+)\)", PAGE
+    )
     assert len(paths) > 20
-    assert [path for path in paths if not (ROOT / path).exists() and not (ROOT / "docs" / path).exists()] == []
+    assert [
+        path for path in paths if not (ROOT / path).exists() and not (ROOT / "docs" / path).exists()
+    ] == []
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])

@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 EVOLVE = ROOT / "evolve"
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
+)
 FOLDERS = ("docs", "evolve", "scenarios", "benchmarks", "tests")
 TEXT = (".py", ".md", ".toml", ".sh", ".html")
 BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -25,7 +27,11 @@ def contract() -> list[str]:
 
 
 def picture() -> str:
-    return next(block for block in BLOCK.findall((ROOT / "docs/architecture.md").read_text(encoding="utf-8")) if "flowchart" in block)
+    return next(
+        block
+        for block in BLOCK.findall((ROOT / "docs/architecture.md").read_text(encoding="utf-8"))
+        if "flowchart" in block
+    )
 
 
 def imports() -> dict[str, set[str]]:
@@ -36,7 +42,9 @@ def imports() -> dict[str, set[str]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("evolve."):
                 seen.setdefault(room, set()).add(str(node.module).split(".")[1])
-    return {room: others & seen.keys() - {room} for room, others in seen.items() if room in contract()}
+    return {
+        room: others & seen.keys() - {room} for room, others in seen.items() if room in contract()
+    }
 
 
 def arrows() -> set[tuple[str, str]]:
@@ -45,7 +53,12 @@ def arrows() -> set[tuple[str, str]]:
     below: dict[str, set[str]] = {}
     for room in reversed(contract()):
         below[room] = direct[room].union(*(below[other] for other in direct[room]))
-    return {(a, b) for a, others in direct.items() for b in others if not any(b in below[c] for c in others)}
+    return {
+        (a, b)
+        for a, others in direct.items()
+        for b in others
+        if not any(b in below[c] for c in others)
+    }
 
 
 def test_the_folders_are_the_rooms_of_the_contract() -> None:
@@ -69,18 +82,32 @@ def test_the_pictures_arrows_are_the_imports_and_lead_down() -> None:
 def test_readmes_tree_has_the_rooms_and_the_folders() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"^      (\w+)/ +\S", text, re.MULTILINE) == contract()
-    assert set(re.findall(r"^    (\w+)/ +\S", text, re.MULTILINE)) == {name for name in FOLDERS if name != "evolve"}
+    assert set(re.findall(r"^    (\w+)/ +\S", text, re.MULTILINE)) == {
+        name for name in FOLDERS if name != "evolve"
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_file_and_module_that_a_page_names_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     code = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
-    paths = {word for word in code if re.fullmatch(r"[\w.*-]+(/[\w.*-]+)*\.(py|sh|cfg|toml|md|cff)", word)}
-    paths |= {word for word in code if word.split("/")[0] in FOLDERS and "/" in word and "<" not in word}
-    paths |= set(re.findall(rf"(?<![\w/])(?:{'|'.join(FOLDERS)})/[\w./*-]+\.(?:py|toml|sh|md)\b", text))
+    paths = {
+        word
+        for word in code
+        if re.fullmatch(r"[\w.*-]+(/[\w.*-]+)*\.(py|sh|cfg|toml|md|cff)", word)
+    }
+    paths |= {
+        word for word in code if word.split("/")[0] in FOLDERS and "/" in word and "<" not in word
+    }
+    paths |= set(
+        re.findall(rf"(?<![\w/])(?:{'|'.join(FOLDERS)})/[\w./*-]+\.(?:py|toml|sh|md)\b", text)
+    )
     written_by_users = {"scenario.toml", "table.md", "evolve_stripes.py"}
-    missing = [word for word in paths - written_by_users if not any([*ROOT.glob(word), *page.parent.glob(word)])]
+    missing = [
+        word
+        for word in paths - written_by_users
+        if not any([*ROOT.glob(word), *page.parent.glob(word)])
+    ]
     modules = {word for word in code if re.fullmatch(r"evolve(\.\w+)+", word)}
     assert missing + [word for word in modules if not module(word)] == []
 
@@ -92,9 +119,18 @@ def module(dotted: str) -> bool:
     if (place / last).is_dir() or (place / f"{last}.py").is_file():
         return True
     source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-    groups = re.findall(r"evolve\.\w+", (ROOT / "docs/plugins.md").read_text(encoding="utf-8").split("What each kind is")[1].split("\n\n")[1])
+    groups = re.findall(
+        r"evolve\.\w+",
+        (ROOT / "docs/plugins.md")
+        .read_text(encoding="utf-8")
+        .split("What each kind is")[1]
+        .split("\n\n")[1],
+    )
     words = ("evolve.learngene", "evolve.ancestor", "evolve.model")  # keys in a file's header
-    return dotted in (*groups, *words) or (source.is_file() and re.search(rf"^(def|class) {last}\b", source.read_text(), re.MULTILINE) is not None)
+    return dotted in (*groups, *words) or (
+        source.is_file()
+        and re.search(rf"^(def|class) {last}\b", source.read_text(), re.MULTILINE) is not None
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -105,8 +141,15 @@ def test_prose_ends_at_100_columns(page: Path) -> None:
 
 
 def test_nothing_cites_a_page_that_users_do_not_have() -> None:
-    files = [path for name in FOLDERS for path in (ROOT / name).rglob("*") if path.suffix in TEXT and path != Path(__file__)]
-    assert [path for path in files if re.search(r"\bSPEC\b", path.read_text(encoding="utf-8"))] == []
+    files = [
+        path
+        for name in FOLDERS
+        for path in (ROOT / name).rglob("*")
+        if path.suffix in TEXT and path != Path(__file__)
+    ]
+    assert [
+        path for path in files if re.search(r"\bSPEC\b", path.read_text(encoding="utf-8"))
+    ] == []
 
 
 def test_the_citation_names_this_version() -> None:

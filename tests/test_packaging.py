@@ -22,7 +22,18 @@ def wheel(tmp_path_factory):
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, place)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(place / "out"), str(place)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(place / "out"),
+        str(place),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     with zipfile.ZipFile(next((place / "out").glob("*.whl"))) as archive:
         archive.extractall(place / "unpacked")
@@ -30,9 +41,19 @@ def wheel(tmp_path_factory):
 
 
 def test_the_wheel_holds_every_module_scenario_batch_and_page_part(wheel):
-    here = {path.relative_to(ROOT) for path in (ROOT / "evolve").rglob("*") if path.suffix in NEEDED}
-    here |= {Path("evolve") / path.relative_to(ROOT) for name in ("scenarios", "benchmarks") for path in (ROOT / name).rglob("*") if path.suffix in NEEDED}
-    by_hand = {Path("evolve/benchmarks/cluster"), Path("evolve/benchmarks/ablations")}  # from a checkout
+    here = {
+        path.relative_to(ROOT) for path in (ROOT / "evolve").rglob("*") if path.suffix in NEEDED
+    }
+    here |= {
+        Path("evolve") / path.relative_to(ROOT)
+        for name in ("scenarios", "benchmarks")
+        for path in (ROOT / name).rglob("*")
+        if path.suffix in NEEDED
+    }
+    by_hand = {
+        Path("evolve/benchmarks/cluster"),
+        Path("evolve/benchmarks/ablations"),
+    }  # from a checkout
     scripts = {path for path in here if path.suffix == ".py" and path.parent in by_hand}
     assert here - scripts - {path.relative_to(wheel) for path in wheel.rglob("*")} == set()
 
@@ -40,5 +61,12 @@ def test_the_wheel_holds_every_module_scenario_batch_and_page_part(wheel):
 def test_an_installed_evolve_knows_the_shipped_batches_and_scenarios(wheel, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(wheel)}
     for command, expected in ((("batch", "list"), "condensers"), (("scenarios",), "glyphs-seq25")):
-        found = subprocess.run([sys.executable, "-m", "evolve.cli", *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        found = subprocess.run(
+            [sys.executable, "-m", "evolve.cli", *command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert expected in found.stdout

@@ -101,10 +101,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.mkdir()
     for name, text in example().items():
         (source / name).write_text(text)
-    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run([*pip, "--target", str(place / "site"), str(source)], capture_output=True, text=True, timeout=120)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
+    done = subprocess.run(
+        [*pip, "--target", str(place / "site"), str(source)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
-    points = {"networks": {"short": "network"}, "families": {"short": "read"}, "strategies": {"counting": "counting"}, "condensers": {"fails": "fails"}}
+    points = {
+        "networks": {"short": "network"},
+        "families": {"short": "read"},
+        "strategies": {"counting": "counting"},
+        "condensers": {"fails": "fails"},
+    }
     package(place / "site", "evolve_more", "2.1", points, MORE)
     (place / "tiny.toml").write_text(SCENARIO)
     done = evolve(place, "run", "--scenario", "tiny.toml", "--out", "runs/a", "--workers", "1")
@@ -114,16 +134,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def results(folder: Path, kind: str) -> list[Result]:
     store = Store(folder / "runs/store")
-    return [found for path in (folder / "runs/store/results" / kind).glob("*/*") if (found := store.get(path.name))]
+    return [
+        found
+        for path in (folder / "runs/store/results" / kind).glob("*/*")
+        if (found := store.get(path.name))
+    ]
 
 
 def test_the_example_is_of_forty_lines() -> None:
-    assert sum(bool(line.strip()) for text in example().values() for line in text.splitlines()) <= 40
+    assert (
+        sum(bool(line.strip()) for text in example().values() for line in text.splitlines()) <= 40
+    )
 
 
 def test_keys_name_the_packages_and_their_versions(folder: Path) -> None:
     def plugged(result: Result) -> dict[str, Any]:
-        return {name: value for name, value in result.manifest["recipe"].items() if name.startswith("plugin:")}
+        return {
+            name: value
+            for name, value in result.manifest["recipe"].items()
+            if name.startswith("plugin:")
+        }
 
     network = {"plugin:networks": "short of evolve_more 2.1"}
     strategy = {"plugin:strategies": "counting of evolve_more 2.1"}
@@ -133,10 +163,20 @@ def test_keys_name_the_packages_and_their_versions(folder: Path) -> None:
     condensed = results(folder, "condense")
     assert len(condensed) == 3
     for result in condensed:
-        assert plugged(result) == {"plugin:condensers": "widest of evolve-stripes 1.0"} and result.manifest["recipe"]["network"].items() >= network.items()
-    inherited = [result for result in results(folder, "descend") if result.manifest["recipe"]["method"] == "inherited"]
+        assert (
+            plugged(result) == {"plugin:condensers": "widest of evolve-stripes 1.0"}
+            and result.manifest["recipe"]["network"].items() >= network.items()
+        )
+    inherited = [
+        result
+        for result in results(folder, "descend")
+        if result.manifest["recipe"]["method"] == "inherited"
+    ]
     assert len(inherited) == 3
-    assert all(plugged(result) == {"plugin:inheritors": "deeper-half of evolve-stripes 1.0"} for result in inherited)
+    assert all(
+        plugged(result) == {"plugin:inheritors": "deeper-half of evolve-stripes 1.0"}
+        for result in inherited
+    )
 
 
 def test_the_condenser_chose_and_the_inheritor_passed_on(folder: Path) -> None:
@@ -146,35 +186,74 @@ def test_the_condenser_chose_and_the_inheritor_passed_on(folder: Path) -> None:
         before = store.get(result.manifest["recipe"]["inputs"]["ancestor"])
         assert before is not None
         state = before.tensors("ancestor")
-        spread = {n: float(state[f"model.trunk.layers.conv{n}.conv.weight"].std()) for n in range(1, 8)}
+        spread = {
+            n: float(state[f"model.trunk.layers.conv{n}.conv.weight"].std()) for n in range(1, 8)
+        }
         chosen = [f"conv{n}" for n in sorted(sorted(spread, key=lambda n: -spread[n])[:4])]
         assert result.record["layers"] == chosen and result.record["status"] == "selected"
-        heirs = [one for one in results(folder, "descend") if one.manifest["recipe"]["inputs"] == {"learngene": result.manifest["key"]}]
+        heirs = [
+            one
+            for one in results(folder, "descend")
+            if one.manifest["recipe"]["inputs"] == {"learngene": result.manifest["key"]}
+        ]
         given = [spec["inherits"] for block in heirs[0].record["plan"]["plan"] for spec in block]
         assert [name for name in given if name] == chosen[2:]
 
 
 def test_the_strategys_state_went_from_task_to_task(folder: Path) -> None:
     found = {result.record["task"]: result for result in results(folder, "accumulate")}
-    assert {task: result.record.get("strategy") for task, result in found.items()} == {0: None, 1: {"tasks": 1}, 2: {"tasks": 2}}
+    assert {task: result.record.get("strategy") for task, result in found.items()} == {
+        0: None,
+        1: {"tasks": 1},
+        2: {"tasks": 2},
+    }
     assert torch.equal(found[2].tensors("ancestor")["strategy.seen"], torch.tensor([6.0]))
 
 
 def test_the_images_are_the_pages(folder: Path) -> None:
-    assert {tuple(row) for result in results(folder, "descend") for row in result.record["classes"]} <= {(a, b) for a in range(24) for b in range(24)}
-    assert [path.name.split("-")[0] for path in (folder / "runs/store/images").iterdir() if path.is_dir()] == ["stripes"]
+    assert {
+        tuple(row) for result in results(folder, "descend") for row in result.record["classes"]
+    } <= {(a, b) for a in range(24) for b in range(24)}
+    assert [
+        path.name.split("-")[0]
+        for path in (folder / "runs/store/images").iterdir()
+        if path.is_dir()
+    ] == ["stripes"]
 
 
 def test_it_is_listed_where_it_is_installed_and_missed_where_not(folder: Path) -> None:
     listed = evolve(folder, "plugins").stdout
-    for name, owner in (("widest", "evolve-stripes 1.0"), ("deeper-half", "evolve-stripes 1.0"), ("stripes", "evolve-stripes 1.0"), ("short", "evolve_more 2.1")):
+    for name, owner in (
+        ("widest", "evolve-stripes 1.0"),
+        ("deeper-half", "evolve-stripes 1.0"),
+        ("stripes", "evolve-stripes 1.0"),
+        ("short", "evolve_more 2.1"),
+    ):
         assert re.search(rf"{name} +{owner} +good", listed), listed
-    with pytest.raises(UserError, match="not an architecture of a family that is known here"):  # the package is not installed in this process
+    with pytest.raises(
+        UserError, match="not an architecture of a family that is known here"
+    ):  # the package is not installed in this process
         load(folder / "runs/a/learngenes/lineage-02.safetensors")
 
 
 def test_what_fails_in_a_worker_ends_the_run_with_one_line(folder: Path) -> None:
-    done = evolve(folder, "run", "--scenario", "tiny.toml", "--workers", "1", "--out", "runs/b", "--set", "condense.method=fails")
+    done = evolve(
+        folder,
+        "run",
+        "--scenario",
+        "tiny.toml",
+        "--workers",
+        "1",
+        "--out",
+        "runs/b",
+        "--set",
+        "condense.method=fails",
+    )
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("evolve:")]
-    assert "plug-in 'fails'" in line and "evolve_more 2.1" in line and "ZeroDivisionError" in line and "Traceback" not in done.stderr
+    assert (
+        "plug-in 'fails'" in line
+        and "evolve_more 2.1" in line
+        and "ZeroDivisionError" in line
+        and "Traceback" not in done.stderr
+    )

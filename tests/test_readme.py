@@ -16,12 +16,19 @@ def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(page: Path) -> None
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (page.parent / target).exists(), target
-    assert not re.findall(r"\b[A-Z]{3,}_[A-Z]{3,}\b", text.replace("EVOLVE_STORE", "").replace("EVOLVE_CACHE", ""))
+    assert not re.findall(
+        r"\b[A-Z]{3,}_[A-Z]{3,}\b", text.replace("EVOLVE_STORE", "").replace("EVOLVE_CACHE", "")
+    )
 
 
 def test_every_option_the_readme_names_exists() -> None:
     from evolve.cli.main import cli
 
-    known = {name for command in cli.commands.values() for option in command.params for name in option.opts}
+    known = {
+        name
+        for command in cli.commands.values()
+        for option in command.params
+        for name in option.opts
+    }
     named = set(re.findall(r"(?<![\w-])--[a-z]+", (ROOT / "README.md").read_text(encoding="utf-8")))
     assert named - known <= {"--logdir", "--dist"}

@@ -42,7 +42,9 @@ def toml(changes: Mapping[str, Any] | None = None) -> str:
     Args:
         changes: Settings to add or replace, such as {"stream.tasks": 3}.
     """
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in {**SETTINGS, **(changes or {})}.items())
+    return "".join(
+        f"{key} = {json.dumps(value)}\n" for key, value in {**SETTINGS, **(changes or {})}.items()
+    )
 
 
 def opened(file: Path, out: Path, store: Path, *overrides: str, seed: int = 0) -> Opened:

@@ -35,7 +35,17 @@ from evolve.runs.folder import StorePlace
 from evolve.runs.screens.rows import compact
 
 GRANULARITIES = ("conv", "stage")
-HEADS = ("ancestor", "granularity", "decided", "same set", "overlap", "margin, least (% of 1/L)", "most often", "weights (%)", "gain (points)")
+HEADS = (
+    "ancestor",
+    "granularity",
+    "decided",
+    "same set",
+    "overlap",
+    "margin, least (% of 1/L)",
+    "most often",
+    "weights (%)",
+    "gain (points)",
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,10 @@ def differences(rows: Sequence[Row]) -> Array:
 def verdict(rows: Sequence[Row]) -> str:
     """Which granularity it shall be, in one line: the one that transfers better where the interval excludes 0, else the one whose draws agree more."""
     mean, low, high, tasks = mean_interval(differences(rows))
-    overlaps = [float(np.mean([one.overlap for one in rows if one.granularity == granularity])) for granularity in GRANULARITIES]
+    overlaps = [
+        float(np.mean([one.overlap for one in rows if one.granularity == granularity]))
+        for granularity in GRANULARITIES
+    ]
     said = f"conv less stage: {mean:+.1f} points [{low:+.1f}, {high:+.1f}] ({tasks} tasks); overlap {overlaps[0]:.2f} and {overlaps[1]:.2f}"
     if low > 0 or high < 0:
         return f"{said}: {GRANULARITIES[int(high < 0)]}, which transfers better"
@@ -126,19 +139,27 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def _cells(one: Row) -> tuple[str, ...]:
     draws, gains = len(one.sets), 100 * np.array(one.gains)
-    margins = f"{100 * np.median(one.margins):.2f}, {100 * min(one.margins):.2f}" if one.margins else "-"
+    margins = (
+        f"{100 * np.median(one.margins):.2f}, {100 * min(one.margins):.2f}" if one.margins else "-"
+    )
     error = float(gains.std(ddof=1)) / len(gains) ** 0.5
     same = f"{one.same} of {draws}", "-" if np.isnan(one.overlap) else f"{one.overlap:.2f}"
     chosen = compact(one.modal), f"{100 * one.share:.1f}", f"{gains.mean():+.1f} ± {error:.1f}"
     return one.ancestor, one.granularity, f"{one.decided} of {draws}", *same, margins, *chosen
 
 
-def request_of(ancestor: str, granularity: str, overrides: Sequence[str], place: Mapping[str, Any]) -> Request:
+def request_of(
+    ancestor: str, granularity: str, overrides: Sequence[str], place: Mapping[str, Any]
+) -> Request:
     """What condenses RUN@TASK at a granularity by the meta-network, with the run's own images and its way to inherit and to learn. Raises UserError."""
     if run_and_task(ancestor) is None:
-        raise UserError(f"{ancestor}: give RUN@TASK, a finished run's folder and a lineage length, such as runs/fig6/naive-seed2@5")
+        raise UserError(
+            f"{ancestor}: give RUN@TASK, a finished run's folder and a lineage length, such as runs/fig6/naive-seed2@5"
+        )
     settled = (*overrides, "condense.method=meta-network", f"condense.granularity={granularity}")
-    opened, stages, _ = asked(ancestor, Images(None, None, None, settled), Weights(None, 1.0, 32), dict(place))
+    opened, stages, _ = asked(
+        ancestor, Images(None, None, None, settled), Weights(None, 1.0, 32), dict(place)
+    )
     request = condensation(stages[-1], opened.store, opened.context, lambda fraction, text: None)
     settings = opened.world.settings
     c = replace(request.c, trial_tasks=settings.condense.trial_tasks)
@@ -147,26 +168,52 @@ def request_of(ancestor: str, granularity: str, overrides: Sequence[str], place:
 
 @click.command()
 @click.argument("ancestors", nargs=-1, required=True, metavar="RUN@TASK ...")
-@click.option("--draws", default=10, show_default=True, type=click.IntRange(min=1), help="Random pseudo-descendants a granularity.")
-@click.option("--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Every number, too.")
-@click.option("--set", "overrides", multiple=True, metavar="condense.KEY=VALUE", help="condense.trial_tasks: how many tasks.")
+@click.option(
+    "--draws",
+    default=10,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Random pseudo-descendants a granularity.",
+)
+@click.option(
+    "--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Every number, too."
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="condense.KEY=VALUE",
+    help="condense.trial_tasks: how many tasks.",
+)
 @click.option("--store", type=StorePlace(), help="The runs' store, where it is not where they say.")
 @DATA
 @DEVICE
-def main(ancestors: tuple[str, ...], draws: int, file: Path | None, overrides: tuple[str, ...], **place: Any) -> None:
+def main(
+    ancestors: tuple[str, ...],
+    draws: int,
+    file: Path | None,
+    overrides: tuple[str, ...],
+    **place: Any,
+) -> None:
     """Print a table of agreement and transfer, a row an ancestor and granularity, and which granularity it shall be."""
     torch.set_num_threads(1)  # as the engine's workers, for the same rounding
     rows = []
     try:
         for ancestor in dict.fromkeys(ancestors):
             for granularity in GRANULARITIES:
-                rows.append(row(ancestor, request_of(ancestor, granularity, overrides, place), draws))
+                rows.append(
+                    row(ancestor, request_of(ancestor, granularity, overrides, place), draws)
+                )
                 click.echo(_cells(rows[-1]), err=True)
     except UserError as error:
         raise click.ClickException(str(error)) from None
     print(markdown(rows), verdict(rows), sep="\n\n")
     if file is not None:
-        file.write_bytes(to_json({"draws": draws, "verdict": verdict(rows), "rows": [asdict(one) for one in rows]}))
+        file.write_bytes(
+            to_json(
+                {"draws": draws, "verdict": verdict(rows), "rows": [asdict(one) for one in rows]}
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A small batch by local processes and by SLURM jobs, one of which is killed on the way: the same bytes in both stores.
 
-    python benchmarks/cluster/compare.py FOLDER        # started by slurm_one_node.sh; SLURM must answer to sbatch
+python benchmarks/cluster/compare.py FOLDER        # started by slurm_one_node.sh; SLURM must answer to sbatch
 """
 
 from __future__ import annotations
@@ -41,7 +41,15 @@ reference = "random"
 def command(folder: Path, engine: str, *words: str) -> list[str]:
     """`evolve batch` with a store and a folder of this engine's own; decoded images are shared."""
     places = ["--out", str(folder / engine / "batch"), "--store", str(folder / engine / "store")]
-    return [sys.executable, "-m", "evolve.cli", "batch", str(folder / "slurm.toml"), *places, *words]
+    return [
+        sys.executable,
+        "-m",
+        "evolve.cli",
+        "batch",
+        str(folder / "slurm.toml"),
+        *places,
+        *words,
+    ]
 
 
 def content(store: Path) -> dict[str, str]:
@@ -55,7 +63,12 @@ def content(store: Path) -> dict[str, str]:
 
 def jobs(*options: str) -> list[str]:
     """The ids of SLURM's jobs."""
-    return subprocess.run(["squeue", "--noheader", "--format", "%i", *options], capture_output=True, text=True, check=True).stdout.split()
+    return subprocess.run(
+        ["squeue", "--noheader", "--format", "%i", *options],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
 
 
 def kill_one(running: subprocess.Popen[bytes], store: Path) -> str:
@@ -117,11 +130,25 @@ def main() -> None:
     folder = Path(sys.argv[1])
     (folder / "slurm.toml").write_text(BATCH)
     began = time.monotonic()
-    subprocess.run(command(folder, "local", "--workers", "2"), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        command(folder, "local", "--workers", "2"), check=True, stdout=subprocess.DEVNULL
+    )
     local = time.monotonic() - began
     began = time.monotonic()
-    settings = ["memory=4GB", "walltime=00:30:00", f"log_directory={folder}/jobs", f"local_directory={folder}/scratch", "interface=lo"]
-    words = ["--scheduler", "slurm", "--jobs", "2", *(word for pair in settings for word in ("--cluster", pair))]
+    settings = [
+        "memory=4GB",
+        "walltime=00:30:00",
+        f"log_directory={folder}/jobs",
+        f"local_directory={folder}/scratch",
+        "interface=lo",
+    ]
+    words = [
+        "--scheduler",
+        "slurm",
+        "--jobs",
+        "2",
+        *(word for pair in settings for word in ("--cluster", pair)),
+    ]
     running = subprocess.Popen(command(folder, "slurm", *words))
     killed = kill_one(running, folder / "slurm" / "store")
     instead = wait_for_another(running, {killed, *jobs()})
@@ -129,9 +156,13 @@ def main() -> None:
     slurm = time.monotonic() - began
     one, other = content(folder / "local" / "store"), content(folder / "slurm" / "store")
     if one != other or not one:
-        raise SystemExit(f"results differ: {len(one)} local, {len(other)} by SLURM, {sum(one.get(key) == other[key] for key in other)} equal")
+        raise SystemExit(
+            f"results differ: {len(one)} local, {len(other)} by SLURM, {sum(one.get(key) == other[key] for key in other)} equal"
+        )
     no_job_is_left()
-    print(f"SLURM: {len(one)} stages, byte for byte those of the local engine (job {killed} killed on the way, {instead})")
+    print(
+        f"SLURM: {len(one)} stages, byte for byte those of the local engine (job {killed} killed on the way, {instead})"
+    )
     print(f"{local:.0f} s local, {slurm:.0f} s by SLURM")
 
 

@@ -37,7 +37,10 @@ reference = "random"
 
 def stages(store: Path) -> tuple[int, float]:
     """How many results a store has, and the CPU seconds they took."""
-    spent = [json.loads(file.read_text())["provenance"]["spent"]["cpu_seconds"] for file in store.glob("results/*/*/*/manifest.json")]
+    spent = [
+        json.loads(file.read_text())["provenance"]["spent"]["cpu_seconds"]
+        for file in store.glob("results/*/*/*/manifest.json")
+    ]
     return len(spent), sum(spent)
 
 
@@ -63,14 +66,28 @@ def main(folder: Path, batch: tuple[str, ...], counts: tuple[int, ...]) -> None:
     file.write_text(BATCH)
     words = list(batch) or [str(file), "--profile", "quick"]
     # Images are decoded beforehand: that is paid once for all batches.
-    subprocess.run([sys.executable, "-m", "evolve.cli", "batch", "plan", *words, "--out", str(folder / "plan")], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "evolve.cli",
+            "batch",
+            "plan",
+            *words,
+            "--out",
+            str(folder / "plan"),
+        ],
+        check=True,
+    )
     print(f"{'workers':>7} {'stages':>7} {'wall s':>8} {'CPU s':>8} {'of stages':>10} {'ratio':>6}")
     stores = []
     for count in counts:
         place = folder / f"workers{count}"
         wall, cpu = measure(place, words, count)
         number, own = stages(place / "store")
-        print(f"{count:7} {number:7} {wall:8.1f} {cpu:8.1f} {own:10.1f} {cpu / own:6.2f}", flush=True)
+        print(
+            f"{count:7} {number:7} {wall:8.1f} {cpu:8.1f} {own:10.1f} {cpu / own:6.2f}", flush=True
+        )
         stores.append(content(place / "store"))
     if any(store != stores[0] for store in stores):
         raise SystemExit("the stores differ")

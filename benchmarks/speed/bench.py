@@ -30,7 +30,9 @@ ROUNDS = 7
 GPU_SECONDS = 3.0  # a chunk there pays for capturing once, as a stage of a lineage does
 
 
-def bench(only: Sequence[str], rounds: int | None, quick: bool, device_name: str, json_file: Path | None) -> None:
+def bench(
+    only: Sequence[str], rounds: int | None, quick: bool, device_name: str, json_file: Path | None
+) -> None:
     """Measure, print the table, and write all raw numbers to ``json_file``, whole, after every case. UserError for a wrong option."""
     device = choose_device(device_name)
     cases = choose_cases(only, quick, device.type)
@@ -44,8 +46,16 @@ def bench(only: Sequence[str], rounds: int | None, quick: bool, device_name: str
         with crew(device.type, cache, processes) as (plain, ours):
             load_images(DATA, None, cache)  # drawn once, before the processes look for them
             facts = every([plain, *ours], "facts")
-            machine = describe(device) | {"processes": processes, "baseline_threads": facts[0]["threads"]}
-            about = {"evolve": __version__, "machine": machine, "pace": asdict(pace), "quick": quick}
+            machine = describe(device) | {
+                "processes": processes,
+                "baseline_threads": facts[0]["threads"],
+            }
+            about = {
+                "evolve": __version__,
+                "machine": machine,
+                "pace": asdict(pace),
+                "quick": quick,
+            }
             for case in cases:
 
                 def report(text: str, name: str = case.name) -> None:
@@ -54,7 +64,13 @@ def bench(only: Sequence[str], rounds: int | None, quick: bool, device_name: str
                 measured = measure(case, plain, ours, pace, device.type, report)
                 found = rows(case, measured, device.type)
                 lines += found
-                results.append({"name": case.name, "measured": measured, "rows": [row.as_json() for row in found]})
+                results.append(
+                    {
+                        "name": case.name,
+                        "measured": measured,
+                        "rows": [row.as_json() for row in found],
+                    }
+                )
                 if json_file is not None:
                     write_whole(json_file, to_json(about | {"cases": results}), "--json")
     _print(lines, results, about)
@@ -72,14 +88,20 @@ def _print(lines: Sequence[Row], results: Sequence[dict[str, Any]], about: dict[
 
 
 def _pace(rounds: int | None, quick: bool, device: str) -> Pace:
-    usual = Pace(2, 0.25, 0.1) if quick else Pace(ROUNDS, GPU_SECONDS if device == "cuda" else 2.0, 0.25)
+    usual = (
+        Pace(2, 0.25, 0.1)
+        if quick
+        else Pace(ROUNDS, GPU_SECONDS if device == "cuda" else 2.0, 0.25)
+    )
     return Pace(rounds or usual.rounds, usual.seconds, usual.sgemm)
 
 
 def _check(json_file: Path | None) -> None:
     """Before minutes of measuring, not after them."""
     if json_file is not None and not json_file.resolve().parent.is_dir():
-        raise UserError(f"--json {json_file}: there is no folder {json_file.parent}; give a file in one that exists")
+        raise UserError(
+            f"--json {json_file}: there is no folder {json_file.parent}; give a file in one that exists"
+        )
 
 
 @contextmanager

@@ -83,12 +83,16 @@ class BenchProcess:
 
         if case.kind == "condenser":
             return PlainCondenser(case, self.resident)
-        if case.kind == "objectives":  # our own bilevel condenser, under the same conditions; the last case, as the process stays so
+        if (
+            case.kind == "objectives"
+        ):  # our own bilevel condenser, under the same conditions; the last case, as the process stays so
             from .ours import OurCondenser
 
             torch.set_num_threads(1)
             keep_memory()
-            return OurCondenser(replace(case, settings=bilevel(case.settings)), self.resident, self.role.number)
+            return OurCondenser(
+                replace(case, settings=bilevel(case.settings)), self.resident, self.role.number
+            )
         candidates = (0, min(8, usable_cores())) if self.device.type == "cuda" else (0, 2)
         made = PlainDescendants if case.kind == "descendants" else PlainAncestor
         return made(case, self.resident, candidates, seconds)
@@ -99,5 +103,10 @@ class BenchProcess:
 
         if case.kind == "overhead":
             return Overhead(case, self.resident)
-        kinds = {"descendants": OurDescendants, "ancestor": OurAncestor, "condenser": OurCondenser, "objectives": OurCondenser}
+        kinds = {
+            "descendants": OurDescendants,
+            "ancestor": OurAncestor,
+            "condenser": OurCondenser,
+            "objectives": OurCondenser,
+        }
         return kinds[case.kind](case, self.resident, self.role.number)

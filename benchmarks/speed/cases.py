@@ -13,7 +13,10 @@ from evolve.networks.vgg_plan import PAPER_SET, VggPlan, stack_plan, vgg16_plan
 DATA = DataSettings(source="glyphs", size=32, glyph_train=64, glyph_test=2)
 """Embedded images, few of them: speed does not depend on what they show. 100 classes."""
 ANCESTOR_CLASSES, CONDENSE_CLASSES, DESCEND_CLASSES = range(64), range(64, 80), range(80, 100)
-SHARE_TARGET, SHARE_AIM = 0.80, 0.90  # of the machine's sgemm rate on one thread, for descendants at full width
+SHARE_TARGET, SHARE_AIM = (
+    0.80,
+    0.90,
+)  # of the machine's sgemm rate on one thread, for descendants at full width
 
 
 @dataclass(frozen=True)
@@ -37,33 +40,104 @@ class Case:
     def plan(self) -> VggPlan:
         """The network that trains: the descendant (for the condenser: its pseudo-descendant), else the ancestor."""
         ancestor = vgg16_plan(self.settings.ancestor.width)
-        return stack_plan(ancestor, PAPER_SET) if self.kind in ("descendants", "condenser", "objectives") else ancestor
+        return (
+            stack_plan(ancestor, PAPER_SET)
+            if self.kind in ("descendants", "condenser", "objectives")
+            else ancestor
+        )
 
 
 def all_cases(quick: bool) -> list[Case]:
     """Every case, in the order of the table. ``quick``: fewer images, for a smoke test and not for quoting."""
-    glyphs, tiny, full = _settings("glyphs-seq25", "quick"), _settings("tinyimagenet-seq25", "quick"), _settings("cifar-seq25", "paper")
+    glyphs, tiny, full = (
+        _settings("glyphs-seq25", "quick"),
+        _settings("tinyimagenet-seq25", "quick"),
+        _settings("cifar-seq25", "paper"),
+    )
     full = replace(full, descend=replace(full.descend, shots=40))
     if quick:
-        full, tiny, glyphs = (replace(s, descend=replace(s.descend, shots=16, descendants=2)) for s in (full, tiny, glyphs))
+        full, tiny, glyphs = (
+            replace(s, descend=replace(s.descend, shots=16, descendants=2))
+            for s in (full, tiny, glyphs)
+        )
         full = replace(full, descend=replace(full.descend, shots=8, descendants=1))
         glyphs = replace(
             glyphs,
             condense=replace(glyphs.condense, images_per_class=12),
             stream=replace(glyphs.stream, images_per_class=32),
         )
-    eq16 = replace(tiny, condense=replace(tiny.condense, objective="eq16", batch=32, meta_batch=16, images_per_class=60, meta_reach=0.0))
+    eq16 = replace(
+        tiny,
+        condense=replace(
+            tiny.condense,
+            objective="eq16",
+            batch=32,
+            meta_batch=16,
+            images_per_class=60,
+            meta_reach=0.0,
+        ),
+    )
     large = {"cpu": (1.8, 2.5), "cuda": (20.0, 40.0)}
     small = {"cpu": (2.5, 4.0), "cuda": (20.0, 40.0)}
     return [
-        Case("descendants-full", "descendants, full width", "descendants", full, large, together=True, share_goal=True),
-        Case("descendants-busy", "... with one core taken", "descendants", full, {"cpu": (4.0, None)}, together=True, busy=True),
-        Case("descendants-quarter", "descendants, width 1/4", "descendants", tiny, small, together=True),
-        Case("descendants-eighth", "descendants, width 1/8", "descendants", glyphs, small, together=True),
+        Case(
+            "descendants-full",
+            "descendants, full width",
+            "descendants",
+            full,
+            large,
+            together=True,
+            share_goal=True,
+        ),
+        Case(
+            "descendants-busy",
+            "... with one core taken",
+            "descendants",
+            full,
+            {"cpu": (4.0, None)},
+            together=True,
+            busy=True,
+        ),
+        Case(
+            "descendants-quarter",
+            "descendants, width 1/4",
+            "descendants",
+            tiny,
+            small,
+            together=True,
+        ),
+        Case(
+            "descendants-eighth",
+            "descendants, width 1/8",
+            "descendants",
+            glyphs,
+            small,
+            together=True,
+        ),
         Case("ancestor", "ancestor, width 1/8", "ancestor", glyphs, {"cuda": (6.0, 12.0)}),
-        Case("overhead", "ancestor: template and loader", "overhead", glyphs, {"cpu": (0.05, None), "cuda": (0.05, None)}),
-        Case("condenser", "condenser, bilevel, width 1/8", "condenser", bilevel(glyphs), {"cpu": (1.5, 2.0)}, together=True),
-        Case("eq16", "condenser, Eq. 16 beside bilevel, width 1/4", "objectives", eq16, {"cpu": (4.0, None)}, together=True),
+        Case(
+            "overhead",
+            "ancestor: template and loader",
+            "overhead",
+            glyphs,
+            {"cpu": (0.05, None), "cuda": (0.05, None)},
+        ),
+        Case(
+            "condenser",
+            "condenser, bilevel, width 1/8",
+            "condenser",
+            bilevel(glyphs),
+            {"cpu": (1.5, 2.0)},
+            together=True,
+        ),
+        Case(
+            "eq16",
+            "condenser, Eq. 16 beside bilevel, width 1/4",
+            "objectives",
+            eq16,
+            {"cpu": (4.0, None)},
+            together=True,
+        ),
     ]
 
 
@@ -73,7 +147,9 @@ def choose_cases(only: Sequence[str], quick: bool, device: str) -> list[Case]:
     names = [case.name for case in cases]
     for name in only:
         if name not in names:
-            raise UserError(f"--only {name}: no such case on {device}; there are {', '.join(names)}")
+            raise UserError(
+                f"--only {name}: no such case on {device}; there are {', '.join(names)}"
+            )
     return [case for case in cases if not only or case.name in only]
 
 

@@ -54,14 +54,35 @@ class Plan:
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="folder for gpu.json and gpu.log")
-@click.option("--data", type=click.Path(exists=True, path_type=Path), help="CIFAR-100, as `evolve run --data` takes it")
-@click.option("--beside", multiple=True, type=click.Path(exists=True, path_type=Path), help="a CPU's run folder, to compare a lineage with")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="folder for gpu.json and gpu.log"
+)
+@click.option(
+    "--data",
+    type=click.Path(exists=True, path_type=Path),
+    help="CIFAR-100, as `evolve run --data` takes it",
+)
+@click.option(
+    "--beside",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="a CPU's run folder, to compare a lineage with",
+)
 @click.option("--only", multiple=True, type=click.Choice(list(SECONDS)), help="these parts alone")
 @click.option("--scale", default=1.0, show_default=True, help="every part's limit times this")
 @click.option("--rehearse", is_flag=True, help="tiny sizes, on the CPU")
-@click.option("--part", type=click.Choice(list(SECONDS)), hidden=True, help="in a part's own process")
-def main(out: Path, data: Path | None, beside: tuple[Path, ...], only: Sequence[str], scale: float, rehearse: bool, part: str | None) -> None:
+@click.option(
+    "--part", type=click.Choice(list(SECONDS)), hidden=True, help="in a part's own process"
+)
+def main(
+    out: Path,
+    data: Path | None,
+    beside: tuple[Path, ...],
+    only: Sequence[str],
+    scale: float,
+    rehearse: bool,
+    part: str | None,
+) -> None:
     """Measure, print a table and write DIR/gpu.json and DIR/gpu.log."""
     plan = Plan(out.resolve(), data, beside, rehearse)
     out.mkdir(parents=True, exist_ok=True)
@@ -96,7 +117,11 @@ def supervised(name: str, plan: Plan, limit: float) -> dict[str, Any]:
     text = rows.read_text() if rows.exists() else ""
     rows.unlink(missing_ok=True)
     ended = ENDED.get(code, f"failed with code {code}, see gpu.log")
-    return {"ended": ended, "seconds": time.monotonic() - begun, "rows": [json.loads(line) for line in text.splitlines()]}
+    return {
+        "ended": ended,
+        "seconds": time.monotonic() - begun,
+        "rows": [json.loads(line) for line in text.splitlines()],
+    }
 
 
 def lines(name: str, part: dict[str, Any]) -> Iterator[str]:

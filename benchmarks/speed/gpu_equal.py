@@ -34,8 +34,20 @@ STEPS = 4
 
 def tests(plan: Plan) -> Iterator[Row]:
     """The tests of captured training, on the GPU where there is one."""
-    chosen = ["tests/training/test_graphs_on_gpu.py"] + ([] if plan.rehearse else ["tests/training", "tests/test_gpus.py"])
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rfE", "--tb=short", *chosen]
+    chosen = ["tests/training/test_graphs_on_gpu.py"] + (
+        [] if plan.rehearse else ["tests/training", "tests/test_gpus.py"]
+    )
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-rfE",
+        "--tb=short",
+        *chosen,
+    ]
     words += [] if plan.rehearse else ["-n", "6", "--dist", "loadfile"]
     log = plan.out / "pytest.txt"
     with log.open("wb") as file:
@@ -46,7 +58,11 @@ def tests(plan: Plan) -> Iterator[Row]:
     for line in told.splitlines():
         if line.startswith(("FAILED", "ERROR")):
             yield line[:150], "failed", ""
-    yield "pytest: " + (told.strip().splitlines() or ["nothing"])[-1].strip("= "), float(code), "exit code"
+    yield (
+        "pytest: " + (told.strip().splitlines() or ["nothing"])[-1].strip("= "),
+        float(code),
+        "exit code",
+    )
 
 
 def equality(plan: Plan) -> Iterator[Row]:
@@ -62,7 +78,10 @@ def equality(plan: Plan) -> Iterator[Row]:
 
 def distance(ours: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
     """Of all tensors together, relative."""
-    mine, right = (torch.cat([t.detach().to("cpu", torch.float64).flatten() for t in side]) for side in (ours, reference))
+    mine, right = (
+        torch.cat([t.detach().to("cpu", torch.float64).flatten() for t in side])
+        for side in (ours, reference)
+    )
     return float((mine - right).norm() / right.norm())
 
 
@@ -79,13 +98,24 @@ def _descendants(name: str, s: Settings, cpu: Resident, gpu: Resident) -> Iterat
     ):
         group = _group(s, resident, 2)
         models = [model.to(dtype) for model in _models(s, group)]
-        trainer = GraphTrainer(models, group, True) if what == "captured" else PlainTrainer(models, group)
+        trainer = (
+            GraphTrainer(models, group, True) if what == "captured" else PlainTrainer(models, group)
+        )
         start = [tensor.detach().clone() for model in models for tensor in model.parameters()]
         trainer.epoch(0)
         trainer.close()
-        found[what] = [(now - before).cpu() for now, before in zip((p for model in models for p in model.parameters()), start, strict=True)]
+        found[what] = [
+            (now - before).cpu()
+            for now, before in zip(
+                (p for model in models for p in model.parameters()), start, strict=True
+            )
+        ]
     for what in list(found)[1:]:
-        yield f"{name}, descendants, {group.steps} steps: {what}", distance(found[what], found["float64 on the CPU"]), "relative"
+        yield (
+            f"{name}, descendants, {group.steps} steps: {what}",
+            distance(found[what], found["float64 on the CPU"]),
+            "relative",
+        )
 
 
 def _ancestor(name: str, s: Settings, cpu: Resident, gpu: Resident) -> Iterator[Row]:
@@ -97,7 +127,11 @@ def _ancestor(name: str, s: Settings, cpu: Resident, gpu: Resident) -> Iterator[
         "trunk captured": _gradients(s, gpu, torch.float32, True),
     }
     for what in list(found)[1:]:
-        yield f"{name}, ancestor's gradients: {what}", distance(found[what], found["float64 on the CPU"]), "relative"
+        yield (
+            f"{name}, ancestor's gradients: {what}",
+            distance(found[what], found["float64 on the CPU"]),
+            "relative",
+        )
 
 
 def _gradients(s: Settings, resident: Resident, dtype: torch.dtype, graphed: bool) -> list[Tensor]:
@@ -105,7 +139,10 @@ def _gradients(s: Settings, resident: Resident, dtype: torch.dtype, graphed: boo
     model.fused = False
     model.train()
     index = torch.arange(s.ancestor.batch)
-    x, labels = resident.batch(index).to(dtype), (index % s.stream.classes_per_task).to(resident.device)
+    x, labels = (
+        resident.batch(index).to(dtype),
+        (index % s.stream.classes_per_task).to(resident.device),
+    )
     forward = Graphed(model, often=1).forward if graphed else model
     F.cross_entropy(forward(x), labels).backward()
     return [p.grad.cpu() for p in model.parameters() if p.grad is not None]
@@ -118,17 +155,43 @@ def _stages(s: Settings, cpu: Resident, gpu: Resident) -> Iterator[Row]:
     from evolve.condensers.interface import Request
     from evolve.lineage.world import ancestor_plan
 
-    a, stream = replace(s.ancestor, epochs=1, lr=1e-3), replace(s.stream, images_per_class=min(48, len(cpu.indices(0, False))))
-    c = replace(s.condense, epochs=1, images_per_class=min(24, len(cpu.indices(0, False))), meta_reach=0.0)
+    a, stream = (
+        replace(s.ancestor, epochs=1, lr=1e-3),
+        replace(s.stream, images_per_class=min(48, len(cpu.indices(0, False)))),
+    )
+    c = replace(
+        s.condense, epochs=1, images_per_class=min(24, len(cpu.indices(0, False))), meta_reach=0.0
+    )
     losses, alphas = [], []
     for resident in (cpu, gpu):
-        start = accumulate(a, stream, ANCESTOR_CLASSES, resident, 0, 0, None, [], NoCheckpoint(), silent)
-        done = accumulate(a, stream, ANCESTOR_CLASSES, resident, 0, 1, start, [], NoCheckpoint(), silent)
+        start = accumulate(
+            a, stream, ANCESTOR_CLASSES, resident, 0, 0, None, [], NoCheckpoint(), silent
+        )
+        done = accumulate(
+            a, stream, ANCESTOR_CLASSES, resident, 0, 1, start, [], NoCheckpoint(), silent
+        )
         losses.append(torch.tensor(done.record["train_loss"]))
         plan = ancestor_plan(s)
         for objective in ("eq16", "bilevel"):
-            request = Request(plan, plan.build(2).state_dict(), {}, CONDENSE_CLASSES, resident, replace(c, objective=objective), 0, silent)
+            request = Request(
+                plan,
+                plan.build(2).state_dict(),
+                {},
+                CONDENSE_CLASSES,
+                resident,
+                replace(c, objective=objective),
+                0,
+                silent,
+            )
             alphas.append(condense_ancestor(request).alpha)
-    yield "accumulate, an epoch's loss, beside the CPU's", distance([losses[1]], [losses[0]]), "relative"
+    yield (
+        "accumulate, an epoch's loss, beside the CPU's",
+        distance([losses[1]], [losses[0]]),
+        "relative",
+    )
     yield "condense eq16, alpha, beside the CPU's", distance([alphas[2]], [alphas[0]]), "relative"
-    yield "condense bilevel, alpha, beside the CPU's", distance([alphas[3]], [alphas[1]]), "relative"
+    yield (
+        "condense bilevel, alpha, beside the CPU's",
+        distance([alphas[3]], [alphas[1]]),
+        "relative",
+    )

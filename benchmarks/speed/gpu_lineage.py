@@ -36,12 +36,16 @@ TINY = (
 
 def lineages(plan: Plan) -> Iterator[Row]:
     """Wall time of the quick lineages, at the seeds of the runs ``beside``; accuracies minus theirs, paired descendant by descendant."""
-    named: dict[str, list[str]] = {"glyphs-seq25": []} | ({"cifar-seq25": ["--data", str(plan.data)]} if plan.data else {})
+    named: dict[str, list[str]] = {"glyphs-seq25": []} | (
+        {"cifar-seq25": ["--data", str(plan.data)]} if plan.data else {}
+    )
     others = {identity(run)[0]: run for run in plan.beside}
     with tempfile.TemporaryDirectory(prefix="evolve-gpu-") as folder:
         for name, more in named.items():
             run, other = Path(folder) / name, others.get(name)
-            yield from _run(run, plan, name, [*more, "--seed", identity(other)[1] if other else "0"])
+            yield from _run(
+                run, plan, name, [*more, "--seed", identity(other)[1] if other else "0"]
+            )
             if other is not None:
                 yield from compared(name, run, other)
 
@@ -49,9 +53,26 @@ def lineages(plan: Plan) -> Iterator[Row]:
 def _run(out: Path, plan: Plan, name: str, more: list[str]) -> Iterator[Row]:
     device = "cpu" if plan.rehearse else "cuda"
     tiny = [word for setting in TINY if plan.rehearse for word in ("--set", setting)]
-    words = [sys.executable, "-m", "evolve.cli", "run", "--scenario", name, "--profile", "quick", "--device", device, "--out", str(out), *more, *tiny]
+    words = [
+        sys.executable,
+        "-m",
+        "evolve.cli",
+        "run",
+        "--scenario",
+        name,
+        "--profile",
+        "quick",
+        "--device",
+        device,
+        "--out",
+        str(out),
+        *more,
+        *tiny,
+    ]
     begun = time.monotonic()
-    code = subprocess.run(words, env=os.environ | {"EVOLVE_STORE": str(out.parent / "store")}).returncode
+    code = subprocess.run(
+        words, env=os.environ | {"EVOLVE_STORE": str(out.parent / "store")}
+    ).returncode
     yield f"{name} quick, from an empty store (exit code {code})", time.monotonic() - begun, "s"
     for method, mean in means(out).items():
         yield f"{name} quick, mean accuracy, {method}", mean, ""
@@ -67,7 +88,10 @@ def identity(run: Path) -> tuple[str, str]:
 def rows(run: Path) -> dict[tuple[str, ...], float]:
     """Accuracy by (length, method, ..., descendant), of a run's descendants.csv."""
     with (run / "descendants.csv").open(newline="") as file:
-        return {tuple(row[name] for name in row if name in NAMES): float(row["accuracy"]) for row in csv.DictReader(file)}
+        return {
+            tuple(row[name] for name in row if name in NAMES): float(row["accuracy"])
+            for row in csv.DictReader(file)
+        }
 
 
 NAMES = ("lineage", "method", "descendant")
@@ -88,5 +112,13 @@ def compared(name: str, ours: Path, theirs: Path) -> Iterator[Row]:
     for key in mine.keys() & other.keys():
         grouped.setdefault(key[1], []).append(100 * (mine[key] - other[key]))
     for method, differences in sorted(grouped.items()):
-        error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
-        yield f"{name} beside the CPU's, {method}, {len(differences)} pairs", f"{statistics.mean(differences):+.2f} ± {2 * error:.2f}", "points"
+        error = (
+            statistics.stdev(differences) / math.sqrt(len(differences))
+            if len(differences) > 1
+            else math.nan
+        )
+        yield (
+            f"{name} beside the CPU's, {method}, {len(differences)} pairs",
+            f"{statistics.mean(differences):+.2f} ± {2 * error:.2f}",
+            "points",
+        )

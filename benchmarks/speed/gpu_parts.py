@@ -52,7 +52,12 @@ def descendants(plan: Plan) -> Iterator[Row]:
     resident = images(8 if plan.rehearse else 64, 2, device)
     for profile, name in (("quick", "width 1/4"), ("paper", "width 1")):
         s = settings(profile, plan.rehearse)
-        s = replace(s, descend=replace(s.descend, batch=16, shots=min(64, s.descend.shots * 10), epochs=8, test_per_class=2))
+        s = replace(
+            s,
+            descend=replace(
+                s.descend, batch=16, shots=min(64, s.descend.shots * 10), epochs=8, test_per_class=2
+            ),
+        )
         yield from _descendants(name, s, resident, plan.rehearse)
 
 
@@ -65,9 +70,17 @@ def _descendants(name: str, s: Settings, resident: Resident, rehearse: bool) -> 
     with as_torch_comes(resident.device):
         plain = PlainDescendants(case, resident, (0,) if rehearse else (0, 8), 1.0)
         rate = plain.images * 2 / median(lambda: plain.run(2), resident.device)
-    yield f"{name}: plain PyTorch loop, num_workers={plain.info['num_workers']}, TF32", rate, "images/s"
+    yield (
+        f"{name}: plain PyTorch loop, num_workers={plain.info['num_workers']}, TF32",
+        rate,
+        "images/s",
+    )
     group = _group(s, resident, 1)
-    yield f"{name}: PlainTrainer on resident images", _epochs_a_second(PlainTrainer(_models(s, group), group), group), "images/s"
+    yield (
+        f"{name}: PlainTrainer on resident images",
+        _epochs_a_second(PlainTrainer(_models(s, group), group), group),
+        "images/s",
+    )
     best, widest = 0.0, 1
     for count in BRANCHES[: 2 if rehearse else None]:
         found = _captured(s, resident, count * s.descend.descendants)
@@ -90,9 +103,17 @@ def _kernels(name: str, s: Settings, resident: Resident) -> Iterator[Row]:
     with torch.profiler.profile() as profile:
         trainer.epoch(1)
     found = [event for event in profile.events() if event.device_type.name != "CPU"]
-    print(profile.key_averages().table(sort_by="self_device_time_total", row_limit=20, max_name_column_width=70))
+    print(
+        profile.key_averages().table(
+            sort_by="self_device_time_total", row_limit=20, max_name_column_width=70
+        )
+    )
     yield f"{name}: kernels and copies a step of one generation", len(found) / group.steps, ""
-    yield f"{name}: their time", sum(event.self_device_time_total for event in found) / group.steps, "us a step"
+    yield (
+        f"{name}: their time",
+        sum(event.self_device_time_total for event in found) / group.steps,
+        "us a step",
+    )
 
 
 def _captured(s: Settings, resident: Resident, count: int) -> float:
@@ -105,7 +126,9 @@ def _whole_stage(name: str, s: Settings, resident: Resident) -> Iterator[Row]:
     group = _group(s, resident, s.descend.descendants)
     for again in ("first", "second"):
         made: list[Trainer] = []
-        seconds = timed(lambda made=made: made.append(checked(_models(s, group), group)), resident.device)  # type: ignore[misc]
+        seconds = timed(
+            lambda made=made: made.append(checked(_models(s, group), group)), resident.device
+        )  # type: ignore[misc]
         yield f"{name}: {again} set-up of {group.size} ({type(made[0]).__name__})", seconds, "s"
 
 
@@ -118,7 +141,10 @@ def _group(s: Settings, resident: Resident, count: int) -> Group:
 
 def _models(s: Settings, group: Group) -> list[Any]:
     plan = paper_descendant(s)
-    return [inherit(plan, None, s.descend.classes_per_task, 0, number).to(group.resident.device) for number in group.numbers]
+    return [
+        inherit(plan, None, s.descend.classes_per_task, 0, number).to(group.resident.device)
+        for number in group.numbers
+    ]
 
 
 def _epochs_a_second(trainer: Trainer, group: Group) -> float:
@@ -129,7 +155,9 @@ def _epochs_a_second(trainer: Trainer, group: Group) -> float:
         trainer.epoch(next(epochs))
         trainer.correct()
 
-    return group.size * group.images / median(both, group.resident.device, min(3, group.d.epochs - 1))
+    return (
+        group.size * group.images / median(both, group.resident.device, min(3, group.d.epochs - 1))
+    )
 
 
 def ancestor(plan: Plan) -> Iterator[Row]:
@@ -154,7 +182,14 @@ def _steps(s: Settings, resident: Resident, count: int) -> Iterator[tuple[str, f
     ):
         model = _network(s, resident.device).to(memory_format=memory)
         yield what, _step_loop(model, s, resident, count, graphed)
-    short = replace(s.descend, batch=s.ancestor.batch, shots=min(64, len(resident.indices(80, False))), epochs=4, test_per_class=1, lr=1e-3)
+    short = replace(
+        s.descend,
+        batch=s.ancestor.batch,
+        shots=min(64, len(resident.indices(80, False))),
+        epochs=4,
+        test_per_class=1,
+        lr=1e-3,
+    )
     group = _group(replace(s, descend=short), resident, 1)
     trainer = GraphTrainer([_network(s, resident.device)], group, True)  # type: ignore[list-item]
     rate = _epochs_a_second(trainer, group)
@@ -168,10 +203,14 @@ def _network(s: Settings, device: torch.device) -> Network:
 
 def _step_loop(model: Network, s: Settings, resident: Resident, count: int, graphed: bool) -> float:
     """As Avalanche's template calls the model; the loss stays on the device."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4, fused=True)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4, fused=True
+    )
     fast = Graphed(model, often=2)
     forward: Callable[..., Any] = fast.forward if graphed else model
-    chosen = torch.randint(0, len(resident.labels), (s.ancestor.batch,), generator=torch.Generator().manual_seed(0))
+    chosen = torch.randint(
+        0, len(resident.labels), (s.ancestor.batch,), generator=torch.Generator().manual_seed(0)
+    )
     labels = (chosen % s.stream.classes_per_task).to(resident.device)
     index = chosen.to(resident.device)
     model.train()
@@ -183,7 +222,9 @@ def _step_loop(model: Network, s: Settings, resident: Resident, count: int, grap
             optimizer.step()
 
     with warnings.catch_warnings():
-        warnings.simplefilter("error" if graphed else "default")  # a capture that was given up must not be timed as one
+        warnings.simplefilter(
+            "error" if graphed else "default"
+        )  # a capture that was given up must not be timed as one
         return 1e3 * median(steps, resident.device) / count
 
 
@@ -192,18 +233,32 @@ def _tasks(name: str, s: Settings, resident: Resident, rehearse: bool) -> Iterat
     from .plain_ancestor import PlainAncestor
 
     per_class = s.stream.images_per_class or len(resident.indices(0, False))
-    s = replace(s, stream=replace(s.stream, images_per_class=per_class), ancestor=replace(s.ancestor, lr=1e-3))
+    s = replace(
+        s,
+        stream=replace(s.stream, images_per_class=per_class),
+        ancestor=replace(s.ancestor, lr=1e-3),
+    )
     steps = s.stream.classes_per_task * per_class / s.ancestor.batch
     with as_torch_comes(resident.device):
-        plain = PlainAncestor(Case("ancestor", name, "ancestor", s, {}), resident, (0,) if rehearse else (0, 8), 1.0)
+        plain = PlainAncestor(
+            Case("ancestor", name, "ancestor", s, {}), resident, (0,) if rehearse else (0, 8), 1.0
+        )
         epoch = median(lambda: plain.run(1), resident.device, 1)
-    yield f"{name}: Avalanche, DataLoader (num_workers={plain.workers}), TF32", 1e3 * epoch / steps, "ms a step"
-    more, once = _slope(partial(_accumulate, s, resident), resident.device, (1, 2) if rehearse else (2, 6))
+    yield (
+        f"{name}: Avalanche, DataLoader (num_workers={plain.workers}), TF32",
+        1e3 * epoch / steps,
+        "ms a step",
+    )
+    more, once = _slope(
+        partial(_accumulate, s, resident), resident.device, (1, 2) if rehearse else (2, 6)
+    )
     yield f"{name}: ours, a stage's epoch", 1e3 * more / steps, "ms a step"
     yield f"{name}: ours, a stage beside its epochs", once, "s"
 
 
-def _slope(work: Callable[[int], object], device: torch.device, epochs: tuple[int, int]) -> tuple[float, float]:
+def _slope(
+    work: Callable[[int], object], device: torch.device, epochs: tuple[int, int]
+) -> tuple[float, float]:
     """(seconds of one epoch more, seconds of none) of what runs so many epochs, after one run that warms up."""
     work(epochs[0])
     few, many = (timed(lambda count=count: work(count), device) for count in epochs)  # type: ignore[misc]
@@ -214,8 +269,21 @@ def _slope(work: Callable[[int], object], device: torch.device, epochs: tuple[in
 def _accumulate(s: Settings, resident: Resident, epochs: int) -> None:
     from evolve.ancestor.accumulate import accumulate
 
-    start = accumulate(s.ancestor, s.stream, ANCESTOR_CLASSES, resident, 0, 0, None, [], NoCheckpoint(), silent)
-    accumulate(replace(s.ancestor, epochs=epochs), s.stream, ANCESTOR_CLASSES, resident, 0, 1, start, [], NoCheckpoint(), silent)
+    start = accumulate(
+        s.ancestor, s.stream, ANCESTOR_CLASSES, resident, 0, 0, None, [], NoCheckpoint(), silent
+    )
+    accumulate(
+        replace(s.ancestor, epochs=epochs),
+        s.stream,
+        ANCESTOR_CLASSES,
+        resident,
+        0,
+        1,
+        start,
+        [],
+        NoCheckpoint(),
+        silent,
+    )
 
 
 def condenser(plan: Plan) -> Iterator[Row]:
@@ -227,8 +295,12 @@ def condenser(plan: Plan) -> Iterator[Row]:
         c = replace(s.condense, meta_reach=0.0, images_per_class=12 if plan.rehearse else 80)
         for objective in ("eq16", "bilevel"):
             chosen = replace(s, condense=replace(c, objective=objective))
-            steps = max(1, int(len(CONDENSE_CLASSES) * c.images_per_class * (1 - c.meta_fraction) / c.batch))
-            more, once = _slope(partial(_condense, chosen, resident), device, (1, 2) if plan.rehearse else (1, 3))
+            steps = max(
+                1, int(len(CONDENSE_CLASSES) * c.images_per_class * (1 - c.meta_fraction) / c.batch)
+            )
+            more, once = _slope(
+                partial(_condense, chosen, resident), device, (1, 2) if plan.rehearse else (1, 3)
+            )
             yield f"{name}, batch {c.batch}: {objective}", steps / more, "iterations/s"
             yield f"{name}, batch {c.batch}: {objective}, beside iterations", once, "s"
 
@@ -238,7 +310,9 @@ def _condense(s: Settings, resident: Resident, epochs: int) -> None:
     from evolve.condensers.interface import Request
 
     plan, c = ancestor_plan(s), replace(s.condense, epochs=epochs)
-    condense_ancestor(Request(plan, plan.build(2).state_dict(), {}, CONDENSE_CLASSES, resident, c, 0, silent))
+    condense_ancestor(
+        Request(plan, plan.build(2).state_dict(), {}, CONDENSE_CLASSES, resident, c, 0, silent)
+    )
 
 
 def paper(plan: Plan) -> Iterator[Row]:
@@ -246,7 +320,11 @@ def paper(plan: Plan) -> Iterator[Row]:
     device, s = device_of(plan.rehearse), settings("paper", plan.rehearse)
     resident = images(12 if plan.rehearse else 500, 2 if plan.rehearse else 100, device)
     if not plan.rehearse:
-        s = replace(s, ancestor=replace(s.ancestor, lr=0.01), condense=replace(s.condense, images_per_class=500))
+        s = replace(
+            s,
+            ancestor=replace(s.ancestor, lr=0.01),
+            condense=replace(s.condense, images_per_class=500),
+        )
     counted, each = _stage_counts(s), dict[str, float]()
     pieces: dict[str, tuple[Callable[[int], object], int, tuple[int, int]]] = {
         "accumulate": (partial(_accumulate, s, resident), s.ancestor.epochs, (2, 8)),
@@ -259,11 +337,19 @@ def paper(plan: Plan) -> Iterator[Row]:
         each[kind] = (once + more * epochs) / together
         yield f"{kind}: an epoch{f' of {SET} stages' if together > 1 else ''}", more, "s"
         yield f"{kind}: beside its epochs", once, "s"
-        yield f"{kind}: one of {counted[kind]} stages of {epochs} epochs, estimated", each[kind], "s"
+        yield (
+            f"{kind}: one of {counted[kind]} stages of {epochs} epochs, estimated",
+            each[kind],
+            "s",
+        )
     total = {kind: counted[kind] * each[kind] for kind in pieces}
     yield "the chain of ancestors, estimated", total["accumulate"] / 60, "min"
     yield "all else, estimated", (total["condense"] + total["descend"]) / 60, "min"
-    yield "a paper-scale lineage, one stage after the other, estimated", sum(total.values()) / 60, "min"
+    yield (
+        "a paper-scale lineage, one stage after the other, estimated",
+        sum(total.values()) / 60,
+        "min",
+    )
 
 
 SET = 8  # stages that train together
@@ -277,11 +363,18 @@ def _descend(s: Settings, resident: Resident, epochs: int) -> None:
 
 def _stage_counts(s: Settings) -> Counter[str]:
     """Stages of a whole lineage, by kind, where every condenser chooses another set."""
-    world = World(s, 0, "", tuple(ANCESTOR_CLASSES), tuple(CONDENSE_CLASSES), tuple(DESCEND_CLASSES))
+    world = World(
+        s, 0, "", tuple(ANCESTOR_CLASSES), tuple(CONDENSE_CLASSES), tuple(DESCEND_CLASSES)
+    )
     plan = ancestor_plan(s)
 
     def peek(key: str) -> dict[str, Any]:
         number = int(key[:8], 16) % (len(plan.layer_names) - 3)
-        return {"ancestor_plan": plan.to_json(), "layers": list(plan.layer_names[number : number + 3])}
+        return {
+            "ancestor_plan": plan.to_json(),
+            "layers": list(plan.layer_names[number : number + 3]),
+        }
 
-    return Counter(stage.kind for stage in {stage.key: stage for stage in lineage(world, peek)}.values())
+    return Counter(
+        stage.kind for stage in {stage.key: stage for stage in lineage(world, peek)}.values()
+    )

@@ -37,7 +37,12 @@ def images(train: int, test: int, device: torch.device) -> Resident:
     is_test = np.tile(np.arange(train + test) >= train, 100)
     names = tuple(map(str, range(100)))
     middle, spread = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-    return Resident(ImageSet("noise", pixels.transpose(0, 3, 1, 2), labels, is_test, names, "noise", middle, spread), device)
+    return Resident(
+        ImageSet(
+            "noise", pixels.transpose(0, 3, 1, 2), labels, is_test, names, "noise", middle, spread
+        ),
+        device,
+    )
 
 
 def settings(profile: str, rehearse: bool) -> Settings:
@@ -48,7 +53,13 @@ def settings(profile: str, rehearse: bool) -> Settings:
     narrow = replace(s.ancestor, width=1 / 16, epochs=1, batch=8)
     small = replace(s.condense, images_per_class=12, batch=16, meta_batch=8, epochs=1)
     few = replace(s.descend, shots=8, epochs=2, descendants=2, test_per_class=2)
-    return replace(s, ancestor=narrow, condense=small, descend=few, stream=replace(s.stream, images_per_class=8))
+    return replace(
+        s,
+        ancestor=narrow,
+        condense=small,
+        descend=few,
+        stream=replace(s.stream, images_per_class=8),
+    )
 
 
 @contextmanager

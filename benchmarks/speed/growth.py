@@ -40,17 +40,25 @@ def growth_table() -> None:
     torch.set_num_threads(1)
     table = Table(box=None, pad_edge=False)
     for title in ("stage", "what varies", "measured s", "formula s", "measured / formula"):
-        table.add_column(title, no_wrap=True, justify="left" if title in ("stage", "what varies") else "right")
+        table.add_column(
+            title, no_wrap=True, justify="left" if title in ("stage", "what varies") else "right"
+        )
     ratios = []
     with tempfile.TemporaryDirectory(prefix="evolve-growth-") as folder:
         for point in points():
             measured, formula = seconds(point, Path(folder)), expected(point)
             ratios.append(measured / formula)
-            table.add_row(point.kind, point.what, f"{measured:.2f}", f"{formula:.2f}", f"{ratios[-1]:.2f}")
+            table.add_row(
+                point.kind, point.what, f"{measured:.2f}", f"{formula:.2f}", f"{ratios[-1]:.2f}"
+            )
     console = Console()
-    console.print(f"one thread, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}; medians of {REPEATS}")
+    console.print(
+        f"one thread, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}; medians of {REPEATS}"
+    )
     console.print(table)
-    console.print(f"measured / formula: median {statistics.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f}")
+    console.print(
+        f"measured / formula: median {statistics.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f}"
+    )
 
 
 def points() -> Iterator[Point]:
@@ -58,20 +66,40 @@ def points() -> Iterator[Point]:
     base = _base()
     for width in (0.125, 0.25, 0.5, 1.0):
         wide = replace(base, ancestor=replace(base.ancestor, width=width))
-        short = replace(wide, descend=replace(wide.descend, shots=16, epochs=1)) if width > 0.25 else wide
+        short = (
+            replace(wide, descend=replace(wide.descend, shots=16, epochs=1))
+            if width > 0.25
+            else wide
+        )
         yield Point(f"width {width:g}, {short.descend.shots} shots", "descend", short)
-    varied: dict[str, tuple[Any, ...]] = {"descendants": (1, 2), "shots": (20, 80), "epochs": (2, 8)}
+    varied: dict[str, tuple[Any, ...]] = {
+        "descendants": (1, 2),
+        "shots": (20, 80),
+        "epochs": (2, 8),
+    }
     for name, values in varied.items():
         for value in values:
-            yield Point(f"{name} {value}", "descend", replace(base, descend=replace(base.descend, **{name: value})))
+            yield Point(
+                f"{name} {value}",
+                "descend",
+                replace(base, descend=replace(base.descend, **{name: value})),
+            )
     yield Point("size 64", "descend", replace(base, data=replace(base.data, size=64)))
     for width in (0.125, 0.25, 0.5):
-        yield Point(f"width {width:g}", "accumulate", replace(base, ancestor=replace(base.ancestor, width=width)))
+        yield Point(
+            f"width {width:g}",
+            "accumulate",
+            replace(base, ancestor=replace(base.ancestor, width=width)),
+        )
     yield Point("batch 64", "accumulate", replace(base, ancestor=replace(base.ancestor, batch=64)))
     yield Point("size 64", "accumulate", replace(base, data=replace(base.data, size=64)))
     yield Point("task 5, tested on all", "accumulate", base, task=5)
     for width in (0.125, 0.25):
-        yield Point(f"width {width:g}", "condense", replace(base, ancestor=replace(base.ancestor, width=width)))
+        yield Point(
+            f"width {width:g}",
+            "condense",
+            replace(base, ancestor=replace(base.ancestor, width=width)),
+        )
     yield Point("T = 1", "condense", replace(base, condense=replace(base.condense, lookahead=1)))
     yield Point("T = 4", "condense", replace(base, condense=replace(base.condense, lookahead=4)))
     yield Point("size 64", "condense", replace(base, data=replace(base.data, size=64)))
@@ -92,7 +120,9 @@ def _base() -> Settings:
 def seconds(point: Point, cache: Path) -> float:
     """The median of a few runs, after one that warms up."""
     resident = Resident(load_images(point.settings.data, None, cache), torch.device("cpu"))
-    run = {"descend": _descend, "accumulate": _accumulate, "condense": _condense}[point.kind](point, resident)
+    run = {"descend": _descend, "accumulate": _accumulate, "condense": _condense}[point.kind](
+        point, resident
+    )
     spent = []
     for _ in range(REPEATS + 1):
         begun = time.perf_counter()
@@ -103,7 +133,11 @@ def seconds(point: Point, cache: Path) -> float:
 
 def expected(point: Point) -> float:
     """What the formula says."""
-    recipe: dict[str, Any] = {"task": point.task, "ancestor": {"strategy": "naive"}, "method": "inherited"}
+    recipe: dict[str, Any] = {
+        "task": point.task,
+        "ancestor": {"strategy": "naive"},
+        "method": "inherited",
+    }
     return cost.seconds(point.settings, point.kind, recipe)
 
 
@@ -127,10 +161,29 @@ def _accumulate(point: Point, resident: Resident) -> Callable[[], None]:
     from evolve.ancestor.accumulate import Accumulated, accumulate
 
     s, classes = point.settings, CLASSES["ancestor"]
-    untrained = accumulate(s.ancestor, s.stream, classes, resident, 0, 0, None, [], NoCheckpoint(), silent)
+    untrained = accumulate(
+        s.ancestor, s.stream, classes, resident, 0, 0, None, [], NoCheckpoint(), silent
+    )
     # An untrained network stands for one that has learned the tasks before: what it knows does not change what a task costs.
-    start = Accumulated(untrained.tensors, untrained.record | {"task": point.task - 1, "strategy": {}}) if point.task > 1 else untrained
-    return lambda: void(accumulate(s.ancestor, s.stream, classes, resident, 0, point.task, start, [], NoCheckpoint(), silent))
+    start = (
+        Accumulated(untrained.tensors, untrained.record | {"task": point.task - 1, "strategy": {}})
+        if point.task > 1
+        else untrained
+    )
+    return lambda: void(
+        accumulate(
+            s.ancestor,
+            s.stream,
+            classes,
+            resident,
+            0,
+            point.task,
+            start,
+            [],
+            NoCheckpoint(),
+            silent,
+        )
+    )
 
 
 def _condense(point: Point, resident: Resident) -> Callable[[], None]:
@@ -139,7 +192,16 @@ def _condense(point: Point, resident: Resident) -> Callable[[], None]:
     from evolve.lineage.world import ancestor_plan
 
     plan = ancestor_plan(point.settings)
-    request = Request(plan, plan.build(2).state_dict(), {}, CLASSES["condense"], resident, point.settings.condense, 0, silent)
+    request = Request(
+        plan,
+        plan.build(2).state_dict(),
+        {},
+        CLASSES["condense"],
+        resident,
+        point.settings.condense,
+        0,
+        silent,
+    )
     return lambda: void(condense_ancestor(request))
 
 

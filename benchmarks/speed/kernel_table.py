@@ -29,10 +29,18 @@ def kernel_table() -> None:
         library, ours = measured(shape)
         rate = 3 * 2 * 9 * BATCH * shape.side**2 * shape.c_in * shape.c_out / ours / 1e9
         name = f"{shape.c_in} -> {shape.c_out} @ {shape.side}x{shape.side}"
-        table.add_row(name, f"{library * 1e3:.3f}", f"{ours * 1e3:.3f}", f"{library / ours:.2f}x", f"{rate:.0f}")
+        table.add_row(
+            name,
+            f"{library * 1e3:.3f}",
+            f"{ours * 1e3:.3f}",
+            f"{library / ours:.2f}x",
+            f"{rate:.0f}",
+        )
     console = Console()
     about = f"one thread, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
-    console.print(f"ms, forward + data gradient + weight gradient; Gflop/s counts the border's zeros; {about}")
+    console.print(
+        f"ms, forward + data gradient + weight gradient; Gflop/s counts the border's zeros; {about}"
+    )
     console.print(table)
 
 

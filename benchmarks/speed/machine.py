@@ -43,7 +43,9 @@ def _busy_ticks() -> int | None:
     counters = Path("/proc/stat")
     if not counters.is_file():
         return None
-    user, nice, system, _idle, _waiting, irq, softirq, stolen = map(int, counters.read_text().split()[1:9])
+    user, nice, system, _idle, _waiting, irq, softirq, stolen = map(
+        int, counters.read_text().split()[1:9]
+    )
     return user + nice + system + irq + softirq + stolen
 
 

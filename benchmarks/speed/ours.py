@@ -29,10 +29,18 @@ class OurDescendants:
     """One generation's descendants, as one descend stage trains and tests them. An amount is epochs of all of them."""
 
     def __init__(self, case: Case, resident: Resident, number: int) -> None:
-        self.d, self.resident, self.seed, self.sync = case.settings.descend, resident, number, barrier(resident.device)
+        self.d, self.resident, self.seed, self.sync = (
+            case.settings.descend,
+            resident,
+            number,
+            barrier(resident.device),
+        )
         self.tasks = downstream_tasks(self.d, DESCEND_CLASSES, resident, number)
         self.members = range(self.d.descendants)
-        self.models = [inherit(case.plan, None, self.d.classes_per_task, number, n).to(resident.device) for n in self.members]
+        self.models = [
+            inherit(case.plan, None, self.d.classes_per_task, number, n).to(resident.device)
+            for n in self.members
+        ]
         self.start = [deepcopy(model.state_dict()) for model in self.models]
         self.info: dict[str, Any] = {"descendants": self.d.descendants}
 
@@ -43,7 +51,15 @@ class OurDescendants:
 
     def run(self, amount: int) -> int:
         """``amount`` epochs; the images trained on."""
-        train_together(self.models, self.tasks, self.resident, replace(self.d, epochs=amount), self.seed, list(self.members), silent)
+        train_together(
+            self.models,
+            self.tasks,
+            self.resident,
+            replace(self.d, epochs=amount),
+            self.seed,
+            list(self.members),
+            silent,
+        )
         self.sync()
         return amount * sum(len(task.train) for task in self.tasks)
 
@@ -54,8 +70,12 @@ class OurAncestor:
     def __init__(self, case: Case, resident: Resident, number: int) -> None:
         s, self.resident, self.sync = case.settings, resident, barrier(resident.device)
         self.a, self.s = s.ancestor, s.stream
-        self.start = accumulate(self.a, self.s, ANCESTOR_CLASSES, resident, 0, 0, None, [], _checkpoint(Path()), silent)
-        self.images = self.s.classes_per_task * (self.s.images_per_class or len(resident.indices(0, test=False)))
+        self.start = accumulate(
+            self.a, self.s, ANCESTOR_CLASSES, resident, 0, 0, None, [], _checkpoint(Path()), silent
+        )
+        self.images = self.s.classes_per_task * (
+            self.s.images_per_class or len(resident.indices(0, test=False))
+        )
         self.folder = tempfile.TemporaryDirectory(prefix="evolve-bench-")
         self.info: dict[str, Any] = {}
 
@@ -67,7 +87,18 @@ class OurAncestor:
     def run(self, amount: int) -> int:
         """``amount`` epochs; the images trained on."""
         kept = _checkpoint(Path(self.folder.name))
-        accumulate(replace(self.a, epochs=amount), self.s, ANCESTOR_CLASSES, self.resident, 0, 1, self.start, [], kept, silent)
+        accumulate(
+            replace(self.a, epochs=amount),
+            self.s,
+            ANCESTOR_CLASSES,
+            self.resident,
+            0,
+            1,
+            self.start,
+            [],
+            kept,
+            silent,
+        )
         self.sync()
         return amount * self.images
 
@@ -85,10 +116,23 @@ class OurCondenser:
     """One condense stage, the ancestor's side and the final scores included. An amount is epochs."""
 
     def __init__(self, case: Case, resident: Resident, number: int) -> None:
-        self.c, self.resident, self.seed, self.sync = case.settings.condense, resident, number, barrier(resident.device)
+        self.c, self.resident, self.seed, self.sync = (
+            case.settings.condense,
+            resident,
+            number,
+            barrier(resident.device),
+        )
         self.plan, self.state = untrained(case)
-        images = draw_images([resident.indices(i, test=False) for i in CONDENSE_CLASSES], CONDENSE_CLASSES, self.c.images_per_class, number)
-        self.images = steps_per_epoch(len(split_meta(images, self.c.meta_fraction, number)[0]), self.c.batch) * self.c.batch
+        images = draw_images(
+            [resident.indices(i, test=False) for i in CONDENSE_CLASSES],
+            CONDENSE_CLASSES,
+            self.c.images_per_class,
+            number,
+        )
+        self.images = (
+            steps_per_epoch(len(split_meta(images, self.c.meta_fraction, number)[0]), self.c.batch)
+            * self.c.batch
+        )
         self.info: dict[str, Any] = {}
 
     def prepare(self) -> None:
@@ -97,6 +141,10 @@ class OurCondenser:
     def run(self, amount: int) -> int:
         """``amount`` epochs; the training images they took."""
         c = replace(self.c, epochs=amount)
-        condense_ancestor(Request(self.plan, self.state, {}, CONDENSE_CLASSES, self.resident, c, self.seed, silent))
+        condense_ancestor(
+            Request(
+                self.plan, self.state, {}, CONDENSE_CLASSES, self.resident, c, self.seed, silent
+            )
+        )
         self.sync()
         return amount * self.images

@@ -23,8 +23,12 @@ from .work import barrier
 class BareLoop:
     """Forward, cross-entropy, backward and optimizer step of a copied model on one ready batch, nothing else."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
-        self.model, self.optimizer = copy.deepcopy((model, optimizer))  # together: the copied optimizer holds the copied parameters
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
+    ) -> None:
+        self.model, self.optimizer = copy.deepcopy(
+            (model, optimizer)
+        )  # together: the copied optimizer holds the copied parameters
         self.images, self.labels, self.criterion = images, labels, nn.CrossEntropyLoss()
 
     def steps(self, count: int) -> None:
@@ -51,14 +55,19 @@ class Overhead:
         spent: dict[str, list[float]] = {"strategy": [], "bare": []}
 
         def both(**arguments: Any) -> None:
-            turns: dict[str, Callable[[], None]] = {"strategy": lambda: epoch_of_strategy(**arguments), "bare": lambda: bare.steps(steps)}
+            turns: dict[str, Callable[[], None]] = {
+                "strategy": lambda: epoch_of_strategy(**arguments),
+                "bare": lambda: bare.steps(steps),
+            }
             for name in list(turns) if len(spent["bare"]) % 2 else list(turns)[::-1]:
                 spent[name].append(self._timed(turns[name]))
 
         strategy.training_epoch = both  # type: ignore[method-assign]
         learner.learn(tasks, NoCheckpoint(), silent)
         iterations = steps * epochs
-        return {name: sum(found[1:]) / iterations for name, found in spent.items()} | {"iterations": iterations}
+        return {name: sum(found[1:]) / iterations for name, found in spent.items()} | {
+            "iterations": iterations
+        }
 
     def _learner(self, epochs: int) -> tuple[Learner, list[StreamTask]]:
         """What ``accumulate`` makes for the first task, and that task. It must hold whole batches only: a smaller one is cheaper."""
@@ -72,7 +81,9 @@ class Overhead:
 
     def _bare(self, learner: Learner, task: StreamTask) -> BareLoop:
         images = self.resident.batch(task.train[: learner.a.batch])
-        labels = torch.arange(learner.a.batch, device=images.device).remainder(self.settings.stream.classes_per_task)
+        labels = torch.arange(learner.a.batch, device=images.device).remainder(
+            self.settings.stream.classes_per_task
+        )
         return BareLoop(learner.strategy.model, learner.strategy.optimizer, images, labels)
 
     def _timed(self, work: Callable[[], None]) -> float:

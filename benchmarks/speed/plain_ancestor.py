@@ -24,14 +24,26 @@ class PlainAncestor:
     all that is left out in its favour.
     """
 
-    def __init__(self, case: Case, resident: Resident, candidates: tuple[int, ...], seconds: float) -> None:
+    def __init__(
+        self, case: Case, resident: Resident, candidates: tuple[int, ...], seconds: float
+    ) -> None:
         load_avalanche()
-        self.a, self.device, self.sync = case.settings.ancestor, resident.device, barrier(resident.device)
+        self.a, self.device, self.sync = (
+            case.settings.ancestor,
+            resident.device,
+            barrier(resident.device),
+        )
         task = stream_tasks(case.settings.stream, ANCESTOR_CLASSES, resident, 0, 1)[0]
-        labels = labels_of(task.train, class_labels(task, self.a.head, ANCESTOR_CLASSES), resident).tolist()
-        images = PilImages(pil_images(resident, task.train), labels, transform_of(resident, self.a.augment))
+        labels = labels_of(
+            task.train, class_labels(task, self.a.head, ANCESTOR_CLASSES), resident
+        ).tolist()
+        images = PilImages(
+            pil_images(resident, task.train), labels, transform_of(resident, self.a.augment)
+        )
         self.images, self.experience = len(images), _experience(images)
-        self.model = build_ancestor(self.a, case.settings.stream, ANCESTOR_CLASSES, case.settings.data.size, 0)
+        self.model = build_ancestor(
+            self.a, case.settings.stream, ANCESTOR_CLASSES, case.settings.data.size, 0
+        )
         self.model = self.model.to(self.device).to(memory_format=torch.contiguous_format)
         self.start = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.prepare()
@@ -46,7 +58,9 @@ class PlainAncestor:
 
         self.model.load_state_dict(self.start)
         a = self.a
-        optimizer = torch.optim.SGD(self.model.parameters(), lr=a.lr, momentum=a.momentum, weight_decay=a.weight_decay)
+        optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=a.lr, momentum=a.momentum, weight_decay=a.weight_decay
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="No loggers specified")
             nothing = EvaluationPlugin()
@@ -68,7 +82,9 @@ class PlainAncestor:
     def _epochs(self, epochs: int, workers: int) -> None:
         self.strategy.train_epochs = epochs
         pinned = self.device.type == "cuda"
-        self.strategy.train(self.experience, num_workers=workers, persistent_workers=workers > 0, pin_memory=pinned)
+        self.strategy.train(
+            self.experience, num_workers=workers, persistent_workers=workers > 0, pin_memory=pinned
+        )
         self.sync()
 
 
@@ -78,4 +94,6 @@ def _experience(images: PilImages) -> Any:
     from avalanche.benchmarks.utils import as_classification_dataset
 
     dataset = as_classification_dataset(images)
-    return with_classes_timeline(benchmark_from_datasets(train=[dataset], test=[dataset])).train_stream[0]
+    return with_classes_timeline(
+        benchmark_from_datasets(train=[dataset], test=[dataset])
+    ).train_stream[0]

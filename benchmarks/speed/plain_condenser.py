@@ -48,14 +48,27 @@ class DoubleBackward:
     """One condensation: ``iterate`` is one iteration of Algorithm 1, ``alpha`` the pairs' weights so far."""
 
     def __init__(
-        self, plan: Plan, state: Mapping[str, Tensor], classes: Sequence[int], resident: Resident, c: CondenseSettings, seed: int
+        self,
+        plan: Plan,
+        state: Mapping[str, Tensor],
+        classes: Sequence[int],
+        resident: Resident,
+        c: CondenseSettings,
+        seed: int,
     ) -> None:
         self.c, self.seed, self.resident = c, seed, resident
-        found = draw_images([resident.indices(i, test=False) for i in classes], classes, c.images_per_class, seed)
-        self.train_index, self.train_labels, self.meta_index, self.meta_labels = split_meta(found, c.meta_fraction, seed)
+        found = draw_images(
+            [resident.indices(i, test=False) for i in classes], classes, c.images_per_class, seed
+        )
+        self.train_index, self.train_labels, self.meta_index, self.meta_labels = split_meta(
+            found, c.meta_fraction, seed
+        )
         ancestor = VGG(plan, len(state["head.weight"]))
         ancestor.load_state_dict(dict(state))
-        self.ancestor = Features(_plain(ancestor, resident).eval().requires_grad_(False), integral_layers(plan, c.granularity))
+        self.ancestor = Features(
+            _plain(ancestor, resident).eval().requires_grad_(False),
+            integral_layers(plan, c.granularity),
+        )
         self._draw(stack_plan(plan, PAPER_SET), len(classes))
         self.batches = self._batches()
 
@@ -71,8 +84,12 @@ class DoubleBackward:
         self.pseudo, self.params = Features(pseudo.train(), groups), made.initial
         self.names = [name for name, _ in self.pseudo.named_parameters()]
         self.buffers = tuple(torch.zeros_like(p) for p in self.params)
-        self.phi = MetaNetwork([channels for channels, _ in shape.ancestor], len(shape.descendant)).to(probe)
-        self.adam = torch.optim.Adam(self.phi.parameters(), lr=self.c.meta_lr, weight_decay=self.c.meta_weight_decay)
+        self.phi = MetaNetwork(
+            [channels for channels, _ in shape.ancestor], len(shape.descendant)
+        ).to(probe)
+        self.adam = torch.optim.Adam(
+            self.phi.parameters(), lr=self.c.meta_lr, weight_decay=self.c.meta_weight_decay
+        )
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
         """Training images and labels, meta images and labels, and the annealed share of the learning rate; without end."""
@@ -80,12 +97,19 @@ class DoubleBackward:
         steps, device = steps_per_epoch(len(self.train_index), self.c.batch), self.resident.device
         while True:
             draws = generator(self.seed, "condense-augment", epoch)
-            for step, rows in enumerate(epoch_rows(len(self.train_index), self.c.batch, self.seed, epoch)):
+            for step, rows in enumerate(
+                epoch_rows(len(self.train_index), self.c.batch, self.seed, epoch)
+            ):
                 done = min(1.0, (epoch + step / steps) / self.c.epochs)
-                images = self.resident.batch(self.train_index[rows], self.c.augment, draws).contiguous()
+                images = self.resident.batch(
+                    self.train_index[rows], self.c.augment, draws
+                ).contiguous()
                 meta = next(metas)
                 shown = self.resident.batch(self.meta_index[meta]).contiguous()
-                labels, truth = self.train_labels[rows].to(device), self.meta_labels[meta].to(device)
+                labels, truth = (
+                    self.train_labels[rows].to(device),
+                    self.meta_labels[meta].to(device),
+                )
                 yield images, labels, shown, truth, 0.5 * (1 + math.cos(math.pi * done))
             epoch += 1
 
@@ -96,7 +120,9 @@ class DoubleBackward:
         leaves = tuple(p.detach().requires_grad_() for p in self.params)
         with torch.no_grad():
             alpha = self._alpha(meta)
-        loss = self._classification(leaves, images, labels) + self.c.match_weight * self._matching(leaves, meta, alpha)
+        loss = self._classification(leaves, images, labels) + self.c.match_weight * self._matching(
+            leaves, meta, alpha
+        )
         grads = torch.autograd.grad(loss, leaves)
         with torch.no_grad():
             self.params, self.buffers = sgd(leaves, self.buffers, grads, rule)
@@ -115,7 +141,10 @@ class DoubleBackward:
     @torch.no_grad()
     def alpha(self) -> Tensor:
         """[L, K]: each pair's mean over all meta images."""
-        parts = [self._alpha(self.resident.batch(part).contiguous()) for part in self.meta_index.split(64)]
+        parts = [
+            self._alpha(self.resident.batch(part).contiguous())
+            for part in self.meta_index.split(64)
+        ]
         return torch.cat(parts).mean(0)
 
     def _alpha(self, x: Tensor) -> Tensor:
@@ -137,7 +166,9 @@ class DoubleBackward:
         return F.cross_entropy(self._call(params, x, True)[0], labels)
 
     def _call(self, params: Sequence[Tensor], x: Tensor, logits: bool = False) -> list[Tensor]:
-        found: list[Tensor] = functional_call(self.pseudo, dict(zip(self.names, params, strict=False)), (x, logits))
+        found: list[Tensor] = functional_call(
+            self.pseudo, dict(zip(self.names, params, strict=False)), (x, logits)
+        )
         return found
 
 
@@ -156,7 +187,9 @@ class PlainCondenser:
     def prepare(self) -> None:
         """A fresh condensation."""
         c = self.case.settings.condense
-        self.run_now = DoubleBackward(self.ancestor_plan, self.state, CONDENSE_CLASSES, self.resident, c, 0)
+        self.run_now = DoubleBackward(
+            self.ancestor_plan, self.state, CONDENSE_CLASSES, self.resident, c, 0
+        )
 
     def run(self, amount: int) -> int:
         """``amount`` iterations; the training images they took."""

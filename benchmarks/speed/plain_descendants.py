@@ -26,21 +26,37 @@ def plain_model(plan: Architecture, classes: int, descendant: int) -> Network:
     return inherit(plan, None, classes, 0, descendant).to(memory_format=torch.contiguous_format)
 
 
-def train(model: nn.Module, batches: Any, tests: Any, d: DescendSettings, epochs: int, device: torch.device) -> tuple[list[float], float]:
+def train(
+    model: nn.Module,
+    batches: Any,
+    tests: Any,
+    d: DescendSettings,
+    epochs: int,
+    device: torch.device,
+) -> tuple[list[float], float]:
     """Train and test after every epoch; each epoch's mean loss, and the last test accuracy in [0, 1].
 
     ``batches`` and ``tests`` are sized iterables of (images [B, 3, H, W], labels [B]).
     """
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=d.lr, momentum=d.momentum, weight_decay=d.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * len(batches)) if d.schedule == "cosine" else None
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=d.lr, momentum=d.momentum, weight_decay=d.weight_decay
+    )
+    schedule = (
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * len(batches))
+        if d.schedule == "cosine"
+        else None
+    )
     losses: list[Tensor] = []
     right = 0.0
     for _ in range(epochs):
         model.train()
         total, seen = torch.zeros((), device=device), 0
         for images, labels in batches:
-            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            images, labels = (
+                images.to(device, non_blocking=True),
+                labels.to(device, non_blocking=True),
+            )
             optimizer.zero_grad()
             loss = criterion(model(images), labels)
             loss.backward()
@@ -68,17 +84,33 @@ def accuracy(model: nn.Module, tests: Any, device: torch.device) -> float:
 class PlainDescendants:
     """The baseline side. An amount is the epochs of one descendant: the next one would take as long."""
 
-    def __init__(self, case: Case, resident: Resident, candidates: tuple[int, ...], seconds: float) -> None:
-        self.d, self.device, self.sync = case.settings.descend, resident.device, barrier(resident.device)
+    def __init__(
+        self, case: Case, resident: Resident, candidates: tuple[int, ...], seconds: float
+    ) -> None:
+        self.d, self.device, self.sync = (
+            case.settings.descend,
+            resident.device,
+            barrier(resident.device),
+        )
         task = downstream_tasks(self.d, DESCEND_CLASSES, resident, 0)[0]
-        images = PilImages(pil_images(resident, task.train), task.train_labels.tolist(), transform_of(resident, self.d.augment))
-        unseen = PilImages(pil_images(resident, task.test), task.test_labels.tolist(), transform_of(resident, ()))
+        images = PilImages(
+            pil_images(resident, task.train),
+            task.train_labels.tolist(),
+            transform_of(resident, self.d.augment),
+        )
+        unseen = PilImages(
+            pil_images(resident, task.test), task.test_labels.tolist(), transform_of(resident, ())
+        )
         self.images, self.tests = len(images), DataLoader(unseen, batch_size=64)
         self.model = plain_model(case.plan, self.d.classes_per_task, 0).to(self.device)
         self.start = deepcopy(self.model.state_dict())
-        loaders = {workers: loader(images, self.d.batch, workers, self.device) for workers in candidates}
+        loaders = {
+            workers: loader(images, self.d.batch, workers, self.device) for workers in candidates
+        }
         self.loader = loaders[candidates[0]]
-        workers, tried = fastest(candidates, lambda workers: self._epochs(loaders[workers], 1), seconds)
+        workers, tried = fastest(
+            candidates, lambda workers: self._epochs(loaders[workers], 1), seconds
+        )
         self.loader = loaders[workers]
         self.info: dict[str, Any] = {"num_workers": workers, "seconds_an_epoch": tried}
 

@@ -20,7 +20,9 @@ Transform = Callable[[Image.Image], Tensor]
 class PilImages(Dataset[tuple[Tensor, int]]):
     """A map dataset over decoded images, as torchvision's CIFAR100 is one: transforms run an image at a time."""
 
-    def __init__(self, images: Sequence[Image.Image], targets: Sequence[int], transform: Transform) -> None:
+    def __init__(
+        self, images: Sequence[Image.Image], targets: Sequence[int], transform: Transform
+    ) -> None:
         self.images, self.targets, self.transform = list(images), list(targets), transform
 
     def __len__(self) -> int:
@@ -43,18 +45,29 @@ def transform_of(resident: Resident, augment: Sequence[str]) -> Transform:
     steps: list[Any] = [transforms.RandomCrop(size, padding=size // 8)] if "crop" in augment else []
     steps += [transforms.RandomHorizontalFlip()] if "flip" in augment else []
     mean, std = (values.flatten().tolist() for values in (resident.mean, resident.std))
-    composed: Transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)])
+    composed: Transform = transforms.Compose(
+        [*steps, transforms.ToTensor(), transforms.Normalize(mean, std)]
+    )
     return composed
 
 
-def loader(dataset: Dataset[tuple[Tensor, int]], batch: int, workers: int, device: torch.device) -> DataLoader[tuple[Tensor, int]]:
+def loader(
+    dataset: Dataset[tuple[Tensor, int]], batch: int, workers: int, device: torch.device
+) -> DataLoader[tuple[Tensor, int]]:
     """A shuffling DataLoader; pinned memory for a GPU."""
     return DataLoader(
-        dataset, batch_size=batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0, pin_memory=device.type == "cuda"
+        dataset,
+        batch_size=batch,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
     )
 
 
-def fastest(candidates: Iterable[int], chunk: Callable[[int], Any], seconds: float) -> tuple[int, dict[str, list[float]]]:
+def fastest(
+    candidates: Iterable[int], chunk: Callable[[int], Any], seconds: float
+) -> tuple[int, dict[str, list[float]]]:
     """The number of workers whose ``chunk(workers)`` takes least, and the seconds of every try.
 
     After a warm-up each, the candidates take turns for ``seconds``, and at least once.

@@ -51,7 +51,9 @@ class Process:
             good, value = self.connection.recv()
         except EOFError as error:
             self.process.join(5)
-            raise RuntimeError(f"bench: a measuring process died (exit code {self.process.exitcode})") from error
+            raise RuntimeError(
+                f"bench: a measuring process died (exit code {self.process.exitcode})"
+            ) from error
         if good:
             return value
         if isinstance(value, UserError):
@@ -79,7 +81,10 @@ def crew(device: str, cache: Path, processes: int) -> Iterator[tuple[Process, li
     with ExitStack() as stack:
         started: list[Process] = []
         usual = multiprocessing.get_start_method()
-        for role in (Role(True, device, cache, 0, usual), *(Role(False, device, cache, number, usual) for number in range(processes))):
+        for role in (
+            Role(True, device, cache, 0, usual),
+            *(Role(False, device, cache, number, usual) for number in range(processes)),
+        ):
             started.append(Process(role))
             stack.callback(started[-1].close)
         yield started[0], started[1:]

@@ -16,17 +16,34 @@ QUIET = 0.1  # cores that other programs may use on a machine that counts as idl
 def header(machine: Mapping[str, Any], pace: Mapping[str, Any], quick: bool) -> list[str]:
     """The machine, and how it was measured."""
     where = machine["gpu"] or machine["cpu"]
-    lines = [f"{where}, {machine['cores']} cores, {machine['capability']}; torch {machine['torch']}, Python {machine['python']}"]
+    lines = [
+        f"{where}, {machine['cores']} cores, {machine['capability']}; torch {machine['torch']}, Python {machine['python']}"
+    ]
     ours = f"{machine['processes']} process{'es' if machine['processes'] > 1 else ''} of one thread"
-    lines.append(f"baseline: one process, {machine['baseline_threads']} threads (torch's default); ours: {ours}, as the engine runs them")
-    lines.append(f"{pace['rounds']} interleaved rounds of chunks of at least about {pace['seconds']:g} s; medians, (least..most) of all rounds")
+    lines.append(
+        f"baseline: one process, {machine['baseline_threads']} threads (torch's default); ours: {ours}, as the engine runs them"
+    )
+    lines.append(
+        f"{pace['rounds']} interleaved rounds of chunks of at least about {pace['seconds']:g} s; medians, (least..most) of all rounds"
+    )
     return lines + (["--quick: a smoke test, too short to quote"] if quick else [])
 
 
 def table(rows: Sequence[Row]) -> Table:
     """One line a row."""
     made = Table(box=None, pad_edge=False)
-    for title in ("", "baseline", "ours", "", "ours / baseline", "one process", "of sgemm", "target", "aim", ""):
+    for title in (
+        "",
+        "baseline",
+        "ours",
+        "",
+        "ours / baseline",
+        "one process",
+        "of sgemm",
+        "target",
+        "aim",
+        "",
+    ):
         made.add_column(title, justify="left" if not title else "right", no_wrap=True)
     for row in rows:
         alone = f"{row.alone.median:.2f}x" if row.alone else ""
@@ -34,7 +51,17 @@ def table(rows: Sequence[Row]) -> Table:
         color = {"missed": "red", "met": "green", "aim met": "bold green"}.get(row.verdict, "")
         verdict = f"[{color}]{row.verdict}[/]" if color else ""
         goals = (_goal(row, row.target), _goal(row, row.aim))
-        made.add_row(row.title, _number(row.baseline), _number(row.ours), row.unit, _value(row), alone, sgemm, *goals, verdict)
+        made.add_row(
+            row.title,
+            _number(row.baseline),
+            _number(row.ours),
+            row.unit,
+            _value(row),
+            alone,
+            sgemm,
+            *goals,
+            verdict,
+        )
     return made
 
 
@@ -44,25 +71,51 @@ def notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
     for result in results:
         info = result["measured"].get("baseline", {})
         if "num_workers" in info:
-            lines.append(f"{result['name']}: the baseline's DataLoader was fastest with num_workers={info['num_workers']}")
+            lines.append(
+                f"{result['name']}: the baseline's DataLoader was fastest with num_workers={info['num_workers']}"
+            )
         if "core_taken" in result["measured"]:
             core = result["measured"]["core_taken"]
-            lines.append(f"{result['name']}: a matrix product loop " + (f"held core {core}" if core is not None else "ran, pinned to no core"))
+            lines.append(
+                f"{result['name']}: a matrix product loop "
+                + (f"held core {core}" if core is not None else "ran, pinned to no core")
+            )
     lines += _disturbed(results)
-    lines.append('"one process": ours on one thread against the same baseline; "of sgemm": nominal convolution operations of that thread')
-    lines.append("against a 1024 x 1024 sgemm on it in the same round. A lineage runs descendants and condensers in all processes at once;")
+    lines.append(
+        '"one process": ours on one thread against the same baseline; "of sgemm": nominal convolution operations of that thread'
+    )
+    lines.append(
+        "against a 1024 x 1024 sgemm on it in the same round. A lineage runs descendants and condensers in all processes at once;"
+    )
     lines.append("its ancestor is a serial chain and has one.")
     return lines
 
 
 def _disturbed(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """What other programs took while all of ours rested, the case that takes a core on purpose left out."""
-    rounds = [one for result in results if "core_taken" not in result["measured"] for one in result["measured"]["rounds"]]
-    seen = [part["others"] for one in rounds for part in one.values() if isinstance(part, Mapping) and "others" in part]
+    rounds = [
+        one
+        for result in results
+        if "core_taken" not in result["measured"]
+        for one in result["measured"]["rounds"]
+    ]
+    seen = [
+        part["others"]
+        for one in rounds
+        for part in one.values()
+        if isinstance(part, Mapping) and "others" in part
+    ]
     if not seen:
         return []
     line = f"between chunks, all of ours resting, other programs used {mean(seen):.2f} cores"
-    return [line + ("; do not quote this run: a machine that is not idle slows the baseline's threads most" if mean(seen) > QUIET else "")]
+    return [
+        line
+        + (
+            "; do not quote this run: a machine that is not idle slows the baseline's threads most"
+            if mean(seen) > QUIET
+            else ""
+        )
+    ]
 
 
 def _number(spread: Spread) -> str:
@@ -71,7 +124,11 @@ def _number(spread: Spread) -> str:
 
 def _value(row: Row) -> str:
     low, middle, high = row.value.least, row.value.median, row.value.most
-    return f"{middle:.1%} ({low:.1%}..{high:.1%})" if row.share else f"{middle:.2f}x ({low:.2f}..{high:.2f})"
+    return (
+        f"{middle:.1%} ({low:.1%}..{high:.1%})"
+        if row.share
+        else f"{middle:.2f}x ({low:.2f}..{high:.2f})"
+    )
 
 
 def _goal(row: Row, goal: float | None) -> str:

@@ -25,15 +25,33 @@ class Pace:
     sgemm: float
 
 
-def measure(case: Case, plain: Process, ours: Sequence[Process], pace: Pace, device: str, report: Callable[[str], None]) -> dict[str, Any]:
+def measure(
+    case: Case,
+    plain: Process,
+    ours: Sequence[Process],
+    pace: Pace,
+    device: str,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
     """Everything measured of ``case``, JSON-able: the baseline's choices, the chunks' sizes, the rounds."""
     with ExitStack() as stack:
         taken = stack.enter_context(one_core_taken()) if case.busy else None
-        found = _overhead(case, ours[0], pace, report) if case.kind == "overhead" else _compare(case, plain, ours, pace, device, report)
+        found = (
+            _overhead(case, ours[0], pace, report)
+            if case.kind == "overhead"
+            else _compare(case, plain, ours, pace, device, report)
+        )
         return found | ({"core_taken": taken} if case.busy else {})
 
 
-def _compare(case: Case, plain: Process, ours: Sequence[Process], pace: Pace, device: str, report: Callable[[str], None]) -> dict[str, Any]:
+def _compare(
+    case: Case,
+    plain: Process,
+    ours: Sequence[Process],
+    pace: Pace,
+    device: str,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
     team = list(ours) if case.together else [ours[0]]
     report("getting ready")
     info = plain.ask("open", case, 2 * pace.seconds)
@@ -43,7 +61,10 @@ def _compare(case: Case, plain: Process, ours: Sequence[Process], pace: Pace, de
     rounds = []
     for number in range(pace.rounds):
         report(f"round {number + 1} of {pace.rounds}")
-        one: dict[str, Any] = {"baseline": chunk([plain], amounts["baseline"]), "ours": chunk(team, amounts["ours"])}
+        one: dict[str, Any] = {
+            "baseline": chunk([plain], amounts["baseline"]),
+            "ours": chunk(team, amounts["ours"]),
+        }
         if not case.busy:
             one |= _alone(team[0], amounts["ours"], pace.sgemm if share else 0.0)
         rounds.append(one)
@@ -60,7 +81,9 @@ def _alone(process: Process, amount: int, sgemm: float) -> dict[str, Any]:
     return {"alone": alone, "sgemm": [before, process.ask("sgemm", sgemm)]}
 
 
-def _overhead(case: Case, process: Process, pace: Pace, report: Callable[[str], None]) -> dict[str, Any]:
+def _overhead(
+    case: Case, process: Process, pace: Pace, report: Callable[[str], None]
+) -> dict[str, Any]:
     report("getting ready")
     process.ask("open", case, 0.0)
     begun = process.ask("overhead", 2)
@@ -91,7 +114,9 @@ def chunk(processes: Sequence[Process], amount: int) -> dict[str, float]:
     begun = time.perf_counter()
     done = every(processes, "run", amount)
     seconds = time.perf_counter() - begun
-    return {"images": float(sum(one["images"] for one in done)), "seconds": seconds} | ({} if others is None else {"others": others})
+    return {"images": float(sum(one["images"] for one in done)), "seconds": seconds} | (
+        {} if others is None else {"others": others}
+    )
 
 
 def calibrate(processes: Sequence[Process], seconds: float) -> int:

@@ -51,7 +51,10 @@ class Row:
         if self.target is None:
             return ""
         sign = -1 if self.lower_is_better else 1
-        reached = [goal is not None and sign * self.value.median >= sign * goal for goal in (self.target, self.aim)]
+        reached = [
+            goal is not None and sign * self.value.median >= sign * goal
+            for goal in (self.target, self.aim)
+        ]
         return "aim met" if reached[1] else "met" if reached[0] else "missed"
 
     def as_json(self) -> dict[str, Any]:
@@ -92,16 +95,43 @@ def rows(case: Case, measured: Mapping[str, Any], device: str) -> list[Row]:
 
 def sgemm_rate(one: Mapping[str, Any]) -> float:
     """Operations a second of a round's matrix products, before and after ours together."""
-    return sum(part["flops"] for part in one["sgemm"]) / sum(part["seconds"] for part in one["sgemm"])
+    return sum(part["flops"] for part in one["sgemm"]) / sum(
+        part["seconds"] for part in one["sgemm"]
+    )
 
 
 def _share(case: Case, rounds: Sequence[Mapping[str, Any]], flops: float, share: Spread) -> Row:
     sgemm = Spread.of([sgemm_rate(one) / 1e9 for one in rounds])
     ours = Spread.of([flops * rate(one["alone"]) / 1e9 for one in rounds])
-    return Row(f"{case.name}-sgemm", "... of sgemm, one thread", "Gflop/s", sgemm, ours, share, SHARE_TARGET, SHARE_AIM, share=True)
+    return Row(
+        f"{case.name}-sgemm",
+        "... of sgemm, one thread",
+        "Gflop/s",
+        sgemm,
+        ours,
+        share,
+        SHARE_TARGET,
+        SHARE_AIM,
+        share=True,
+    )
 
 
-def _overhead(case: Case, rounds: Sequence[Mapping[str, float]], target: float | None, aim: float | None) -> Row:
+def _overhead(
+    case: Case, rounds: Sequence[Mapping[str, float]], target: float | None, aim: float | None
+) -> Row:
     share = Spread.of([(one["strategy"] - one["bare"]) / one["strategy"] for one in rounds])
-    bare, strategy = (Spread.of([1000 * one[name] for one in rounds]) for name in ("bare", "strategy"))
-    return Row(case.name, case.title, "ms a step", bare, strategy, share, target, aim, share=True, lower_is_better=True)
+    bare, strategy = (
+        Spread.of([1000 * one[name] for one in rounds]) for name in ("bare", "strategy")
+    )
+    return Row(
+        case.name,
+        case.title,
+        "ms a step",
+        bare,
+        strategy,
+        share,
+        target,
+        aim,
+        share=True,
+        lower_is_better=True,
+    )

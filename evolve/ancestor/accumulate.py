@@ -41,9 +41,6 @@ if TYPE_CHECKING:
     from evolve.ancestor.strategies import ResidentStrategy
 
 
-
-
-
 @dataclass(frozen=True, eq=False)
 class Accumulated:
     """The ancestor after some tasks: ``tensors`` "model.<name>" and "strategy.<name>" (CPU, contiguous), ``record`` is JSON-able."""
@@ -71,23 +68,33 @@ class Ancestor(nn.Module):
         return self.trunk(x)
 
 
-def build_ancestor(a: AncestorSettings, s: StreamSettings, class_ids: Sequence[int], size: int, seed: int) -> Any:
+def build_ancestor(
+    a: AncestorSettings, s: StreamSettings, class_ids: Sequence[int], size: int, seed: int
+) -> Any:
     """The untrained ancestor for images of ``size`` pixels: a module with ``.trunk``. Its trunk's draw is the same for every head."""
     head = labelling(a)
-    trunk = architecture(a.network, a.width, size).build(len(class_ids) if head == "single" else s.classes_per_task)
+    trunk = architecture(a.network, a.width, size).build(
+        len(class_ids) if head == "single" else s.classes_per_task
+    )
     initialise(trunk, seed, "ancestor")
     if head != "per-task":
         return Ancestor(trunk)
     load_avalanche()
     from evolve.ancestor.strategies import MultiHeadAncestor
 
-    return MultiHeadAncestor(trunk, [_head(trunk, seed, number) for number in range(2, s.tasks + 1)])
+    return MultiHeadAncestor(
+        trunk, [_head(trunk, seed, number) for number in range(2, s.tasks + 1)]
+    )
 
 
 @torch.no_grad()
 def _head(trunk: Network, seed: int, task: int) -> nn.Linear:
     made = nn.utils.skip_init(nn.Linear, trunk.head.in_features, trunk.head.out_features)
-    made.weight.copy_(torch.empty(made.weight.shape).normal_(0, 0.01, generator=generator(seed, "ancestor", "head", task)))
+    made.weight.copy_(
+        torch.empty(made.weight.shape).normal_(
+            0, 0.01, generator=generator(seed, "ancestor", "head", task)
+        )
+    )
     made.bias.zero_()
     return made
 
@@ -95,7 +102,9 @@ def _head(trunk: Network, seed: int, task: int) -> nn.Linear:
 def load_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of the ancestor's network, out of an :class:`Accumulated`'s tensors."""
     prefix = "model.trunk."
-    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {
+        name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)
+    }
 
 
 def accumulate(
@@ -122,7 +131,9 @@ def accumulate(
     if task == 0:
         model = build_ancestor(a, s, class_ids, resident.size, seed)
         model.trunk.load_state_dict(dict(start or {}), strict=False)
-        return Accumulated(_flat(model.state_dict(), "model."), {"task": 0, "classes": [], "row": []})
+        return Accumulated(
+            _flat(model.state_dict(), "model."), {"task": 0, "classes": [], "row": []}
+        )
     joint = a.strategy == "joint"
     if task > 1 and previous is None and not joint:
         raise ValueError(f"task {task} needs the ancestor after task {task - 1}")
@@ -131,10 +142,21 @@ def accumulate(
     learner = Learner(a, s, class_ids, resident, seed, reference, untrained)
     learner.restore(None if joint or task == 1 else previous, task - 1)
     losses = learner.learn(tasks, checkpoint, progress)
-    row = accuracies(learner.strategy.model, tasks, a, class_ids, resident, learner.strategy.classify)
+    row = accuracies(
+        learner.strategy.model, tasks, a, class_ids, resident, learner.strategy.classify
+    )
     tensors, meta = learner.state()
-    record: dict[str, Any] = {"task": task, "classes": [list(one.classes) for one in tasks], "head": labelling(a)}
-    record |= {"row": row, "train_loss": losses, "average_accuracy": average_accuracy([row]), "strategy": meta}
+    record: dict[str, Any] = {
+        "task": task,
+        "classes": [list(one.classes) for one in tasks],
+        "head": labelling(a),
+    }
+    record |= {
+        "row": row,
+        "train_loss": losses,
+        "average_accuracy": average_accuracy([row]),
+        "strategy": meta,
+    }
     earlier = previous.record.get("gradients", []) if previous is not None and not joint else []
     record["gradients"] = [*earlier, learner.gradients.fractions()]  # as "history": one row a task
     known = not joint and len(history) == task - 1
@@ -165,12 +187,26 @@ class Learner:
         self.a, self.class_ids, self.resident, self.seed = a, class_ids, resident, seed
         model = build_ancestor(a, s, class_ids, resident.size, seed).to(resident.device)
         if untrained is not None:
-            layers = {name: tensor for name, tensor in load_trunk(untrained.tensors).items() if name.startswith("layers.")}
-            model.trunk.load_state_dict(layers, strict=False)  # the head may be another: joint training has its own
+            layers = {
+                name: tensor
+                for name, tensor in load_trunk(untrained.tensors).items()
+                if name.startswith("layers.")
+            }
+            model.trunk.load_state_dict(
+                layers, strict=False
+            )  # the head may be another: joint training has its own
         model.trunk.fused = not reference
-        optimizer = make_optimizer(model.parameters(), a.optimizer, a.lr, a.momentum, a.weight_decay, fused=not reference)
+        optimizer = make_optimizer(
+            model.parameters(), a.optimizer, a.lr, a.momentum, a.weight_decay, fused=not reference
+        )
         self.strategy: ResidentStrategy = make_strategy(
-            a.strategy, arguments, model=model, optimizer=optimizer, resident=resident, a=a, seed=seed
+            a.strategy,
+            arguments,
+            model=model,
+            optimizer=optimizer,
+            resident=resident,
+            a=a,
+            seed=seed,
         )
         self._losses: list[float] = []
 
@@ -185,16 +221,22 @@ class Learner:
         strategy.model.load_state_dict(_unflat(previous.tensors, "model."))
         strategy.restore(_unflat(previous.tensors, "strategy."), previous.record["strategy"])
 
-    def learn(self, tasks: Sequence[StreamTask], checkpoint: Checkpoint, progress: Progress) -> list[float]:
+    def learn(
+        self, tasks: Sequence[StreamTask], checkpoint: Checkpoint, progress: Progress
+    ) -> list[float]:
         """Train on the last of ``tasks`` (cumulative, joint: on all of them) from the newest checkpoint on; mean loss of every epoch."""
         strategy, number = self.strategy, tasks[-1].number
         known = STRATEGIES.get(self.a.strategy)  # a plug-in has no record
         needed = tasks if known and known.whole else tasks[-1:]
-        *past, experience = make_benchmark(needed, self.resident, labelling(self.a), self.class_ids).train_stream
+        *past, experience = make_benchmark(
+            needed, self.resident, labelling(self.a), self.class_ids
+        ).train_stream
         strategy.past, self._losses = past, []
         meter = _Meter(self.a.epochs, number, progress)
         strategy.first_epoch = lambda running: self._resume(checkpoint.load())
-        self.gradients = gradients = GradientFractions(strategy.model.trunk, self.a.gradient_threshold)
+        self.gradients = gradients = GradientFractions(
+            strategy.model.trunk, self.a.gradient_threshold
+        )
 
         def after_step(running: ResidentStrategy, epoch: int) -> None:
             gradients.step()
@@ -203,7 +245,10 @@ class Learner:
         def after_epoch(running: ResidentStrategy, epoch: int) -> None:
             self._losses.append(self._finite(meter.take(), number, epoch))
             gradients.end_epoch()
-            checkpoint.save(self._running(), {"epoch": epoch + 1, "losses": self._losses, "gradients": gradients.state()})
+            checkpoint.save(
+                self._running(),
+                {"epoch": epoch + 1, "losses": self._losses, "gradients": gradients.state()},
+            )
 
         strategy.after_step, strategy.after_epoch = after_step, after_epoch
         with isolated_rng(derive_seed(self.seed, "ancestor", number)):
@@ -220,7 +265,11 @@ class Learner:
         """What an epoch leaves to the next one of the same task: the tensors in use, since most epochs leave no checkpoint."""
         strategy = self.strategy
         held = state_of(strategy.optimizer, dict(strategy.model.named_parameters()))
-        return _named(strategy.model.state_dict(), "model.") | _named(held, "optimizer.") | _named(strategy.running(), "running.")
+        return (
+            _named(strategy.model.state_dict(), "model.")
+            | _named(held, "optimizer.")
+            | _named(strategy.running(), "running.")
+        )
 
     def _resume(self, found: tuple[dict[str, Tensor], dict[str, Any]] | None) -> int:
         """Load a checkpoint's state into the strategy, which is ready for the task's first epoch; the epoch to go on with."""
@@ -229,7 +278,11 @@ class Learner:
         tensors, meta = found
         strategy = self.strategy
         strategy.model.load_state_dict(_unflat(tensors, "model."))
-        restore_state(strategy.optimizer, dict(strategy.model.named_parameters()), _unflat(tensors, "optimizer."))
+        restore_state(
+            strategy.optimizer,
+            dict(strategy.model.named_parameters()),
+            _unflat(tensors, "optimizer."),
+        )
         strategy.resume(_unflat(tensors, "running."))
         self._losses = [float(loss) for loss in meta["losses"]]
         self.gradients.restore(meta["gradients"])
@@ -237,10 +290,14 @@ class Learner:
 
     def _finite(self, loss: float, task: int, epoch: int) -> float:
         if not math.isfinite(loss):
-            takes = self.a.strategy not in STRATEGIES or STRATEGIES[self.a.strategy].arguments  # a plug-in's are not listed
+            takes = (
+                self.a.strategy not in STRATEGIES or STRATEGIES[self.a.strategy].arguments
+            )  # a plug-in's are not listed
             more = " or ancestor.strategy_args" if takes else ""
             where = f"task {task}, epoch {epoch + 1}"
-            raise UserError(f"ancestor.lr = {self.a.lr:g}: the loss became {loss} in {where}; lower ancestor.lr{more}")
+            raise UserError(
+                f"ancestor.lr = {self.a.lr:g}: the loss became {loss} in {where}; lower ancestor.lr{more}"
+            )
         return loss
 
 
@@ -259,7 +316,10 @@ class _Meter:
         steps, all_steps, now = len(self.losses), len(strategy.dataloader), time.monotonic()
         if steps == all_steps or now - self.shown > 0.5:
             self.shown = now
-            self.progress((epoch + steps / all_steps) / self.epochs, f"task {self.task}, epoch {epoch + 1} of {self.epochs}")
+            self.progress(
+                (epoch + steps / all_steps) / self.epochs,
+                f"task {self.task}, epoch {epoch + 1} of {self.epochs}",
+            )
 
     def take(self) -> float:
         """The mean over the epoch's images, added up in the order of the steps; 0 for an epoch without one."""
@@ -295,10 +355,16 @@ def accuracies(
     for task in tasks:
         rows = embedded[torch.searchsorted(index, task.test).to(embedded.device)]
         layer = model.head(task_label(task, head)) if head == "per-task" else model.trunk.head
-        logits, labels = (classify or layer)(rows), labels_of(task.test, class_labels(task, head, class_ids), resident)
+        logits, labels = (
+            (classify or layer)(rows),
+            labels_of(task.test, class_labels(task, head, class_ids), resident),
+        )
         if head != a.head:
             own = torch.tensor(list(class_labels(task, head, class_ids).values()))
-            logits, labels = logits[:, own.to(logits.device)], labels_of(task.test, class_labels(task, a.head, class_ids), resident)
+            logits, labels = (
+                logits[:, own.to(logits.device)],
+                labels_of(task.test, class_labels(task, a.head, class_ids), resident),
+            )
         found.append(int((logits.argmax(1).cpu() == labels).sum()) / len(labels))
     model.train(mode)
     return found
@@ -306,7 +372,10 @@ def accuracies(
 
 def _flat(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Copies on the CPU, in the layout that files hold, under prefixed names."""
-    copies = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
     return _named(copies, prefix)
 
 
@@ -315,4 +384,6 @@ def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _unflat(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {
+        name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)
+    }

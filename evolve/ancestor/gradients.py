@@ -44,7 +44,12 @@ class GradientFractions:
         if self.counts.device.type == "cpu":
             return above(gradients, self.threshold)
         none = self.counts.new_zeros(())
-        return torch.stack([torch.stack([none, *(torch.count_nonzero(g > self.threshold) for g in layer)]).sum() for layer in gradients])
+        return torch.stack(
+            [
+                torch.stack([none, *(torch.count_nonzero(g > self.threshold) for g in layer)]).sum()
+                for layer in gradients
+            ]
+        )
 
     def end_epoch(self) -> None:
         """The next step is an epoch's first."""
@@ -53,7 +58,10 @@ class GradientFractions:
     def fractions(self) -> list[float]:
         """One number in [0, 1] a layer; 0 before any batch."""
         sizes = [sum(p.numel() for p in weights) for weights in self.weights]
-        return [count / max(1, size * self.batches) for count, size in zip(self.counts.tolist(), sizes, strict=True)]
+        return [
+            count / max(1, size * self.batches)
+            for count, size in zip(self.counts.tolist(), sizes, strict=True)
+        ]
 
     def state(self) -> dict[str, Any]:
         """JSON, at the end of an epoch."""
@@ -67,11 +75,24 @@ class GradientFractions:
 
 def above(layers: Sequence[Sequence[Tensor]], threshold: float) -> Tensor:
     """How many numbers of each layer's tensors (on the CPU, of one float dtype) are greater than ``threshold``, int64 [layers]."""
-    tensors = [(n, t if parameters.side_by_side(t) else t.contiguous()) for n, layer in enumerate(layers) for t in layer]
+    tensors = [
+        (n, t if parameters.side_by_side(t) else t.contiguous())
+        for n, layer in enumerate(layers)
+        for t in layer
+    ]
     counts = torch.zeros(len(layers), dtype=torch.int64)
     if tensors:
         dtype = tensors[0][1].dtype
-        table = array("q", [entry for number, tensor in tensors for entry in (tensor.data_ptr(), tensor.numel(), number)])
+        table = array(
+            "q",
+            [
+                entry
+                for number, tensor in tensors
+                for entry in (tensor.data_ptr(), tensor.numel(), number)
+            ],
+        )
         limit = torch.tensor(threshold, dtype=dtype)
-        parameters.above(dtype)(table.buffer_info()[0], len(tensors), limit.data_ptr(), counts.data_ptr())
+        parameters.above(dtype)(
+            table.buffer_info()[0], len(tensors), limit.data_ptr(), counts.data_ptr()
+        )
     return counts

@@ -38,7 +38,9 @@ class Argument:
             return value in self.choices
         if self.kind is bool:
             return isinstance(value, bool)
-        number = isinstance(value, int if self.kind is int else (int, float)) and not isinstance(value, bool)
+        number = isinstance(value, int if self.kind is int else (int, float)) and not isinstance(
+            value, bool
+        )
         return number and self.least <= value <= self.most and math.isfinite(value)
 
     def allowed(self) -> str:
@@ -47,7 +49,11 @@ class Argument:
             return f"allowed are {', '.join(self.choices)}"
         if self.kind is bool:
             return "expected true or false"
-        limits = f"of at least {self.least:g}" if self.most == math.inf else f"from {self.least:g} to {self.most:g}"
+        limits = (
+            f"of at least {self.least:g}"
+            if self.most == math.inf
+            else f"from {self.least:g} to {self.most:g}"
+        )
         return f"expected {'a whole number' if self.kind is int else 'a number'} {limits}"
 
 
@@ -77,9 +83,21 @@ def _batch(images: int) -> Argument:
 
 STRATEGIES: dict[str, Strategy] = {
     "naive": Strategy(_at("template:PlainStrategy"), "fine-tuning"),
-    "cumulative": Strategy(_at("template:PlainStrategy"), "trains on all tasks so far, from the last ancestor", whole=True, heads=SEPARATE, why=CONTRADICTS),
-    "joint": Strategy(_at("template:PlainStrategy"), "trains on all tasks so far, from the untrained ancestor", whole=True),
-    "from-scratch": Strategy(_at("baselines:FromScratch"), "trains each task alone, from the untrained ancestor"),
+    "cumulative": Strategy(
+        _at("template:PlainStrategy"),
+        "trains on all tasks so far, from the last ancestor",
+        whole=True,
+        heads=SEPARATE,
+        why=CONTRADICTS,
+    ),
+    "joint": Strategy(
+        _at("template:PlainStrategy"),
+        "trains on all tasks so far, from the untrained ancestor",
+        whole=True,
+    ),
+    "from-scratch": Strategy(
+        _at("baselines:FromScratch"), "trains each task alone, from the untrained ancestor"
+    ),
     "ewc": Strategy(
         _at("regularisers:EWC"),
         "Elastic Weight Consolidation",
@@ -87,49 +105,98 @@ STRATEGIES: dict[str, Strategy] = {
             "ewc_lambda": Argument(1.0),
             "mode": Argument("separate", str, choices=("separate", "online")),
             "decay_factor": Argument(None, most=1),
-        }
+        },
     ),
     "si": Strategy(
-        _at("regularisers:SI"), "Synaptic Intelligence",
-        {"si_lambda": Argument(1.0), "eps": Argument(1e-7, least=1e-30)}),
+        _at("regularisers:SI"),
+        "Synaptic Intelligence",
+        {"si_lambda": Argument(1.0), "eps": Argument(1e-7, least=1e-30)},
+    ),
     "mas": Strategy(
-        _at("importance:MAS"), "Memory Aware Synapses",
-        {"lambda_reg": Argument(1.0), "alpha": Argument(0.5, most=1)}),
+        _at("importance:MAS"),
+        "Memory Aware Synapses",
+        {"lambda_reg": Argument(1.0), "alpha": Argument(0.5, most=1)},
+    ),
     "rwalk": Strategy(
-        _at("importance:RWalk"), "Riemannian Walk",
-        {"ewc_lambda": Argument(0.1), "ewc_alpha": Argument(0.9, most=1), "delta_t": Argument(10, int, 1)}),
+        _at("importance:RWalk"),
+        "Riemannian Walk",
+        {
+            "ewc_lambda": Argument(0.1),
+            "ewc_alpha": Argument(0.9, most=1),
+            "delta_t": Argument(10, int, 1),
+        },
+    ),
     "lwf": Strategy(
-        _at("distillation:LwF"), "Learning without Forgetting",
-        {"alpha": Argument(1.0), "temperature": Argument(2.0, least=1e-3)}),
+        _at("distillation:LwF"),
+        "Learning without Forgetting",
+        {"alpha": Argument(1.0), "temperature": Argument(2.0, least=1e-3)},
+    ),
     "lfl": Strategy(
-        _at("distillation:LFL"), "Less-forgetting Learning",
-        {"lambda_e": Argument(1.0)}, ("shared",), "it freezes the head after the first task, so new heads or classes would never be learned"),
+        _at("distillation:LFL"),
+        "Less-forgetting Learning",
+        {"lambda_e": Argument(1.0)},
+        ("shared",),
+        "it freezes the head after the first task, so new heads or classes would never be learned",
+    ),
     "feature-distillation": Strategy(
-        _at("distillation:FeatureDistillation"), "keeps the last ancestor's features",
-        {"alpha": Argument(1.0)}),
+        _at("distillation:FeatureDistillation"),
+        "keeps the last ancestor's features",
+        {"alpha": Argument(1.0)},
+    ),
     "replay": Strategy(
-        _at("rehearsal:Replay"), "images of earlier tasks join each batch",
-        {"mem_size": _memory(), "policy": Argument("experience-balanced", str, choices=POLICIES)}, SEPARATE, CONTRADICTS),
+        _at("rehearsal:Replay"),
+        "images of earlier tasks join each batch",
+        {"mem_size": _memory(), "policy": Argument("experience-balanced", str, choices=POLICIES)},
+        SEPARATE,
+        CONTRADICTS,
+    ),
     "gdumb": Strategy(
-        _at("rehearsal:GDumb"), "trains on a balanced memory alone",
-        {"mem_size": _memory()}, SEPARATE, CONTRADICTS),
+        _at("rehearsal:GDumb"),
+        "trains on a balanced memory alone",
+        {"mem_size": _memory()},
+        SEPARATE,
+        CONTRADICTS,
+    ),
     "gem": Strategy(
-        _at("projections:GEM"), "Gradient Episodic Memory",
-        {"patterns_per_experience": _batch(64), "memory_strength": Argument(0.5)}, SEPARATE, CONTRADICTS),
+        _at("projections:GEM"),
+        "Gradient Episodic Memory",
+        {"patterns_per_experience": _batch(64), "memory_strength": Argument(0.5)},
+        SEPARATE,
+        CONTRADICTS,
+    ),
     "agem": Strategy(
-        _at("projections:AGEM"), "Averaged GEM",
-        {"patterns_per_experience": _batch(64), "sample_size": _batch(64)}, SEPARATE, CONTRADICTS),
+        _at("projections:AGEM"),
+        "Averaged GEM",
+        {"patterns_per_experience": _batch(64), "sample_size": _batch(64)},
+        SEPARATE,
+        CONTRADICTS,
+    ),
     "mir": Strategy(
-        _at("rehearsal:MIR"), "Maximally Interfered Retrieval",
-        {"mem_size": _memory(), "batch_size_mem": _batch(10), "subsample": _batch(200)}, ("single",), ONE_LABEL),
+        _at("rehearsal:MIR"),
+        "Maximally Interfered Retrieval",
+        {"mem_size": _memory(), "batch_size_mem": _batch(10), "subsample": _batch(200)},
+        ("single",),
+        ONE_LABEL,
+    ),
     "der": Strategy(
         _at("asymmetric:DER"),
         "Dark Experience Replay; DER++ by beta",
-        {"mem_size": _memory(), "batch_size_mem": _batch(64), "alpha": Argument(0.1), "beta": Argument(0.5)}, ("single",), ONE_LABEL
+        {
+            "mem_size": _memory(),
+            "batch_size_mem": _batch(64),
+            "alpha": Argument(0.1),
+            "beta": Argument(0.5),
+        },
+        ("single",),
+        ONE_LABEL,
     ),
     "er-ace": Strategy(
-        _at("asymmetric:ERACE"), "replay with an asymmetric cross-entropy",
-        {"mem_size": _memory(), "batch_size_mem": _batch(10)}, ("single",), ONE_LABEL),
+        _at("asymmetric:ERACE"),
+        "replay with an asymmetric cross-entropy",
+        {"mem_size": _memory(), "batch_size_mem": _batch(10)},
+        ("single",),
+        ONE_LABEL,
+    ),
     "er-aml": Strategy(
         _at("asymmetric:ERAML"),
         "replay with an asymmetric metric loss",
@@ -143,18 +210,36 @@ STRATEGIES: dict[str, Strategy] = {
         ONE_LABEL,
     ),
     "scr": Strategy(
-        _at("prototypes:SCR"), "Supervised Contrastive Replay",
-        {"mem_size": _memory(), "temperature": Argument(0.1, least=1e-3)}, ("single",), ONE_LABEL),
+        _at("prototypes:SCR"),
+        "Supervised Contrastive Replay",
+        {"mem_size": _memory(), "temperature": Argument(0.1, least=1e-3)},
+        ("single",),
+        ONE_LABEL,
+    ),
     "cope": Strategy(
-        _at("prototypes:CoPE"), "Continual Prototype Evolution",
-        {"mem_size": _memory(), "alpha": Argument(0.99, most=1), "T": Argument(0.1, least=1e-3)}, ("single",), ONE_LABEL),
+        _at("prototypes:CoPE"),
+        "Continual Prototype Evolution",
+        {"mem_size": _memory(), "alpha": Argument(0.99, most=1), "T": Argument(0.1, least=1e-3)},
+        ("single",),
+        ONE_LABEL,
+    ),
     "feature-replay": Strategy(
-        _at("features:FeatureReplay"), "replays features of earlier tasks",
-        {"mem_size": _memory(), "batch_size_mem": _batch(10)}, ("single",), ONE_LABEL),
+        _at("features:FeatureReplay"),
+        "replays features of earlier tasks",
+        {"mem_size": _memory(), "batch_size_mem": _batch(10)},
+        ("single",),
+        ONE_LABEL,
+    ),
     "generative-replay": Strategy(
         _at("generative:GenerativeReplay"),
         "replays images of a generator",
-        {"nhid": Argument(16, int, 1), "lr": Argument(0.01), "increasing_replay_size": Argument(False, bool)}, ("single",), ONE_LABEL
+        {
+            "nhid": Argument(16, int, 1),
+            "lr": Argument(0.01),
+            "increasing_replay_size": Argument(False, bool),
+        },
+        ("single",),
+        ONE_LABEL,
     ),
     "la-maml": Strategy(
         _at("meta:LaMAML"),
@@ -174,8 +259,12 @@ STRATEGIES: dict[str, Strategy] = {
         ONE_LABEL,
     ),
     "cwr-star": Strategy(
-        _at("baselines:CWRStar"), "averages the head's rows over tasks",
-        {"freeze": Argument(True, bool)}, ("single",), ONE_LABEL),
+        _at("baselines:CWRStar"),
+        "averages the head's rows over tasks",
+        {"freeze": Argument(True, bool)},
+        ("single",),
+        ONE_LABEL,
+    ),
 }
 
 OWN_NETWORK = "it comes with a network of its own, and the ancestor must be the scenario's"
@@ -215,16 +304,28 @@ def check_strategy(a: AncestorSettings) -> dict[str, Any]:
     known = STRATEGIES[a.strategy]
     if a.head not in known.heads:
         heads = " or ".join(f'"{head}"' for head in known.heads)
-        raise UserError(f'ancestor.head = "{a.head}" with ancestor.strategy = "{a.strategy}": {known.why}; set ancestor.head to {heads}')
+        raise UserError(
+            f'ancestor.head = "{a.head}" with ancestor.strategy = "{a.strategy}": {known.why}; set ancestor.head to {heads}'
+        )
     for name, value in a.strategy_args.items():
         _check_argument(a.strategy, name, value, known.arguments)
-    chosen = {name: argument.default for name, argument in known.arguments.items()} | dict(a.strategy_args)
+    chosen = {name: argument.default for name, argument in known.arguments.items()} | dict(
+        a.strategy_args
+    )
     if a.strategy == "ewc" and (chosen["mode"] == "online") != (chosen["decay_factor"] is not None):
-        raise UserError('ancestor.strategy_args.decay_factor: needed with mode = "online", and only there; a number from 0 to 1')
-    for name, pool in (("batch_size_mem", "mem_size"), ("batch_size_mem", "subsample"), ("buffer_mb_size", "max_buffer_size")):
+        raise UserError(
+            'ancestor.strategy_args.decay_factor: needed with mode = "online", and only there; a number from 0 to 1'
+        )
+    for name, pool in (
+        ("batch_size_mem", "mem_size"),
+        ("batch_size_mem", "subsample"),
+        ("buffer_mb_size", "max_buffer_size"),
+    ):
         if name in chosen and pool in chosen and chosen[name] > chosen[pool]:
             where = f"ancestor.strategy_args.{name} = {chosen[name]}"
-            raise UserError(f"{where}: more than ancestor.strategy_args.{pool} = {chosen[pool]}, of which it is drawn; lower it")
+            raise UserError(
+                f"{where}: more than ancestor.strategy_args.{pool} = {chosen[pool]}, of which it is drawn; lower it"
+            )
     return chosen
 
 

@@ -21,7 +21,10 @@ def forgetting(rows: Rows) -> float | None:
     tasks = len(rows)
     if tasks < 2:
         return None
-    drops = [max(rows[time][task] for time in range(task, tasks - 1)) - rows[-1][task] for task in range(tasks - 1)]
+    drops = [
+        max(rows[time][task] for time in range(task, tasks - 1)) - rows[-1][task]
+        for task in range(tasks - 1)
+    ]
     return sum(drops) / len(drops)
 
 

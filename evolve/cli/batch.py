@@ -13,16 +13,45 @@ from evolve.cli.options import DATA, DEVICE, REFERENCE, WORKERS, cluster_options
 from evolve.runs.folder import StorePlace
 
 OPTIONS = (
-    click.option("--profile", default="paper", show_default=True, help="quick: the batch's and the scenario's [quick] values."),
-    click.option("--scenario", "base", help="This scenario, by name or file, instead of the batch's, such as tinyimagenet-seq25."),
-    click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="This seed instead of the file's; may be given many times."),
+    click.option(
+        "--profile",
+        default="paper",
+        show_default=True,
+        help="quick: the batch's and the scenario's [quick] values.",
+    ),
+    click.option(
+        "--scenario",
+        "base",
+        help="This scenario, by name or file, instead of the batch's, such as tinyimagenet-seq25.",
+    ),
+    click.option(
+        "--seed",
+        "seeds",
+        multiple=True,
+        type=click.IntRange(min=0),
+        help="This seed instead of the file's; may be given many times.",
+    ),
     DATA,
-    click.option("--out", type=click.Path(path_type=Path), help="The batch's folder; default: runs/<batch>-<profile>."),
-    click.option("--store", type=StorePlace(), help="Results folder or address (s3://bucket/prefix); default: $EVOLVE_STORE or store/ beside the batch's folder."),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        help="The batch's folder; default: runs/<batch>-<profile>.",
+    ),
+    click.option(
+        "--store",
+        type=StorePlace(),
+        help="Results folder or address (s3://bucket/prefix); default: $EVOLVE_STORE or store/ beside the batch's folder.",
+    ),
     DEVICE,
     WORKERS,
     REFERENCE,
-    click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one setting of every case."),
+    click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="SECTION.KEY=VALUE",
+        help="Override one setting of every case.",
+    ),
 )
 
 
@@ -80,7 +109,14 @@ def list_shipped() -> None:
         click.echo(f"{name:20} {len(found.cases):4} lineages  {found.title}")
 
 
-def _order(name: str, profile: str, overrides: tuple[str, ...], seeds: tuple[int, ...], base: str | None, **options: Any) -> Any:
+def _order(
+    name: str,
+    profile: str,
+    overrides: tuple[str, ...],
+    seeds: tuple[int, ...],
+    base: str | None,
+    **options: Any,
+) -> Any:
     from evolve.runs.batch import file
     from evolve.runs.batch.opened import BatchOrder, default_out
     from evolve.runs.folder import default_store

@@ -29,7 +29,11 @@ def inspect(path: Path, as_json: bool) -> None:
         return
     console = Console(markup=False, emoji=False, highlight=False)
     size = f"{found['parameters']:,} weights, {found['bytes']:,} bytes"
-    share = "" if found["share"] is None else f", {found['share']:.1%} of the ancestor's {found['ancestor_parameters']:,} weights"
+    share = (
+        ""
+        if found["share"] is None
+        else f", {found['share']:.1%} of the ancestor's {found['ancestor_parameters']:,} weights"
+    )
     console.print(printable(f"{found['kind']} {path}: whole, its checksum is right; {size}{share}"))
     console.print(printable(f"network: {found['network']}"))
     table = Table(box=None, pad_edge=False)
@@ -38,11 +42,20 @@ def inspect(path: Path, as_json: bool) -> None:
     last = ""
     for row in found["tensors"]:
         shown = "" if row["layer"] == last else row["layer"]
-        table.add_row(printable(shown), printable(row["part"]), "x".join(map(str, row["shape"])) or "one", row["dtype"], f"{row['bytes']:,}")
+        table.add_row(
+            printable(shown),
+            printable(row["part"]),
+            "x".join(map(str, row["shape"])) or "one",
+            row["dtype"],
+            f"{row['bytes']:,}",
+        )
         last = row["layer"]
     console.print(table)
     for name, value in found["provenance"].items():
-        console.print(printable(f"{name}: {value if isinstance(value, str) else json.dumps(value)}"), soft_wrap=True)
+        console.print(
+            printable(f"{name}: {value if isinstance(value, str) else json.dumps(value)}"),
+            soft_wrap=True,
+        )
     if found["build"]:
         click.echo(f"\nwithout evolve:\n\n{found['build']}")
 
@@ -53,7 +66,14 @@ def facts(path: Path) -> dict[str, Any]:
     build, share = "", None
     if kind == "learngene":
         gene = gene_file.read(path, about, tensors)
-        made, named = gene.ancestor_plan, {f"{layer}/{part}": (layer, part) for layer, parts in gene.layers.items() for part in parts}
+        made, named = (
+            gene.ancestor_plan,
+            {
+                f"{layer}/{part}": (layer, part)
+                for layer, parts in gene.layers.items()
+                for part in parts
+            },
+        )
         share = _weights(tensors) / _weights_of(made)
     elif kind == "ancestor":
         made = ancestor_file.read(path, about, tensors).architecture
@@ -62,10 +82,26 @@ def facts(path: Path) -> dict[str, Any]:
         made, state = model_file.read(path, about, tensors)
         plain = model_file.sequential_names(made) if about["form"] == "plain" else {}
         named = {plain.get(name, name): split for name, split in _split_names(made).items()}
-        build = build_lines(made, len(state["head.bias"]), path.name) if about["form"] == "plain" else ""
-    rows = [{"layer": layer, "part": part, **_row(tensors[name])} for name, (layer, part) in named.items()]
-    sizes = {"parameters": _weights(tensors), "bytes": sum(row["bytes"] for row in rows), "share": share}
-    whole = {"kind": kind, "checksum": "right", "network": made.describe(), "ancestor_parameters": _weights_of(made) if share is not None else None}
+        build = (
+            build_lines(made, len(state["head.bias"]), path.name)
+            if about["form"] == "plain"
+            else ""
+        )
+    rows = [
+        {"layer": layer, "part": part, **_row(tensors[name])}
+        for name, (layer, part) in named.items()
+    ]
+    sizes = {
+        "parameters": _weights(tensors),
+        "bytes": sum(row["bytes"] for row in rows),
+        "share": share,
+    }
+    whole = {
+        "kind": kind,
+        "checksum": "right",
+        "network": made.describe(),
+        "ancestor_parameters": _weights_of(made) if share is not None else None,
+    }
     return {**whole, **sizes, "tensors": rows, "provenance": about["provenance"], "build": build}
 
 
@@ -95,14 +131,22 @@ def _state(kind: str, name: str) -> str:
 
 def _split_names(made: Architecture) -> dict[str, tuple[str, str]]:
     """A state dict's names -> (layer, part)."""
-    layers = {f"layers.{layer}.{part}": (layer, part) for layer in made.all_layers for part in made.shapes(layer)}
+    layers = {
+        f"layers.{layer}.{part}": (layer, part)
+        for layer in made.all_layers
+        for part in made.shapes(layer)
+    }
     heads = {name: ("head", name.partition(".")[2]) for name in ancestor_file.HEAD}
     return layers | heads
 
 
 def _row(tensor: Tensor) -> dict[str, Any]:
     size = tensor.numel() * tensor.element_size()
-    return {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch."), "bytes": size}
+    return {
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "bytes": size,
+    }
 
 
 def _weights(tensors: Mapping[str, Tensor]) -> int:

@@ -21,13 +21,34 @@ from evolve.core.version import __version__
 from evolve.runs.folder import StorePlace
 
 SET_HELP = "Override one setting, such as --set ancestor.strategy=ewc; may be given many times."
-PROFILE = click.option("--profile", default="paper", show_default=True, help="quick: the scenario's [quick] values; paper: as the file says.")
-SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of tasks, weights and batches.")
-OUT = click.option("--out", type=click.Path(path_type=Path), help="Run folder; default: runs/<scenario>-<profile>-seed<n>.")
-STORE = click.option("--store", type=StorePlace(), help="Results folder or address (s3://bucket/prefix); default: $EVOLVE_STORE or store/ beside the run folder.")
+PROFILE = click.option(
+    "--profile",
+    default="paper",
+    show_default=True,
+    help="quick: the scenario's [quick] values; paper: as the file says.",
+)
+SEED = click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Seed of tasks, weights and batches.",
+)
+OUT = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Run folder; default: runs/<scenario>-<profile>-seed<n>.",
+)
+STORE = click.option(
+    "--store",
+    type=StorePlace(),
+    help="Results folder or address (s3://bucket/prefix); default: $EVOLVE_STORE or store/ beside the run folder.",
+)
 SET = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help=SET_HELP)
 FORCE = click.option("--force", is_flag=True, help="Replace the file of --out if it is there.")
-FILE_OUT = click.option("--out", required=True, type=click.Path(path_type=Path), help="The .safetensors file to write.")
+FILE_OUT = click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="The .safetensors file to write."
+)
 
 
 def lineage_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -50,7 +71,12 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--scenario", "name", required=True, help="A name that `evolve scenarios` lists, or a TOML file of your own.")
+@click.option(
+    "--scenario",
+    "name",
+    required=True,
+    help="A name that `evolve scenarios` lists, or a TOML file of your own.",
+)
 @lineage_options
 @cluster_options
 def run(name: str, profile: str, seed: int, **options: Any) -> None:
@@ -107,8 +133,14 @@ def plan(name: str, profile: str, seed: int, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Also write the pooled curve, tables and summary into this folder.")
+@click.argument(
+    "folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Also write the pooled curve, tables and summary into this folder.",
+)
 @STORE
 def summary(folders: tuple[Path, ...], out: Path | None, store: Path | None) -> None:
     """Summarise one run, or pool several runs of one scenario that differ in their seed."""
@@ -118,15 +150,41 @@ def summary(folders: tuple[Path, ...], out: Path | None, store: Path | None) -> 
 
 
 @cli.command()
-@click.option("--only", multiple=True, metavar="CASE", help="Measure this case; may be given many times. Default: all.")
-@click.option("--rounds", type=click.IntRange(min=1), help="Interleaved rounds a case; default: 7, with --quick 2.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="CASE",
+    help="Measure this case; may be given many times. Default: all.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    help="Interleaved rounds a case; default: 7, with --quick 2.",
+)
 @click.option("--quick", is_flag=True, help="A smoke test of about a minute, too short to quote.")
-@click.option("--kernels", is_flag=True, help="Instead: our convolutions beside the library's, by shape.")
-@click.option("--growth", is_flag=True, help="Instead: how each kind of stage's cost grows, beside `evolve plan`'s formula.")
+@click.option(
+    "--kernels", is_flag=True, help="Instead: our convolutions beside the library's, by shape."
+)
+@click.option(
+    "--growth",
+    is_flag=True,
+    help="Instead: how each kind of stage's cost grows, beside `evolve plan`'s formula.",
+)
 @DEVICE
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all raw numbers into this file.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write all raw numbers into this file.",
+)
 def bench(
-    only: tuple[str, ...], rounds: int | None, quick: bool, kernels: bool, growth: bool, device: str, json_file: Path | None
+    only: tuple[str, ...],
+    rounds: int | None,
+    quick: bool,
+    kernels: bool,
+    growth: bool,
+    device: str,
+    json_file: Path | None,
 ) -> None:
     """Time our training against plain PyTorch and Avalanche loops, in interleaved rounds on this machine."""
     if kernels:
@@ -143,15 +201,47 @@ def bench(
 
 
 @cli.command()
-@click.option("--ancestor", required=True, metavar="FILE|RUN@TASK", help="An ancestor's file, or a run's folder and a lineage length.")
-@click.option("--out", type=click.Path(path_type=Path), help="The file to write; needed without --null.")
-@click.option("--null", "nulls", type=click.IntRange(min=1), metavar="N", help="Null test: N condensations each with wrong images, an untrained ancestor, other draws; a table.")
-@click.option("--scenario", help="FILE: the scenario whose condensing images and settings are used.")
+@click.option(
+    "--ancestor",
+    required=True,
+    metavar="FILE|RUN@TASK",
+    help="An ancestor's file, or a run's folder and a lineage length.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The file to write; needed without --null."
+)
+@click.option(
+    "--null",
+    "nulls",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Null test: N condensations each with wrong images, an untrained ancestor, other draws; a table.",
+)
+@click.option(
+    "--scenario", help="FILE: the scenario whose condensing images and settings are used."
+)
 @click.option("--profile", help="FILE: the scenario's profile, quick or paper (default).")
-@click.option("--seed", type=click.IntRange(min=0), help="FILE: seed of the condensation; default: 0.")
-@click.option("--network", help="FILE is a plain state dict (.safetensors, .pth) of this network, under our names, torchvision's or timm's.")
-@click.option("--width", default=1.0, show_default=True, type=click.FloatRange(1 / 64, 4), help="With --network: its width.")
-@click.option("--size", default=32, show_default=True, type=click.IntRange(8, 1024), help="With --network: the image size it is made for.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="FILE: seed of the condensation; default: 0."
+)
+@click.option(
+    "--network",
+    help="FILE is a plain state dict (.safetensors, .pth) of this network, under our names, torchvision's or timm's.",
+)
+@click.option(
+    "--width",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(1 / 64, 4),
+    help="With --network: its width.",
+)
+@click.option(
+    "--size",
+    default=32,
+    show_default=True,
+    type=click.IntRange(8, 1024),
+    help="With --network: the image size it is made for.",
+)
 @DATA
 @STORE
 @DEVICE
@@ -173,9 +263,14 @@ def condense(
     from evolve.cli import gene as gene_commands
 
     overrides, force = options.pop("overrides"), options.pop("force")
-    images, weights = gene_commands.Images(scenario, profile, seed, overrides), gene_commands.Weights(network, width, size)
+    images, weights = (
+        gene_commands.Images(scenario, profile, seed, overrides),
+        gene_commands.Weights(network, width, size),
+    )
     if (out is None) == (nulls is None):
-        raise click.UsageError("Give either '--out FILE', to condense into a file, or '--null N', for the null test.")
+        raise click.UsageError(
+            "Give either '--out FILE', to condense into a file, or '--null N', for the null test."
+        )
     if nulls is not None:
         return gene_commands.null_test(ancestor, nulls, images, weights, options)
     assert out is not None
@@ -196,22 +291,63 @@ def export(ancestor: str, out: Path, force: bool, **options: Any) -> None:
 
 
 @cli.command()
-@click.option("--learngene", required=True, type=click.Path(path_type=Path), help="A learngene's file.")
-@click.option("--classes", required=True, type=click.IntRange(min=1), help="Classes that the network tells apart.")
+@click.option(
+    "--learngene", required=True, type=click.Path(path_type=Path), help="A learngene's file."
+)
+@click.option(
+    "--classes",
+    required=True,
+    type=click.IntRange(min=1),
+    help="Classes that the network tells apart.",
+)
 @FILE_OUT
-@click.option("--method", default="stack", show_default=True, help="The inheritor; `evolve plugins` lists them.")
-@click.option("--embeddings", default="random", show_default=True, type=click.Choice(["random", "inherited"]), help="A ViT's embeddings.")
+@click.option(
+    "--method",
+    default="stack",
+    show_default=True,
+    help="The inheritor; `evolve plugins` lists them.",
+)
+@click.option(
+    "--embeddings",
+    default="random",
+    show_default=True,
+    type=click.Choice(["random", "inherited"]),
+    help="A ViT's embeddings.",
+)
 @SEED
-@click.option("--descendant", default=0, show_default=True, type=click.IntRange(min=0), help="Which draw of the fresh layers.")
-@click.option("--format", "form", default="evolve", show_default=True, type=click.Choice(["evolve", "plain"]), help="plain: torchvision's or timm's names.")
+@click.option(
+    "--descendant",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Which draw of the fresh layers.",
+)
+@click.option(
+    "--format",
+    "form",
+    default="evolve",
+    show_default=True,
+    type=click.Choice(["evolve", "plain"]),
+    help="plain: torchvision's or timm's names.",
+)
 @FORCE
 def inherit(
-    learngene: Path, classes: int, out: Path, method: str, embeddings: str, seed: int, descendant: int, form: str, force: bool
+    learngene: Path,
+    classes: int,
+    out: Path,
+    method: str,
+    embeddings: str,
+    seed: int,
+    descendant: int,
+    form: str,
+    force: bool,
 ) -> None:
     """Write a network that inherits a learngene, to be trained in your own code (in Python: evolve.inherit)."""
     from evolve.cli import gene as gene_commands
 
-    gene_commands.inherit(learngene, classes, out, seed, method, embeddings, descendant, form, force)
+    gene_commands.inherit(
+        learngene, classes, out, seed, method, embeddings, descendant, form, force
+    )
 
 
 @cli.command()
@@ -237,7 +373,15 @@ cli.add_command(report)
 cli.add_command(store)
 
 
-def _order(name: str, profile: str, seed: int, overrides: tuple[str, ...], out: Path | None, store: Path | None, **place: Any) -> Any:
+def _order(
+    name: str,
+    profile: str,
+    seed: int,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    store: Path | None,
+    **place: Any,
+) -> Any:
     from evolve.lineage import scenario
     from evolve.runs.folder import default_out, default_store
     from evolve.runs.opened import Order
@@ -251,13 +395,20 @@ def main() -> None:
     """Entry point: a UserError is one line and exit code 2; a broken stage names its log and exits with 1."""
     try:
         cli.main(standalone_mode=False)
-    except (click.exceptions.Abort, KeyboardInterrupt) as error:  # click makes an Abort of any KeyboardInterrupt
+    except (
+        click.exceptions.Abort,
+        KeyboardInterrupt,
+    ) as error:  # click makes an Abort of any KeyboardInterrupt
         sys.exit(128 + getattr(error.__cause__ or error, "signal", 2))
     except click.exceptions.NoArgsIsHelpError as error:  # `evolve` alone
         error.show()
         sys.exit(2)
     except click.ClickException as error:
-        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "evolve"
+        command = (
+            error.ctx.command_path
+            if isinstance(error, click.UsageError) and error.ctx
+            else "evolve"
+        )
         click.echo(f"evolve: {error.format_message()} (see: {command} --help)", err=True)
         sys.exit(2)
     except UserError as error:
@@ -281,4 +432,3 @@ def _abandon_output() -> None:
     """Nobody can read it any more: keep Python from trying once more at exit, and from a traceback there."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-

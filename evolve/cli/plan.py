@@ -21,11 +21,18 @@ def scenario_table() -> None:
     for title in ("scenario", "quick", "paper", "what it is"):
         table.add_column(title, no_wrap=title != "what it is")
     for name in shipped("scenarios"):
-        costs = {p: duration(cost.estimate(scenario.load(name, p).settings)) for p in scenario.PROFILES}
-        table.add_row(name, f"~{costs['quick']}", f"~{costs['paper']}", scenario.load(name).settings.title)
+        costs = {
+            p: duration(cost.estimate(scenario.load(name, p).settings)) for p in scenario.PROFILES
+        }
+        table.add_row(
+            name, f"~{costs['quick']}", f"~{costs['paper']}", scenario.load(name).settings.title
+        )
     console = Console()
     console.print(table)
-    console.print("Costs are rough, for two CPU cores; `evolve plan SCENARIO` measures this machine.", style="dim")
+    console.print(
+        "Costs are rough, for two CPU cores; `evolve plan SCENARIO` measures this machine.",
+        style="dim",
+    )
 
 
 def plan_table(order: Order) -> None:
@@ -45,7 +52,14 @@ def plan_table(order: Order) -> None:
         open_keys = [key for key in keys[kind] if key in left]
         rest = sum(left[key] for key in open_keys) * speed[kind.split()[0]]
         one = duration(rest / len(open_keys)) if open_keys else "-"
-        table.add_row(kind, str(count), str(count - len(open_keys)), str(len(open_keys)), one, duration(rest) if open_keys else "-")
+        table.add_row(
+            kind,
+            str(count),
+            str(count - len(open_keys)),
+            str(len(open_keys)),
+            one,
+            duration(rest) if open_keys else "-",
+        )
     console.print(table)
     _total(console, opened, {key: left[key] for key in left}, speed, workers)
 
@@ -60,7 +74,9 @@ def _by_kind(opened: Opened) -> tuple[Counter[str], dict[str, list[str]]]:
     return count, keys
 
 
-def _total(console: Console, opened: Opened, left: dict[str, float], speed: dict[str, float], workers: int) -> None:
+def _total(
+    console: Console, opened: Opened, left: dict[str, float], speed: dict[str, float], workers: int
+) -> None:
     kinds = {stage.key: stage.kind for stage in opened.stages()}
     spent = {key: seconds * speed[kinds[key]] for key, seconds in left.items()}
     chain = sum(seconds for key, seconds in spent.items() if kinds[key] == "accumulate")
@@ -68,10 +84,20 @@ def _total(console: Console, opened: Opened, left: dict[str, float], speed: dict
         console.print("left: nothing, every stage is in the store")
         return
     whole = max(chain, sum(spent.values()) / workers)
-    console.print(f"left: about {duration(whole)} with {workers} worker process{'es' if workers > 1 else ''} (measured by a few timed steps)")
+    console.print(
+        f"left: about {duration(whole)} with {workers} worker process{'es' if workers > 1 else ''} (measured by a few timed steps)"
+    )
     if any(kinds[key] == "fewshot" for key in spent):
-        console.print("few-shot: estimated, not timed; scaled by what a descendant's steps take here", style="dim")
+        console.print(
+            "few-shot: estimated, not timed; scaled by what a descendant's steps take here",
+            style="dim",
+        )
     settings = opened.world.settings
-    unknown = len(measured(settings)) - sum(s.method == "from-scratch" and s.length is not None and s.draw == 0 for s in opened.stages())
+    unknown = len(measured(settings)) - sum(
+        s.method == "from-scratch" and s.length is not None and s.draw == 0 for s in opened.stages()
+    )
     if opened.world.settings.controls.from_scratch and unknown > 0:
-        console.print(f"not counted: up to {unknown} from-scratch controls whose architecture the condenser has yet to choose", style="dim")
+        console.print(
+            f"not counted: up to {unknown} from-scratch controls whose architecture the condenser has yet to choose",
+            style="dim",
+        )

@@ -13,8 +13,16 @@ PATH = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("folders", metavar="RUN|BATCH...", nargs=-1, required=True, type=PATH)
-@click.option("--out", type=PATH, help="The HTML file; default: report.html in the folder, or here for several folders.")
-@click.option("--store", type=StorePlace(), help="Results folder or address (s3://bucket/prefix); default: the one each run recorded.")
+@click.option(
+    "--out",
+    type=PATH,
+    help="The HTML file; default: report.html in the folder, or here for several folders.",
+)
+@click.option(
+    "--store",
+    type=StorePlace(),
+    help="Results folder or address (s3://bucket/prefix); default: the one each run recorded.",
+)
 def report(folders: tuple[Path, ...], out: Path | None, store: Path | None) -> None:
     """Write one HTML page about runs and batches: curves, tables, genomes, cost, commands. It needs no network and no other file."""
     from evolve.report.page.write import PAGE

@@ -9,7 +9,12 @@ import click
 
 from evolve.runs.folder import StorePlace
 
-STORE = click.option("--store", "root", type=StorePlace(), help="Results folder; default: $EVOLVE_STORE, else runs/store.")
+STORE = click.option(
+    "--store",
+    "root",
+    type=StorePlace(),
+    help="Results folder; default: $EVOLVE_STORE, else runs/store.",
+)
 
 
 @click.group(invoke_without_command=True)
@@ -28,10 +33,27 @@ def store(context: click.Context, root: Path | None) -> None:
 @STORE
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@click.option("--all", "everything", is_flag=True, help="Also imported ancestors and what was condensed from them.")
-@click.option("--forget", multiple=True, metavar="HOST", help="Runs on this machine, which cannot be seen from here, refer to nothing any more.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Also imported ancestors and what was condensed from them.",
+)
+@click.option(
+    "--forget",
+    multiple=True,
+    metavar="HOST",
+    help="Runs on this machine, which cannot be seen from here, refer to nothing any more.",
+)
 @click.pass_context
-def gc(context: click.Context, root: Path | None, yes: bool, dry_run: bool, everything: bool, forget: tuple[str, ...]) -> None:
+def gc(
+    context: click.Context,
+    root: Path | None,
+    yes: bool,
+    dry_run: bool,
+    everything: bool,
+    forget: tuple[str, ...],
+) -> None:
     """Remove what no run refers to; asks first. What a running run needs is never touched."""
     from evolve.cli.store_tables import collect_garbage
 
@@ -62,5 +84,7 @@ def _open(root: Path | None, make: bool = False) -> Any:
 
     place = root or default_store(Path("runs") / "any")
     if not make and not (place / "store.json").is_file():
-        raise UserError(f"--store {place}: no store is there (no store.json); give the folder that `evolve run` keeps its results in")
+        raise UserError(
+            f"--store {place}: no store is there (no store.json); give the folder that `evolve run` keeps its results in"
+        )
     return Store(place, lambda text: click.echo(text, err=True))

@@ -20,7 +20,11 @@ LARGEST = 5  # results that are named one by one
 
 def print_store(store: Store) -> None:
     """Sizes by kind of stage, by run, and the largest results. A run that cannot be read gets a line."""
-    console, known, items = Console(markup=False, highlight=False), census(store), list(contents(store))
+    console, known, items = (
+        Console(markup=False, highlight=False),
+        census(store),
+        list(contents(store)),
+    )
     named = references(store, known.runs)
     console.print(f"store {store.root}: {decimal(sum(item.size for item in items))}")
     console.print(_kinds(items))
@@ -33,7 +37,9 @@ def print_store(store: Store) -> None:
     console.print("`evolve store gc` removes what no run refers to.", style="dim")
 
 
-def collect_garbage(store: Store, yes: bool, dry_run: bool, everything: bool, forget: Sequence[str]) -> None:
+def collect_garbage(
+    store: Store, yes: bool, dry_run: bool, everything: bool, forget: Sequence[str]
+) -> None:
     """Show what no run refers to, ask, remove it. UserError where that cannot be known."""
     known = census(store, forget)
     shown = garbage(store, known, everything)
@@ -47,10 +53,15 @@ def collect_garbage(store: Store, yes: bool, dry_run: bool, everything: bool, fo
     if dry_run or not (shown or known.vanished):
         return
     if shown and not yes:
-        click.confirm(f"Remove {len(shown)} things ({decimal(sum(item.size for item in shown))}) from {store.root}?", abort=True)
+        click.confirm(
+            f"Remove {len(shown)} things ({decimal(sum(item.size for item in shown))}) from {store.root}?",
+            abort=True,
+        )
     removed = remove(store, shown, everything, forget)
     if shown:
-        click.echo(f"removed      {len(removed)} of {len(shown)}, {decimal(sum(item.size for item in removed))}")
+        click.echo(
+            f"removed      {len(removed)} of {len(shown)}, {decimal(sum(item.size for item in removed))}"
+        )
     if len(removed) < len(shown):
         click.echo("kept         what a run has begun to use or compute meanwhile")
 
@@ -71,7 +82,9 @@ def set_mirror(store: Store, address: str | None, off: bool) -> None:
 def _say_vanished(known: Census) -> None:
     for folder in dict.fromkeys(card.folder for card in known.vanished):
         if not any(run.folder == folder for run in known.runs):
-            click.echo(f"gone         {_short(folder)}: the run is not there any more, so it refers to nothing")
+            click.echo(
+                f"gone         {_short(folder)}: the run is not there any more, so it refers to nothing"
+            )
 
 
 def _short(folder: Path) -> str:
@@ -86,7 +99,12 @@ def _is_result(item: Item) -> bool:
 def _table(*titles: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for title in titles:
-        table.add_column(title, justify="left" if title in (titles[0], "run") else "right", no_wrap=title != "run", overflow="fold")
+        table.add_column(
+            title,
+            justify="left" if title in (titles[0], "run") else "right",
+            no_wrap=title != "run",
+            overflow="fold",
+        )
     return table
 
 
@@ -101,20 +119,36 @@ def _kinds(items: Iterable[Item]) -> Table:
     return table
 
 
-def _by_run(results: Mapping[str, Item], named: Mapping[Path, Mapping[str, Stage]], known: Census) -> Table:
+def _by_run(
+    results: Mapping[str, Item], named: Mapping[Path, Mapping[str, Stage]], known: Census
+) -> Table:
     """One row a run: what it refers to, and how much of that only it refers to."""
     table = _table("results", "bytes", "its own", "shared", "run")
     users = Counter(key for stages in named.values() for key in stages)
-    notes = {run.folder: run.note for run in sorted(known.runs, key=lambda run: run.note, reverse=True)}  # of a folder's runs the one it holds
+    notes = {
+        run.folder: run.note for run in sorted(known.runs, key=lambda run: run.note, reverse=True)
+    }  # of a folder's runs the one it holds
     for folder, stages in named.items():
         mine = [results[key] for key in stages if key in results]
         own = sum(item.size for item in mine if users[item.key] == 1)
         total = sum(item.size for item in mine)
         note = f" ({notes[folder]})" if notes[folder] else ""
-        table.add_row(str(len(mine)), decimal(total), decimal(own), decimal(total - own), f"{_short(folder)}{note}")
+        table.add_row(
+            str(len(mine)),
+            decimal(total),
+            decimal(own),
+            decimal(total - own),
+            f"{_short(folder)}{note}",
+        )
     shared = [item for key, item in results.items() if users[key] > 1]
     if shared:
-        table.add_row(str(len(shared)), decimal(sum(item.size for item in shared)), "", "", "of several runs, stored once")
+        table.add_row(
+            str(len(shared)),
+            decimal(sum(item.size for item in shared)),
+            "",
+            "",
+            "of several runs, stored once",
+        )
     nobody = [item for key, item in results.items() if not users[key]]
     table.add_row(str(len(nobody)), decimal(sum(item.size for item in nobody)), "", "", "of no run")
     return table
@@ -123,7 +157,11 @@ def _by_run(results: Mapping[str, Item], named: Mapping[Path, Mapping[str, Stage
 def _largest(results: Mapping[str, Item], named: Mapping[Path, Mapping[str, Stage]]) -> Table:
     table = _table("largest result", "bytes", "run")
     for item in sorted(results.values(), key=lambda item: -item.size)[:LARGEST]:
-        owners = [(_short(folder), stages[item.key].label) for folder, stages in named.items() if item.key in stages]
+        owners = [
+            (_short(folder), stages[item.key].label)
+            for folder, stages in named.items()
+            if item.key in stages
+        ]
         folder, label = owners[0] if owners else ("-", f"{item.kind} {item.key[:8]}")
         more = f" and {len(owners) - 1} more" if len(owners) > 1 else ""
         table.add_row(label, decimal(item.size), f"{folder}{more}")

@@ -11,7 +11,9 @@ from evolve.core.errors import UserError
 from evolve.core.randomness import generator
 
 
-def split_meta(indices: Sequence[Tensor], fraction: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def split_meta(
+    indices: Sequence[Tensor], fraction: float, seed: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Split every class's images once into training data and meta-data, disjoint (appendix A.1).
 
     ``indices``: one int64 tensor of image indices a class. Of each class round(n * fraction) images, at least one and at most
@@ -35,7 +37,9 @@ def split_meta(indices: Sequence[Tensor], fraction: float, seed: int) -> tuple[T
     return train, train_labels, meta_index, meta_labels
 
 
-def draw_images(indices: Sequence[Tensor], class_ids: Sequence[int], count: int, seed: int) -> list[Tensor]:
+def draw_images(
+    indices: Sequence[Tensor], class_ids: Sequence[int], count: int, seed: int
+) -> list[Tensor]:
     """``count`` images of each class without repeats, sorted; 0: all. UserError when a class has fewer."""
     if not count:
         return list(indices)

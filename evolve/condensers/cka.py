@@ -42,17 +42,27 @@ def cka(request: Request) -> Condensed:
     if not torch.isfinite(ancestor).all():
         raise ancestor_diverged("features")
     descendant = grams(Features(pseudo.eval(), request.pseudo_groups), request.resident, index)
-    return scored(request, linear_cka(ancestor, descendant).cpu(), {"classification": losses}, request.c.selection)
+    return scored(
+        request,
+        linear_cka(ancestor, descendant).cpu(),
+        {"classification": losses},
+        request.c.selection,
+    )
 
 
 def train(pseudo: Network, request: Request) -> list[float]:
     """Cross-entropy on the condensing training data, with the recipe of the meta-network's pseudo-descendant; the mean loss of every epoch."""
     c, split, resident = request.c, request.split, request.resident
     pseudo.fused = not request.reference
-    optimizer = torch.optim.SGD(pseudo.train().parameters(), lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay)
+    optimizer = torch.optim.SGD(
+        pseudo.train().parameters(), lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay
+    )
     steps, losses = steps_per_epoch(len(split.train), c.batch), []
     for epoch in range(c.epochs):
-        draws, total = generator(request.seed, "condense-augment", epoch), torch.zeros((), device=resident.device)
+        draws, total = (
+            generator(request.seed, "condense-augment", epoch),
+            torch.zeros((), device=resident.device),
+        )
         for step, rows in enumerate(epoch_rows(len(split.train), c.batch, request.seed, epoch)):
             done = (epoch + step / steps) / c.epochs
             if step % REPORT_EVERY == 0:
@@ -72,7 +82,9 @@ def train(pseudo: Network, request: Request) -> list[float]:
 def grams(network: Features, resident: Resident, index: Tensor) -> Tensor:
     """[layers, N, N], float64: the inner products of the images' flattened features. Whatever N, two chunks' features are in memory."""
     parts = index.split(CHUNK)
-    found = torch.zeros(len(network.places), len(index), len(index), dtype=torch.float64, device=resident.device)
+    found = torch.zeros(
+        len(network.places), len(index), len(index), dtype=torch.float64, device=resident.device
+    )
     for i, part in enumerate(parts):
         own = network(resident.batch(part))
         for j, other in enumerate(parts[i:], start=i):
@@ -92,6 +104,11 @@ def linear_cka(left: Tensor, right: Tensor) -> Tensor:
 
 def _unit(grams: Tensor) -> Tensor:
     """Centred, of norm 1; 0 for constant features."""
-    centred = grams - grams.mean(1, keepdim=True) - grams.mean(2, keepdim=True) + grams.mean((1, 2), keepdim=True)
+    centred = (
+        grams
+        - grams.mean(1, keepdim=True)
+        - grams.mean(2, keepdim=True)
+        + grams.mean((1, 2), keepdim=True)
+    )
     size, before = (torch.linalg.matrix_norm(one)[:, None, None] for one in (centred, grams))
     return torch.where(size > CONSTANT * before, centred / size, torch.zeros_like(centred))

@@ -25,9 +25,13 @@ def condense_ancestor(request: Request) -> Condensed:
 
     def again(number: int) -> Request:
         def part(fraction: float, text: str) -> None:
-            request.progress((number + fraction) / repeats, f"repeat {number + 1} of {repeats}, {text}")
+            request.progress(
+                (number + fraction) / repeats, f"repeat {number + 1} of {repeats}, {text}"
+            )
 
-        return request.again(derive_seed(request.seed, "repeat", number) if number else request.seed, part)
+        return request.again(
+            derive_seed(request.seed, "repeat", number) if number else request.seed, part
+        )
 
     return agreed([_condense(again(number)) for number in range(repeats)], request)
 
@@ -53,8 +57,14 @@ def agreed(runs: Sequence[Condensed], request: Request) -> Condensed:
     return replace(
         found,
         repeats=repeats,
-        effort={name: [number for run in runs for number in run.effort.get(name, [])] for name in good[0].effort},
-        agreement=sum(run.status == "selected" and run.selected == found.selected for run in runs) / len(runs) if found.status == "selected" else None,
+        effort={
+            name: [number for run in runs for number in run.effort.get(name, [])]
+            for name in good[0].effort
+        },
+        agreement=sum(run.status == "selected" and run.selected == found.selected for run in runs)
+        / len(runs)
+        if found.status == "selected"
+        else None,
     )
 
 
@@ -64,5 +74,11 @@ def _pooled(
     if runs[0].pool is not None:
         return runs[0].pool(runs)
     c, alpha = request.c, torch.stack([run.alpha for run in runs]).mean(0)
-    found = condensed(alpha, history, runs[0].choose or (lambda alpha: select(alpha, c.selection, c.top_k, request.fallback)))
-    return replace(found, selected_by=f"{found.selected_by}, mean alpha of {len(runs)} condensations")
+    found = condensed(
+        alpha,
+        history,
+        runs[0].choose or (lambda alpha: select(alpha, c.selection, c.top_k, request.fallback)),
+    )
+    return replace(
+        found, selected_by=f"{found.selected_by}, mean alpha of {len(runs)} condensations"
+    )

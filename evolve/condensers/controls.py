@@ -18,10 +18,19 @@ def fixed(request: Request) -> Condensed:
 def random(request: Request) -> Condensed:
     """``condense.top_k`` layers, every set as likely, drawn by the seed alone: the same at every generation. Repeats draw others."""
     layers, count = len(request.groups), request.c.top_k
-    drawn = torch.rand(layers, 1, dtype=torch.float64, generator=generator(request.seed, "random-layers"))
+    drawn = torch.rand(
+        layers, 1, dtype=torch.float64, generator=generator(request.seed, "random-layers")
+    )
 
     def choose(alpha: Tensor) -> Selection:
         kept = tuple(sorted(alpha[:, 0].argsort(descending=True)[:count].tolist()))
-        return Selection(alpha[:, 0], torch.full((layers,), 1 / layers, dtype=torch.float64), kept, 0.0, "selected", "drawn at random")
+        return Selection(
+            alpha[:, 0],
+            torch.full((layers,), 1 / layers, dtype=torch.float64),
+            kept,
+            0.0,
+            "selected",
+            "drawn at random",
+        )
 
     return condensed(drawn, {}, choose)

@@ -35,7 +35,9 @@ class Asked:
         c = self.c
         return c.repeats * c.epochs * max(1, self.images * (1 - c.meta_fraction) // c.batch)
 
-    def trained(self, own: float, matched: float, steps: int, seen: float, attempts: int = 1) -> float:
+    def trained(
+        self, own: float, matched: float, steps: int, seen: float, attempts: int = 1
+    ) -> float:
         """Iterations of ``own`` training images and ``matched`` ones in ``steps`` optimizer steps,
         beside ``seen`` images that pass the ancestor.
         """

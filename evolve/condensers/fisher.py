@@ -49,9 +49,13 @@ def fisher(request: Request) -> Condensed:
 
 
 @torch.no_grad()
-def drawn_labels(model: Network, resident: Resident, index: Tensor, draws: torch.Generator) -> Tensor:
+def drawn_labels(
+    model: Network, resident: Resident, index: Tensor, draws: torch.Generator
+) -> Tensor:
     """A label for each image [N], drawn from the model's own prediction. UserError where that is not finite."""
-    chances = torch.cat([model(resident.batch(part)).double().softmax(1).cpu() for part in index.split(CHUNK)])
+    chances = torch.cat(
+        [model(resident.batch(part)).double().softmax(1).cpu() for part in index.split(CHUNK)]
+    )
     if not torch.isfinite(chances).all():
         raise ancestor_diverged("predictions")
     return torch.multinomial(chances, 1, generator=draws)[:, 0].to(resident.device)
@@ -60,7 +64,11 @@ def drawn_labels(model: Network, resident: Resident, index: Tensor, draws: torch
 def sensitivity(model: Network, groups: Groups, images: Tensor, labels: Tensor) -> Tensor:
     """[L], float64 on the CPU: sum over images and a group's parameters of ( d log p(label) / d theta_i * theta_i )^2. The model's mode is kept."""
     owner = {layer: place for place, group in enumerate(groups) for layer in group}
-    theta = {name: p.detach() for name, p in model.named_parameters() if name.startswith("layers.") and name.split(".")[1] in owner}
+    theta = {
+        name: p.detach()
+        for name, p in model.named_parameters()
+        if name.startswith("layers.") and name.split(".")[1] in owner
+    }
 
     def log_likelihood(theta: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         return -F.cross_entropy(functional_call(model, theta, (image[None],)), label[None])
@@ -68,5 +76,7 @@ def sensitivity(model: Network, groups: Groups, images: Tensor, labels: Tensor) 
     gradients = vmap(grad(log_likelihood), in_dims=(None, 0, 0))(theta, images, labels)
     found = torch.zeros(len(groups), dtype=torch.float64)
     for name, gradient in gradients.items():
-        found[owner[name.split(".")[1]]] += torch.linalg.vector_norm(gradient * theta[name], dtype=torch.float64).square().cpu()
+        found[owner[name.split(".")[1]]] += (
+            torch.linalg.vector_norm(gradient * theta[name], dtype=torch.float64).square().cpu()
+        )
     return found

@@ -23,7 +23,11 @@ def gradient(request: Request) -> Condensed:
     tasks: Sequence[Sequence[float]] = request.ancestor_record.get("gradients", [])
     if len(tasks) < 2:
         seen = f"{len(tasks)} task{'' if len(tasks) == 1 else 's'}"
-        return fixed_condensation(request, f"fixed set, because stability needs the gradients of at least 2 tasks; {seen} recorded", "tied")
+        return fixed_condensation(
+            request,
+            f"fixed set, because stability needs the gradients of at least 2 tasks; {seen} recorded",
+            "tied",
+        )
     fractions = torch.tensor(tasks[-request.c.window :], dtype=torch.float64) @ _shares(request)
     return scored(request, -fractions.std(0, correction=0)[:, None], {}, "top-k")
 
@@ -33,7 +37,10 @@ def _shares(request: Request) -> Tensor:
     names = request.architecture.layer_names
     shares = torch.zeros(len(names), len(request.groups), dtype=torch.float64)
     for column, group in enumerate(request.groups):
-        sizes = [sum(math.prod(s) for s in request.architecture.shapes(name).values() if len(s) >= 2) for name in group]
+        sizes = [
+            sum(math.prod(s) for s in request.architecture.shapes(name).values() if len(s) >= 2)
+            for name in group
+        ]
         for name, size in zip(group, sizes, strict=True):
             shares[names.index(name), column] = size / sum(sizes)
     return shares

@@ -149,7 +149,12 @@ class Request:
     def split(self) -> Split:
         """The condensing images, the same split for every repeat. Raises UserError where there are too few."""
         seed = self.seed if self.split_seed is None else self.split_seed
-        images = draw_images([self.resident.indices(i, test=False) for i in self.classes], [self.resident.own_id(i) for i in self.classes], self.c.images_per_class, seed)
+        images = draw_images(
+            [self.resident.indices(i, test=False) for i in self.classes],
+            [self.resident.own_id(i) for i in self.classes],
+            self.c.images_per_class,
+            seed,
+        )
         return Split(*split_meta(images, self.c.meta_fraction, seed))
 
     def ancestor(self) -> Network:
@@ -169,17 +174,26 @@ class Request:
 
     def again(self, seed: int, progress: Progress) -> Request:
         """The same with other draws, on the same split of the same images."""
-        return replace(self, seed=seed, progress=progress, split_seed=self.seed if self.split_seed is None else self.split_seed)
+        return replace(
+            self,
+            seed=seed,
+            progress=progress,
+            split_seed=self.seed if self.split_seed is None else self.split_seed,
+        )
 
 
 def fixed_condensation(request: Request, why: str, status: str = "fixed") -> Condensed:
     """The fixed set: an empty alpha [L, 0], equal weights."""
     layers = len(request.groups)
     zeros = torch.zeros(layers, dtype=torch.float64)
-    return Condensed(torch.zeros(layers, 0), zeros, zeros + 1 / layers, request.fallback, 0.0, status, why, {})
+    return Condensed(
+        torch.zeros(layers, 0), zeros, zeros + 1 / layers, request.fallback, 0.0, status, why, {}
+    )
 
 
-def scored(request: Request, alpha: Tensor, history: dict[str, list[float]], selection: str) -> Condensed:
+def scored(
+    request: Request, alpha: Tensor, history: dict[str, list[float]], selection: str
+) -> Condensed:
     """The condensation of scores ``alpha`` [L, K], the higher the better, alpha^l = max_k, by :func:`select_scores` under ``selection``."""
     top_k = request.c.top_k if selection == "top-k" else 0
 
@@ -189,12 +203,22 @@ def scored(request: Request, alpha: Tensor, history: dict[str, list[float]], sel
     return condensed(alpha, history, choose)
 
 
-def condensed(alpha: Tensor, history: dict[str, list[float]], choose: Callable[[Tensor], Selection]) -> Condensed:
+def condensed(
+    alpha: Tensor, history: dict[str, list[float]], choose: Callable[[Tensor], Selection]
+) -> Condensed:
     """The condensation of ``alpha`` [L, K] under the rule ``choose``. An alpha that collapsed because it is not finite becomes 0."""
     found = choose(alpha)
     finite = alpha if torch.isfinite(alpha).all() else torch.zeros_like(alpha)
     return Condensed(
-        finite, found.scores, found.weights, found.selected, found.margin, found.status, found.selected_by, history, choose=choose
+        finite,
+        found.scores,
+        found.weights,
+        found.selected,
+        found.margin,
+        found.status,
+        found.selected_by,
+        history,
+        choose=choose,
     )
 
 
@@ -208,10 +232,14 @@ def numbered_groups(groups: Groups, fixed: Sequence[int]) -> tuple[int, ...]:
     if max(fixed) <= len(groups):
         return tuple(sorted({n - 1 for n in fixed}))
     if max(fixed) > len(owner):
-        raise UserError(f"condense.fixed = {list(fixed)}: the ancestor has layers 1 to {len(owner)}")
+        raise UserError(
+            f"condense.fixed = {list(fixed)}: the ancestor has layers 1 to {len(owner)}"
+        )
     return tuple(sorted({owner[n - 1] for n in fixed}))
 
 
 def ancestor_diverged(what: str) -> UserError:
     """The error for an ancestor whose ``what`` on the condensing images are not finite."""
-    return UserError(f"ancestor.lr: the ancestor diverged, its {what} on the condensing images are not finite; lower ancestor.lr")
+    return UserError(
+        f"ancestor.lr: the ancestor diverged, its {what} on the condensing images are not finite; lower ancestor.lr"
+    )

@@ -35,40 +35,74 @@ IMAGES = frozenset({"images_per_class", "meta_fraction"})
 CHOICE = frozenset({"selection", "top_k", "fixed"})
 BILEVEL = frozenset({"lookahead", "outer"})  # read under that objective alone
 # The meta-network's own.
-PHI = BILEVEL | {"objective", "meta_optimizer", "meta_lr", "meta_schedule", "meta_weight_decay", "meta_reach"}
-PSEUDO = IMAGES | {"epochs", "batch", "lr", "momentum", "weight_decay", "augment"}  # the pseudo-descendant's training
+PHI = BILEVEL | {
+    "objective",
+    "meta_optimizer",
+    "meta_lr",
+    "meta_schedule",
+    "meta_weight_decay",
+    "meta_reach",
+}
+PSEUDO = IMAGES | {
+    "epochs",
+    "batch",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "augment",
+}  # the pseudo-descendant's training
 
 _AT = "evolve.condensers."
 CONDENSERS = {
     "meta-network": Condenser(
-        _AT + "meta_network.meta_network:meta_network", "the paper's, Eq. 16 or bilevel",
-        EVERY - {"window"}, cost.meta_network, computes=True,
+        _AT + "meta_network.meta_network:meta_network",
+        "the paper's, Eq. 16 or bilevel",
+        EVERY - {"window"},
+        cost.meta_network,
+        computes=True,
     ),
     "similarity": Condenser(
-        _AT + "similarity:similarity", "the meta-network's matching without phi",
-        EVERY - {"window"} - PHI, cost.similarity, computes=True,
+        _AT + "similarity:similarity",
+        "the meta-network's matching without phi",
+        EVERY - {"window"} - PHI,
+        cost.similarity,
+        computes=True,
     ),
     "cka": Condenser(
-        _AT + "cka:cka", "CKA of ancestor and pseudo-descendant",
-        PSEUDO | CHOICE, cost.cka, computes=True,
+        _AT + "cka:cka",
+        "CKA of ancestor and pseudo-descendant",
+        PSEUDO | CHOICE,
+        cost.cka,
+        computes=True,
     ),
     "fisher": Condenser(
-        _AT + "fisher:fisher", "how much predictions depend on a layer's weights",
-        IMAGES | {"top_k", "fixed"}, cost.fisher,
+        _AT + "fisher:fisher",
+        "how much predictions depend on a layer's weights",
+        IMAGES | {"top_k", "fixed"},
+        cost.fisher,
     ),
     "gradient": Condenser(
-        _AT + "gradient:gradient", "layers whose gradients are stable over tasks",
-        frozenset({"window", "top_k", "fixed"}), cost.at_once, draws=False,
+        _AT + "gradient:gradient",
+        "layers whose gradients are stable over tasks",
+        frozenset({"window", "top_k", "fixed"}),
+        cost.at_once,
+        draws=False,
     ),
     "random": Condenser(
         _AT + "controls:random", "layers drawn at random", frozenset({"top_k"}), cost.at_once
     ),
     "fixed": Condenser(
-        _AT + "controls:fixed", "the layers of fixed_set or fixed",
-        frozenset({"fixed"}), cost.at_once, draws=False,
+        _AT + "controls:fixed",
+        "the layers of fixed_set or fixed",
+        frozenset({"fixed"}),
+        cost.at_once,
+        draws=False,
     ),
     "trial": Condenser(
-        _AT + "trial:trial", "the set whose descendants learn best", TRIAL, cost.trial,
+        _AT + "trial:trial",
+        "the set whose descendants learn best",
+        TRIAL,
+        cost.trial,
         computes=True,
     ),
 }

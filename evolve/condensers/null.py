@@ -16,7 +16,10 @@ from evolve.core.errors import UserError
 from evolve.core.randomness import derive_seed
 from evolve.networks.network import initialise
 
-METHODS = ("meta-network", "similarity")  # those that look at an ancestor's and a descendant's features of the same images
+METHODS = (
+    "meta-network",
+    "similarity",
+)  # those that look at an ancestor's and a descendant's features of the same images
 KINDS = {
     "other pseudo-descendants": "the same ancestor and images",
     "wrong images": "each image gets another one's ancestor features",
@@ -42,7 +45,9 @@ class Row:
 def check_method(method: str) -> None:
     """Raises UserError for a condenser whose choice the null test cannot question."""
     if method not in METHODS:
-        raise UserError(f"--null: condense.method = {method!r} compares no features image by image; allowed are {', '.join(METHODS)}")
+        raise UserError(
+            f"--null: condense.method = {method!r} compares no features image by image; allowed are {', '.join(METHODS)}"
+        )
 
 
 def null_test(request: Request, count: int) -> tuple[Condensed, list[Row]]:
@@ -55,10 +60,20 @@ def null_test(request: Request, count: int) -> tuple[Condensed, list[Row]]:
         nonlocal done
         before = done
         done += 1
-        return condense_ancestor(replace(one, progress=lambda part, text: request.progress((before + part) / total, f"null test {before + 1} of {total}, {text}")))
+        return condense_ancestor(
+            replace(
+                one,
+                progress=lambda part, text: request.progress(
+                    (before + part) / total, f"null test {before + 1} of {total}, {text}"
+                ),
+            )
+        )
 
     true = condensed(once)
-    return true, [_row(kind, request.c.method, true, [condensed(one) for one in requests(once, kind, count)]) for kind in KINDS]
+    return true, [
+        _row(kind, request.c.method, true, [condensed(one) for one in requests(once, kind, count)])
+        for kind in KINDS
+    ]
 
 
 def requests(request: Request, kind: str, count: int) -> Iterator[Request]:
@@ -81,7 +96,14 @@ def _row(kind: str, method: str, true: Condensed, runs: Sequence[Condensed]) -> 
     overlaps = [overlap(true.selected, run.selected) for run in decided]
     found = [moved(method, run) for run in runs]
     mean = sum(one for one in found if one is not None) / len(found) if None not in found else None
-    return Row(kind, len(runs), len(decided), same, sum(overlaps) / len(overlaps) if overlaps else float("nan"), mean)
+    return Row(
+        kind,
+        len(runs),
+        len(decided),
+        same,
+        sum(overlaps) / len(overlaps) if overlaps else float("nan"),
+        mean,
+    )
 
 
 def moved(method: str, run: Condensed) -> float | None:

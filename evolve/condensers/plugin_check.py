@@ -34,7 +34,9 @@ def _problems(found: Any, layers: int) -> Iterator[str]:
     if found.status not in STATUSES:
         yield f"returned status {found.status!r}; allowed are {', '.join(STATUSES)}"
     chosen = found.selected
-    good = isinstance(chosen, tuple) and all(type(place) is int and 0 <= place < layers for place in chosen)
+    good = isinstance(chosen, tuple) and all(
+        type(place) is int and 0 <= place < layers for place in chosen
+    )
     if not good or not chosen or list(chosen) != sorted(set(chosen)):
         yield f"selected {chosen!r}: expected a tuple of ascending positions from 0 to {layers - 1}, at least one"
 
@@ -43,7 +45,9 @@ def _tensor_problems(name: str, value: Any, shape: tuple[int | None, ...]) -> It
     wanted = "x".join("K" if side is None else str(side) for side in shape)
     if not isinstance(value, torch.Tensor):
         yield f"returned {name} as {type(value).__name__}, not a tensor"
-    elif value.dim() != len(shape) or any(side not in (None, had) for side, had in zip(shape, value.shape, strict=True)):
+    elif value.dim() != len(shape) or any(
+        side not in (None, had) for side, had in zip(shape, value.shape, strict=True)
+    ):
         yield f"returned {name} of shape {tuple(value.shape)}, not {wanted}"
     elif not torch.isfinite(value).all():
         yield f"returned {name} with values that are not finite"

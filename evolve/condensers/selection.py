@@ -47,7 +47,9 @@ def movement(alpha: Tensor) -> float:
     return float((1 - alpha.detach().double()).abs().mean())
 
 
-def select(alpha: Tensor, selection: str, top_k: int, fallback: Sequence[int], reach: float = 0.0) -> Selection:
+def select(
+    alpha: Tensor, selection: str, top_k: int, fallback: Sequence[int], reach: float = 0.0
+) -> Selection:
     """The learngene's layers out of alpha [L, K] (each pair's mean over the meta-data; paper, Eq. 9 and 10).
 
     ``selection`` "threshold" keeps layer l iff a~^l > 1/L (Eq. 10), with margin min_l |a~^l - 1/L|; "top-k" keeps the
@@ -83,7 +85,9 @@ def select_scores(scores: Tensor, selection: str, top_k: int, fallback: Sequence
     if wild := int((~torch.isfinite(values)).sum()):
         zeros = torch.zeros_like(values)
         why = f"fixed set, because the scores of {wild} of {len(values)} layers are not finite"
-        return Selection(zeros, zeros + 1 / len(values), tuple(sorted(set(fallback))), 0.0, "collapsed", why)
+        return Selection(
+            zeros, zeros + 1 / len(values), tuple(sorted(set(fallback))), 0.0, "collapsed", why
+        )
     weights = torch.softmax(values if selection == "threshold" else standardised(values), dim=0)
     kept, margin = _cut(weights, selection, top_k, by=values)
     status, why = _judge_scores(values, kept, selection)
@@ -105,7 +109,11 @@ def _judge_scores(scores: Tensor, kept: tuple[int, ...], selection: str) -> tupl
     if len(scores) > 1 and _equal(float(scores.min()), float(scores.max())):
         return "tied", f"the layers are tied: all scores are {float(scores[0]):.3g}"
     if selection == "threshold":
-        return ("selected", "threshold (Eq. 10)") if kept and rest else ("tied", f"the layers are tied: Eq. 10 keeps {len(kept)} of {len(scores)}")
+        return (
+            ("selected", "threshold (Eq. 10)")
+            if kept and rest
+            else ("tied", f"the layers are tied: Eq. 10 keeps {len(kept)} of {len(scores)}")
+        )
     if rest and _equal(float(scores[list(kept)].min()), float(scores[rest].max())):
         return "tied", f"the layers are tied at the cut after {len(kept)}"
     return "selected", f"top-{len(kept)}"
@@ -115,7 +123,9 @@ def _equal(a: float, b: float) -> bool:
     return abs(a - b) <= SCORE_TIE * max(abs(a), abs(b))
 
 
-def _cut(weights: Tensor, selection: str, top_k: int, by: Tensor | None = None) -> tuple[tuple[int, ...], float]:
+def _cut(
+    weights: Tensor, selection: str, top_k: int, by: Tensor | None = None
+) -> tuple[tuple[int, ...], float]:
     """(layers kept, margin); the highest are those of ``by``, where rounding may have made weights equal."""
     layers = len(weights)
     if selection == "threshold":
@@ -131,7 +141,14 @@ def _cut(weights: Tensor, selection: str, top_k: int, by: Tensor | None = None) 
     return tuple(sorted(order[:top_k].tolist())), float(ordered[top_k - 1]) - following
 
 
-def _judge(alpha: Tensor, scores: Tensor, kept: tuple[int, ...], selection: str, margin: float, reach: float) -> tuple[str, str]:
+def _judge(
+    alpha: Tensor,
+    scores: Tensor,
+    kept: tuple[int, ...],
+    selection: str,
+    margin: float,
+    reach: float,
+) -> tuple[str, str]:
     """(status, reason in words)."""
     gone, moved = float((alpha < COLLAPSED_BELOW).double().mean()), movement(alpha)
     if gone > COLLAPSED_SHARE:

@@ -24,7 +24,12 @@ def similarity(request: Request) -> Condensed:
         history = run.train(split.train, split.train_labels, split.meta_labels, request.progress)
     except Diverged:
         return diverged(request)
-    return scored(request, -run.mean_psi(), {name: history[name] for name in ("iteration", "classification", "matching")}, c.selection)
+    return scored(
+        request,
+        -run.mean_psi(),
+        {name: history[name] for name in ("iteration", "classification", "matching")},
+        c.selection,
+    )
 
 
 class Ones(nn.Module):
@@ -42,7 +47,9 @@ class Ones(nn.Module):
 class Matching(Condensation):
     """A condensation that leaves out phi's step."""
 
-    def weighting(self, descendant_layers: int, like: Tensor, rate: float | None) -> tuple[nn.Module, torch.optim.Optimizer | None]:
+    def weighting(
+        self, descendant_layers: int, like: Tensor, rate: float | None
+    ) -> tuple[nn.Module, torch.optim.Optimizer | None]:
         return Ones(len(self.matcher.pooled_sizes), descendant_layers), None
 
     matches_training = False

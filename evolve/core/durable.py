@@ -76,7 +76,10 @@ def to_json(value: Any) -> bytes:
 
 def from_json(data: bytes) -> Any:
     """Inverse of :func:`to_json`; raises ValueError for damaged text."""
-    return json.loads(data, object_hook=lambda found: float(found["$float"]) if found.keys() == {"$float"} else found)
+    return json.loads(
+        data,
+        object_hook=lambda found: float(found["$float"]) if found.keys() == {"$float"} else found,
+    )
 
 
 def _tag(value: Any) -> Any:
@@ -95,7 +98,8 @@ def tensors_to_bytes(tensors: Mapping[str, Tensor], note: Mapping[str, str] | No
     from safetensors.torch import save
 
     copies = {
-        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
     }
     return save(copies, metadata=None if note is None else dict(note))
 
@@ -148,8 +152,14 @@ def write_whole(path: Path, data: bytes, what: str) -> Path:
     except OSError as error:
         with suppress(OSError):
             beside.unlink()
-        mend = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give a folder that you may write"
-        raise UserError(f"{what} {path}: cannot be written ({error.strerror or error}); {mend} and run the same command again") from error
+        mend = (
+            "free some space there"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "give a folder that you may write"
+        )
+        raise UserError(
+            f"{what} {path}: cannot be written ({error.strerror or error}); {mend} and run the same command again"
+        ) from error
     return path
 
 

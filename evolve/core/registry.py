@@ -68,13 +68,19 @@ def find(kind: str, name: str) -> Any:
         return loaded(records(kind)[name].code)
     first, *others = plugged(kind)[name]
     if others:
-        raise UserError(f"plug-in {name!r} of evolve.{kind} is brought by {origin(kind, name)}; uninstall all but one of them")
+        raise UserError(
+            f"plug-in {name!r} of evolve.{kind} is brought by {origin(kind, name)}; uninstall all but one of them"
+        )
     try:
         found = first.load()
     except Exception as error:  # whatever a stranger's module raises
-        raise UserError(f"{_called(kind, name)} cannot be imported ({_reason(error)}); mend or uninstall that package") from None
+        raise UserError(
+            f"{_called(kind, name)} cannot be imported ({_reason(error)}); mend or uninstall that package"
+        ) from None
     if not callable(found):
-        raise UserError(f"{_called(kind, name)} is a {type(found).__name__} where a callable is needed; see docs/plugins.md")
+        raise UserError(
+            f"{_called(kind, name)} is a {type(found).__name__} where a callable is needed; see docs/plugins.md"
+        )
     return found
 
 
@@ -94,7 +100,7 @@ def loaded(place: str) -> Any:
 
 
 def origin(kind: str, name: str) -> str | None:
-    """"package version" of a plug-in, for stage keys and provenance: another version may compute other numbers. None for ours."""
+    """ "package version" of a plug-in, for stage keys and provenance: another version may compute other numbers. None for ours."""
     return None if name in records(kind) else " and ".join(map(owner, plugged(kind)[name]))
 
 
@@ -115,7 +121,9 @@ def check_marks(recipe: Mapping[str, Any]) -> None:
             kind, name = key.removeprefix("plugin:"), mark.rpartition(" of ")[0]
             here = marked(kind, name)[key] if name in names(kind) else "not installed"
             if here != mark:
-                raise UserError(f"plug-in {mark} is what this result was asked of, here it is {here}; install that version, or run the command again")
+                raise UserError(
+                    f"plug-in {mark} is what this result was asked of, here it is {here}; install that version, or run the command again"
+                )
 
 
 def owner(point: EntryPoint) -> str:
@@ -134,12 +142,16 @@ def blamed(kind: str, name: str) -> Iterator[None]:
         if origin(kind, name) is None:
             raise
         place = extract_tb(error.__traceback__)[-1]
-        raise UserError(f"{_called(kind, name)} failed ({_reason(error)}; {place.filename}, line {place.lineno}); mend that package") from error
+        raise UserError(
+            f"{_called(kind, name)} failed ({_reason(error)}; {place.filename}, line {place.lineno}); mend that package"
+        ) from error
 
 
 def nonsense(kind: str, name: str, what: str) -> UserError:
     """The error for a plug-in that returned something else than it should."""
-    return UserError(f"{_called(kind, name)} {what}; mend that package (docs/plugins.md says what is expected)")
+    return UserError(
+        f"{_called(kind, name)} {what}; mend that package (docs/plugins.md says what is expected)"
+    )
 
 
 def _called(kind: str, name: str) -> str:

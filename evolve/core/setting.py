@@ -17,7 +17,14 @@ def setting(
     key: bool = True,
 ) -> Any:
     """A dataclass field with the limits and help that errors and ``evolve show`` quote. ``registry``: its names (plug-ins' too) are choices."""
-    metadata = {"help": help, "choices": choices, "registry": registry, "least": least, "most": most, "key": key}
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "registry": registry,
+        "least": least,
+        "most": most,
+        "key": key,
+    }
     if isinstance(default, list):
         raise TypeError("use a tuple: settings are frozen")
     return field(default=default, metadata=metadata)

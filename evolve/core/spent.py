@@ -30,7 +30,13 @@ def stopwatch() -> Callable[..., dict[str, Any]]:
     wall, cpu = time.monotonic(), time.process_time()
 
     def read(stages: int = 1, resumed: bool = False) -> dict[str, Any]:
-        took = {"seconds": (time.monotonic() - wall) / stages, "cpu_seconds": (time.process_time() - cpu) / stages}
-        return {name: round(value, 3) for name, value in took.items()} | {"together": stages, "resumed": resumed}
+        took = {
+            "seconds": (time.monotonic() - wall) / stages,
+            "cpu_seconds": (time.process_time() - cpu) / stages,
+        }
+        return {name: round(value, 3) for name, value in took.items()} | {
+            "together": stages,
+            "resumed": resumed,
+        }
 
     return read

@@ -43,7 +43,9 @@ def override(settings: Settings, text: str) -> Settings:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or "." not in key:
-        raise UserError(f"--set {text}: expected section.key=value, such as --set ancestor.epochs=5")
+        raise UserError(
+            f"--set {text}: expected section.key=value, such as --set ancestor.epochs=5"
+        )
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -52,7 +54,9 @@ def override(settings: Settings, text: str) -> Settings:
     if below:  # one entry of a table: the others stay
         table = getattr(getattr(settings, section, None), name, None)
         if not isinstance(table, dict) or len(below) > 1:
-            raise UserError(f"--set {text}: {section}.{name} is no table; expected section.key=value")
+            raise UserError(
+                f"--set {text}: {section}.{name} is no table; expected section.key=value"
+            )
         parsed = table | {below[0]: parsed}
     nested = {section: {name: parsed}}
     return _build(settings, nested, "--set", "")
@@ -68,14 +72,20 @@ def _build(base: Any, table: Mapping[str, Any], file: str, prefix: str, shown: s
         if key not in known:
             close = difflib.get_close_matches(key, known, 1)
             hint = f"did you mean {prefix}{close[0]}? " if close else ""
-            raise UserError(f"{file}: unknown key {shown}{name} = {_show(value)}; {hint}allowed here: {', '.join(known)}")
+            raise UserError(
+                f"{file}: unknown key {shown}{name} = {_show(value)}; {hint}allowed here: {', '.join(known)}"
+            )
         current = getattr(base, key)
         if is_dataclass(current):
             if not isinstance(value, Mapping):
-                raise UserError(f"{file}: {shown}{name} = {_show(value)}: expected a table [{name}]")
+                raise UserError(
+                    f"{file}: {shown}{name} = {_show(value)}: expected a table [{name}]"
+                )
             changes[key] = _build(current, value, file, f"{name}.", shown)
         else:
-            changes[key] = _convert(value, hints[key], known[key].metadata, f"{file}: {shown}{name}")
+            changes[key] = _convert(
+                value, hints[key], known[key].metadata, f"{file}: {shown}{name}"
+            )
     return replace(base, **changes)
 
 
@@ -87,23 +97,47 @@ def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
         return tuple(_convert(item, inner, limits, where) for item in value)
     if typing.get_origin(hint) is dict or hint is dict:
         if not isinstance(value, Mapping):
-            raise UserError(f"{where} = {_show(value)}: expected a table, such as {{ mem_size = 200 }}")
+            raise UserError(
+                f"{where} = {_show(value)}: expected a table, such as {{ mem_size = 200 }}"
+            )
         if odd := next((item for item in value.values() if not _is_plain(item)), None):
-            raise UserError(f"{where}: {_show(odd)}: expected numbers, strings, true or false, or lists of them")
+            raise UserError(
+                f"{where}: {_show(odd)}: expected numbers, strings, true or false, or lists of them"
+            )
         return dict(value)
-    if hint in (int | str, int | str | tuple[int, ...]):  # one of the words, a number, or (the latter) a list of numbers
+    if hint in (
+        int | str,
+        int | str | tuple[int, ...],
+    ):  # one of the words, a number, or (the latter) a list of numbers
 
         def counts(number: Any) -> bool:
-            return isinstance(number, int) and not isinstance(number, bool) and number >= limits["least"]
+            return (
+                isinstance(number, int)
+                and not isinstance(number, bool)
+                and number >= limits["least"]
+            )
 
-        if hint != int | str and isinstance(value, (list, tuple)) and value and all(map(counts, value)):
+        if (
+            hint != int | str
+            and isinstance(value, (list, tuple))
+            and value
+            and all(map(counts, value))
+        ):
             return tuple(value)
         if not isinstance(value, (list, tuple)) and (value in limits["choices"] or counts(value)):
             return value
         listed = "" if hint == int | str else ", or a list of such numbers"
-        raise UserError(f"{where} = {_show(value)}: allowed is{_limits(limits).lstrip(':')}{listed}")
-    wanted = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}[hint]
-    fits = isinstance(value, bool) if hint is bool else isinstance(value, hint) and not isinstance(value, bool)
+        raise UserError(
+            f"{where} = {_show(value)}: allowed is{_limits(limits).lstrip(':')}{listed}"
+        )
+    wanted = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}[
+        hint
+    ]
+    fits = (
+        isinstance(value, bool)
+        if hint is bool
+        else isinstance(value, hint) and not isinstance(value, bool)
+    )
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value, fits = float(value) if abs(value) < 10**300 else math.inf, True
     if not fits or (isinstance(value, float) and not math.isfinite(value)):
@@ -126,12 +160,22 @@ def _is_plain(value: Any) -> bool:
 
 def _choices(limits: Mapping[str, Any]) -> tuple[Any, ...] | None:
     choices: tuple[Any, ...] | None = limits.get("choices")
-    return (*(choices or ()), *registered(limits["registry"])) if limits.get("registry") else choices
+    return (
+        (*(choices or ()), *registered(limits["registry"])) if limits.get("registry") else choices
+    )
 
 
 def _limits(limits: Mapping[str, Any]) -> str:
     if choices := _choices(limits):
-        return ": one of " + ", ".join(str(c) for c in choices) + (f", or a number, at least {least:g}" if (least := limits.get("least")) is not None else "")
+        return (
+            ": one of "
+            + ", ".join(str(c) for c in choices)
+            + (
+                f", or a number, at least {least:g}"
+                if (least := limits.get("least")) is not None
+                else ""
+            )
+        )
     parts = [f"at least {limits['least']:g}"] if limits.get("least") is not None else []
     parts += [f"at most {limits['most']:g}"] if limits.get("most") is not None else []
     return (", " + " and ".join(parts)) if parts else ""
@@ -144,7 +188,9 @@ def _show(value: Any) -> str:
 def dump(settings: Settings, header: str = "", profile: str = "paper") -> str:
     """The resolved scenario as a TOML file a user can edit and run; each key's help stands behind it."""
     lines = [f"# {line}" for line in header.splitlines()]
-    lines.append(f"profile = {toml_value(profile)}  # what it was resolved for; names the results, changes no number")
+    lines.append(
+        f"profile = {toml_value(profile)}  # what it was resolved for; names the results, changes no number"
+    )
     for f in fields(settings):
         value = getattr(settings, f.name)
         if is_dataclass(value) and not isinstance(value, type):
@@ -155,7 +201,9 @@ def dump(settings: Settings, header: str = "", profile: str = "paper") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _toml_line(key: str, value: Any, metadata: Mapping[str, Any] | types.MappingProxyType[Any, Any]) -> str:
+def _toml_line(
+    key: str, value: Any, metadata: Mapping[str, Any] | types.MappingProxyType[Any, Any]
+) -> str:
     return f"{key} = {toml_value(value)}  # {metadata.get('help', '')}{_limits(metadata)}"
 
 
@@ -178,7 +226,9 @@ def toml_value(value: Any) -> str:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file's tables. UserError where it cannot be read or is no TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Notepad writes a byte order mark
+        return tomllib.loads(
+            path.read_text(encoding="utf-8-sig")
+        )  # Notepad writes a byte order mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:

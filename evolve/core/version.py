@@ -5,7 +5,14 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 __version__ = "0.1.0"
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "timm", "avalanche-lib")  # what can change a bit, beside ourselves
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "timm",
+    "avalanche-lib",
+)  # what can change a bit, beside ourselves
 
 
 def versions() -> dict[str, str]:

@@ -97,9 +97,13 @@ def cached(cache_dir: Path, name: str, prepared: Prepared, report: Report) -> De
     except OSError as error:
         reason = error.strerror or str(error)
         advice = "make room or make it writable, or choose another folder with EVOLVE_CACHE"
-        raise DataError(f"{cache_dir}: cannot keep decoded images there ({reason}); {advice}") from None
+        raise DataError(
+            f"{cache_dir}: cannot keep decoded images there ({reason}); {advice}"
+        ) from None
     if found is None:
-        raise DataError(f"{entry}: what was written there cannot be read back; check the disk, or choose another folder with EVOLVE_CACHE")
+        raise DataError(
+            f"{entry}: what was written there cannot be read back; check the disk, or choose another folder with EVOLVE_CACHE"
+        )
     return found
 
 
@@ -129,9 +133,15 @@ def _open(entry: Path, report: Report) -> Decoded | None:
         pixels = np.load(entry / PIXELS, mmap_mode="r" if large else "c", allow_pickle=False)
         labels = np.array(meta["labels"], dtype=np.int64)
         is_test = np.array(meta["is_test"], dtype=bool)
-        if pixels.dtype != np.uint8 or meta.pop("check") != _check(meta) or not _intact(entry, pixels, meta["sha256"], report):
+        if (
+            pixels.dtype != np.uint8
+            or meta.pop("check") != _check(meta)
+            or not _intact(entry, pixels, meta["sha256"], report)
+        ):
             return None
-        roles = {role: tuple(ids) for role, ids in meta["roles"].items()} if "roles" in meta else None
+        roles = (
+            {role: tuple(ids) for role, ids in meta["roles"].items()} if "roles" in meta else None
+        )
         return Decoded(pixels, labels, is_test, tuple(meta["class_names"]), meta["sha256"], roles)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
@@ -145,7 +155,9 @@ def _intact(entry: Path, pixels: np.ndarray, sha256: str, report: Report) -> boo
     with suppress(OSError, ValueError):
         if json.loads((entry / STAMP).read_text("utf-8")) == stamp:
             return True
-    report(f"checking {decimal(pixels.nbytes)} of decoded images in {entry} (again only if that file changes)")
+    report(
+        f"checking {decimal(pixels.nbytes)} of decoded images in {entry} (again only if that file changes)"
+    )
     if pixel_digest(pixels) != sha256:
         return False
     with suppress(OSError):  # a read-only folder is checked at every opening
@@ -158,7 +170,12 @@ def _stamp(file: Path) -> dict[str, int]:
     delete verified.json to have a large entry read and checked again.
     """
     info = file.stat()
-    return {"bytes": info.st_size, "mtime_ns": info.st_mtime_ns, "ctime_ns": info.st_ctime_ns, "inode": info.st_ino}
+    return {
+        "bytes": info.st_size,
+        "mtime_ns": info.st_mtime_ns,
+        "ctime_ns": info.st_ctime_ns,
+        "inode": info.st_ino,
+    }
 
 
 def _clear(entry: Path, report: Report) -> None:
@@ -221,10 +238,14 @@ def _next(blocks: Iterator[np.ndarray], folder: Path) -> np.ndarray | None:
     try:
         return next(blocks, None)
     except OSError as error:  # not the cache's: say whose
-        raise DataError(f"{folder.name.strip('.').removesuffix('.part')}: its files cannot be read ({error})") from None
+        raise DataError(
+            f"{folder.name.strip('.').removesuffix('.part')}: its files cannot be read ({error})"
+        ) from None
 
 
-def _resume(folder: Path, file: IO[bytes], shape: tuple[int, ...], report: Report) -> tuple[int, Any]:
+def _resume(
+    folder: Path, file: IO[bytes], shape: tuple[int, ...], report: Report
+) -> tuple[int, Any]:
     """Cut the file to what an earlier writer is known to have finished, its header at least: (images in it, their running sha256)."""
     done, digest = 0, hashlib.sha256()
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -243,7 +264,9 @@ def _resume(folder: Path, file: IO[bytes], shape: tuple[int, ...], report: Repor
             return known["images"], digest
     file.truncate(0)
     (folder / DONE).unlink(missing_ok=True)
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+    )
     return done, hashlib.sha256()
 
 

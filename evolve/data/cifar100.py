@@ -135,7 +135,9 @@ def _ensure_archive(archive: Path, report: Report) -> None:
         report(f"downloading {URL} to {archive.parent} (169 MB)")
         _download(archive)
     elif (found := calculate_md5(archive)) != MD5:
-        raise DataError(f"{archive} is damaged (md5 {found}, should be {MD5}); delete it to have it downloaded, or put {URL} there")
+        raise DataError(
+            f"{archive} is damaged (md5 {found}, should be {MD5}); delete it to have it downloaded, or put {URL} there"
+        )
 
 
 def _download(archive: Path) -> None:

@@ -66,15 +66,23 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
     }
 
     def decode(report: Report) -> Decoded:
-        report(f"drawing {len(CHARACTERS)} glyph classes of {data.glyph_train} + {data.glyph_test} images, {data.size} pixels a side")
+        report(
+            f"drawing {len(CHARACTERS)} glyph classes of {data.glyph_train} + {data.glyph_test} images, {data.size} pixels a side"
+        )
         return draw_all(data.size, data.glyph_seed, data.glyph_train, data.glyph_test)
 
     return Prepared(identity, decode, MEAN, STD)
 
 
-def draw_all(size: int, seed: int, train: int, test: int, classes: Sequence[int] = range(len(CHARACTERS))) -> Decoded:
+def draw_all(
+    size: int, seed: int, train: int, test: int, classes: Sequence[int] = range(len(CHARACTERS))
+) -> Decoded:
     """``classes`` as images: per class ``train`` training images, then ``test`` test images."""
-    parts = [draw(class_id, role, size, seed, count) for class_id in classes for role, count in (("train", train), ("test", test))]
+    parts = [
+        draw(class_id, role, size, seed, count)
+        for class_id in classes
+        for role, count in (("train", train), ("test", test))
+    ]
     is_test = np.tile(np.repeat([False, True], [train, test]), len(classes))
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), train + test)
     names = tuple(unicodedata.name(CHARACTERS[class_id]).lower() for class_id in classes)
@@ -87,17 +95,31 @@ def draw(class_id: int, role: str, size: int, seed: int, count: int) -> np.ndarr
     image = _background(_uniform(count, 10, seed, class_id, role, "ground"), cells, size)
     paint = _uniform(count, 8, seed, class_id, role, "paint")
     ground = image.mean(axis=(1, 2), dtype=np.float64).mean(axis=1).round(4).astype(np.float32)
-    strokes = _uniform(count, STROKES * 10, seed, class_id, role, "strokes").reshape(count, STROKES, 10)
+    strokes = _uniform(count, STROKES * 10, seed, class_id, role, "strokes").reshape(
+        count, STROKES, 10
+    )
     behind, before = _stroke_masks(strokes, size)
     image = _lay(image, behind, strokes[:, 0, 7:10])
-    image = _lay(image, _glyph_masks(class_id, _uniform(count, 8, seed, class_id, role, "pose"), size), _ink(ground, paint))
+    image = _lay(
+        image,
+        _glyph_masks(class_id, _uniform(count, 8, seed, class_id, role, "pose"), size),
+        _ink(ground, paint),
+    )
     image = _lay(image, before, strokes[:, 2, 7:10])
-    return _camera(image, paint[:, 5:7], _uniform(count, size * size * 3, seed, class_id, role, "noise"))
+    return _camera(
+        image, paint[:, 5:7], _uniform(count, size * size * 3, seed, class_id, role, "noise")
+    )
 
 
-def _uniform(count: int, width: int, seed: int, class_id: int, role: str, purpose: str) -> np.ndarray:
+def _uniform(
+    count: int, width: int, seed: int, class_id: int, role: str, purpose: str
+) -> np.ndarray:
     """Uniform [0, 1) float32 [count, width]; a longer draw begins with the shorter one."""
-    return torch.rand(count * width, generator=generator(seed, "glyphs", class_id, role, purpose)).numpy().reshape(count, width)
+    return (
+        torch.rand(count * width, generator=generator(seed, "glyphs", class_id, role, purpose))
+        .numpy()
+        .reshape(count, width)
+    )
 
 
 def _background(u: np.ndarray, cells: np.ndarray, size: int) -> np.ndarray:
@@ -108,7 +130,11 @@ def _background(u: np.ndarray, cells: np.ndarray, size: int) -> np.ndarray:
     second = first + 0.5 * (u[:, 4:7] - 0.5)
     line = ((np.arange(size, dtype=np.float32) + 0.5) / size - 0.5).astype(np.float32)
     slope = 2 * u[:, 7:9] - 1
-    ramp = 0.5 + slope[:, 0, None, None] * line[None, :, None] + slope[:, 1, None, None] * line[None, None, :]
+    ramp = (
+        0.5
+        + slope[:, 0, None, None] * line[None, :, None]
+        + slope[:, 1, None, None] * line[None, None, :]
+    )
     image = first[:, None, None, :] + (second - first)[:, None, None, :] * ramp[..., None]
     strength = 0.5 * u[:, 9, None, None, None]
     return image + strength * (_enlarge(cells.reshape(count, GRID, GRID, 3), size) - 0.5)
@@ -149,7 +175,9 @@ def _camera(image: np.ndarray, u: np.ndarray, noise: np.ndarray) -> np.ndarray:
 def _neighbours(image: np.ndarray, axis: int) -> np.ndarray:
     """Mean of the two neighbours along ``axis``, edges repeated."""
     line = np.arange(image.shape[axis])
-    return (image.take(np.maximum(line - 1, 0), axis) + image.take(np.minimum(line + 1, line[-1]), axis)) * np.float32(0.5)
+    return (
+        image.take(np.maximum(line - 1, 0), axis) + image.take(np.minimum(line + 1, line[-1]), axis)
+    ) * np.float32(0.5)
 
 
 def _glyph_masks(class_id: int, u: np.ndarray, size: int) -> np.ndarray:
@@ -161,7 +189,9 @@ def _glyph_masks(class_id: int, u: np.ndarray, size: int) -> np.ndarray:
     for place, row in enumerate(u.tolist()):
         stencil = _stencil(class_id, int(row[0] * len(FONTS)), wide)
         coefficients = _inverse_pose(row[1:], stencil.size, wide)
-        posed = stencil.transform((wide, wide), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
+        posed = stencil.transform(
+            (wide, wide), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
+        )
         made[place] = np.asarray(posed.reduce(OVERSAMPLE))
     return made
 
@@ -207,7 +237,9 @@ def _face(name: str, pixels: int):  # type: ignore[no-untyped-def]  # PIL.ImageF
     try:
         return ImageFont.truetype(str(path), pixels, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
-        raise DataError(f"{path}: glyphs need this font of matplotlib ({error}); reinstall matplotlib") from None
+        raise DataError(
+            f"{path}: glyphs need this font of matplotlib ({error}); reinstall matplotlib"
+        ) from None
 
 
 def _stroke_masks(u: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -215,7 +247,10 @@ def _stroke_masks(u: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     from PIL import Image, ImageDraw
 
     wide = OVERSAMPLE * size
-    behind, before = np.empty((len(u), size, size), np.uint8), np.empty((len(u), size, size), np.uint8)
+    behind, before = (
+        np.empty((len(u), size, size), np.uint8),
+        np.empty((len(u), size, size), np.uint8),
+    )
     for place, strokes in enumerate(u.tolist()):
         for target, chosen in ((behind, strokes[:2]), (before, strokes[2:])):
             canvas = Image.new("L", (wide, wide), 0)
@@ -234,4 +269,10 @@ def _stroke(pen, u: Sequence[float], wide: int, thick: bool) -> None:  # type: i
         pen.line((x0, y0, x1, y1), fill=255, width=width)
     elif u[0] < 0.75:
         start = int(u[6] * 360)
-        pen.arc((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), start, start + 200, fill=255, width=width)
+        pen.arc(
+            (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)),
+            start,
+            start + 200,
+            fill=255,
+            width=width,
+        )

@@ -47,7 +47,11 @@ class Layout:
     @property
     def tables(self) -> list[Path]:
         """The files that may label a flat val/, those that are there; the first one counts."""
-        places = [self.top / name for name in TABLES] + [self.root / "val" / name for name in TABLES] + [self.top / DEVKIT / TRUTH]
+        places = (
+            [self.top / name for name in TABLES]
+            + [self.root / "val" / name for name in TABLES]
+            + [self.top / DEVKIT / TRUTH]
+        )
         return [place for place in places if place.is_file()]
 
 
@@ -66,15 +70,29 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
     classes = class_folders(layout.root / "train")
     listed = [(part.folder, part.names) for part in class_parts(layout.root / "train", classes)]
     if not any(names for _, names in listed):
-        raise DataError(f"{layout.root / 'train'}: no photos in its folders; expected train/<class>/*.JPEG")
+        raise DataError(
+            f"{layout.root / 'train'}: no photos in its folders; expected train/<class>/*.JPEG"
+        )
     labels = labelled_by(layout, classes, data.holdout)
     if labels == layout.root / "val":
         listed += [(part.folder, part.names) for part in class_parts(labels, classes)]
     elif labels:
-        listed += [(layout.root / "val", photos_below(layout.root / "val")), (labels.parent, [labels.name])]
-    identity: dict[str, object] = {"source": "imagenet", "size": data.size, "photos": identify(listed)}
+        listed += [
+            (layout.root / "val", photos_below(layout.root / "val")),
+            (labels.parent, [labels.name]),
+        ]
+    identity: dict[str, object] = {
+        "source": "imagenet",
+        "size": data.size,
+        "photos": identify(listed),
+    }
     identity |= cap_identity(data.images_per_class, data.split_seed)
-    return Prepared(identity, lambda report: decode_all(layout, classes, labels, data, report), IMAGENET_MEAN, IMAGENET_STD)
+    return Prepared(
+        identity,
+        lambda report: decode_all(layout, classes, labels, data, report),
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+    )
 
 
 def find(data_dir: Path) -> Layout:
@@ -89,9 +107,13 @@ def find(data_dir: Path) -> Layout:
 
 def class_folders(train: Path) -> list[str]:
     """The classes: the folders in train/, sorted."""
-    found = sorted(place.name for place in train.iterdir() if place.is_dir() and not place.name.startswith("."))
+    found = sorted(
+        place.name for place in train.iterdir() if place.is_dir() and not place.name.startswith(".")
+    )
     if not found:
-        raise DataError(f"{train}: no folders in it; expected train/<class>/*.JPEG, one folder a class")
+        raise DataError(
+            f"{train}: no folders in it; expected train/<class>/*.JPEG, one folder a class"
+        )
     return found
 
 
@@ -111,20 +133,41 @@ def labelled_by(layout: Layout, classes: list[str], holdout: int) -> Path | None
         return layout.tables[0]
     if holdout:
         return None
-    raise DataError(f"{val}: no test images, or nothing that tells which class of train/ each is of; {ACCEPTED}")
+    raise DataError(
+        f"{val}: no test images, or nothing that tells which class of train/ each is of; {ACCEPTED}"
+    )
 
 
-def decode_all(layout: Layout, classes: list[str], labels: Path | None, data: DataSettings, report: Report) -> Streamed:
+def decode_all(
+    layout: Layout, classes: list[str], labels: Path | None, data: DataSettings, report: Report
+) -> Streamed:
     """All photos, training images first, each role by class and file name; at most data.images_per_class training images a class."""
     train = class_parts(layout.root / "train", classes)
-    train = [Part(p.class_name, p.folder, capped(p.names, data.images_per_class, data.split_seed, p.class_name)) for p in train]
+    train = [
+        Part(
+            p.class_name,
+            p.folder,
+            capped(p.names, data.images_per_class, data.split_seed, p.class_name),
+        )
+        for p in train
+    ]
     parts = [*train, *test_parts(layout, classes, labels)]
     photos = [(part.folder, name) for part in parts for name in part.names]
-    report(f"decoding {len(photos)} images of {layout.root} (once; later runs read them from the cache)")
+    report(
+        f"decoding {len(photos)} images of {layout.root} (once; later runs read them from the cache)"
+    )
     return Streamed(
-        blocks=lambda start: blocks(photos[start:], lambda photo: decode(photo[0] / photo[1], data.size), start, len(photos), report),
+        blocks=lambda start: blocks(
+            photos[start:],
+            lambda photo: decode(photo[0] / photo[1], data.size),
+            start,
+            len(photos),
+            report,
+        ),
         size=data.size,
-        labels=np.repeat([classes.index(part.class_name) for part in parts], [len(part.names) for part in parts]).astype(np.int64),
+        labels=np.repeat(
+            [classes.index(part.class_name) for part in parts], [len(part.names) for part in parts]
+        ).astype(np.int64),
         is_test=np.arange(len(photos)) >= sum(len(part.names) for part in train),
         class_names=tuple(classes),
     )
@@ -144,11 +187,15 @@ def test_parts(layout: Layout, classes: list[str], labels: Path | None) -> list[
         if class_name in chosen:
             name = called(photo, present, val, labels)
             if name in class_of:
-                raise DataError(f"{labels}: {name} is listed twice, as {class_of[name]!r} and as {class_name!r}; a photo has one line: remove one")
+                raise DataError(
+                    f"{labels}: {name} is listed twice, as {class_of[name]!r} and as {class_name!r}; a photo has one line: remove one"
+                )
             class_of[name] = class_name
             chosen[class_name].append(name)
     if not class_of:
-        raise DataError(f"{labels}: names no photo of a class that is in {layout.root / 'train'}; {ACCEPTED}")
+        raise DataError(
+            f"{labels}: names no photo of a class that is in {layout.root / 'train'}; {ACCEPTED}"
+        )
     return [Part(name, val, sorted(names)) for name, names in chosen.items()]
 
 
@@ -170,10 +217,14 @@ def called(photo: str, present: Mapping[str, Sequence[str]], val: Path, labels: 
     if str(path) in candidates:
         return str(path)
     if not candidates:
-        raise DataError(f"{val}: {photo!r} is named in {labels.name} but is not there; get the validation images again")
+        raise DataError(
+            f"{val}: {photo!r} is named in {labels.name} but is not there; get the validation images again"
+        )
     if len(candidates) > 1:
         several = f"{candidates[0]} and {candidates[1]}"
-        raise DataError(f"{labels}: {photo!r} may be {several} in {val}; name each photo with folder and suffix, or keep only one of them")
+        raise DataError(
+            f"{labels}: {photo!r} may be {several} in {val}; name each photo with folder and suffix, or keep only one of them"
+        )
     return candidates[0]
 
 
@@ -206,10 +257,17 @@ def from_devkit(truth: Path) -> Iterator[tuple[str, str]]:
     meta = truth.with_name(META)
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
-        wnid = {str(int(number)): str(name) for number, name in zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)}
+        wnid = {
+            str(int(number)): str(name)
+            for number, name in zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)
+        }
     except Exception as error:  # scipy raises many types for broken files
-        raise DataError(f"{meta}: cannot be read ({error}); get the ILSVRC-2012 devkit again") from None
+        raise DataError(
+            f"{meta}: cannot be read ({error}); get the ILSVRC-2012 devkit again"
+        ) from None
     for number, line in enumerate(truth.read_text("utf-8", "replace").split(), 1):
         if line not in wnid:
-            raise DataError(f"{truth}: line {number} is {line[:40]!r}, no class number of {META}; get the ILSVRC-2012 devkit again")
+            raise DataError(
+                f"{truth}: line {number} is {line[:40]!r}, no class number of {META}; get the ILSVRC-2012 devkit again"
+            )
         yield f"ILSVRC2012_val_{number:08d}.JPEG", wnid[line]

@@ -49,12 +49,18 @@ class Class:
 
 def prepare(data: DataSettings, data_dir: Path) -> Prepared:
     """miniImageNet found in ``data_dir``. DataError when neither distribution is there or a file of it does not fit."""
-    tables, pickled = ([data_dir / name.format(part) for part in PARTS.values()] for name in ("{}.csv", "mini-imagenet-cache-{}.pkl"))
+    tables, pickled = (
+        [data_dir / name.format(part) for part in PARTS.values()]
+        for name in ("{}.csv", "mini-imagenet-cache-{}.pkl")
+    )
     decode_all: Callable[[Report], Streamed]
     found: dict[str, str]
     if all(file.is_file() for file in tables):
         classes = from_tables(tables)
-        listed = [(data_dir, [file.name for file in tables]), *((data_dir / "images", c.photos) for c in classes)]
+        listed = [
+            (data_dir, [file.name for file in tables]),
+            *((data_dir / "images", c.photos) for c in classes),
+        ]
         found = {"photos": identify(listed)}
         decode_all = partial(decode_folder, data_dir / "images", classes, data)
     elif all(file.is_file() for file in pickled):
@@ -62,8 +68,12 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
         decode_all = partial(decode_pickles, pickled, data)
     else:
         missing = ", ".join(file.name for file in (*tables, *pickled) if not file.is_file())
-        raise DataError(f"{data_dir}: no miniImageNet there ({missing} missing); give the folder that holds {EXPECTED} with --data")
-    identity = {"source": "miniimagenet", "size": data.size, **found} | cap_identity(data.images_per_class, data.split_seed)
+        raise DataError(
+            f"{data_dir}: no miniImageNet there ({missing} missing); give the folder that holds {EXPECTED} with --data"
+        )
+    identity = {"source": "miniimagenet", "size": data.size, **found} | cap_identity(
+        data.images_per_class, data.split_seed
+    )
     return Prepared(identity, decode_all, IMAGENET_MEAN, IMAGENET_STD)
 
 
@@ -78,8 +88,16 @@ def from_tables(tables: Sequence[Path]) -> list[Class]:
             raise DataError(f"{table}: {error}; expected lines 'filename,label'") from None
         for number, row in enumerate(rows, 2):
             name, label = row.get("filename"), row.get("label")
-            if not name or not label or not name.isprintable() or ".." in name or name.startswith("/"):
-                raise DataError(f"{table}: line {number} has no file name and label; expected columns filename,label")
+            if (
+                not name
+                or not label
+                or not name.isprintable()
+                or ".." in name
+                or name.startswith("/")
+            ):
+                raise DataError(
+                    f"{table}: line {number} has no file name and label; expected columns filename,label"
+                )
             photos.setdefault(label, []).append(str(PurePosixPath(name)))  # "./x.jpg" is x.jpg
         classes += [Class(label, role, sorted(names)) for label, names in sorted(photos.items())]
     return checked(classes, tables[0].parent, str)
@@ -89,16 +107,35 @@ def from_pickles(arrays: Sequence[Any], files: Sequence[Path]) -> list[Class]:
     """The classes of the three pickles' contents; a photo is (number of the pickle, row). DataError for contents that do not fit."""
     classes: list[Class] = []
     for place, (role, found, file) in enumerate(zip(PARTS, arrays, files, strict=True)):
-        images, members = (found.get(key) if isinstance(found, dict) else None for key in ("image_data", "class_dict"))
-        fits = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
+        images, members = (
+            found.get(key) if isinstance(found, dict) else None
+            for key in ("image_data", "class_dict")
+        )
+        fits = (
+            isinstance(images, np.ndarray)
+            and images.dtype == np.uint8
+            and images.ndim == 4
+            and images.shape[3] == 3
+        )
         if not isinstance(images, np.ndarray) or not fits or not isinstance(members, dict):
-            raise DataError(f"{file}: expected image_data, uint8 [N, side, side, 3], and class_dict, class -> rows; {CONVERT}")
+            raise DataError(
+                f"{file}: expected image_data, uint8 [N, side, side, 3], and class_dict, class -> rows; {CONVERT}"
+            )
         for label, rows in sorted(members.items(), key=lambda item: str(item[0])):
             numbers = np.asarray(rows)
-            if numbers.dtype.kind not in "iu" or numbers.ndim != 1 or (numbers < 0).any() or (numbers >= len(images)).any():
-                raise DataError(f"{file}: class_dict gives {label} no list of rows of image_data, which has {len(images)}; {CONVERT}")
+            if (
+                numbers.dtype.kind not in "iu"
+                or numbers.ndim != 1
+                or (numbers < 0).any()
+                or (numbers >= len(images)).any()
+            ):
+                raise DataError(
+                    f"{file}: class_dict gives {label} no list of rows of image_data, which has {len(images)}; {CONVERT}"
+                )
             classes.append(Class(str(label), role, [(place, row) for row in numbers.tolist()]))
-    return checked(classes, files[0].parent, lambda photo: f"row {photo[1]} of {files[photo[0]].name}")
+    return checked(
+        classes, files[0].parent, lambda photo: f"row {photo[1]} of {files[photo[0]].name}"
+    )
 
 
 def checked(classes: list[Class], where: Path, called: Callable[[Any], str]) -> list[Class]:
@@ -110,21 +147,31 @@ def checked(classes: list[Class], where: Path, called: Callable[[Any], str]) -> 
     class_of: dict[Any, str] = {}
     for c in classes:
         if c.name in seen:
-            raise DataError(f"{where}: class {c.name} is in two of the parts train, val and test; get the split again")
+            raise DataError(
+                f"{where}: class {c.name} is in two of the parts train, val and test; get the split again"
+            )
         if len(c.photos) < 2:
-            raise DataError(f"{where}: class {c.name} has {len(c.photos)} photograph; at least 2 are needed, one to train on and one to test with")
+            raise DataError(
+                f"{where}: class {c.name} has {len(c.photos)} photograph; at least 2 are needed, one to train on and one to test with"
+            )
         seen.add(c.name)
         for photo in c.photos:
             if photo in class_of:
                 listed = f"{called(photo)} is listed twice, in class {class_of[photo]} and in class {c.name}"
-                raise DataError(f"{where}: {listed}; a photograph is in one class once: remove one, or get the split again")
+                raise DataError(
+                    f"{where}: {listed}; a photograph is in one class once: remove one, or get the split again"
+                )
             class_of[photo] = c.name
     if {c.role for c in classes} != set(PARTS):
-        raise DataError(f"{where}: one of the parts train, val and test has no class; expected {EXPECTED}")
+        raise DataError(
+            f"{where}: one of the parts train, val and test has no class; expected {EXPECTED}"
+        )
     return classes
 
 
-def decode_folder(images: Path, classes: list[Class], data: DataSettings, report: Report) -> Streamed:
+def decode_folder(
+    images: Path, classes: list[Class], data: DataSettings, report: Report
+) -> Streamed:
     """The photographs of the folder ``images``."""
     return arranged(classes, data, images, lambda name: decode(images / name, data.size), report)
 
@@ -142,12 +189,21 @@ def decode_pickles(files: Sequence[Path], data: DataSettings, report: Report) ->
     return arranged(classes, data, files[0].parent, convert, report)
 
 
-def arranged(classes: list[Class], data: DataSettings, where: Path, convert: Callable[[Any], np.ndarray], report: Report) -> Streamed:
+def arranged(
+    classes: list[Class],
+    data: DataSettings,
+    where: Path,
+    convert: Callable[[Any], np.ndarray],
+    report: Report,
+) -> Streamed:
     """Training images first, each role by class; the last sixth of a class are its test images."""
     train, test = [], []
     for label, c in enumerate(classes):
         kept = len(c.photos) - max(1, len(c.photos) // TEST_SHARE)
-        train += [(label, photo) for photo in capped(c.photos[:kept], data.images_per_class, data.split_seed, c.name)]
+        train += [
+            (label, photo)
+            for photo in capped(c.photos[:kept], data.images_per_class, data.split_seed, c.name)
+        ]
         test += [(label, photo) for photo in c.photos[kept:]]
     photos = [photo for _, photo in (*train, *test)]
     report(f"decoding {len(photos)} images of {where} (once; later runs read them from the cache)")
@@ -157,5 +213,7 @@ def arranged(classes: list[Class], data: DataSettings, where: Path, convert: Cal
         labels=np.array([label for label, _ in (*train, *test)], dtype=np.int64),
         is_test=np.arange(len(photos)) >= len(train),
         class_names=tuple(c.name for c in classes),
-        roles={role: [label for label, c in enumerate(classes) if c.role == role] for role in PARTS},
+        roles={
+            role: [label for label, c in enumerate(classes) if c.role == role] for role in PARTS
+        },
     )

@@ -22,7 +22,17 @@ from evolve.data.cache import Report
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's IMG_EXTENSIONS
+EXTENSIONS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".ppm",
+    ".bmp",
+    ".pgm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)  # torchvision's IMG_EXTENSIONS
 BLOCK = 256  # photos a block
 PROBES = 100  # files of a folder whose size and time are looked at, about
 PATIENCE = 5.0  # seconds between two lines of progress, at least
@@ -38,7 +48,9 @@ def decode(path: Path, size: int) -> np.ndarray:
     try:
         return square(_read(path), size)
     except Exception as error:  # Pillow raises many types for broken files
-        raise DataError(f"{path} is not a readable image ({error}); replace it or get it again") from None
+        raise DataError(
+            f"{path} is not a readable image ({error}); replace it or get it again"
+        ) from None
 
 
 def _read(path: Path) -> Any:
@@ -52,10 +64,18 @@ def square(photo: Any, size: int) -> np.ndarray:
     """A Pillow RGB image as uint8 [size, size, 3]."""
     from torchvision.transforms import functional
 
-    return np.asarray(functional.center_crop(functional.resize(photo, [size], antialias=True), [size, size]))
+    return np.asarray(
+        functional.center_crop(functional.resize(photo, [size], antialias=True), [size, size])
+    )
 
 
-def blocks(items: Sequence[Any], convert: Callable[[Any], np.ndarray], done: int, total: int, report: Report) -> Iterator[np.ndarray]:
+def blocks(
+    items: Sequence[Any],
+    convert: Callable[[Any], np.ndarray],
+    done: int,
+    total: int,
+    report: Report,
+) -> Iterator[np.ndarray]:
     """``convert`` of every item, stacked, :data:`BLOCK` at a time; ``done`` of ``total`` images came before.
 
     As many threads as torch uses, usually one a core (Pillow gives up the interpreter's lock while it decodes), work two blocks ahead of
@@ -73,7 +93,9 @@ def blocks(items: Sequence[Any], convert: Callable[[Any], np.ndarray], done: int
             yield block
 
 
-def _submit(pool: ThreadPoolExecutor, convert: Callable[[Any], np.ndarray], items: Sequence[Any], start: int) -> list[Any]:
+def _submit(
+    pool: ThreadPoolExecutor, convert: Callable[[Any], np.ndarray], items: Sequence[Any], start: int
+) -> list[Any]:
     return [pool.submit(convert, item) for item in items[start : start + BLOCK]]
 
 
@@ -81,18 +103,30 @@ class Progress:
     """Says how many images are decoded and how long the rest takes."""
 
     def __init__(self, done: int, total: int, report: Report) -> None:
-        self.begun, self.first, self.done, self.total, self.report = time.monotonic(), done, done, total, report
+        self.begun, self.first, self.done, self.total, self.report = (
+            time.monotonic(),
+            done,
+            done,
+            total,
+            report,
+        )
         self.said = (self.begun, done)
 
     def add(self, count: int) -> None:
         """``count`` more are decoded."""
         self.done += count
         now, (time_said, done_said) = time.monotonic(), self.said
-        if now - time_said < PATIENCE or 100 * (self.done - done_said) < self.total or self.done == self.total:
+        if (
+            now - time_said < PATIENCE
+            or 100 * (self.done - done_said) < self.total
+            or self.done == self.total
+        ):
             return
         self.said = now, self.done
         left = (now - self.begun) / (self.done - self.first) * (self.total - self.done)
-        self.report(f"decoded {self.done} of {self.total} images ({100 * self.done // self.total} %), about {duration(left)} left")
+        self.report(
+            f"decoded {self.done} of {self.total} images ({100 * self.done // self.total} %), about {duration(left)} left"
+        )
 
 
 def photos_below(folder: Path) -> list[str]:
@@ -109,7 +143,9 @@ def capped(names: Sequence[Photo], limit: int, split_seed: int, class_name: str)
     """``limit`` of a class's photos in their order, drawn by (split_seed, class name); 0: all. A larger limit only adds photos."""
     if not 0 < limit < len(names):
         return list(names)
-    order = torch.randperm(len(names), generator=generator(split_seed, "images-per-class", class_name))[:limit]
+    order = torch.randperm(
+        len(names), generator=generator(split_seed, "images-per-class", class_name)
+    )[:limit]
     return [names[place] for place in sorted(order.tolist())]
 
 

@@ -14,7 +14,13 @@ from evolve.core.errors import DataError
 
 CORES = ("numpy.core", "numpy._core")  # as numpy 1 and numpy 2 call it
 ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype")} | {
-    (f"{core}.{module}", name) for core in CORES for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+    (f"{core}.{module}", name)
+    for core in CORES
+    for module, name in (
+        ("multiarray", "_reconstruct"),
+        ("multiarray", "scalar"),
+        ("numeric", "_frombuffer"),
+    )
 }
 
 
@@ -26,7 +32,9 @@ class ArrayUnpickler(pickle.Unpickler):
             return super().find_class(module, name)
         if (module, name) == ("_codecs", "encode"):  # how the older protocols write bytes
             return latin1
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which has no place among images")
+        raise pickle.UnpicklingError(
+            f"it asks for {module}.{name}, which has no place among images"
+        )
 
 
 def latin1(text: str, encoding: str) -> bytes:

@@ -48,5 +48,7 @@ def _problems(decoded: Any, size: int) -> Iterator[str]:
             yield f"decoded to {name} that are no array of {np.dtype(dtype)}, one an image"
     if images == 0 or decoded.labels.min() < 0 or decoded.labels.max() >= classes:
         yield f"decoded to {images} images whose labels are not all from 0 to {classes - 1}"
-    if isinstance(decoded, Decoded) and (decoded.pixels.dtype != np.uint8 or decoded.pixels.shape != (images, size, size, 3)):
+    if isinstance(decoded, Decoded) and (
+        decoded.pixels.dtype != np.uint8 or decoded.pixels.shape != (images, size, size, 3)
+    ):
         yield f"decoded to pixels {decoded.pixels.dtype} {decoded.pixels.shape}, not uint8 {(images, size, size, 3)}"

@@ -18,7 +18,9 @@ from evolve.networks.fast.compiled import images as compiled
 
 KNOWN = ("crop", "flip")
 AHEAD = 64  # batches that are prepared at once
-DEVICE_SHARE = 0.25  # of a GPU's memory that images may take: workers share it, and networks need room
+DEVICE_SHARE = (
+    0.25  # of a GPU's memory that images may take: workers share it, and networks need room
+)
 
 
 class Resident:
@@ -33,7 +35,10 @@ class Resident:
     def __init__(self, images: ImageSet, device: torch.device) -> None:
         self.device = torch.device(device)
         self.size = int(images.images.shape[-1])
-        self.pieces = tuple(_tensor(piece).contiguous(memory_format=torch.channels_last) for piece in (images.images, *images.more))
+        self.pieces = tuple(
+            _tensor(piece).contiguous(memory_format=torch.channels_last)
+            for piece in (images.images, *images.more)
+        )
         self.held = _held(self.pieces, self.device)
         self.images = _whole(self.pieces, self.device) if self.held else self.pieces[0][:0]
         self.labels = torch.from_numpy(np.array(images.labels, dtype=np.int64)).to(self.device)
@@ -44,13 +49,17 @@ class Resident:
         self.fingerprint = images.fingerprint
         self._scale = (1.0 / (255.0 * self.std)).view(3).repeat(self.size)
         self._shift = (self.mean / self.std).view(3).repeat(self.size)
-        self._by_class = _group(np.asarray(images.labels), np.asarray(images.is_test), len(images.class_names))
+        self._by_class = _group(
+            np.asarray(images.labels), np.asarray(images.is_test), len(images.class_names)
+        )
 
     def indices(self, class_id: int, test: bool) -> Tensor:
         """Sorted int64 CPU indices of the class's test or training images. KeyError for an unknown class."""
         return self._by_class[int(class_id), bool(test)].clone()
 
-    def batch(self, index: Tensor, augment: tuple[str, ...] = (), generator: torch.Generator | None = None) -> Tensor:
+    def batch(
+        self, index: Tensor, augment: tuple[str, ...] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
         """Images ``index`` [B] as float32 [B, 3, H, W] in channels_last, normalised by the source's mean and std.
 
         ``augment``: "crop" shifts each image by up to H//8 pixels each way and fills with the mean colour (zero, after
@@ -59,39 +68,65 @@ class Resident:
         """
         return self._prepared(index, *self.draw(len(index), augment, generator))()
 
-    def batches(self, indices: Sequence[Tensor], augment: tuple[str, ...] = (), generator: torch.Generator | None = None) -> Iterator[Tensor]:
+    def batches(
+        self,
+        indices: Sequence[Tensor],
+        augment: tuple[str, ...] = (),
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
         """:meth:`batch` of one index after the other, bit for bit, sooner: it draws for several at a time, so ``generator`` may be ahead of what was served."""
         for start in range(0, len(indices), AHEAD):
             part = indices[start : start + AHEAD]
-            prepared = [self._prepared(index, *self.draw(len(index), augment, generator)) for index in part]
+            prepared = [
+                self._prepared(index, *self.draw(len(index), augment, generator)) for index in part
+            ]
             for make in prepared:
                 yield make()
 
-    def _prepared(self, index: Tensor, shift: Tensor | None, flip: Tensor | None) -> Callable[[], Tensor]:
+    def _prepared(
+        self, index: Tensor, shift: Tensor | None, flip: Tensor | None
+    ) -> Callable[[], Tensor]:
         """What makes a batch with these draws, on the CPU as :meth:`draw` leaves them."""
         if self.device.type != "cpu":
             there = index if not self.held else sent(index, self.device)
-            return lambda: self.gather(there, *(None if part is None else sent(part, self.device) for part in (shift, flip)))
+            return lambda: self.gather(
+                there,
+                *(None if part is None else sent(part, self.device) for part in (shift, flip)),
+            )
         places, known = index.tolist(), len(self.labels)
         if places and not 0 <= min(places) <= max(places) < known:
-            raise IndexError(f"images {min(places)} to {max(places)} are asked for, there are {known}")
+            raise IndexError(
+                f"images {min(places)} to {max(places)} are asked for, there are {known}"
+            )
         if not self.held:
             return lambda: self._compiled(self._raw(index), torch.arange(len(index)), shift, flip)()
         return self._compiled(self.images, index.to(torch.int64).contiguous(), shift, flip)
 
-    def _compiled(self, images: Tensor, index: Tensor, shift: Tensor | None, flip: Tensor | None) -> Callable[[], Tensor]:
+    def _compiled(
+        self, images: Tensor, index: Tensor, shift: Tensor | None, flip: Tensor | None
+    ) -> Callable[[], Tensor]:
         """:meth:`gather` on a CPU by a kernel, bit for bit, from bytes [N, ...] as the images' memory holds them; the index must be one of theirs."""
         run = compiled.batch(self.size, shift is not None, flip is not None, torch.float32)
         count, size, more = len(index), self.size, (self._scale, self._shift, shift, flip)
 
         def make() -> Tensor:
-            out = torch.empty_strided((count, 3, size, size), (3 * size**2, 1, 3 * size, 3), dtype=torch.float32)
-            run(out.data_ptr(), images.data_ptr(), index.data_ptr(), count, *(0 if part is None else part.data_ptr() for part in more))
+            out = torch.empty_strided(
+                (count, 3, size, size), (3 * size**2, 1, 3 * size, 3), dtype=torch.float32
+            )
+            run(
+                out.data_ptr(),
+                images.data_ptr(),
+                index.data_ptr(),
+                count,
+                *(0 if part is None else part.data_ptr() for part in more),
+            )
             return out
 
         return make
 
-    def draw(self, count: int, augment: tuple[str, ...], generator: torch.Generator | None) -> tuple[Tensor | None, Tensor | None]:
+    def draw(
+        self, count: int, augment: tuple[str, ...], generator: torch.Generator | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """What :meth:`batch` draws for ``count`` images, on the CPU: crops, int64 [2, count, 1], lines and columns in 0..2 * (H//8)
         to skip of the padded image, and flips, bool [count]; None for what ``augment`` does not name. Raises as :meth:`batch` does.
         """
@@ -100,11 +135,17 @@ class Resident:
             raise ValueError(f"unknown augmentation {sorted(unknown)}; known: {KNOWN}")
         if augment and generator is None:
             raise ValueError("augmentation needs a generator: global random state is never used")
-        shift = torch.randint(0, 2 * (self.size // 8) + 1, (2, count, 1), generator=generator) if "crop" in augment else None
+        shift = (
+            torch.randint(0, 2 * (self.size // 8) + 1, (2, count, 1), generator=generator)
+            if "crop" in augment
+            else None
+        )
         flip = torch.rand(count, generator=generator) < 0.5 if "flip" in augment else None
         return shift, flip
 
-    def gather(self, index: Tensor, shift: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
+    def gather(
+        self, index: Tensor, shift: Tensor | None = None, flip: Tensor | None = None
+    ) -> Tensor:
         """:meth:`batch` with draws made before (shaped as in :meth:`draw`), bit for bit. All arguments lie on the device and nothing
         waits for it, nor does a shape depend on a value, so a CUDA graph may hold this (where the images are ``held``).
         """
@@ -126,7 +167,12 @@ class Resident:
         if self.held:
             return _flat(self.images).index_select(0, index.to(self.device))
         places = index.cpu()
-        raw = torch.empty(len(places), self.size * self.size * 3, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        raw = torch.empty(
+            len(places),
+            self.size * self.size * 3,
+            dtype=torch.uint8,
+            pin_memory=self.device.type == "cuda",
+        )
         start = 0
         for piece in self.pieces:
             here = torch.nonzero((places >= start) & (places < start + len(piece))).view(-1)
@@ -142,7 +188,9 @@ class Resident:
         count, size, reach = len(rows), self.size, self.size // 8
         padded = F.pad(rows, (3 * reach, 3 * reach, reach, reach))
         side = size + 2 * reach
-        windows = padded.view(-1).as_strided((max(0, count * side * side - size + 1), size * 3), (3, 1))
+        windows = padded.view(-1).as_strided(
+            (max(0, count * side * side - size + 1), size * 3), (3, 1)
+        )
         image = torch.arange(count, device=self.device).view(-1, 1)
         line = torch.arange(size, device=self.device)
         place = (image * side + line + shift[0]) * side + shift[1]
@@ -187,7 +235,9 @@ def _whole(pieces: Sequence[Tensor], device: torch.device) -> Tensor:
     if len(pieces) == 1:
         return pieces[0].to(device)
     shape = (sum(len(piece) for piece in pieces), *pieces[0].shape[1:])
-    whole = torch.empty(shape, dtype=torch.uint8, device=device).contiguous(memory_format=torch.channels_last)
+    whole = torch.empty(shape, dtype=torch.uint8, device=device).contiguous(
+        memory_format=torch.channels_last
+    )
     for part, piece in zip(whole.split([len(piece) for piece in pieces]), pieces, strict=True):
         part.copy_(piece)
     return whole
@@ -198,4 +248,7 @@ def _group(labels: np.ndarray, is_test: np.ndarray, classes: int) -> dict[tuple[
     key = labels * 2 + is_test
     order = np.argsort(key, kind="stable").astype(np.int64)
     ends = np.searchsorted(key[order], np.arange(2 * classes + 1))
-    return {(place // 2, bool(place % 2)): torch.from_numpy(order[ends[place] : ends[place + 1]]) for place in range(2 * classes)}
+    return {
+        (place // 2, bool(place % 2)): torch.from_numpy(order[ends[place] : ends[place + 1]])
+        for place in range(2 * classes)
+    }

@@ -52,7 +52,9 @@ class ImageSet:
         return self.name.split("+")[self.second > 0 and class_id >= self.second]
 
 
-def load_images(data: DataSettings, data_dir: Path | None, cache_dir: Path, report: Report = lambda text: None) -> ImageSet:
+def load_images(
+    data: DataSettings, data_dir: Path | None, cache_dir: Path, report: Report = lambda text: None
+) -> ImageSet:
     """The images of ``data.source`` at ``data.size``, with ``data.holdout`` training images a class moved to the test images; and
     those of ``data.descend_source`` behind them.
 
@@ -62,20 +64,26 @@ def load_images(data: DataSettings, data_dir: Path | None, cache_dir: Path, repo
     """
     if data.images_per_class and not {data.source, data.descend_source} & set(CAPPED):
         instead = "stream.images_per_class, condense.images_per_class and descend.shots limit what is used of any source"
-        raise UserError(f"data.images_per_class = {data.images_per_class}: only for {' and '.join(CAPPED)}, not {data.source}; {instead}")
+        raise UserError(
+            f"data.images_per_class = {data.images_per_class}: only for {' and '.join(CAPPED)}, not {data.source}; {instead}"
+        )
     first = _load(data.source, data, data_dir, cache_dir, report)
     if data.descend_source in (SAME, data.source):
         return first
     return join(first, _load(data.descend_source, data, data_dir, cache_dir, report))
 
 
-def _load(source: str, data: DataSettings, data_dir: Path | None, cache_dir: Path, report: Report) -> ImageSet:
+def _load(
+    source: str, data: DataSettings, data_dir: Path | None, cache_dir: Path, report: Report
+) -> ImageSet:
     """The images of ``source`` alone."""
     place = (data_dir or DEFAULT_DATA_DIR).expanduser()
     try:
         prepared = prepared_by(source, data, place / source if (place / source).is_dir() else place)
     except OSError as error:
-        raise DataError(f"{source}: its files cannot be read ({error}); mend that, or give another folder with --data") from None
+        raise DataError(
+            f"{source}: its files cannot be read ({error}); mend that, or give another folder with --data"
+        ) from None
     decoded = cached(Path(cache_dir).expanduser(), f"{source}-{data.size}", prepared, report)
     is_test = hold_out(decoded, data.holdout, data.split_seed)
     return ImageSet(
@@ -94,7 +102,9 @@ def _load(source: str, data: DataSettings, data_dir: Path | None, cache_dir: Pat
 def join(first: ImageSet, second: ImageSet) -> ImageSet:
     """One set of the ancestor's and the descendants' images: the second's class ids come after the first's."""
     classes = len(first.class_names)
-    roles = {role: [class_id + classes for class_id in ids] for role, ids in (second.roles or {}).items()}
+    roles = {
+        role: [class_id + classes for class_id in ids] for role, ids in (second.roles or {}).items()
+    }
     if first.roles and "ancestor" in first.roles:
         roles["ancestor"] = list(first.roles["ancestor"])
     else:
@@ -121,15 +131,26 @@ def hold_out(decoded: Decoded, holdout: int, split_seed: int) -> np.ndarray:
         train = np.flatnonzero((decoded.labels == class_id) & ~decoded.is_test)
         if holdout >= len(train):
             has = f"which has {len(train)}; at most {max(0, len(train) - 1)}"
-            raise UserError(f"data.holdout = {holdout} leaves no training image of class {class_id} ({name}), {has}")
-        order = torch.randperm(len(train), generator=generator(split_seed, "holdout", class_id)).numpy()
+            raise UserError(
+                f"data.holdout = {holdout} leaves no training image of class {class_id} ({name}), {has}"
+            )
+        order = torch.randperm(
+            len(train), generator=generator(split_seed, "holdout", class_id)
+        ).numpy()
         is_test[train[order[:holdout]]] = True
     return is_test
 
 
-def fingerprint(decoded: Decoded, is_test: np.ndarray, normalised: Sequence[Sequence[float]]) -> str:
+def fingerprint(
+    decoded: Decoded, is_test: np.ndarray, normalised: Sequence[Sequence[float]]
+) -> str:
     """40 hex digits of a sha256 over shape, pixels, labels, ``is_test`` and mean and std: equal content has an equal name, wherever it came from."""
-    parts = [list(decoded.pixels.shape), decoded.digest, _sha(decoded.labels.astype("<i8")), _sha(is_test.astype("u1"))]
+    parts = [
+        list(decoded.pixels.shape),
+        decoded.digest,
+        _sha(decoded.labels.astype("<i8")),
+        _sha(is_test.astype("u1")),
+    ]
     return _short([*parts, *normalised])
 
 

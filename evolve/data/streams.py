@@ -30,28 +30,38 @@ class StreamTask:
     test: Tensor  # int64 [M]
 
 
-def stream_tasks(s: StreamSettings, class_ids: Sequence[int], resident: Resident, seed: int, count: int) -> list[StreamTask]:
+def stream_tasks(
+    s: StreamSettings, class_ids: Sequence[int], resident: Resident, seed: int, count: int
+) -> list[StreamTask]:
     """Tasks 1..``count``. Task t depends on ``seed`` and t alone (not on ``count``), a class's images on ``seed`` and the class.
 
     Raises UserError when the ancestor has fewer classes, or a class fewer images, than ``s`` asks for.
     """
     pool = sorted(class_ids)
     if s.classes_per_task > len(pool):
-        raise UserError(f"stream.classes_per_task = {s.classes_per_task}: the ancestor has {len(pool)} classes; ask for 2 to {len(pool)}")
+        raise UserError(
+            f"stream.classes_per_task = {s.classes_per_task}: the ancestor has {len(pool)} classes; ask for 2 to {len(pool)}"
+        )
     drawn: dict[int, tuple[Tensor, Tensor]] = {}
     tasks = []
     for number in range(1, count + 1):
-        order = torch.randperm(len(pool), generator=generator(seed, "stream", number))[: s.classes_per_task]
+        order = torch.randperm(len(pool), generator=generator(seed, "stream", number))[
+            : s.classes_per_task
+        ]
         classes = tuple(pool[place] for place in order.tolist())
         for class_id in classes:
             if class_id not in drawn:
                 drawn[class_id] = class_images(class_id, s.images_per_class, resident, seed)
-        train, test = (torch.cat([drawn[class_id][part] for class_id in classes]) for part in (0, 1))
+        train, test = (
+            torch.cat([drawn[class_id][part] for class_id in classes]) for part in (0, 1)
+        )
         tasks.append(StreamTask(number, classes, train, test))
     return tasks
 
 
-def class_images(class_id: int, wanted: int, resident: Resident, seed: int) -> tuple[Tensor, Tensor]:
+def class_images(
+    class_id: int, wanted: int, resident: Resident, seed: int
+) -> tuple[Tensor, Tensor]:
     """A class's training images, ``wanted`` of them (0: all) drawn from ``seed`` and the class, and its test images: int64 indices.
 
     Raises UserError when there are fewer, or none of either.
@@ -59,11 +69,17 @@ def class_images(class_id: int, wanted: int, resident: Resident, seed: int) -> t
     train, test = resident.indices(class_id, test=False), resident.indices(class_id, test=True)
     if wanted > len(train):
         name = f"stream.images_per_class = {wanted}"
-        raise UserError(f"{name}: class {resident.own_id(class_id)} has {len(train)} training images; ask for 1 to {len(train)}, or 0 for all")
+        raise UserError(
+            f"{name}: class {resident.own_id(class_id)} has {len(train)} training images; ask for 1 to {len(train)}, or 0 for all"
+        )
     if not len(train) or not len(test):
-        raise UserError(f"data: class {resident.own_id(class_id)} has {len(train)} training and {len(test)} test images; the stream needs both")
+        raise UserError(
+            f"data: class {resident.own_id(class_id)} has {len(train)} training and {len(test)} test images; the stream needs both"
+        )
     if wanted:
-        kept = torch.randperm(len(train), generator=generator(seed, "stream-images", class_id))[:wanted]
+        kept = torch.randperm(len(train), generator=generator(seed, "stream-images", class_id))[
+            :wanted
+        ]
         train = train[kept.sort().values]
     return train, test
 
@@ -82,7 +98,9 @@ def task_label(task: StreamTask, head: str) -> int:
 
 def labels_of(index: Tensor, labels: dict[int, int], resident: Resident) -> Tensor:
     """Labels int64 [N] (CPU) of the images ``index`` [N]."""
-    return torch.tensor([labels[class_id] for class_id in resident.labels.cpu()[index].tolist()], dtype=torch.int64)
+    return torch.tensor(
+        [labels[class_id] for class_id in resident.labels.cpu()[index].tolist()], dtype=torch.int64
+    )
 
 
 class _Images(torch.utils.data.Dataset):  # type: ignore[type-arg]
@@ -112,10 +130,14 @@ def make_dataset(resident: Resident, index: Tensor, labels: Tensor, task_labels:
         DataAttribute(task_labels.tolist(), "targets_task_labels", use_in_getitem=True),
         DataAttribute(index.tolist(), "resident_index"),
     ]
-    return TaskAwareSupervisedClassificationDataset([_Images(resident, index, targets)], data_attributes=attributes)
+    return TaskAwareSupervisedClassificationDataset(
+        [_Images(resident, index, targets)], data_attributes=attributes
+    )
 
 
-def make_benchmark(tasks: Sequence[StreamTask], resident: Resident, head: str, class_ids: Sequence[int]) -> Any:
+def make_benchmark(
+    tasks: Sequence[StreamTask], resident: Resident, head: str, class_ids: Sequence[int]
+) -> Any:
     """An Avalanche benchmark with one training and one test experience a task, labelled as ``head`` needs."""
     load_avalanche()
     from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline
@@ -123,7 +145,9 @@ def make_benchmark(tasks: Sequence[StreamTask], resident: Resident, head: str, c
 
     def experience(task: StreamTask, index: Tensor) -> Any:
         labels = labels_of(index, class_labels(task, head, class_ids), resident)
-        return make_dataset(resident, index, labels, torch.full_like(labels, task_label(task, head)))
+        return make_dataset(
+            resident, index, labels, torch.full_like(labels, task_label(task, head))
+        )
 
     made = benchmark_from_datasets(
         train=[experience(task, task.train) for task in tasks],
@@ -153,7 +177,11 @@ def _elsewhere(prefix: str) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="evolve-avalanche-") as folder:
 
         def expanduser(path: Any) -> Any:
-            return folder + path[len(prefix) :] if isinstance(path, str) and path.startswith(prefix) else real(path)
+            return (
+                folder + path[len(prefix) :]
+                if isinstance(path, str) and path.startswith(prefix)
+                else real(path)
+            )
 
         os.path.expanduser = expanduser  # type: ignore[assignment]
         try:

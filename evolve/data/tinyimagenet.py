@@ -63,7 +63,9 @@ def decode_all(files: Files, size: int, report: Report) -> Decoded:
     reader = files.open()
     try:
         photos, wnids = catalogue(files, reader)
-        report(f"decoding {len(photos)} images of {files.where} (once; later runs read them from the cache)")
+        report(
+            f"decoding {len(photos)} images of {files.where} (once; later runs read them from the cache)"
+        )
         pixels = np.empty((len(photos), size, size, 3), np.uint8)
         last = time.monotonic()
         for place, photo in enumerate(photos):
@@ -83,17 +85,27 @@ def catalogue(files: Files, reader: Reader) -> tuple[list[Photo], list[str]]:
     train = [(match.group(1), name) for name in names if (match := TRAIN.fullmatch(name))]
     if not train:
         advice = f"it should be {ARCHIVE} or its unpacked folder"
-        raise DataError(f"{files.where}: no training images (train/<wnid>/images/*.JPEG) in it; {advice}")
+        raise DataError(
+            f"{files.where}: no training images (train/<wnid>/images/*.JPEG) in it; {advice}"
+        )
     wnids = sorted({wnid for wnid, _ in train})
     class_id = {wnid: place for place, wnid in enumerate(wnids)}
     photos = [Photo(name, class_id[wnid], False) for wnid, name in train]
     present = set(names)
     if ANNOTATIONS not in present:
-        raise DataError(f"{files.where}: no {ANNOTATIONS} in it, which labels the test images; unpack the official archive again")
-    test = sorted((wnid, name) for name, wnid in labelled(reader.read(ANNOTATIONS), files.where) if wnid in class_id)
+        raise DataError(
+            f"{files.where}: no {ANNOTATIONS} in it, which labels the test images; unpack the official archive again"
+        )
+    test = sorted(
+        (wnid, name)
+        for name, wnid in labelled(reader.read(ANNOTATIONS), files.where)
+        if wnid in class_id
+    )
     missing = next((name for _, name in test if name not in present), None)
     if missing:
-        raise DataError(f"{files.where}: {missing} is named in {ANNOTATIONS} but is not there; unpack the official archive again")
+        raise DataError(
+            f"{files.where}: {missing} is named in {ANNOTATIONS} but is not there; unpack the official archive again"
+        )
     return photos + [Photo(name, class_id[wnid], True) for wnid, name in test], wnids
 
 
@@ -104,7 +116,9 @@ def labelled(text: bytes, where: Path) -> Iterator[tuple[str, str]]:
         if not line.strip():
             continue
         if len(parts) < 2:
-            raise DataError(f"{where}: {ANNOTATIONS} line {number} is not 'image<tab>wnid<tab>box'; unpack the official archive again")
+            raise DataError(
+                f"{where}: {ANNOTATIONS} line {number} is not 'image<tab>wnid<tab>box'; unpack the official archive again"
+            )
         yield f"val/images/{parts[0].strip()}", parts[1].strip()
 
 

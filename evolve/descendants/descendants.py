@@ -24,7 +24,16 @@ from evolve.networks.vgg import VGG
 
 GPU_TEST_BATCH = 512  # a GPU waits for the calls, not for the images
 
-__all__ = ["DownstreamTask", "Trained", "batches", "downstream_tasks", "evaluate", "learning_rate", "train_descendant", "train_together"]
+__all__ = [
+    "DownstreamTask",
+    "Trained",
+    "batches",
+    "downstream_tasks",
+    "evaluate",
+    "learning_rate",
+    "train_descendant",
+    "train_together",
+]
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,10 @@ def _check(d: DescendSettings, ids: Sequence[int], resident: Resident, role: str
         )
     train = {c: len(resident.indices(c, test=False)) for c in ids}
     test = {c: len(resident.indices(c, test=True)) for c in ids}
-    for key, value, counts in (("shots", d.shots, train), ("test_per_class", max(1, d.test_per_class), test)):
+    for key, value, counts in (
+        ("shots", d.shots, train),
+        ("test_per_class", max(1, d.test_per_class), test),
+    ):
         least = min(ids, key=lambda c: counts[c])
         if value > counts[least]:
             kind = "training" if key == "shots" else "test"
@@ -81,7 +93,9 @@ def _check(d: DescendSettings, ids: Sequence[int], resident: Resident, role: str
             )
 
 
-def _task(d: DescendSettings, ids: Sequence[int], resident: Resident, seed: int, number: int) -> DownstreamTask:
+def _task(
+    d: DescendSettings, ids: Sequence[int], resident: Resident, seed: int, number: int
+) -> DownstreamTask:
     order = torch.randperm(len(ids), generator=generator(seed, "downstream", number))
     classes = tuple(ids[place] for place in order[: d.classes_per_task].tolist())
     shots, tests = generator(seed, "shots", number), generator(seed, "test-images", number)
@@ -97,7 +111,9 @@ def _draw(indices: Tensor, count: int, draw: torch.Generator) -> Tensor:
 
 
 def _labels(parts: Sequence[Tensor]) -> Tensor:
-    return torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(part) for part in parts]))
+    return torch.repeat_interleave(
+        torch.arange(len(parts)), torch.tensor([len(part) for part in parts])
+    )
 
 
 def train_together(
@@ -125,8 +141,15 @@ def train_together(
     """
     group = Group(tasks, numbers, resident, d, seed, lr_scale)
     pairs = zip(models, tasks, strict=True)
-    newborn = [newborn_accuracy(model, task, resident, not reference) if newborns else math.nan for model, task in pairs]
-    trainer = DistillTrainer(models, group, teacher) if teacher else choose_trainer(models, group, reference)
+    newborn = [
+        newborn_accuracy(model, task, resident, not reference) if newborns else math.nan
+        for model, task in pairs
+    ]
+    trainer = (
+        DistillTrainer(models, group, teacher)
+        if teacher
+        else choose_trainer(models, group, reference)
+    )
     losses: list[list[float]] = [[] for _ in models]
     accuracies: list[list[float]] = [[] for _ in models]
     correct: list[Tensor] = []
@@ -148,22 +171,34 @@ def train_together(
 
 def epochs_tested(d: DescendSettings) -> list[int]:
     """The epochs, counted from 1, after which all test images are looked at: every ``test_every``-th and the last."""
-    return sorted({*range(d.test_every, d.epochs + 1, d.test_every), d.epochs}) if d.test_every else [d.epochs]
+    return (
+        sorted({*range(d.test_every, d.epochs + 1, d.test_every), d.epochs})
+        if d.test_every
+        else [d.epochs]
+    )
 
 
 @torch.no_grad()
-def newborn_accuracy(model: Network, task: DownstreamTask, resident: Resident, fused: bool = True) -> float:
+def newborn_accuracy(
+    model: Network, task: DownstreamTask, resident: Resident, fused: bool = True
+) -> float:
     """What a descendant can tell apart before it learns anything: the test images' share whose features lie nearest to their class's mean.
 
     Features are the head's input in eval mode, distances Euclidean, a class's mean is over its training images (nearest class mean;
     Mensink et al. 2013). It needs no head, so it says what was inherited and not how the head was drawn.
     """
-    before, size = (model.training, model.fused), TEST_BATCH if resident.device.type == "cpu" else GPU_TEST_BATCH
+    before, size = (
+        (model.training, model.fused),
+        TEST_BATCH if resident.device.type == "cpu" else GPU_TEST_BATCH,
+    )
     model.eval()
     model.fused = fused
 
     def embedded(index: Tensor) -> Tensor:
-        parts = [model.embed(resident.batch(part).to(model.head.weight.dtype)) for part in index.split(size)]
+        parts = [
+            model.embed(resident.batch(part).to(model.head.weight.dtype))
+            for part in index.split(size)
+        ]
         return torch.cat(parts).double().cpu()
 
     features, labels = embedded(task.train), task.train_labels
@@ -181,7 +216,9 @@ def choose_trainer(models: Sequence[Network], group: Group, reference: bool) -> 
     vggs = [model for model in models if isinstance(model, VGG)]
     if reference or len(vggs) < len(models) or group.lr_scale != 1 or group.d.optimizer != "sgd":
         return PlainTrainer(models, group)
-    if group.resident.device.type == "cuda":  # batches that travel are nothing a captured graph could wait for
+    if (
+        group.resident.device.type == "cuda"
+    ):  # batches that travel are nothing a captured graph could wait for
         return checked(vggs, group) if group.resident.held else PlainTrainer(models, group)
     return FusedTrainer(vggs, group)
 

@@ -82,7 +82,9 @@ class FolderCheckpoint:
 class ThrottledCheckpoint:
     """A checkpoint that is written at most every ``seconds``: an epoch of a small network takes less time than its checkpoint is worth."""
 
-    def __init__(self, inner: Checkpoint, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, inner: Checkpoint, seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.inner, self.seconds, self.clock = inner, seconds, clock
         self.last = clock()
 

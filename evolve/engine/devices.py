@@ -14,7 +14,7 @@ from evolve.core.version import __version__
 
 
 def choose_device(name: str) -> torch.device:
-    """"auto" takes a GPU where there is one. Raises UserError for a device this machine lacks."""
+    """ "auto" takes a GPU where there is one. Raises UserError for a device this machine lacks."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
@@ -43,7 +43,12 @@ def repeatable(device: torch.device) -> torch.device:
 def provenance(device: torch.device) -> dict[str, Any]:
     """What computed a result, beside its recipe: versions and machine."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {"evolve": __version__, "torch": str(torch.__version__), "numpy": np.__version__, "device": f"{device.type} ({where})"}
+    return {
+        "evolve": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "device": f"{device.type} ({where})",
+    }
 
 
 PART = "EVOLVE_GPU_PART"  # of a GPU's whole memory, that a worker may take

@@ -75,8 +75,16 @@ def run_stages(
     that failed and of those that lacked their result (else it returns nothing).
     """
     store = Store(store_root, lambda text: events(Notice(text)))
-    crew = workers if not isinstance(workers, int) else Local([{}] * workers) if workers > 0 else Here()
-    scheduler = Scheduler(expand, store, events, Sets(perform, context) if crew.sets else None, keep_going)
+    crew = (
+        workers
+        if not isinstance(workers, int)
+        else Local([{}] * workers)
+        if workers > 0
+        else Here()
+    )
+    scheduler = Scheduler(
+        expand, store, events, Sets(perform, context) if crew.sets else None, keep_going
+    )
     crew.run(scheduler, perform, context)
     return scheduler.failed
 
@@ -126,7 +134,13 @@ class Local:
 class _Shift:
     """One scheduler's worker processes, started when there is work for them and kept until the end."""
 
-    def __init__(self, scheduler: Scheduler, perform: str, context: Mapping[str, Any], places: Sequence[Mapping[str, str]]) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        perform: str,
+        context: Mapping[str, Any],
+        places: Sequence[Mapping[str, str]],
+    ) -> None:
         self.scheduler, self.perform, self.context = scheduler, perform, context
         self.size, self.free = len(places), list(places)
         self.workers: list[Worker] = []
@@ -150,10 +164,14 @@ class _Shift:
                 self._listen(worker)
 
     def _assign(self) -> None:
-        while sum(bool(w.stages) for w in self.workers) < self.size and (stages := self.scheduler.take()):
+        while sum(bool(w.stages) for w in self.workers) < self.size and (
+            stages := self.scheduler.take()
+        ):
             worker = next((w for w in self.workers if not w.stages), None)
             if worker is None:
-                worker = Worker(self.scheduler.store.root, self.perform, self.context, self.free.pop(0))
+                worker = Worker(
+                    self.scheduler.store.root, self.perform, self.context, self.free.pop(0)
+                )
                 self.workers.append(worker)
             worker.give(stages)
             self.scheduler.start(stages)
@@ -175,13 +193,21 @@ class _Shift:
             return
         self.deaths.update(list(worker.stages))
         self.scheduler.give_up(stages)
-        reason = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        reason = (
+            f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        )
         if twice := [stage for stage in stages if self.deaths[stage.key] > 1]:  # it was alone then
             text = f"its worker process died twice ({reason}; signal 9 is mostly a lack of memory: try fewer --workers)"
             log = self.scheduler.store.log(twice[0].key)
-            return self.scheduler.fail(twice[0], text, UserError(f"{twice[0].label}: {text}; its log, if it said anything, is {log}"))
+            return self.scheduler.fail(
+                twice[0],
+                text,
+                UserError(f"{twice[0].label}: {text}; its log, if it said anything, is {log}"),
+            )
         again = "trying once more" if len(stages) == 1 else "trying each once more, alone"
-        self.scheduler.events(Notice(f"{named(stages)}: its worker process died ({reason}); {again}"))
+        self.scheduler.events(
+            Notice(f"{named(stages)}: its worker process died ({reason}); {again}")
+        )
 
     def _dismiss(self, orderly: bool) -> None:
         """End every worker: idle ones leave, busy ones (an error, Ctrl-C) are killed."""

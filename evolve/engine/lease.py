@@ -28,7 +28,10 @@ class Lease:
         self.file = stem.with_suffix(".lock")
         self._lock = FileLock(self.file, thread_local=False)
         self._lease = SoftFileLease(
-            stem.with_suffix(".lease"), lease_duration=LEASE_SECONDS, heartbeat_interval=BEAT_SECONDS, thread_local=False
+            stem.with_suffix(".lease"),
+            lease_duration=LEASE_SECONDS,
+            heartbeat_interval=BEAT_SECONDS,
+            thread_local=False,
         )
 
     def take(self, seconds: float = 0.0) -> bool:

@@ -47,10 +47,15 @@ class Mirror:
             try:
                 data = self._system.cat_file(f"{place}/{MANIFEST}")
                 manifest = from_json(data)
-                files = {name: self._system.cat_file(f"{place}/{said['sha256']}") for name, said in manifest["files"].items()}
+                files = {
+                    name: self._system.cat_file(f"{place}/{said['sha256']}")
+                    for name, said in manifest["files"].items()
+                }
             except (FileNotFoundError, ValueError, KeyError, TypeError):
                 files, manifest = {}, None
-        if manifest is None or any(digest(files[name]) != said["sha256"] for name, said in manifest["files"].items()):
+        if manifest is None or any(
+            digest(files[name]) != said["sha256"] for name, said in manifest["files"].items()
+        ):
             self._bad.add(key)  # until it is pushed again
             return None
         for name, content in (*files.items(), (MANIFEST, data)):
@@ -91,4 +96,6 @@ class Mirror:
         except Exception as error:
             text: Any = first_line(error) or type(error).__name__
             advice = "check the address, the network, the credentials and that fsspec's package for it is installed (s3: pip install s3fs)"
-            raise StoreError(f"mirror {self.address}: {text}; {advice}; finished stages are kept in the local store") from error
+            raise StoreError(
+                f"mirror {self.address}: {text}; {advice}; finished stages are kept in the local store"
+            ) from error

@@ -49,10 +49,14 @@ class Result:
             try:
                 data = (self.path / file).read_bytes()
             except FileNotFoundError:
-                _refuse_thinned(from_json((self.path / "manifest.json").read_bytes()), file)  # since this result was read
+                _refuse_thinned(
+                    from_json((self.path / "manifest.json").read_bytes()), file
+                )  # since this result was read
                 raise
         if digest(data) != self.manifest["files"][file]["sha256"]:
-            raise StoreError(f"store: {self.path / file}: changed while it was in use: run again, it will be computed anew")
+            raise StoreError(
+                f"store: {self.path / file}: changed while it was in use: run again, it will be computed anew"
+            )
         return tensors_from_bytes(data)
 
 
@@ -91,12 +95,18 @@ def read_result(path: Path) -> Result:
         seal = manifest["seal"] == seal_of(manifest)
     except (ValueError, TypeError, KeyError):
         raise Damaged("manifest.json cannot be read") from None
-    check(seal and manifest["key"] == path.name == stage_key(manifest["kind"], manifest["recipe"]), "manifest.json was changed")
+    check(
+        seal and manifest["key"] == path.name == stage_key(manifest["kind"], manifest["recipe"]),
+        "manifest.json was changed",
+    )
     if verified.get(path) != identity:
         for name, expected in manifest["files"].items():
             file = path / name
             check(file.is_file(), f"{name} is missing")
-            check(file.stat().st_size == expected["bytes"], f"{name} has {file.stat().st_size} bytes, not {expected['bytes']}")
+            check(
+                file.stat().st_size == expected["bytes"],
+                f"{name} has {file.stat().st_size} bytes, not {expected['bytes']}",
+            )
             check(file_digest(file) == expected["sha256"], f"{name} was changed")
         verified[path] = identity
     try:

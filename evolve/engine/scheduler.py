@@ -66,7 +66,9 @@ class Sets:
     def __init__(self, perform: str, context: Mapping[str, Any]) -> None:
         module = importlib.import_module(perform.partition(":")[0])
         self.context, self.limit = context, getattr(module, "SET_LIMIT", 1)
-        self._ask: Callable[[Stage, Mapping[str, Any]], Hashable | None] = getattr(module, "set_key", lambda stage, context: None)
+        self._ask: Callable[[Stage, Mapping[str, Any]], Hashable | None] = getattr(
+            module, "set_key", lambda stage, context: None
+        )
         self._known: dict[str, Hashable | None] = {}
 
     def key(self, stage: Stage) -> Hashable | None:
@@ -87,7 +89,13 @@ class Scheduler:
         sets: Sets | None = None,
         keep_going: bool = False,
     ) -> None:
-        self.expand, self.store, self.events, self.sets, self.keep_going = expand, store, events, sets, keep_going
+        self.expand, self.store, self.events, self.sets, self.keep_going = (
+            expand,
+            store,
+            events,
+            sets,
+            keep_going,
+        )
         self.failed: dict[str, str] = {}  # key -> one line
         self.stages: dict[str, Stage] = {}  # in the order of expand, each key once
         self.done: set[str] = set()
@@ -114,12 +122,18 @@ class Scheduler:
         Lowest priority first, then those that go alone (a set takes long, and they may unlock others), then expand's order; those of
         other runs last. A set takes what is ready now: waiting for more would only idle.
         """
-        ready = [s for s in self._waiting() if all(key in self.done or self.store.has(key) for key in s.inputs.values())]
+        ready = [
+            s
+            for s in self._waiting()
+            if all(key in self.done or self.store.has(key) for key in s.inputs.values())
+        ]
         ready.sort(key=lambda stage: (stage.priority, self._set_key(stage) is not None))
         free = (stage for stage in ready if not self.store.locked(stage.key))
         taken = list(islice(chain(free, ready), 1))  # takes from ``free``, which goes on from there
         if taken and self.sets is not None and (joined := self._set_key(taken[0])) is not None:
-            taken += islice((stage for stage in free if self._set_key(stage) == joined), self.sets.limit - 1)
+            taken += islice(
+                (stage for stage in free if self._set_key(stage) == joined), self.sets.limit - 1
+            )
         self.running |= {stage.key: stage for stage in taken}
         return taken
 
@@ -139,12 +153,18 @@ class Scheduler:
 
     def check_finished(self) -> None:
         """With nothing running and nothing ready, all must be done; raises StageFailure if an input has no maker."""
-        while lacking := [stage for stage in self._waiting() if any(key in self.failed for key in stage.inputs.values())]:
+        while lacking := [
+            stage
+            for stage in self._waiting()
+            if any(key in self.failed for key in stage.inputs.values())
+        ]:
             for stage in lacking:
                 self.failed[stage.key] = f"{stage.label}: a stage before it failed"
         for stage in self._waiting():
             role = next((role for role, key in stage.inputs.items() if not self.store.has(key)), "")
-            raise StageFailure(f"{stage.label}: its input {role!r} is not in the store and no stage computes it")
+            raise StageFailure(
+                f"{stage.label}: its input {role!r} is not in the store and no stage computes it"
+            )
 
     def receive(self, key: str, what: str, *content: Any) -> bool:
         """Act on one message of :func:`evolve.engine.workers.execute`; True if the stage ended. Raises what ends the run."""
@@ -156,7 +176,9 @@ class Scheduler:
             self.events(StageProgress(stage, content[0], content[1]))
         elif what == "waiting":
             self.events(StageProgress(stage, 0.0, "waiting for another run"))
-            self.events(Notice(f"{stage.label}: another run is computing it; waiting for its result"))
+            self.events(
+                Notice(f"{stage.label}: another run is computing it; waiting for its result")
+            )
         else:
             self._end(stage, what, content)
             return True
@@ -179,7 +201,13 @@ class Scheduler:
         elif what == "refused":
             self.fail(stage, str(content[0]), content[0])
         else:
-            self.fail(stage, content[0], StageFailure(f"{stage.label}: {content[0]}; the traceback is in {self.store.log(stage.key)}"))
+            self.fail(
+                stage,
+                content[0],
+                StageFailure(
+                    f"{stage.label}: {content[0]}; the traceback is in {self.store.log(stage.key)}"
+                ),
+            )
 
     def fail(self, stage: Stage, text: str, error: Exception) -> None:
         """It cannot be computed. Raises ``error``, unless the others are to go on."""
@@ -187,7 +215,9 @@ class Scheduler:
         self.events(StageFailed(stage, text))
         if not self.keep_going:
             raise error
-        self.failed[stage.key] = str(error) if str(error).startswith(stage.label) else f"{stage.label}: {error}"
+        self.failed[stage.key] = (
+            str(error) if str(error).startswith(stage.label) else f"{stage.label}: {error}"
+        )
 
     def _waiting(self) -> list[Stage]:
         ended = self.done | self.failed.keys() | self.running.keys()

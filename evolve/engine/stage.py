@@ -30,7 +30,9 @@ class Stage:
 
     kind: str  # "accumulate" | "condense" | "descend" | "fewshot"
     label: str
-    recipe: Mapping[str, Any]  # all that determines the numbers, JSON-able, the keys of the inputs among it
+    recipe: Mapping[
+        str, Any
+    ]  # all that determines the numbers, JSON-able, the keys of the inputs among it
     inputs: Mapping[str, str]  # role -> key; the same stands in recipe["inputs"]
     priority: int = 0
     method: str = ""  # what is done, where a kind has several ways
@@ -44,7 +46,9 @@ class Stage:
         object.__setattr__(self, "recipe", plain(self.recipe, "recipe"))
         object.__setattr__(self, "inputs", dict(self.inputs))
         if self.recipe.get("inputs", {}) != self.inputs:
-            raise ValueError(f"stage {self.label!r}: recipe['inputs'] must equal inputs, or the key would not depend on them")
+            raise ValueError(
+                f"stage {self.label!r}: recipe['inputs'] must equal inputs, or the key would not depend on them"
+            )
 
     @property
     def place(self) -> Place:

@@ -55,12 +55,24 @@ from evolve.engine.stage import WORD, Stage, stage_key
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FORMAT", "FolderCheckpoint", "StageLocked", "Result", "Stage", "Store", "Thinned", "stage_key"]
+__all__ = [
+    "FORMAT",
+    "FolderCheckpoint",
+    "StageLocked",
+    "Result",
+    "Stage",
+    "Store",
+    "Thinned",
+    "stage_key",
+]
 
 FORMAT = 1
 _PATIENCE = 1.0  # seconds between two words of one who waits for a lock
 _MACHINE = digest(platform.node().encode())[:8]
-_FOREIGN_SECONDS = 86400.0  # of so long ago, what another machine was writing is rubbish, whatever the clocks say
+_FOREIGN_SECONDS = (
+    86400.0  # of so long ago, what another machine was writing is rubbish, whatever the clocks say
+)
+
 
 class StageLocked(Exception):
     """Another process is computing this stage."""
@@ -115,7 +127,11 @@ class Store:
         return found.record if found else None
 
     def put(
-        self, stage: Stage, record: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], provenance: Mapping[str, Any]
+        self,
+        stage: Stage,
+        record: Mapping[str, Any],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        provenance: Mapping[str, Any],
     ) -> Result:
         """Store a stage's result and forget its checkpoints. ``tensors``: file name -> tensor name -> tensor.
 
@@ -133,7 +149,9 @@ class Store:
             "key": stage.key,
             "recipe": stage.recipe,
             "provenance": plain(provenance, "provenance"),
-            "files": {name: {"sha256": digest(data), "bytes": len(data)} for name, data in files.items()},
+            "files": {
+                name: {"sha256": digest(data), "bytes": len(data)} for name, data in files.items()
+            },
         }
         manifest["seal"] = seal_of(manifest)
         final = self.root / "results" / stage.kind / stage.key[:2] / stage.key
@@ -158,11 +176,22 @@ class Store:
             if (found := self.get(key)) is None:
                 return 0
             files = dict(found.manifest["files"])
-            dropped = {file: files.pop(file) for file in (f"{name}.safetensors" for name in names) if file in files}
+            dropped = {
+                file: files.pop(file)
+                for file in (f"{name}.safetensors" for name in names)
+                if file in files
+            }
             if dropped:
                 dropped |= found.manifest.get("thinned", {}).get("files", {})
-                self._replace_manifest(found.path, found.manifest | {"files": files, "thinned": {"files": dropped, "why": why}})
-            surplus = [file for file in found.path.iterdir() if file.name not in files and file.name != "manifest.json"]
+                self._replace_manifest(
+                    found.path,
+                    found.manifest | {"files": files, "thinned": {"files": dropped, "why": why}},
+                )
+            surplus = [
+                file
+                for file in found.path.iterdir()
+                if file.name not in files and file.name != "manifest.json"
+            ]
             freed = sum(file.stat().st_size for file in surplus)
             for file in surplus:
                 file.unlink()
@@ -250,8 +279,13 @@ class Store:
         marker = self.root / "store.json"
         make_folder(self.root)
         if not marker.exists():
-            if any(not path.name.startswith(("store.json", ".")) for path in self.root.iterdir()) and not marker.exists():
-                raise StoreError(f"store: {self.root} is not empty and not a store (no store.json): give an empty or new folder")
+            if (
+                any(not path.name.startswith(("store.json", ".")) for path in self.root.iterdir())
+                and not marker.exists()
+            ):
+                raise StoreError(
+                    f"store: {self.root} is not empty and not a store (no store.json): give an empty or new folder"
+                )
             new = self.root / f"store.json.{secrets.token_hex(6)}"
             write_file(new, to_json({"format": FORMAT}))
             os.replace(new, marker)
@@ -260,10 +294,14 @@ class Store:
             told = from_json(marker.read_bytes())
             found, address = told["format"], told.get("mirror")
         except (ValueError, TypeError, KeyError):
-            raise StoreError(f"store: {marker} cannot be read: it should hold the format, {FORMAT}; give another folder") from None
+            raise StoreError(
+                f"store: {marker} cannot be read: it should hold the format, {FORMAT}; give another folder"
+            ) from None
         if found != FORMAT:
             advice = "give a new folder, or use the evolve that wrote it"
-            raise StoreError(f"store: {marker} has format {found!r}, this evolve reads {FORMAT}: {advice}")
+            raise StoreError(
+                f"store: {marker} has format {found!r}, this evolve reads {FORMAT}: {advice}"
+            )
         self.mirror = Mirror(address) if address else None
 
     def mirror_at(self, address: str | None) -> None:
@@ -273,7 +311,10 @@ class Store:
             mirror.holds("")  # an address that does not answer is not written down
         self.mirror = mirror
         with storage_errors(self.root):
-            self._replace(self.root / "store.json", to_json({"format": FORMAT} | ({"mirror": address} if address else {})))
+            self._replace(
+                self.root / "store.json",
+                to_json({"format": FORMAT} | ({"mirror": address} if address else {})),
+            )
 
     def _write(self, final: Path, files: Mapping[str, bytes]) -> None:
         """Write a folder whole; if one is there when it is done, that one stays."""
@@ -311,9 +352,15 @@ class Store:
     def _restore(self, found: Result, files: Mapping[str, bytes]) -> None:
         """Give a thinned result its tensor files back. Its manifest comes last, so until then it is thinned."""
         lost = found.manifest["thinned"]["files"]
-        if changed := [name for name, expected in lost.items() if name not in files or digest(files[name]) != expected["sha256"]]:
+        if changed := [
+            name
+            for name, expected in lost.items()
+            if name not in files or digest(files[name]) != expected["sha256"]
+        ]:
             advice = "another machine, device or version computed it then; give another --store to compute all of it anew here"
-            raise StoreError(f"store: {found.path / changed[0]}: computed again it has other bytes than before it was thinned: {advice}")
+            raise StoreError(
+                f"store: {found.path / changed[0]}: computed again it has other bytes than before it was thinned: {advice}"
+            )
         for name in lost:
             self._replace(found.path / name, files[name])
         manifest = {name: value for name, value in found.manifest.items() if name != "thinned"}
@@ -341,7 +388,9 @@ class Store:
                 while (target := self.root / "damaged" / f"{path.name}-{number}").exists():
                     number += 1
                 os.rename(path, target)
-                self._report(f"damaged result {path.name} ({damage}) moved to {target}; it will be computed again")
+                self._report(
+                    f"damaged result {path.name} ({damage}) moved to {target}; it will be computed again"
+                )
                 return None
 
     @contextmanager
@@ -352,7 +401,9 @@ class Store:
             guard, folder = self.root / "tmp" / f"{name}.lock", self.root / "tmp" / name
             lock = FileLock(guard)
             lock.acquire()
-            if guard.exists():  # else a sweep took it for a dead one's between its making and its locking
+            if (
+                guard.exists()
+            ):  # else a sweep took it for a dead one's between its making and its locking
                 break
             lock.release()
         try:
@@ -368,7 +419,10 @@ class Store:
         for guard in (self.root / "tmp").glob("*.lock"):
             lock = FileLock(guard)
             with suppress(Timeout, FileNotFoundError):
-                if not guard.name.startswith(f"{_MACHINE}-") and time.time() - guard.stat().st_mtime < _FOREIGN_SECONDS:
+                if (
+                    not guard.name.startswith(f"{_MACHINE}-")
+                    and time.time() - guard.stat().st_mtime < _FOREIGN_SECONDS
+                ):
                     continue  # another machine's: its lock may not show here
                 lock.acquire(blocking=False)
                 shutil.rmtree(guard.with_suffix(""), ignore_errors=True)
@@ -383,5 +437,7 @@ class Store:
         """Whether the result lies here with all its files. A thinned one may be under computation again, from its checkpoint."""
         path = self._find(key)
         with suppress(OSError, ValueError):
-            return path is not None and "thinned" not in from_json((path / "manifest.json").read_bytes())
+            return path is not None and "thinned" not in from_json(
+                (path / "manifest.json").read_bytes()
+            )
         return False

@@ -31,14 +31,25 @@ from evolve.engine.store import Stage, StageLocked, Store
 
 Send = Callable[..., None]  # (a stage's key, what, *content)
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(
+    (
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+    ),
+    "1",
+)
 _PROGRESS_INTERVAL = 0.2  # seconds between two reports of one stage
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _KEPT_BYTES = 1 << 30
 
 
-def execute(stages: Sequence[Stage], store: Store, perform: str, context: Mapping[str, Any], send: Send) -> None:
+def execute(
+    stages: Sequence[Stage], store: Store, perform: str, context: Mapping[str, Any], send: Send
+) -> None:
     """Compute one stage, or several as a set, and tell ``send`` how it went; raises nothing but KeyboardInterrupt.
 
     Sends (key, "progress", fraction, text), (key, "waiting") and (key, "notice", text) while it runs, and for each stage one of these at
@@ -51,7 +62,9 @@ def execute(stages: Sequence[Stage], store: Store, perform: str, context: Mappin
         _execute_set(stages, store, perform, context, send)
 
 
-def execute_quietly(stages: Sequence[Stage], store: Store, perform: str, context: Mapping[str, Any], send: Send) -> None:
+def execute_quietly(
+    stages: Sequence[Stage], store: Store, perform: str, context: Mapping[str, Any], send: Send
+) -> None:
     """:func:`execute`, with what this process prints meanwhile in the first stage's log. A finished stage needs none."""
     with _output_to(store.log(stages[0].key)):
         execute(stages, store, perform, context, send)
@@ -61,9 +74,13 @@ def execute_quietly(stages: Sequence[Stage], store: Store, perform: str, context
                 store.log(stage.key).unlink(missing_ok=True)
 
 
-def _execute_one(stage: Stage, store: Store, perform: str, context: Mapping[str, Any], tell: Send) -> None:
+def _execute_one(
+    stage: Stage, store: Store, perform: str, context: Mapping[str, Any], tell: Send
+) -> None:
     """Under its lock, for which it waits."""
-    words: Iterator[tuple[Any, ...]] = chain([("waiting",)], repeat(("progress", 0.0, "waiting for another run")))
+    words: Iterator[tuple[Any, ...]] = chain(
+        [("waiting",)], repeat(("progress", 0.0, "waiting for another run"))
+    )
     try:
         with store.lock(stage.key, waiting=lambda: tell(*next(words))):
             if not _needed(stage, store, tell):
@@ -81,7 +98,9 @@ def _execute_one(stage: Stage, store: Store, perform: str, context: Mapping[str,
         tell("failed", _explained(error, store.log(stage.key), stage.label))
 
 
-def _execute_set(stages: Sequence[Stage], store: Store, perform: str, context: Mapping[str, Any], send: Send) -> None:
+def _execute_set(
+    stages: Sequence[Stage], store: Store, perform: str, context: Mapping[str, Any], send: Send
+) -> None:
     """Under all locks that are free: two processes with overlapping sets that waited for each other would wait for ever.
 
     Whatever goes wrong, nobody knows in which stage: those without a result have to be computed alone, and then it shows.
@@ -99,11 +118,15 @@ def _execute_set(stages: Sequence[Stage], store: Store, perform: str, context: M
 
     try:
         with ExitStack() as locks:
-            held = [stage for stage in stages if _got_lock(stage, store, locks, partial(end, stage.key))]
+            held = [
+                stage for stage in stages if _got_lock(stage, store, locks, partial(end, stage.key))
+            ]
             mine += [stage for stage in held if _needed(stage, store, partial(end, stage.key))]
             started = time.monotonic()
             if mine:
-                _find(f"{perform.partition(':')[0]}:perform_set")(mine, store, context, _throttled(report))
+                _find(f"{perform.partition(':')[0]}:perform_set")(
+                    mine, store, context, _throttled(report)
+                )
             for stage in mine:
                 if store.has(stage.key):
                     end(stage.key, "done", (time.monotonic() - started) / len(mine), False)
@@ -118,7 +141,11 @@ def _execute_set(stages: Sequence[Stage], store: Store, perform: str, context: M
 
 def named(stages: Sequence[Stage]) -> str:
     """A stage or a set in a few words."""
-    return stages[0].label if len(stages) == 1 else f"{stages[0].label} and {len(stages) - 1} more together"
+    return (
+        stages[0].label
+        if len(stages) == 1
+        else f"{stages[0].label} and {len(stages) - 1} more together"
+    )
 
 
 def _got_lock(stage: Stage, store: Store, locks: ExitStack, tell: Send) -> bool:
@@ -148,11 +175,17 @@ class Worker:
     ``place``: environment variables of its own, such as the one GPU that it sees.
     """
 
-    def __init__(self, store_root: Path, perform: str, context: Mapping[str, Any], place: Mapping[str, str]) -> None:
+    def __init__(
+        self, store_root: Path, perform: str, context: Mapping[str, Any], place: Mapping[str, str]
+    ) -> None:
         self.place = place
         spawn = multiprocessing.get_context("spawn")
         self.connection, far_end = spawn.Pipe()
-        self.process = spawn.Process(target=_main, args=(far_end, os.getpid(), store_root, perform, dict(context)), daemon=True)
+        self.process = spawn.Process(
+            target=_main,
+            args=(far_end, os.getpid(), store_root, perform, dict(context)),
+            daemon=True,
+        )
         with birth({**ONE_THREAD, **place}):
             self.process.start()
         far_end.close()
@@ -210,7 +243,9 @@ def birth(environment: Mapping[str, str]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _main(connection: Connection, parent: int, store_root: Path, perform: str, context: Mapping[str, Any]) -> None:
+def _main(
+    connection: Connection, parent: int, store_root: Path, perform: str, context: Mapping[str, Any]
+) -> None:
     """The worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(parent)
@@ -344,4 +379,6 @@ def _append(log: Path, text: str) -> None:
 
 def usable_cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    )

@@ -46,7 +46,9 @@ class AncestorFile:
         """Write one .safetensors file, complete or not at all. UserError where that is impossible, or the state is another network's."""
         made = self.architecture
         if problem := misfit(made, self.state):
-            raise UserError(f"ancestor {path}: {problem}; give the state dict of {self.network} at width {self.width:g} for {self.size} pixels")
+            raise UserError(
+                f"ancestor {path}: {problem}; give the state dict of {self.network} at width {self.width:g} for {self.size} pixels"
+            )
         about = {
             "network": {"network": self.network, "width": self.width, "size": self.size},
             "plan": made.to_json(),
@@ -57,13 +59,20 @@ class AncestorFile:
 
 
 def save_ancestor(
-    path: Path, network: str, width: float, size: int, state: Mapping[str, Tensor], provenance: Mapping[str, Any] | None = None
+    path: Path,
+    network: str,
+    width: float,
+    size: int,
+    state: Mapping[str, Tensor],
+    provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an ancestor trained elsewhere, for `evolve condense`: the state dict of a registered ``network``, under our names, torchvision's
     (VGG, ResNet) or timm's (ViT). UserError for another network's, an unknown network, or a width or size beyond :data:`WIDTHS`, :data:`SIZES`.
     """
     if not _allowed(width, size):
-        raise UserError(f"ancestor {path}: width {width:g}, size {size}: allowed are widths from 1/64 to {WIDTHS[1]:g} and sizes from {SIZES[0]} to {SIZES[1]} pixels")
+        raise UserError(
+            f"ancestor {path}: width {width:g}, size {size}: allowed are widths from 1/64 to {WIDTHS[1]:g} and sizes from {SIZES[0]} to {SIZES[1]} pixels"
+        )
     made = architecture(network, width, size)
     AncestorFile(network, width, size, renamed(state, made), dict(provenance or {})).save(path)
 
@@ -88,7 +97,14 @@ def read(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
             raise ValueError(f"{network} at width {width:g} is another network here")
         if problem := misfit(made, tensors):
             raise ValueError(problem)
-        return AncestorFile(network, width, size, dict(tensors), dict(about["provenance"]), dict(from_json(about["record"].encode())))
+        return AncestorFile(
+            network,
+            width,
+            size,
+            dict(tensors),
+            dict(about["provenance"]),
+            dict(from_json(about["record"].encode())),
+        )
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UserError) as error:
         raise tensor_file.misfit(path, KIND, error) from error
 
@@ -102,7 +118,9 @@ def import_weights(path: Path, network: str, width: float, size: int) -> Ancesto
     made = architecture(network, width, size)
     state = renamed(_tensors(path), made)
     if problem := misfit(made, state):
-        raise UserError(f"ancestor {path}: {problem}; give the state dict of {network} at width {width:g} for {size} pixels, or another --network")
+        raise UserError(
+            f"ancestor {path}: {problem}; give the state dict of {network} at width {width:g} for {size} pixels, or another --network"
+        )
     return AncestorFile(network, width, size, state, {"file": Path(path).name})
 
 
@@ -126,10 +144,14 @@ def misfit(made: Architecture, state: Mapping[str, Tensor]) -> str | None:
         return f"{len(missing)} of its {len(wanted) + len(HEAD)} tensors are missing, {missing[0]} among them"
     if other := [name for name in state if name not in wanted and name not in HEAD]:
         return f"{other[0]} is no tensor of it"
-    if wrong := [name for name, shape in wanted.items() if tuple(state[name].shape) != tuple(shape)]:
+    if wrong := [
+        name for name, shape in wanted.items() if tuple(state[name].shape) != tuple(shape)
+    ]:
         return f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}, not {wanted[wrong[0]]}"
     weight, bias = (state[name] for name in HEAD)
-    columns = made.build(1).head.in_features  # only now: a file that holds its tensors has room for them
+    columns = made.build(
+        1
+    ).head.in_features  # only now: a file that holds its tensors has room for them
     if not fits_head(weight, bias, columns):
         return f"its head has shapes {tuple(weight.shape)} and {tuple(bias.shape)}, not (classes, {columns}) and (classes,)"
     return None
@@ -137,7 +159,12 @@ def misfit(made: Architecture, state: Mapping[str, Tensor]) -> str | None:
 
 def fits_head(weight: Tensor, bias: Tensor, columns: int) -> bool:
     """Whether these are a head's tensors [classes, columns] and [classes]."""
-    return weight.dim() == 2 and bias.dim() == 1 and tuple(weight.shape) == (len(bias), columns) and len(bias) > 0
+    return (
+        weight.dim() == 2
+        and bias.dim() == 1
+        and tuple(weight.shape) == (len(bias), columns)
+        and len(bias) > 0
+    )
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -146,12 +173,26 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"ancestor {path}: cannot be read ({error.strerror or error}); give a .safetensors or .pth file") from None
+        raise UserError(
+            f"ancestor {path}: cannot be read ({error.strerror or error}); give a .safetensors or .pth file"
+        ) from None
     try:
-        found = parse(data) if Path(path).suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        found = (
+            parse(data)
+            if Path(path).suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
         for below in ("state_dict", "model"):
             found = found[below] if isinstance(found.get(below), Mapping) else found
-        named = {str(name).removeprefix("module."): tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
-    except Exception as error:  # whatever a foreign file makes the parsers raise; nothing of it was executed
-        raise UserError(f"ancestor {path}: not a state dict of tensors alone; save one with torch.save(model.state_dict(), FILE)") from error
+        named = {
+            str(name).removeprefix("module."): tensor
+            for name, tensor in found.items()
+            if isinstance(tensor, Tensor)
+        }
+    except (
+        Exception
+    ) as error:  # whatever a foreign file makes the parsers raise; nothing of it was executed
+        raise UserError(
+            f"ancestor {path}: not a state dict of tensors alone; save one with torch.save(model.state_dict(), FILE)"
+        ) from error
     return named

@@ -10,7 +10,9 @@ from evolve.networks.architecture import Architecture, Mixture
 from evolve.networks.network import Network, initialise
 
 
-def inherit(plan: Architecture, learngene: Learngene | None, classes: int, seed: int, descendant: int) -> Network:
+def inherit(
+    plan: Architecture, learngene: Learngene | None, classes: int, seed: int, descendant: int
+) -> Network:
     """A descendant of ``plan``: every layer drawn at random, then the learngene's copied in where the plan inherits.
 
     The draw depends on (seed, descendant, the layer's place, its shape) alone, so descendant n has the same random layers with
@@ -31,12 +33,16 @@ def _copy(model: Network, plan: Architecture, learngene: Learngene) -> None:
     for layer, mixture in plan.inherits().items():
         for given in mixture:
             if given not in learngene.layers:
-                raise ValueError(f"{layer} inherits {given}, but the learngene holds {', '.join(learngene.layers) or 'nothing'}")
+                raise ValueError(
+                    f"{layer} inherits {given}, but the learngene holds {', '.join(learngene.layers) or 'nothing'}"
+                )
         for part in plan.shapes(layer):
             target = own[f"layers.{layer}.{part}"]
             for given in mixture:
                 if target.shape != (held := learngene.layers[given][part]).shape:
-                    raise ValueError(f"{layer}.{part}: the learngene's shape is {tuple(held.shape)}, the plan's {tuple(target.shape)}")
+                    raise ValueError(
+                        f"{layer}.{part}: the learngene's shape is {tuple(held.shape)}, the plan's {tuple(target.shape)}"
+                    )
             target.copy_(_mixed(learngene, mixture, part))
 
 
@@ -47,6 +53,10 @@ def _mixed(learngene: Learngene, mixture: Mixture, part: str) -> Tensor:
         return tensors[0]
     if not tensors[0].is_floating_point():  # a count of batches
         return torch.stack(tensors).amax(0)
-    total = sum(share * tensor.double() for share, tensor in zip(mixture.values(), tensors, strict=True))
+    total = sum(
+        share * tensor.double() for share, tensor in zip(mixture.values(), tensors, strict=True)
+    )
     assert isinstance(total, Tensor)
-    return total.clamp_min(0) if part.endswith("running_var") else total  # an extrapolated variance may fall below 0
+    return (
+        total.clamp_min(0) if part.endswith("running_var") else total
+    )  # an extrapolated variance may fall below 0

@@ -17,11 +17,15 @@ INHERITORS = {
 }
 
 
-def descendant(ancestor: Architecture, selected: Sequence[str], chosen: InheritSettings) -> Architecture:
+def descendant(
+    ancestor: Architecture, selected: Sequence[str], chosen: InheritSettings
+) -> Architecture:
     """The descendant's architecture: what it inherits from where, and what is fresh."""
     made = made_by(chosen.method, ancestor, selected)
     if chosen.embeddings == "inherited":
-        made = made.with_inherited({**made.inherits(), **{name: {name: 1.0} for name in ancestor.carried}})
+        made = made.with_inherited(
+            {**made.inherits(), **{name: {name: 1.0} for name in ancestor.carried}}
+        )
     return made
 
 
@@ -64,7 +68,9 @@ def linear(ancestor: Architecture, selected: Sequence[str]) -> Architecture:
         held = [name for name in group if name in wanted]
         for slot in group if held else ():
             shares = line([depth[name] for name in held], depth[slot])
-            given[slot] = {name: float(share) for name, share in zip(held, shares, strict=True) if share}
+            given[slot] = {
+                name: float(share) for name, share in zip(held, shares, strict=True) if share
+            }
     return ancestor.with_inherited(given)
 
 
@@ -76,7 +82,10 @@ def line(depths: Sequence[int], at: int) -> list[Fraction]:
     n = len(depths)
     mean = Fraction(sum(depths), n)
     spread = sum((depth - mean) ** 2 for depth in depths)
-    return [Fraction(1, n) + ((at - mean) * (depth - mean) / spread if spread else 0) for depth in depths]
+    return [
+        Fraction(1, n) + ((at - mean) * (depth - mean) / spread if spread else 0)
+        for depth in depths
+    ]
 
 
 def kin(ancestor: Architecture) -> Groups:
@@ -89,7 +98,10 @@ def kin(ancestor: Architecture) -> Groups:
         return (ancestor.layer_names,)
     found: list[tuple[str, ...]] = []
     for stage in ancestor.integral_layers("stage"):
-        found += [tuple(name for name in stage if shape[name] == kind) for kind in dict.fromkeys(shape[name] for name in stage)]
+        found += [
+            tuple(name for name in stage if shape[name] == kind)
+            for kind in dict.fromkeys(shape[name] for name in stage)
+        ]
     return tuple(found)
 
 
@@ -106,10 +118,18 @@ def made_by(method: str, ancestor: Architecture, selected: Sequence[str]) -> Arc
     return made
 
 
-def _check(made: Architecture, ancestor: Architecture, selected: Sequence[str], method: str) -> None:
+def _check(
+    made: Architecture, ancestor: Architecture, selected: Sequence[str], method: str
+) -> None:
     held = {*selected, *ancestor.carried}
     for layer, mixture in made.inherits().items():
         if missing := set(mixture) - held:
-            raise nonsense("inheritors", method, f"lets {layer} inherit {', '.join(sorted(missing))}; the learngene holds {', '.join(selected)}")
+            raise nonsense(
+                "inheritors",
+                method,
+                f"lets {layer} inherit {', '.join(sorted(missing))}; the learngene holds {', '.join(selected)}",
+            )
         if other := [given for given in mixture if ancestor.shapes(given) != made.shapes(layer)]:
-            raise nonsense("inheritors", method, f"lets {layer} inherit {other[0]}, whose shapes differ")
+            raise nonsense(
+                "inheritors", method, f"lets {layer} inherit {other[0]}, whose shapes differ"
+            )

@@ -35,18 +35,27 @@ class Learngene:
 
     def save(self, path: Path) -> None:
         """Write one .safetensors file, complete or not at all. Raises UserError where that is impossible (full disk)."""
-        about = {"plan": self.ancestor_plan.to_json(), "layers": list(self.layers), "provenance": self.provenance}
+        about = {
+            "plan": self.ancestor_plan.to_json(),
+            "layers": list(self.layers),
+            "provenance": self.provenance,
+        }
         tensor_file.write(path, KIND, about, flatten(self))
 
 
-def extract(model_state: Mapping[str, Tensor], plan: Architecture, selected: Iterable[str]) -> Learngene:
+def extract(
+    model_state: Mapping[str, Tensor], plan: Architecture, selected: Iterable[str]
+) -> Learngene:
     """Copies of the layers ``selected``, in the plan's order, out of its network's state dict.
 
     Raises ValueError for a layer that ``plan`` does not have, KeyError for a state dict of another network.
     """
     wanted = check_names(plan, set(selected).difference(plan.extras)) | set(selected)
     layers = {
-        name: {part: model_state[f"layers.{name}.{part}"].detach().to("cpu", copy=True) for part in plan.shapes(name)}
+        name: {
+            part: model_state[f"layers.{name}.{part}"].detach().to("cpu", copy=True)
+            for part in plan.shapes(name)
+        }
         for name in plan.all_layers
         if name in wanted
     }
@@ -55,10 +64,16 @@ def extract(model_state: Mapping[str, Tensor], plan: Architecture, selected: Ite
 
 def flatten(learngene: Learngene) -> dict[str, Tensor]:
     """Layer -> tensors as one level of names, "conv11/bn.weight"."""
-    return {f"{layer}/{name}": tensor for layer, tensors in learngene.layers.items() for name, tensor in tensors.items()}
+    return {
+        f"{layer}/{name}": tensor
+        for layer, tensors in learngene.layers.items()
+        for name, tensor in tensors.items()
+    }
 
 
-def unflatten(tensors: Mapping[str, Tensor], plan: Architecture, origin: Mapping[str, Any] | None = None) -> Learngene:
+def unflatten(
+    tensors: Mapping[str, Tensor], plan: Architecture, origin: Mapping[str, Any] | None = None
+) -> Learngene:
     """The inverse of :func:`flatten`; the layers stand in the network's order."""
     held: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -78,8 +93,13 @@ def shuffled(learngene: Learngene, seed: int, *purpose: str | int) -> Learngene:
         order = torch.randperm(tensor.numel(), generator=generator(seed, *purpose, layer, part))
         return tensor.reshape(-1)[order.to(tensor.device)].reshape(tensor.shape)
 
-    layers = {name: {part: permuted(tensor, name, part) for part, tensor in parts.items()} for name, parts in learngene.layers.items()}
-    return Learngene(layers, learngene.ancestor_plan, {**learngene.provenance, "shuffled": [seed, *purpose]})
+    layers = {
+        name: {part: permuted(tensor, name, part) for part, tensor in parts.items()}
+        for name, parts in learngene.layers.items()
+    }
+    return Learngene(
+        layers, learngene.ancestor_plan, {**learngene.provenance, "shuffled": [seed, *purpose]}
+    )
 
 
 def load(path: Path) -> Learngene:
@@ -99,16 +119,22 @@ def read(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
         raise tensor_file.misfit(path, KIND, error) from error
 
 
-def _nested(tensors: Mapping[str, Tensor], plan: Architecture, layers: list[str]) -> dict[str, dict[str, Tensor]]:
+def _nested(
+    tensors: Mapping[str, Tensor], plan: Architecture, layers: list[str]
+) -> dict[str, dict[str, Tensor]]:
     """Tensors by layer; raises KeyError or ValueError unless they are exactly the plan's layers, in shape and number."""
     shapes = {name: plan.shapes(name) for name in layers}
     if len(tensors) != sum(map(len, shapes.values())):
         raise ValueError("other tensors than its layers'")
-    nested = {name: {part: tensors[f"{name}/{part}"] for part in parts} for name, parts in shapes.items()}
+    nested = {
+        name: {part: tensors[f"{name}/{part}"] for part in parts} for name, parts in shapes.items()
+    }
     for name, parts in nested.items():
         for part, tensor in parts.items():
             if not (tensor.is_floating_point() or tensor.dtype == torch.int64):
                 raise ValueError(f"{name}/{part} holds {tensor.dtype}")
             if tuple(tensor.shape) != shapes[name][part]:
-                raise ValueError(f"{name}/{part} has shape {tuple(tensor.shape)}, not {shapes[name][part]}")
+                raise ValueError(
+                    f"{name}/{part} has shape {tuple(tensor.shape)}, not {shapes[name][part]}"
+                )
     return nested

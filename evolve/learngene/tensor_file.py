@@ -50,12 +50,16 @@ def read_any(path: Path) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
     return _parse(path, KINDS, "file")
 
 
-def _parse(path: Path, kinds: Iterable[str], what: str) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+def _parse(
+    path: Path, kinds: Iterable[str], what: str
+) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"{what} {path}: cannot be read ({reason}); give a .safetensors file that evolve wrote") from error
+        raise UserError(
+            f"{what} {path}: cannot be read ({reason}); give a .safetensors file that evolve wrote"
+        ) from error
     try:
         tensors = tensors_from_bytes(data)
         header = note_of(data)
@@ -63,15 +67,27 @@ def _parse(path: Path, kinds: Iterable[str], what: str) -> tuple[str, dict[str, 
         about = json.loads(header[f"evolve.{kind}"])
         checksum = digest(about, tensors) if isinstance(about, dict) else ""
     except Exception as error:  # whatever a foreign file makes the parsers raise
-        wanted = f"whole {what} file" if what in KINDS else "whole file of evolve (a learngene, an ancestor or a model)"
-        raise UserError(f"{what} {path}: not a {wanted}; give a .safetensors file that evolve wrote") from error
+        wanted = (
+            f"whole {what} file"
+            if what in KINDS
+            else "whole file of evolve (a learngene, an ancestor or a model)"
+        )
+        raise UserError(
+            f"{what} {path}: not a {wanted}; give a .safetensors file that evolve wrote"
+        ) from error
     if kind not in kinds:
-        raise UserError(f"{what} {path}: is the file of evolve for {'an ancestor' if kind == 'ancestor' else f'a {kind}'}, not {what}; give another file")
+        raise UserError(
+            f"{what} {path}: is the file of evolve for {'an ancestor' if kind == 'ancestor' else f'a {kind}'}, not {what}; give another file"
+        )
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else None
-        raise UserError(f"{what} {path}: has format {found}, this version of evolve reads {FORMAT}; write it again with this version")
+        raise UserError(
+            f"{what} {path}: has format {found}, this version of evolve reads {FORMAT}; write it again with this version"
+        )
     if about.pop("sha256", None) != checksum:
-        raise UserError(f"{what} {path}: its content does not match its checksum, so it was altered or damaged; get it again")
+        raise UserError(
+            f"{what} {path}: its content does not match its checksum, so it was altered or damaged; get it again"
+        )
     if not isinstance(about.get("provenance"), dict):
         raise misfit(path, kind, "it has no provenance")
     return kind, about, tensors
@@ -79,12 +95,18 @@ def _parse(path: Path, kinds: Iterable[str], what: str) -> tuple[str, dict[str, 
 
 def misfit(path: Path, kind: str, why: object) -> UserError:
     """The error for a file whose checksum is right and whose content is not."""
-    return UserError(printable(f"{kind} {path}: its tensors do not fit its plan ({why}); give a file that evolve wrote"))
+    return UserError(
+        printable(
+            f"{kind} {path}: its tensors do not fit its plan ({why}); give a file that evolve wrote"
+        )
+    )
 
 
 def digest(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """sha256 over the description and every tensor's name, dtype, shape and bytes."""
-    found = hashlib.sha256(canonical({key: value for key, value in about.items() if key != "sha256"}).encode())
+    found = hashlib.sha256(
+        canonical({key: value for key, value in about.items() if key != "sha256"}).encode()
+    )
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         found.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -134,7 +156,11 @@ class Bounded(TorchDispatchMode):
         self.left = limit
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if args and isinstance(args[0], (list, tuple)) and all(isinstance(side, int) for side in args[0]):  # a factory's size
+        if (
+            args
+            and isinstance(args[0], (list, tuple))
+            and all(isinstance(side, int) for side in args[0])
+        ):  # a factory's size
             self.left -= math.prod(args[0])
             if self.left < 0:
                 raise ValueError("a network too large to be built")

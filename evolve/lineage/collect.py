@@ -18,7 +18,14 @@ from evolve.networks.family import from_json
 from evolve.report.curves import Descent, Generation, LineageRecord, Tried
 
 
-def collect(world: World, peek: Peek, scenario: str, profile: str, settings: Mapping[str, Any], versions: Mapping[str, Any]) -> LineageRecord:
+def collect(
+    world: World,
+    peek: Peek,
+    scenario: str,
+    profile: str,
+    settings: Mapping[str, Any],
+    versions: Mapping[str, Any],
+) -> LineageRecord:
     """Every generation whose measurements are complete; a lineage still under way gives a shorter record."""
     known = lineage.places(world, peek)
     found = (generation(world, length, known, peek) for length in measured(world.settings))
@@ -36,15 +43,23 @@ def collect(world: World, peek: Peek, scenario: str, profile: str, settings: Map
     )
 
 
-def generation(world: World, length: int, known: Mapping[Place, Stage], peek: Peek) -> Generation | None:
+def generation(
+    world: World, length: int, known: Mapping[Place, Stage], peek: Peek
+) -> Generation | None:
     """One generation, or None while a stage of it is missing."""
     ancestor = peek(known["accumulate", "", "", length, 0].key)
     gene = peek(known["condense", "", "", length, 0].key)
     methods = ["inherited", *(method for method in SPARSE if due(world, method, length))]
     stages = {method: known.get(("descend", method, "", length, 0)) for method in methods}
     records = {method: peek(stage.key) if stage else None for method, stage in stages.items()}
-    descents = {method: _descent(record, length, method) for method, record in records.items() if record is not None}
-    wanted: dict[str, int | str] = {"from-scratch": length} if world.settings.controls.from_scratch else {}
+    descents = {
+        method: _descent(record, length, method)
+        for method, record in records.items()
+        if record is not None
+    }
+    wanted: dict[str, int | str] = (
+        {"from-scratch": length} if world.settings.controls.from_scratch else {}
+    )
     wanted |= {"whole from-scratch": WHOLE} if wanted and "full-ancestor" in methods else {}
     for name, of in wanted.items():
         if (control := _from_scratch(world, of, length, known, peek)) is not None:
@@ -63,7 +78,12 @@ def generation(world: World, length: int, known: Mapping[Place, Stage], peek: Pe
         selected_by=gene["selected_by"],
         agreement=gene["agreement"],
         descendant=recipes.heir(world, gene).describe(),
-        share=plan.share([*gene["layers"], *(plan.carried if world.settings.inherit.embeddings == "inherited" else ())]),
+        share=plan.share(
+            [
+                *gene["layers"],
+                *(plan.carried if world.settings.inherit.embeddings == "inherited" else ()),
+            ]
+        ),
         trials=tuple(_tried(trial, gene["groups"]) for trial in gene["trials"]),
         inherited=descents["inherited"],
         scratch=descents.get("from-scratch"),
@@ -97,16 +117,30 @@ def _fewshot(stages: Iterable[Stage], peek: Peek) -> Iterator[Descent]:
             accuracy, images = tuple(record["accuracy"]), tuple(record["test_images"])
             diverged = record["undecided"] > 0 or not all(map(math.isfinite, record["losses"]))
             backbone = from_json(record["plan"]).describe()
-            yield Descent(0, stage.method, accuracy, accuracy, (), (), images, backbone=backbone, diverged=diverged)
+            yield Descent(
+                0,
+                stage.method,
+                accuracy,
+                accuracy,
+                (),
+                (),
+                images,
+                backbone=backbone,
+                diverged=diverged,
+            )
 
 
-def _from_scratch(world: World, of: int | str, length: int, known: Mapping[Place, Stage], peek: Peek) -> Descent | None:
+def _from_scratch(
+    world: World, of: int | str, length: int, known: Mapping[Place, Stage], peek: Peek
+) -> Descent | None:
     """A from-scratch control, the mean of its draws; None while one is missing, or where the control is off."""
     owner, at = ("", of) if isinstance(of, int) else (of, None)
     draws = range(world.settings.controls.draws)
     stages = [known.get(("descend", "from-scratch", owner, at, draw)) for draw in draws]
     records = [peek(stage.key) if stage else None for stage in stages]
-    descents = [_descent(record, length, "from-scratch") for record in records if record is not None]
+    descents = [
+        _descent(record, length, "from-scratch") for record in records if record is not None
+    ]
     return mean_descent(descents) if len(descents) == len(stages) else None
 
 

@@ -16,11 +16,15 @@ from evolve.engine.devices import choose_device, repeatable
 
 @lru_cache(maxsize=8)
 def _images(data: DataSettings, data_dir: Path | None, cache_dir: Path) -> ImageSet:
-    return load_images(data, data_dir, cache_dir)  # reads and checks all of them, so a batch with several sets keeps them open
+    return load_images(
+        data, data_dir, cache_dir
+    )  # reads and checks all of them, so a batch with several sets keeps them open
 
 
 @lru_cache(maxsize=1)  # a GPU holds one set
-def _load(data: DataSettings, data_dir: Path | None, cache_dir: Path, device: str) -> tuple[Resident, str]:
+def _load(
+    data: DataSettings, data_dir: Path | None, cache_dir: Path, device: str
+) -> tuple[Resident, str]:
     images = _images(data, data_dir, cache_dir)
     return Resident(images, repeatable(choose_device(device))), images.fingerprint
 
@@ -38,7 +42,11 @@ def _chosen_data(context: Mapping[str, Any], recipe: Mapping[str, Any]) -> DataS
 
 def resident_images(context: Mapping[str, Any], recipe: Mapping[str, Any]) -> Resident:
     data, expected = _chosen_data(context, recipe), recipe.get("data")
-    resident, fingerprint = _load(data, context["data_dir"], context["cache_dir"], context["device"])
+    resident, fingerprint = _load(
+        data, context["data_dir"], context["cache_dir"], context["device"]
+    )
     if expected is not None and fingerprint != expected:
-        raise UserError(f"data {context['data_dir']}: the images changed while the run was going on; run the command again")
+        raise UserError(
+            f"data {context['data_dir']}: the images changed while the run was going on; run the command again"
+        )
     return resident

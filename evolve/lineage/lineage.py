@@ -47,7 +47,9 @@ def lineage(world: World, peek: Peek) -> Iterator[Stage]:
     for length in range(world.settings.stream.tasks + 1):
         if length > 0:
             ancestor = accumulate(world, length, ancestor)
-            if length in lengths or world.settings.ancestor.strategy != "joint":  # a joint ancestor needs none before it
+            if (
+                length in lengths or world.settings.ancestor.strategy != "joint"
+            ):  # a joint ancestor needs none before it
                 yield ancestor
         if length in lengths:
             yield from generation(world, length, ancestor, peek)

@@ -42,16 +42,34 @@ if TYPE_CHECKING:
 CHECKPOINT_SECONDS = 10.0  # what a crash may cost of a task under way
 
 Outcome = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
-OWN = ("method", "plan", "inputs", "inherit")  # what may differ in a descend stage's recipe within a set
+OWN = (
+    "method",
+    "plan",
+    "inputs",
+    "inherit",
+)  # what may differ in a descend stage's recipe within a set
 
 
 def _settings(kind: type, table: Mapping[str, Any]) -> Any:
     """Settings from a recipe's table; what stands beside them there (an image size, a plug-in's version) is left out."""
     known = {f.name for f in fields(kind)}
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in table.items() if name in known})
+    return kind(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in table.items()
+            if name in known
+        }
+    )
 
 
-def accumulate_outcome(context: Mapping[str, Any], stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:
+def accumulate_outcome(
+    context: Mapping[str, Any],
+    stage: Stage,
+    inputs: Mapping[str, Result],
+    resident: Resident,
+    store: Store,
+    progress: Progress,
+) -> Outcome:
     from evolve.ancestor.accumulate import (  # imports Avalanche, which takes seconds
         Accumulated,
         accumulate,
@@ -85,13 +103,17 @@ def _pretrained(recipe: Mapping[str, Any], context: Mapping[str, Any]) -> dict[s
 
     file, a = context["checkpoint"], recipe["ancestor"]
     if content(file) != recipe["checkpoint"]:
-        raise UserError(f'ancestor.checkpoint = "{file}": the file changed while the run was going on; run the command again')
+        raise UserError(
+            f'ancestor.checkpoint = "{file}": the file changed while the run was going on; run the command again'
+        )
     plan = architecture(a["network"], a["width"], a["size"])
     assert isinstance(plan, ViTPlan), "scenario.check allows no other"
     return read(file, plan)
 
 
-def condense_request(stage: Stage, inputs: Mapping[str, Result], resident: Resident, progress: Progress) -> Request:
+def condense_request(
+    stage: Stage, inputs: Mapping[str, Result], resident: Resident, progress: Progress
+) -> Request:
     from evolve.condensers.interface import Request
 
     recipe = stage.recipe
@@ -113,7 +135,9 @@ def condense_request(stage: Stage, inputs: Mapping[str, Result], resident: Resid
     )
 
 
-def condense_outcome(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:
+def condense_outcome(
+    stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress
+) -> Outcome:
     from evolve.condensers.condense import condense_ancestor
 
     request = condense_request(stage, inputs, resident, progress)
@@ -154,12 +178,17 @@ def _rivals(inputs: Mapping[str, Result]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def descend_outcome(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:
+def descend_outcome(
+    stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress
+) -> Outcome:
     return descend_outcomes([stage], [inputs], resident, progress)[0]
 
 
 def descend_outcomes(
-    stages: Sequence[Stage], inputs: Sequence[Mapping[str, Result]], resident: Resident, progress: Progress
+    stages: Sequence[Stage],
+    inputs: Sequence[Mapping[str, Result]],
+    resident: Resident,
+    progress: Progress,
 ) -> list[Outcome]:
     """The descendants of all stages; every stage's have the same tasks and numbers. The stages differ in nothing but :data:`OWN`."""
     from evolve.descendants.descendants import downstream_tasks, train_together
@@ -171,21 +200,39 @@ def descend_outcomes(
     heirs = [_inheritance(stage.recipe, given) for stage, given in zip(stages, inputs, strict=True)]
     numbers = range(len(tasks))
     drawn = derive_seed(seed, "draw", shared["draw"]) if shared["draw"] else seed
-    models = [inherit(*heir, settings.classes_per_task, drawn, number).to(resident.device) for heir in heirs for number in numbers]
+    models = [
+        inherit(*heir, settings.classes_per_task, drawn, number).to(resident.device)
+        for heir in heirs
+        for number in numbers
+    ]
     size, reference = len(stages), shared["arithmetic"] == "reference"
 
     def report(fraction: float, text: str) -> None:
-        progress(fraction, f"{len(tasks)} descendants{f' (of {len(models)} together)' if size > 1 else ''}, {text}")
+        progress(
+            fraction,
+            f"{len(tasks)} descendants{f' (of {len(models)} together)' if size > 1 else ''}, {text}",
+        )
 
     teacher = _teacher(shared, inputs[0], resident.device, settings.distill_weight)
     trained = train_together(
-        models, tasks * size, resident, settings, drawn, [*numbers] * size, report, reference, lr_scale(shared), teacher
+        models,
+        tasks * size,
+        resident,
+        settings,
+        drawn,
+        [*numbers] * size,
+        report,
+        reference,
+        lr_scale(shared),
+        teacher,
     )
     parts = [trained[start : start + len(tasks)] for start in range(0, len(trained), len(tasks))]
     return [_measured(plan, tasks, part) for (plan, _), part in zip(heirs, parts, strict=True)]
 
 
-def fewshot_outcome(stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress) -> Outcome:
+def fewshot_outcome(
+    stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress
+) -> Outcome:
     from evolve.descendants.descendants import downstream_tasks
     from evolve.descendants.fewshot.measure import meta_train_and_measure, thinned
     from evolve.learngene.inheritance import inherit
@@ -194,7 +241,9 @@ def fewshot_outcome(stage: Stage, inputs: Mapping[str, Result], resident: Reside
     settings: FewshotSettings = _settings(FewshotSettings, recipe["fewshot"])
     chosen: DescendSettings = _settings(DescendSettings, recipe["tasks"])
     tasks = downstream_tasks(chosen, recipe["classes"], resident, seed)
-    network = inherit(from_json(recipe["plan"]), None, chosen.classes_per_task, seed, 0).to(resident.device)
+    network = inherit(from_json(recipe["plan"]), None, chosen.classes_per_task, seed, 0).to(
+        resident.device
+    )
     found = meta_train_and_measure(
         recipe["learner"],
         network,
@@ -218,7 +267,9 @@ def fewshot_outcome(stage: Stage, inputs: Mapping[str, Result], resident: Reside
     return record, {"correct": {f"task{n}": correct for n, correct in enumerate(found.correct)}}
 
 
-def _measured(plan: Architecture, tasks: Sequence[DownstreamTask], trained: Sequence[Trained]) -> Outcome:
+def _measured(
+    plan: Architecture, tasks: Sequence[DownstreamTask], trained: Sequence[Trained]
+) -> Outcome:
     """A descend stage's result."""
     record = {
         "accuracy": [t.last for t in trained],
@@ -231,24 +282,32 @@ def _measured(plan: Architecture, tasks: Sequence[DownstreamTask], trained: Sequ
         "classes": [list(task.classes) for task in tasks],
         "plan": plan.to_json(),
     }
-    correct = {f"descendant{n}": torch.tensor(t.correct, dtype=torch.uint8) for n, t in enumerate(trained)}
+    correct = {
+        f"descendant{n}": torch.tensor(t.correct, dtype=torch.uint8) for n, t in enumerate(trained)
+    }
     return record, {"correct": correct}
 
 
-def _inheritance(recipe: Mapping[str, Any], inputs: Mapping[str, Result]) -> tuple[Architecture, Learngene | None]:
+def _inheritance(
+    recipe: Mapping[str, Any], inputs: Mapping[str, Result]
+) -> tuple[Architecture, Learngene | None]:
     """The descendant's plan and what it inherits, by the recipe's method."""
     ancestor, method = _plan(recipe), recipe["method"]
     if method == "from-scratch":
         return from_json(recipe["plan"]), None
     if method == "full-ancestor":
-        return ancestor.whole(), extract(trunk(inputs["ancestor"].tensors("ancestor")), ancestor, ancestor.all_layers)
+        return ancestor.whole(), extract(
+            trunk(inputs["ancestor"].tensors("ancestor")), ancestor, ancestor.all_layers
+        )
     found = inputs["learngene"]
     chosen: InheritSettings = _settings(InheritSettings, recipe["inherit"])
     plan = descendant(ancestor, found.record["layers"], chosen)
     if method == "distilled":
         return plan, None
     learngene = unflatten(found.tensors("learngene"), ancestor)
-    return plan, shuffled(learngene, recipe["seed"], "shuffle") if method == "shuffled" else learngene
+    return plan, shuffled(
+        learngene, recipe["seed"], "shuffle"
+    ) if method == "shuffled" else learngene
 
 
 def lr_scale(recipe: Mapping[str, Any]) -> float:
@@ -257,7 +316,9 @@ def lr_scale(recipe: Mapping[str, Any]) -> float:
     return float(recipe["inherit"]["lr_scale"]) if inherits else 1.0
 
 
-def _teacher(recipe: Mapping[str, Any], inputs: Mapping[str, Result], device: torch.device, weight: float) -> Teacher | None:
+def _teacher(
+    recipe: Mapping[str, Any], inputs: Mapping[str, Result], device: torch.device, weight: float
+) -> Teacher | None:
     """The frozen ancestor whose features are the hints of distilled descendants."""
     if recipe["method"] != "distilled":
         return None

@@ -29,10 +29,19 @@ from evolve.lineage.world import SET_LIMIT
 if TYPE_CHECKING:
     from evolve.condensers.interface import Request
 
-__all__ = ["SET_LIMIT", "InputLost", "condensation", "perform_set", "perform_stage", "set_key"]  # the engine reads the first
+__all__ = [
+    "SET_LIMIT",
+    "InputLost",
+    "condensation",
+    "perform_set",
+    "perform_stage",
+    "set_key",
+]  # the engine reads the first
 
 
-def perform_stage(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+def perform_stage(
+    stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress
+) -> None:
     """Compute ``stage`` and put it into ``store``. ``context`` holds what cannot change a number: paths and the device.
 
     Raises UserError when the images are not those the recipe was made for, or a setting asks for more than they hold.
@@ -48,7 +57,9 @@ def perform_stage(stage: Stage, store: Store, context: Mapping[str, Any], progre
     inputs = _inputs(stage, store, context, progress)
     resident = resident_images(context, stage.recipe)
     record, tensors = rooms[stage.kind](stage, inputs, resident, store, progress)
-    store.put(stage, record, tensors, provenance(resident.device) | {"spent": spent(resumed=resumed)})
+    store.put(
+        stage, record, tensors, provenance(resident.device) | {"spent": spent(resumed=resumed)}
+    )
 
 
 def set_key(stage: Stage, context: Mapping[str, Any]) -> Hashable | None:
@@ -57,14 +68,20 @@ def set_key(stage: Stage, context: Mapping[str, Any]) -> Hashable | None:
     A CPU gains nothing from more descendants at once, nor does the plain path, which distillation and a learning rate of their own for
     inherited layers always take; company must not lead others onto it.
     """
-    if stage.kind != "descend" or stage.recipe["arithmetic"] == "reference" or choose_device(context["device"]).type != "cuda":
+    if (
+        stage.kind != "descend"
+        or stage.recipe["arithmetic"] == "reference"
+        or choose_device(context["device"]).type != "cuda"
+    ):
         return None
     if stage.recipe["method"] == "distilled" or lr_scale(stage.recipe) != 1:
         return None
     return canonical({name: value for name, value in stage.recipe.items() if name not in OWN})
 
 
-def perform_set(stages: Sequence[Stage], store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+def perform_set(
+    stages: Sequence[Stage], store: Store, context: Mapping[str, Any], progress: Progress
+) -> None:
     """Train the descendants of all ``stages``, of one :func:`set_key`, side by side, and put each stage's result as :func:`perform_stage`
     would have.
 
@@ -84,7 +101,9 @@ class InputLost(RuntimeError):
     """An input was damaged and has been set aside; it has to be computed again before this stage."""
 
 
-def _inputs(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> dict[str, Result]:
+def _inputs(
+    stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress
+) -> dict[str, Result]:
     """The stage's inputs by role, with their tensors: a thinned snapshot is computed again."""
 
     def again(before: Stage) -> None:
@@ -97,7 +116,9 @@ def _inputs(stage: Stage, store: Store, context: Mapping[str, Any], progress: Pr
     return {role: result for role, result in results.items() if result is not None}
 
 
-def condensation(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> Request:
+def condensation(
+    stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress
+) -> Request:
     """What a condense stage asks for, its ancestor fetched from the store. Raises UserError as :func:`perform_stage` does."""
     images = resident_images(context, stage.recipe)
     return condense_request(stage, _inputs(stage, store, context, progress), images, progress)

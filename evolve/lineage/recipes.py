@@ -18,7 +18,12 @@ from evolve.networks.family import from_json
 
 # Raised by hand when a kind's numbers change for the same settings; results of the older version are then simply not found.
 VERSIONS = {"accumulate": 1, "condense": 1, "descend": 1, "fewshot": 1}
-TASKS = ("descendants", "classes_per_task", "shots", "test_per_class")  # [descend]: what chooses the downstream tasks
+TASKS = (
+    "descendants",
+    "classes_per_task",
+    "shots",
+    "test_per_class",
+)  # [descend]: what chooses the downstream tasks
 LEARNING = (
     "epochs",
     "batch",
@@ -33,7 +38,9 @@ LEARNING = (
 RIVAL = "rival "  # begins the role of an input of method "trial"
 
 
-def accumulate(world: World, task: int, previous: Stage | None, strategy: str | None = None) -> Stage:
+def accumulate(
+    world: World, task: int, previous: Stage | None, strategy: str | None = None
+) -> Stage:
     """The ancestor after ``task`` tasks. Task 0 is the untrained (or pretrained) ancestor, which no training setting can change."""
     s = world.settings
     stream = _keyed(s.stream, without=("tasks",) if s.ancestor.head != "per-task" else ())
@@ -44,15 +51,27 @@ def accumulate(world: World, task: int, previous: Stage | None, strategy: str | 
         recipe["stream"] = {name: stream[name] for name in stream if name != "images_per_class"}
         recipe["checkpoint"] = world.checkpoint
     else:
-        ancestor = replace(s.ancestor, strategy=strategy, strategy_args={}) if strategy else s.ancestor
+        ancestor = (
+            replace(s.ancestor, strategy=strategy, strategy_args={}) if strategy else s.ancestor
+        )
         recipe["ancestor"] = _learning(ancestor) | network(s)
         recipe |= {"stream": stream, "data": world.data, "arithmetic": world.arithmetic}
         recipe |= marked("strategies", ancestor.strategy)
         if ancestor.strategy == "joint":
-            previous = accumulate(world, 0, None)  # each joint ancestor is trained afresh on the union of its tasks
+            previous = accumulate(
+                world, 0, None
+            )  # each joint ancestor is trained afresh on the union of its tasks
     of = strategy or ""
     inputs = {"previous": previous} if previous else {}
-    return _stage("accumulate", f"{of} accumulate {task}".strip(), recipe, inputs, priority=0, of=of, length=task)
+    return _stage(
+        "accumulate",
+        f"{of} accumulate {task}".strip(),
+        recipe,
+        inputs,
+        priority=0,
+        of=of,
+        length=task,
+    )
 
 
 def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
@@ -74,7 +93,9 @@ def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
     inputs = {"ancestor": ancestor} | {
         f"{RIVAL}{name}": stage for name, stage in rivals(world, length, ancestor, of).items()
     }
-    return _stage("condense", f"{of} condense {length}".strip(), recipe, inputs, of=of, length=length)
+    return _stage(
+        "condense", f"{of} condense {length}".strip(), recipe, inputs, of=of, length=length
+    )
 
 
 def rivals(world: World, length: int, ancestor: Stage, of: str = "") -> dict[str, Stage]:
@@ -88,7 +109,9 @@ def rivals(world: World, length: int, ancestor: Stage, of: str = "") -> dict[str
 
     def by(name: str) -> Stage:
         settings = replace(world.settings, condense=replace(c, method=name))
-        return condense(replace(world, settings=settings), length, ancestor, of=f"{of} {name}".strip())
+        return condense(
+            replace(world, settings=settings), length, ancestor, of=f"{of} {name}".strip()
+        )
 
     return {name: by(name) for name in c.rivals}
 
@@ -97,16 +120,31 @@ def descend(world: World, method: str, length: int, source: Stage) -> Stage:
     """Descendants that inherit from ``source``, a learngene or (full-ancestor) the ancestor itself."""
     role = "ancestor" if method == "full-ancestor" else "learngene"
     # "joint" names where the learngene comes from, which its key already says.
-    recipe = _descend_recipe(world) | {"method": "inherited" if method == "joint" else method} | _inheriting(world.settings, method)
-    return _stage("descend", f"descend {length} {method}", recipe, {role: source}, method=method, length=length)
+    recipe = (
+        _descend_recipe(world)
+        | {"method": "inherited" if method == "joint" else method}
+        | _inheriting(world.settings, method)
+    )
+    return _stage(
+        "descend",
+        f"descend {length} {method}",
+        recipe,
+        {role: source},
+        method=method,
+        length=length,
+    )
 
 
 def distilled(world: World, length: int, learngene: Stage, ancestor: Stage) -> Stage:
     """From-scratch descendants of the learngene's architecture, with the ancestor's features as hints where they would inherit (paper, Table II)."""
-    recipe = _descend_recipe(world) | {"method": "distilled"} | _inheriting(world.settings, "distilled")
+    recipe = (
+        _descend_recipe(world) | {"method": "distilled"} | _inheriting(world.settings, "distilled")
+    )
     recipe["descend"] |= {"distill_weight": world.settings.descend.distill_weight}
     inputs = {"learngene": learngene, "ancestor": ancestor}
-    return _stage("descend", f"descend {length} distilled", recipe, inputs, method="distilled", length=length)
+    return _stage(
+        "descend", f"descend {length} distilled", recipe, inputs, method="distilled", length=length
+    )
 
 
 def from_scratch(world: World, plan: Architecture, of: int | str, draw: int = 0) -> Stage:
@@ -114,7 +152,11 @@ def from_scratch(world: World, plan: Architecture, of: int | str, draw: int = 0)
 
     ``of``: a lineage length, or :data:`PAPERS` or :data:`WHOLE`; ``draw``: 0 is paired with the inherited, layer by layer.
     """
-    recipe = _descend_recipe(world) | {"method": "from-scratch", "plan": plan.anonymous().to_json(), "draw": draw}
+    recipe = _descend_recipe(world) | {
+        "method": "from-scratch",
+        "plan": plan.anonymous().to_json(),
+        "draw": draw,
+    }
     label = f"descend {of} from-scratch" + (f" draw {draw + 1}" if draw else "")
     place: dict[str, Any] = {"length": of} if isinstance(of, int) else {"of": of}
     return _stage("descend", label, recipe, {}, method="from-scratch", draw=draw, **place)
@@ -131,11 +173,21 @@ def fewshot(world: World, learner: str) -> Stage:
         "classes": list(world.descend_classes),
         "plan": paper_descendant(s).anonymous().to_json(),
         "learner": learner,
-        "fewshot": {name: value for name, value in _keyed(s.fewshot).items() if name in LEARNERS[learner].reads},
+        "fewshot": {
+            name: value
+            for name, value in _keyed(s.fewshot).items()
+            if name in LEARNERS[learner].reads
+        },
         "tasks": {name: getattr(s.descend, name) for name in TASKS},
         "images_per_class": s.stream.images_per_class,
     }
-    return _stage("fewshot", f"few-shot {learner}", recipe | marked("networks", s.ancestor.network), {}, method=learner)
+    return _stage(
+        "fewshot",
+        f"few-shot {learner}",
+        recipe | marked("networks", s.ancestor.network),
+        {},
+        method=learner,
+    )
 
 
 def heir(world: World, chosen: Mapping[str, Any]) -> Architecture:
@@ -205,18 +257,24 @@ def _fixed_numbers(s: Settings) -> list[int]:
 
 def fixed_layers(s: Settings) -> tuple[int, ...]:
     """The fixed set, 0-based at granularity conv, whichever way the scenario names it."""
-    return tuple(sorted({n - 1 for n in s.condense.fixed})) or ancestor_plan(s).named_set(s.condense.fixed_set, s.condense.top_k)
+    return tuple(sorted({n - 1 for n in s.condense.fixed})) or ancestor_plan(s).named_set(
+        s.condense.fixed_set, s.condense.top_k
+    )
 
 
 def _inheriting(s: Settings, method: str) -> dict[str, Any]:
     """How the descendants inherit, as far as ``method`` reads it."""
     every = _keyed(s.inherit)
     read = {"full-ancestor": ("lr_scale",), "distilled": ("method",)}.get(method, tuple(every))
-    return {"inherit": {name: every[name] for name in read}} | (marked("inheritors", s.inherit.method) if "method" in read else {})
+    return {"inherit": {name: every[name] for name in read}} | (
+        marked("inheritors", s.inherit.method) if "method" in read else {}
+    )
 
 
 def _keyed(section: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    named = [f.name for f in fields(section) if f.metadata.get("key", True) and f.name not in without]
+    named = [
+        f.name for f in fields(section) if f.metadata.get("key", True) and f.name not in without
+    ]
     return {name: _plain(getattr(section, name)) for name in named}
 
 
@@ -224,6 +282,13 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _stage(kind: str, label: str, recipe: dict[str, Any], inputs: Mapping[str, Stage], priority: int = 1, **place: Any) -> Stage:
+def _stage(
+    kind: str,
+    label: str,
+    recipe: dict[str, Any],
+    inputs: Mapping[str, Stage],
+    priority: int = 1,
+    **place: Any,
+) -> Stage:
     keys = {role: stage.key for role, stage in inputs.items()}
     return Stage(kind, label, recipe | {"inputs": keys}, keys, priority, **place)

@@ -19,7 +19,16 @@ def whole(store: Store, key: str, compute: Callable[[Stage], None]) -> Result | 
         return found
     with store.lock(key):
         found = store.get(key)
-        if found is not None and found.thinned:  # else another process has done it while this one waited
+        if (
+            found is not None and found.thinned
+        ):  # else another process has done it while this one waited
             recipe = found.manifest["recipe"]
-            compute(Stage(found.manifest["kind"], f"snapshot {recipe.get('task', '')}", recipe, recipe["inputs"]))
+            compute(
+                Stage(
+                    found.manifest["kind"],
+                    f"snapshot {recipe.get('task', '')}",
+                    recipe,
+                    recipe["inputs"],
+                )
+            )
     return store.get(key)

@@ -15,8 +15,6 @@ from evolve.networks.family import architecture
 PROFILES = ("quick", "paper")
 
 
-
-
 def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Scenario:
     """Read scenario ``name`` (shipped name or path), apply ``[quick]`` if asked, then ``section.key=value`` overrides.
 
@@ -28,10 +26,14 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
         raise UserError(f"--profile {profile}: allowed are {', '.join(PROFILES)}")
     stated = table.pop("profile", None)
     if stated is not None and stated not in PROFILES:
-        raise UserError(f"{path}: profile = {_show(stated)}: allowed are {', '.join(PROFILES)} (it says what the file was resolved for)")
+        raise UserError(
+            f"{path}: profile = {_show(stated)}: allowed are {', '.join(PROFILES)} (it says what the file was resolved for)"
+        )
     quick = table.pop("quick", None)
     if quick is None and profile == "quick" and stated != "quick":
-        raise UserError(f"{path}: has no [quick] tables, so --profile quick would run it in full; add some or leave --profile out")
+        raise UserError(
+            f"{path}: has no [quick] tables, so --profile quick would run it in full; add some or leave --profile out"
+        )
     quick = {} if quick is None else quick
     if not isinstance(quick, dict):
         raise UserError(f"{path}: quick = {quick!r}: expected tables such as [quick.ancestor]")
@@ -44,24 +46,6 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
         settings = override(settings, text)
     check(settings, str(path))
     return Scenario(settings, stated or profile, str(path), tuple(overrides))
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 def check(settings: Settings, file: str) -> None:
@@ -99,7 +83,10 @@ def _problems(s: Settings) -> Iterator[str]:
         yield f"condense.args = {toml_value(s.condense.args)}: method {s.condense.method} takes none, they are a plug-in's; allowed is {{}}"
     for room in ("ancestor", "condense", "descend", "fewshot"):
         chosen = getattr(s, room).augment
-        if "flip" in chosen and (s.data.source if room == "ancestor" else descend_source(s.data)) == "glyphs":
+        if (
+            "flip" in chosen
+            and (s.data.source if room == "ancestor" else descend_source(s.data)) == "glyphs"
+        ):
             yield f'{room}.augment = {list(chosen)}: glyphs are characters and lose their class when flipped; allowed: ["crop"] or []'
 
 
@@ -117,8 +104,14 @@ def _network_problems(s: Settings) -> Iterator[str]:
 
 
 def _split_problems(s: Settings) -> Iterator[str]:
-    two = descend_source(s.data) != s.data.source  # then every source's ids are its own, and roles need not be listed together
-    roles = {"ancestor": s.data.ancestor_classes, "condense": s.data.condense_classes, "descend": s.data.descend_classes}
+    two = (
+        descend_source(s.data) != s.data.source
+    )  # then every source's ids are its own, and roles need not be listed together
+    roles = {
+        "ancestor": s.data.ancestor_classes,
+        "condense": s.data.condense_classes,
+        "descend": s.data.descend_classes,
+    }
     given = [role for role, ids in roles.items() if ids]
     if given and len(given) < 3 and not two:
         missing = next(role for role in roles if role not in given)
@@ -143,7 +136,10 @@ def _split_problems(s: Settings) -> Iterator[str]:
         if s.condense.method == "trial"
         else ()
     )
-    counts = {role: len(ids) or count for (role, ids), count in zip(roles.items(), s.data.split, strict=True)}
+    counts = {
+        role: len(ids) or count
+        for (role, ids), count in zip(roles.items(), s.data.split, strict=True)
+    }
     for key, role, wanted in (
         ("stream.classes_per_task", "ancestor", s.stream.classes_per_task),
         ("descend.classes_per_task", "descend", s.descend.classes_per_task),
@@ -151,11 +147,3 @@ def _split_problems(s: Settings) -> Iterator[str]:
     ):
         if wanted > counts[role]:
             yield f"{key} = {wanted}: at most {counts[role]}, the {role} classes of the split"
-
-
-
-
-
-
-
-

@@ -14,7 +14,11 @@ def measured(settings: Settings) -> tuple[int, ...]:
     if isinstance(measure, tuple):
         lengths = {length for length in measure if length <= tasks}
     else:
-        lengths = set(range(1, tasks + 1) if measure == "all" else range(int(measure), tasks + 1, int(measure)))
+        lengths = set(
+            range(1, tasks + 1)
+            if measure == "all"
+            else range(int(measure), tasks + 1, int(measure))
+        )
     return tuple(sorted(lengths | {tasks} | ({0} if settings.controls.untrained else set())))
 
 
@@ -27,4 +31,8 @@ def due(world: World, control: str, length: int) -> bool:
     if world.settings.stream.tasks == 0:
         return every > 0 and control != "joint"
     trained = [m for m in measured(world.settings) if m > 0]
-    return every > 0 and length in trained and ((trained.index(length) + 1) % every == 0 or length == trained[-1])
+    return (
+        every > 0
+        and length in trained
+        and ((trained.index(length) + 1) % every == 0 or length == trained[-1])
+    )

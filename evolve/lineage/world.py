@@ -15,7 +15,9 @@ from evolve.networks.family import architecture
 SET_LIMIT = 8  # stages that train as one set at most: 40 descendants, the widest graph that is tried (evolve.descendants.trainers.graph_check.WIDTHS)
 
 
-Peek = Callable[[str], "Mapping[str, Any] | None"]  # a stage's key -> its record, if it is in the store
+Peek = Callable[
+    [str], "Mapping[str, Any] | None"
+]  # a stage's key -> its record, if it is in the store
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,9 @@ class World:
     ancestor_classes: tuple[int, ...]
     condense_classes: tuple[int, ...]
     descend_classes: tuple[int, ...]
-    reference: bool = False  # the plain path everywhere: the same mathematics, other rounding, so other keys
+    reference: bool = (
+        False  # the plain path everywhere: the same mathematics, other rounding, so other keys
+    )
     checkpoint: str = ""  # content (sha256) of the pretrained weights that the ancestor starts from
 
     @property
@@ -41,7 +45,11 @@ class World:
     @property
     def roles(self) -> dict[str, tuple[int, ...]]:
         """The split of the classes, by role."""
-        return {"ancestor": self.ancestor_classes, "condense": self.condense_classes, "descend": self.descend_classes}
+        return {
+            "ancestor": self.ancestor_classes,
+            "condense": self.condense_classes,
+            "descend": self.descend_classes,
+        }
 
 
 def ancestor_plan(settings: Settings) -> Architecture:
@@ -70,15 +78,36 @@ def world_of(found: Mapping[str, Any], origin: str) -> World:
     """The inverse of :func:`facts`; also of what run.json holds. UserError, naming ``origin``, for settings that this evolve does not know."""
     try:
         settings = toml.from_dict(found["settings"], origin)
-        ancestor, condense, descend = (tuple(found["classes"][role]) for role in ("ancestor", "condense", "descend"))
-        return World(settings, found["seed"], found["fingerprint"], ancestor, condense, descend, found["reference"], found["checkpoint"])
+        ancestor, condense, descend = (
+            tuple(found["classes"][role]) for role in ("ancestor", "condense", "descend")
+        )
+        return World(
+            settings,
+            found["seed"],
+            found["fingerprint"],
+            ancestor,
+            condense,
+            descend,
+            found["reference"],
+            found["checkpoint"],
+        )
     except (KeyError, TypeError) as error:
-        raise UserError(f"{origin}: damaged ({error!r}): remove it, and `evolve resume` the run that it named, if there is one") from None
+        raise UserError(
+            f"{origin}: damaged ({error!r}): remove it, and `evolve resume` the run that it named, if there is one"
+        ) from None
 
 
 def described(world: World, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with what else two runs must share to be pooled: the images and their split, and pretrained weights."""
     split = {role: " ".join(map(str, ids)) for role, ids in world.roles.items()}
     start = {"pretrained": {"content": world.checkpoint}} if world.checkpoint else {}
-    ancestor = {name: value for name, value in settings["ancestor"].items() if name != "keep"}  # what stays on disk changes no number
-    return {**settings, "ancestor": ancestor, "images": {"fingerprint": world.data, **split}, "arithmetic": {"path": world.arithmetic}, **start}
+    ancestor = {
+        name: value for name, value in settings["ancestor"].items() if name != "keep"
+    }  # what stays on disk changes no number
+    return {
+        **settings,
+        "ancestor": ancestor,
+        "images": {"fingerprint": world.data, **split},
+        "arithmetic": {"path": world.arithmetic},
+        **start,
+    }

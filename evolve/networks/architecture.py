@@ -33,7 +33,9 @@ class Architecture(ABC):
     """
 
     family: ClassVar[str]
-    builder: ClassVar[str]  # "module:attribute" of what builds the network from (architecture, classes)
+    builder: ClassVar[
+        str
+    ]  # "module:attribute" of what builds the network from (architecture, classes)
 
     # What it consists of.
 
@@ -123,7 +125,11 @@ class Architecture(ABC):
 
     def state_shapes(self) -> Shapes:
         """The same of the whole network, under its state dict's names; the head, whose classes are open, is left out."""
-        return {f"layers.{layer}.{part}": shape for layer in self.all_layers for part, shape in self.shapes(layer).items()}
+        return {
+            f"layers.{layer}.{part}": shape
+            for layer in self.all_layers
+            for part, shape in self.shapes(layer).items()
+        }
 
     # What it costs (for estimates only; no number of a lineage depends on it).
 
@@ -160,7 +166,10 @@ def _count(shape: Sequence[int]) -> int:
 @lru_cache(maxsize=64)
 def _built_shapes(architecture: Architecture) -> Mapping[str, Shapes]:
     model = architecture.build(1)
-    return {name: {part: tuple(t.shape) for part, t in layer.state_dict().items()} for name, layer in model.layers.items()}
+    return {
+        name: {part: tuple(t.shape) for part, t in layer.state_dict().items()}
+        for name, layer in model.layers.items()
+    }
 
 
 def front_or_last(name: str, layers: int, count: int) -> tuple[int, ...]:
@@ -189,5 +198,7 @@ def check_names(architecture: Architecture, selected: Iterable[str]) -> set[str]
     """The selection as a set. Raises ValueError, naming them, for integral layers that the ancestor does not have."""
     wanted = set(selected)
     if unknown := wanted.difference(architecture.layer_names):
-        raise ValueError(f"no such layers in the ancestor: {', '.join(sorted(unknown))}; it has {', '.join(architecture.layer_names)}")
+        raise ValueError(
+            f"no such layers in the ancestor: {', '.join(sorted(unknown))}; it has {', '.join(architecture.layer_names)}"
+        )
     return wanted

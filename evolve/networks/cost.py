@@ -56,6 +56,9 @@ class Work:
     def seconds(self) -> float:
         """On one core of the machine the constants were fitted on."""
         rates = rates_of(self.plan)
-        image = 3 * self.plan.macs(self.size) / rates.speed + self.plan.numbers_out(self.size) * rates.feature
+        image = (
+            3 * self.plan.macs(self.size) / rates.speed
+            + self.plan.numbers_out(self.size) * rates.feature
+        )
         step = len(self.plan.layer_names) * rates.layer + self.plan.parameters * rates.parameter
         return self.images * image + self.steps * step + self.tested * EVAL_SHARE * image

@@ -45,7 +45,9 @@ def architecture(network: str, width: float, size: int) -> Architecture:
         try:
             made = make(width, size)
         except ValueError as error:
-            raise UserError(f"ancestor.network = {network!r} at ancestor.width = {width:g}, data.size = {size}: {error}") from None
+            raise UserError(
+                f"ancestor.network = {network!r} at ancestor.width = {width:g}, data.size = {size}: {error}"
+            ) from None
     return made if origin("networks", network) is None else sound("networks", network, made)
 
 
@@ -56,14 +58,24 @@ def sound(kind: str, name: str, made: Any) -> Architecture:
     with blamed(kind, name):
         again = from_json(json.loads(json.dumps(made.to_json())))
     if again != made:
-        raise nonsense(kind, name, "returned an Architecture that does not come back equal from its to_json()")
+        raise nonsense(
+            kind, name, "returned an Architecture that does not come back equal from its to_json()"
+        )
     return made
 
 
 def from_json(value: Any) -> Architecture:
     """The architecture that :meth:`Architecture.to_json` wrote. Raises ValueError for anything else."""
-    family = "vgg" if isinstance(value, list) else value.get("family") if isinstance(value, dict) else None
+    family = (
+        "vgg"
+        if isinstance(value, list)
+        else value.get("family")
+        if isinstance(value, dict)
+        else None
+    )
     if not isinstance(family, str) or family not in names("families"):
-        raise ValueError(f"not an architecture of a family that is known here ({', '.join(names('families'))})")
+        raise ValueError(
+            f"not an architecture of a family that is known here ({', '.join(names('families'))})"
+        )
     made: Architecture = find("families", family)(value)
     return made

@@ -31,7 +31,9 @@ def plain_names(made: Architecture) -> dict[str, str]:
 def sequential_names(made: Architecture) -> dict[str, str]:
     """The same for what :func:`build_lines` builds, with the head. Empty for a network that cannot be had without evolve, as ResNet12."""
     if isinstance(made, VggPlan):
-        return {name: f"0.{theirs}" for name, theirs in _vgg(made).items()} | {f"head.{part}": f"3.{part}" for part in PARTS}
+        return {name: f"0.{theirs}" for name, theirs in _vgg(made).items()} | {
+            f"head.{part}": f"3.{part}" for part in PARTS
+        }
     return plain_names(made) if isinstance(made, ViTPlan) else {}
 
 
@@ -42,11 +44,20 @@ def build_lines(made: Architecture, classes: int, file: str) -> str:
         layers: list[int | str] = []
         for block in made:
             layers += [spec.c_out for spec in block] + ["M"]
-        body = ["from torch import nn", "from torchvision.models.vgg import make_layers", f"features = make_layers({layers}, batch_norm=True)"]
-        body += [f"model = nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear({made[-1][-1].c_out}, {classes}))"]
+        body = [
+            "from torch import nn",
+            "from torchvision.models.vgg import make_layers",
+            f"features = make_layers({layers}, batch_norm=True)",
+        ]
+        body += [
+            f"model = nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear({made[-1][-1].c_out}, {classes}))"
+        ]
     elif isinstance(made, ViTPlan):
         sizes = f"img_size={made.size}, patch_size={made.patch}, embed_dim={made.dim}, depth={len(made.blocks)}, num_heads={made.heads}"
-        body = ["from timm.models.vision_transformer import VisionTransformer", f"model = VisionTransformer({sizes}, num_classes={classes})"]
+        body = [
+            "from timm.models.vision_transformer import VisionTransformer",
+            f"model = VisionTransformer({sizes}, num_classes={classes})",
+        ]
     else:
         raise ValueError("neither torchvision nor timm has this network")
     return "\n".join([*load, *body, f"model.load_state_dict(load_file({file!r}))"])
@@ -75,7 +86,10 @@ def _resnet(made: ResNetPlan) -> dict[str, str]:
         if block.residual:
             place = f"layer{block.stage}.{blocks[block.stage]}."
             blocks[block.stage] += 1
-        found |= {conv.name: (f"{place}conv{number}", f"{place}bn{number}") for number, conv in enumerate(block.convs, start=1)}
+        found |= {
+            conv.name: (f"{place}conv{number}", f"{place}bn{number}")
+            for number, conv in enumerate(block.convs, start=1)
+        }
         if block.shortcut is not None:
             found[block.shortcut.name] = f"{place}downsample.0", f"{place}downsample.1"
     return {

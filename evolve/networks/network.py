@@ -48,7 +48,9 @@ class Network(nn.Module):
         self.head.bias.zero_()
 
 
-def frozen(architecture: Architecture, state: Mapping[str, Tensor], device: torch.device) -> Network:
+def frozen(
+    architecture: Architecture, state: Mapping[str, Tensor], device: torch.device
+) -> Network:
     """The network that a state dict holds, whatever classes its head has: in eval mode, nothing of it to be trained."""
     model = architecture.build(len(state["head.weight"]))
     model.load_state_dict(dict(state))
@@ -56,7 +58,9 @@ def frozen(architecture: Architecture, state: Mapping[str, Tensor], device: torc
 
 
 @torch.no_grad()
-def initialise(model: Network, seed: int, *purpose: str | int, names: Mapping[str, str] | None = None) -> None:
+def initialise(
+    model: Network, seed: int, *purpose: str | int, names: Mapping[str, str] | None = None
+) -> None:
     """Draw all weights anew, as the family's reference does.
 
     Every tensor has its own generator, made from (seed, purpose, layer name, shape): a layer's draw depends neither on

@@ -12,7 +12,14 @@ from evolve.networks.fast.sgd import CompiledSGD
 
 
 def make_optimizer(
-    parameters: Iterable[Any], kind: str, lr: float, momentum: float, weight_decay: float, *, fused: bool = False, foreach: bool | None = None
+    parameters: Iterable[Any],
+    kind: str,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    *,
+    fused: bool = False,
+    foreach: bool | None = None,
 ) -> torch.optim.Optimizer:
     """``kind`` of ``evolve.core.settings.OPTIMIZERS`` over parameters, or groups of them (dicts whose other entries it keeps).
 
@@ -20,25 +27,44 @@ def make_optimizer(
     ``fused`` and ``foreach`` choose the way of computing the step, not what it computes. "sgd" with ``fused`` is :class:`evolve.networks.fast.sgd.CompiledSGD` on a CPU.
     """
     if kind == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused, foreach=foreach)
+        return torch.optim.AdamW(
+            parameters, lr=lr, weight_decay=weight_decay, fused=fused, foreach=foreach
+        )
     groups = list(parameters)
     first = groups[0]["params"][0] if isinstance(groups[0], dict) else groups[0]
     made = CompiledSGD if fused and first.is_cpu else torch.optim.SGD
-    return made(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused, foreach=foreach)
+    return made(
+        groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused, foreach=foreach
+    )
 
 
-def state_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def state_of(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """What the optimizer remembers of its steps, as "<what>/<parameter's name>": momentum, or AdamW's two averages and its count of steps."""
     held = {name: optimizer.state.get(parameter, {}) for name, parameter in parameters.items()}
-    return {f"{what}/{name}": value for name, state in held.items() for what, value in state.items() if isinstance(value, Tensor)}
+    return {
+        f"{what}/{name}": value
+        for name, state in held.items()
+        for what, value in state.items()
+        if isinstance(value, Tensor)
+    }
 
 
-def restore_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+def restore_state(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+) -> None:
     """Take up what :func:`state_of` returned (tensors on the CPU), in the parameters' own memory order, which a step's kernel may rely on."""
     for key, tensor in tensors.items():
         what, _, name = key.partition("/")
         parameter = parameters[name]
-        if what == "step":  # a number; torch wants it on the device for fused steps, and on the CPU for others
-            optimizer.state[parameter][what] = tensor.to(parameter.device) if optimizer.defaults.get("fused") else tensor.clone()
+        if (
+            what == "step"
+        ):  # a number; torch wants it on the device for fused steps, and on the CPU for others
+            optimizer.state[parameter][what] = (
+                tensor.to(parameter.device) if optimizer.defaults.get("fused") else tensor.clone()
+            )
         else:
             optimizer.state[parameter][what] = torch.empty_like(parameter).detach().copy_(tensor)

@@ -17,7 +17,13 @@ class Unit(nn.Module):
         super().__init__()
         # skip_init: the usual constructor would draw from the global random state.
         self.conv = nn.utils.skip_init(
-            nn.Conv2d, spec.c_in, spec.c_out, kernel_size=spec.kernel, stride=spec.stride, padding=spec.kernel // 2, bias=False
+            nn.Conv2d,
+            spec.c_in,
+            spec.c_out,
+            kernel_size=spec.kernel,
+            stride=spec.stride,
+            padding=spec.kernel // 2,
+            bias=False,
         )
         self.bn = nn.BatchNorm2d(spec.c_out)
 
@@ -59,7 +65,9 @@ class ResNet(Network):
         self.architecture = plan
         convs = plan.convs
         units = {name: Unit(convs[name]) for name in plan.layer_names}
-        self.layers = nn.ModuleDict({**units, **{name: Shortcut(convs[name]) for name in plan.extras}})
+        self.layers = nn.ModuleDict(
+            {**units, **{name: Shortcut(convs[name]) for name in plan.extras}}
+        )
         self.head = nn.utils.skip_init(nn.Linear, plan.blocks[-1].convs[-1].c_out, classes)
         self.to(memory_format=torch.channels_last)
         initialise(self, 0)
@@ -87,7 +95,9 @@ class ResNet(Network):
         found = [x]
         for conv in block.convs[:-1]:
             found.append(self.layers[conv.name](found[-1]))
-        found.append(self.layers[block.convs[-1].name](found[-1], shortcut if block.residual else None))
+        found.append(
+            self.layers[block.convs[-1].name](found[-1], shortcut if block.residual else None)
+        )
         return found[1:]
 
     def draw(self, layer: str, seed: int, *purpose: str | int) -> None:

@@ -86,15 +86,22 @@ class ResNetPlan(Architecture):
     def stages(self) -> dict[int, tuple[Conv, ...]]:
         """The integral layers of each stage."""
         numbers = dict.fromkeys(block.stage for block in self.blocks)
-        return {number: tuple(conv for block in self.blocks if block.stage == number for conv in block.convs) for number in numbers}
+        return {
+            number: tuple(
+                conv for block in self.blocks if block.stage == number for conv in block.convs
+            )
+            for number in numbers
+        }
 
     def integral_layers(self, granularity: str) -> Groups:
-        """"conv": every convolution by itself (ResNet18: 17 groups); "stage": the convolutions of a stage (4 groups), the stem with the first.
+        """ "conv": every convolution by itself (ResNet18: 17 groups); "stage": the convolutions of a stage (4 groups), the stem with the first.
 
         ValueError for another granularity.
         """
         if granularity not in GRANULARITIES:
-            raise ValueError(f"granularity = {granularity!r}: allowed are {', '.join(GRANULARITIES)}")
+            raise ValueError(
+                f"granularity = {granularity!r}: allowed are {', '.join(GRANULARITIES)}"
+            )
         if granularity == "conv":
             return tuple((name,) for name in self.layer_names)
         return tuple(tuple(conv.name for conv in convs) for convs in self.stages.values())
@@ -106,9 +113,17 @@ class ResNetPlan(Architecture):
     def places(self) -> Mapping[str, str]:
         found: dict[str, str] = {}
         for number, convs in self.stages.items():
-            shortcuts = [block.shortcut for block in self.blocks if block.stage == number and block.residual]
-            found |= {conv.name: f"stage{number}_{place}" for place, conv in enumerate(convs, start=1)}
-            found |= {conv.name: _shortcut_name(number, place) for place, conv in enumerate(shortcuts, start=1) if conv}
+            shortcuts = [
+                block.shortcut for block in self.blocks if block.stage == number and block.residual
+            ]
+            found |= {
+                conv.name: f"stage{number}_{place}" for place, conv in enumerate(convs, start=1)
+            }
+            found |= {
+                conv.name: _shortcut_name(number, place)
+                for place, conv in enumerate(shortcuts, start=1)
+                if conv
+            }
         return found
 
     def anonymous(self) -> ResNetPlan:
@@ -123,7 +138,11 @@ class ResNetPlan(Architecture):
         """This network with every layer changed, shortcuts too."""
         return ResNetPlan(
             tuple(
-                replace(block, convs=tuple(map(change, block.convs)), shortcut=change(block.shortcut) if block.shortcut else None)
+                replace(
+                    block,
+                    convs=tuple(map(change, block.convs)),
+                    shortcut=change(block.shortcut) if block.shortcut else None,
+                )
                 for block in self.blocks
             )
         )
@@ -154,10 +173,14 @@ class ResNetPlan(Architecture):
 
     def named_set(self, name: str, count: int) -> tuple[int, ...]:
         listed = {"paper": PAPER_SET, "authors": AUTHORS_SET}.get(name)
-        return tuple(self.layer_names.index(one) for one in listed) if listed else front_or_last(name, len(self.layer_names), count)
+        return (
+            tuple(self.layer_names.index(one) for one in listed)
+            if listed
+            else front_or_last(name, len(self.layer_names), count)
+        )
 
     def describe(self) -> str:
-        """"[64 64* 64*] [128 128 128] ...": residual blocks in brackets; "/2" halves the resolution, other stages are pooled before."""
+        """ "[64 64* 64*] [128 128 128] ...": residual blocks in brackets; "/2" halves the resolution, other stages are pooled before."""
         return " ".join(_written(block) for block in self.blocks)
 
     def to_json(self) -> Any:
@@ -165,11 +188,23 @@ class ResNetPlan(Architecture):
 
     def shapes(self, layer: str) -> Shapes:
         conv = self.convs[layer]
-        vectors = dict.fromkeys(("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"), (conv.c_out,))
-        return {"conv.weight": (conv.c_out, conv.c_in, conv.kernel, conv.kernel)} | vectors | {"bn.num_batches_tracked": ()}
+        vectors = dict.fromkeys(
+            ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"), (conv.c_out,)
+        )
+        return (
+            {"conv.weight": (conv.c_out, conv.c_in, conv.kernel, conv.kernel)}
+            | vectors
+            | {"bn.num_batches_tracked": ()}
+        )
 
     def macs(self, size: int) -> float:
-        return sum(side * side * conv.c_in * conv.c_out * conv.kernel**2 for conv, side in self._sides(size)) / 1e9
+        return (
+            sum(
+                side * side * conv.c_in * conv.c_out * conv.kernel**2
+                for conv, side in self._sides(size)
+            )
+            / 1e9
+        )
 
     def numbers_out(self, size: int) -> float:
         return float(sum(side * side * conv.c_out for conv, side in self._sides(size)))
@@ -195,12 +230,17 @@ def resnet18(width: float, size: int) -> ResNetPlan:
         raise ValueError(f"width = {width}: must be above 0")
     widths = [max(1, round(channels * width)) for channels in WIDTHS]
     large = size > SMALL
-    stem = Conv("conv1", IMAGE_CHANNELS, widths[0], kernel=7 if large else 3, stride=2 if large else 1)
+    stem = Conv(
+        "conv1", IMAGE_CHANNELS, widths[0], kernel=7 if large else 3, stride=2 if large else 1
+    )
     blocks = [Block(1, (stem,), residual=False, pool=3 if large else 0)]
     number, current = 2, widths[0]
     for stage, channels in enumerate(widths, start=1):
         for stride in (1 if stage == 1 else 2, 1):
-            convs = (Conv(f"conv{number}", current, channels, stride=stride), Conv(f"conv{number + 1}", channels, channels))
+            convs = (
+                Conv(f"conv{number}", current, channels, stride=stride),
+                Conv(f"conv{number + 1}", channels, channels),
+            )
             blocks.append(Block(stage, convs, shortcut=_shortcut(f"shortcut{stage}", convs)))
             number, current = number + 2, channels
     return ResNetPlan(tuple(blocks))
@@ -209,23 +249,33 @@ def resnet18(width: float, size: int) -> ResNetPlan:
 def _row(number: int, convs: Sequence[Conv], wanted: set[str]) -> list[Conv]:
     """A descendant's stage, made of the ancestor's ``convs`` that are wanted."""
     entry, *rest = convs
-    fresh = replace(entry, name=f"stage{number}_entry", inherits=None, stride=entry.stride if number == 1 else 1)
+    fresh = replace(
+        entry, name=f"stage{number}_entry", inherits=None, stride=entry.stride if number == 1 else 1
+    )
     first = replace(entry, inherits=entry.name) if entry.name in wanted else fresh
     chosen = [replace(conv, inherits=conv.name) for conv in rest if conv.name in wanted]
-    fill = [Conv(f"stage{number}_fill{place}", entry.c_out, entry.c_out) for place in range(1, DEPTH - len(chosen))]
+    fill = [
+        Conv(f"stage{number}_fill{place}", entry.c_out, entry.c_out)
+        for place in range(1, DEPTH - len(chosen))
+    ]
     return [first, *fill, *chosen]
 
 
 def _residual(stage: int, convs: Sequence[Conv], pool: int) -> list[Block]:
     """The convolutions in residual blocks, a pool after the last."""
     parts = [tuple(convs[start : start + DEPTH]) for start in range(0, len(convs), DEPTH)]
-    blocks = [Block(stage, part, shortcut=_shortcut(_shortcut_name(stage, place), part)) for place, part in enumerate(parts, start=1)]
+    blocks = [
+        Block(stage, part, shortcut=_shortcut(_shortcut_name(stage, place), part))
+        for place, part in enumerate(parts, start=1)
+    ]
     return [*blocks[:-1], replace(blocks[-1], pool=pool)]
 
 
 def _shortcut(name: str, convs: Sequence[Conv]) -> Conv | None:
     """The 1x1 convolution past ``convs``; None where the identity fits."""
-    made = Conv(name, convs[0].c_in, convs[-1].c_out, kernel=1, stride=prod(conv.stride for conv in convs))
+    made = Conv(
+        name, convs[0].c_in, convs[-1].c_out, kernel=1, stride=prod(conv.stride for conv in convs)
+    )
     return None if made.c_in == made.c_out and made.stride == 1 else made
 
 
@@ -235,8 +285,18 @@ def _shortcut_name(stage: int, place: int) -> str:
 
 
 def _written(block: Block) -> str:
-    marks = ((f"{c.kernel}x{c.kernel}:" if c.kernel != 3 else "", "*" if c.inherits else "", f"/{c.stride}" if c.stride > 1 else "") for c in block.convs)
-    text = " ".join(f"{kernel}{conv.c_out}{star}{stride}" for conv, (kernel, star, stride) in zip(block.convs, marks, strict=True))
+    marks = (
+        (
+            f"{c.kernel}x{c.kernel}:" if c.kernel != 3 else "",
+            "*" if c.inherits else "",
+            f"/{c.stride}" if c.stride > 1 else "",
+        )
+        for c in block.convs
+    )
+    text = " ".join(
+        f"{kernel}{conv.c_out}{star}{stride}"
+        for conv, (kernel, star, stride) in zip(block.convs, marks, strict=True)
+    )
     return f"[{text}]" if block.residual else f"{text} M" if block.pool else text
 
 
@@ -247,15 +307,31 @@ def plan_from_json(value: Any) -> ResNetPlan:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a ResNet: {error!r}") from error
     layers = [conv for block in plan.blocks for conv in block.all]
-    if not layers or not all(map(_well_typed, layers)) or len({conv.name for conv in layers}) != len(layers):
-        raise ValueError("not a ResNet: it needs layers with unique names, positive channels, kernels 1, 3 or 7 and strides 1 or 2")
-    if any(type(b.stage) is not int or b.stage < 1 or type(b.residual) is not bool or b.pool not in (0, 2, 3) for b in plan.blocks):
+    if (
+        not layers
+        or not all(map(_well_typed, layers))
+        or len({conv.name for conv in layers}) != len(layers)
+    ):
+        raise ValueError(
+            "not a ResNet: it needs layers with unique names, positive channels, kernels 1, 3 or 7 and strides 1 or 2"
+        )
+    if any(
+        type(b.stage) is not int
+        or b.stage < 1
+        or type(b.residual) is not bool
+        or b.pool not in (0, 2, 3)
+        for b in plan.blocks
+    ):
         raise ValueError("not a ResNet: stages are numbered from 1, pools are 0, 2 or 3")
     if any(before.stage > after.stage for before, after in pairwise(plan.blocks)):
         raise ValueError("not a ResNet: its stages are not in order")
     convs = [conv for block in plan.blocks for conv in block.convs]
-    if convs[0].c_in != IMAGE_CHANNELS or any(before.c_out != after.c_in for before, after in pairwise(convs)):
-        raise ValueError("not a ResNet: a layer's input channels differ from the output channels of the layer before it")
+    if convs[0].c_in != IMAGE_CHANNELS or any(
+        before.c_out != after.c_in for before, after in pairwise(convs)
+    ):
+        raise ValueError(
+            "not a ResNet: a layer's input channels differ from the output channels of the layer before it"
+        )
     if not all(map(_passes, plan.blocks)):
         raise ValueError("not a ResNet: a block's shortcut does not lead past its convolutions")
     return plan
@@ -266,7 +342,13 @@ def _block(value: Mapping[str, Any]) -> Block:
     convs = tuple(_conv(conv) for conv in value["convs"])
     if not convs:
         raise TypeError("a block without convolutions")
-    return Block(value["stage"], convs, value["residual"], None if shortcut is None else _conv(shortcut), value["pool"])
+    return Block(
+        value["stage"],
+        convs,
+        value["residual"],
+        None if shortcut is None else _conv(shortcut),
+        value["pool"],
+    )
 
 
 def _conv(value: Mapping[str, Any]) -> Conv:
@@ -275,7 +357,9 @@ def _conv(value: Mapping[str, Any]) -> Conv:
 
 def _well_typed(conv: Conv) -> bool:
     named = isinstance(conv.name, str) and conv.name.isidentifier()
-    numbers = all(type(n) is int and n > 0 for n in (conv.c_in, conv.c_out, conv.kernel, conv.stride))
+    numbers = all(
+        type(n) is int and n > 0 for n in (conv.c_in, conv.c_out, conv.kernel, conv.stride)
+    )
     return named and numbers and conv.kernel in (1, 3, 7) and conv.stride in (1, 2)
 
 

@@ -42,7 +42,9 @@ class VGG(Network):
     def __init__(self, plan: Plan, classes: int) -> None:
         super().__init__()
         self.plan = self.architecture = VggPlan(plan)
-        self.layers = nn.ModuleDict({spec.name: Unit(spec.c_in, spec.c_out) for block in plan for spec in block})
+        self.layers = nn.ModuleDict(
+            {spec.name: Unit(spec.c_in, spec.c_out) for block in plan for spec in block}
+        )
         self.head = nn.utils.skip_init(nn.Linear, plan[-1][-1].c_out, classes)
         self._passes: dict[int, Fused] = {}
         self.to(memory_format=torch.channels_last)
@@ -75,7 +77,12 @@ class VGG(Network):
             bns.append(unit._modules["bn"])
         learned, kept = [bn._parameters for bn in bns], [bn._buffers for bn in bns]  # type: ignore[union-attr]
         statistics = Statistics([b["running_mean"] for b in kept], [b["running_var"] for b in kept])  # type: ignore[misc]
-        parameters = [part[name] for parts in (convs, learned) for name in ("weight", "bias") for part in parts]
+        parameters = [
+            part[name]
+            for parts in (convs, learned)
+            for name in ("weight", "bias")
+            for part in parts
+        ]
         torch._foreach_add_([b["num_batches_tracked"] for b in kept], 1)  # type: ignore[arg-type, misc]
         found: Tensor = Embedding.apply(self._passes_for(x.shape[-1]), statistics, x, *parameters)  # type: ignore[no-untyped-call]
         return found
@@ -93,12 +100,26 @@ class VGG(Network):
     def _in_eval(self) -> tuple[list[Tensor], list[Sequence[Tensor]]]:
         """Every unit's weight and what BN does by its running statistics, as :meth:`Fused.eval_forward` takes them."""
         units = self.units
-        norms: list[Sequence[Tensor]] = [(u.bn.weight, u.bn.bias, _known(u.conv.bias), _known(u.bn.running_mean), _known(u.bn.running_var)) for u in units]
+        norms: list[Sequence[Tensor]] = [
+            (
+                u.bn.weight,
+                u.bn.bias,
+                _known(u.conv.bias),
+                _known(u.bn.running_mean),
+                _known(u.bn.running_var),
+            )
+            for u in units
+        ]
         return [unit.conv.weight for unit in units], norms
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W] -> every unit's output [B, c, h, w] in order, each before its block's pooling."""
-        if self.fused and x.device.type == "cpu" and not self.training and not torch.is_grad_enabled():
+        if (
+            self.fused
+            and x.device.type == "cpu"
+            and not self.training
+            and not torch.is_grad_enabled()
+        ):
             return self._passes_for(x.shape[-1]).features(*self._in_eval(), x)
         found = []
         for block in self.plan:
@@ -107,7 +128,6 @@ class VGG(Network):
                 found.append(x)
             x = _pool(x)
         return found
-
 
     def draw(self, layer: str, seed: int, *purpose: str | int) -> None:
         """conv kaiming_normal (fan_out, ReLU) and bias 0, as torchvision does for VGG; BN is the identity and forgets its statistics."""

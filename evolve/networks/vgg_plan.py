@@ -46,7 +46,13 @@ class ConvSpec:
     @property
     def mixture(self) -> Mixture | None:
         """``inherits`` as coefficients."""
-        return {self.inherits: 1.0} if isinstance(self.inherits, str) else None if self.inherits is None else dict(self.inherits)
+        return (
+            {self.inherits: 1.0}
+            if isinstance(self.inherits, str)
+            else None
+            if self.inherits is None
+            else dict(self.inherits)
+        )
 
 
 Plan = tuple[tuple[ConvSpec, ...], ...]  # blocks; a 2x2 max pool follows each
@@ -81,28 +87,54 @@ class VggPlan(tuple[tuple[ConvSpec, ...], ...], Architecture):
     def with_inherited(self, inherited: Mapping[str, Mixture]) -> VggPlan:
         check_names(self, inherited)
         given = {name: short(mixture) for name, mixture in inherited.items()}
-        return VggPlan(tuple(replace(spec, inherits=given.get(spec.name)) for spec in block) for block in self)
+        return VggPlan(
+            tuple(replace(spec, inherits=given.get(spec.name)) for spec in block) for block in self
+        )
 
     def named_set(self, name: str, count: int) -> tuple[int, ...]:
         listed = {"paper": PAPER_SET, "authors": AUTHORS_SET}.get(name)
-        return tuple(self.layer_names.index(one) for one in listed) if listed else front_or_last(name, len(self.layer_names), count)
+        return (
+            tuple(self.layer_names.index(one) for one in listed)
+            if listed
+            else front_or_last(name, len(self.layer_names), count)
+        )
 
     def describe(self) -> str:
-        return " ".join(" ".join(f"{spec.c_out}{'*' if spec.inherits else ''}" for spec in block) + " M" for block in self)
+        return " ".join(
+            " ".join(f"{spec.c_out}{'*' if spec.inherits else ''}" for spec in block) + " M"
+            for block in self
+        )
 
     def to_json(self) -> Any:
         return plan_to_json(self)
 
     def shapes(self, layer: str) -> Shapes:
         spec = {spec.name: spec for block in self for spec in block}[layer]
-        vectors = dict.fromkeys(("conv.bias", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"), (spec.c_out,))
-        return {"conv.weight": (spec.c_out, spec.c_in, 3, 3)} | vectors | {"bn.num_batches_tracked": ()}
+        vectors = dict.fromkeys(
+            ("conv.bias", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"),
+            (spec.c_out,),
+        )
+        return (
+            {"conv.weight": (spec.c_out, spec.c_in, 3, 3)}
+            | vectors
+            | {"bn.num_batches_tracked": ()}
+        )
 
     def macs(self, size: int) -> float:
-        return sum(side * side * sum(spec.c_in * spec.c_out * 9 for spec in block) for block, side in self._sides(size)) / 1e9
+        return (
+            sum(
+                side * side * sum(spec.c_in * spec.c_out * 9 for spec in block)
+                for block, side in self._sides(size)
+            )
+            / 1e9
+        )
 
     def numbers_out(self, size: int) -> float:
-        return float(sum(side * side * sum(spec.c_out for spec in block) for block, side in self._sides(size)))
+        return float(
+            sum(
+                side * side * sum(spec.c_out for spec in block) for block, side in self._sides(size)
+            )
+        )
 
     def _sides(self, size: int) -> list[tuple[tuple[ConvSpec, ...], int]]:
         """Every block with the side of its maps, before pooling."""
@@ -198,13 +230,20 @@ def _bridge(chosen: Sequence[ConvSpec], block: str, c_in: int, c_out: int) -> tu
 
 def places(plan: Plan) -> dict[str, str]:
     """Layer name -> its place, "block2_1" for the first of the second block. Names say where a layer came from, places where it stands."""
-    return {spec.name: f"block{b}_{p}" for b, block in enumerate(plan, start=1) for p, spec in enumerate(block, start=1)}
+    return {
+        spec.name: f"block{b}_{p}"
+        for b, block in enumerate(plan, start=1)
+        for p, spec in enumerate(block, start=1)
+    }
 
 
 def anonymous(plan: Plan) -> Plan:
     """The bare architecture: layers named by their place, nothing inherited. Equal architectures are equal, whatever they inherit."""
     named = places(plan)
-    return tuple(tuple(replace(spec, name=named[spec.name], inherits=None) for spec in block) for block in plan)
+    return tuple(
+        tuple(replace(spec, name=named[spec.name], inherits=None) for spec in block)
+        for block in plan
+    )
 
 
 def plan_to_json(plan: Plan) -> list[list[dict[str, Any]]]:
@@ -220,10 +259,19 @@ def plan_from_json(value: Any) -> VggPlan:
         raise ValueError(f"not a plan: {error}") from error
     specs = [spec for block in plan for spec in block]
     names = [spec.name for spec in specs]
-    if not specs or not all(plan) or not all(map(_well_typed, specs)) or len(set(names)) != len(names):
-        raise ValueError("not a plan: every block needs layers with unique names and positive channels")
+    if (
+        not specs
+        or not all(plan)
+        or not all(map(_well_typed, specs))
+        or len(set(names)) != len(names)
+    ):
+        raise ValueError(
+            "not a plan: every block needs layers with unique names and positive channels"
+        )
     if any(before.c_out != after.c_in for before, after in zip(specs, specs[1:], strict=False)):
-        raise ValueError("not a plan: a layer's input channels differ from the output channels of the layer before it")
+        raise ValueError(
+            "not a plan: a layer's input channels differ from the output channels of the layer before it"
+        )
     return plan
 
 
@@ -244,4 +292,6 @@ def _spec(value: Mapping[str, Any]) -> ConvSpec:
 
 
 def _well_typed(spec: ConvSpec) -> bool:
-    return isinstance(spec.name, str) and all(type(c) is int and c > 0 for c in (spec.c_in, spec.c_out))
+    return isinstance(spec.name, str) and all(
+        type(c) is int and c > 0 for c in (spec.c_in, spec.c_out)
+    )

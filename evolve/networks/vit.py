@@ -28,7 +28,11 @@ class Embeddings(nn.Module):
     def __init__(self, made: VisionTransformer) -> None:
         super().__init__()
         assert made.cls_token is not None and made.pos_embed is not None
-        self.patch_embed, self.cls_token, self.pos_embed = made.patch_embed, made.cls_token, made.pos_embed
+        self.patch_embed, self.cls_token, self.pos_embed = (
+            made.patch_embed,
+            made.cls_token,
+            made.pos_embed,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [B, 3, size, size] -> tokens [B, T, D], the class token first."""
@@ -88,7 +92,11 @@ class ViT(Network):
                 bound = 1 / math.sqrt(module.weight[0].numel())
                 for part, tensor in module.named_parameters():
                     made = generator(seed, *purpose, part, *tensor.shape)
-                    tensor.copy_(torch.empty(tensor.shape, dtype=torch.float32).uniform_(-bound, bound, generator=made))
+                    tensor.copy_(
+                        torch.empty(tensor.shape, dtype=torch.float32).uniform_(
+                            -bound, bound, generator=made
+                        )
+                    )
             elif isinstance(module, Embeddings):
                 draw_normal(module.cls_token, CLASS_STD, seed, *purpose, "cls_token")
                 draw_normal(module.pos_embed, STD, seed, *purpose, "pos_embed")

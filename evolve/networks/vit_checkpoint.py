@@ -21,7 +21,12 @@ from evolve.core.durable import file_digest
 from evolve.core.errors import UserError
 from evolve.networks.vit_plan import ViTPlan
 
-NESTS = ("teacher", "student", "state_dict", "model")  # where a file may hold the network, the first that is there
+NESTS = (
+    "teacher",
+    "student",
+    "state_dict",
+    "model",
+)  # where a file may hold the network, the first that is there
 PREFIX = re.compile(r"^(module\.|backbone\.)+")
 HEADS = ("head.", "fc.", "pre_logits.")  # tensors of the pretraining's own head, which is left out
 
@@ -31,8 +36,14 @@ def content(path: Path) -> str:
     try:
         return file_digest(path)
     except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror or error})"
-        raise UserError(f'{_called(path)}: {reason}; give a local .safetensors or .pth file, or "" to start from random weights') from None
+        reason = (
+            "no such file"
+            if isinstance(error, FileNotFoundError)
+            else f"cannot be read ({error.strerror or error})"
+        )
+        raise UserError(
+            f'{_called(path)}: {reason}; give a local .safetensors or .pth file, or "" to start from random weights'
+        ) from None
 
 
 def read(path: Path, plan: ViTPlan) -> dict[str, Tensor]:
@@ -41,7 +52,11 @@ def read(path: Path, plan: ViTPlan) -> dict[str, Tensor]:
     Positions for another image size are resized as timm does (bicubic). Raises UserError for a file that is absent, holds more than tensors
     and plain values, or is of another network (naming the first tensor that does not fit).
     """
-    found = {PREFIX.sub("", name): tensor for name, tensor in _network(_loaded(path)) if not PREFIX.sub("", name).startswith(HEADS)}
+    found = {
+        PREFIX.sub("", name): tensor
+        for name, tensor in _network(_loaded(path))
+        if not PREFIX.sub("", name).startswith(HEADS)
+    }
     wanted = dict(_names(plan))
     taken: dict[str, Tensor] = {}
     for name, (own, shape) in wanted.items():
@@ -51,10 +66,14 @@ def read(path: Path, plan: ViTPlan) -> dict[str, Tensor]:
         if name == "pos_embed":
             tensor = _resized(tensor, plan)
         if tuple(tensor.shape) != shape:
-            raise UserError(f"{_called(path)}: its {name} has shape {tuple(tensor.shape)}, not {shape}; give {_described(plan)}")
+            raise UserError(
+                f"{_called(path)}: its {name} has shape {tuple(tensor.shape)}, not {shape}; give {_described(plan)}"
+            )
         taken[own] = tensor.detach().float().contiguous()
     if more := next((name for name in found if name not in wanted), None):
-        raise UserError(f"{_called(path)}: its {more} has no place in the network; give {_described(plan)}")
+        raise UserError(
+            f"{_called(path)}: its {more} has no place in the network; give {_described(plan)}"
+        )
     return taken
 
 
@@ -65,25 +84,41 @@ def _loaded(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # DINO's full checkpoints keep their command line
+        with torch.serialization.safe_globals(
+            [argparse.Namespace]
+        ):  # DINO's full checkpoints keep their command line
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"{_called(path)}: needs code to be unpickled, which is never run; give a file of tensors alone (a state dict)") from None
+        raise UserError(
+            f"{_called(path)}: needs code to be unpickled, which is never run; give a file of tensors alone (a state dict)"
+        ) from None
     except Exception as error:  # whatever a damaged file makes the readers raise
-        raise UserError(f"{_called(path)}: not a whole checkpoint file ({type(error).__name__}); get it again") from None
+        raise UserError(
+            f"{_called(path)}: not a whole checkpoint file ({type(error).__name__}); get it again"
+        ) from None
 
 
 def _network(loaded: Any) -> Iterator[tuple[str, Tensor]]:
     """The names and tensors of the network in what a file holds; nothing where there is none."""
-    while isinstance(loaded, Mapping) and (nest := next((name for name in NESTS if isinstance(loaded.get(name), Mapping)), None)):
+    while isinstance(loaded, Mapping) and (
+        nest := next((name for name in NESTS if isinstance(loaded.get(name), Mapping)), None)
+    ):
         loaded = loaded[nest]
     if isinstance(loaded, Mapping):
-        yield from ((name, value) for name, value in loaded.items() if isinstance(name, str) and isinstance(value, Tensor))
+        yield from (
+            (name, value)
+            for name, value in loaded.items()
+            if isinstance(name, str) and isinstance(value, Tensor)
+        )
 
 
 def _names(plan: ViTPlan) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
     """timm's and DINO's name of every tensor -> (ours in the state dict, its shape)."""
-    theirs = {"embed": "", **{name: f"blocks.{number}." for number, name in enumerate(plan.layer_names)}, "norm": "norm."}
+    theirs = {
+        "embed": "",
+        **{name: f"blocks.{number}." for number, name in enumerate(plan.layer_names)},
+        "norm": "norm.",
+    }
     for layer, prefix in theirs.items():
         for part, shape in plan.shapes(layer).items():
             yield prefix + part, (f"layers.{layer}.{part}", shape)

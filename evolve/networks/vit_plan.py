@@ -29,7 +29,6 @@ MLP = 4  # the FFN's hidden layer, times the embedding
 STAGE = 2  # blocks of a "stage": a ViT has one resolution, so neighbours are paired; the paper's lower half is three of six
 
 
-
 @dataclass(frozen=True)
 class BlockSpec:
     """One encoder block (LayerNorm, MSA, LayerNorm, FFN, with their residuals) and what it receives from the ancestor."""
@@ -70,18 +69,30 @@ class ViTPlan(Architecture):
         return (size // self.patch) ** 2 + 1
 
     def integral_layers(self, granularity: str) -> Groups:
-        """"conv": every block by itself; "stage": neighbouring blocks in pairs. ValueError for another granularity."""
+        """ "conv": every block by itself; "stage": neighbouring blocks in pairs. ValueError for another granularity."""
         if granularity not in GRANULARITIES:
-            raise ValueError(f"granularity = {granularity!r}: allowed are {', '.join(GRANULARITIES)}")
+            raise ValueError(
+                f"granularity = {granularity!r}: allowed are {', '.join(GRANULARITIES)}"
+            )
         names, step = self.layer_names, 1 if granularity == "conv" else STAGE
         return tuple(names[start : start + step] for start in range(0, len(names), step))
 
     def inherits(self) -> Mapping[str, Mixture]:
-        given = {"embed": self.embed, **{block.name: block.inherits for block in self.blocks}, "norm": self.norm}
-        return {name: {one: 1.0} if isinstance(one, str) else dict(one) for name, one in given.items() if one is not None}
+        given = {
+            "embed": self.embed,
+            **{block.name: block.inherits for block in self.blocks},
+            "norm": self.norm,
+        }
+        return {
+            name: {one: 1.0} if isinstance(one, str) else dict(one)
+            for name, one in given.items()
+            if one is not None
+        }
 
     def places(self) -> Mapping[str, str]:
-        numbered = {block.name: f"block{number}" for number, block in enumerate(self.blocks, start=1)}
+        numbered = {
+            block.name: f"block{number}" for number, block in enumerate(self.blocks, start=1)
+        }
         return {"embed": "embed", **numbered, "norm": "norm"}
 
     def anonymous(self) -> ViTPlan:
@@ -95,7 +106,10 @@ class ViTPlan(Architecture):
         """
         wanted = check_names(self, selected)
         chosen = [BlockSpec(name, name) for name in self.layer_names if name in wanted]
-        fresh = [BlockSpec(f"fresh{place}") for place in range(len(chosen) + 1, max(1, len(self.blocks) // 2) + 1)]
+        fresh = [
+            BlockSpec(f"fresh{place}")
+            for place in range(len(chosen) + 1, max(1, len(self.blocks) // 2) + 1)
+        ]
         return replace(self, blocks=(*chosen, *fresh), embed=None, norm=None)
 
     def with_inherited(self, inherited: Mapping[str, Mixture]) -> ViTPlan:
@@ -116,7 +130,13 @@ class ViTPlan(Architecture):
     def to_json(self) -> Any:
         blocks = [{"name": block.name, "inherits": block.inherits} for block in self.blocks]
         shape = {"patch": self.patch, "size": self.size, "dim": self.dim, "heads": self.heads}
-        return {"family": self.family, **shape, "blocks": blocks, "embed": self.embed, "norm": self.norm}
+        return {
+            "family": self.family,
+            **shape,
+            "blocks": blocks,
+            "embed": self.embed,
+            "norm": self.norm,
+        }
 
     def shapes(self, layer: str) -> Shapes:
         d = self.dim
@@ -124,7 +144,10 @@ class ViTPlan(Architecture):
         if layer == "norm":
             return norm
         if layer == "embed":
-            patches = {"patch_embed.proj.weight": (d, IMAGE_CHANNELS, self.patch, self.patch), "patch_embed.proj.bias": (d,)}
+            patches = {
+                "patch_embed.proj.weight": (d, IMAGE_CHANNELS, self.patch, self.patch),
+                "patch_embed.proj.bias": (d,),
+            }
             return {"cls_token": (1, 1, d), "pos_embed": (1, self.tokens(self.size), d)} | patches
         if layer not in self.layer_names:
             raise KeyError(layer)
@@ -136,7 +159,11 @@ class ViTPlan(Architecture):
             "mlp.fc1": (MLP * d, d),
             "mlp.fc2": (d, MLP * d),
         }
-        return {f"{name}.{part}": shape for name, weight in weights.items() for part, shape in (("weight", weight), ("bias", weight[:1]))}
+        return {
+            f"{name}.{part}": shape
+            for name, weight in weights.items()
+            for part, shape in (("weight", weight), ("bias", weight[:1]))
+        }
 
     def macs(self, size: int) -> float:
         tokens, d = self.tokens(size), self.dim
@@ -168,23 +195,38 @@ def vit(heads: int, patch: int, width: float, size: int) -> ViTPlan:
         raise ValueError(f"width = {width}: must be above 0")
     if size < patch or size % patch:
         near = max(patch, patch * round(size / patch))
-        raise ValueError(f"{size} pixels cannot be cut into patches of {patch}; give a multiple of {patch}, such as data.size = {near}")
+        raise ValueError(
+            f"{size} pixels cannot be cut into patches of {patch}; give a multiple of {patch}, such as data.size = {near}"
+        )
     wanted = heads * width
     narrow = max(LEAST_HEAD, 8 * round(HEAD * wanted / 8))
     count, dim = (round(wanted), HEAD * round(wanted)) if wanted >= 1 else (1, narrow)
-    return ViTPlan(patch, size, dim, count, tuple(BlockSpec(f"block{number}") for number in range(1, DEPTH + 1)))
+    return ViTPlan(
+        patch,
+        size,
+        dim,
+        count,
+        tuple(BlockSpec(f"block{number}") for number in range(1, DEPTH + 1)),
+    )
 
 
 def plan_from_json(value: Any) -> ViTPlan:
     """The plan that :meth:`ViTPlan.to_json` wrote. Raises ValueError for anything else."""
     try:
         numbers = {name: value[name] for name in ("patch", "size", "dim", "heads")}
-        blocks = tuple(BlockSpec(block["name"], given_from_json(block["inherits"])) for block in value["blocks"])
+        blocks = tuple(
+            BlockSpec(block["name"], given_from_json(block["inherits"]))
+            for block in value["blocks"]
+        )
         embed, norm = given_from_json(value["embed"]), given_from_json(value["norm"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a ViT: {error!r}") from error
     names = [block.name for block in blocks]
-    if not names or not all(isinstance(name, str) for name in names) or len({*names, "embed", "norm"}) != len(names) + 2:
+    if (
+        not names
+        or not all(isinstance(name, str) for name in names)
+        or len({*names, "embed", "norm"}) != len(names) + 2
+    ):
         raise ValueError("not a ViT: it needs blocks with unique names")
     if any(type(number) is not int or number < 1 for number in numbers.values()):
         raise ValueError(f"not a ViT: {numbers} must be whole numbers above 0")

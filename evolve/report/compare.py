@@ -118,17 +118,32 @@ class Row:
 
 def compare(batch: Batch, records: Sequence[tuple[Case, LineageRecord]], metric: str) -> list[Row]:
     """A row for every method that has measured anything, in the batch's order, and for the controls of the reference's lineages."""
-    measured = {method: _measured([(c, r) for c, r in records if c.method == method], METRICS[metric]) for method in batch.methods}
+    measured = {
+        method: _measured([(c, r) for c, r in records if c.method == method], METRICS[metric])
+        for method in batch.methods
+    }
     there = {method: found for method, found in measured.items() if found}
     reference = batch.reference or next(iter(there), "")
     if metric == "accuracy":
         mine = [(c, r) for c, r in records if c.method == reference]
-        controls = {name: _measured(mine, control_values(name)) for name in batch.controls if name not in there}
+        controls = {
+            name: _measured(mine, control_values(name))
+            for name in batch.controls
+            if name not in there
+        }
         there |= {name: found for name, found in controls.items() if found}
     differences = against(there, reference)
     best = _best(there)
     return [
-        Row(method, metric, _pooled(_by_seed(found)), sum(map(len, found.values())), differences.get(method), method == reference, method == best)
+        Row(
+            method,
+            metric,
+            _pooled(_by_seed(found)),
+            sum(map(len, found.values())),
+            differences.get(method),
+            method == reference,
+            method == best,
+        )
         for method, found in there.items()
     ]
 
@@ -167,7 +182,10 @@ def _by_seed(found: Mapping[tuple[str, ...], Mapping[int, Table]]) -> dict[int, 
         for seed, table in seeds.items():
             row = np.mean(list(table.values()), axis=0)
             grouped[seed][len(row)].append(row)
-    return {seed: np.concatenate([np.mean(rows, axis=0) for _, rows in sorted(parts.items())]) for seed, parts in sorted(grouped.items())}
+    return {
+        seed: np.concatenate([np.mean(rows, axis=0) for _, rows in sorted(parts.items())])
+        for seed, parts in sorted(grouped.items())
+    }
 
 
 def _pooled(groups: Mapping[int, Array]) -> Interval:
@@ -180,7 +198,11 @@ def _paired(one: Measured, other: Measured) -> dict[int, Array]:
     for pairing in one.keys() & other.keys():
         for seed in one[pairing].keys() & other[pairing].keys():
             a, b = one[pairing][seed], other[pairing][seed]
-            if both := {length: a[length] - b[length] for length in a.keys() & b.keys() if len(a[length]) == len(b[length])}:
+            if both := {
+                length: a[length] - b[length]
+                for length in a.keys() & b.keys()
+                if len(a[length]) == len(b[length])
+            }:
                 pairs[pairing][seed] = both
     return _by_seed(pairs)
 
@@ -209,7 +231,9 @@ def paired_test(groups: Mapping[int, Array]) -> Paired:
         return Paired(float(values.mean()), error, tasks - 1, tasks, len(parts))
     means = np.array([part.mean() for part in parts])
     spreads = [part.var(ddof=1) / len(part) for part in parts if len(part) > 1]
-    error = math.sqrt(max(float(means.var(ddof=1)), float(np.mean(spreads)) if spreads else 0.0) / len(parts))
+    error = math.sqrt(
+        max(float(means.var(ddof=1)), float(np.mean(spreads)) if spreads else 0.0) / len(parts)
+    )
     return Paired(float(means.mean()), error, len(parts) - 1, tasks, len(parts))
 
 
@@ -248,7 +272,9 @@ def _best(there: Mapping[str, Measured]) -> str | None:
     means = {m: _pooled(_by_seed(found)).mean for m, found in there.items()}
     best = max(means, key=lambda m: means[m])
     found = against(there, best)
-    return best if len(found) == len(there) - 1 and all(d.side < 0 for d in found.values()) else None
+    return (
+        best if len(found) == len(there) - 1 and all(d.side < 0 for d in found.values()) else None
+    )
 
 
 def power(rows: Sequence[Row]) -> float:
@@ -307,4 +333,6 @@ class Batch:
 def slug(name: str) -> str:
     """A name as a folder's; a long one ends in its hash, since file systems allow some 255 bytes."""
     made = re.sub(r"[^\w.]+", "-", name).strip("-.") or "case"
-    return made if len(made) <= 60 else f"{made[:50]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return (
+        made if len(made) <= 60 else f"{made[:50]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    )

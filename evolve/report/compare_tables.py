@@ -23,19 +23,29 @@ TITLES = {"accuracy": "accuracy (%)", "gain": "gain (points)"}
 METRIC_WORDS = {"accuracy": "accuracy", "gain": "gain over from-scratch"}
 
 
-def write_batch(batch: Batch, tables: Mapping[str, Sequence[Row]], records: Sequence[tuple[Case, LineageRecord]], out: Path) -> list[Path]:
+def write_batch(
+    batch: Batch,
+    tables: Mapping[str, Sequence[Row]],
+    records: Sequence[tuple[Case, LineageRecord]],
+    out: Path,
+) -> list[Path]:
     """Write table.md, table.tex, table.json, economy.png and .svg, and descendants.csv and .parquet (long form) into ``out``; each whole or not at all."""
     files = {
         "table.md": markdown(batch, tables),
         "table.tex": latex(batch, tables),
-        "table.json": json.dumps(finite({m: [asdict(row) for row in rows] for m, rows in tables.items()}), indent=1) + "\n",
+        "table.json": json.dumps(
+            finite({m: [asdict(row) for row in rows] for m, rows in tables.items()}), indent=1
+        )
+        + "\n",
     }
     rows = list(long_form(records))
     contents = {name: text.encode() for name, text in files.items()}
     contents |= {"descendants.csv": csv_bytes(rows), "descendants.parquet": parquet_bytes(rows)}
     shown = {name: pooled for name, pooled in varieties(records).items() if has_economy(pooled)}
     for kind in ("png", "svg") if shown else ():
-        contents[f"economy.{kind}"] = figures.encode(lambda: economy_figure(shown, batch.title or batch.name), kind)
+        contents[f"economy.{kind}"] = figures.encode(
+            lambda: economy_figure(shown, batch.title or batch.name), kind
+        )
     return [write_whole(out / name, content, "batch report") for name, content in contents.items()]
 
 
@@ -44,32 +54,52 @@ def varieties(records: Sequence[tuple[Case, LineageRecord]]) -> dict[str, list[L
     pooled: dict[str, list[LineageRecord]] = {}
     for case, record in records:
         pooled.setdefault(case.name, []).append(record)
-    return {name: sorted(lineages, key=lambda record: record.seed) for name, lineages in pooled.items()}
+    return {
+        name: sorted(lineages, key=lambda record: record.seed) for name, lineages in pooled.items()
+    }
 
 
 def economy_lines(records: Sequence[tuple[Case, LineageRecord]]) -> list[str]:
     """What every case's learngene carries of the whole ancestor's gain, a sentence each, where that control was measured."""
-    sentences = {name: economy_sentence(economy(pooled)) for name, pooled in varieties(records).items()}
+    sentences = {
+        name: economy_sentence(economy(pooled)) for name, pooled in varieties(records).items()
+    }
     return [f"{name}: {sentence}" for name, sentence in sentences.items() if sentence]
 
 
 def long_form(records: Sequence[tuple[Case, LineageRecord]]) -> Iterator[dict[str, Any]]:
     """One row a case, generation, method and descendant; accuracies are fractions."""
     for case, record in records:
-        axes = {axis: value if isinstance(value, (str, int, float)) else toml_value(value) for axis, value in case.values.items()}
+        axes = {
+            axis: value if isinstance(value, (str, int, float)) else toml_value(value)
+            for axis, value in case.values.items()
+        }
         start = {"case": case.name, **axes, "seed": case.seed}
         for g in record.generations:
             for name in ("inherited", *CONTROLS):
                 descent = getattr(g, name)
                 for i, accuracy in enumerate(descent.accuracy if descent else ()):
-                    values = {"lineage": g.lineage, "method": descent.method, "descendant": i, "accuracy": accuracy}
-                    yield start | values | {"best": descent.best[i], "selected": " ".join(g.selected)}
+                    values = {
+                        "lineage": g.lineage,
+                        "method": descent.method,
+                        "descendant": i,
+                        "accuracy": accuracy,
+                    }
+                    yield (
+                        start | values | {"best": descent.best[i], "selected": " ".join(g.selected)}
+                    )
 
 
 def cells(row: Row) -> tuple[str, str, str, str]:
     """A row's mean, difference to the reference, p (Holm) and number of lineages, as text."""
     d = row.difference
-    gap = plus_minus(d.interval, signed=True) if d else "reference" if row.is_reference else "not paired"
+    gap = (
+        plus_minus(d.interval, signed=True)
+        if d
+        else "reference"
+        if row.is_reference
+        else "not paired"
+    )
     p = "" if d is None or math.isnan(d.holm) else "< 0.001" if d.holm < 0.001 else f"{d.holm:.3f}"
     return plus_minus(row.interval), gap, p, str(row.lineages)
 
@@ -77,13 +107,21 @@ def cells(row: Row) -> tuple[str, str, str, str]:
 def plus_minus(i: Interval, signed: bool = False) -> str:
     """Points as "61.24 [56.1, 66.3]"."""
     mean = f"{i.mean:+.2f}" if signed else f"{i.mean:.2f}"
-    return mean if math.isnan(i.low) else f"{mean} [{i.low:{'+' if signed else ''}.2f}, {i.high:{'+' if signed else ''}.2f}]"
+    return (
+        mean
+        if math.isnan(i.low)
+        else f"{mean} [{i.low:{'+' if signed else ''}.2f}, {i.high:{'+' if signed else ''}.2f}]"
+    )
 
 
 def note(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
     """What the numbers are, in words a caption may use."""
     seeds = sorted({case.seed for case in batch.cases})
-    few = any(row.difference and row.difference.seeds < SEEDS_AS_UNITS for rows in tables.values() for row in rows)
+    few = any(
+        row.difference and row.difference.seeds < SEEDS_AS_UNITS
+        for rows in tables.values()
+        for row in rows
+    )
     text = (
         "Mean over downstream tasks and generations with a 95 % interval (seeds, then tasks, resampled); differences are paired by "
         "task and seed; p of a t-test by Holm's correction, which decides, and the test's interval at the corrected level. "
@@ -110,7 +148,9 @@ def markdown(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
     """All metrics as Markdown tables."""
     parts = [f"# {batch.title or batch.name} ({batch.profile})\n"]
     for metric, rows in tables.items():
-        parts.append(f"| {batch.method} | {TITLES[metric]} | minus {reference_of(batch, rows)} | p | lineages |\n|---|---|---|---|---|")
+        parts.append(
+            f"| {batch.method} | {TITLES[metric]} | minus {reference_of(batch, rows)} | p | lineages |\n|---|---|---|---|---|"
+        )
         for row in rows:
             mean, gap, p, count = cells(row)
             method = row.method.replace("|", r"\|")
@@ -127,8 +167,17 @@ def latex(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
     parts = [f"% {batch.name} ({batch.profile}), by evolve batch"]
     for metric, rows in tables.items():
         parts += [r"\begin{tabular}{lrrrr}", r"\toprule"]
-        heads = (batch.method, TITLES[metric], f"minus {reference_of(batch, rows)}", "$p$", "lineages")
-        parts += [" & ".join(escape(head) if head != "$p$" else head for head in heads) + r" \\", r"\midrule"]
+        heads = (
+            batch.method,
+            TITLES[metric],
+            f"minus {reference_of(batch, rows)}",
+            "$p$",
+            "lineages",
+        )
+        parts += [
+            " & ".join(escape(head) if head != "$p$" else head for head in heads) + r" \\",
+            r"\midrule",
+        ]
         for row in rows:
             name = rf"\textbf{{{escape(row.method)}}}" if row.best else escape(row.method)
             # {} first: LaTeX takes a "[" after the last row's end for its argument
@@ -148,7 +197,11 @@ def escape(text: str) -> str:
     """Text as LaTeX prints it."""
     for sign in "\\&%$#_{}":
         text = text.replace(sign, "\\" + sign if sign != "\\" else r"\textbackslash ")
-    for sign, code in (("^", r"\textasciicircum{}"), ("~", r"\textasciitilde{}"), ("<", "$<$"), (">", "$>$")):
+    for sign, code in (
+        ("^", r"\textasciicircum{}"),
+        ("~", r"\textasciitilde{}"),
+        ("<", "$<$"),
+        (">", "$>$"),
+    ):
         text = text.replace(sign, code)
     return text
-

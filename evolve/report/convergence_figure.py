@@ -14,7 +14,15 @@ from evolve.report.curves import LineageRecord, Summary
 from evolve.report.figures import new_figure
 from evolve.report.trends import Array
 
-NEEDED = ("iteration", "classification", "matching", "alpha_mean", "alpha_min", "alpha_max", "gradient")
+NEEDED = (
+    "iteration",
+    "classification",
+    "matching",
+    "alpha_mean",
+    "alpha_min",
+    "alpha_max",
+    "gradient",
+)
 
 
 def courses(records: Sequence[LineageRecord]) -> list[tuple[int, dict[str, Array]]]:
@@ -44,18 +52,46 @@ def convergence_figure(records: Sequence[LineageRecord], summary: Summary) -> An
         x = curves["iteration"]
         upper_left.plot(x, curves["classification"], **style)
         upper_right.plot(x, curves["matching"], **style)
-        lower_left.fill_between(x, curves["alpha_min"], curves["alpha_max"], color=style["color"], alpha=min(0.2, 0.6 / len(drawn)), lw=0)
+        lower_left.fill_between(
+            x,
+            curves["alpha_min"],
+            curves["alpha_max"],
+            color=style["color"],
+            alpha=min(0.2, 0.6 / len(drawn)),
+            lw=0,
+        )
         lower_left.plot(x, curves["alpha_mean"], **style)
         lower_right.plot(x, running_mean(curves), **style)
     _theorem(lower_right, [curves for _, curves in drawn])
-    for axes, label in zip(panels.flat, ("$L_{cls}$, training batches", "$L_{meta}$, meta-data", "alpha of the pairs", r"mean of $|\nabla_\phi|^2$ so far"), strict=True):
+    for axes, label in zip(
+        panels.flat,
+        (
+            "$L_{cls}$, training batches",
+            "$L_{meta}$, meta-data",
+            "alpha of the pairs",
+            r"mean of $|\nabla_\phi|^2$ so far",
+        ),
+        strict=True,
+    ):
         axes.set_ylabel(label)
     upper_right.set_yscale("log")
     for axes in panels[1]:
         axes.set_xlabel("iteration of Algorithm 1")
-    lower_left.annotate("line: mean; band: least to largest pair", (0.02, 0.03), xycoords="axes fraction", fontsize=7.5, color="#333333")
+    lower_left.annotate(
+        "line: mean; band: least to largest pair",
+        (0.02, 0.03),
+        xycoords="axes fraction",
+        fontsize=7.5,
+        color="#333333",
+    )
     _lengths(figure, panels, longest)
-    figure.suptitle(f"{summary.scenario} ({summary.profile}): how the condensations went", x=0.02, ha="left", fontsize=9, fontweight="bold")
+    figure.suptitle(
+        f"{summary.scenario} ({summary.profile}): how the condensations went",
+        x=0.02,
+        ha="left",
+        fontsize=9,
+        fontweight="bold",
+    )
     return figure
 
 
@@ -74,7 +110,14 @@ def _theorem(axes: Any, drawn: Sequence[Mapping[str, Array]]) -> None:
     x = np.array([first, max(last, first + 1)])
     axes.set(xscale="log", yscale="log")
     if height > 0:
-        axes.plot(x, height * np.sqrt(first / x), color="black", lw=1.2, ls="--", label=r"Theorem 1's slope, $1/\sqrt{T}$")
+        axes.plot(
+            x,
+            height * np.sqrt(first / x),
+            color="black",
+            lw=1.2,
+            ls="--",
+            label=r"Theorem 1's slope, $1/\sqrt{T}$",
+        )
         axes.legend(fontsize=7.5, loc="lower left")
 
 
@@ -91,7 +134,9 @@ def _lengths(figure: Any, panels: Any, longest: int) -> None:
     from matplotlib.colors import ListedColormap, Normalize
 
     shades = ListedColormap(colormaps["viridis"](np.linspace(0, 0.95, 128)))
-    bar = figure.colorbar(ScalarMappable(Normalize(0, max(1, longest)), shades), ax=panels, pad=0.01, fraction=0.025)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, max(1, longest)), shades), ax=panels, pad=0.01, fraction=0.025
+    )
     bar.set_label("lineage length", fontsize=7.5)
     bar.ax.tick_params(labelsize=6.5)
     bar.ax.yaxis.get_major_locator().set_params(integer=True)

@@ -17,9 +17,18 @@ import numpy as np
 from evolve.core.errors import UserError
 from evolve.report.trends import Array, Trend, bootstrap, mean_interval, trend
 
-CONTROLS = ("scratch", "shuffled", "joint", "full_ancestor", "distilled")  # Generation's fields that hold a control
+CONTROLS = (
+    "scratch",
+    "shuffled",
+    "joint",
+    "full_ancestor",
+    "distilled",
+)  # Generation's fields that hold a control
 SEEDS_WANTED = 5  # with three, Student's intervals over seeds are twice as wide
-FALLBACKS = ("tied", "collapsed")  # statuses in which the condenser did not select the layers itself
+FALLBACKS = (
+    "tied",
+    "collapsed",
+)  # statuses in which the condenser did not select the layers itself
 
 
 @dataclass(frozen=True)
@@ -27,17 +36,23 @@ class Descent:
     """One method's descendants of one generation; every tuple is by descendant. Accuracies in [0, 1]."""
 
     lineage: int
-    method: str  # "inherited" | "from-scratch" | "shuffled" | "joint" | "full-ancestor" | "distilled"
+    method: (
+        str  # "inherited" | "from-scratch" | "shuffled" | "joint" | "full-ancestor" | "distilled"
+    )
     accuracy: tuple[float, ...]  # on the test images after the last epoch
     best: tuple[float, ...]
     curves: tuple[tuple[float, ...], ...]  # test accuracy after each of the epochs ``tested``
     train_loss: tuple[tuple[float, ...], ...]
     test_images: tuple[int, ...]
     tested: tuple[int, ...] = ()  # epochs, from 1, after which the curves were measured
-    newborn: tuple[float, ...] = ()  # accuracy before any training: nearest class mean of the features
+    newborn: tuple[
+        float, ...
+    ] = ()  # accuracy before any training: nearest class mean of the features
     draws: int = 1  # random draws whose mean this is
     backbone: str = ""  # few-shot learners: their network in the paper's notation (a generation says its descendants' itself)
-    diverged: bool = False  # few-shot learners: a loss, or a test image's best score, was not finite
+    diverged: bool = (
+        False  # few-shot learners: a loss, or a test image's best score, was not finite
+    )
 
 
 @dataclass(frozen=True)
@@ -71,13 +86,17 @@ class Generation:
     full_ancestor: Descent | None = None
     full_scratch: Descent | None = None  # the whole ancestor's architecture, all layers random
     distilled: Descent | None = None
-    agreement: float | None = None  # share of repeated condensations that chose the same layers; None: one condensation
+    agreement: float | None = (
+        None  # share of repeated condensations that chose the same layers; None: one condensation
+    )
     ancestor_accuracy: float | None = None
     forgetting: float | None = None
     backward_transfer: float | None = None
     trials: tuple[Tried, ...] = ()
     share: float | None = None  # of the ancestor's weights that are inherited
-    history: dict[str, tuple[float, ...]] = field(default_factory=dict)  # the condenser's course, curve by curve (condensers/convergence.py)
+    history: dict[str, tuple[float, ...]] = field(
+        default_factory=dict
+    )  # the condenser's course, curve by curve (condensers/convergence.py)
 
 
 @dataclass(frozen=True)
@@ -93,7 +112,9 @@ class LineageRecord:
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     lengths: tuple[int, ...] = ()  # all that this lineage measures, or is to measure
-    fewshot: tuple[Descent, ...] = ()  # Table III's learners on the same tasks; they depend on no generation
+    fewshot: tuple[
+        Descent, ...
+    ] = ()  # Table III's learners on the same tasks; they depend on no generation
 
 
 @dataclass(frozen=True)
@@ -137,12 +158,16 @@ class Summary:
     profile: str
     seeds: tuple[int, ...]
     tasks: int
-    lengths: tuple[int, ...]  # lineage lengths >= 1 (of no tasks: 0) that every seed has measured; the trends stand on these
+    lengths: tuple[
+        int, ...
+    ]  # lineage lengths >= 1 (of no tasks: 0) that every seed has measured; the trends stand on these
     accuracy: Trend
     gain: Trend
     effects: tuple[Effect, ...]
     seed_gain: Interval  # gain over from-scratch with seeds as units
-    fallbacks: int  # generations whose layers the condenser did not select itself (tied or collapsed)
+    fallbacks: (
+        int  # generations whose layers the condenser did not select itself (tied or collapsed)
+    )
     measured: int  # generations of these lengths, over all seeds
     diverged: int = 0  # inherited and from-scratch descendants whose loss stopped being finite
 
@@ -175,7 +200,9 @@ def pooled_interval(groups: Sequence[Array]) -> Interval:
 def differences(first: Descent, second: Descent) -> tuple[float, ...]:
     """first - second by descendant. ValueError when they are not the same descendants."""
     if len(first.accuracy) != len(second.accuracy):
-        raise ValueError(f"{first.method} has {len(first.accuracy)} descendants, {second.method} has {len(second.accuracy)}: not paired")
+        raise ValueError(
+            f"{first.method} has {len(first.accuracy)} descendants, {second.method} has {len(second.accuracy)}: not paired"
+        )
     return tuple(a - b for a, b in zip(first.accuracy, second.accuracy, strict=True))
 
 
@@ -201,7 +228,12 @@ def untrained(record: LineageRecord) -> Generation | None:
 
 def evolved(record: LineageRecord) -> tuple[Generation, ...]:
     """Generations whose ancestor has learned something, by lineage length; the one generation of a lineage of no tasks (see :func:`untrained`)."""
-    return tuple(sorted((g for g in record.generations if g.lineage > 0 or record.tasks == 0), key=lambda g: g.lineage))
+    return tuple(
+        sorted(
+            (g for g in record.generations if g.lineage > 0 or record.tasks == 0),
+            key=lambda g: g.lineage,
+        )
+    )
 
 
 def summarise(records: Sequence[LineageRecord]) -> Summary:
@@ -209,8 +241,16 @@ def summarise(records: Sequence[LineageRecord]) -> Summary:
     _check_poolable(records)
     lengths = _common_lengths(records)
     accuracy = [_table(record, lengths, lambda g: g.inherited.accuracy) for record in records]
-    gain = [_table(record, lengths, gains) for record in records] if all(g.scratch for record in records for g in evolved(record)) else []
-    effects = [effect for name, other in _OTHERS.items() if (effect := _effect(name, records, other)) is not None]
+    gain = (
+        [_table(record, lengths, gains) for record in records]
+        if all(g.scratch for record in records for g in evolved(record))
+        else []
+    )
+    effects = [
+        effect
+        for name, other in _OTHERS.items()
+        if (effect := _effect(name, records, other)) is not None
+    ]
     generations = [g for record in records for g in evolved(record)]
     return Summary(
         scenario=records[0].scenario,
@@ -221,7 +261,13 @@ def summarise(records: Sequence[LineageRecord]) -> Summary:
         accuracy=trend(lengths, accuracy),
         gain=trend(lengths, gain),
         effects=tuple(effects),
-        seed_gain=point_interval([float(np.mean(pairs)) for r in records if len(pairs := _pairs(r, _OTHERS["from-scratch"]))]),
+        seed_gain=point_interval(
+            [
+                float(np.mean(pairs))
+                for r in records
+                if len(pairs := _pairs(r, _OTHERS["from-scratch"]))
+            ]
+        ),
         fallbacks=sum(g.status in FALLBACKS for g in generations),
         measured=len(generations),
         diverged=sum(_broken(d) for g in generations for d in (g.inherited, g.scratch) if d),
@@ -252,7 +298,11 @@ def _pairs(record: LineageRecord, other: _Other) -> Array:
     if other is _untrained_descent:
         rows = _over_untrained(record)
     else:
-        found = [(g.inherited, descent) for g in evolved(record) if (descent := other(record, g)) is not None]
+        found = [
+            (g.inherited, descent)
+            for g in evolved(record)
+            if (descent := other(record, g)) is not None
+        ]
         rows = [differences(inherited, descent) for inherited, descent in found]
     return 100 * np.mean(np.array(rows, dtype=np.float64), axis=0) if rows else np.empty(0)
 
@@ -267,7 +317,10 @@ def _over_untrained(record: LineageRecord) -> list[tuple[float, ...]]:
     if zero is None:
         return []
     if zero.scratch and all(g.scratch for g in evolved(record)):
-        return [tuple(a - b for a, b in zip(gains(g), gains(zero), strict=True)) for g in evolved(record)]
+        return [
+            tuple(a - b for a, b in zip(gains(g), gains(zero), strict=True))
+            for g in evolved(record)
+        ]
     return [differences(g.inherited, zero.inherited) for g in evolved(record)]
 
 
@@ -291,10 +344,14 @@ def _broken(d: Descent) -> int:
 
 
 def _finite(g: Generation) -> bool:
-    return bool(np.isfinite([*g.inherited.accuracy, *(g.scratch.accuracy if g.scratch else ())]).all())
+    return bool(
+        np.isfinite([*g.inherited.accuracy, *(g.scratch.accuracy if g.scratch else ())]).all()
+    )
 
 
-def _table(record: LineageRecord, lengths: Sequence[int], values: Callable[[Generation], Sequence[float]]) -> Array:
+def _table(
+    record: LineageRecord, lengths: Sequence[int], values: Callable[[Generation], Sequence[float]]
+) -> Array:
     """[T, descendants] in percent."""
     wanted = {g.lineage: g for g in evolved(record)}
     rows = [values(wanted[length]) for length in lengths]
@@ -306,15 +363,27 @@ def _check_poolable(records: Sequence[LineageRecord]) -> None:
         raise UserError("no lineage to summarise: name at least one run")
     first = records[0]
     for record in records[1:]:
-        if (record.scenario, record.profile, record.tasks) != (first.scenario, first.profile, first.tasks):
+        if (record.scenario, record.profile, record.tasks) != (
+            first.scenario,
+            first.profile,
+            first.tasks,
+        ):
             raise UserError(
                 f"cannot pool seeds of different scenarios: {first.scenario} ({first.profile}, {first.tasks} tasks) and "
                 f"{record.scenario} ({record.profile}, {record.tasks} tasks); report them apart"
             )
-        changed = sorted(key for key in {*first.settings, *record.settings} if first.settings.get(key) != record.settings.get(key))
+        changed = sorted(
+            key
+            for key in {*first.settings, *record.settings}
+            if first.settings.get(key) != record.settings.get(key)
+        )
         if changed:
-            raise UserError(f"cannot pool seeds {first.seed} and {record.seed}: their settings differ in {changed[0]}; report them apart")
+            raise UserError(
+                f"cannot pool seeds {first.seed} and {record.seed}: their settings differ in {changed[0]}; report them apart"
+            )
     seeds = [record.seed for record in records]
     twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
     if twice is not None:
-        raise UserError(f"seed {twice} is given twice: pooling it with itself would make the intervals too narrow; name each seed once")
+        raise UserError(
+            f"seed {twice} is given twice: pooling it with itself would make the intervals too narrow; name each seed once"
+        )

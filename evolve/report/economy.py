@@ -75,7 +75,9 @@ def above(interval: Interval) -> int:
 
 def whole_gains(g: Generation) -> tuple[float, ...]:
     """The whole ancestor minus its own architecture from scratch by descendant, fractions; empty without these controls."""
-    return differences(g.full_ancestor, g.full_scratch) if g.full_ancestor and g.full_scratch else ()
+    return (
+        differences(g.full_ancestor, g.full_scratch) if g.full_ancestor and g.full_scratch else ()
+    )
 
 
 def economies(records: Sequence[LineageRecord]) -> tuple[Economy, ...]:
@@ -88,27 +90,37 @@ def economies(records: Sequence[LineageRecord]) -> tuple[Economy, ...]:
 def economy(records: Sequence[LineageRecord]) -> Economy | None:
     """The mean over those lengths; None where there are none."""
     lengths = {point.lineage for point in economies(records)}
-    return _economy(None, [[g for g in evolved(r) if g.lineage in lengths] for r in records]) if lengths else None
+    return (
+        _economy(None, [[g for g in evolved(r) if g.lineage in lengths] for r in records])
+        if lengths
+        else None
+    )
 
 
 def learning(records: Sequence[LineageRecord]) -> Learning:
     """Over all trained generations of the records."""
     generations = [g for record in records for g in evolved(record)]
 
-    def mean(pick: Callable[[Generation], Descent | None], value: Callable[[Descent], float]) -> float:
+    def mean(
+        pick: Callable[[Generation], Descent | None], value: Callable[[Descent], float]
+    ) -> float:
         values = [value(descent) for g in generations if (descent := pick(g)) is not None]
         return 100 * float(np.mean(values)) if values else math.nan
 
     def newborn(descent: Descent) -> float:
         return float(np.mean(descent.newborn)) if descent.newborn else math.nan
 
-    controlled = [(g.inherited, g.scratch) for g in generations if g.scratch and len(g.scratch.tested) > 1]
+    controlled = [
+        (g.inherited, g.scratch) for g in generations if g.scratch and len(g.scratch.tested) > 1
+    ]
     pairs = [(_epochs_to(own, other), _epochs_to(other, other)) for own, other in controlled]
     reached = [pair for pair in pairs if math.isfinite(pair[0])]
     return Learning(
         newborn=mean(lambda g: g.inherited, newborn),
         newborn_scratch=mean(lambda g: g.scratch, newborn),
-        newborn_whole=mean(lambda g: g.full_ancestor, newborn) if all(g.full_ancestor for g in generations) else math.nan,
+        newborn_whole=mean(lambda g: g.full_ancestor, newborn)
+        if all(g.full_ancestor for g in generations)
+        else math.nan,
         area=mean(lambda g: g.inherited, area),
         area_scratch=mean(lambda g: g.scratch, area),
         epochs=float(np.mean([own for own, _ in reached])) if reached else math.nan,
@@ -130,18 +142,37 @@ def area(descent: Descent) -> float:
 def _epochs_to(descent: Descent, goal: Descent) -> float:
     """The first tested epoch at which the mean accuracy reaches ``goal``'s final one; NaN if none does."""
     curve, wanted = np.mean(np.array(descent.curves), axis=0), np.mean(goal.accuracy) - ROUNDING
-    return next((float(epoch) for epoch, height in zip(descent.tested, curve, strict=True) if height >= wanted), math.nan)
+    return next(
+        (
+            float(epoch)
+            for epoch, height in zip(descent.tested, curve, strict=True)
+            if height >= wanted
+        ),
+        math.nan,
+    )
 
 
 def _complete(g: Generation) -> bool:
-    return g.share is not None and g.scratch is not None and bool(whole_gains(g)) and bool(np.isfinite([*g.inherited.accuracy, *whole_gains(g)]).all())
+    return (
+        g.share is not None
+        and g.scratch is not None
+        and bool(whole_gains(g))
+        and bool(np.isfinite([*g.inherited.accuracy, *whole_gains(g)]).all())
+    )
 
 
 def _economy(lineage: int | None, seeds: Sequence[Sequence[Generation]]) -> Economy:
-    gain = [_mean_by_task([differences(g.inherited, g.scratch) for g in one if g.scratch]) for one in seeds]
+    gain = [
+        _mean_by_task([differences(g.inherited, g.scratch) for g in one if g.scratch])
+        for one in seeds
+    ]
     whole = [_mean_by_task([whole_gains(g) for g in one]) for one in seeds]
     held, pairs = pooled_interval(whole), sum(map(len, whole))
-    share = Interval(*ratio_interval(gain, whole), pairs) if above(held) > 0 else Interval(math.nan, math.nan, math.nan, 0)
+    share = (
+        Interval(*ratio_interval(gain, whole), pairs)
+        if above(held) > 0
+        else Interval(math.nan, math.nan, math.nan, 0)
+    )
     return Economy(
         lineage=lineage,
         weights=float(np.mean([g.share for one in seeds for g in one if g.share is not None])),
@@ -159,7 +190,11 @@ def economy_sentence(found: Economy | None) -> str:
     """What the learngene promises, as one line: "12 % of the weights carry 71 % of the whole ancestor's gain"."""
     if found is None:
         return ""
-    weights, whole, gain = f"{100 * found.weights:.0f} % of the weights", _points(found.whole), _points(found.gain)
+    weights, whole, gain = (
+        f"{100 * found.weights:.0f} % of the weights",
+        _points(found.whole),
+        _points(found.gain),
+    )
     if math.isnan(found.whole.low):
         return f"The learngene ({weights}) gains {gain}, the whole ancestor {whole}: one task gives no interval, so no share is named."
     if above(found.whole) < 0:
@@ -180,7 +215,7 @@ def _points(interval: Interval) -> str:
 
 
 def _beside(others: Mapping[str, float]) -> str:
-    """" (from scratch 38.9 %)" of those that were measured."""
+    """ " (from scratch 38.9 %)" of those that were measured."""
     parts = [f"{name} {value:.1f} %" for name, value in others.items() if not math.isnan(value)]
     return f" ({', '.join(parts)})" if parts else ""
 
@@ -189,18 +224,35 @@ def learning_sentence(found: Learning) -> str:
     """How the newborn and the learning compare, as far as it was measured."""
     parts = []
     if not math.isnan(found.newborn):
-        others = {"from scratch": found.newborn_scratch, "the whole ancestor's": found.newborn_whole}
-        parts.append(f"Before any training the newborn tell {found.newborn:.1f} % apart{_beside(others)}.")
+        others = {
+            "from scratch": found.newborn_scratch,
+            "the whole ancestor's": found.newborn_whole,
+        }
+        parts.append(
+            f"Before any training the newborn tell {found.newborn:.1f} % apart{_beside(others)}."
+        )
     if found.asked and not found.reached:
         parts.append("From-scratch's final accuracy is reached at none of the lengths.")
     if not math.isnan(found.epochs):
-        where = "" if found.reached == found.asked else f" (at {found.reached} of {found.asked} lengths)"
-        parts.append(f"From-scratch's final accuracy is reached after {found.epochs:.1f} epochs instead of {found.epochs_scratch:.1f}{where}.")
+        where = (
+            ""
+            if found.reached == found.asked
+            else f" (at {found.reached} of {found.asked} lengths)"
+        )
+        parts.append(
+            f"From-scratch's final accuracy is reached after {found.epochs:.1f} epochs instead of {found.epochs_scratch:.1f}{where}."
+        )
     if not math.isnan(found.area):
-        parts.append(f"Area under the learning curve: {found.area:.1f} %{_beside({'from scratch': found.area_scratch})}.")
+        parts.append(
+            f"Area under the learning curve: {found.area:.1f} %{_beside({'from scratch': found.area_scratch})}."
+        )
     return " ".join(parts)
 
 
 def sentences(records: Sequence[LineageRecord]) -> list[str]:
     """What a run or several pooled seeds end with, beside gain and verdict; as much as was measured."""
-    return [line for line in (economy_sentence(economy(records)), learning_sentence(learning(records))) if line]
+    return [
+        line
+        for line in (economy_sentence(economy(records)), learning_sentence(learning(records)))
+        if line
+    ]

@@ -30,7 +30,9 @@ def economy_figure(varieties: Mapping[str, Sequence[LineageRecord]], title: str 
     _draw_ends(axes)
     _draw_frontier(axes, [record for records in varieties.values() for record in records])
     left_out = 0
-    for (name, records), colour, marker in zip(varieties.items(), cycle(COLOURS), cycle(MARKERS), strict=False):
+    for (name, records), colour, marker in zip(
+        varieties.items(), cycle(COLOURS), cycle(MARKERS), strict=False
+    ):
         points = economies(records)
         shown = [point for point in points if point.decided]
         left_out += len(points) - len(shown)
@@ -51,13 +53,45 @@ def has_economy(records: Sequence[LineageRecord]) -> bool:
 
 def _draw_ends(axes: Any) -> None:
     weights = np.geomspace(LEAST, 100, 200)
-    axes.plot(weights, weights, color="#999999", lw=0.8, ls=(0, (1, 2)), label="every weight worth the same", zorder=1)
+    axes.plot(
+        weights,
+        weights,
+        color="#999999",
+        lw=0.8,
+        ls=(0, (1, 2)),
+        label="every weight worth the same",
+        zorder=1,
+    )
     axes.axhline(0, color="black", lw=0.8, zorder=1)
-    axes.plot([LEAST], [0], marker="s", mfc="white", mec="#D55E00", ls="none", ms=7, label="from scratch", zorder=5, clip_on=False)
-    axes.plot([100], [100], marker="D", mfc="white", mec="#E69F00", ls="none", ms=7, label="whole ancestor", zorder=5, clip_on=False)
+    axes.plot(
+        [LEAST],
+        [0],
+        marker="s",
+        mfc="white",
+        mec="#D55E00",
+        ls="none",
+        ms=7,
+        label="from scratch",
+        zorder=5,
+        clip_on=False,
+    )
+    axes.plot(
+        [100],
+        [100],
+        marker="D",
+        mfc="white",
+        mec="#E69F00",
+        ls="none",
+        ms=7,
+        label="whole ancestor",
+        zorder=5,
+        clip_on=False,
+    )
 
 
-def _draw_variety(axes: Any, name: str, points: Sequence[Economy], colour: str, marker: str) -> None:
+def _draw_variety(
+    axes: Any, name: str, points: Sequence[Economy], colour: str, marker: str
+) -> None:
     if not points:
         return
     x, y = [100 * p.weights for p in points], [100 * p.share.mean for p in points]
@@ -68,7 +102,14 @@ def _draw_variety(axes: Any, name: str, points: Sequence[Economy], colour: str, 
     for point, place in zip(points, zip(x, y, strict=True), strict=True):
         places.setdefault((round(place[0], 1), round(place[1])), []).append(str(point.lineage))
     for place, lengths in places.items():
-        axes.annotate(", ".join(lengths), place, xytext=(4, 3), textcoords="offset points", fontsize=6.5, color=colour)
+        axes.annotate(
+            ", ".join(lengths),
+            place,
+            xytext=(4, 3),
+            textcoords="offset points",
+            fontsize=6.5,
+            color=colour,
+        )
 
 
 def frontier(records: Sequence[LineageRecord]) -> list[tuple[float, float]]:
@@ -78,18 +119,36 @@ def frontier(records: Sequence[LineageRecord]) -> list[tuple[float, float]]:
     for g in (g for record in records for g in evolved(record)):
         whole = next((trial.gain for trial in g.trials if WHOLE in trial.origin), 0.0)
         for trial in g.trials if whole > 0 else ():
-            name = (*trial.layers, *((WHOLE,) if WHOLE in trial.origin else ()))  # it may hold more than all its layers
+            name = (
+                *trial.layers,
+                *((WHOLE,) if WHOLE in trial.origin else ()),
+            )  # it may hold more than all its layers
             parts.setdefault(name, []).append(100 * trial.gain / whole)
             shares[name] = 100 * trial.share
     often = max(map(len, parts.values()), default=0)
-    ranked = sorted((shares[layers], float(np.mean(values))) for layers, values in parts.items() if 2 * len(values) > often)
-    return [(x, y) for place, (x, y) in enumerate(ranked) if y > max([0.0, *(other for _, other in ranked[:place])])]
+    ranked = sorted(
+        (shares[layers], float(np.mean(values)))
+        for layers, values in parts.items()
+        if 2 * len(values) > often
+    )
+    return [
+        (x, y)
+        for place, (x, y) in enumerate(ranked)
+        if y > max([0.0, *(other for _, other in ranked[:place])])
+    ]
 
 
 def _draw_frontier(axes: Any, records: Sequence[LineageRecord]) -> None:
     best = frontier(records)
     if best:
-        axes.plot(*zip(*best, strict=True), color="#333333", lw=1.4, marker=".", label="frontier of the trials\n(condensing classes)", zorder=3)
+        axes.plot(
+            *zip(*best, strict=True),
+            color="#333333",
+            lw=1.4,
+            marker=".",
+            label="frontier of the trials\n(condensing classes)",
+            zorder=3,
+        )
 
 
 def _finish(axes: Any, title: str) -> None:
@@ -101,4 +160,6 @@ def _finish(axes: Any, title: str) -> None:
     axes.xaxis.minorticks_off()
     axes.set_xlabel("share of the ancestor's weights that is inherited (%)")
     axes.set_ylabel("share of the whole ancestor's gain (%)")
-    axes.set_title(textwrap.fill(title or "The economy of the gene", 60), loc="left", fontweight="bold")
+    axes.set_title(
+        textwrap.fill(title or "The economy of the gene", 60), loc="left", fontweight="bold"
+    )

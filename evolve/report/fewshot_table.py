@@ -36,9 +36,21 @@ class Line:
 
 def table(records: Sequence[LineageRecord]) -> list[Line]:
     """The learners that all seeds have measured, after the last generation's inherited descendants; nothing without a learner."""
-    learners = [one.method for one in records[0].fewshot if all(_find(record, one.method) for record in records)] if records else []
+    learners = (
+        [
+            one.method
+            for one in records[0].fewshot
+            if all(_find(record, one.method) for record in records)
+        ]
+        if records
+        else []
+    )
     last = [evolved(record)[-1] for record in records if evolved(record)]
-    lineage = last[0].lineage if len(last) == len(records) and len({g.lineage for g in last}) == 1 else None
+    lineage = (
+        last[0].lineage
+        if len(last) == len(records) and len({g.lineage for g in last}) == 1
+        else None
+    )
     lines = [_line(name, records, lineage) for name in learners]
     if not lines or lineage is None:
         return lines
@@ -50,12 +62,28 @@ def rows(records: Sequence[LineageRecord]) -> Iterator[dict[str, object]]:
     """The table for a CSV file; fractions."""
     for line in table(records):
         row: dict[str, object] = {"scenario": records[0].scenario, "profile": records[0].profile}
-        row |= {"seeds": " ".join(str(record.seed) for record in records), "method": line.method, "tasks": line.accuracy.n}
+        row |= {
+            "seeds": " ".join(str(record.seed) for record in records),
+            "method": line.method,
+            "tasks": line.accuracy.n,
+        }
         accuracy, behind = None if line.trouble else line.accuracy, line.behind
-        row |= {"mean": accuracy.mean, "low": accuracy.low, "high": accuracy.high} if accuracy else {"mean": None, "low": None, "high": None}
+        row |= (
+            {"mean": accuracy.mean, "low": accuracy.low, "high": accuracy.high}
+            if accuracy
+            else {"mean": None, "low": None, "high": None}
+        )
         row |= {"lineage": line.lineage}
-        row |= {"inherited_minus": behind.mean, "minus_low": behind.low, "minus_high": behind.high} if behind else {"inherited_minus": None}
-        yield row | {"backbone": line.backbone, "same_backbone": None if behind is None else not line.others, "note": line.trouble}
+        row |= (
+            {"inherited_minus": behind.mean, "minus_low": behind.low, "minus_high": behind.high}
+            if behind
+            else {"inherited_minus": None}
+        )
+        yield row | {
+            "backbone": line.backbone,
+            "same_backbone": None if behind is None else not line.others,
+            "note": line.trouble,
+        }
 
 
 def sentences(records: Sequence[LineageRecord]) -> list[str]:
@@ -97,14 +125,18 @@ def _find(record: LineageRecord, method: str) -> Descent | None:
 def _line(method: str, records: Sequence[LineageRecord], lineage: int | None) -> Line:
     found = [one for record in records if (one := _find(record, method))]
     accuracy = pooled_interval([np.array(one.accuracy) for one in found])
-    backbone, diverged = _joined(bare(one.backbone) for one in found), sum(one.diverged for one in found)
+    backbone, diverged = (
+        _joined(bare(one.backbone) for one in found),
+        sum(one.diverged for one in found),
+    )
     if diverged:
         where = f" in {diverged} of {len(found)} seeds" if len(found) > 1 else ""
-        return Line(method, accuracy, None, lineage, backbone, trouble=f"diverged (loss not finite){where}")
+        return Line(
+            method, accuracy, None, lineage, backbone, trouble=f"diverged (loss not finite){where}"
+        )
     if lineage is None:
         return Line(method, accuracy, None, None, backbone)
     pairs = list(zip((evolved(record)[-1] for record in records), found, strict=True))
     behind = pooled_interval([np.array(differences(g.inherited, one)) for g, one in pairs])
     others = any(one.backbone and bare(g.descendant) != bare(one.backbone) for g, one in pairs)
     return Line(method, accuracy, behind, lineage, backbone, others)
-

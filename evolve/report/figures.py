@@ -32,7 +32,15 @@ from evolve.report.economy import whole_gains
 from evolve.report.trends import Array, Trend
 from evolve.report.verdict import gain_sentence, verdict
 
-BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#666666"
+BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#666666",
+)
 # name in the paper's words -> (field of Generation, colour, line style, marker)
 METHODS: dict[str, tuple[str, str, str, str]] = {
     "from-scratch, same architecture": ("scratch", RED, "--", "s"),
@@ -52,8 +60,12 @@ def _style() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update({"svg.hashsalt": "evolve", "font.size": 9, "axes.grid": True, "grid.alpha": 0.25})
-        matplotlib.rcParams.update({"axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False})
+        matplotlib.rcParams.update(
+            {"svg.hashsalt": "evolve", "font.size": 9, "axes.grid": True, "grid.alpha": 0.25}
+        )
+        matplotlib.rcParams.update(
+            {"axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False}
+        )
         matplotlib.rcParams.update({"legend.frameon": False, "hatch.linewidth": 0.6})
         yield
 
@@ -68,7 +80,9 @@ def encode(draw: Callable[[], Any], kind: str) -> bytes:
     """Draw a figure and give its file's bytes ("png" or "svg"); the same figure gives the same bytes."""
     with _style():
         figure, out = draw(), io.BytesIO()
-        figure.savefig(out, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
+        figure.savefig(
+            out, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None}
+        )
         return out.getvalue()
 
 
@@ -94,8 +108,14 @@ def evolution_figure(records: Sequence[LineageRecord], summary: Summary) -> Any:
         _draw_ancestor(panels[2], records)
     panels[-1].set_xlabel("lineage length (tasks the ancestor has learned)")
     panels[-1].xaxis.get_major_locator().set_params(integer=True)
-    seeds = "seed " + ", ".join(map(str, summary.seeds)) if len(summary.seeds) < 9 else f"{len(summary.seeds)} seeds"
-    panels[0].set_title(f"{summary.scenario} ({summary.profile}), {seeds}", loc="left", fontweight="bold")
+    seeds = (
+        "seed " + ", ".join(map(str, summary.seeds))
+        if len(summary.seeds) < 9
+        else f"{len(summary.seeds)} seeds"
+    )
+    panels[0].set_title(
+        f"{summary.scenario} ({summary.profile}), {seeds}", loc="left", fontweight="bold"
+    )
     figure.align_ylabels(panels)
     note = textwrap.fill(f"{gain_sentence(summary)} {verdict(summary)}", 145)
     figure.supxlabel(note, x=0.02, ha="left", fontsize=7.5, color="#333333")
@@ -105,9 +125,20 @@ def evolution_figure(records: Sequence[LineageRecord], summary: Summary) -> Any:
 def _draw_accuracy(axes: Any, records: Sequence[LineageRecord], summary: Summary) -> None:
     inherited = _points(records, lambda g: g.inherited)
     for length, values in inherited.items():
-        axes.plot([length] * sum(map(len, values)), np.concatenate(values), ".", color=BLUE, alpha=0.4, markersize=5, markeredgewidth=0, zorder=2)
+        axes.plot(
+            [length] * sum(map(len, values)),
+            np.concatenate(values),
+            ".",
+            color=BLUE,
+            alpha=0.4,
+            markersize=5,
+            markeredgewidth=0,
+            zorder=2,
+        )
     label = f"inherited learngene, mean and 95 % of {_count(inherited)} descendants"
-    first = min(1, summary.tasks)  # a pretrained ancestor that learns no task stands at 0 and is not untrained
+    first = min(
+        1, summary.tasks
+    )  # a pretrained ancestor that learns no task stands at 0 and is not untrained
     _line_with_band(axes, {x: v for x, v in inherited.items() if x >= first}, BLUE, "-", "o", label)
     for label, (name, colour, style, marker) in METHODS.items():
         _line(axes, _points(records, attrgetter(name), least=first), colour, style, marker, label)
@@ -115,9 +146,13 @@ def _draw_accuracy(axes: Any, records: Sequence[LineageRecord], summary: Summary
     reference = [value for r in records if r.reference for value in r.reference.accuracy]
     if reference:
         label = "from-scratch, paper's architecture"
-        axes.axhline(100 * float(np.mean(reference)), color=GREY, lw=1, ls=(0, (1, 1)), label=label, zorder=1)
+        axes.axhline(
+            100 * float(np.mean(reference)), color=GREY, lw=1, ls=(0, (1, 1)), label=label, zorder=1
+        )
     low, high = axes.get_ylim()
-    axes.set_ylim(max(0, low), min(100, high))  # an interval over few descendants may reach beyond what an accuracy can be
+    axes.set_ylim(
+        max(0, low), min(100, high)
+    )  # an interval over few descendants may reach beyond what an accuracy can be
     axes.set_ylabel("descendants' test accuracy (%)")
     axes.legend(fontsize=7.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.03))
 
@@ -132,32 +167,53 @@ def _draw_gain(axes: Any, records: Sequence[LineageRecord], summary: Summary) ->
         _mark_zero(axes, points.get(0) if first else None, records)
         _draw_trend(axes, summary.lengths, points, summary.gain)
     else:
-        axes.annotate("from-scratch control off", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=GREY)
+        axes.annotate(
+            "from-scratch control off",
+            (0.5, 0.5),
+            xycoords="axes fraction",
+            ha="center",
+            va="center",
+            color=GREY,
+        )
     axes.set_ylabel("gain over\nfrom-scratch (points)")
 
 
 def _draw_whole_gain(axes: Any, points: Points) -> None:
     """What could have been inherited at most: the whole ancestor over its own architecture from scratch."""
     _, colour, style, marker = METHODS["whole ancestor, fine-tuned"]
-    _line(axes, points, colour, style, marker, "whole ancestor over its own architecture from scratch")
+    _line(
+        axes, points, colour, style, marker, "whole ancestor over its own architecture from scratch"
+    )
     if points:
         axes.legend(fontsize=7.5, loc="best")
 
 
 def _draw_ancestor(axes: Any, records: Sequence[LineageRecord]) -> None:
-    curves = (("ancestor_accuracy", "average accuracy", "black", "-", "o"), ("forgetting", "forgetting", GREY, "--", "x"))
+    curves = (
+        ("ancestor_accuracy", "average accuracy", "black", "-", "o"),
+        ("forgetting", "forgetting", GREY, "--", "x"),
+    )
     for name, label, colour, style, marker in curves:
 
         def values(g: Generation, name: str = name) -> Sequence[float]:
             value = getattr(g, name)
             return (value,) if value is not None and math.isfinite(value) else ()
 
-        _line(axes, {x: v for x, v in _gathered(records, values).items() if x > 0}, colour, style, marker, label)
+        _line(
+            axes,
+            {x: v for x, v in _gathered(records, values).items() if x > 0},
+            colour,
+            style,
+            marker,
+            label,
+        )
     axes.set_ylabel("ancestor, tasks\nso far (%)")
     axes.legend(fontsize=7.5, ncols=2, loc="best")
 
 
-def _points(records: Sequence[LineageRecord], pick: Callable[[Generation], Descent | None], least: int = 0) -> Points:
+def _points(
+    records: Sequence[LineageRecord], pick: Callable[[Generation], Descent | None], least: int = 0
+) -> Points:
     """Accuracies in %."""
 
     def values(g: Generation) -> Sequence[float]:
@@ -167,9 +223,20 @@ def _points(records: Sequence[LineageRecord], pick: Callable[[Generation], Desce
     return _gathered(records, values)
 
 
-def _gathered(records: Sequence[LineageRecord], values: Callable[[Generation], Sequence[float]]) -> Points:
+def _gathered(
+    records: Sequence[LineageRecord], values: Callable[[Generation], Sequence[float]]
+) -> Points:
     """A hundred times the values at the lineage lengths where every seed has some, as the page's tables pool."""
-    return aligned([{g.lineage: row for g in record.generations if (row := 100 * np.array(values(g), dtype=np.float64)).size} for record in records])
+    return aligned(
+        [
+            {
+                g.lineage: row
+                for g in record.generations
+                if (row := 100 * np.array(values(g), dtype=np.float64)).size
+            }
+            for record in records
+        ]
+    )
 
 
 def _count(points: Points) -> int:
@@ -179,18 +246,48 @@ def _count(points: Points) -> int:
 def _line(axes: Any, points: Points, colour: str, style: str, marker: str, label: str) -> None:
     if points:
         means = [float(np.mean([row.mean() for row in values])) for values in points.values()]
-        axes.plot(list(points), means, color=colour, ls=style, marker=marker, ms=3.5, lw=1.2, label=label, zorder=3)
+        axes.plot(
+            list(points),
+            means,
+            color=colour,
+            ls=style,
+            marker=marker,
+            ms=3.5,
+            lw=1.2,
+            label=label,
+            zorder=3,
+        )
 
 
-def _line_with_band(axes: Any, points: Points, colour: str, style: str, marker: str, label: str) -> None:
+def _line_with_band(
+    axes: Any, points: Points, colour: str, style: str, marker: str, label: str
+) -> None:
     if not points:
         return
     x, intervals = list(points), [pooled_interval(values) for values in points.values()]
     if len(x) > 1:
-        axes.fill_between(x, [i.low for i in intervals], [i.high for i in intervals], color=colour, alpha=0.15, lw=0, zorder=1)
+        axes.fill_between(
+            x,
+            [i.low for i in intervals],
+            [i.high for i in intervals],
+            color=colour,
+            alpha=0.15,
+            lw=0,
+            zorder=1,
+        )
     else:
         _whisker(axes, x[0], intervals[0], colour)
-    axes.plot(x, [i.mean for i in intervals], color=colour, ls=style, marker=marker, ms=4.5, lw=1.8, label=label, zorder=4)
+    axes.plot(
+        x,
+        [i.mean for i in intervals],
+        color=colour,
+        ls=style,
+        marker=marker,
+        ms=4.5,
+        lw=1.8,
+        label=label,
+        zorder=4,
+    )
 
 
 def _whisker(axes: Any, x: int, interval: Interval, colour: str) -> None:
@@ -203,7 +300,17 @@ def _mark_zero(axes: Any, values: list[Array] | None, records: Sequence[LineageR
         begun = any(record.settings.get("ancestor", {}).get("checkpoint") for record in records)
         interval = pooled_interval(values)
         _whisker(axes, 0, interval, BLUE)
-        axes.plot([0], [interval.mean], marker="o", mfc="white", mec=BLUE, ms=6, ls="none", label=f"lineage 0: {'pretrained' if begun else 'untrained'} ancestor", zorder=5)
+        axes.plot(
+            [0],
+            [interval.mean],
+            marker="o",
+            mfc="white",
+            mec=BLUE,
+            ms=6,
+            ls="none",
+            label=f"lineage 0: {'pretrained' if begun else 'untrained'} ancestor",
+            zorder=5,
+        )
 
 
 def _draw_trend(axes: Any, lengths: Sequence[int], points: Points, t: Trend) -> None:
@@ -220,7 +327,9 @@ def _draw_trend(axes: Any, lengths: Sequence[int], points: Points, t: Trend) -> 
         axes.plot(x, level + bound * away, color="black", lw=0.6, ls=(0, (2, 3)), zorder=2)
     axes.plot(x, level + t.slope * away, color="black", lw=1, ls=(0, (6, 3)), zorder=3)
     label = f"trend {t.slope:+.2f} {t.unit} [{t.low:+.2f}, {t.high:+.2f}]"
-    axes.annotate(label, (0.995, 0.02), xycoords="axes fraction", ha="right", va="bottom", fontsize=7.5)
+    axes.annotate(
+        label, (0.995, 0.02), xycoords="axes fraction", ha="right", va="bottom", fontsize=7.5
+    )
 
 
 def genome_figure(records: Sequence[LineageRecord], title: str = "") -> Any:
@@ -245,15 +354,38 @@ def _draw_genome(figure: Any, axes: Any, record: LineageRecord, name: str) -> No
     scores = [s for g in record.generations for s in g.scores if math.isfinite(s)]
     norm = Normalize(min(scores), max(scores)) if scores and min(scores) < max(scores) else None
     layers = max((g.all_layers for g in record.generations), key=len)
-    columns = {length: column for column, length in enumerate(sorted({*record.lengths, *(g.lineage for g in record.generations)}))}
+    columns = {
+        length: column
+        for column, length in enumerate(
+            sorted({*record.lengths, *(g.lineage for g in record.generations)})
+        )
+    }
     for g in record.generations:
         column = columns[g.lineage]
         for row, layer in enumerate(g.all_layers):
             held = layer in g.selected
-            shade = 0.5 if norm is None or row >= len(g.scores) or not math.isfinite(g.scores[row]) else float(norm(g.scores[row]))
-            colour = colormaps["Blues"](0.45 + 0.5 * shade) if held else colormaps["Greys"](0.03 + 0.32 * shade)
+            shade = (
+                0.5
+                if norm is None or row >= len(g.scores) or not math.isfinite(g.scores[row])
+                else float(norm(g.scores[row]))
+            )
+            colour = (
+                colormaps["Blues"](0.45 + 0.5 * shade)
+                if held
+                else colormaps["Greys"](0.03 + 0.32 * shade)
+            )
             hatch = "////" if g.status in FALLBACKS else None
-            axes.add_patch(Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, facecolor=colour, edgecolor="white", lw=0, hatch=hatch))
+            axes.add_patch(
+                Rectangle(
+                    (column - 0.48, row - 0.46),
+                    0.96,
+                    0.92,
+                    facecolor=colour,
+                    edgecolor="white",
+                    lw=0,
+                    hatch=hatch,
+                )
+            )
             if held:
                 axes.plot(column, row, "o", color="white", ms=3)
     axes.set(xlim=(-0.6, max(columns.values()) + 0.6), ylim=(len(layers) - 0.5, -0.5), ylabel=name)
@@ -281,7 +413,11 @@ def _genome_legend(figure: Any) -> None:
 
     held = (Patch(facecolor="#3787c0"), Line2D([], [], marker="o", color="white", ms=3, ls="none"))
     names = ["inherited", "not inherited", "condenser tied or collapsed: fallback layers"]
-    handles = [held, Patch(facecolor="#dddddd"), Patch(facecolor="#6baed6", edgecolor="white", hatch="////", lw=0)]
+    handles = [
+        held,
+        Patch(facecolor="#dddddd"),
+        Patch(facecolor="#6baed6", edgecolor="white", hatch="////", lw=0),
+    ]
     figure.legend(handles, names, loc="outside lower left", ncols=3, fontsize=7.5)
 
 
@@ -292,11 +428,16 @@ def alpha_figure(generation: Generation) -> Any:
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[2.2, 1])
     image = left.imshow(alpha, aspect="auto", cmap="cividis", interpolation="nearest")
     figure.colorbar(image, ax=left, pad=0.02, label="alpha")
-    left.set(xlabel="pseudo-descendant layer k", title=f"lineage length {generation.lineage}: {generation.status}")
+    left.set(
+        xlabel="pseudo-descendant layer k",
+        title=f"lineage length {generation.lineage}: {generation.status}",
+    )
     left.set_xticks(range(alpha.shape[1]), [str(k + 1) for k in range(alpha.shape[1])])
     left.set_yticks(range(len(alpha)), generation.all_layers[: len(alpha)])
     left.grid(False)
-    colours = [BLUE if layer in generation.selected else "#bbbbbb" for layer in generation.all_layers]
+    colours = [
+        BLUE if layer in generation.selected else "#bbbbbb" for layer in generation.all_layers
+    ]
     right.barh(range(len(generation.scores)), generation.scores, color=colours)
     if generation.scores:
         right.axvline(1 / len(generation.scores), color="black", lw=0.8, ls="--")
@@ -312,17 +453,44 @@ def learning_figure(generation: Generation) -> Any:
     """Test accuracy of one generation's descendants over their epochs, every method; band: 95 % of the descendants."""
     figure = new_figure(6.4, 4.0)
     axes = figure.subplots()
-    methods: list[tuple[str, Descent | None, str, str]] = [("inherited learngene", generation.inherited, BLUE, "-")]
-    methods += [(label, getattr(generation, name), colour, style) for label, (name, colour, style, _) in METHODS.items()]
+    methods: list[tuple[str, Descent | None, str, str]] = [
+        ("inherited learngene", generation.inherited, BLUE, "-")
+    ]
+    methods += [
+        (label, getattr(generation, name), colour, style)
+        for label, (name, colour, style, _) in METHODS.items()
+    ]
     for label, descent, colour, style in methods:
         if descent is None or not descent.tested:
             continue
         x = descent.tested
-        intervals = [point_interval([100 * curve[place] for curve in descent.curves]) for place in range(len(x))]
-        axes.plot(x, [i.mean for i in intervals], color=colour, ls=style, lw=1.5, label=label, marker="." if len(x) < 5 else None)
+        intervals = [
+            point_interval([100 * curve[place] for curve in descent.curves])
+            for place in range(len(x))
+        ]
+        axes.plot(
+            x,
+            [i.mean for i in intervals],
+            color=colour,
+            ls=style,
+            lw=1.5,
+            label=label,
+            marker="." if len(x) < 5 else None,
+        )
         if descent.method == generation.inherited.method:
-            axes.fill_between(x, [i.low for i in intervals], [i.high for i in intervals], color=colour, alpha=0.15, lw=0)
-    axes.set(xlabel="epoch", ylabel="descendants' test accuracy (%)", title=f"lineage length {generation.lineage}")
+            axes.fill_between(
+                x,
+                [i.low for i in intervals],
+                [i.high for i in intervals],
+                color=colour,
+                alpha=0.15,
+                lw=0,
+            )
+    axes.set(
+        xlabel="epoch",
+        ylabel="descendants' test accuracy (%)",
+        title=f"lineage length {generation.lineage}",
+    )
     if axes.lines:
         axes.legend(fontsize=7.5, loc="lower right")
     return figure

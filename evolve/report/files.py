@@ -41,12 +41,18 @@ def write_report(records: LineageRecord | Sequence[LineageRecord], out: Path) ->
     Accuracies in the CSV files are fractions, gains too; ``summary.json`` has percentage points. Each file is
     replaced whole. UserError (one line) when the folder cannot be written or the records cannot be pooled.
     """
-    pooled = [records] if isinstance(records, LineageRecord) else sorted(records, key=lambda record: record.seed)
+    pooled = (
+        [records]
+        if isinstance(records, LineageRecord)
+        else sorted(records, key=lambda record: record.seed)
+    )
     files = render_report(pooled)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"report {out}: cannot be made ({error.strerror or error}); give another folder") from error
+        raise UserError(
+            f"report {out}: cannot be made ({error.strerror or error}); give another folder"
+        ) from error
     return [write_whole(out / name, content, "report") for name, content in files.items()]
 
 
@@ -69,11 +75,19 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
     if has_economy(records):
         name = str(records[0].settings.get("condense", {}).get("method", "learngene"))
         for kind in ("png", "svg"):
-            files[f"economy.{kind}"] = figures.encode(lambda: economy_figure({name: records}, economy_title), kind)
+            files[f"economy.{kind}"] = figures.encode(
+                lambda: economy_figure({name: records}, economy_title), kind
+            )
     if convergence_figure.courses(records):
         for kind in ("png", "svg"):
-            files[f"convergence.{kind}"] = figures.encode(lambda: convergence_figure.convergence_figure(records, summary), kind)
-    return files | ({"fewshot.csv": csv_bytes(fewshot_table.rows(records))} if any(record.fewshot for record in records) else {})
+            files[f"convergence.{kind}"] = figures.encode(
+                lambda: convergence_figure.convergence_figure(records, summary), kind
+            )
+    return files | (
+        {"fewshot.csv": csv_bytes(fewshot_table.rows(records))}
+        if any(record.fewshot for record in records)
+        else {}
+    )
 
 
 def generation_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
@@ -91,7 +105,14 @@ def descendant_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
             newborn = descent.newborn[i] if i < len(descent.newborn) else ""
             images = descent.test_images[i] if i < len(descent.test_images) else ""
             best = descent.best[i] if i < len(descent.best) else ""
-            values = {"descendant": i, "accuracy": accuracy, "best": best, "newborn": newborn, "epochs": epochs, "test_images": images}
+            values = {
+                "descendant": i,
+                "accuracy": accuracy,
+                "best": best,
+                "newborn": newborn,
+                "epochs": epochs,
+                "test_images": images,
+            }
             yield {**_run(record), "lineage": lineage, "method": descent.method, **values}
 
 
@@ -102,7 +123,12 @@ def learning_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
             tests = dict(zip(descent.tested, descent.curves[i], strict=True))
             for epoch, loss in enumerate(losses, start=1):
                 accuracy = tests.get(epoch, "")
-                values = {"descendant": i, "epoch": epoch, "test_accuracy": accuracy, "train_loss": loss}
+                values = {
+                    "descendant": i,
+                    "epoch": epoch,
+                    "test_accuracy": accuracy,
+                    "train_loss": loss,
+                }
                 yield {**_run(record), "lineage": lineage, "method": descent.method, **values}
 
 
@@ -121,7 +147,10 @@ def summary_json(records: Sequence[LineageRecord], summary: Summary) -> bytes:
     }
     if lines := fewshot_table.sentences(records):
         body["fewshot"] = lines
-    return (json.dumps(finite(body), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (
+        json.dumps(finite(body), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        + "\n"
+    ).encode()
 
 
 def _run(record: LineageRecord) -> Row:
@@ -129,7 +158,12 @@ def _run(record: LineageRecord) -> Row:
 
 
 def _genome(g: Generation) -> Row:
-    how = {"status": g.status, "selected_by": g.selected_by, "margin": g.margin, "agreement": g.agreement}
+    how = {
+        "status": g.status,
+        "selected_by": g.selected_by,
+        "margin": g.margin,
+        "agreement": g.agreement,
+    }
     return {"selected": " ".join(g.selected), "share": g.share, **how, "descendant": g.descendant}
 
 
@@ -140,14 +174,20 @@ def _measures(g: Generation) -> Row:
     for name in CONTROLS:
         control = getattr(g, name)
         row[name] = point_interval(control.accuracy).mean if control is not None else None
-    return row | {"ancestor_accuracy": g.ancestor_accuracy, "forgetting": g.forgetting, "backward_transfer": g.backward_transfer}
+    return row | {
+        "ancestor_accuracy": g.ancestor_accuracy,
+        "forgetting": g.forgetting,
+        "backward_transfer": g.backward_transfer,
+    }
 
 
 def _scores(g: Generation) -> Row:
     return {f"score {layer}": score for layer, score in zip(g.all_layers, g.scores, strict=False)}
 
 
-def _descents(records: Sequence[LineageRecord]) -> Iterator[tuple[LineageRecord, int | str, Descent]]:
+def _descents(
+    records: Sequence[LineageRecord],
+) -> Iterator[tuple[LineageRecord, int | str, Descent]]:
     for record in records:
         for g in record.generations:
             for name in ("inherited", *CONTROLS):
@@ -155,7 +195,11 @@ def _descents(records: Sequence[LineageRecord]) -> Iterator[tuple[LineageRecord,
                 if descent is not None:
                     yield record, g.lineage, descent
             if g.full_scratch is not None:
-                yield record, g.lineage, replace(g.full_scratch, method="full-ancestor from-scratch")
+                yield (
+                    record,
+                    g.lineage,
+                    replace(g.full_scratch, method="full-ancestor from-scratch"),
+                )
         if record.reference is not None:
             yield record, "", _renamed(record.reference)
         for learner in record.fewshot:
@@ -183,7 +227,10 @@ def parquet_bytes(rows: Iterable[Row]) -> bytes:
 
     kept, columns = _columned(rows)
     sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.table({column: _alike([row.get(column) for row in kept]) for column in columns}), sink)
+    parquet.write_table(
+        pyarrow.table({column: _alike([row.get(column) for row in kept]) for column in columns}),
+        sink,
+    )
     return bytes(sink.getvalue())
 
 
@@ -197,7 +244,11 @@ def _alike(values: Sequence[Any]) -> list[Any]:
     """Values of one type, as a column must have; None where there is none."""
     given = [None if _undefined(value) else value for value in values]
     kinds = {type(value) for value in given if value is not None}
-    return given if len(kinds) < 2 or kinds == {int, float} else [value if value is None else str(value) for value in given]
+    return (
+        given
+        if len(kinds) < 2 or kinds == {int, float}
+        else [value if value is None else str(value) for value in given]
+    )
 
 
 def _undefined(value: Any) -> bool:

@@ -35,15 +35,33 @@ from evolve.report.verdict import gain_sentence, verdict
 SUFFIX = ".evolve"  # ends the names of our event files, so that nobody else's are touched
 EMPTY_KEPT = 600  # seconds; a running TensorBoard has moved on from an emptied file by then
 GAP_PATIENCE = 3  # generations that may wait for an earlier one before they are shown without it
-LABELS = {"scratch": "from-scratch", "shuffled": "shuffled", "joint": "joint", "full_ancestor": "full-ancestor", "distilled": "distilled"}
-HEADLINE = ("headline/gain over from-scratch", f"headline/slope of the gain per {STEP}", "headline/last accuracy")
+LABELS = {
+    "scratch": "from-scratch",
+    "shuffled": "shuffled",
+    "joint": "joint",
+    "full_ancestor": "full-ancestor",
+    "distilled": "distilled",
+}
+HEADLINE = (
+    "headline/gain over from-scratch",
+    f"headline/slope of the gain per {STEP}",
+    "headline/last accuracy",
+)
 LAYOUT = {
     "evolution curve": {
-        "descendants (95 %)": ["Margin", ["descendants/mean", "descendants/low", "descendants/high"]],
+        "descendants (95 %)": [
+            "Margin",
+            ["descendants/mean", "descendants/low", "descendants/high"],
+        ],
         "gain over from-scratch (95 %)": ["Margin", ["gain/mean", "gain/low", "gain/high"]],
         "descendants and all controls": ["Multiline", ["descendants/mean", "controls/.*"]],
     },
-    "ancestor": {"accuracy and forgetting": ["Multiline", ["ancestor/average accuracy", "ancestor/forgetting"]]},
+    "ancestor": {
+        "accuracy and forgetting": [
+            "Multiline",
+            ["ancestor/average accuracy", "ancestor/forgetting"],
+        ]
+    },
 }
 
 
@@ -93,7 +111,12 @@ class Board:
     def __enter__(self) -> Board:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     @property
@@ -109,7 +132,9 @@ class Board:
                 self._writer.close()
             newest = clear_ours(self.folder)
             wait_until_after(newest)
-            self._writer = SummaryWriter(str(self.folder), purge_step=0, filename_suffix=SUFFIX, flush_secs=10)
+            self._writer = SummaryWriter(
+                str(self.folder), purge_step=0, filename_suffix=SUFFIX, flush_secs=10
+            )
             self._writer.add_custom_scalars(LAYOUT)
             self._writer.add_text("about", _about(self._record), 0)
             self._last = -1
@@ -118,7 +143,11 @@ class Board:
     def _write_ready(self, wait: bool = True) -> None:
         waiting = sorted(length for length in self._known if length > self._last)
         for place, length in enumerate(waiting):
-            gap = any(earlier not in self._known for earlier in self._expected() if self._last < earlier < length)
+            gap = any(
+                earlier not in self._known
+                for earlier in self._expected()
+                if self._last < earlier < length
+            )
             if gap and wait and len(waiting) - place <= GAP_PATIENCE:
                 break
             self._write(self._known[length])
@@ -137,7 +166,10 @@ class Board:
     def _images(self, g: Generation) -> None:
         from evolve.report import figures
 
-        drawings = {"genome": lambda: figures.genome_figure([self.record]), "learning curves": lambda: figures.learning_figure(g)}
+        drawings = {
+            "genome": lambda: figures.genome_figure([self.record]),
+            "learning curves": lambda: figures.learning_figure(g),
+        }
         if figures.has_alpha(g):
             drawings["alpha"] = lambda: figures.alpha_figure(g)
         for tag, draw in drawings.items():
@@ -155,17 +187,29 @@ class Board:
         effect = summary.effect("from-scratch")
         last = point_interval(record.generations[-1].inherited.accuracy).mean
         values = (effect.interval.mean if effect else math.nan, summary.gain.slope, 100 * last)
-        shown = {tag: value for tag, value in zip(HEADLINE, values, strict=True) if math.isfinite(value)}
+        shown = {
+            tag: value for tag, value in zip(HEADLINE, values, strict=True) if math.isfinite(value)
+        }
         for tag, value in shown.items():
             self._writer.add_scalar(tag, value, record.generations[-1].lineage)
         for part in make(hparams(record, self.labels), shown):
             self._writer.file_writer.add_summary(part)
-        self._writer.add_text("verdict", f"{gain_sentence(summary)}\n\n{verdict(summary)}", record.generations[-1].lineage)
+        self._writer.add_text(
+            "verdict",
+            f"{gain_sentence(summary)}\n\n{verdict(summary)}",
+            record.generations[-1].lineage,
+        )
 
 
 def hparams(record: LineageRecord, labels: Mapping[str, str] = {}) -> dict[str, Any]:
     """What the HPARAMS page knows of a lineage: ``labels``, where it comes from, every setting by "section.key"."""
-    return {**labels, "scenario": record.scenario, "profile": record.profile, "seed": record.seed, **_flat(record.settings)}
+    return {
+        **labels,
+        "scenario": record.scenario,
+        "profile": record.profile,
+        "seed": record.seed,
+        **_flat(record.settings),
+    }
 
 
 def scalars(g: Generation, reference: Descent | None = None) -> dict[str, float]:
@@ -179,9 +223,17 @@ def scalars(g: Generation, reference: Descent | None = None) -> dict[str, float]
         if control is not None:
             values[f"controls/{LABELS[name]}"] = 100 * point_interval(control.accuracy).mean
     if reference is not None:
-        values["controls/from-scratch, paper's architecture"] = 100 * point_interval(reference.accuracy).mean
-    ancestor = {"average accuracy": g.ancestor_accuracy, "forgetting": g.forgetting, "backward transfer": g.backward_transfer}
-    values |= {f"ancestor/{name}": 100 * value for name, value in ancestor.items() if value is not None}
+        values["controls/from-scratch, paper's architecture"] = (
+            100 * point_interval(reference.accuracy).mean
+        )
+    ancestor = {
+        "average accuracy": g.ancestor_accuracy,
+        "forgetting": g.forgetting,
+        "backward transfer": g.backward_transfer,
+    }
+    values |= {
+        f"ancestor/{name}": 100 * value for name, value in ancestor.items() if value is not None
+    }
     return values | {"learngene/layers": float(len(g.selected)), "learngene/margin": g.margin}
 
 
@@ -241,4 +293,6 @@ def writable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"cannot write TensorBoard files to {folder}: {reason}; free some space or choose another folder") from error
+        raise UserError(
+            f"cannot write TensorBoard files to {folder}: {reason}; free some space or choose another folder"
+        ) from error

@@ -142,9 +142,7 @@ def trend(lengths: Sequence[int], tables: Sequence[Array]) -> Trend:
     rho = spearman(lengths, np.mean([table.mean(axis=1) for table in tables], axis=0))
     if not half > serial.LEAST_SPREAD:  # numbers without any spread prove nothing
         half = math.nan
-    return Trend(
-        points, seeds, columns, SCALE, rho, mean, mean - half, mean + half, half * found
-    )
+    return Trend(points, seeds, columns, SCALE, rho, mean, mean - half, mean + half, half * found)
 
 
 def spearman(lengths: Sequence[int], values: Sequence[float] | Array) -> float:
@@ -179,7 +177,9 @@ def bootstrap(groups: Sequence[Array]) -> tuple[float, float, float]:
 
 def ratio_interval(tops: Sequence[Array], bottoms: Sequence[Array]) -> tuple[float, float, float]:
     """(ratio, low, high) of two means over the same groups and members, resampled together as :func:`bootstrap` does."""
-    ratio = float(np.mean([group.mean() for group in tops]) / np.mean([group.mean() for group in bottoms]))
+    ratio = float(
+        np.mean([group.mean() for group in tops]) / np.mean([group.mean() for group in bottoms])
+    )
     tail, sizes = _tail(tops), tuple(len(group) for group in tops)
     if math.isnan(tail):
         return ratio, math.nan, math.nan
@@ -194,7 +194,11 @@ def _tail(groups: Sequence[Array]) -> float:
     from scipy.special import ndtr
 
     units = len(groups) if len(groups) > 1 else len(groups[0])
-    return float(ndtr(-math.sqrt(units / (units - 1)) * t_quantile(units - 1))) if units > 1 else math.nan
+    return (
+        float(ndtr(-math.sqrt(units / (units - 1)) * t_quantile(units - 1)))
+        if units > 1
+        else math.nan
+    )
 
 
 def _resampled(groups: Sequence[Array], sizes: tuple[int, ...]) -> Array:

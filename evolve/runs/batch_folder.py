@@ -26,35 +26,59 @@ FORMAT = 1
 ABOUT = ("name", "title", "profile", "origin", "method", "reference")
 
 
-
-
 def write_batch_file(batch: Batch, out: Path, command: Sequence[str]) -> Path:
     """Write batch.json into ``out``. A folder that holds the same batch keeps the command and the versions it was started with."""
     cases = [{**_case(case), "folder": case.folder} for case in batch.cases]
     described: dict[str, Any] = {"format": FORMAT, **{name: getattr(batch, name) for name in ABOUT}}
-    described |= {"axes": batch.axes, "controls": batch.controls, "cases": cases, "text": _text(batch)}
+    described |= {
+        "axes": batch.axes,
+        "controls": batch.controls,
+        "cases": cases,
+        "text": _text(batch),
+    }
     described = json.loads(json.dumps(described))
-    started = {"command": list(command), "versions": {"python": platform.python_version(), **versions()}}
+    started = {
+        "command": list(command),
+        "versions": {"python": platform.python_version(), **versions()},
+    }
     if (out / BATCH_FILE).exists():
         known = _read(out)
         if all(known.get(name) == value for name, value in described.items()):
             started = {name: known[name] for name in started}
-    return write_whole(out / BATCH_FILE, (json.dumps(described | started, indent=1) + "\n").encode(), "batch folder")
+    return write_whole(
+        out / BATCH_FILE,
+        (json.dumps(described | started, indent=1) + "\n").encode(),
+        "batch folder",
+    )
 
 
 def check_folder(batch: Batch, out: Path) -> None:
     """Whether ``out`` may be this batch's folder. UserError for a run's, somebody else's, or a batch's whose lineages would drop out of its tables."""
     if (out / RUN_FILE).exists():
-        raise UserError(f"--out {out}: is the folder of a run; give a batch a folder of its own with --out")
+        raise UserError(
+            f"--out {out}: is the folder of a run; give a batch a folder of its own with --out"
+        )
     mine = {case.folder for case in batch.cases}
     if is_batch(out):
-        known = [str(one.get("folder")) for one in _read(out).get("cases", ()) if isinstance(one, Mapping)]
+        known = [
+            str(one.get("folder"))
+            for one in _read(out).get("cases", ())
+            if isinstance(one, Mapping)
+        ]
         if lost := [folder for folder in known if folder not in mine]:
             what = f"{len(lost)} lineages that this command leaves out ({lost[0]}{', ...' if len(lost) > 1 else ''})"
-            raise UserError(f"--out {out}: holds a batch of {what}; give another folder with --out (what is computed already is taken from the store)")
+            raise UserError(
+                f"--out {out}: holds a batch of {what}; give another folder with --out (what is computed already is taken from the store)"
+            )
         return
-    if other := [path.name for path in out.iterdir() if not path.name.startswith(".") and path.name not in mine]:
-        raise UserError(f"--out {out}: not empty and not a batch of evolve (holds {other[0]}); give a new folder with --out")
+    if other := [
+        path.name
+        for path in out.iterdir()
+        if not path.name.startswith(".") and path.name not in mine
+    ]:
+        raise UserError(
+            f"--out {out}: not empty and not a batch of evolve (holds {other[0]}); give a new folder with --out"
+        )
 
 
 def read_batch_file(folder: Path) -> BatchFolder:
@@ -63,8 +87,15 @@ def read_batch_file(folder: Path) -> BatchFolder:
     try:
         cases = tuple(_read_case(folder, one) for one in found["cases"])
         axes = {axis: tuple(values) for axis, values in found["axes"].items()}
-        batch = Batch(**{name: str(found[name]) for name in ABOUT}, cases=cases, axes=axes, controls=tuple(found["controls"]))
-        return BatchFolder(batch, tuple(map(str, found["command"])), dict(found["versions"]), str(found["text"]))
+        batch = Batch(
+            **{name: str(found[name]) for name in ABOUT},
+            cases=cases,
+            axes=axes,
+            controls=tuple(found["controls"]),
+        )
+        return BatchFolder(
+            batch, tuple(map(str, found["command"])), dict(found["versions"]), str(found["text"])
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(folder, error) from None
 
@@ -81,8 +112,19 @@ def _case(case: Case) -> dict[str, Any]:
 def _read_case(folder: Path, one: Mapping[str, Any]) -> Case:
     run = folder / one["folder"]
     facts = read_run(run)
-    resolved = Scenario(toml.from_dict(facts["settings"], str(run / "run.json")), facts["profile"], str(run / "run.json"))
-    return Case(str(one["name"]), int(one["seed"]), str(one["method"]), tuple(one["pairing"]), dict(one["values"]), resolved)
+    resolved = Scenario(
+        toml.from_dict(facts["settings"], str(run / "run.json")),
+        facts["profile"],
+        str(run / "run.json"),
+    )
+    return Case(
+        str(one["name"]),
+        int(one["seed"]),
+        str(one["method"]),
+        tuple(one["pairing"]),
+        dict(one["values"]),
+        resolved,
+    )
 
 
 def _text(batch: Batch) -> str:
@@ -102,4 +144,6 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _damaged(folder: Path, error: Exception) -> UserError:
     reason = f"{error} is missing" if isinstance(error, KeyError) else error
-    return UserError(f"{folder / BATCH_FILE}: damaged or not written by evolve ({reason}); remove it and repeat the `evolve batch` command")
+    return UserError(
+        f"{folder / BATCH_FILE}: damaged or not written by evolve ({reason}); remove it and repeat the `evolve batch` command"
+    )

@@ -22,11 +22,23 @@ def check_rooms(world: World, resident: Any, origin: str) -> None:
         check_strategy(s.ancestor)
         stream_tasks(s.stream, world.ancestor_classes, resident, world.seed, 1)
         images = [resident.indices(i, test=False) for i in world.condense_classes]
-        draw_images(images, [resident.own_id(i) for i in world.condense_classes], s.condense.images_per_class, world.seed)
+        draw_images(
+            images,
+            [resident.own_id(i) for i in world.condense_classes],
+            s.condense.images_per_class,
+            world.seed,
+        )
         downstream_tasks(s.descend, world.descend_classes, resident, world.seed)
         if s.condense.method == "trial":
             downstream_tasks(s.descend, world.condense_classes, resident, world.seed, "condensing")
         if any("episodes" in LEARNERS[name].reads for name in s.fewshot.learners):
-            Episodes(resident, world.ancestor_classes, s.descend.classes_per_task, s.fewshot, world.seed, s.stream.images_per_class).check()
+            Episodes(
+                resident,
+                world.ancestor_classes,
+                s.descend.classes_per_task,
+                s.fewshot,
+                world.seed,
+                s.stream.images_per_class,
+            ).check()
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None

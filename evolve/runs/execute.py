@@ -34,7 +34,9 @@ def execute(order: Order, argv: list[str]) -> None:
     """Run or continue ``order`` to its end, then write the report. Ctrl-C stops cleanly and says how to go on."""
     threading.excepthook = _thread_error
     with stoppable(), claimed(order.out):
-        display = Display(order.scenario.settings.name, order.scenario.profile, order.seed, str(order.out))
+        display = Display(
+            order.scenario.settings.name, order.scenario.profile, order.seed, str(order.out)
+        )
         with display:
             opened = open_run(order, display.notice)
             prepare_folder(opened, argv)
@@ -42,7 +44,9 @@ def execute(order: Order, argv: list[str]) -> None:
             try:
                 watcher.run()
             except KeyboardInterrupt:
-                display.notice(f"stopped; every finished stage is kept. Continue with: evolve resume {order.out}")
+                display.notice(
+                    f"stopped; every finished stage is kept. Continue with: evolve resume {order.out}"
+                )
                 raise
             display.notice("writing the report")
             record = watcher.finish()
@@ -51,7 +55,9 @@ def execute(order: Order, argv: list[str]) -> None:
     for line in thinned:
         say(line)
     if len(opened.makers) > 1:
-        say(f"Mind: the results come from different versions or devices ({'; '.join(opened.makers)}); bit equality holds only within one.")
+        say(
+            f"Mind: the results come from different versions or devices ({'; '.join(opened.makers)}); bit equality holds only within one."
+        )
 
 
 class Stopped(KeyboardInterrupt):
@@ -71,7 +77,11 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [n for n in (getattr(signal, "SIGTERM", None), getattr(signal, "SIGHUP", None)) if n is not None]
+    numbers = [
+        n
+        for n in (getattr(signal, "SIGTERM", None), getattr(signal, "SIGHUP", None))
+        if n is not None
+    ]
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
@@ -103,7 +113,14 @@ class Watcher:
         """Execute what is missing."""
         self._show_finished(fresh=False)
         order, opened = self.opened.order, self.opened
-        run_stages(opened.stages, opened.store.root, "evolve.lineage.perform:perform_stage", opened.context, crew(order, [opened]), self.on_event)
+        run_stages(
+            opened.stages,
+            opened.store.root,
+            "evolve.lineage.perform:perform_stage",
+            opened.context,
+            crew(order, [opened]),
+            self.on_event,
+        )
         self._show_finished(fresh=True)
 
     def on_event(self, event: Any) -> None:
@@ -152,7 +169,9 @@ class Watcher:
                 self.board.add(found)
 
     def _eta(self) -> None:
-        left = sum(seconds * (1 - self.fractions.get(key, 0.0)) for key, seconds in self.left.items())
+        left = sum(
+            seconds * (1 - self.fractions.get(key, 0.0)) for key, seconds in self.left.items()
+        )
         self.total = max(self.total, left)
         self.display.set_eta(self.total - left, self.total)
 
@@ -169,7 +188,9 @@ def export_learngenes(opened: Opened, record: LineageRecord) -> None:
         path = folder / f"lineage-{shown.lineage:02d}.safetensors"
         found = opened.store.get(stage.key)
         if found is None:
-            raise UserError(f"{opened.store.root}: the result of {stage.label} is damaged; run the same command again to compute it anew")
+            raise UserError(
+                f"{opened.store.root}: the result of {stage.label} is damaged; run the same command again to compute it anew"
+            )
         origin = {
             "scenario": record.scenario,
             "profile": record.profile,
@@ -192,7 +213,9 @@ def print_end(order: Order, record: LineageRecord) -> None:
     for line in sentences([record]):
         say(line)
     print(f"report       {order.out / 'report.html'}   (everything on one page)")
-    print(f"picture      {order.out / 'curve.png'}   (which layers were inherited: {order.out / 'genome.png'})")
+    print(
+        f"picture      {order.out / 'curve.png'}   (which layers were inherited: {order.out / 'genome.png'})"
+    )
     print(f"tables       {order.out / 'generations.csv'}, descendants.csv, summary.json")
     print(f"learngenes   {order.out / 'learngenes'}")
     print(f"tensorboard  tensorboard --logdir {order.out / 'tensorboard'}")

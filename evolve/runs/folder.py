@@ -48,7 +48,11 @@ def default_out(chosen: Scenario, seed: int, reference: bool = False) -> Path:
 def default_store(out: Path) -> Path:
     """$EVOLVE_STORE (a folder, or an address), else "store" beside the run's folder, so that the runs of one folder share their stages."""
     given = os.environ.get("EVOLVE_STORE")
-    return StorePlace().convert(given, None, None).expanduser() if given else out.resolve().parent / "store"
+    return (
+        StorePlace().convert(given, None, None).expanduser()
+        if given
+        else out.resolve().parent / "store"
+    )
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -59,14 +63,20 @@ def read_run(folder: Path) -> dict[str, Any]:
         for name, kind in FACTS.items():
             if not isinstance(found[name], kind):
                 raise ValueError(f"{name} is {found[name]!r}")
-        if {role: type(ids) for role, ids in found["classes"].items()} != dict.fromkeys(("ancestor", "condense", "descend"), list):
+        if {role: type(ids) for role, ids in found["classes"].items()} != dict.fromkeys(
+            ("ancestor", "condense", "descend"), list
+        ):
             raise ValueError("classes are not those of three roles")
         return {name: found[name] for name in FACTS}
     except FileNotFoundError:
         made = "runs/glyphs-seq25-quick-seed0"
-        raise UserError(f"{folder}: not a run folder (no {RUN_FILE}); give a folder that `evolve run` made, such as {made}") from None
+        raise UserError(
+            f"{folder}: not a run folder (no {RUN_FILE}); give a folder that `evolve run` made, such as {made}"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: damaged or not written by evolve ({error}); repeat the original `evolve run` command") from None
+        raise UserError(
+            f"{file}: damaged or not written by evolve ({error}); repeat the original `evolve run` command"
+        ) from None
 
 
 def find_store(folder: Path, recorded: str, given: Path | None) -> Path:
@@ -89,9 +99,13 @@ def claimed(out: Path) -> Iterator[None]:
         lock = FileLock(out / ".lock", timeout=0)
         lock.acquire()
     except Timeout:
-        raise UserError(f"{out}: another process is running this run; wait for it, stop it, or give another --out") from None
+        raise UserError(
+            f"{out}: another process is running this run; wait for it, stop it, or give another --out"
+        ) from None
     except (OSError, NotImplementedError) as error:
-        raise UserError(f"--out {out}: cannot write there ({getattr(error, 'strerror', None) or error}); give another folder with --out") from None
+        raise UserError(
+            f"--out {out}: cannot write there ({getattr(error, 'strerror', None) or error}); give another folder with --out"
+        ) from None
     try:
         yield
     finally:
@@ -107,7 +121,16 @@ def again_command(folder: Path, facts: Mapping[str, Any]) -> str:
 
     ``facts``: as its run.json holds them.
     """
-    words = ["evolve", "run", "--scenario", str(folder / "scenario.toml"), "--profile", facts["profile"], "--seed", str(facts["seed"])]
+    words = [
+        "evolve",
+        "run",
+        "--scenario",
+        str(folder / "scenario.toml"),
+        "--profile",
+        facts["profile"],
+        "--seed",
+        str(facts["seed"]),
+    ]
     words += ["--data", facts["data_dir"]] if facts["data_dir"] else []
     words += ["--reference"] if facts["reference"] else []
     return shlex.join([*words, "--out", str(folder), "--store", facts["store"]])
@@ -123,16 +146,22 @@ def _known_run(out: Path) -> dict[str, Any] | None:
             return None
     other = [p.name for p in out.iterdir() if not p.name.startswith(".") and p.name not in OURS]
     if other:
-        raise UserError(f"--out {out}: not empty and not a run of evolve (holds {other[0]}); give a new folder with --out")
+        raise UserError(
+            f"--out {out}: not empty and not a run of evolve (holds {other[0]}); give a new folder with --out"
+        )
     return None
 
 
 def _check_same(out: Path, known: dict[str, Any], facts: dict[str, Any]) -> None:
     changed = [name for name, value in facts.items() if known[name] != value]
     if changed in (["fingerprint"], ["fingerprint", "classes"]):
-        raise UserError(f"{out}: the images are not those this run began with; give the same ones with --data, or a new folder with --out")
+        raise UserError(
+            f"{out}: the images are not those this run began with; give the same ones with --data, or a new folder with --out"
+        )
     if changed:
-        raise UserError(f"--out {out}: holds another run (its {', '.join(changed)} differ); give another folder with --out")
+        raise UserError(
+            f"--out {out}: holds another run (its {', '.join(changed)} differ); give another folder with --out"
+        )
 
 
 class StorePlace(click.ParamType):
@@ -146,7 +175,11 @@ class StorePlace(click.ParamType):
             return Path(value)
         from evolve.engine.store import Store
 
-        folder = user_cache() / "stores" / f"{re.sub(r'[^a-z0-9]+', '-', value.lower())}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+        folder = (
+            user_cache()
+            / "stores"
+            / f"{re.sub(r'[^a-z0-9]+', '-', value.lower())}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+        )
         store = Store(folder)
         if store.mirror is None:
             store.mirror_at(value)

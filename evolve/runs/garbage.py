@@ -100,7 +100,9 @@ def references(store: Store, runs: Iterable[Run]) -> dict[Path, dict[str, Stage]
     peek = cache(store.record)
     named: dict[Path, dict[str, Stage]] = {}
     for run in runs:
-        named.setdefault(run.folder, {}).update({stage.key: stage for stage in lineage(run.world, peek)})
+        named.setdefault(run.folder, {}).update(
+            {stage.key: stage for stage in lineage(run.world, peek)}
+        )
     return named
 
 
@@ -123,7 +125,11 @@ def contents(store: Store) -> Iterator[Item]:
 def size_of(path: Path) -> int:
     """Bytes in a file, or in all files of a folder; what vanishes meanwhile counts nothing."""
     total = 0
-    for file in [path] if path.is_file() else [Path(place, name) for place, _, names in os.walk(path) for name in names]:
+    for file in (
+        [path]
+        if path.is_file()
+        else [Path(place, name) for place, _, names in os.walk(path) for name in names]
+    ):
         with suppress(FileNotFoundError):
             total += file.stat().st_size
     return total
@@ -136,12 +142,20 @@ def garbage(store: Store, known: Census, everything: bool = False) -> list[Item]
     Raises UserError where a run cannot be read, or none is known at all: then nobody knows.
     """
     for problem in known.problems:
-        raise UserError(f"{problem} (until then nobody knows which results that run refers to, so nothing was removed)")
+        raise UserError(
+            f"{problem} (until then nobody knows which results that run refers to, so nothing was removed)"
+        )
     items = list(contents(store))
     if not known.runs and any(item.key for item in items):
-        raise UserError(f"{store.root}: no run is known that refers to this store; `evolve resume` the runs that do, or, if there are none, remove the folder")
+        raise UserError(
+            f"{store.root}: no run is known that refers to this store; `evolve resume` the runs that do, or, if there are none, remove the folder"
+        )
     referred = {key for stages in references(store, known.runs).values() for key in stages}
-    sources = {f"{source}-{run.world.settings.data.size}-" for run in known.runs for source in _sources(run.world)}
+    sources = {
+        f"{source}-{run.world.settings.data.size}-"
+        for run in known.runs
+        for source in _sources(run.world)
+    }
 
     def kept(item: Item) -> bool:
         if item.kind == "images":
@@ -161,13 +175,17 @@ def _of_import(store: Store, item: Item) -> bool:
     if item.kind != "condense":
         return item.kind == "import"
     try:
-        ancestor = from_json((item.path / "manifest.json").read_bytes())["recipe"]["inputs"]["ancestor"]
+        ancestor = from_json((item.path / "manifest.json").read_bytes())["recipe"]["inputs"][
+            "ancestor"
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return (store.root / "results" / "import" / ancestor[:2] / ancestor).is_dir()
 
 
-def remove(store: Store, shown: Sequence[Item], everything: bool = False, forget: Sequence[str] = ()) -> list[Item]:
+def remove(
+    store: Store, shown: Sequence[Item], everything: bool = False, forget: Sequence[str] = ()
+) -> list[Item]:
     """Remove those of ``shown`` that are garbage still, and are not being computed now; returns them.
 
     Under the gate: a run that opened the store since they were shown has registered and is asked, one that opens it now waits, then finds
@@ -192,7 +210,10 @@ def remove(store: Store, shown: Sequence[Item], everything: bool = False, forget
 def _unheld(store: Store, item: Item) -> Iterator[None]:
     """Keep others from computing the stage, or decoding the images; raises StageLocked or Timeout where they do."""
     if item.kind == "images":
-        with FileLock(item.path.with_name(item.path.name.removeprefix(".").removesuffix(".part") + ".lock"), blocking=False):
+        with FileLock(
+            item.path.with_name(item.path.name.removeprefix(".").removesuffix(".part") + ".lock"),
+            blocking=False,
+        ):
             yield
     elif item.key:
         with store.unheld(item.key):

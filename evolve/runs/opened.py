@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from evolve.engine.engine import Crew
 
 
-
 @dataclass(frozen=True)
 class Place:
     """Where something is computed, from what and into what. Only ``reference`` can change a number, by its rounding."""
@@ -75,7 +74,11 @@ def worker_places(order: Order, opened: Sequence[Opened]) -> Sequence[Mapping[st
     found = gpus.visible()
     if not found or order.workers:
         return gpus.spread(found, order.workers) or [{}] * (order.workers or 2)
-    return gpus.places(found, max(gpus.bytes_each(one.order.scenario.settings, one.image_bytes, found) for one in opened), usable_cores())
+    return gpus.places(
+        found,
+        max(gpus.bytes_each(one.order.scenario.settings, one.image_bytes, found) for one in opened),
+        usable_cores(),
+    )
 
 
 def crew(order: Order, opened: Sequence[Opened]) -> Crew:
@@ -89,10 +92,13 @@ def crew(order: Order, opened: Sequence[Opened]) -> Crew:
     return Dask(order.cluster)
 
 
-
-
 def order_from_run(
-    folder: Path, data_dir: Path | None, store: Path | None, device: str, workers: int, cluster: Cluster | None = None
+    folder: Path,
+    data_dir: Path | None,
+    store: Path | None,
+    device: str,
+    workers: int,
+    cluster: Cluster | None = None,
 ) -> Order:
     """The order that continues the run in ``folder``."""
     found = read_run(folder)
@@ -100,9 +106,17 @@ def order_from_run(
     chosen = Scenario(settings, found["profile"], str(folder / RUN_FILE))
     data = data_dir or (Path(found["data_dir"]) if found["data_dir"] else None)
     place = find_store(folder, found["store"], store)
-    return Order(folder, place, data, device, workers, found["reference"], cluster, scenario=chosen, seed=found["seed"])
-
-
+    return Order(
+        folder,
+        place,
+        data,
+        device,
+        workers,
+        found["reference"],
+        cluster,
+        scenario=chosen,
+        seed=found["seed"],
+    )
 
 
 @dataclass
@@ -138,10 +152,16 @@ class Opened:
 
     def missing(self) -> list[Stage]:
         """Stages not in the store, each once."""
-        return [stage for stage in {s.key: s for s in self.stages()}.values() if not self.store.has(stage.key)]
+        return [
+            stage
+            for stage in {s.key: s for s in self.stages()}.values()
+            if not self.store.has(stage.key)
+        ]
 
 
-def open_run(order: Order, notice: Callable[[str], None], loaded: dict[DataSettings, ImageSet] | None = None) -> Opened:
+def open_run(
+    order: Order, notice: Callable[[str], None], loaded: dict[DataSettings, ImageSet] | None = None
+) -> Opened:
     """Load the images, split their classes, open the store. Raises UserError for whatever does not fit.
 
     ``loaded`` holds images that are open already, and takes those that are not: to open a set is to read and check all of it.
@@ -156,8 +176,13 @@ def open_run(order: Order, notice: Callable[[str], None], loaded: dict[DataSetti
     if order.cluster is None:
         choose_device(order.device)
     settings = order.scenario.settings
-    if order.store.resolve() == order.out.resolve() or order.out.resolve() in order.store.resolve().parents:
-        raise UserError(f"--store {order.store}: lies in the run folder {order.out}; give a folder beside it, which several runs can share")
+    if (
+        order.store.resolve() == order.out.resolve()
+        or order.out.resolve() in order.store.resolve().parents
+    ):
+        raise UserError(
+            f"--store {order.store}: lies in the run folder {order.out}; give a folder beside it, which several runs can share"
+        )
     store = Store(order.store, notice)
     cache = Path(os.environ.get("EVOLVE_CACHE", order.store / "images"))
     known = {} if loaded is None else loaded
@@ -168,11 +193,31 @@ def open_run(order: Order, notice: Callable[[str], None], loaded: dict[DataSetti
     split = tuple(splits.ancestor), tuple(splits.condense), tuple(splits.descend)
     checkpoint = Path(settings.ancestor.checkpoint) if settings.ancestor.checkpoint else None
     digest = _pretrained(checkpoint, ancestor_plan(settings)) if checkpoint else ""
-    world = World(settings, order.seed, images.fingerprint, *split, reference=order.reference, checkpoint=digest)
+    world = World(
+        settings,
+        order.seed,
+        images.fingerprint,
+        *split,
+        reference=order.reference,
+        checkpoint=digest,
+    )
     check_rooms(world, Resident(images, torch.device("cpu")), order.scenario.origin)
     register(store, order.out, world)
-    context = {"data": settings.data, "data_dir": order.data_dir, "cache_dir": cache, "device": order.device, "checkpoint": checkpoint}
-    return Opened(order, world, store, context, {}, image_bytes=sum(piece.nbytes for piece in (images.images, *images.more)))
+    context = {
+        "data": settings.data,
+        "data_dir": order.data_dir,
+        "cache_dir": cache,
+        "device": order.device,
+        "checkpoint": checkpoint,
+    }
+    return Opened(
+        order,
+        world,
+        store,
+        context,
+        {},
+        image_bytes=sum(piece.nbytes for piece in (images.images, *images.more)),
+    )
 
 
 def _pretrained(file: Path, plan: Architecture) -> str:
@@ -183,10 +228,6 @@ def _pretrained(file: Path, plan: Architecture) -> str:
     assert isinstance(plan, ViTPlan), "scenario.check allows no other"
     read(file, plan)
     return content(file)
-
-
-
-
 
 
 def prepare_folder(opened: Opened, argv: list[str]) -> None:
@@ -206,8 +247,15 @@ def prepare_folder(opened: Opened, argv: list[str]) -> None:
         "reference": order.reference,
         "checkpoint": world.checkpoint,
     }
-    where = {"store": str(order.store.resolve()), "data_dir": str(order.data_dir.resolve()) if order.data_dir else None}
-    described = facts | where | {"versions": {"python": platform.python_version(), **versions()}, "command": argv}
+    where = {
+        "store": str(order.store.resolve()),
+        "data_dir": str(order.data_dir.resolve()) if order.data_dir else None,
+    }
+    described = (
+        facts
+        | where
+        | {"versions": {"python": platform.python_version(), **versions()}, "command": argv}
+    )
     known = _known_run(out)
     if known is not None:
         _check_same(out, known, facts)
@@ -217,21 +265,19 @@ def prepare_folder(opened: Opened, argv: list[str]) -> None:
     register(opened.store, out, world, begun=True)
     again = again_command(out, facts | where)
     header = f"Resolved from {chosen.origin}, profile {chosen.profile}, seed {order.seed}.\nRun it again: {again}"
-    write_whole(out / "scenario.toml", toml.dump(chosen.settings, header, chosen.profile).encode(), "run folder")
-
-
-
-
-
-
-
-
+    write_whole(
+        out / "scenario.toml",
+        toml.dump(chosen.settings, header, chosen.profile).encode(),
+        "run folder",
+    )
 
 
 def remaining_seconds(opened: Opened) -> dict[str, float]:
     """Estimated seconds of every stage that is not in the store, by key."""
     settings = opened.order.scenario.settings
-    return {stage.key: cost.seconds(settings, stage.kind, stage.recipe) for stage in opened.missing()}
+    return {
+        stage.key: cost.seconds(settings, stage.kind, stage.recipe) for stage in opened.missing()
+    }
 
 
 def run_record(opened: Opened) -> LineageRecord:
@@ -239,5 +285,12 @@ def run_record(opened: Opened) -> LineageRecord:
     order = opened.order
     settings = described(opened.world, toml.to_dict(order.scenario.settings))
     found = dict(read_run(order.out)["versions"]) if (order.out / "run.json").exists() else {}
-    record = collect(opened.world, opened.peek, order.scenario.settings.name, order.scenario.profile, settings, found)
+    record = collect(
+        opened.world,
+        opened.peek,
+        order.scenario.settings.name,
+        order.scenario.profile,
+        settings,
+        found,
+    )
     return replace(record, versions=found | {"computed with": "; ".join(opened.makers)})

@@ -35,7 +35,9 @@ class Reader:
             elif (folder / RUN_FILE).is_file():
                 runs.append(folder)
             else:
-                raise UserError(f"{folder}: neither a run's folder ({RUN_FILE}) nor a batch's ({BATCH_FILE}); give one that `evolve run` or `evolve batch` made")
+                raise UserError(
+                    f"{folder}: neither a run's folder ({RUN_FILE}) nor a batch's ({BATCH_FILE}); give one that `evolve run` or `evolve batch` made"
+                )
         return found + self._runs(runs)
 
     def _batch(self, folder: Path) -> Section:
@@ -48,9 +50,14 @@ class Reader:
         for folder in folders:
             line = self._line(folder)
             record = line.record
-            groups.setdefault(canonical([record.scenario, record.profile, record.tasks, record.settings]), []).append(line)
+            groups.setdefault(
+                canonical([record.scenario, record.profile, record.tasks, record.settings]), []
+            ).append(line)
         return [
-            Section(f"{lines[0].record.scenario} ({lines[0].record.profile})", tuple(sorted(lines, key=lambda one: one.case.seed)))
+            Section(
+                f"{lines[0].record.scenario} ({lines[0].record.profile})",
+                tuple(sorted(lines, key=lambda one: one.case.seed)),
+            )
             for lines in groups.values()
         ]
 
@@ -58,7 +65,9 @@ class Reader:
         opened = self._opened(folder)
         facts = read_run(folder)
         record = run_record(opened)
-        case = case or Case(record.scenario, record.seed, record.scenario, (), {}, opened.order.scenario)
+        case = case or Case(
+            record.scenario, record.seed, record.scenario, (), {}, opened.order.scenario
+        )
         draws = method(case.scenario.settings.condense.method).draws
         return Line(case, folder, record, _took(opened), facts, again_command(folder, facts), draws)
 
@@ -75,12 +84,19 @@ class Reader:
 
 def _took(opened: Opened) -> dict[str, Spent]:
     """What the lineage's finished stages took."""
-    return {stage.key: _spent(opened.results[stage.key]) for stage in opened.stages() if opened.peek(stage.key) is not None}
+    return {
+        stage.key: _spent(opened.results[stage.key])
+        for stage in opened.stages()
+        if opened.peek(stage.key) is not None
+    }
 
 
 def _spent(result: Result) -> Spent:
     made, kind = result.manifest["provenance"], result.manifest["kind"]
-    took, maker = made["spent"], f"evolve {made['evolve']}, torch {made['torch']} on {made['device']}"
+    took, maker = (
+        made["spent"],
+        f"evolve {made['evolve']}, torch {made['torch']} on {made['device']}",
+    )
     return Spent(kind, took["seconds"], took["cpu_seconds"], took["resumed"], maker)
 
 
@@ -91,5 +107,7 @@ def write_report(folders: Sequence[Path], out: Path, store: Path | None = None) 
     """
     sections = Reader(store).sections(folders)
     if not any(section.measured for section in sections):
-        raise UserError(f"{folders[0]}: no generation has been measured yet: repeat the command that made it, or give its store with --store")
+        raise UserError(
+            f"{folders[0]}: no generation has been measured yet: repeat the command that made it, or give its store with --store"
+        )
     return write_page(sections, out)

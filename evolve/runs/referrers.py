@@ -53,10 +53,19 @@ def register(store: Store, folder: Path, world: World, begun: bool = False) -> N
     StoreError or UserError where that cannot be written: a run that nobody knows of could lose its results.
     """
     place = folder.resolve()
-    who = {"folder": str(place), "beside": os.path.relpath(place, store.root), "host": socket.gethostname(), "run": facts(world)}
+    who = {
+        "folder": str(place),
+        "beside": os.path.relpath(place, store.root),
+        "host": socket.gethostname(),
+        "run": facts(world),
+    }
     name = hashlib.sha256(canonical(who).encode()).hexdigest()[:20]
     with store.gate():
-        write_whole(store.root / "runs" / f"{name}.json", to_json(who | {"time": time.time(), "begun": begun}), "store")
+        write_whole(
+            store.root / "runs" / f"{name}.json",
+            to_json(who | {"time": time.time(), "begun": begun}),
+            "store",
+        )
 
 
 def cards(store: Store) -> Iterator[Card]:
@@ -65,12 +74,22 @@ def cards(store: Store) -> Iterator[Card]:
         with suppress(FileNotFoundError):
             try:
                 found = json.loads(file.read_bytes())
-                places = Path(found["folder"]), (store.root / found["beside"]).resolve()  # the latter: store and run have moved together
-                folder = next((place for place in places if (place / RUN_FILE).is_file()), places[0])
-                yield Card(file, folder, found["host"], float(found["time"]), bool(found["begun"]), found["run"])
+                places = (
+                    Path(found["folder"]),
+                    (store.root / found["beside"]).resolve(),
+                )  # the latter: store and run have moved together
+                folder = next(
+                    (place for place in places if (place / RUN_FILE).is_file()), places[0]
+                )
+                yield Card(
+                    file,
+                    folder,
+                    found["host"],
+                    float(found["time"]),
+                    bool(found["begun"]),
+                    found["run"],
+                )
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"store: {file}: damaged ({error}): remove it, and `evolve resume` the run that it named, if there is one") from None
-
-
-
-
+                raise UserError(
+                    f"store: {file}: damaged ({error}): remove it, and `evolve resume` the run that it named, if there is one"
+                ) from None

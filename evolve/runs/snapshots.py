@@ -32,17 +32,30 @@ def thin(store: Store, worlds: Sequence[World]) -> list[str]:
         if known.problems:
             return [f"no snapshot was thinned: {known.problems[0]}"]
         stages = references(store, known.runs)
-        needed = {key for run in known.runs for key in _needed(run.world, stages[run.folder], store)}
-        freed = [size for world in sparing for stage in _snapshots(world) if stage.key not in needed and (size := _drop(store, stage, world))]
+        needed = {
+            key for run in known.runs for key in _needed(run.world, stages[run.folder], store)
+        }
+        freed = [
+            size
+            for world in sparing
+            for stage in _snapshots(world)
+            if stage.key not in needed and (size := _drop(store, stage, world))
+        ]
     if not freed:
         return []
-    return [f"{len(freed)} snapshots were thinned ({decimal(sum(freed))}): what condenses one of them again computes it anew first"]
+    return [
+        f"{len(freed)} snapshots were thinned ({decimal(sum(freed))}): what condenses one of them again computes it anew first"
+    ]
 
 
 def keeps(world: World, stage: Stage) -> bool:
     """Whether ``ancestor.keep`` keeps this snapshot: of all, the last, or every n-th and the last."""
     keep, task = world.settings.ancestor.keep, stage.recipe["task"]
-    return keep == "all" or task == world.settings.stream.tasks or (isinstance(keep, int) and task % keep == 0)
+    return (
+        keep == "all"
+        or task == world.settings.stream.tasks
+        or (isinstance(keep, int) and task % keep == 0)
+    )
 
 
 def _needed(world: World, stages: Mapping[str, Stage], store: Store) -> Iterator[str]:

@@ -45,7 +45,12 @@ from evolve.networks.vgg_plan import vgg16_plan
 
 ONLINE = {"ewc_lambda": 50.0, "mode": "online", "decay_factor": 0.5}
 STRATEGIES = ("naive", "ewc", "si", "lwf", "replay", "cumulative", "joint")
-WORKING = [*((strategy, "single") for strategy in STRATEGIES), ("naive", "shared"), ("naive", "per-task"), ("lwf", "per-task")]
+WORKING = [
+    *((strategy, "single") for strategy in STRATEGIES),
+    ("naive", "shared"),
+    ("naive", "per-task"),
+    ("lwf", "per-task"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,8 +63,12 @@ def resident() -> Resident:
     return stripes(12)
 
 
-@pytest.mark.parametrize(("strategy", "head"), [("naive", "shared"), ("joint", "shared"), ("lwf", "per-task")])
-def test_stages_equal_one_uninterrupted_run_bit_for_bit(strategy: str, head: str, resident: Resident, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "head"), [("naive", "shared"), ("joint", "shared"), ("lwf", "per-task")]
+)
+def test_stages_equal_one_uninterrupted_run_bit_for_bit(
+    strategy: str, head: str, resident: Resident, tmp_path: Path
+) -> None:
     a = settings(strategy, head)
     staged = in_stages(a, resident, tmp_path)
     tasks = stream_tasks(S, CLASSES, resident, 3, 3)
@@ -92,7 +101,9 @@ def test_online_ewc_is_resumable_too(resident: Resident, tmp_path: Path) -> None
 
 def test_ewcs_state_does_not_grow_with_the_lineage(resident: Resident, tmp_path: Path) -> None:
     staged = in_stages(settings("ewc", "shared"), resident, tmp_path)
-    assert {n: t.shape for n, t in staged[1].tensors.items()} == {n: t.shape for n, t in staged[3].tensors.items()}
+    assert {n: t.shape for n, t in staged[1].tensors.items()} == {
+        n: t.shape for n, t in staged[3].tensors.items()
+    }
 
 
 def avalanche_run(strategy: str, a: AncestorSettings, resident: Resident, count: int) -> Any:
@@ -104,7 +115,13 @@ def avalanche_run(strategy: str, a: AncestorSettings, resident: Resident, count:
 
     from evolve.data.batches import batch_count, batches
 
-    kinds = {"naive": Naive, "ewc": EWC, "lwf": LwF, "cumulative": Cumulative, "si": SynapticIntelligence}
+    kinds = {
+        "naive": Naive,
+        "ewc": EWC,
+        "lwf": LwF,
+        "cumulative": Cumulative,
+        "si": SynapticIntelligence,
+    }
 
     class Ours:
         def __init__(self, length: int, task: int) -> None:
@@ -112,7 +129,9 @@ def avalanche_run(strategy: str, a: AncestorSettings, resident: Resident, count:
 
         def __iter__(self) -> Any:
             self.epoch += 1
-            order = torch.randperm(self.length, generator=generator(3, "ancestor-order", self.task, self.epoch))
+            order = torch.randperm(
+                self.length, generator=generator(3, "ancestor-order", self.task, self.epoch)
+            )
             yield from (p.tolist() for p in batches(order, a.batch))
 
         def __len__(self) -> int:
@@ -124,9 +143,17 @@ def avalanche_run(strategy: str, a: AncestorSettings, resident: Resident, count:
             self.dataloader = DataLoader(self.adapted_dataset, batch_sampler=order)
 
     model = build_ancestor(a, S, CLASSES, resident.size, 3)
-    optimizer = torch.optim.SGD(model.parameters(), lr=a.lr, momentum=a.momentum, weight_decay=a.weight_decay)
-    steps = torch.optim.lr_scheduler.MultiStepLR(optimizer, [int(m * a.epochs) for m in a.milestones], a.gamma)
-    arguments = {"ewc": a.strategy_args, "lwf": {"alpha": 2.0, "temperature": 2.0}, "si": {"si_lambda": 5000.0}}.get(strategy, {})
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=a.lr, momentum=a.momentum, weight_decay=a.weight_decay
+    )
+    steps = torch.optim.lr_scheduler.MultiStepLR(
+        optimizer, [int(m * a.epochs) for m in a.milestones], a.gamma
+    )
+    arguments = {
+        "ewc": a.strategy_args,
+        "lwf": {"alpha": 2.0, "temperature": 2.0},
+        "si": {"si_lambda": 5000.0},
+    }.get(strategy, {})
     run = Ordered(
         model=model,
         optimizer=optimizer,
@@ -137,14 +164,18 @@ def avalanche_run(strategy: str, a: AncestorSettings, resident: Resident, count:
         evaluator=EvaluationPlugin(),
         **arguments,
     )
-    for experience in make_benchmark(stream_tasks(S, CLASSES, resident, 3, count), resident, a.head, CLASSES).train_stream:
+    for experience in make_benchmark(
+        stream_tasks(S, CLASSES, resident, 3, count), resident, a.head, CLASSES
+    ).train_stream:
         run.train(experience, eval_streams=[], reset_optimizer_state=True)
     return run
 
 
 @pytest.mark.filterwarnings("ignore:No loggers specified")
 @pytest.mark.parametrize("strategy", ["naive", "lwf", "cumulative"])
-def test_the_weights_equal_those_of_avalanches_own_strategy(strategy: str, resident: Resident, tmp_path: Path) -> None:
+def test_the_weights_equal_those_of_avalanches_own_strategy(
+    strategy: str, resident: Resident, tmp_path: Path
+) -> None:
     a = settings(strategy, "single", augment=())
     ours = model_of(in_stages(a, resident, tmp_path, reference=True)[3])
     theirs = avalanche_run(strategy, a, resident, 3).model.state_dict()
@@ -152,19 +183,28 @@ def test_the_weights_equal_those_of_avalanches_own_strategy(strategy: str, resid
 
 
 @pytest.mark.parametrize(("strategy", "head"), WORKING)
-def test_the_fused_trunk_learns_what_the_reference_learns(strategy: str, head: str, resident: Resident, tmp_path: Path) -> None:
+def test_the_fused_trunk_learns_what_the_reference_learns(
+    strategy: str, head: str, resident: Resident, tmp_path: Path
+) -> None:
     """Rounding apart, which BN over 12 images of one pixel lets grow from step to step: so the first task, slowly."""
     a = settings(strategy, head, lr=0.002)
-    fast, plain = (in_stages(a, resident, tmp_path, tasks=1, reference=reference)[1] for reference in (False, True))
+    fast, plain = (
+        in_stages(a, resident, tmp_path, tasks=1, reference=reference)[1]
+        for reference in (False, True)
+    )
     assert fast.record["train_loss"] == pytest.approx(plain.record["train_loss"], rel=1e-4)
     assert fast.tensors.keys() == plain.tensors.keys()
     for name, tensor in fast.tensors.items():
         other = plain.tensors[name]
-        assert float((tensor - other).abs().max()) <= 2e-3 * max(1e-2, float(other.abs().max())), name
+        assert float((tensor - other).abs().max()) <= 2e-3 * max(1e-2, float(other.abs().max())), (
+            name
+        )
 
 
 @pytest.mark.parametrize("arguments", [ARGUMENTS["ewc"], ONLINE])
-def test_ewcs_closed_form_equals_avalanches_sum_over_tasks(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ewcs_closed_form_equals_avalanches_sum_over_tasks(
+    arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     load_avalanche()
     from types import SimpleNamespace
 
@@ -174,10 +214,21 @@ def test_ewcs_closed_form_equals_avalanches_sum_over_tasks(arguments: dict[str, 
     from evolve.ancestor.strategies.regularisers import EWC
 
     draw = generator(0, "ewc")
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2)).double().to(memory_format=torch.channels_last)
+    model = (
+        torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2))
+        .double()
+        .to(memory_format=torch.channels_last)
+    )
     ours, theirs = EWC(**arguments), EWCPlugin(**arguments)
     data = SimpleNamespace(dataset=None)
-    strategy = SimpleNamespace(model=model, _criterion=None, optimizer=None, experience=data, device=torch.device("cpu"), train_mb_size=1)
+    strategy = SimpleNamespace(
+        model=model,
+        _criterion=None,
+        optimizer=None,
+        experience=data,
+        device=torch.device("cpu"),
+        train_mb_size=1,
+    )
     for task in range(4):
         strategy.clock = SimpleNamespace(train_exp_counter=task)
         with torch.no_grad():
@@ -189,25 +240,43 @@ def test_ewcs_closed_form_equals_avalanches_sum_over_tasks(arguments: dict[str, 
             strategy.loss = sum(parameter.sum() for parameter in model.parameters())
             plugin.before_backward(strategy)
             strategy.loss.backward()
-            found.append([strategy.loss.detach(), *(parameter.grad.clone() for parameter in model.parameters())])
+            found.append(
+                [
+                    strategy.loss.detach(),
+                    *(parameter.grad.clone() for parameter in model.parameters()),
+                ]
+            )
         torch.testing.assert_close(found[0], found[1], rtol=1e-6 if task else 0, atol=0)
         assert task == 0 or abs(float(found[0][0])) > 50
-        values = {name: torch.rand(p.shape, generator=draw, dtype=p.dtype) for name, p in model.named_parameters()}
+        values = {
+            name: torch.rand(p.shape, generator=draw, dtype=p.dtype)
+            for name, p in model.named_parameters()
+        }
         for plugin in (ours, theirs):
-            fixed = {name: ParamData(name, init_tensor=value.clone()) for name, value in values.items()}
-            monkeypatch.setattr(plugin, "compute_importances", lambda *args, fixed=fixed, **kwargs: fixed)
+            fixed = {
+                name: ParamData(name, init_tensor=value.clone()) for name, value in values.items()
+            }
+            monkeypatch.setattr(
+                plugin, "compute_importances", lambda *args, fixed=fixed, **kwargs: fixed
+            )
             plugin.after_training_exp(strategy)
 
 
 @pytest.mark.filterwarnings("ignore:No loggers specified")
-def test_a_task_under_ewc_equals_avalanches_up_to_rounding(resident: Resident, tmp_path: Path) -> None:
+def test_a_task_under_ewc_equals_avalanches_up_to_rounding(
+    resident: Resident, tmp_path: Path
+) -> None:
     """By the plain path: two channels a layer let one rounding flip a pixel's ReLU, and the networks part."""
     both = (settings(name, "single", augment=()) for name in ("ewc", "naive"))
-    ours, naive = (model_of(in_stages(b, resident, tmp_path, tasks=2, reference=True)[2]) for b in both)
+    ours, naive = (
+        model_of(in_stages(b, resident, tmp_path, tasks=2, reference=True)[2]) for b in both
+    )
     a = settings("ewc", "single", augment=())
     theirs = avalanche_run("ewc", a, resident, 2).model.state_dict()
     for name, tensor in theirs.items():
-        assert (ours[name] - tensor).abs().max() <= 1e-4 + 1e-2 * (naive[name] - tensor).abs().max(), name
+        assert (ours[name] - tensor).abs().max() <= 1e-4 + 1e-2 * (
+            naive[name] - tensor
+        ).abs().max(), name
 
 
 @pytest.mark.filterwarnings("ignore:No loggers specified")
@@ -231,7 +300,9 @@ def test_si_equals_avalanches_where_avalanche_keeps_copies(
     mended = avalanche_run("si", a, resident, 3).model.state_dict()
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, mended[name].contiguous(), rtol=1e-4, atol=1e-6)
-    assert not torch.equal(broken["trunk.head.weight"], mended["trunk.head.weight"]), "fixed upstream: the mending can go"
+    assert not torch.equal(broken["trunk.head.weight"], mended["trunk.head.weight"]), (
+        "fixed upstream: the mending can go"
+    )
 
 
 @pytest.mark.filterwarnings("ignore:No loggers specified")
@@ -248,7 +319,12 @@ def test_accuracies_and_metrics_equal_avalanches(head: str, resident: Resident) 
     benchmark = make_benchmark(tasks, resident, head, CLASSES)
     learner = Learner(a, S, CLASSES, resident, 3)
     strategy = learner.strategy
-    plugin = EvaluationPlugin(accuracy_metrics(experience=True), bwt_metrics(stream=True), forgetting_metrics(stream=True), loggers=[])
+    plugin = EvaluationPlugin(
+        accuracy_metrics(experience=True),
+        bwt_metrics(stream=True),
+        forgetting_metrics(stream=True),
+        loggers=[],
+    )
     strategy.plugins.insert(0, plugin)
     strategy.evaluator = plugin
     rows: list[list[float]] = []
@@ -258,7 +334,11 @@ def test_accuracies_and_metrics_equal_avalanches(head: str, resident: Resident) 
         # Avalanche's metrics want to know which experience was trained last; ours trains a benchmark of one.
         strategy.experience = benchmark.train_stream[count - 1]
         for metric in plugin.metrics:
-            if hasattr(metric, "train_task_id") or "BWT" in type(metric).__name__ or "Forgetting" in type(metric).__name__:
+            if (
+                hasattr(metric, "train_task_id")
+                or "BWT" in type(metric).__name__
+                or "Forgetting" in type(metric).__name__
+            ):
                 metric.before_training_exp(strategy)
         found = strategy.eval(benchmark.test_stream[:count])
         theirs = [value for name, value in sorted(found.items()) if "Acc_Exp" in name][:count]
@@ -266,13 +346,17 @@ def test_accuracies_and_metrics_equal_avalanches(head: str, resident: Resident) 
         assert rows[-1] == pytest.approx(theirs)
     assert len({value for row in rows for value in row}) > 2, "a flat matrix would prove nothing"
     assert backward_transfer(rows) == pytest.approx(next(v for n, v in found.items() if "BWT" in n))
-    first = next(v for n, v in found.items() if "Forgetting" in n)  # Avalanche's is against the first accuracy, not the best
+    first = next(
+        v for n, v in found.items() if "Forgetting" in n
+    )  # Avalanche's is against the first accuracy, not the best
     assert forgetting(rows) >= first - 1e-9
 
 
 def test_global_random_state_is_neither_read_nor_changed(resident: Resident) -> None:
     def once() -> Accumulated:
-        return accumulate(settings("replay", "single"), S, CLASSES, resident, 3, 1, None, [], Memory(), quiet)
+        return accumulate(
+            settings("replay", "single"), S, CLASSES, resident, 3, 1, None, [], Memory(), quiet
+        )
 
     torch.manual_seed(1)
     one = once()
@@ -286,11 +370,37 @@ def test_global_random_state_is_neither_read_nor_changed(resident: Resident) -> 
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_the_untrained_ancestors_trunk_is_the_same_under_every_head(head: str, resident: Resident) -> None:
-    done = accumulate(AncestorSettings(width=1 / 32, head=head), S, CLASSES, resident, 3, 0, None, [], Memory(), quiet)
-    shared = accumulate(AncestorSettings(width=1 / 32, head="shared"), S, CLASSES, resident, 3, 0, None, [], Memory(), quiet)
+def test_the_untrained_ancestors_trunk_is_the_same_under_every_head(
+    head: str, resident: Resident
+) -> None:
+    done = accumulate(
+        AncestorSettings(width=1 / 32, head=head),
+        S,
+        CLASSES,
+        resident,
+        3,
+        0,
+        None,
+        [],
+        Memory(),
+        quiet,
+    )
+    shared = accumulate(
+        AncestorSettings(width=1 / 32, head="shared"),
+        S,
+        CLASSES,
+        resident,
+        3,
+        0,
+        None,
+        [],
+        Memory(),
+        quiet,
+    )
     trunk, expected = load_trunk(done.tensors), load_trunk(shared.tensors)
-    assert all(torch.equal(trunk[name], expected[name]) for name in trunk if not name.startswith("head"))
+    assert all(
+        torch.equal(trunk[name], expected[name]) for name in trunk if not name.startswith("head")
+    )
     VGG(vgg16_plan(1 / 32), len(trunk["head.bias"])).load_state_dict(trunk)
     assert len(trunk["head.bias"]) == (len(CLASSES) if head == "single" else 3)
 
@@ -300,10 +410,14 @@ def test_per_task_heads_leave_other_tasks_heads_alone(resident: Resident, tmp_pa
     start, one, two = (model_of(d) for d in done[:3])
     assert not torch.equal(start["trunk.head.weight"], one["trunk.head.weight"])
     assert torch.equal(one["trunk.head.weight"], two["trunk.head.weight"])  # not even weight decay
-    assert torch.equal(start["heads.0.weight"], one["heads.0.weight"]) and not torch.equal(one["heads.0.weight"], two["heads.0.weight"])
+    assert torch.equal(start["heads.0.weight"], one["heads.0.weight"]) and not torch.equal(
+        one["heads.0.weight"], two["heads.0.weight"]
+    )
 
 
-def test_joint_does_not_depend_on_the_chain_and_outgrows_a_shared_head(resident: Resident, tmp_path: Path) -> None:
+def test_joint_does_not_depend_on_the_chain_and_outgrows_a_shared_head(
+    resident: Resident, tmp_path: Path
+) -> None:
     a = settings("joint", "shared")
     chained = in_stages(a, resident, tmp_path, tasks=2)[2]
     alone = accumulate(a, S, CLASSES, resident, 3, 2, None, [], Memory(), quiet)
@@ -312,13 +426,17 @@ def test_joint_does_not_depend_on_the_chain_and_outgrows_a_shared_head(resident:
     assert len(load_trunk(alone.tensors)["head.bias"]) == len(CLASSES)
 
 
-def test_replay_remembers_images_of_earlier_tasks_by_index(resident: Resident, tmp_path: Path) -> None:
+def test_replay_remembers_images_of_earlier_tasks_by_index(
+    resident: Resident, tmp_path: Path
+) -> None:
     done = in_stages(settings("replay", "single"), resident, tmp_path)[2]
     tasks = stream_tasks(S, CLASSES, resident, 3, 2)
     for group, task in enumerate(tasks):
         kept = done.tensors[f"strategy.{group}.index"]
         assert len(kept) == 10 and set(kept.tolist()) <= set(task.train.tolist())
-        classes = [sorted(CLASSES)[label] for label in done.tensors[f"strategy.{group}.label"].tolist()]
+        classes = [
+            sorted(CLASSES)[label] for label in done.tensors[f"strategy.{group}.label"].tolist()
+        ]
         assert classes == resident.labels[kept].tolist()
 
 
@@ -330,8 +448,21 @@ def test_training_learns(resident: Resident) -> None:
 
 
 def test_a_loss_that_explodes_is_one_line_naming_the_setting(resident: Resident) -> None:
-    with pytest.raises(UserError, match=r"ancestor\.lr = 1e\+30.*task 1, epoch 1; lower ancestor\.lr"):
-        accumulate(settings("naive", "shared", lr=1e30), S, CLASSES, resident, 3, 1, None, [], Memory(), quiet)
+    with pytest.raises(
+        UserError, match=r"ancestor\.lr = 1e\+30.*task 1, epoch 1; lower ancestor\.lr"
+    ):
+        accumulate(
+            settings("naive", "shared", lr=1e30),
+            S,
+            CLASSES,
+            resident,
+            3,
+            1,
+            None,
+            [],
+            Memory(),
+            quiet,
+        )
 
 
 @pytest.mark.parametrize(
@@ -351,10 +482,15 @@ def test_a_loss_that_explodes_is_one_line_naming_the_setting(resident: Resident)
 )
 def test_wrong_arguments_are_named(strategy: str, arguments: dict[str, Any], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
-        check_strategy(dataclasses.replace(A, strategy=strategy, head="single", strategy_args=arguments))
+        check_strategy(
+            dataclasses.replace(A, strategy=strategy, head="single", strategy_args=arguments)
+        )
 
 
 @pytest.mark.parametrize("strategy", ["replay", "cumulative"])
 def test_rehearsal_under_a_shared_head_is_refused_with_its_reason(strategy: str) -> None:
-    with pytest.raises(UserError, match=f'ancestor.head = "shared" with ancestor.strategy = "{strategy}".*contradict'):
+    with pytest.raises(
+        UserError,
+        match=f'ancestor.head = "shared" with ancestor.strategy = "{strategy}".*contradict',
+    ):
         check_strategy(settings(strategy, "shared"))

@@ -23,7 +23,9 @@ def test_one_task_forgets_nothing_measurable() -> None:
     assert forgetting([[0.4]]) is None and backward_transfer([[0.4]]) is None
 
 
-@pytest.mark.parametrize("rows", [[[0.1, 0.2], [0.1, 0.2]], [[0.1], [0.2]], [[0.1], [0.1, 0.2, 0.3]]])
+@pytest.mark.parametrize(
+    "rows", [[[0.1, 0.2], [0.1, 0.2]], [[0.1], [0.2]], [[0.1], [0.1, 0.2, 0.3]]]
+)
 def test_a_matrix_that_is_not_triangular_is_refused(rows: list[list[float]]) -> None:
     with pytest.raises(ValueError, match="row t"):
         forgetting(rows)
@@ -31,7 +33,9 @@ def test_a_matrix_that_is_not_triangular_is_refused(rows: list[list[float]]) -> 
 
 @st.composite
 def triangles(draw: st.DrawFn) -> list[list[float]]:
-    return [[draw(st.floats(0, 1)) for _ in range(t)] for t in range(1, draw(st.integers(2, 6)) + 1)]
+    return [
+        [draw(st.floats(0, 1)) for _ in range(t)] for t in range(1, draw(st.integers(2, 6)) + 1)
+    ]
 
 
 @given(triangles())

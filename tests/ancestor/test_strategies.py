@@ -51,25 +51,41 @@ def uninterrupted(strategy: str, head: str) -> list[Accumulated]:
             learner.restore(None, count - 1)
         losses = learner.learn(tasks[:count], Memory(), quiet)
         tensors, meta = learner.state()
-        found.append(Accumulated(tensors, {"task": count, "strategy": meta, "train_loss": losses, "row": [0.0] * count}))
+        found.append(
+            Accumulated(
+                tensors,
+                {"task": count, "strategy": meta, "train_loss": losses, "row": [0.0] * count},
+            )
+        )
     return found
 
 
 def again(strategy: str, head: str, task: int, folder: Path, checkpoint: Memory) -> Accumulated:
     """One task by a new object, from the state that the task before left in a file."""
     previous = through_a_file(uninterrupted(strategy, head)[task - 1], folder) if task > 1 else None
-    return accumulate(settings(strategy, head), S, CLASSES, images(), SEED, task, previous, [], checkpoint, quiet)
+    return accumulate(
+        settings(strategy, head), S, CLASSES, images(), SEED, task, previous, [], checkpoint, quiet
+    )
 
 
 def weights(done: Accumulated) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in model_of(done).items() if name.endswith((".weight", ".bias"))}
+    return {
+        name: tensor
+        for name, tensor in model_of(done).items()
+        if name.endswith((".weight", ".bias"))
+    }
 
 
 @pytest.mark.parametrize(("strategy", "head"), EVERY)
-def test_a_task_in_another_process_equals_the_uninterrupted_run_bit_for_bit(strategy: str, head: str, tmp_path: Path) -> None:
+def test_a_task_in_another_process_equals_the_uninterrupted_run_bit_for_bit(
+    strategy: str, head: str, tmp_path: Path
+) -> None:
     whole, found = uninterrupted(strategy, head)[3], again(strategy, head, 3, tmp_path, Memory())
     assert_same(found.tensors, whole.tensors)
-    assert found.record["strategy"] == whole.record["strategy"] and found.record["train_loss"] == whole.record["train_loss"]
+    assert (
+        found.record["strategy"] == whole.record["strategy"]
+        and found.record["train_loss"] == whole.record["train_loss"]
+    )
 
 
 @pytest.mark.parametrize(("strategy", "head"), EVERY)
@@ -79,7 +95,11 @@ def test_it_trains(strategy: str, head: str) -> None:
     for before, after in zip(whole, whole[1:], strict=False):
         assert all(torch.tensor(after.record["train_loss"]).isfinite())
         assert all(tensor.isfinite().all() for tensor in after.tensors.values())
-        moved = [name for name, tensor in weights(after).items() if not torch.equal(tensor, weights(before)[name])]
+        moved = [
+            name
+            for name, tensor in weights(after).items()
+            if not torch.equal(tensor, weights(before)[name])
+        ]
         trunk = any(name in LAYERS for name in moved)
         assert moved and (trunk or strategy == "cwr-star")
 
@@ -112,7 +132,9 @@ def test_it_changes_what_naive_would_do(strategy: str, head: str) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_memory_of_every_policy_outlasts_a_task_as_indices(policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_of_every_policy_outlasts_a_task_as_indices(
+    policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(ARGUMENTS, "replay", {"mem_size": 20, "policy": policy})
     uninterrupted.cache_clear()
     found = again("replay", "single", 3, tmp_path, Memory())
@@ -122,7 +144,9 @@ def test_a_memory_of_every_policy_outlasts_a_task_as_indices(policy: str, tmp_pa
     kept = torch.cat([tensor for name, tensor in held.items() if name.endswith(".index")])
     labels = torch.cat([tensor for name, tensor in held.items() if name.endswith(".label")])
     tasks = stream_tasks(S, CLASSES, images(), SEED, 3)
-    assert len(kept) == 20 and set(kept.tolist()) <= {place for task in tasks for place in task.train.tolist()}
+    assert len(kept) == 20 and set(kept.tolist()) <= {
+        place for task in tasks for place in task.train.tolist()
+    }
     assert [CLASSES[label] for label in labels.tolist()] == images().labels[kept].tolist()
     assert all(tensor.ndim == 1 for tensor in held.values()), "no image is stored"
 
@@ -130,7 +154,9 @@ def test_a_memory_of_every_policy_outlasts_a_task_as_indices(policy: str, tmp_pa
 def test_a_frozen_trunk_stays_and_a_free_one_learns(tmp_path: Path) -> None:
     frozen = uninterrupted("cwr-star", "single")
     a = settings("cwr-star", "single", strategy_args={"freeze": False})
-    free = accumulate(a, S, CLASSES, images(), SEED, 2, through_a_file(frozen[1], tmp_path), [], Memory(), quiet)
+    free = accumulate(
+        a, S, CLASSES, images(), SEED, 2, through_a_file(frozen[1], tmp_path), [], Memory(), quiet
+    )
     for layer in LAYERS:
         assert torch.equal(weights(frozen[2])[layer], weights(frozen[1])[layer])
         assert not torch.equal(weights(free)[layer], weights(frozen[1])[layer])
@@ -140,23 +166,45 @@ def test_from_scratch_and_gdumb_know_nothing_of_earlier_weights(tmp_path: Path) 
     """Their second task is the same whatever the first left in the network."""
     for strategy in ("from-scratch", "gdumb"):
         first = uninterrupted(strategy, "single")[1]
-        spoiled = {name: torch.zeros_like(tensor) if name.startswith("model.") else tensor for name, tensor in first.tensors.items()}
+        spoiled = {
+            name: torch.zeros_like(tensor) if name.startswith("model.") else tensor
+            for name, tensor in first.tensors.items()
+        }
         a = settings(strategy, "single")
-        found = accumulate(a, S, CLASSES, images(), SEED, 2, Accumulated(spoiled, first.record), [], Memory(), quiet)
+        found = accumulate(
+            a,
+            S,
+            CLASSES,
+            images(),
+            SEED,
+            2,
+            Accumulated(spoiled, first.record),
+            [],
+            Memory(),
+            quiet,
+        )
         assert_same(found.tensors, uninterrupted(strategy, "single")[2].tensors)
 
 
 @pytest.mark.parametrize("strategy", ["from-scratch", "gdumb"])
 def test_a_pretrained_start_is_what_they_return_to(strategy: str, tmp_path: Path) -> None:
     a = settings(strategy, "single")
-    start = {name.removeprefix("trunk."): tensor * 1.5 for name, tensor in model_of(uninterrupted(strategy, "single")[0]).items() if "conv.weight" in name}
+    start = {
+        name.removeprefix("trunk."): tensor * 1.5
+        for name, tensor in model_of(uninterrupted(strategy, "single")[0]).items()
+        if "conv.weight" in name
+    }
     done = accumulate(a, S, CLASSES, images(), SEED, 0, None, [], Memory(), quiet, start=start)
     learner = Learner(a, S, CLASSES, images(), SEED, untrained=done)
     for task in (1, 2):
-        done = accumulate(a, S, CLASSES, images(), SEED, task, through_a_file(done, tmp_path), [], Memory(), quiet)
+        done = accumulate(
+            a, S, CLASSES, images(), SEED, task, through_a_file(done, tmp_path), [], Memory(), quiet
+        )
         learner.learn(stream_tasks(S, CLASSES, images(), SEED, task), Memory(), quiet)
     assert_same(done.tensors, learner.state()[0])
-    assert not torch.equal(weights(done)[LAYERS[0]], weights(uninterrupted(strategy, "single")[2])[LAYERS[0]])
+    assert not torch.equal(
+        weights(done)[LAYERS[0]], weights(uninterrupted(strategy, "single")[2])[LAYERS[0]]
+    )
 
 
 def test_mas_leaves_the_statistics_of_the_whole_task() -> None:
@@ -166,10 +214,16 @@ def test_mas_leaves_the_statistics_of_the_whole_task() -> None:
     assert names and all(torch.equal(mas[name], naive[name]) for name in names)
 
 
-@pytest.mark.parametrize("strategy", [name for name, known in STRATEGIES.items() if "per-task" in known.heads])
+@pytest.mark.parametrize(
+    "strategy", [name for name, known in STRATEGIES.items() if "per-task" in known.heads]
+)
 def test_the_heads_of_tasks_to_come_are_as_they_were_drawn(strategy: str) -> None:
     whole = uninterrupted(strategy, "per-task")
     for task in (1, 2):
         before, after = model_of(whole[0]), model_of(whole[task])
-        names = [name for name in before if name.startswith("heads.") and int(name.split(".")[1]) >= task - 1]  # heads.0 is the second task's
+        names = [
+            name
+            for name in before
+            if name.startswith("heads.") and int(name.split(".")[1]) >= task - 1
+        ]  # heads.0 is the second task's
         assert names and all(torch.equal(before[name], after[name]) for name in names)

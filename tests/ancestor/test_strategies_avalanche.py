@@ -38,7 +38,10 @@ from avalanche.training.templates import SupervisedMetaLearningTemplate, Supervi
 from evolve.ancestor.strategies.projections import AGEM, GEM  # noqa: E402
 from evolve.data.batches import batches  # noqa: E402
 
-pytestmark = [pytest.mark.filterwarnings("ignore:No loggers specified"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:No loggers specified"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 BATCH = 10  # a task has 24 or 25 images, and Avalanche's MAS cannot have a rest of one
 
 
@@ -48,14 +51,20 @@ def images() -> Resident:
 
 
 def order_of(count: int, task: int, epoch: int) -> list[Tensor]:
-    return batches(torch.randperm(count, generator=generator(SEED, "ancestor-order", task, epoch)), BATCH)
+    return batches(
+        torch.randperm(count, generator=generator(SEED, "ancestor-order", task, epoch)), BATCH
+    )
 
 
 def memory_order(count: int, size: int, task: int, epoch: int) -> Iterator[Tensor]:
     """Our permutations without end of the places in a memory."""
     draw, size = generator(SEED, "ancestor-memory", task, epoch), min(size, count)
     while True:
-        yield from (places for places in torch.randperm(count, generator=draw).split(size) if len(places) == size)
+        yield from (
+            places
+            for places in torch.randperm(count, generator=draw).split(size)
+            if len(places) == size
+        )
 
 
 def columns_of(dataset: Any, places: Tensor) -> list[Tensor]:
@@ -69,7 +78,11 @@ def avalanches(base: type, **arguments: Any) -> Any:
 
     class Ours(base):  # type: ignore[misc]
         def make_train_dataloader(self, **kwargs: Any) -> None:
-            task, count, epochs = self.clock.train_exp_counter + 1, len(self.adapted_dataset), iter(range(A.epochs))
+            task, count, epochs = (
+                self.clock.train_exp_counter + 1,
+                len(self.adapted_dataset),
+                iter(range(A.epochs)),
+            )
 
             class Order:
                 def __iter__(self) -> Iterator[list[int]]:
@@ -87,13 +100,19 @@ def avalanches(base: type, **arguments: Any) -> Any:
             for group in self.optimizer.param_groups:
                 group["lr"] = A.lr * A.gamma ** (epoch >= 1)
             if getattr(self, "replay_loader", None) is not None:
-                self.replay_loader = self._remembered(self.storage_policy.buffer, self.batch_size_mem, task, epoch)
+                self.replay_loader = self._remembered(
+                    self.storage_policy.buffer, self.batch_size_mem, task, epoch
+                )
             for plugin in self.plugins:
                 if isinstance(plugin, plugins.MIRPlugin) and plugin.replay_loader is not None:
-                    plugin.replay_loader = self._remembered(plugin.dataset, plugin.subsample, task, epoch)
+                    plugin.replay_loader = self._remembered(
+                        plugin.dataset, plugin.subsample, task, epoch
+                    )
             super()._before_training_epoch(**kwargs)
 
-        def _remembered(self, dataset: Any, size: int, task: int, epoch: int) -> Iterator[list[Any]]:
+        def _remembered(
+            self, dataset: Any, size: int, task: int, epoch: int
+        ) -> Iterator[list[Any]]:
             for places in memory_order(len(dataset), size, task, epoch):
                 yield columns_of(dataset, places)
 
@@ -102,13 +121,17 @@ def avalanches(base: type, **arguments: Any) -> Any:
             super()._after_training_exp(**kwargs)
             for plugin in self.plugins:
                 if isinstance(plugin, plugins.MIRPlugin) and plugin.replay_loader is not None:
-                    plugin.dataset = plugin.replay_loader.gi_frame.f_locals["loader"].dataset  # its memory without some classes
+                    plugin.dataset = plugin.replay_loader.gi_frame.f_locals[
+                        "loader"
+                    ].dataset  # its memory without some classes
 
     a = settings("naive", "single")
     model = build_ancestor(a, S, CLASSES, images().size, SEED)
     run = Ours(
         model=model,
-        optimizer=torch.optim.SGD(model.parameters(), lr=A.lr, momentum=A.momentum, weight_decay=A.weight_decay),
+        optimizer=torch.optim.SGD(
+            model.parameters(), lr=A.lr, momentum=A.momentum, weight_decay=A.weight_decay
+        ),
         criterion=nn.CrossEntropyLoss(),
         train_mb_size=BATCH,
         train_epochs=A.epochs,
@@ -116,7 +139,9 @@ def avalanches(base: type, **arguments: Any) -> Any:
         **arguments,
     )
     state = torch.get_rng_state()
-    for experience in make_benchmark(stream_tasks(S, CLASSES, images(), SEED, 3), images(), "single", CLASSES).train_stream:
+    for experience in make_benchmark(
+        stream_tasks(S, CLASSES, images(), SEED, 3), images(), "single", CLASSES
+    ).train_stream:
         run.train(experience, eval_streams=[])
     torch.set_rng_state(state)
     return run
@@ -141,7 +166,9 @@ class Gem(supervised.GEM):  # type: ignore[misc]
 
         def update(dataset: Any, task: int, batch_size: int) -> None:
             kept = torch.randperm(len(dataset))[:6]
-            plugin.memory_x[task], plugin.memory_y[task], plugin.memory_tid[task] = columns_of(dataset, kept)
+            plugin.memory_x[task], plugin.memory_y[task], plugin.memory_tid[task] = columns_of(
+                dataset, kept
+            )
 
         def solve(g: Tensor) -> Tensor:
             solver.G = plugin.G
@@ -186,58 +213,96 @@ WALK = {"ewc_lambda": 10.0, "delta_t": 3}
         ("cwr-star", supervised.CWRStar, {"cwr_layer_name": "trunk.head"}),
     ],
 )
-def test_the_weights_equal_those_of_avalanches_own(strategy: str, base: Any, arguments: dict[str, Any], tmp_path: Path) -> None:
+def test_the_weights_equal_those_of_avalanches_own(
+    strategy: str, base: Any, arguments: dict[str, Any], tmp_path: Path
+) -> None:
     assert_same(ours(strategy, tmp_path), theirs(avalanches(base, **arguments)))
 
 
-def test_from_scratch_learns_what_avalanches_does_and_forgets_bns_statistics_too(tmp_path: Path) -> None:
-    found, expected = ours("from-scratch", tmp_path), theirs(avalanches(supervised.FromScratchTraining))
+def test_from_scratch_learns_what_avalanches_does_and_forgets_bns_statistics_too(
+    tmp_path: Path,
+) -> None:
+    found, expected = (
+        ours("from-scratch", tmp_path),
+        theirs(avalanches(supervised.FromScratchTraining)),
+    )
     statistics = [name for name in found if "running" in name or "tracked" in name]
-    assert_same({n: t for n, t in found.items() if n not in statistics}, {n: t for n, t in expected.items() if n not in statistics})
-    assert not torch.equal(found[statistics[0]], expected[statistics[0]]), "fixed upstream: the mending can go"
+    assert_same(
+        {n: t for n, t in found.items() if n not in statistics},
+        {n: t for n, t in expected.items() if n not in statistics},
+    )
+    assert not torch.equal(found[statistics[0]], expected[statistics[0]]), (
+        "fixed upstream: the mending can go"
+    )
 
 
 def test_mas_without_our_mending_has_the_last_classes_statistics(tmp_path: Path) -> None:
     found, broken = ours("mas", tmp_path), theirs(avalanches(supervised.MAS, **HELD))
     statistics = [name for name in found if "running" in name or "tracked" in name]
-    assert_same({n: t for n, t in found.items() if n not in statistics}, {n: t for n, t in broken.items() if n not in statistics})
-    assert not torch.equal(found[statistics[0]], broken[statistics[0]]), "fixed upstream: the mending can go"
+    assert_same(
+        {n: t for n, t in found.items() if n not in statistics},
+        {n: t for n, t in broken.items() if n not in statistics},
+    )
+    assert not torch.equal(found[statistics[0]], broken[statistics[0]]), (
+        "fixed upstream: the mending can go"
+    )
 
 
 def test_rwalk_without_our_mending_never_trains_bn(tmp_path: Path) -> None:
     statistics = "trunk.layers.conv1.bn.running_mean"
     broken = theirs(avalanches(supervised.Naive, plugins=[plugins.RWalkPlugin(**WALK)]))
-    assert not torch.equal(ours("rwalk", tmp_path)[statistics], broken[statistics]), "fixed upstream: the mending can go"
+    assert not torch.equal(ours("rwalk", tmp_path)[statistics], broken[statistics]), (
+        "fixed upstream: the mending can go"
+    )
     assert broken[statistics].count_nonzero() == 0
 
 
-def two_steps(plugin: Any, sample: list[Tensor], memory_format: torch.memory_format) -> list[Tensor]:
+def two_steps(
+    plugin: Any, sample: list[Tensor], memory_format: torch.memory_format
+) -> list[Tensor]:
     """Gradients of a small network after A-GEM's hooks around one step."""
     draw = generator(0, "agem")
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2)).to(memory_format=memory_format)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2)).to(
+        memory_format=memory_format
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=draw))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    strategy = SimpleNamespace(model=model, optimizer=optimizer, _criterion=nn.CrossEntropyLoss(), device=torch.device("cpu"))
+    strategy = SimpleNamespace(
+        model=model,
+        optimizer=optimizer,
+        _criterion=nn.CrossEntropyLoss(),
+        device=torch.device("cpu"),
+    )
     plugin.sample_from_memory = lambda: sample
     plugin.before_training_iteration(strategy)
     optimizer.zero_grad()
-    nn.CrossEntropyLoss()(model(sample[0]), 1 - sample[1]).backward()  # all labels wrong: it goes against the memory
+    nn.CrossEntropyLoss()(
+        model(sample[0]), 1 - sample[1]
+    ).backward()  # all labels wrong: it goes against the memory
     plain = [parameter.grad.clone() for parameter in model.parameters()]
     plugin.after_backward(strategy)
     found = [parameter.grad.contiguous() for parameter in model.parameters()]
-    assert not all(torch.equal(one, other) for one, other in zip(found, plain, strict=True)), "nothing was projected"
+    assert not all(torch.equal(one, other) for one, other in zip(found, plain, strict=True)), (
+        "nothing was projected"
+    )
     return found
 
 
 def test_agems_projection_equals_avalanches() -> None:
     draw = generator(1, "agem")
-    sample = [torch.randn(8, 3, 3, 3, generator=draw), torch.randint(0, 2, (8,), generator=draw), torch.zeros(8)]
+    sample = [
+        torch.randn(8, 3, 3, 3, generator=draw),
+        torch.randint(0, 2, (8,), generator=draw),
+        torch.zeros(8),
+    ]
     mine, other = AGEM(6, 6), plugins.AGEMPlugin(6, 6)
     mine.patterns, other.buffers = [None], [None]
     expected = two_steps(other, sample, torch.contiguous_format)
-    torch.testing.assert_close(two_steps(mine, sample, torch.contiguous_format), expected, rtol=0, atol=0)
+    torch.testing.assert_close(
+        two_steps(mine, sample, torch.contiguous_format), expected, rtol=0, atol=0
+    )
     torch.testing.assert_close(two_steps(mine, sample, torch.channels_last), expected)
     with pytest.raises(RuntimeError, match="view size"):  # no longer: the two hooks can go
         two_steps(other, sample, torch.channels_last)
@@ -257,7 +322,9 @@ def test_gems_step_is_the_optimum_of_its_quadratic_programme(strength: float) ->
         slope = memories @ (memories.T @ v + g.double().numpy()) + 1e-3 * v
         assert (v >= strength - 1e-4).all() and (slope >= -1e-3).all()
         np.testing.assert_allclose((v - strength) * slope, 0, atol=1e-3)
-        assert strength > 0 or (memories @ (moved + g.double().numpy()) >= -1e-2).all(), "the step hurts a task"
+        assert strength > 0 or (memories @ (moved + g.double().numpy()) >= -1e-2).all(), (
+            "the step hurts a task"
+        )
 
 
 class Bare(nn.Module):
@@ -265,7 +332,12 @@ class Bare(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.flat, self.first, self.bn, self.last = nn.Flatten(), nn.Linear(192, 8), nn.BatchNorm1d(8), nn.Linear(8, 6)
+        self.flat, self.first, self.bn, self.last = (
+            nn.Flatten(),
+            nn.Linear(192, 8),
+            nn.BatchNorm1d(8),
+            nn.Linear(8, 6),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.last(self.bn(self.first(self.flat(x))))
@@ -276,7 +348,12 @@ def test_mas_without_our_mending_cannot_have_a_last_batch_of_one_image() -> None
     plugin = plugins.MASPlugin()
     dataset = [(torch.randn(3), 0, 0)] * 5
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    strategy = SimpleNamespace(model=model, optimizer=torch.optim.SGD(model.parameters(), 0.1), device="cpu", train_mb_size=2)
+    strategy = SimpleNamespace(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        device="cpu",
+        train_mb_size=2,
+    )
     strategy.experience = SimpleNamespace(dataset=dataset)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         plugin._get_importance(strategy)
@@ -297,24 +374,56 @@ def test_feature_distillations_other_mode_is_left_out_since_it_cannot_run() -> N
     plugin = FeatureDistillationPlugin(mode="mse")
     plugin.prev_model = model = Watched()
     with pytest.raises(TypeError, match="dim"):
-        plugin.before_backward(SimpleNamespace(model=model, mb_x=torch.randn(2, 3, 8, 8), mb_task_id=None, loss=0))
+        plugin.before_backward(
+            SimpleNamespace(model=model, mb_x=torch.randn(2, 3, 8, 8), mb_task_id=None, loss=0)
+        )
 
 
 # Refused: what Avalanche's own does on this stream.
 
 
 def icarl(optimizer: Any, evaluator: Any) -> Any:
-    parts = {"feature_extractor": nn.Sequential(nn.Flatten(), nn.Linear(192, 8)), "classifier": nn.Linear(8, 6), "optimizer": optimizer}
-    more = {"memory_size": 12, "buffer_transform": None, "fixed_memory": True, "train_mb_size": 12, "eval_mb_size": 12}
+    parts = {
+        "feature_extractor": nn.Sequential(nn.Flatten(), nn.Linear(192, 8)),
+        "classifier": nn.Linear(8, 6),
+        "optimizer": optimizer,
+    }
+    more = {
+        "memory_size": 12,
+        "buffer_transform": None,
+        "fixed_memory": True,
+        "train_mb_size": 12,
+        "eval_mb_size": 12,
+    }
     return supervised.ICaRL(**parts, **more, evaluator=evaluator)
 
 
 ATTEMPTS: dict[str, tuple[Any, type[Exception], str]] = {
-    "pnn": (lambda model, **more: supervised.PNNStrategy(model=model, **more), AssertionError, "requires a PNN"),
-    "packnet": (lambda model, **more: supervised.PackNet(model=PackNetModel(model), **more), ValueError, "not yet support norms"),
-    "bic": (lambda model, **more: supervised.BiC(model=model, mem_size=12, **more), AttributeError, "no setter"),
-    "mer": (lambda model, **more: supervised.MER(model=model, **more), ValueError, "more than 1 value per channel"),
-    "icarl": (lambda model, optimizer, evaluator, **more: icarl(optimizer, evaluator), AttributeError, "benchmark"),
+    "pnn": (
+        lambda model, **more: supervised.PNNStrategy(model=model, **more),
+        AssertionError,
+        "requires a PNN",
+    ),
+    "packnet": (
+        lambda model, **more: supervised.PackNet(model=PackNetModel(model), **more),
+        ValueError,
+        "not yet support norms",
+    ),
+    "bic": (
+        lambda model, **more: supervised.BiC(model=model, mem_size=12, **more),
+        AttributeError,
+        "no setter",
+    ),
+    "mer": (
+        lambda model, **more: supervised.MER(model=model, **more),
+        ValueError,
+        "more than 1 value per channel",
+    ),
+    "icarl": (
+        lambda model, optimizer, evaluator, **more: icarl(optimizer, evaluator),
+        AttributeError,
+        "benchmark",
+    ),
 }
 
 
@@ -324,9 +433,16 @@ def test_what_is_refused_for_failing_fails(strategy: str) -> None:
     make, error, message = ATTEMPTS[strategy]
     model = Bare()
     with torch.random.fork_rng(), pytest.raises(error, match=message):
-        common = {"train_mb_size": 12, "train_epochs": 1, "evaluator": plugins.EvaluationPlugin(), "criterion": nn.CrossEntropyLoss()}
+        common = {
+            "train_mb_size": 12,
+            "train_epochs": 1,
+            "evaluator": plugins.EvaluationPlugin(),
+            "criterion": nn.CrossEntropyLoss(),
+        }
         run = make(model, optimizer=torch.optim.SGD(model.parameters(), 0.01), **common)
-        for experience in make_benchmark(stream_tasks(S, CLASSES, images(), SEED, 3), images(), "single", CLASSES).train_stream:
+        for experience in make_benchmark(
+            stream_tasks(S, CLASSES, images(), SEED, 3), images(), "single", CLASSES
+        ).train_stream:
             run.train(experience, eval_streams=[])
     assert strategy in REFUSED
 
@@ -339,10 +455,18 @@ def test_rar_is_refused_since_the_ancestor_cannot_be_traced() -> None:
 
 def test_gss_is_refused_since_it_leaves_gradients_behind() -> None:
     model, plugin = Bare(), plugins.GSS_greedyPlugin(mem_size=8, input_size=[3, 8, 8])
-    strategy = SimpleNamespace(model=model, mb_x=torch.randn(4, 3, 8, 8), mb_y=torch.tensor([0, 1, 2, 3]), device="cpu", _criterion=nn.CrossEntropyLoss())
+    strategy = SimpleNamespace(
+        model=model,
+        mb_x=torch.randn(4, 3, 8, 8),
+        mb_y=torch.tensor([0, 1, 2, 3]),
+        device="cpu",
+        _criterion=nn.CrossEntropyLoss(),
+    )
     for _ in range(2):
         plugin.after_forward(strategy)
-    assert model.first.weight.grad.count_nonzero() > 0, "the step's own gradient is then added to this one"
+    assert model.first.weight.grad.count_nonzero() > 0, (
+        "the step's own gradient is then added to this one"
+    )
 
 
 AVALANCHES = {  # every strategy of Avalanche 0.6 and the name it has here
@@ -396,9 +520,17 @@ AVALANCHES = {  # every strategy of Avalanche 0.6 and the name it has here
 
 def test_every_strategy_of_avalanche_runs_or_is_refused_by_name() -> None:
     templates = (SupervisedTemplate, SupervisedMetaLearningTemplate)
-    found = {name for name, one in vars(supervised).items() if inspect.isclass(one) and issubclass(one, templates) and one not in templates}
+    found = {
+        name
+        for name, one in vars(supervised).items()
+        if inspect.isclass(one) and issubclass(one, templates) and one not in templates
+    }
     found |= {"OnlineNaive"} & set(vars(supervised))  # a function since it is deprecated
-    extra = {name for name, one in vars(plugins).items() if inspect.isclass(one) and name.endswith(("Update", "Oracle", "WalkPlugin", "RARPlugin"))}
+    extra = {
+        name
+        for name, one in vars(plugins).items()
+        if inspect.isclass(one) and name.endswith(("Update", "Oracle", "WalkPlugin", "RARPlugin"))
+    }
     extra |= {"FeatureDistillationPlugin"}
     assert found | extra == set(AVALANCHES)
     assert not set(STRATEGIES) & set(REFUSED)
@@ -412,13 +544,31 @@ def test_a_refused_strategy_is_one_line_with_its_reason_and_what_works(strategy:
     with pytest.raises(UserError) as caught:
         check_strategy(settings(strategy, "single"))
     text = str(caught.value)
-    assert text.startswith(f'ancestor.strategy = "{strategy}" cannot run here: {REFUSED[strategy]}; these can: naive, ') and "\n" not in text
+    assert (
+        text.startswith(
+            f'ancestor.strategy = "{strategy}" cannot run here: {REFUSED[strategy]}; these can: naive, '
+        )
+        and "\n" not in text
+    )
 
 
-@pytest.mark.parametrize(("strategy", "head"), [(s, h) for s, known in STRATEGIES.items() for h in ("shared", "per-task", "single") if h not in known.heads])
-def test_a_head_that_contradicts_is_refused_with_the_reason_and_the_heads_that_work(strategy: str, head: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "head"),
+    [
+        (s, h)
+        for s, known in STRATEGIES.items()
+        for h in ("shared", "per-task", "single")
+        if h not in known.heads
+    ],
+)
+def test_a_head_that_contradicts_is_refused_with_the_reason_and_the_heads_that_work(
+    strategy: str, head: str
+) -> None:
     heads = " or ".join(f'"{one}"' for one in STRATEGIES[strategy].heads)
-    with pytest.raises(UserError, match=f'ancestor.head = "{head}" with ancestor.strategy = "{strategy}": .+; set ancestor.head to {heads}$'):
+    with pytest.raises(
+        UserError,
+        match=f'ancestor.head = "{head}" with ancestor.strategy = "{strategy}": .+; set ancestor.head to {heads}$',
+    ):
         check_strategy(settings(strategy, head))
 
 
@@ -426,13 +576,27 @@ def test_a_head_that_contradicts_is_refused_with_the_reason_and_the_heads_that_w
     ("strategy", "arguments", "expected"),
     [
         ("cwr-star", {"freeze": 1}, "freeze = 1: expected true or false"),
-        ("replay", {"policy": "newest"}, "policy = 'newest': allowed are experience-balanced, class-balanced, reservoir"),
-        ("der", {"mem_size": 10}, r"batch_size_mem = 64: more than ancestor.strategy_args.mem_size = 10"),
-        ("mir", {"subsample": 5}, r"batch_size_mem = 10: more than ancestor.strategy_args.subsample = 5"),
+        (
+            "replay",
+            {"policy": "newest"},
+            "policy = 'newest': allowed are experience-balanced, class-balanced, reservoir",
+        ),
+        (
+            "der",
+            {"mem_size": 10},
+            r"batch_size_mem = 64: more than ancestor.strategy_args.mem_size = 10",
+        ),
+        (
+            "mir",
+            {"subsample": 5},
+            r"batch_size_mem = 10: more than ancestor.strategy_args.subsample = 5",
+        ),
         ("gem", {"patterns_per_experience": 1}, "expected a whole number of at least 2"),
     ],
 )
-def test_arguments_that_cannot_work_are_named(strategy: str, arguments: dict[str, Any], expected: str) -> None:
+def test_arguments_that_cannot_work_are_named(
+    strategy: str, arguments: dict[str, Any], expected: str
+) -> None:
     with pytest.raises(UserError, match=expected):
         check_strategy(settings(strategy, "single", strategy_args=arguments))
 

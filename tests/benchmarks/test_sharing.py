@@ -11,27 +11,46 @@ import tiny
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cluster" / "sharing.py"
 SETTINGS = {"stream.tasks": 1, "controls.shuffled": 0, "controls.untrained": False}
-BATCH = f'''
+BATCH = f"""
 scenario = "glyphs-seq25"
 [set]
 {tiny.toml(SETTINGS)}
 [axes]
 condense.method = ["random", "fixed"]
-'''
+"""
 
 
 @pytest.mark.slow
 def test_every_number_of_workers_has_a_line_and_the_bytes_agree(tmp_path):
     (tmp_path / "small.toml").write_text(BATCH)
-    command = [sys.executable, str(SCRIPT), str(tmp_path / "out"), str(tmp_path / "small.toml"), "--workers", "1", "--workers", "2"]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        str(tmp_path / "out"),
+        str(tmp_path / "small.toml"),
+        "--workers",
+        "1",
+        "--workers",
+        "2",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    one, two = [[float(cell) for cell in line.split()] for line in done.stdout.splitlines() if line.strip()[:2] in ("1 ", "2 ")]
-    assert one[:2] == [1, two[1]] and two[0] == 2 and one[1] >= 7  # 2 ancestors, 2 condensations, 2 descents, 1 control or 2
-    assert one[3] > one[4] > 0 and one[5] == pytest.approx(one[3] / one[4], rel=0.05)  # of rounded numbers
+    one, two = [
+        [float(cell) for cell in line.split()]
+        for line in done.stdout.splitlines()
+        if line.strip()[:2] in ("1 ", "2 ")
+    ]
+    assert (
+        one[:2] == [1, two[1]] and two[0] == 2 and one[1] >= 7
+    )  # 2 ancestors, 2 condensations, 2 descents, 1 control or 2
+    assert one[3] > one[4] > 0 and one[5] == pytest.approx(
+        one[3] / one[4], rel=0.05
+    )  # of rounded numbers
     assert "same bytes" in done.stdout
 
 
 def test_it_refuses_a_folder_that_is_there(tmp_path):
-    done = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode != 0 and "exists" in done.stderr

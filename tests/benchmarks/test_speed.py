@@ -48,9 +48,13 @@ def resident() -> Resident:
     """80 classes of 12 training images and 1 test image, 16 pixels a side: noise of the class's own brightness."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(80), 13)
-    images = (rng.integers(0, 120, (len(labels), 3, 16, 16)) + labels[:, None, None, None]).astype(np.uint8)
+    images = (rng.integers(0, 120, (len(labels), 3, 16, 16)) + labels[:, None, None, None]).astype(
+        np.uint8
+    )
     names = tuple(f"class{c}" for c in range(80))
-    found = ImageSet("toy", images, labels, np.tile(np.arange(13) == 12, 80), names, "f", (0.4,) * 3, (0.25,) * 3)
+    found = ImageSet(
+        "toy", images, labels, np.tile(np.arange(13) == 12, 80), names, "f", (0.4,) * 3, (0.25,) * 3
+    )
     return Resident(found, CPU)
 
 
@@ -75,23 +79,36 @@ def batch_of(resident: Resident, index: Tensor) -> Tensor:
 
 
 def test_the_plain_loop_learns_what_our_reference_learns(resident: Resident) -> None:
-    d = DescendSettings(descendants=1, classes_per_task=3, shots=7, epochs=3, batch=4, lr=0.05, augment=())
+    d = DescendSettings(
+        descendants=1, classes_per_task=3, shots=7, epochs=3, batch=4, lr=0.05, augment=()
+    )
     tasks = downstream_tasks(d, range(8), resident, 0)
     plan = stack_plan(ANCESTOR, PAPER_SET)
-    plain, ours = plain_model(plan, 3, 0).double(), plain_model(plan, 3, 0).double().to(memory_format=torch.channels_last)
+    plain, ours = (
+        plain_model(plan, 3, 0).double(),
+        plain_model(plan, 3, 0).double().to(memory_format=torch.channels_last),
+    )
     tests = [(batch_of(resident, tasks[0].test), tasks[0].test_labels)]
-    losses, right = train(plain, SameOrder(Group(tasks, [0], resident, d, 0)), tests, d, d.epochs, CPU)
+    losses, right = train(
+        plain, SameOrder(Group(tasks, [0], resident, d, 0)), tests, d, d.epochs, CPU
+    )
     (wanted,) = train_together([ours], tasks, resident, d, 0, [0], silent, reference=True)
-    assert losses == pytest.approx(wanted.train_loss, rel=1e-5)  # the mean of an epoch is a float32 sum
+    assert losses == pytest.approx(
+        wanted.train_loss, rel=1e-5
+    )  # the mean of an epoch is a float32 sum
     assert right == pytest.approx(wanted.last)
     for name, value in plain.state_dict().items():
-        torch.testing.assert_close(value, ours.state_dict()[name].contiguous(), rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(
+            value, ours.state_dict()[name].contiguous(), rtol=1e-8, atol=1e-10
+        )
 
 
 def test_torchvisions_images_are_the_resident_ones(resident: Resident) -> None:
     index = torch.tensor([3, 200, 77])
     images = PilImages(pil_images(resident, index), [0, 1, 2], transform_of(resident, ()))
-    torch.testing.assert_close(torch.stack([images[i][0] for i in range(3)]), resident.batch(index), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        torch.stack([images[i][0] for i in range(3)]), resident.batch(index), rtol=1e-5, atol=1e-5
+    )
     shown = PilImages(images.images, [0, 1, 2], transform_of(resident, ("crop", "flip")))[0][0]
     assert shown.shape == (3, 16, 16) and shown.is_contiguous()
 
@@ -118,14 +135,24 @@ def doubled(resident: Resident) -> Iterator[Any]:
 
 
 def test_double_backward_finds_our_condensers_alpha(doubled: Any) -> None:
-    authors = {"objective": "bilevel", "meta_optimizer": "adam", "meta_schedule": "constant", "meta_lr": 3e-3, "meta_weight_decay": 1e-4}
-    c = CondenseSettings(epochs=1, images_per_class=12, batch=20, meta_batch=4, lr=0.03, augment=("crop",), **authors)
+    authors = {
+        "objective": "bilevel",
+        "meta_optimizer": "adam",
+        "meta_schedule": "constant",
+        "meta_lr": 3e-3,
+        "meta_weight_decay": 1e-4,
+    }
+    c = CondenseSettings(
+        epochs=1, images_per_class=12, batch=20, meta_batch=4, lr=0.03, augment=("crop",), **authors
+    )
     state = VGG(ANCESTOR, 5).state_dict()
     plain = DoubleBackward(ANCESTOR, state, range(4), doubled, c, 0)
     begun = plain.alpha()
     plain.iterate()
     plain.iterate()
-    ours = condense_ancestor(Request(ANCESTOR, state, {}, range(4), doubled, c, 0, silent))  # 40 training images: two iterations
+    ours = condense_ancestor(
+        Request(ANCESTOR, state, {}, range(4), doubled, c, 0, silent)
+    )  # 40 training images: two iterations
     assert (begun - ours.alpha).abs().max() > 1e-3
     torch.testing.assert_close(plain.alpha(), ours.alpha, rtol=0, atol=1e-8)
 
@@ -133,20 +160,50 @@ def test_double_backward_finds_our_condensers_alpha(doubled: Any) -> None:
 def small_case(name: str, **ancestor: Any) -> cases.Case:
     case = next(case for case in cases.all_cases(quick=True) if case.name == name)
     s = case.settings
-    s = replace(s, ancestor=replace(s.ancestor, width=1 / 16, **ancestor), stream=replace(s.stream, images_per_class=12))
+    s = replace(
+        s,
+        ancestor=replace(s.ancestor, width=1 / 16, **ancestor),
+        stream=replace(s.stream, images_per_class=12),
+    )
     return replace(case, settings=replace(s, data=replace(s.data, size=16)))
 
 
 def test_plain_avalanche_learns_what_accumulate_learns(resident: Resident) -> None:
-    case = small_case("ancestor", batch=60, augment=(), milestones=(), epochs=2)  # one batch an epoch: the order does not matter
+    case = small_case(
+        "ancestor", batch=60, augment=(), milestones=(), epochs=2
+    )  # one batch an epoch: the order does not matter
     plain = PlainAncestor(case, resident, (0,), 0.0)
     plain.prepare()
     assert plain.run(2) == 2 * 60
     s = case.settings
-    start = accumulate(s.ancestor, s.stream, cases.ANCESTOR_CLASSES, resident, 0, 0, None, [], NoCheckpoint(), silent)
-    ours = accumulate(s.ancestor, s.stream, cases.ANCESTOR_CLASSES, resident, 0, 1, start, [], NoCheckpoint(), silent)
+    start = accumulate(
+        s.ancestor,
+        s.stream,
+        cases.ANCESTOR_CLASSES,
+        resident,
+        0,
+        0,
+        None,
+        [],
+        NoCheckpoint(),
+        silent,
+    )
+    ours = accumulate(
+        s.ancestor,
+        s.stream,
+        cases.ANCESTOR_CLASSES,
+        resident,
+        0,
+        1,
+        start,
+        [],
+        NoCheckpoint(),
+        silent,
+    )
     for name, value in plain.model.state_dict().items():
-        torch.testing.assert_close(value.contiguous(), ours.tensors[f"model.{name}"], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            value.contiguous(), ours.tensors[f"model.{name}"], rtol=1e-3, atol=1e-4
+        )
 
 
 def test_overhead_times_both_loops(resident: Resident) -> None:
@@ -167,7 +224,10 @@ def test_flops_leave_out_the_first_data_gradient() -> None:
 
 
 def test_cases_are_chosen_by_name_and_device() -> None:
-    assert [case.name for case in cases.choose_cases(["condenser", "ancestor"], False, "cpu")] == ["ancestor", "condenser"]
+    assert [case.name for case in cases.choose_cases(["condenser", "ancestor"], False, "cpu")] == [
+        "ancestor",
+        "condenser",
+    ]
     assert not any(case.busy for case in cases.choose_cases([], False, "cuda"))
     with pytest.raises(UserError, match="--only nonsense: .*descendants-full"):
         cases.choose_cases(["nonsense"], False, "cpu")
@@ -180,7 +240,10 @@ def measured(*ratios: float) -> dict[str, Any]:
         return {"images": rate * 2, "seconds": 2.0, "others": 0.5}
 
     sgemm = [{"flops": 1e11, "seconds": 1.0}] * 2
-    one = [{"baseline": part(100), "ours": part(100 * r), "alone": part(50 * r), "sgemm": sgemm} for r in ratios]
+    one = [
+        {"baseline": part(100), "ours": part(100 * r), "alone": part(50 * r), "sgemm": sgemm}
+        for r in ratios
+    ]
     return {"baseline": {"num_workers": 2}, "amounts": {}, "processes": 2, "rounds": one}
 
 
@@ -195,7 +258,10 @@ def test_every_round_counts_and_the_median_decides() -> None:
 
 def test_overhead_is_a_share_of_our_iteration_and_less_is_better() -> None:
     case = next(case for case in cases.all_cases(False) if case.kind == "overhead")
-    found = [rows(case, {"rounds": [{"strategy": 0.010, "bare": bare, "iterations": 9}]}, "cpu")[0] for bare in (0.0096, 0.009, 0.011)]
+    found = [
+        rows(case, {"rounds": [{"strategy": 0.010, "bare": bare, "iterations": 9}]}, "cpu")[0]
+        for bare in (0.0096, 0.009, 0.011)
+    ]
     assert [row.value.median for row in found] == pytest.approx([0.04, 0.1, -0.1])
     assert [row.verdict for row in found] == ["met", "missed", "met"]
 
@@ -204,14 +270,32 @@ def test_the_table_shows_numbers_goals_and_the_machine() -> None:
     case = cases.all_cases(False)[0]
     found = measured(2.0, 2.2)
     console = Console(width=160, record=True, file=io.StringIO())
-    about = {"cpu": "Some CPU", "gpu": None, "cores": 2, "capability": "AVX512", "torch": "2", "python": "3", "processes": 2, "baseline_threads": 2}
+    about = {
+        "cpu": "Some CPU",
+        "gpu": None,
+        "cores": 2,
+        "capability": "AVX512",
+        "torch": "2",
+        "python": "3",
+        "processes": 2,
+        "baseline_threads": 2,
+    }
     for line in report.header(about, {"rounds": 2, "seconds": 2.0}, quick=True):
         console.print(line)
     console.print(report.table(rows(case, found, "cpu")))
     for line in report.notes([{"name": case.name, "measured": found}]):
         console.print(line)
     text = console.export_text()
-    for expected in ("Some CPU", "2.10x (2.00..2.20)", ">= 1.8x", ">= 2.5x", "met", "num_workers=2", "0.50 cores", "do not quote"):
+    for expected in (
+        "Some CPU",
+        "2.10x (2.00..2.20)",
+        ">= 1.8x",
+        ">= 2.5x",
+        "met",
+        "num_workers=2",
+        "0.50 cores",
+        "do not quote",
+    ):
         assert expected in text
 
 
@@ -219,15 +303,31 @@ def bench(*words: str) -> Done:
     return evolve("bench", *words)
 
 
-def test_the_command_measures_and_writes_all_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evolve.benchmarks.speed.bench.usable_cores", lambda: 1)  # each process imports torch and Avalanche
-    done = bench("--quick", "--device", "cpu", "--only", "descendants-eighth", "--json", str(tmp_path / "found.json"))
+def test_the_command_measures_and_writes_all_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "evolve.benchmarks.speed.bench.usable_cores", lambda: 1
+    )  # each process imports torch and Avalanche
+    done = bench(
+        "--quick",
+        "--device",
+        "cpu",
+        "--only",
+        "descendants-eighth",
+        "--json",
+        str(tmp_path / "found.json"),
+    )
     assert done.returncode == 0, done.stderr
     assert "descendants, width 1/8" in done.stdout and "torch" in done.stdout
     found = json.loads((tmp_path / "found.json").read_text())
     (case,) = found["cases"]
     assert len(case["measured"]["rounds"]) == 2 and found["machine"]["torch"] == torch.__version__
-    assert all(part["seconds"] > 0 for one in case["measured"]["rounds"] for part in (one["baseline"], one["ours"], one["alone"]))
+    assert all(
+        part["seconds"] > 0
+        for one in case["measured"]["rounds"]
+        for part in (one["baseline"], one["ours"], one["alone"])
+    )
     assert math.isfinite(case["rows"][0]["value"]["median"])
 
 
@@ -239,11 +339,19 @@ def test_a_wrong_option_is_one_line_and_code_2(words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("what", ["descendants 1", "task 5, tested on all", "T = 1"])
-def test_every_kind_of_stage_can_be_timed_as_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+def test_every_kind_of_stage_can_be_timed_as_it_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     monkeypatch.setattr(growth, "REPEATS", 1)
     (point,) = (point for point in growth.points() if point.what == what)
     s = point.settings
-    s = replace(s, data=replace(s.data, size=16), ancestor=replace(s.ancestor, width=1 / 16, epochs=1))
-    s = replace(s, condense=replace(s.condense, images_per_class=8), descend=replace(s.descend, shots=8, epochs=1))
+    s = replace(
+        s, data=replace(s.data, size=16), ancestor=replace(s.ancestor, width=1 / 16, epochs=1)
+    )
+    s = replace(
+        s,
+        condense=replace(s.condense, images_per_class=8),
+        descend=replace(s.descend, shots=8, epochs=1),
+    )
     point = replace(point, settings=s)
     assert growth.seconds(point, tmp_path) > 0 and growth.expected(point) > 0

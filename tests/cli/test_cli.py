@@ -17,14 +17,18 @@ def test_help_imports_nothing_heavy() -> None:
     code = "import sys, evolve.cli.main as c\nfor words in (['--help'], *([name, '--help'] for name in c.cli.commands)):\n"
     code += " try: c.cli.main(words, standalone_mode=False)\n except SystemExit: pass\n"
     code += "print([m for m in ('torch', 'numpy', 'scipy', 'matplotlib', 'avalanche', 'rich') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), text=True, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), text=True, capture_output=True
+    )
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
 def test_help_is_quick() -> None:
     spent = []
     for _ in range(5):
-        begun = sum(os.times()[2:4])  # CPU seconds of children: other work on the machine does not count
+        begun = sum(
+            os.times()[2:4]
+        )  # CPU seconds of children: other work on the machine does not count
         assert evolve_process("--help").returncode == 0
         spent.append(sum(os.times()[2:4]) - begun)
     assert min(spent) < 0.3

@@ -24,7 +24,9 @@ from evolve.networks.vgg import VGG, initialise
 from evolve.networks.vgg_plan import Plan, integral_layers, stack_plan, vgg16_plan
 
 SEED = 4
-PLAN = vgg16_plan(1 / 32)[:3]  # 7 convolutions at 8, 4 and 2 pixels: both ways of computing psi, and resizing both ways
+PLAN = vgg16_plan(1 / 32)[
+    :3
+]  # 7 convolutions at 8, 4 and 2 pixels: both ways of computing psi, and resizing both ways
 PSEUDO_PLAN = stack_plan(PLAN, ("conv1", "conv6"))
 STEPS = 2
 SETTINGS = CondenseSettings(
@@ -36,7 +38,9 @@ SETTINGS = CondenseSettings(
 class Double(Resident):
     """Images in float64."""
 
-    def batch(self, index: Tensor, augment: tuple[str, ...] = (), generator: torch.Generator | None = None) -> Tensor:
+    def batch(
+        self, index: Tensor, augment: tuple[str, ...] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
         return super().batch(index, augment, generator).double()
 
 
@@ -46,12 +50,27 @@ class Case:
     def __init__(self) -> None:
         draw = np.random.default_rng(0)
         labels = np.tile(np.arange(3), 7)
-        images = draw.integers(0, 150, (21, 3, 8, 8), dtype=np.uint8) + (labels * 40).astype(np.uint8)[:, None, None, None]
-        made = ImageSet("noise", images, labels, np.zeros(21, dtype=bool), tuple("abc"), "f", (0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
+        images = (
+            draw.integers(0, 150, (21, 3, 8, 8), dtype=np.uint8)
+            + (labels * 40).astype(np.uint8)[:, None, None, None]
+        )
+        made = ImageSet(
+            "noise",
+            images,
+            labels,
+            np.zeros(21, dtype=bool),
+            tuple("abc"),
+            "f",
+            (0.4, 0.4, 0.4),
+            (0.2, 0.2, 0.2),
+        )
         self.resident = Double(made, torch.device("cpu"))
         order = torch.from_numpy(draw.permutation(21))
         self.train, self.meta = order[:11], order[11:]  # 2 whole batches of 4 each
-        self.train_labels, self.meta_labels = self.resident.labels[self.train], self.resident.labels[self.meta]
+        self.train_labels, self.meta_labels = (
+            self.resident.labels[self.train],
+            self.resident.labels[self.meta],
+        )
         self.ancestor, self.pseudo = VGG(PLAN, 5).double(), VGG(PSEUDO_PLAN, 3).double()
         initialise(self.ancestor, 1, "ancestor")
         initialise(self.pseudo, 2, "pseudo")
@@ -62,7 +81,9 @@ class Case:
 
     def condensation(self, c: CondenseSettings) -> Condensation:
         groups, pseudo_groups = integral_layers(PLAN, "conv"), integral_layers(PSEUDO_PLAN, "stage")
-        return Condensation(self.ancestor, self.pseudo, groups, pseudo_groups, self.resident, self.meta, c, SEED)
+        return Condensation(
+            self.ancestor, self.pseudo, groups, pseudo_groups, self.resident, self.meta, c, SEED
+        )
 
 
 @pytest.fixture
@@ -70,7 +91,9 @@ def case() -> Case:
     return Case()
 
 
-def forward(plan: Plan, tensors: dict[str, Tensor], x: Tensor, running: bool = False) -> tuple[list[list[Tensor]], Tensor]:
+def forward(
+    plan: Plan, tensors: dict[str, Tensor], x: Tensor, running: bool = False
+) -> tuple[list[list[Tensor]], Tensor]:
     """Every unit's map, block by block, and the logits."""
     blocks = []
     for block in plan:
@@ -82,7 +105,10 @@ def forward(plan: Plan, tensors: dict[str, Tensor], x: Tensor, running: bool = F
             else:
                 mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
             x = (x - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()
-            x = F.relu(x * tensors[f"{name}.bn.weight"][:, None, None] + tensors[f"{name}.bn.bias"][:, None, None])
+            x = F.relu(
+                x * tensors[f"{name}.bn.weight"][:, None, None]
+                + tensors[f"{name}.bn.bias"][:, None, None]
+            )
             blocks[-1].append(x)
         x = F.max_pool2d(x, 2)
     return blocks, F.linear(x.mean((2, 3)), tensors["head.weight"], tensors["head.bias"])
@@ -95,13 +121,23 @@ class Algorithm1:
         self.case, self.c = case, c
         theta = {name: p.detach().clone() for name, p in case.pseudo.named_parameters()}
         self.names = list(theta)
-        self.params = [nn.Parameter(p) for p in (*theta.values(), *(z.detach().clone() for z in zeta))]
-        self.sgd = torch.optim.SGD(self.params, lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay)
+        self.params = [
+            nn.Parameter(p) for p in (*theta.values(), *(z.detach().clone() for z in zeta))
+        ]
+        self.sgd = torch.optim.SGD(
+            self.params, lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay
+        )
         self.cosine = torch.optim.lr_scheduler.CosineAnnealingLR(self.sgd, c.epochs * STEPS)
         self.channels = [spec.c_out for block in PLAN for spec in block]
-        self.fc = nn.Parameter(torch.zeros(sum(self.channels), len(PSEUDO_PLAN), dtype=torch.float64))
-        self.fc_bias = nn.Parameter(torch.ones(len(self.channels), len(PSEUDO_PLAN), dtype=torch.float64))
-        self.adam = torch.optim.Adam([self.fc, self.fc_bias], lr=c.meta_lr, weight_decay=c.meta_weight_decay)
+        self.fc = nn.Parameter(
+            torch.zeros(sum(self.channels), len(PSEUDO_PLAN), dtype=torch.float64)
+        )
+        self.fc_bias = nn.Parameter(
+            torch.ones(len(self.channels), len(PSEUDO_PLAN), dtype=torch.float64)
+        )
+        self.adam = torch.optim.Adam(
+            [self.fc, self.fc_bias], lr=c.meta_lr, weight_decay=c.meta_weight_decay
+        )
 
     def train(self) -> list[tuple[float, float]]:
         case, c, losses = self.case, self.c, []
@@ -109,14 +145,22 @@ class Algorithm1:
         for epoch in range(c.epochs):
             draws = generator(SEED, "condense-augment", epoch)
             for rows in epoch_rows(len(case.train), c.batch, SEED, epoch):
-                train = case.resident.batch(case.train[rows], c.augment, draws), case.train_labels[rows]
+                train = (
+                    case.resident.batch(case.train[rows], c.augment, draws),
+                    case.train_labels[rows],
+                )
                 chosen = next(metas)
                 meta = case.resident.batch(case.meta[chosen]), case.meta_labels[chosen]
                 losses.append(self.iterate(train, meta))
         return losses
 
-    def iterate(self, train: tuple[Tensor, Tensor], meta: tuple[Tensor, Tensor]) -> tuple[float, float]:
-        classification, matching = self.ce(train, self.params), self.matching(meta[0], self.alpha(meta[0]).detach(), self.params)
+    def iterate(
+        self, train: tuple[Tensor, Tensor], meta: tuple[Tensor, Tensor]
+    ) -> tuple[float, float]:
+        classification, matching = (
+            self.ce(train, self.params),
+            self.matching(meta[0], self.alpha(meta[0]).detach(), self.params),
+        )
         self.sgd.zero_grad()
         (classification + self.c.match_weight * matching).backward()
         self.sgd.step()
@@ -132,9 +176,16 @@ class Algorithm1:
         now: list[Tensor] = [p.detach().clone().requires_grad_() for p in self.params]
         buffers: list[Tensor] = [b.clone() for b in self.buffers()]
         for step in range(self.c.lookahead + 1):
-            loss = self.matching(meta[0], alpha, now) if step < self.c.lookahead else self.ce(train, now)
+            loss = (
+                self.matching(meta[0], alpha, now)
+                if step < self.c.lookahead
+                else self.ce(train, now)
+            )
             grads = torch.autograd.grad(loss, now, create_graph=True, materialize_grads=True)
-            buffers = [group["momentum"] * b + g + group["weight_decay"] * p for b, g, p in zip(buffers, grads, now, strict=True)]
+            buffers = [
+                group["momentum"] * b + g + group["weight_decay"] * p
+                for b, g, p in zip(buffers, grads, now, strict=True)
+            ]
             now = [p - group["lr"] * b for p, b in zip(now, buffers, strict=True)]
         return self.ce(train if self.c.outer == "train" else meta, now)
 
@@ -163,10 +214,17 @@ class Algorithm1:
         total = torch.zeros(len(x), dtype=torch.float64)
         h = params[len(self.names) :]
         for k, z in enumerate(self.descendant(x, params)[0]):
-            layers = zip(self.ancestor(x), h[2 * k].split(self.channels), h[2 * k + 1].split(self.channels), strict=True)
+            layers = zip(
+                self.ancestor(x),
+                h[2 * k].split(self.channels),
+                h[2 * k + 1].split(self.channels),
+                strict=True,
+            )
             for l, (target, weight, bias) in enumerate(layers):
                 resized = F.interpolate(target, z.shape[-2:], mode="bilinear", align_corners=False)
-                psi = (F.conv2d(z, weight[:, :, None, None], bias) - resized).square().mean((1, 2, 3))
+                psi = (
+                    (F.conv2d(z, weight[:, :, None, None], bias) - resized).square().mean((1, 2, 3))
+                )
                 total = total + alpha[:, l, k] * psi
         return total.mean()
 
@@ -183,7 +241,9 @@ def both(case: Case, c: CondenseSettings) -> Both:
     run = case.condensation(c)
     plain = Algorithm1(case, c, run.state.params[len(run.pseudo.names) :])
     assert run.pseudo.names == [f"network.{name}" for name in plain.names]
-    history = run.train(case.train, case.train_labels, case.meta_labels, lambda fraction, text: None)
+    history = run.train(
+        case.train, case.train_labels, case.meta_labels, lambda fraction, text: None
+    )
     return Both(run, history, plain, plain.train())
 
 
@@ -196,15 +256,32 @@ def close(found: Tensor, expected: Tensor, what: str) -> None:
 def check(done: Both) -> None:
     run, plain, theta = done.run, done.plain, len(done.plain.names)
     for number, (found, expected) in enumerate(zip(run.state.params, plain.params, strict=True)):
-        close(found, expected, f"theta {plain.names[number]}" if number < theta else f"zeta {number - theta}")
-    for number, (found, expected) in enumerate(zip(run.state.buffers, plain.buffers(), strict=True)):
+        close(
+            found,
+            expected,
+            f"theta {plain.names[number]}" if number < theta else f"zeta {number - theta}",
+        )
+    for number, (found, expected) in enumerate(
+        zip(run.state.buffers, plain.buffers(), strict=True)
+    ):
         close(found, expected, f"momentum {number}")
-    for name, found, expected in (("weight", run.state.phi.weight, plain.fc), ("bias", run.state.phi.bias, plain.fc_bias)):
-        close(run.state.optimizer.state[found]["exp_avg"], plain.adam.state[expected]["exp_avg"], f"phi's mean gradient, {name}")
+    for name, found, expected in (
+        ("weight", run.state.phi.weight, plain.fc),
+        ("bias", run.state.phi.bias, plain.fc_bias),
+    ):
+        close(
+            run.state.optimizer.state[found]["exp_avg"],
+            plain.adam.state[expected]["exp_avg"],
+            f"phi's mean gradient, {name}",
+        )
         close(found, expected, f"phi {name}")
     with torch.no_grad():
-        close(run.scores(), plain.alpha(plain.case.resident.batch(plain.case.meta)).mean(0), "scores")
-    for name, losses in zip(("classification", "matching"), zip(*done.losses, strict=True), strict=True):
+        close(
+            run.scores(), plain.alpha(plain.case.resident.batch(plain.case.meta)).mean(0), "scores"
+        )
+    for name, losses in zip(
+        ("classification", "matching"), zip(*done.losses, strict=True), strict=True
+    ):
         assert done.history[name] == pytest.approx(list(losses), rel=1e-5)
 
 
@@ -212,7 +289,10 @@ def check(done: Both) -> None:
 def test_bilevel_loop_is_algorithm_1_with_the_look_ahead(case, lookahead, outer) -> None:
     done = both(case, replace(SETTINGS, lookahead=lookahead, outer=outer))
     check(done)
-    assert float(done.run.state.optimizer.state[done.run.state.phi.weight]["exp_avg"].abs().max()) > 1e-3
+    assert (
+        float(done.run.state.optimizer.state[done.run.state.phi.weight]["exp_avg"].abs().max())
+        > 1e-3
+    )
     alpha = done.run.scores()
     assert float(alpha.min()) > 0 and float((alpha - 1).abs().max()) > 0.05
 

@@ -14,7 +14,9 @@ from evolve.core.errors import UserError
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(2, 30), min_size=1, max_size=5), st.floats(0.01, 0.9), st.integers(0, 5))
+@given(
+    st.lists(st.integers(2, 30), min_size=1, max_size=5), st.floats(0.01, 0.9), st.integers(0, 5)
+)
 def test_split_is_disjoint_complete_and_stratified(sizes, fraction, seed) -> None:
     starts = [100 * i for i in range(len(sizes))]
     indices = [torch.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)]
@@ -25,7 +27,12 @@ def test_split_is_disjoint_complete_and_stratified(sizes, fraction, seed) -> Non
         count = int((meta_labels == label).sum())
         assert 1 <= count <= size - 1 and abs(count - size * fraction) <= 1
     assert all(
-        torch.equal(a, b) for a, b in zip(split_meta(indices, fraction, seed), (train, train_labels, meta, meta_labels), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(
+            split_meta(indices, fraction, seed),
+            (train, train_labels, meta, meta_labels),
+            strict=True,
+        )
     )
 
 
@@ -58,5 +65,9 @@ def test_an_epoch_reads_no_image_twice_and_epochs_differ() -> None:
 
 def test_meta_batches_pass_over_all_meta_data_again_and_again() -> None:
     rows = list(islice(meta_rows(12, 4, 0), 6))
-    assert sorted(torch.cat(rows[:3]).tolist()) == sorted(torch.cat(rows[3:]).tolist()) == list(range(12))
+    assert (
+        sorted(torch.cat(rows[:3]).tolist())
+        == sorted(torch.cat(rows[3:]).tolist())
+        == list(range(12))
+    )
     assert not torch.equal(torch.cat(rows[:3]), torch.cat(rows[3:]))

@@ -41,14 +41,25 @@ def seen(c: CondenseSettings) -> set[str]:
 
 def test_random_layers_depend_on_the_seed_alone() -> None:
     one = condense_ancestor(request("random"))
-    other = condense_ancestor(replace(request("random", weights={k: v * 2 for k, v in state().items()}), resident=None, ancestor_record={}))
+    other = condense_ancestor(
+        replace(
+            request("random", weights={k: v * 2 for k, v in state().items()}),
+            resident=None,
+            ancestor_record={},
+        )
+    )
     assert one.selected == other.selected and len(one.selected) == 4 and one.status == "selected"
-    assert len({condense_ancestor(request("random", seed=seed)).selected for seed in range(20)}) > 10
+    assert (
+        len({condense_ancestor(request("random", seed=seed)).selected for seed in range(20)}) > 10
+    )
     assert condense_ancestor(request("random", top_k=13)).selected == tuple(range(13))
 
 
 def test_every_set_of_layers_is_as_likely() -> None:
-    drawn = Counter(condense_ancestor(request("random", granularity="stage", top_k=2, seed=seed)).selected for seed in range(1000))
+    drawn = Counter(
+        condense_ancestor(request("random", granularity="stage", top_k=2, seed=seed)).selected
+        for seed in range(1000)
+    )
     assert len(drawn) == 10 and chisquare(list(drawn.values())).pvalue > 0.001
 
 
@@ -62,8 +73,14 @@ def test_repeats_of_random_draw_others_and_agree_by_chance() -> None:
 def test_repeats_share_one_split_of_the_images() -> None:
     asked = request("cka", images_per_class=6)
     again = asked.again(5, quiet).again(6, quiet)
-    assert again.seed == 6 and torch.equal(again.split.train, asked.split.train) and torch.equal(again.split.meta, asked.split.meta)
-    assert not torch.equal(request("cka", images_per_class=6, seed=6).split.train, asked.split.train)
+    assert (
+        again.seed == 6
+        and torch.equal(again.split.train, asked.split.train)
+        and torch.equal(again.split.meta, asked.split.meta)
+    )
+    assert not torch.equal(
+        request("cka", images_per_class=6, seed=6).split.train, asked.split.train
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,8 +97,12 @@ def test_repeats_share_one_split_of_the_images() -> None:
         (VIT, "last", 2, "stage", (1,)),
     ],
 )
-def test_fixed_sets(architecture: Architecture, name: str, count: int, granularity: str, expected: tuple[int, ...]) -> None:
-    done = condense_ancestor(request("fixed", architecture, fixed_set=name, top_k=count, granularity=granularity))
+def test_fixed_sets(
+    architecture: Architecture, name: str, count: int, granularity: str, expected: tuple[int, ...]
+) -> None:
+    done = condense_ancestor(
+        request("fixed", architecture, fixed_set=name, top_k=count, granularity=granularity)
+    )
     assert (done.selected, done.status) == (expected, "fixed")
 
 
@@ -100,7 +121,8 @@ def test_repeats_that_would_all_be_the_same_are_refused(method: str) -> None:
 def test_who_draws_and_who_computes(method: str) -> None:
     """Another seed finds another alpha, and the plain path another rounding, where the table says so, and only there."""
     one, other, plain = (
-        condense_ancestor(request(method, gradients=GRADIENTS, seed=seed, reference=reference)) for seed, reference in ((0, False), (1, False), (0, True))
+        condense_ancestor(request(method, gradients=GRADIENTS, seed=seed, reference=reference))
+        for seed, reference in ((0, False), (1, False), (0, True))
     )
     known = condenser_table.CONDENSERS[method]
     assert torch.equal(one.alpha, other.alpha) != known.draws
@@ -131,27 +153,59 @@ def test_the_table_says_what_is_read(method: str, more: dict[str, Any]) -> None:
     c = Recording(**{name: getattr(asked.c, name) for name in names})
     done = condense_ancestor(replace(asked, c=c))
     assert isinstance(done, Condensed)
-    passed_on = {"top_k"} if method == "meta-network" else set()  # handed to select(), which leaves it alone under the threshold
+    passed_on = (
+        {"top_k"} if method == "meta-network" else set()
+    )  # handed to select(), which leaves it alone under the threshold
     assert seen(c) - passed_on - {"repeats"} == names - passed_on - {"repeats"}
 
 
 @pytest.mark.parametrize("method", condenser_table.CONDENSERS)
 def test_what_is_not_read_changes_nothing(method: str) -> None:
     asked = request(method, gradients=GRADIENTS, fixed=(1, 11, 12, 13))
-    others = {"objective": "bilevel", "outer": "train", "meta_optimizer": "adam", "meta_schedule": "constant", "meta_reach": 0.2}
-    others |= {"selection": "top-k", "top_k": 2, "window": 3, "fixed": (2,), "epochs": 2, "images_per_class": 7, "meta_fraction": 0.5}
-    others |= {"batch": 5, "meta_batch": 5, "lookahead": 1, "match_weight": 0.5, "lr": 0.01, "momentum": 0.5, "weight_decay": 0.1, "meta_lr": 0.1}
+    others = {
+        "objective": "bilevel",
+        "outer": "train",
+        "meta_optimizer": "adam",
+        "meta_schedule": "constant",
+        "meta_reach": 0.2,
+    }
+    others |= {
+        "selection": "top-k",
+        "top_k": 2,
+        "window": 3,
+        "fixed": (2,),
+        "epochs": 2,
+        "images_per_class": 7,
+        "meta_fraction": 0.5,
+    }
+    others |= {
+        "batch": 5,
+        "meta_batch": 5,
+        "lookahead": 1,
+        "match_weight": 0.5,
+        "lr": 0.01,
+        "momentum": 0.5,
+        "weight_decay": 0.1,
+        "meta_lr": 0.1,
+    }
     others |= {"meta_weight_decay": 0.1, "augment": ("flip",), "fixed_set": "front"}
     others |= {"budget": 0.9, "trial_tasks": 3, "rivals": ("cka",)}
-    unread = {name: value for name, value in others.items() if name not in condenser_table.read(asked.c)}
-    one, other = condense_ancestor(asked), condense_ancestor(replace(asked, c=replace(asked.c, **unread)))
+    unread = {
+        name: value for name, value in others.items() if name not in condenser_table.read(asked.c)
+    }
+    one, other = (
+        condense_ancestor(asked),
+        condense_ancestor(replace(asked, c=replace(asked.c, **unread))),
+    )
     assert unread and torch.equal(one.alpha, other.alpha) and one.selected == other.selected
 
 
 def test_repeats_are_judged_by_the_methods_own_rule() -> None:
     """Scores below 0 with the threshold: the meta-network's rule would call them collapsed."""
     asked = request("similarity", fixed=(1,))
-    alphas = [torch.tensor([[-0.2, -0.9], [-0.3, -0.1], [-0.9, -0.5]]) - shift for shift in (0.0, 0.2)]
+    alphas = [
+        torch.tensor([[-0.2, -0.9], [-0.3, -0.1], [-0.9, -0.5]]) - shift for shift in (0.0, 0.2)
+    ]
     asked.__dict__["groups"] = (("conv1",), ("conv2",), ("conv3",))
     done = agreed([scored(asked, alpha, {}, "threshold") for alpha in alphas], asked)
     assert (done.status, done.selected, done.agreement) == ("selected", (0, 1), 1.0)
@@ -175,4 +229,9 @@ def test_scores_that_are_not_finite_leave_no_such_numbers_behind() -> None:
     alpha = torch.ones(13, 7)
     alpha[3, 1] = float("inf")
     done = scored(asked, alpha, {}, "threshold")
-    assert done.status == "collapsed" and done.selected == (0, 10, 11, 12) and not done.alpha.any() and torch.isfinite(done.weights).all()
+    assert (
+        done.status == "collapsed"
+        and done.selected == (0, 10, 11, 12)
+        and not done.alpha.any()
+        and torch.isfinite(done.weights).all()
+    )

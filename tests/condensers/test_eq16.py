@@ -26,7 +26,9 @@ from evolve.core.settings import CondenseSettings
 from evolve.networks.vgg_plan import integral_layers
 
 STEPS = 2  # an epoch
-SETTINGS = CondenseSettings(epochs=2, batch=4, meta_batch=4, match_weight=0.7, lr=0.05, weight_decay=1e-2, meta_lr=0.05)
+SETTINGS = CondenseSettings(
+    epochs=2, batch=4, meta_batch=4, match_weight=0.7, lr=0.05, weight_decay=1e-2, meta_lr=0.05
+)
 CHANNELS = [spec.c_out for block in PLAN for spec in block]
 
 
@@ -40,9 +42,14 @@ class Plain:
         pairs = len(CHANNELS), len(PSEUDO_PLAN)
         self.fc = nn.Parameter(torch.zeros(sum(CHANNELS), pairs[1], dtype=torch.float64))
         self.bias = nn.Parameter(torch.ones(pairs, dtype=torch.float64))
-        self.of_w = torch.optim.SGD(self.w, lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay)
+        self.of_w = torch.optim.SGD(
+            self.w, lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay
+        )
         self.of_phi = torch.optim.SGD([self.fc, self.bias], lr=c.meta_lr)
-        self.cosines = [torch.optim.lr_scheduler.CosineAnnealingLR(o, c.epochs * STEPS) for o in (self.of_w, self.of_phi)]
+        self.cosines = [
+            torch.optim.lr_scheduler.CosineAnnealingLR(o, c.epochs * STEPS)
+            for o in (self.of_w, self.of_phi)
+        ]
         self.norms, self.losses = list[float](), list[tuple[float, float]]()
 
     def train(self) -> None:
@@ -52,18 +59,24 @@ class Plain:
             draws = generator(SEED, "condense-augment", epoch)
             for rows in epoch_rows(len(case.train), c.batch, SEED, epoch):
                 images = case.resident.batch(case.train[rows], c.augment, draws)
-                self.iterate(images, case.train_labels[rows], case.resident.batch(case.meta[next(metas)]))
+                self.iterate(
+                    images, case.train_labels[rows], case.resident.batch(case.meta[next(metas)])
+                )
 
     def iterate(self, images: Tensor, labels: Tensor, meta: Tensor) -> None:
         self.of_w.zero_grad()
         classification = F.cross_entropy(self.descendant(images)[1], labels)
-        (classification + self.c.match_weight * self.l_meta(images, self.alpha(images).detach())).backward()
+        (
+            classification + self.c.match_weight * self.l_meta(images, self.alpha(images).detach())
+        ).backward()
         self.of_w.step()
         self.of_phi.zero_grad()
         matching = self.l_meta(meta, self.alpha(meta))
         matching.backward()
         self.losses.append((float(classification.detach()), float(matching.detach())))
-        self.norms.append(sum(float(p.grad.square().sum()) for p in (self.fc, self.bias) if p.grad is not None))
+        self.norms.append(
+            sum(float(p.grad.square().sum()) for p in (self.fc, self.bias) if p.grad is not None)
+        )
         self.of_phi.step()
         for cosine in self.cosines:
             cosine.step()
@@ -71,14 +84,22 @@ class Plain:
     def l_meta(self, x: Tensor, alpha: Tensor) -> Tensor:
         zeta = self.w[len(self.names) :]
         h = [Projection(zeta[i], zeta[i + 1]) for i in range(0, len(zeta), 2)]
-        return (alpha * psi_reference(self.ancestor(x), self.descendant(x)[0], h)).sum((1, 2)).mean()
+        return (
+            (alpha * psi_reference(self.ancestor(x), self.descendant(x)[0], h)).sum((1, 2)).mean()
+        )
 
     def alpha(self, x: Tensor) -> Tensor:
         rows = zip(self.ancestor(x), self.fc.split(CHANNELS), self.bias, strict=True)
-        return torch.stack([(z.mean((2, 3)) @ weight + bias).clamp(0, 6) for z, weight, bias in rows], 1)
+        return torch.stack(
+            [(z.mean((2, 3)) @ weight + bias).clamp(0, 6) for z, weight, bias in rows], 1
+        )
 
     def ancestor(self, x: Tensor) -> list[Tensor]:
-        return [z for block in forward(PLAN, self.case.ancestor.state_dict(), x, running=True)[0] for z in block]
+        return [
+            z
+            for block in forward(PLAN, self.case.ancestor.state_dict(), x, running=True)[0]
+            for z in block
+        ]
 
     def descendant(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         blocks, logits = forward(PSEUDO_PLAN, dict(zip(self.names, self.w, strict=False)), x)
@@ -87,7 +108,9 @@ class Plain:
 
 def condensation(case: Case, c: CondenseSettings, reference: bool) -> Condensation:
     groups = integral_layers(PLAN, "conv"), integral_layers(PSEUDO_PLAN, "stage")
-    return Condensation(case.ancestor, case.pseudo, *groups, case.resident, case.meta, c, SEED, reference)
+    return Condensation(
+        case.ancestor, case.pseudo, *groups, case.resident, case.meta, c, SEED, reference
+    )
 
 
 def close(found: Tensor, expected: Tensor) -> None:
@@ -116,14 +139,24 @@ def test_the_loop_is_algorithm_1_with_eq_16(reference: bool, augment: tuple[str,
         expected = plain.alpha(case.resident.batch(case.meta)).mean(0)
     close(run.scores(), expected)
     assert 0.05 < movement(expected) < 1 and bool((expected < 1).all())
-    assert curves["gradient"] == pytest.approx(plain.norms, rel=1e-5) and curves["iteration"] == [1, 2, 3, 4]
-    for name, losses in zip(("classification", "matching"), zip(*plain.losses, strict=True), strict=True):
+    assert curves["gradient"] == pytest.approx(plain.norms, rel=1e-5) and curves["iteration"] == [
+        1,
+        2,
+        3,
+        4,
+    ]
+    for name, losses in zip(
+        ("classification", "matching"), zip(*plain.losses, strict=True), strict=True
+    ):
         assert curves[name] == pytest.approx(list(losses), rel=1e-5)
     assert curves["alpha_mean"][-1] == pytest.approx(float(expected.mean()), rel=1e-6)
 
 
 def test_the_fast_path_is_the_plain_one_but_for_rounding() -> None:
-    fast, plain = (condense_ancestor(request("meta-network", epochs=2, meta_lr=0.03, reference=reference)) for reference in (False, True))
+    fast, plain = (
+        condense_ancestor(request("meta-network", epochs=2, meta_lr=0.03, reference=reference))
+        for reference in (False, True)
+    )
     assert movement(fast.alpha) > 0.01 and not torch.equal(fast.alpha, plain.alpha)
     assert torch.allclose(fast.alpha, plain.alpha, rtol=0, atol=0.01 * movement(plain.alpha))
 
@@ -131,7 +164,12 @@ def test_the_fast_path_is_the_plain_one_but_for_rounding() -> None:
 def test_a_constant_rate_and_adam_are_other_steps() -> None:
     found = [
         condense_ancestor(request("meta-network", epochs=2, meta_lr=1e-3, **more)).alpha
-        for more in ({}, {"meta_schedule": "constant"}, {"meta_optimizer": "adam"}, {"meta_weight_decay": 0.5})
+        for more in (
+            {},
+            {"meta_schedule": "constant"},
+            {"meta_optimizer": "adam"},
+            {"meta_weight_decay": 0.5},
+        )
     ]
     moved = [movement(alpha) for alpha in found]
     assert moved[1] > moved[0] and len(set(moved)) == 4
@@ -151,9 +189,20 @@ def scaled(factor: float) -> dict[str, Tensor]:
 @pytest.mark.parametrize("factor", [0.1, 1.0, 10.0])
 def test_alpha_moves_far_enough_whatever_the_scale_of_the_features(factor: float) -> None:
     reach = 0.25
-    done = condense_ancestor(request("meta-network", weights=scaled(factor), epochs=3, meta_reach=reach, meta_lr=1e-4, augment=()))
+    done = condense_ancestor(
+        request(
+            "meta-network",
+            weights=scaled(factor),
+            epochs=3,
+            meta_reach=reach,
+            meta_lr=1e-4,
+            augment=(),
+        )
+    )
     assert done.status == "selected", done.selected_by
-    (moved,), (tried,), (rate,) = (done.effort[name] for name in ("movement", "attempts", "meta_lr"))
+    (moved,), (tried,), (rate,) = (
+        done.effort[name] for name in ("movement", "attempts", "meta_lr")
+    )
     assert moved == pytest.approx(movement(done.alpha)) and reach / 2 <= moved <= 2 * reach
     assert tried in (2, 3) and rate != 1e-4, "the paper's rate is none of these ancestors'"
 
@@ -174,4 +223,7 @@ def test_alpha_that_hardly_moved_decides_nothing() -> None:
 
     assert select(alpha, "threshold", 4, (0,)).status == "selected"
     chosen = select(alpha, "threshold", 4, (0,), reach=5 * movement(alpha))
-    assert (chosen.status, chosen.selected) == ("tied", (0,)) and "alpha hardly moved (mean |1 - alpha| = " in chosen.selected_by
+    assert (chosen.status, chosen.selected) == (
+        "tied",
+        (0,),
+    ) and "alpha hardly moved (mean |1 - alpha| = " in chosen.selected_by

@@ -26,7 +26,9 @@ def double(architecture: Architecture) -> Network:
     return model.double().eval()
 
 
-def by_the_loop(model: Network, groups: tuple[tuple[str, ...], ...], images: Tensor, labels: Tensor) -> list[float]:
+def by_the_loop(
+    model: Network, groups: tuple[tuple[str, ...], ...], images: Tensor, labels: Tensor
+) -> list[float]:
     """Sum over images and parameters of (d log p / d theta * theta)^2."""
     found = [0.0] * len(groups)
     for image, label in zip(images, labels, strict=True):
@@ -34,13 +36,18 @@ def by_the_loop(model: Network, groups: tuple[tuple[str, ...], ...], images: Ten
         F.log_softmax(model(image[None]), 1)[0, label].backward()
         for place, group in enumerate(groups):
             for layer in group:
-                found[place] += sum(float(((p.grad * p.detach()) ** 2).sum()) for p in model.layers[layer].parameters())
+                found[place] += sum(
+                    float(((p.grad * p.detach()) ** 2).sum())
+                    for p in model.layers[layer].parameters()
+                )
     return found
 
 
 @pytest.mark.parametrize("granularity", ["conv", "stage"])
 @pytest.mark.parametrize("architecture", [VGG16, VIT], ids=["vgg", "vit"])
-def test_sensitivity_equals_one_backward_pass_an_image(architecture: Architecture, granularity: str) -> None:
+def test_sensitivity_equals_one_backward_pass_an_image(
+    architecture: Architecture, granularity: str
+) -> None:
     model, groups = double(architecture), architecture.integral_layers(granularity)
     images, labels = resident().batch(torch.arange(5)).double(), torch.tensor([0, 4, 2, 2, 1])
     found = sensitivity(model, groups, images, labels)
@@ -48,7 +55,9 @@ def test_sensitivity_equals_one_backward_pass_an_image(architecture: Architectur
     assert found.min() > 0 and not model.training
 
 
-def test_the_condensation_is_the_mean_over_the_meta_images_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_condensation_is_the_mean_over_the_meta_images_whatever_the_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = request("fisher")
     done = condense_ancestor(asked)
     model, index = double(VGG16), asked.split.meta
@@ -66,9 +75,17 @@ def test_it_does_not_change_with_the_multiple_that_bn_leaves_open() -> None:
     """conv3 times 10, its BN's statistics with it: the network is the same, F alone is a hundredth."""
     part = {name: tensor for name, tensor in state().items() if name.startswith("layers.conv3.")}
     factors = {"conv.weight": 10, "conv.bias": 10, "bn.running_mean": 10, "bn.running_var": 100}
-    scaled = {name: tensor * factors.get(name.removeprefix("layers.conv3."), 1) for name, tensor in part.items()}
-    one, other = condense_ancestor(request("fisher")), condense_ancestor(request("fisher", weights=scaled))
-    assert other.scores.tolist() == pytest.approx(one.scores.tolist(), rel=1e-2)  # BN's eps does not scale
+    scaled = {
+        name: tensor * factors.get(name.removeprefix("layers.conv3."), 1)
+        for name, tensor in part.items()
+    }
+    one, other = (
+        condense_ancestor(request("fisher")),
+        condense_ancestor(request("fisher", weights=scaled)),
+    )
+    assert other.scores.tolist() == pytest.approx(
+        one.scores.tolist(), rel=1e-2
+    )  # BN's eps does not scale
 
 
 def test_labels_are_drawn_from_the_prediction_and_by_the_generator_alone() -> None:
@@ -79,7 +96,9 @@ def test_labels_are_drawn_from_the_prediction_and_by_the_generator_alone() -> No
     before, index = torch.get_rng_state(), torch.arange(40).repeat(50)
     labels = drawn_labels(model, resident(), index, generator(1, "x"))
     assert torch.equal(labels, drawn_labels(model, resident(), index, generator(1, "x")))
-    assert torch.bincount(labels, minlength=5).tolist() == pytest.approx([1000, 500, 250, 250, 0], abs=75)
+    assert torch.bincount(labels, minlength=5).tolist() == pytest.approx(
+        [1000, 500, 250, 250, 0], abs=75
+    )
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -87,7 +106,11 @@ def test_repeats_draw_other_labels_and_keep_the_rule() -> None:
     """condense.selection is not read: the mean of the repeats is cut at top_k as each of them was."""
     done = condense_ancestor(request("fisher", repeats=3, top_k=5))
     single = [condense_ancestor(request("fisher", seed=seed, top_k=5)) for seed in (0, 1)]
-    assert len(done.selected) == 5 and done.selected_by.startswith("top-5, mean") and len(done.repeats) == 3
+    assert (
+        len(done.selected) == 5
+        and done.selected_by.startswith("top-5, mean")
+        and len(done.repeats) == 3
+    )
     assert done.repeats[0] == single[0].selected
     assert not torch.equal(single[0].alpha, single[1].alpha)
 
@@ -100,4 +123,7 @@ def test_an_ancestor_that_diverged_is_a_user_error(architecture: Architecture) -
 
 def test_an_ancestor_that_predicts_the_same_for_every_image_leaves_the_layers_tied() -> None:
     done = condense_ancestor(request("fisher", weights={"head.weight": torch.zeros(5, 16)}))
-    assert (done.status, done.selected) == ("tied", (0, 10, 11, 12)) and "fixed set, because the layers are tied" in done.selected_by
+    assert (done.status, done.selected) == (
+        "tied",
+        (0, 10, 11, 12),
+    ) and "fixed set, because the layers are tied" in done.selected_by

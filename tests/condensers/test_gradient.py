@@ -31,7 +31,9 @@ def test_the_steadiest_layers_of_the_last_tasks_are_kept() -> None:
     assert done.selected == tuple(sorted(np.argsort(spread)[:3].tolist()))
     assert np.allclose(done.alpha[:, 0], -spread) and done.alpha.shape == (13, 1)
     assert (done.status, done.selected_by) == ("selected", "top-3")
-    assert done.selected != tuple(sorted(np.argsort(NUMBERS.std(0))[:3].tolist()))  # the window counts
+    assert done.selected != tuple(
+        sorted(np.argsort(NUMBERS.std(0))[:3].tolist())
+    )  # the window counts
 
 
 def test_a_window_longer_than_the_lineage_takes_all_of_it() -> None:
@@ -43,7 +45,10 @@ def test_a_window_longer_than_the_lineage_takes_all_of_it() -> None:
 def test_less_than_two_tasks_are_tied_and_say_why(tasks: int) -> None:
     done = condense_ancestor(request("gradient", gradients=NUMBERS[:tasks].tolist(), fixed=(2, 5)))
     assert (done.status, done.selected) == ("tied", (1, 4))
-    assert done.selected_by == f"fixed set, because stability needs the gradients of at least 2 tasks; {tasks} task{'s' * (tasks != 1)} recorded"
+    assert (
+        done.selected_by
+        == f"fixed set, because stability needs the gradients of at least 2 tasks; {tasks} task{'s' * (tasks != 1)} recorded"
+    )
 
 
 def test_a_network_that_was_not_trained_here_has_no_record_and_no_image_is_read() -> None:
@@ -58,12 +63,21 @@ def test_equally_steady_layers_at_the_cut_are_tied() -> None:
     rows[:, :6] = 0.5  # six of them never move
     done = condense_ancestor(request("gradient", gradients=rows.tolist(), top_k=4))
     assert done.status == "tied" and "tied at the cut after 4" in done.selected_by
-    assert condense_ancestor(request("gradient", gradients=rows.tolist(), top_k=6)).selected == (0, 1, 2, 3, 4, 5)
+    assert condense_ancestor(request("gradient", gradients=rows.tolist(), top_k=6)).selected == (
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+    )
 
 
 def test_a_stages_fraction_is_that_of_all_its_weights() -> None:
     """Counted over the stage as over one layer: large layers weigh more."""
-    done = condense_ancestor(request("gradient", granularity="stage", gradients=NUMBERS.tolist(), window=8, top_k=2))
+    done = condense_ancestor(
+        request("gradient", granularity="stage", gradients=NUMBERS.tolist(), window=8, top_k=2)
+    )
     sizes = [VGG16.build(1).layers[name].conv.weight.numel() for name in VGG16.layer_names]
     counted = NUMBERS * sizes
     stages = [(0, 2), (2, 4), (4, 7), (7, 10), (10, 13)]
@@ -77,7 +91,9 @@ def test_entries_above_the_threshold_are_counted_with_their_sign() -> None:
     assert counts.fractions() == [0.0] * 13
     shape = network.layers["conv2"].conv.weight.shape
     for gradients in ([0.4, 0.6, -9.0, 0.5], [0.6, 0.7, 0.8, 0.0]):
-        network.layers["conv2"].conv.weight.grad = torch.tensor(gradients).repeat(shape.numel() // 4).view(shape)
+        network.layers["conv2"].conv.weight.grad = (
+            torch.tensor(gradients).repeat(shape.numel() // 4).view(shape)
+        )
         counts.step()
         counts.end_epoch()
     expected = [0.0] * 13  # the other layers get no gradient; biases and BN are not looked at
@@ -86,7 +102,9 @@ def test_entries_above_the_threshold_are_counted_with_their_sign() -> None:
     assert counts.fractions() == expected
 
 
-def spied(monkeypatch: pytest.MonkeyPatch, threshold: float, steps: int) -> list[dict[str, list[float]]]:
+def spied(
+    monkeypatch: pytest.MonkeyPatch, threshold: float, steps: int
+) -> list[dict[str, list[float]]]:
     """For every task, layer -> its fraction at an epoch's first step and every EVERY-th after, from the gradients the optimizer sees."""
     tasks: list[dict[str, list[float]]] = []
     plain = CompiledSGD.step
@@ -109,7 +127,9 @@ def spied(monkeypatch: pytest.MonkeyPatch, threshold: float, steps: int) -> list
     return tasks
 
 
-def test_the_record_holds_what_the_optimizer_saw_task_by_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_record_holds_what_the_optimizer_saw_task_by_task(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     a, resident = settings("naive", "shared", batch=4, gradient_threshold=1e-4), stripes(12)
     steps = 9  # 36 images (or 37) in batches of 4
     expected = spied(monkeypatch, 1e-4, steps)
@@ -119,7 +139,9 @@ def test_the_record_holds_what_the_optimizer_saw_task_by_task(monkeypatch: pytes
     assert done[3].record["gradients"][:2] == done[2].record["gradients"]
     for found, task in zip(done[3].record["gradients"], expected, strict=True):
         assert all(len(values) == A.epochs * 2 for values in task.values())
-        assert found == pytest.approx([float(np.mean(task[name])) for name in VGG16.layer_names], abs=1e-12)
+        assert found == pytest.approx(
+            [float(np.mean(task[name])) for name in VGG16.layer_names], abs=1e-12
+        )
         assert all(0 < one < 0.95 for one in found)
     json.dumps(done[3].record["gradients"])
 
@@ -147,7 +169,16 @@ def test_a_whole_request_reads_the_record_of_the_ancestor(tmp_path: Path) -> Non
     done = in_stages(A, stripes(8), tmp_path)[3]
     asked = request("gradient")
     chosen = condense_ancestor(
-        Request(asked.architecture, asked.state, json.loads(json.dumps(done.record)), asked.classes, asked.resident, asked.c, 0, quiet)
+        Request(
+            asked.architecture,
+            asked.state,
+            json.loads(json.dumps(done.record)),
+            asked.classes,
+            asked.resident,
+            asked.c,
+            0,
+            quiet,
+        )
     )
     assert chosen.status == "selected" and len(chosen.selected) == 4
     assert np.allclose(chosen.scores, -np.array(done.record["gradients"]).std(0))

@@ -39,9 +39,16 @@ class Case:
         self.matcher = Matcher(layout(targets, targets), meta)
         self.frozen = self.matcher.freeze(targets)
         self.pseudo = Pseudo(network, groups, self.matcher, seed=0)
-        self.params = tuple(p + 0.05 * torch.randn(p.shape, generator=draw, dtype=p.dtype) for p in self.pseudo.initial)
-        self.buffers = tuple(0.1 * torch.randn(p.shape, generator=draw, dtype=p.dtype) for p in self.params)
-        self.alpha = 2 * torch.rand(5, len(groups), len(groups), generator=draw, dtype=torch.float64)
+        self.params = tuple(
+            p + 0.05 * torch.randn(p.shape, generator=draw, dtype=p.dtype)
+            for p in self.pseudo.initial
+        )
+        self.buffers = tuple(
+            0.1 * torch.randn(p.shape, generator=draw, dtype=p.dtype) for p in self.params
+        )
+        self.alpha = 2 * torch.rand(
+            5, len(groups), len(groups), generator=draw, dtype=torch.float64
+        )
         self.matching = lambda p, a: self.pseudo.matching(self.frozen, meta, a, p)
         self.train_loss = lambda p: self.pseudo.loss(train, train_labels, p)
         self.outer_loss = lambda p: self.pseudo.loss(meta, meta_labels, p)
@@ -77,7 +84,9 @@ def test_gradient_is_that_of_a_real_look_ahead_by_torch_sgd(case: Case) -> None:
 
     def outer(alpha: torch.Tensor) -> float:
         params = [nn.Parameter(p.clone()) for p in case.params]
-        optimizer = torch.optim.SGD(params, lr=RULE.lr, momentum=RULE.momentum, weight_decay=RULE.weight_decay)
+        optimizer = torch.optim.SGD(
+            params, lr=RULE.lr, momentum=RULE.momentum, weight_decay=RULE.weight_decay
+        )
         for p, b in zip(params, case.buffers, strict=True):
             optimizer.state[p]["momentum_buffer"] = b.clone()
         for step in range(3):
@@ -88,9 +97,13 @@ def test_gradient_is_that_of_a_real_look_ahead_by_torch_sgd(case: Case) -> None:
             optimizer.step()
         return float(case.outer_loss(params).detach())
 
-    direction = torch.randn(case.alpha.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    direction = torch.randn(
+        case.alpha.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
     step = 1e-5
-    numeric = (outer(case.alpha + step * direction) - outer(case.alpha - step * direction)) / (2 * step)
+    numeric = (outer(case.alpha + step * direction) - outer(case.alpha - step * direction)) / (
+        2 * step
+    )
     gradient = reverse_sweep(case.look(2), case.alpha, case.params, case.buffers, RULE)[1]
     assert float((gradient * direction).sum()) == pytest.approx(numeric, rel=1e-4)
 
@@ -98,13 +111,18 @@ def test_gradient_is_that_of_a_real_look_ahead_by_torch_sgd(case: Case) -> None:
 def test_look_ahead_leaves_the_real_state_bit_equal(case: Case) -> None:
     def state() -> list[torch.Tensor]:
         model = [*case.network.parameters(), *case.network.buffers()]
-        return [t.detach().clone() for t in (*case.params, *case.buffers, case.alpha, *model, torch.get_rng_state())]
+        return [
+            t.detach().clone()
+            for t in (*case.params, *case.buffers, case.alpha, *model, torch.get_rng_state())
+        ]
 
     before = state()
     first = reverse_sweep(case.look(2), case.alpha, case.params, case.buffers, RULE)[1]
     assert all(torch.equal(a, b) for a, b in zip(before, state(), strict=True))
     assert not any(t.requires_grad for t in (*case.params, *case.buffers, case.alpha))
-    assert torch.equal(first, reverse_sweep(case.look(2), case.alpha, case.params, case.buffers, RULE)[1])
+    assert torch.equal(
+        first, reverse_sweep(case.look(2), case.alpha, case.params, case.buffers, RULE)[1]
+    )
 
 
 def test_sgd_is_torchs() -> None:

@@ -17,10 +17,14 @@ from evolve.condensers.meta_network.matching import (
     psi_reference,
 )
 
-maps = st.lists(st.tuples(st.integers(1, 6), st.sampled_from([1, 2, 3, 4, 8])), min_size=1, max_size=4)
+maps = st.lists(
+    st.tuples(st.integers(1, 6), st.sampled_from([1, 2, 3, 4, 8])), min_size=1, max_size=4
+)
 
 
-def _tensors(ancestor, descendant, batch, seed) -> tuple[list[Tensor], list[Tensor], list[Projection]]:
+def _tensors(
+    ancestor, descendant, batch, seed
+) -> tuple[list[Tensor], list[Tensor], list[Projection]]:
     draw = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -28,8 +32,14 @@ def _tensors(ancestor, descendant, batch, seed) -> tuple[list[Tensor], list[Tens
 
     channels = sum(c for c, _ in ancestor)
     targets = [normal(batch, c, s, s) for c, s in ancestor]
-    features = [normal(batch, c, s, s).contiguous(memory_format=torch.channels_last).requires_grad_() for c, s in descendant]
-    h = [Projection(normal(channels, c).requires_grad_(), normal(channels).requires_grad_()) for c, _ in descendant]
+    features = [
+        normal(batch, c, s, s).contiguous(memory_format=torch.channels_last).requires_grad_()
+        for c, s in descendant
+    ]
+    h = [
+        Projection(normal(channels, c).requires_grad_(), normal(channels).requires_grad_())
+        for c, _ in descendant
+    ]
     return targets, features, h
 
 
@@ -38,30 +48,40 @@ def _close(found: Tensor, expected: Tensor) -> None:
     assert float((found - expected).abs().max()) <= 1e-10 * max(1.0, float(expected.abs().max()))
 
 
-def _psi(matcher: Matcher, frozen: Frozen, features: list[Tensor], h: list[Projection], batch: int) -> Tensor:
+def _psi(
+    matcher: Matcher, frozen: Frozen, features: list[Tensor], h: list[Projection], batch: int
+) -> Tensor:
     """psi [B, L, K] out of L_meta, which is linear in alpha."""
-    alpha = features[0].new_zeros(batch, len(matcher.layout.ancestor), len(features)).requires_grad_()
+    alpha = (
+        features[0].new_zeros(batch, len(matcher.layout.ancestor), len(features)).requires_grad_()
+    )
     return torch.autograd.grad(matcher.loss(frozen, alpha, features, h), alpha)[0] * batch
 
 
 def _derivatives(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     """The loss, its gradients, and gradients of a fixed functional of those (a Hessian product)."""
     first = torch.autograd.grad(loss, leaves, create_graph=True)
-    functional = sum((g * torch.cos(torch.arange(g.numel(), dtype=g.dtype)).view(g.shape)).sum() for g in first)
+    functional = sum(
+        (g * torch.cos(torch.arange(g.numel(), dtype=g.dtype)).view(g.shape)).sum() for g in first
+    )
     assert isinstance(functional, Tensor)
     return [loss, *first, *torch.autograd.grad(functional, leaves)]
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(ancestor=maps, descendant=maps, batch=st.integers(1, 3), seed=st.integers(0, 9))
-def test_fast_loss_and_its_first_and_second_derivatives_equal_the_formula(ancestor, descendant, batch, seed) -> None:
+def test_fast_loss_and_its_first_and_second_derivatives_equal_the_formula(
+    ancestor, descendant, batch, seed
+) -> None:
     targets, features, h = _tensors(ancestor, descendant, batch, seed)
     matcher = Matcher(layout(targets, features), targets[0])
     frozen = matcher.freeze(targets)
     plain = psi_reference(targets, features, h)
     assert plain.shape == (batch, len(ancestor), len(descendant))
     _close(_psi(matcher, frozen, features, h, batch), plain)
-    alpha = torch.rand(plain.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
+    alpha = torch.rand(
+        plain.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).requires_grad_()
     leaves = [alpha, *features, *(p.weight for p in h), *(p.bias for p in h)]
     found = _derivatives(matcher.loss(frozen, alpha, features, h), leaves)
     for a, b in zip(found, _derivatives((alpha * plain).sum() / batch, leaves), strict=True):
@@ -75,8 +95,16 @@ def test_both_ways_of_computing_are_covered() -> None:
 
 
 def test_psi_of_one_pair_by_hand() -> None:
-    target, z = torch.tensor([[[[3.0]]]], dtype=torch.float64), torch.tensor([[[[1.0]], [[2.0]]]], dtype=torch.float64)
-    h = [Projection(torch.tensor([[2.0, 0.5]], dtype=torch.float64), torch.tensor([4.0], dtype=torch.float64))]
+    target, z = (
+        torch.tensor([[[[3.0]]]], dtype=torch.float64),
+        torch.tensor([[[[1.0]], [[2.0]]]], dtype=torch.float64),
+    )
+    h = [
+        Projection(
+            torch.tensor([[2.0, 0.5]], dtype=torch.float64),
+            torch.tensor([4.0], dtype=torch.float64),
+        )
+    ]
     expected = (2.0 * 1 + 0.5 * 2 + 4 - 3) ** 2
     assert psi_reference([target], [z], h).item() == expected
     matcher = Matcher(layout([target], [z]), target)
@@ -86,8 +114,13 @@ def test_psi_of_one_pair_by_hand() -> None:
 def test_psi_reference_is_the_mean_square_over_channels_and_pixels_of_the_resized_map() -> None:
     targets, features, h = _tensors([(5, 2)], [(3, 4)], 2, 1)
     resized = F.interpolate(targets[0], (4, 4), mode="bilinear", align_corners=False)
-    projected = torch.einsum("oc,bchw->bohw", h[0].weight, features[0]) + h[0].bias[None, :, None, None]
-    _close(psi_reference(targets, features, h)[:, 0, 0], (projected - resized).pow(2).sum((1, 2, 3)) / (5 * 16))
+    projected = (
+        torch.einsum("oc,bchw->bohw", h[0].weight, features[0]) + h[0].bias[None, :, None, None]
+    )
+    _close(
+        psi_reference(targets, features, h)[:, 0, 0],
+        (projected - resized).pow(2).sum((1, 2, 3)) / (5 * 16),
+    )
 
 
 def test_frozen_side_is_per_image_and_counted() -> None:
@@ -98,9 +131,16 @@ def test_frozen_side_is_per_image_and_counted() -> None:
     rows = torch.tensor([3, 0, 3])
     picked = _psi(matcher, whole[rows], [z[rows] for z in features], h, 3)
     _close(picked, _psi(matcher, whole, features, h, 5)[rows])
-    joined = Frozen.join([matcher.freeze([t[:2] for t in targets]), matcher.freeze([t[2:] for t in targets])])
+    joined = Frozen.join(
+        [matcher.freeze([t[:2] for t in targets]), matcher.freeze([t[2:] for t in targets])]
+    )
     _close(_psi(matcher, joined, features, h, 5), _psi(matcher, whole, features, h, 5))
-    held = [whole.pooled, *whole.energy.values(), *whole.totals.values(), *(m for runs in whole.maps.values() for m in runs)]
+    held = [
+        whole.pooled,
+        *whole.energy.values(),
+        *whole.totals.values(),
+        *(m for runs in whole.maps.values() for m in runs),
+    ]
     assert matcher.numbers_per_image() * 5 == sum(t.numel() for t in held)
 
 

@@ -21,16 +21,30 @@ from evolve.networks.vgg import VGG
 from evolve.networks.vgg_plan import PAPER_SET, integral_layers, stack_plan, vgg16_plan
 
 PLAN = vgg16_plan(1 / 32)
-QUICK = CondenseSettings(granularity="stage", epochs=1, batch=6, meta_batch=6, meta_fraction=0.34, meta_lr=3e-3, lr=0.05, augment=("crop",))
+QUICK = CondenseSettings(
+    granularity="stage",
+    epochs=1,
+    batch=6,
+    meta_batch=6,
+    meta_fraction=0.34,
+    meta_lr=3e-3,
+    lr=0.05,
+    augment=("crop",),
+)
 
 
 @pytest.fixture(scope="module")
 def resident() -> Resident:
     draw = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 10)
-    images = draw.integers(0, 120, (40, 3, 16, 16), dtype=np.uint8) + (labels * 30).astype(np.uint8)[:, None, None, None]
+    images = (
+        draw.integers(0, 120, (40, 3, 16, 16), dtype=np.uint8)
+        + (labels * 30).astype(np.uint8)[:, None, None, None]
+    )
     is_test = np.tile(np.arange(10) == 9, 4)
-    made = ImageSet("noise", images, labels, is_test, tuple("abcd"), "f", (0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
+    made = ImageSet(
+        "noise", images, labels, is_test, tuple("abcd"), "f", (0.4, 0.4, 0.4), (0.2, 0.2, 0.2)
+    )
     return Resident(made, torch.device("cpu"))
 
 
@@ -45,13 +59,20 @@ def ancestor(resident: Resident) -> dict[str, Tensor]:
 
 
 def run(ancestor, resident, settings=QUICK, seed=0, progress=lambda fraction, text: None):
-    return condense_ancestor(Request(PLAN, ancestor, {}, (0, 1, 3), resident, settings, seed, progress))
+    return condense_ancestor(
+        Request(PLAN, ancestor, {}, (0, 1, 3), resident, settings, seed, progress)
+    )
 
 
 @pytest.mark.parametrize("granularity", ["stage", "conv"])
 def test_result_has_its_shapes_and_alpha_has_moved(ancestor, resident, granularity) -> None:
     seen: list[float] = []
-    done = run(ancestor, resident, replace(QUICK, granularity=granularity), progress=lambda fraction, text: seen.append(fraction))
+    done = run(
+        ancestor,
+        resident,
+        replace(QUICK, granularity=granularity),
+        progress=lambda fraction, text: seen.append(fraction),
+    )
     layers = len(integral_layers(PLAN, granularity))
     width = len(integral_layers(stack_plan(PLAN, PAPER_SET), granularity))
     assert done.alpha.shape == (layers, width)
@@ -59,31 +80,46 @@ def test_result_has_its_shapes_and_alpha_has_moved(ancestor, resident, granulari
     assert torch.equal(done.scores, done.alpha.double().max(1).values)
     assert float(done.weights.sum()) == pytest.approx(1)
     assert float((done.alpha - 1).abs().max()) > 1e-3
-    assert done.history["iteration"] == [1, 2, 3] and all(len(values) == 3 for values in done.history.values())
+    assert done.history["iteration"] == [1, 2, 3] and all(
+        len(values) == 3 for values in done.history.values()
+    )
     assert seen and all(0 <= fraction <= 1 for fraction in seen)
 
 
 def test_same_seed_same_bits_other_seed_other_alpha_and_no_global_draw(ancestor, resident) -> None:
-    before, kept = torch.get_rng_state(), {name: tensor.clone() for name, tensor in ancestor.items()}
-    first, again, other = run(ancestor, resident), run(ancestor, resident), run(ancestor, resident, seed=1)
+    before, kept = (
+        torch.get_rng_state(),
+        {name: tensor.clone() for name, tensor in ancestor.items()},
+    )
+    first, again, other = (
+        run(ancestor, resident),
+        run(ancestor, resident),
+        run(ancestor, resident, seed=1),
+    )
     assert torch.equal(first.alpha, again.alpha) and first.history == again.history
     assert not torch.equal(first.alpha, other.alpha)
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(kept[name], tensor) for name, tensor in ancestor.items())
 
 
-def test_every_image_that_is_not_augmented_passes_the_ancestor_once_where_there_is_room(ancestor, resident, monkeypatch) -> None:
+def test_every_image_that_is_not_augmented_passes_the_ancestor_once_where_there_is_room(
+    ancestor, resident, monkeypatch
+) -> None:
     """Room for all that the matching needs, for the maps alone, for nothing: the same alpha; only the last computes maps again."""
     passed: list[int] = []
     forward = frozen.Features.forward
 
     def counting(self, x, logits=False):
-        passed.append(0 if self.network.training or len(x) == 1 else len(x))  # one image: the probe for the maps' sizes
+        passed.append(
+            0 if self.network.training or len(x) == 1 else len(x)
+        )  # one image: the probe for the maps' sizes
         return forward(self, x, logits)
 
     monkeypatch.setattr(frozen.Features, "forward", counting)
     sides = (16, 8, 4, 2, 1)
-    maps = sum(block[-1].c_out * side**2 for block, side in zip(PLAN, sides, strict=True)) * 18 * 4  # 9 meta images, 18 to train on
+    maps = (
+        sum(block[-1].c_out * side**2 for block, side in zip(PLAN, sides, strict=True)) * 18 * 4
+    )  # 9 meta images, 18 to train on
     alphas, counts = [], []
     for space in (2**40, maps, 0):
         passed.clear()
@@ -117,7 +153,11 @@ def test_a_step_that_is_too_large_collapses_and_is_not_selected_from(ancestor, r
     assert done.history["alpha_mean"][-1] < 0.05
     assert done.effort["attempts"] == [1] and done.effort["movement"][0] > 0.95
     calm = run(ancestor, resident, replace(settings, meta_reach=0.2))
-    assert calm.status == "selected" and calm.effort["attempts"][0] > 1 and 0.1 <= calm.effort["movement"][0] <= 0.4
+    assert (
+        calm.status == "selected"
+        and calm.effort["attempts"][0] > 1
+        and 0.1 <= calm.effort["movement"][0] <= 0.4
+    )
 
 
 def test_a_meta_network_that_cannot_move_is_tied(ancestor, resident) -> None:
@@ -129,7 +169,9 @@ def test_a_meta_network_that_cannot_move_is_tied(ancestor, resident) -> None:
 
 def test_method_fixed_needs_no_images(ancestor) -> None:
     settings = CondenseSettings(method="fixed", granularity="conv", fixed=(13, 1))
-    done = condense_ancestor(Request(PLAN, ancestor, {}, (0, 1), None, settings, 0, lambda fraction, text: None))
+    done = condense_ancestor(
+        Request(PLAN, ancestor, {}, (0, 1), None, settings, 0, lambda fraction, text: None)
+    )
     assert (done.selected, done.status) == ((0, 12), "fixed")
 
 
@@ -142,12 +184,21 @@ def test_a_fixed_layer_beyond_the_ancestor_is_named() -> None:
 
 def test_a_condensation_that_diverges_selects_nothing_and_says_why(ancestor, resident) -> None:
     wild = run(ancestor, resident, replace(QUICK, lr=1e20, epochs=2, fixed=(2, 5)))
-    assert (wild.status, wild.selected) == ("collapsed", (1, 4)) and "condense.lr = 1e+20" in wild.selected_by
+    assert (wild.status, wild.selected) == (
+        "collapsed",
+        (1, 4),
+    ) and "condense.lr = 1e+20" in wild.selected_by
     assert not wild.alpha.any()
 
 
-def test_an_ancestor_that_diverged_is_a_user_error_that_names_the_setting(ancestor, resident) -> None:
-    broken = ancestor | {"layers.conv3.conv.weight": torch.full_like(ancestor["layers.conv3.conv.weight"], float("nan"))}
+def test_an_ancestor_that_diverged_is_a_user_error_that_names_the_setting(
+    ancestor, resident
+) -> None:
+    broken = ancestor | {
+        "layers.conv3.conv.weight": torch.full_like(
+            ancestor["layers.conv3.conv.weight"], float("nan")
+        )
+    }
     with pytest.raises(UserError, match="ancestor.lr"):
         run(broken, resident)
 

@@ -18,7 +18,9 @@ from evolve.core.errors import UserError
 ASKED = {"epochs": 2, "meta_lr": 0.03}
 
 
-def test_every_kind_is_condensed_and_compared_with_the_true_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_kind_is_condensed_and_compared_with_the_true_choice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[Request] = []
 
     def spy(one: Request):
@@ -27,15 +29,27 @@ def test_every_kind_is_condensed_and_compared_with_the_true_choice(monkeypatch: 
 
     monkeypatch.setattr(null, "condense_ancestor", spy)
     true, rows = null_test(request("meta-network", **ASKED), 2)
-    assert [(row.kind, row.count) for row in rows] == [(kind, 2) for kind in KINDS] and len(asked) == 7
+    assert [(row.kind, row.count) for row in rows] == [(kind, 2) for kind in KINDS] and len(
+        asked
+    ) == 7
     alone = condense_ancestor(request("meta-network", **ASKED))
     assert torch.equal(true.alpha, alone.alpha) and true.selected == alone.selected
     assert all(torch.equal(one.split.meta, asked[0].split.meta) for one in asked), "the same split"
     assert [one.wrong_images is not None for one in asked] == [False] * 3 + [True] * 2 + [False] * 2
-    assert all(torch.equal(one.state["layers.conv1.conv.weight"], state()["layers.conv1.conv.weight"]) for one in asked[:5])
-    assert not any(torch.equal(one.state["layers.conv1.conv.weight"], state()["layers.conv1.conv.weight"]) for one in asked[5:])
+    assert all(
+        torch.equal(one.state["layers.conv1.conv.weight"], state()["layers.conv1.conv.weight"])
+        for one in asked[:5]
+    )
+    assert not any(
+        torch.equal(one.state["layers.conv1.conv.weight"], state()["layers.conv1.conv.weight"])
+        for one in asked[5:]
+    )
     for row in rows:
-        assert 0 <= row.same <= row.decided <= row.count and row.moved > 0 and (row.decided == 0 or 0 < row.overlap <= 1)
+        assert (
+            0 <= row.same <= row.decided <= row.count
+            and row.moved > 0
+            and (row.decided == 0 or 0 < row.overlap <= 1)
+        )
 
 
 @pytest.mark.parametrize("augment", [("crop",), ()])
@@ -54,9 +68,15 @@ def test_wrong_images_hand_every_image_the_features_of_another(augment: tuple[st
 
 
 def test_overlap_is_jaccards() -> None:
-    assert [overlap((0, 1), (1, 2)), overlap((3,), (3,)), overlap((0,), (1, 2))] == [1 / 3, 1.0, 0.0]
+    assert [overlap((0, 1), (1, 2)), overlap((3,), (3,)), overlap((0,), (1, 2))] == [
+        1 / 3,
+        1.0,
+        0.0,
+    ]
 
 
 def test_a_method_that_compares_no_features_is_refused() -> None:
-    with pytest.raises(UserError, match=r"--null: condense.method = 'cka'.*meta-network, similarity"):
+    with pytest.raises(
+        UserError, match=r"--null: condense.method = 'cka'.*meta-network, similarity"
+    ):
         null_test(request("cka"), 1)

@@ -22,7 +22,9 @@ from evolve.condensers.meta_network.written import Written
 from evolve.networks.vgg import VGG, initialise
 from evolve.networks.vgg_plan import integral_layers, stack_plan, vgg16_plan
 
-maps = st.lists(st.tuples(st.integers(1, 5), st.sampled_from([1, 2, 3, 4, 8])), min_size=1, max_size=4)
+maps = st.lists(
+    st.tuples(st.integers(1, 5), st.sampled_from([1, 2, 3, 4, 8])), min_size=1, max_size=4
+)
 
 
 def close(found: Tensor, wanted: Tensor) -> None:
@@ -31,8 +33,15 @@ def close(found: Tensor, wanted: Tensor) -> None:
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(maps, st.tuples(st.integers(1, 6), st.sampled_from([1, 2, 3, 4, 8])), st.integers(1, 3), st.integers(0, 9))
-def test_a_piece_is_psi_with_its_derivatives(ancestor: list[tuple[int, int]], descendant: tuple[int, int], batch: int, seed: int) -> None:
+@given(
+    maps,
+    st.tuples(st.integers(1, 6), st.sampled_from([1, 2, 3, 4, 8])),
+    st.integers(1, 3),
+    st.integers(0, 9),
+)
+def test_a_piece_is_psi_with_its_derivatives(
+    ancestor: list[tuple[int, int]], descendant: tuple[int, int], batch: int, seed: int
+) -> None:
     draw = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -41,7 +50,11 @@ def test_a_piece_is_psi_with_its_derivatives(ancestor: list[tuple[int, int]], de
     channels, side = descendant
     total = sum(c for c, _ in ancestor)
     targets = [normal(batch, c, s, s) for c, s in ancestor]
-    z = normal(batch, channels, side, side).contiguous(memory_format=torch.channels_last).requires_grad_()
+    z = (
+        normal(batch, channels, side, side)
+        .contiguous(memory_format=torch.channels_last)
+        .requires_grad_()
+    )
     h = Projection(normal(total, channels).requires_grad_(), normal(total).requires_grad_())
     alpha = normal(batch, len(ancestor)).requires_grad_()
     leaves = [z, h.weight, h.bias]
@@ -54,7 +67,14 @@ def test_a_piece_is_psi_with_its_derivatives(ancestor: list[tuple[int, int]], de
 
     matcher = Matcher(layout(targets, [z]), z.detach())
     frozen = matcher.freeze(targets)
-    made = piece(matcher, 0, frozen, alpha.detach(), z.detach(), Projection(h.weight.detach(), h.bias.detach()))
+    made = piece(
+        matcher,
+        0,
+        frozen,
+        alpha.detach(),
+        z.detach(),
+        Projection(h.weight.detach(), h.bias.detach()),
+    )
     close(made.value, value.detach())
     for ours, theirs in zip(made.gradient, (as_flat(gradient[0]), *gradient[1:]), strict=True):
         close(ours, theirs.detach())
@@ -77,16 +97,25 @@ class Case:
         ancestor, network = VGG(plan, 3).double(), VGG(pseudo_plan, 3).double()
         initialise(ancestor, 1, "ancestor")
         initialise(network, 2, "pseudo")
-        self.x = torch.randn(4, 3, 16, 16, generator=draw, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+        self.x = torch.randn(4, 3, 16, 16, generator=draw, dtype=torch.float64).contiguous(
+            memory_format=torch.channels_last
+        )
         self.labels = torch.tensor([0, 1, 2, 0])
-        targets = [f.detach() for f in Features(ancestor, integral_layers(plan, granularity))(self.x)]
+        targets = [
+            f.detach() for f in Features(ancestor, integral_layers(plan, granularity))(self.x)
+        ]
         groups = integral_layers(pseudo_plan, granularity)
         own = [f.detach() for f in Features(network, groups)(self.x)]
         matcher = Matcher(layout(targets, own), self.x)
         self.frozen, self.pseudo = matcher.freeze(targets), Pseudo(network, groups, matcher, seed=0)
-        self.params = tuple(p + 0.05 * torch.randn(p.shape, generator=draw, dtype=p.dtype) for p in self.pseudo.initial)
+        self.params = tuple(
+            p + 0.05 * torch.randn(p.shape, generator=draw, dtype=p.dtype)
+            for p in self.pseudo.initial
+        )
         self.beta = tuple(torch.randn(p.shape, generator=draw, dtype=p.dtype) for p in self.params)
-        self.alpha = 2 * torch.rand(4, len(targets), len(groups), generator=draw, dtype=torch.float64)
+        self.alpha = 2 * torch.rand(
+            4, len(targets), len(groups), generator=draw, dtype=torch.float64
+        )
         self.written = Written(pseudo_plan, 16, self.pseudo.network.places, matcher)
 
 
@@ -97,15 +126,24 @@ def test_written_losses_are_autograds(granularity: str, loss: str) -> None:
     pseudo = case.pseudo
     ours: Local
     if loss == "matching":
-        theirs = ByAutograd(lambda p, a: pseudo.matching(case.frozen, case.x, a, p), case.params, case.alpha)
+        theirs = ByAutograd(
+            lambda p, a: pseudo.matching(case.frozen, case.x, a, p), case.params, case.alpha
+        )
         ours = case.written.matching(case.frozen, case.x, case.alpha, case.params)
     else:
         theirs = ByAutograd(lambda p: pseudo.loss(case.x, case.labels, p), case.params, None)
         ours = case.written.classification(case.x, case.labels, case.params)
     for mine, reference in zip(ours.grads, theirs.grads, strict=True):
         close(mine, reference.detach())
-    (curved, mixed), (wanted, wanted_mixed) = ours.products(case.beta, True), theirs.products(case.beta, True)
-    assert curved is not None and wanted is not None and max(float(w.abs().max()) for w in wanted) > 0.01
+    (curved, mixed), (wanted, wanted_mixed) = (
+        ours.products(case.beta, True),
+        theirs.products(case.beta, True),
+    )
+    assert (
+        curved is not None
+        and wanted is not None
+        and max(float(w.abs().max()) for w in wanted) > 0.01
+    )
     for mine, reference in zip(curved, wanted, strict=True):
         close(mine, reference)
     assert (mixed is None) == (wanted_mixed is None) == (loss == "classification")

@@ -67,7 +67,9 @@ def test_top_k_that_cuts_between_equals_is_tied() -> None:
 
 
 @given(st.lists(st.floats(0.1, 6), min_size=2, max_size=13), st.floats(0, 0.1))
-def test_threshold_keeps_exactly_the_layers_above_average_whatever_is_added_to_all(scores, shift) -> None:
+def test_threshold_keeps_exactly_the_layers_above_average_whatever_is_added_to_all(
+    scores, shift
+) -> None:
     alpha = torch.tensor(scores, dtype=torch.float64)[:, None]
     chosen = select(alpha + shift, "threshold", 1, ())
     weights = alpha[:, 0].exp() / alpha.exp().sum()
@@ -82,7 +84,10 @@ def test_threshold_keeps_exactly_the_layers_above_average_whatever_is_added_to_a
         assert max(scores) - min(scores) < TIE_SPREAD + 1e-9
 
 
-@pytest.mark.parametrize(("selection", "top_k", "word"), [("best", 1, "best"), ("top-k", 0, "top_k = 0"), ("top-k", 4, "top_k = 4")])
+@pytest.mark.parametrize(
+    ("selection", "top_k", "word"),
+    [("best", 1, "best"), ("top-k", 0, "top_k = 0"), ("top-k", 4, "top_k = 4")],
+)
 def test_a_rule_that_cannot_be_applied_is_named(selection, top_k, word) -> None:
     with pytest.raises(ValueError, match=word):
         select(torch.rand(3, 2), selection, top_k, ())
@@ -99,10 +104,15 @@ def test_alpha_that_has_fallen_far_is_selected_from_as_long_as_half_of_the_pairs
     assert select(alpha, "threshold", 2, (1,)).selected == (0,)
     alpha[2, 0] = 0.04
     chosen = select(alpha, "threshold", 2, (1,))
-    assert (chosen.status, chosen.selected) == ("collapsed", (1,)) and "67% of the pairs are below 0.05" in chosen.selected_by
+    assert (chosen.status, chosen.selected) == (
+        "collapsed",
+        (1,),
+    ) and "67% of the pairs are below 0.05" in chosen.selected_by
 
 
-@pytest.mark.parametrize(("reach", "status"), [(0.0, "selected"), (0.35, "selected"), (0.45, "tied")])
+@pytest.mark.parametrize(
+    ("reach", "status"), [(0.0, "selected"), (0.35, "selected"), (0.45, "tied")]
+)
 def test_alpha_has_to_move_a_quarter_of_the_way_it_was_asked_to(reach: float, status: str) -> None:
     alpha = torch.tensor([[0.8], [0.9], [1.0]])  # movement 0.1
     assert movement(alpha) == pytest.approx(0.1)

@@ -47,7 +47,10 @@ def test_equal_scores_are_tied_and_fall_back(level: float, selection: str) -> No
 def test_a_cut_between_equals_is_tied() -> None:
     scores = torch.tensor([3.0, 1.0, 1.0 + 1e-8, 0.5], dtype=torch.float64)
     chosen = select_scores(scores, "top-k", 2, (3,))
-    assert (chosen.status, chosen.selected) == ("tied", (3,)) and "cut after 2" in chosen.selected_by
+    assert (chosen.status, chosen.selected) == (
+        "tied",
+        (3,),
+    ) and "cut after 2" in chosen.selected_by
     assert select_scores(scores, "top-k", 3, (3,)).selected == (0, 1, 2)
 
 
@@ -57,11 +60,15 @@ def test_scores_that_are_not_finite_are_collapsed(wild: float, selection: str) -
     chosen = select_scores(torch.tensor([1.0, wild, 2.0]), selection, 1, (2, 1))
     assert (chosen.status, chosen.selected, chosen.margin) == ("collapsed", (1, 2), 0.0)
     assert chosen.selected_by == "fixed set, because the scores of 1 of 3 layers are not finite"
-    assert chosen.scores.tolist() == [0, 0, 0] and chosen.weights.tolist() == pytest.approx([1 / 3] * 3)
+    assert chosen.scores.tolist() == [0, 0, 0] and chosen.weights.tolist() == pytest.approx(
+        [1 / 3] * 3
+    )
 
 
 @given(FINITE, st.integers(1, 13))
-def test_top_k_keeps_no_layer_that_is_lower_than_one_it_leaves(scores: list[float], top_k: int) -> None:
+def test_top_k_keeps_no_layer_that_is_lower_than_one_it_leaves(
+    scores: list[float], top_k: int
+) -> None:
     values = torch.tensor(scores, dtype=torch.float64)
     chosen = select_scores(values, "top-k", min(top_k, len(scores)), ())
     if chosen.status == "selected":
@@ -70,7 +77,10 @@ def test_top_k_keeps_no_layer_that_is_lower_than_one_it_leaves(scores: list[floa
         assert not rest or values[rest].max() < values[list(chosen.selected)].min()
 
 
-@pytest.mark.parametrize(("selection", "top_k", "word"), [("best", 1, "best"), ("top-k", 0, "top_k = 0"), ("top-k", 6, "top_k = 6")])
+@pytest.mark.parametrize(
+    ("selection", "top_k", "word"),
+    [("best", 1, "best"), ("top-k", 0, "top_k = 0"), ("top-k", 6, "top_k = 6")],
+)
 def test_a_rule_that_cannot_be_applied_is_named(selection: str, top_k: int, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         select_scores(SCORES, selection, top_k, ())

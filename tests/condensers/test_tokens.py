@@ -41,7 +41,13 @@ def _normal(*shape: int, seed: int = 0) -> Tensor:
 
 def _psi(ancestor: list[Tensor], descendant: list[Tensor]) -> Tensor:
     """[B, L, K], as the formula reads: h is the identity."""
-    return torch.stack([torch.stack([(z - target).square().mean((1, 2)) for z in descendant], 1) for target in ancestor], 1)
+    return torch.stack(
+        [
+            torch.stack([(z - target).square().mean((1, 2)) for z in descendant], 1)
+            for target in ancestor
+        ],
+        1,
+    )
 
 
 def _close(found: Tensor, expected: Tensor) -> None:
@@ -52,7 +58,9 @@ def _close(found: Tensor, expected: Tensor) -> None:
 
 def _derivatives(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     first = torch.autograd.grad(loss, leaves, create_graph=True)
-    functional = sum((g * torch.cos(torch.arange(g.numel(), dtype=g.dtype)).view(g.shape)).sum() for g in first)
+    functional = sum(
+        (g * torch.cos(torch.arange(g.numel(), dtype=g.dtype)).view(g.shape)).sum() for g in first
+    )
     assert isinstance(functional, Tensor)
     return [loss, *first, *torch.autograd.grad(functional, leaves)]
 
@@ -61,14 +69,27 @@ few = st.integers(1, 4)
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
-@given(layers=few, descendants=few, tokens=few, dim=few, batch=st.integers(1, 3), seed=st.integers(0, 9))
-def test_loss_and_its_first_and_second_derivatives_equal_the_formula(layers, descendants, tokens, dim, batch, seed) -> None:
+@given(
+    layers=few,
+    descendants=few,
+    tokens=few,
+    dim=few,
+    batch=st.integers(1, 3),
+    seed=st.integers(0, 9),
+)
+def test_loss_and_its_first_and_second_derivatives_equal_the_formula(
+    layers, descendants, tokens, dim, batch, seed
+) -> None:
     targets = list(_normal(layers, batch, tokens, dim, seed=seed))
-    features = [z.requires_grad_() for z in _normal(descendants, batch, tokens, dim, seed=seed + 100)]
+    features = [
+        z.requires_grad_() for z in _normal(descendants, batch, tokens, dim, seed=seed + 100)
+    ]
     alpha = _normal(batch, layers, descendants, seed=seed + 200).abs().requires_grad_()
     matcher = matcher_for(targets, features)
     assert isinstance(matcher, TokenMatcher)
-    found = _derivatives(matcher.loss(matcher.freeze(targets), alpha, features, []), [alpha, *features])
+    found = _derivatives(
+        matcher.loss(matcher.freeze(targets), alpha, features, []), [alpha, *features]
+    )
     expected = _derivatives((alpha * _psi(targets, features)).sum() / batch, [alpha, *features])
     for a, b in zip(found, expected, strict=True):
         _close(a, b)
@@ -80,11 +101,18 @@ def test_pooling_is_the_mean_over_the_embedding_and_the_frozen_side_is_per_image
     whole = matcher.freeze(targets)
     assert matcher.pooled_sizes == (4, 4, 4)
     _close(whole.pooled, torch.stack([z.mean(-1) for z in targets], 1).flatten(1))
-    held = [whole.pooled, *whole.energy.values(), *whole.totals.values(), *(m for runs in whole.maps.values() for m in runs)]
+    held = [
+        whole.pooled,
+        *whole.energy.values(),
+        *whole.totals.values(),
+        *(m for runs in whole.maps.values() for m in runs),
+    ]
     assert matcher.numbers_per_image() * 5 == sum(t.numel() for t in held)
     assert matcher.raw_numbers() * 5 == sum(t.numel() for t in targets)
     rows, alpha = torch.tensor([3, 0, 3]), _normal(3, 3, 2, seed=2)
-    joined = Frozen.join([matcher.freeze([t[:2] for t in targets]), matcher.freeze([t[2:] for t in targets])])
+    joined = Frozen.join(
+        [matcher.freeze([t[:2] for t in targets]), matcher.freeze([t[2:] for t in targets])]
+    )
     picked = [z[rows] for z in features]
     expected = (alpha * _psi([t[rows] for t in targets], picked)).sum() / 3
     _close(matcher.loss(joined[rows], alpha, picked, []), expected)
@@ -92,7 +120,9 @@ def test_pooling_is_the_mean_over_the_embedding_and_the_frozen_side_is_per_image
 
 def test_the_way_follows_from_the_features() -> None:
     maps, tokens = [torch.zeros(1, 2, 4, 4)], [torch.zeros(1, 5, 3)]
-    assert isinstance(matcher_for(maps, maps), Matcher) and isinstance(matcher_for(tokens, tokens), TokenMatcher)
+    assert isinstance(matcher_for(maps, maps), Matcher) and isinstance(
+        matcher_for(tokens, tokens), TokenMatcher
+    )
     for other in (maps, [torch.zeros(1, 5)]):
         with pytest.raises(ValueError, match="maps of 4 dimensions or all tokens of 3"):
             matcher_for(tokens, other)
@@ -103,15 +133,29 @@ def test_the_way_follows_from_the_features() -> None:
 class Double(Resident):
     """Images in float64."""
 
-    def batch(self, index: Tensor, augment: tuple[str, ...] = (), generator: torch.Generator | None = None) -> Tensor:
+    def batch(
+        self, index: Tensor, augment: tuple[str, ...] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
         return super().batch(index, augment, generator).double()
 
 
 def _noise() -> ImageSet:
     """Three classes, told apart by brightness."""
     labels = np.tile(np.arange(3), 7)
-    images = np.random.default_rng(0).integers(0, 150, (21, 3, 8, 8), dtype=np.uint8) + (labels * 40).astype(np.uint8)[:, None, None, None]
-    return ImageSet("noise", images, labels, np.zeros(21, dtype=bool), tuple("abc"), "f", (0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
+    images = (
+        np.random.default_rng(0).integers(0, 150, (21, 3, 8, 8), dtype=np.uint8)
+        + (labels * 40).astype(np.uint8)[:, None, None, None]
+    )
+    return ImageSet(
+        "noise",
+        images,
+        labels,
+        np.zeros(21, dtype=bool),
+        tuple("abc"),
+        "f",
+        (0.4, 0.4, 0.4),
+        (0.2, 0.2, 0.2),
+    )
 
 
 class Case:
@@ -129,7 +173,9 @@ class Case:
 
     def condensation(self, c: CondenseSettings) -> Condensation:
         groups, pseudo_groups = ANCESTOR.integral_layers("conv"), PSEUDO.integral_layers("conv")
-        return Condensation(self.ancestor, self.pseudo, groups, pseudo_groups, self.resident, self.meta, c, 4)
+        return Condensation(
+            self.ancestor, self.pseudo, groups, pseudo_groups, self.resident, self.meta, c, 4
+        )
 
     def batch(self, run: Condensation) -> Batch:
         rows, labels = torch.tensor([0, 3, 5, 9]), self.resident.labels
@@ -157,19 +203,30 @@ def test_a_bilevel_iteration_of_a_vit_is_the_unrolled_look_ahead(lookahead: int)
             def forward(self, x: Tensor):
                 return getattr(self.net, what)(x)
 
-        return torch.func.functional_call(Probe(), {f"net.{n}": p for n, p in zip(names, params, strict=True)}, (x,))
+        return torch.func.functional_call(
+            Probe(), {f"net.{n}": p for n, p in zip(names, params, strict=True)}, (x,)
+        )
 
     def ce(params, x: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(call(params, x, "forward"), labels)
 
     def matching(params, weights: Tensor) -> Tensor:
-        return (weights * _psi(targets, call(params, batch.meta, "features"))).sum() / len(batch.meta)
+        return (weights * _psi(targets, call(params, batch.meta, "features"))).sum() / len(
+            batch.meta
+        )
 
     ones = torch.ones(4, 3, 2, dtype=torch.float64)
     leaves = [p.detach().clone().requires_grad_() for p in run.state.params]
-    (ce(leaves, batch.train, batch.train_labels) + SETTINGS.match_weight * matching(leaves, ones)).backward()
-    torch.optim.SGD(leaves, lr=rule.lr, momentum=rule.momentum, weight_decay=rule.weight_decay).step()
-    buffers = [p.grad + rule.weight_decay * before for p, before in zip(leaves, run.state.params, strict=True)]  # type: ignore[operator]
+    (
+        ce(leaves, batch.train, batch.train_labels) + SETTINGS.match_weight * matching(leaves, ones)
+    ).backward()
+    torch.optim.SGD(
+        leaves, lr=rule.lr, momentum=rule.momentum, weight_decay=rule.weight_decay
+    ).step()
+    buffers = [
+        p.grad + rule.weight_decay * before
+        for p, before in zip(leaves, run.state.params, strict=True)
+    ]  # type: ignore[operator]
 
     gradients = []
     run._phi_step = lambda pooled, alpha, gradient, share: gradients.append(gradient)  # type: ignore[method-assign]
@@ -210,7 +267,16 @@ def test_groups_are_seen_at_their_last_block() -> None:
 @pytest.mark.parametrize("objective", ["bilevel", "eq16"])
 def test_a_whole_condensation_scores_every_block(objective: str) -> None:
     resident, c = Resident(_noise(), torch.device("cpu")), replace(SETTINGS, objective=objective)
-    request = Request(ANCESTOR, ViT(ANCESTOR, 5).state_dict(), {}, (0, 1, 2), resident, c, 0, lambda done, text: None)
+    request = Request(
+        ANCESTOR,
+        ViT(ANCESTOR, 5).state_dict(),
+        {},
+        (0, 1, 2),
+        resident,
+        c,
+        0,
+        lambda done, text: None,
+    )
     state = torch.get_rng_state()
     one, two = condense_ancestor(request), condense_ancestor(request)
     assert torch.equal(torch.get_rng_state(), state)

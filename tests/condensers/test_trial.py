@@ -217,7 +217,9 @@ def test_the_same_request_finds_the_same_and_another_seed_learns_other_tasks() -
 def test_tasks_are_of_condensing_classes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[int] = []
 
-    def look(models: Any, tasks: Any, resident: Any, d: Any, seed: int, *more: Any, **named: Any) -> Any:
+    def look(
+        models: Any, tasks: Any, resident: Any, d: Any, seed: int, *more: Any, **named: Any
+    ) -> Any:
         shown.extend(
             toy()
             .labels[torch.cat([part for task in tasks for part in (task.train, task.test)])]

@@ -177,7 +177,12 @@ def test_its_cost_grows_with_tasks_sets_and_repeats_and_counts_rivals() -> None:
 
 def test_from_scratch_descendants_are_counted_once_for_all_measured_lengths() -> None:
     def total(*lengths: int) -> float:
-        words = ["condense.method=trial", "controls.untrained=false", "stream.tasks=9", f"stream.measure={list(lengths)}"]
+        words = [
+            "condense.method=trial",
+            "controls.untrained=false",
+            "stream.tasks=9",
+            f"stream.measure={list(lengths)}",
+        ]
         s = scenario.load("glyphs-seq25", "quick", words).settings
         return len(measured(s)) * cost.seconds(s, "condense", {})
 

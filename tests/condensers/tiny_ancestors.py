@@ -29,9 +29,14 @@ def resident() -> Resident:
     """Four classes of 16-pixel noise told apart by their brightness; 9 training images each and one test image, the last."""
     draw = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 10)
-    images = draw.integers(0, 120, (40, 3, 16, 16), dtype=np.uint8) + (labels * 30).astype(np.uint8)[:, None, None, None]
+    images = (
+        draw.integers(0, 120, (40, 3, 16, 16), dtype=np.uint8)
+        + (labels * 30).astype(np.uint8)[:, None, None, None]
+    )
     is_test = np.tile(np.arange(10) == 9, 4)
-    made = ImageSet("noise", images, labels, is_test, tuple("abcd"), "f", (0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
+    made = ImageSet(
+        "noise", images, labels, is_test, tuple("abcd"), "f", (0.4, 0.4, 0.4), (0.2, 0.2, 0.2)
+    )
     return Resident(made, torch.device("cpu"))
 
 
@@ -89,5 +94,9 @@ def request(
 
 def broken(architecture: Architecture = VGG16) -> dict[str, Tensor]:
     """A layer of a diverged ancestor."""
-    name = next(name for name in state(architecture) if name.startswith(f"layers.{architecture.layer_names[2]}.") and name.endswith("weight"))
+    name = next(
+        name
+        for name in state(architecture)
+        if name.startswith(f"layers.{architecture.layer_names[2]}.") and name.endswith("weight")
+    )
     return {name: torch.full_like(state(architecture)[name], float("nan"))}

@@ -43,7 +43,12 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     monkeypatch.syspath_prepend(str(tmp_path))
     made: list[str] = []
 
-    def add(points: dict[str, dict[str, str]], module: str = "", name: str = "stranger", version: str = "1.2") -> None:
+    def add(
+        points: dict[str, dict[str, str]],
+        module: str = "",
+        name: str = "stranger",
+        version: str = "1.2",
+    ) -> None:
         made.append(name)
         package(tmp_path, name, version, points, module)
         importlib.invalidate_caches()
@@ -84,34 +89,53 @@ def test_all_of_ours_can_be_had(kind: str) -> None:
         ("strategies", "ancestor.strategy"),
     ],
 )
-def test_a_scenario_may_name_it_and_nothing_else(install: Callable[..., None], kind: str, setting: str) -> None:
+def test_a_scenario_may_name_it_and_nothing_else(
+    install: Callable[..., None], kind: str, setting: str
+) -> None:
     room, key = setting.split(".")
     with pytest.raises(UserError, match="one of"):
         scenario.load("glyphs-seq25", "quick", [f"{setting}=mine"])
     install({kind: {"mine": "make"}}, "raise RuntimeError('imported')")  # naming it imports nothing
-    assert getattr(getattr(scenario.load("glyphs-seq25", "quick", [f"{setting}=mine"]).settings, room), key) == "mine"
+    assert (
+        getattr(
+            getattr(scenario.load("glyphs-seq25", "quick", [f"{setting}=mine"]).settings, room), key
+        )
+        == "mine"
+    )
     with pytest.raises(UserError, match="mine"):  # errors list it
         scenario.load("glyphs-seq25", "quick", [f"{setting}=nosuch"])
 
 
-def test_what_cannot_be_imported_is_one_line(install: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_imported_is_one_line(
+    install: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     points = {"condensers": {"bad": "make", "none": "absent"}, "sources": {"number": "number"}}
     install(points, "number = 3")
     refused(lambda: registry.find("condensers", "none"), "AttributeError")
     refused(lambda: registry.find("sources", "number"), "is a int where a callable is needed")
-    install({"inheritors": {"broken": "make"}}, "raise ValueError('first\\nsecond')", "other", "0.1")
+    install(
+        {"inheritors": {"broken": "make"}}, "raise ValueError('first\\nsecond')", "other", "0.1"
+    )
     refused(lambda: registry.find("inheritors", "broken"), r"ValueError: first\)", "other 0.1")
     install({"inheritors": {"exits": "make"}}, "import nosuchmodule", "third", "0.1")
     refused(lambda: registry.find("inheritors", "exits"), "nosuchmodule", "third 0.1")
     inspection.plugins()
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("broken", "other 0.1", "stranger 1.2", "meta-network", "vit-small4"))
+    assert all(
+        word in shown
+        for word in ("broken", "other 0.1", "stranger 1.2", "meta-network", "vit-small4")
+    )
 
 
-def test_ours_cannot_be_replaced_and_twins_are_refused(install: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_ours_cannot_be_replaced_and_twins_are_refused(
+    install: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     ours = registry.find("inheritors", "stack")
     install({"inheritors": {"stack": "make", "twin": "make"}}, "make = print")
-    assert registry.find("inheritors", "stack") is ours and registry.names("inheritors").count("stack") == 1
+    assert (
+        registry.find("inheritors", "stack") is ours
+        and registry.names("inheritors").count("stack") == 1
+    )
     assert registry.find("inheritors", "twin") is print
     install({"inheritors": {"twin": "make"}}, "make = print", "other", "0.1")
     refused(lambda: registry.find("inheritors", "twin"), "uninstall all but one")
@@ -120,9 +144,13 @@ def test_ours_cannot_be_replaced_and_twins_are_refused(install: Callable[..., No
     assert "not used: the name is evolve's" in " ".join(capsys.readouterr().out.split())
 
 
-def test_the_package_and_its_version_are_in_the_keys_of_what_it_computes(install: Callable[..., None]) -> None:
+def test_the_package_and_its_version_are_in_the_keys_of_what_it_computes(
+    install: Callable[..., None],
+) -> None:
     s = Settings(
-        ancestor=AncestorSettings(width=1 / 32, strategy="mine"), condense=CondenseSettings(method="mine"), inherit=InheritSettings(method="mine")
+        ancestor=AncestorSettings(width=1 / 32, strategy="mine"),
+        condense=CondenseSettings(method="mine"),
+        inherit=InheritSettings(method="mine"),
     )
     install({kind: {"mine": "make"} for kind in ("condensers", "inheritors", "strategies")})
 
@@ -137,22 +165,36 @@ def test_the_package_and_its_version_are_in_the_keys_of_what_it_computes(install
     for stage, kind in zip(first, kinds, strict=True):
         assert stage.recipe[f"plugin:{kind}"] == "mine of stranger 1.2"
     registry.plugged.cache_clear()
-    (next(Path(p) for p in sys.path if (Path(p) / "stranger-1.2.dist-info").exists()) / "stranger-1.2.dist-info/METADATA").write_text(
-        "Metadata-Version: 2.1\nName: stranger\nVersion: 1.3\n"
-    )
+    (
+        next(Path(p) for p in sys.path if (Path(p) / "stranger-1.2.dist-info").exists())
+        / "stranger-1.2.dist-info/METADATA"
+    ).write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.3\n")
     importlib.invalidate_caches()
     for old, new, kind in zip(first, stages(), kinds, strict=True):
         without = {k: v for k, v in new.recipe.items() if k != "inputs"}
-        assert without == {k: v for k, v in old.recipe.items() if k != "inputs"} | {f"plugin:{kind}": "mine of stranger 1.3"} and old.key != new.key
+        assert (
+            without
+            == {k: v for k, v in old.recipe.items() if k != "inputs"}
+            | {f"plugin:{kind}": "mine of stranger 1.3"}
+            and old.key != new.key
+        )
 
 
-def test_a_result_is_not_computed_by_another_version_than_its_key_names(install: Callable[..., None]) -> None:
+def test_a_result_is_not_computed_by_another_version_than_its_key_names(
+    install: Callable[..., None],
+) -> None:
     """A thinned snapshot, say, is computed again from its recipe, perhaps after an upgrade."""
     install({"networks": {"mine": "make"}, "condensers": {"own": "make"}})
-    nested = {"network": {"network": "mine", "plugin:networks": "mine of stranger 1.2"}, "plugin:condensers": "own of stranger 1.2", "seed": 0}
+    nested = {
+        "network": {"network": "mine", "plugin:networks": "mine of stranger 1.2"},
+        "plugin:condensers": "own of stranger 1.2",
+        "seed": 0,
+    }
     registry.check_marks(nested)
     registry.check_marks({"network": {"network": "vgg16"}})
-    with pytest.raises(UserError, match=r"mine of stranger 1\.1 is what .* here it is mine of stranger 1\.2"):
+    with pytest.raises(
+        UserError, match=r"mine of stranger 1\.1 is what .* here it is mine of stranger 1\.2"
+    ):
         registry.check_marks({"network": {"plugin:networks": "mine of stranger 1.1"}})
     with pytest.raises(UserError, match="here it is not installed"):
         registry.check_marks({"plugin:condensers": "gone of stranger 1.2"})
@@ -170,7 +212,12 @@ def test_a_condensers_own_settings_reach_it_and_its_key(install: Callable[..., N
     install({"condensers": {"mine": "mine"}}, DEEP)
     words = ["condense.method=mine", "condense.args.depth=3", "condense.args.mode=fast"]
     settings = scenario.load("glyphs-seq25", "quick", words).settings
-    assert condense_ancestor(replace(request("mine"), c=replace(CondenseSettings(method="mine"), args={"depth": 3}))).selected_by == "depth 3"
+    assert (
+        condense_ancestor(
+            replace(request("mine"), c=replace(CondenseSettings(method="mine"), args={"depth": 3}))
+        ).selected_by
+        == "depth 3"
+    )
 
     def recipe(given: Settings) -> dict[str, Any]:
         world = World(given, 0, "00", (1, 2, 3, 4, 5), (6, 7), (8, 9, 10, 11, 12))
@@ -187,7 +234,16 @@ def test_a_condensers_own_settings_reach_it_and_its_key(install: Callable[..., N
 
 def request(method: str) -> Request:
     model = ANCESTOR.build(2)
-    return Request(ANCESTOR, model.state_dict(), {}, (0, 1), None, CondenseSettings(method=method), 0, lambda f, t: None)  # type: ignore[arg-type]
+    return Request(
+        ANCESTOR,
+        model.state_dict(),
+        {},
+        (0, 1),
+        None,
+        CondenseSettings(method=method),
+        0,
+        lambda f, t: None,
+    )  # type: ignore[arg-type]
 
 
 GOOD = """
@@ -204,7 +260,10 @@ def bad(request):
 
 
 def test_a_good_condenser_is_taken_as_it_is(install: Callable[..., None]) -> None:
-    install({"condensers": {"good": "good", "fixed-set": "bad"}}, GOOD.format(what="fixed_condensation(request, 'x')"))
+    install(
+        {"condensers": {"good": "good", "fixed-set": "bad"}},
+        GOOD.format(what="fixed_condensation(request, 'x')"),
+    )
     assert condense_ancestor(request("good")).selected == (0, 12)
     assert condense_ancestor(request("fixed-set")).selected == (0, 10, 11, 12)
 
@@ -216,7 +275,10 @@ def test_a_good_condenser_is_taken_as_it_is(install: Callable[..., None]) -> Non
         ("[1, 2]", "returned list"),
         ("replace(good(request), alpha=torch.rand(12, 1))", r"alpha of shape \(12, 1\), not 13xK"),
         ("replace(good(request), alpha=torch.rand(13))", r"alpha of shape \(13,\)"),
-        ("replace(good(request), alpha=torch.full((13, 1), float('nan')))", "alpha with values that are not finite"),
+        (
+            "replace(good(request), alpha=torch.full((13, 1), float('nan')))",
+            "alpha with values that are not finite",
+        ),
         ("replace(good(request), scores=[0.0] * 13)", "scores as list"),
         ("replace(good(request), weights=torch.full((13,), float('inf')))", "weights with values"),
         ("replace(good(request), selected=(0, 13))", "positions from 0 to 12"),
@@ -241,15 +303,28 @@ def test_a_condensers_nonsense_is_named(install: Callable[..., None], what: str,
         ("None", "returned NoneType, not an Architecture"),
         ("ancestor.stacked(['conv99'])", "ValueError: no such layers"),
         ("ancestor.whole()", "lets conv2 inherit conv2; the learngene holds conv1, conv13"),
-        ("ancestor.with_inherited({'conv5': {'conv13': 1.0}})", "lets conv5 inherit conv13, whose shapes differ"),
+        (
+            "ancestor.with_inherited({'conv5': {'conv13': 1.0}})",
+            "lets conv5 inherit conv13, whose shapes differ",
+        ),
         ("type('Own', (type(ancestor),), {'to_json': lambda self: []})(ancestor)", "not a plan"),
-        ("type('Own', (type(ancestor),), {'to_json': lambda self: ancestor.stacked(['conv1']).to_json()})(ancestor)", "does not come back equal"),
+        (
+            "type('Own', (type(ancestor),), {'to_json': lambda self: ancestor.stacked(['conv1']).to_json()})(ancestor)",
+            "does not come back equal",
+        ),
     ],
 )
-def test_an_inheritors_nonsense_is_named(install: Callable[..., None], what: str, says: str) -> None:
-    install({"inheritors": {"bad": "bad", "good": "good"}}, f"def bad(ancestor, selected):\n    return {what}\ngood = lambda a, s: a.stacked(s[1:])")
+def test_an_inheritors_nonsense_is_named(
+    install: Callable[..., None], what: str, says: str
+) -> None:
+    install(
+        {"inheritors": {"bad": "bad", "good": "good"}},
+        f"def bad(ancestor, selected):\n    return {what}\ngood = lambda a, s: a.stacked(s[1:])",
+    )
     refused(lambda: descendant(ANCESTOR, ["conv1", "conv13"], InheritSettings(method="bad")), says)
-    assert descendant(ANCESTOR, ["conv1", "conv13"], InheritSettings(method="good")) == ANCESTOR.stacked(["conv13"])
+    assert descendant(
+        ANCESTOR, ["conv1", "conv13"], InheritSettings(method="good")
+    ) == ANCESTOR.stacked(["conv13"])
 
 
 NETWORK = """
@@ -276,7 +351,11 @@ def read(value):
 def test_a_network_comes_back_from_its_json(install: Callable[..., None]) -> None:
     install({"networks": {"good": "good", "bad": "bad"}, "families": {"own": "read"}}, NETWORK)
     made = architecture("good", 1 / 32, 32)
-    assert made.family == "own" and made == VggPlan(ANCESTOR[:3]) and made.build(2)(torch.zeros(1, 3, 16, 16)).shape == (1, 2)
+    assert (
+        made.family == "own"
+        and made == VggPlan(ANCESTOR[:3])
+        and made.build(2)(torch.zeros(1, 3, 16, 16)).shape == (1, 2)
+    )
     with pytest.raises(UserError, match="data.size = 8: 16 pixels at least"):
         architecture("good", 1 / 32, 8)
     refused(lambda: architecture("bad", 1, 32), "returned tuple, not an Architecture")
@@ -284,7 +363,10 @@ def test_a_network_comes_back_from_its_json(install: Callable[..., None]) -> Non
 
 def test_a_network_without_its_family_is_refused(install: Callable[..., None]) -> None:
     install({"networks": {"good": "good"}}, NETWORK)
-    refused(lambda: architecture("good", 1 / 32, 32), "not an architecture of a family that is known here")
+    refused(
+        lambda: architecture("good", 1 / 32, 32),
+        "not an architecture of a family that is known here",
+    )
 
 
 STRATEGY = """
@@ -350,9 +432,15 @@ def over(**changes):
         ("over(is_test=LABELS)", "is_test that are no array of bool"),
     ],
 )
-def test_a_sources_nonsense_is_named(install: Callable[..., None], tmp_path: Path, what: str, says: str) -> None:
+def test_a_sources_nonsense_is_named(
+    install: Callable[..., None], tmp_path: Path, what: str, says: str
+) -> None:
     install({"sources": {"bad": "bad", "good": "good"}}, SOURCE % what)
     settings = DataSettings(source="bad", size=8)
     refused(lambda: load_images(settings, None, tmp_path / "cache"), says)
     found = load_images(replace(settings, source="good"), None, tmp_path / "cache")
-    assert found.images.shape == (4, 3, 8, 8) and np.array_equal(found.labels, [0, 0, 1, 1]) and found.mean == (0.5, 0.5, 0.5)
+    assert (
+        found.images.shape == (4, 3, 8, 8)
+        and np.array_equal(found.labels, [0, 0, 1, 1])
+        and found.mean == (0.5, 0.5, 0.5)
+    )

@@ -16,7 +16,13 @@ MakePhoto = Callable[..., Path]
 def photo() -> MakePhoto:
     """photo(path, seed, side lengths, mode): a JPEG (or what the suffix says) of coarse random colours; other arguments go to Pillow."""
 
-    def make(path: Path, seed: int, sides: tuple[int, int] = (24, 18), mode: str = "RGB", **options: object) -> Path:
+    def make(
+        path: Path,
+        seed: int,
+        sides: tuple[int, int] = (24, 18),
+        mode: str = "RGB",
+        **options: object,
+    ) -> Path:
         coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
         path.parent.mkdir(parents=True, exist_ok=True)
         made = Image.fromarray(coarse).resize(sides, Image.Resampling.BILINEAR).convert(mode)

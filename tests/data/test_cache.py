@@ -78,7 +78,12 @@ def test_writing_into_the_map_does_not_reach_the_file(source: Source, tmp_path: 
 
 def test_another_identity_is_another_entry(source: Source, tmp_path: Path):
     open_cache(source, tmp_path / "cache")
-    cached(tmp_path / "cache", "made-8", Prepared({"source": "made", "mtime_ns": 2}, source.decode, (0.5,) * 3, (0.2,) * 3), print)
+    cached(
+        tmp_path / "cache",
+        "made-8",
+        Prepared({"source": "made", "mtime_ns": 2}, source.decode, (0.5,) * 3, (0.2,) * 3),
+        print,
+    )
     assert source.decoded == 2
 
 
@@ -111,7 +116,9 @@ DAMAGES = {
     "flipped bit": flip_a_bit,
     "pixels gone": lambda entry: (entry / "pixels.npy").unlink(),
     "meta gone": lambda entry: (entry / "meta.json").unlink(),
-    "meta half": lambda entry: (entry / "meta.json").write_text((entry / "meta.json").read_text()[:50]),
+    "meta half": lambda entry: (entry / "meta.json").write_text(
+        (entry / "meta.json").read_text()[:50]
+    ),
     "meta of another shape": lambda entry: (entry / "meta.json").write_text("[1]"),
     "label lost": lose_a_label,
     "label changed": change_a_label,
@@ -145,10 +152,14 @@ def test_processes_that_come_at_once_decode_once(tmp_path: Path):
 
 
 @pytest.mark.parametrize("writes", [0, 1])
-def test_a_writer_killed_half_way_leaves_nothing_that_counts(writes: int, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_writer_killed_half_way_leaves_nothing_that_counts(
+    writes: int, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def child() -> None:
         seen: list[int] = []
-        monkeypatch.setattr(os, "fsync", lambda number: seen.append(number) if len(seen) < writes else os._exit(9))
+        monkeypatch.setattr(
+            os, "fsync", lambda number: seen.append(number) if len(seen) < writes else os._exit(9)
+        )
         open_cache(source, tmp_path / "cache")
 
     process = FORK.Process(target=child)
@@ -160,14 +171,20 @@ def test_a_writer_killed_half_way_leaves_nothing_that_counts(writes: int, source
     assert [path.name[0] for path in (tmp_path / "cache").iterdir() if path.is_dir()] == ["m"]
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def full(number: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DataError) as caught:
         open_cache(source, tmp_path / "cache")
-    assert str(tmp_path / "cache") in str(caught.value) and "No space left" in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        str(tmp_path / "cache") in str(caught.value)
+        and "No space left" in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
     assert [path for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
 
 
@@ -178,7 +195,9 @@ def test_a_cache_folder_that_cannot_be_made_is_one_line(source: Source, tmp_path
     assert str(tmp_path / "cache") in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_whole_entry_is_read_where_nothing_can_be_written(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_whole_entry_is_read_where_nothing_can_be_written(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     open_cache(source, tmp_path / "cache")
 
     def refuse(*args: object, **kwargs: object) -> None:

@@ -41,7 +41,14 @@ class Source:
 
     def decode(self, report: cache.Report) -> Streamed:
         roles = {"ancestor": [0], "condense": [1], "descend": [2]}
-        return Streamed(self.blocks, 8, np.arange(20, dtype=np.int64) % 3, np.arange(20) > 15, ("a", "b", "c"), roles)
+        return Streamed(
+            self.blocks,
+            8,
+            np.arange(20, dtype=np.int64) % 3,
+            np.arange(20) > 15,
+            ("a", "b", "c"),
+            roles,
+        )
 
 
 @pytest.fixture
@@ -55,8 +62,14 @@ def open_cache(source: Source, folder: Path, lines: list[str] | None = None) -> 
 
 
 def assert_whole(found: Decoded) -> None:
-    assert np.array_equal(found.pixels, PIXELS) and found.digest == hashlib.sha256(PIXELS.tobytes()).hexdigest()
-    assert found.labels.tolist() == [place % 3 for place in range(20)] and found.is_test.tolist() == [False] * 16 + [True] * 4
+    assert (
+        np.array_equal(found.pixels, PIXELS)
+        and found.digest == hashlib.sha256(PIXELS.tobytes()).hexdigest()
+    )
+    assert (
+        found.labels.tolist() == [place % 3 for place in range(20)]
+        and found.is_test.tolist() == [False] * 16 + [True] * 4
+    )
     assert found.roles == {"ancestor": (0,), "condense": (1,), "descend": (2,)}
 
 
@@ -68,12 +81,26 @@ def test_a_stream_becomes_the_file_that_numpy_would_write(source: Source, tmp_pa
     assert_whole(open_cache(source, tmp_path / "cache"))
     np.save(tmp_path / "plain.npy", PIXELS)
     (entry,) = folders(tmp_path / "cache")
-    assert (tmp_path / "cache" / entry / "pixels.npy").read_bytes() == (tmp_path / "plain.npy").read_bytes()
-    assert sorted(path.name for path in (tmp_path / "cache" / entry).iterdir()) == ["meta.json", "pixels.npy"]
+    assert (tmp_path / "cache" / entry / "pixels.npy").read_bytes() == (
+        tmp_path / "plain.npy"
+    ).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "cache" / entry).iterdir()) == [
+        "meta.json",
+        "pixels.npy",
+    ]
 
 
-@pytest.mark.parametrize("error", [DataError("image 14 is broken"), KeyboardInterrupt(), OSError(5, "Input/output error", "/photos/14")])
-def test_decoding_goes_on_where_it_was_interrupted(error: BaseException, source: Source, tmp_path: Path):
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("image 14 is broken"),
+        KeyboardInterrupt(),
+        OSError(5, "Input/output error", "/photos/14"),
+    ],
+)
+def test_decoding_goes_on_where_it_was_interrupted(
+    error: BaseException, source: Source, tmp_path: Path
+):
     source.until, source.error = 15, error
     with pytest.raises((DataError, KeyboardInterrupt)) as caught:
         open_cache(source, tmp_path / "cache")
@@ -89,7 +116,9 @@ def test_decoding_goes_on_where_it_was_interrupted(error: BaseException, source:
 def test_a_killed_writer_s_unfinished_bytes_are_not_believed(source: Source, tmp_path: Path):
     def child() -> None:
         plain = source.blocks
-        source.blocks = lambda start: (os._exit(9) if place == 5 else block for place, block in enumerate(plain(start)))  # type: ignore[misc,method-assign]
+        source.blocks = lambda start: (
+            os._exit(9) if place == 5 else block for place, block in enumerate(plain(start))
+        )  # type: ignore[misc,method-assign]
         open_cache(source, tmp_path / "cache")
 
     process = FORK.Process(target=child)
@@ -104,7 +133,9 @@ def test_a_killed_writer_s_unfinished_bytes_are_not_believed(source: Source, tmp
 
 
 @pytest.mark.parametrize("damage", ["pixel", "short", "note", "other set"])
-def test_a_damaged_beginning_is_begun_again(damage: str, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_damaged_beginning_is_begun_again(
+    damage: str, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     source.until = 15
     with pytest.raises(DataError):
         open_cache(source, tmp_path / "cache")
@@ -124,7 +155,9 @@ def test_a_damaged_beginning_is_begun_again(damage: str, source: Source, tmp_pat
     assert source.starts == [0, 0]
 
 
-def test_room_is_asked_for_what_is_still_to_come(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_room_is_asked_for_what_is_still_to_come(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 20 * EACH - 1))
     with pytest.raises(DataError, match=f"need {20 * EACH} bytes .* and {20 * EACH - 1} bytes"):
@@ -156,22 +189,30 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def test_a_large_entry_is_mapped_read_only(large: Path, source: Source, monkeypatch: pytest.MonkeyPatch):
+def test_a_large_entry_is_mapped_read_only(
+    large: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+):
     """A writable private map of more than the machine's memory is refused by Linux, whatever is read of it."""
     assert not open_cache(source, large.parent).pixels.flags.writeable
     monkeypatch.undo()
     assert open_cache(source, large.parent).pixels.flags.writeable
 
 
-def test_a_large_entry_is_read_once_and_then_known_by_its_stamp(large: Path, source: Source, monkeypatch: pytest.MonkeyPatch):
+def test_a_large_entry_is_read_once_and_then_known_by_its_stamp(
+    large: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+):
     seen = readings(monkeypatch)
     for _ in range(2):
         assert_whole(open_cache(source, large.parent))
     assert seen == [] and source.starts == [0]
 
 
-@pytest.mark.parametrize("touch", ["time", "copy", "stamp gone", "stamp damaged", "stamp of another content"])
-def test_a_large_entry_whose_stamp_does_not_fit_is_read_again_once(touch: str, large: Path, source: Source, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "touch", ["time", "copy", "stamp gone", "stamp damaged", "stamp of another content"]
+)
+def test_a_large_entry_whose_stamp_does_not_fit_is_read_again_once(
+    touch: str, large: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+):
     pixels, stamp = large / "pixels.npy", large / "verified.json"
     if touch == "time":
         os.utime(pixels, (1, 1))
@@ -196,12 +237,16 @@ def test_a_large_entry_that_was_written_into_is_decoded_again(large: Path, sourc
     with open(large / "pixels.npy", "r+b") as file:
         file.seek(500)
         file.write(bytes([file.read(1)[0] ^ 1]))
-    os.utime(large / "pixels.npy", ns=(info.st_atime_ns, info.st_mtime_ns))  # hides it from mtime, not from ctime
+    os.utime(
+        large / "pixels.npy", ns=(info.st_atime_ns, info.st_mtime_ns)
+    )  # hides it from mtime, not from ctime
     assert_whole(open_cache(source, large.parent))
     assert source.starts == [0, 0]
 
 
-def test_a_large_entry_in_a_read_only_folder_is_read_at_every_opening(large: Path, source: Source, monkeypatch: pytest.MonkeyPatch):
+def test_a_large_entry_in_a_read_only_folder_is_read_at_every_opening(
+    large: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+):
     (large / "verified.json").unlink()
 
     def refuse(*args: object) -> None:

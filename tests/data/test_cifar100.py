@@ -45,7 +45,9 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(CIFAR100, "tgz_md5", whole)
     monkeypatch.setattr(CIFAR100, "train_list", [["train", md5["train"]]])
     monkeypatch.setattr(CIFAR100, "test_list", [["test", md5["test"]]])
-    monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5["meta"]})
+    monkeypatch.setattr(
+        CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5["meta"]}
+    )
     monkeypatch.setattr(CIFAR100, "url", "http://127.0.0.1:9/never")
     monkeypatch.setattr(cifar100, "MD5", whole)
     monkeypatch.setattr(cifar100, "URL", archive.as_uri())
@@ -53,7 +55,9 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def load(tmp_path: Path, size: int = 32, where: str = "data") -> ImageSet:
-    return load_images(DataSettings(source="cifar100", size=size), tmp_path / where, tmp_path / "cache")
+    return load_images(
+        DataSettings(source="cifar100", size=size), tmp_path / where, tmp_path / "cache"
+    )
 
 
 def error_of(tmp_path: Path) -> str:
@@ -64,7 +68,11 @@ def error_of(tmp_path: Path) -> str:
 
 
 def test_the_constants_are_torchvision_s():
-    assert (cifar100.URL, cifar100.ARCHIVE, cifar100.MD5) == (CIFAR100.url, CIFAR100.filename, CIFAR100.tgz_md5)
+    assert (cifar100.URL, cifar100.ARCHIVE, cifar100.MD5) == (
+        CIFAR100.url,
+        CIFAR100.filename,
+        CIFAR100.tgz_md5,
+    )
 
 
 def test_it_is_downloaded_and_read(served: Path, tmp_path: Path):
@@ -89,7 +97,9 @@ def test_another_size_is_resized(served: Path, tmp_path: Path):
     np.testing.assert_allclose(small[:6].reshape(6, 3, -1).mean(-1), means, atol=6)
 
 
-def test_an_archive_put_there_by_hand_is_enough(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_archive_put_there_by_hand_is_enough(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(cifar100, "URL", "http://127.0.0.1:9/never")
     (tmp_path / "data").mkdir()
     served.rename(tmp_path / "data" / served.name)
@@ -128,7 +138,9 @@ def test_nothing_is_downloaded_into_an_unpacked_folder(served: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/never", "http://no-such-host.invalid/x"])
-def test_without_network_the_line_says_which_file_to_put_where(address: str, served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_network_the_line_says_which_file_to_put_where(
+    address: str, served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(cifar100, "URL", address)
     line = error_of(tmp_path)
     for word in (cifar100.ARCHIVE, address, cifar100.MD5, str(tmp_path / "data")):
@@ -138,7 +150,9 @@ def test_without_network_the_line_says_which_file_to_put_where(address: str, ser
 def test_a_download_that_is_not_the_file_is_refused_and_not_kept(served: Path, tmp_path: Path):
     served.write_bytes(served.read_bytes()[:-9])
     assert "wrong md5" in error_of(tmp_path)
-    assert [path.name for path in (tmp_path / "data").iterdir() if not path.name.startswith(".")] == []
+    assert [
+        path.name for path in (tmp_path / "data").iterdir() if not path.name.startswith(".")
+    ] == []
 
 
 def test_a_damaged_archive_is_named_and_left_alone(served: Path, tmp_path: Path):
@@ -155,8 +169,14 @@ def test_a_data_folder_that_cannot_be_made_is_named(served: Path, tmp_path: Path
     assert str(tmp_path / "data") in line and "--data" in line
 
 
-def test_its_split_is_the_authors_where_it_is_only_the_descendants_source(served: Path, tmp_path: Path):
-    second = DataSettings(source="glyphs", descend_source="cifar100", size=32, glyph_train=1, glyph_test=1)
+def test_its_split_is_the_authors_where_it_is_only_the_descendants_source(
+    served: Path, tmp_path: Path
+):
+    second = DataSettings(
+        source="glyphs", descend_source="cifar100", size=32, glyph_train=1, glyph_test=1
+    )
     both = load_images(second, tmp_path / "data", tmp_path / "cache")
-    assert both.roles == {role: [100 + class_id for class_id in CIFAR_FS[role]] for role in ("condense", "descend")}
+    assert both.roles == {
+        role: [100 + class_id for class_id in CIFAR_FS[role]] for role in ("condense", "descend")
+    }
     assert load(tmp_path).roles is None

@@ -26,7 +26,9 @@ def test_there_are_100_distinct_characters_and_every_font_has_them():
 def test_no_two_characters_look_alike_in_a_font(font: int):
     shapes = []
     for class_id in range(100):
-        stencil = np.asarray(glyphs._stencil(class_id, font, 64).resize((24, 24)), np.float64).ravel()
+        stencil = np.asarray(
+            glyphs._stencil(class_id, font, 64).resize((24, 24)), np.float64
+        ).ravel()
         shapes.append((stencil - stencil.mean()) / stencil.std())
     likeness = np.array(shapes) @ np.array(shapes).T / 24**2
     np.fill_diagonal(likeness, 0)
@@ -39,7 +41,10 @@ def test_classes_roles_and_labels_are_counted_right():
     assert made.pixels.shape == (20, 16, 16, 3) and made.pixels.dtype == np.uint8
     assert made.labels.tolist() == np.repeat(range(4), 5).tolist()
     assert made.is_test.tolist() == [False, False, False, True, True] * 4
-    assert made.class_names[0] == "latin capital letter a" and len(set(draw_all(8, 0, 1, 1).class_names)) == 100
+    assert (
+        made.class_names[0] == "latin capital letter a"
+        and len(set(draw_all(8, 0, 1, 1).class_names)) == 100
+    )
 
 
 def test_every_image_is_another_and_differs_by_role_and_seed():
@@ -52,7 +57,12 @@ def test_more_images_extend_fewer():
 
 
 def test_another_process_draws_the_same_bytes_and_global_state_does_not_matter():
-    lines = {subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    lines = {
+        subprocess.run(
+            [sys.executable, "-c", CODE], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    }
     torch.manual_seed(1)
     import hashlib
 
@@ -60,7 +70,12 @@ def test_another_process_draws_the_same_bytes_and_global_state_does_not_matter()
 
 
 def test_the_stated_mean_and_std_are_the_images():
-    pixels = np.concatenate([draw(class_id, "train", 32, 0, 40) for class_id in range(0, 100, 4)]).reshape(-1, 3) / 255
+    pixels = (
+        np.concatenate(
+            [draw(class_id, "train", 32, 0, 40) for class_id in range(0, 100, 4)]
+        ).reshape(-1, 3)
+        / 255
+    )
     np.testing.assert_allclose(pixels.mean(0), glyphs.MEAN, atol=0.02)
     np.testing.assert_allclose(pixels.std(0), glyphs.STD, atol=0.02)
 

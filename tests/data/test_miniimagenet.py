@@ -36,7 +36,9 @@ def folder(tmp_path: Path, photo: Callable[..., Path]) -> Path:
             photo(root / "images" / name_of(wnid, number), 100 * place + number, (21, 16))
     for part, wnids in CLASSES.items():
         rows = [f"{name_of(wnid, number)},{wnid}" for wnid in wnids for number in range(TEN)]
-        (root / f"{part}.csv").write_text("\n".join(["filename,label", *np.random.default_rng(0).permutation(rows)]) + "\n")
+        (root / f"{part}.csv").write_text(
+            "\n".join(["filename,label", *np.random.default_rng(0).permutation(rows)]) + "\n"
+        )
     return root
 
 
@@ -53,9 +55,16 @@ def pickled(tmp_path: Path) -> Path:
     for protocol, (part, wnids) in zip((2, 4, 5), CLASSES.items(), strict=True):
         order = np.random.default_rng(protocol).permutation(TEN * len(wnids))
         images = np.concatenate([pixels_of(ORDER.index(wnid)) for wnid in wnids])[np.argsort(order)]
-        rows: dict[str, Any] = {wnid: order[TEN * place : TEN * (place + 1)] for place, wnid in enumerate(wnids)}
-        rows = {wnid: found if part == "test" else list(found) if part == "val" else found.tolist() for wnid, found in rows.items()}
-        (root / f"mini-imagenet-cache-{part}.pkl").write_bytes(pickle.dumps({"image_data": images, "class_dict": rows}, protocol))
+        rows: dict[str, Any] = {
+            wnid: order[TEN * place : TEN * (place + 1)] for place, wnid in enumerate(wnids)
+        }
+        rows = {
+            wnid: found if part == "test" else list(found) if part == "val" else found.tolist()
+            for wnid, found in rows.items()
+        }
+        (root / f"mini-imagenet-cache-{part}.pkl").write_bytes(
+            pickle.dumps({"image_data": images, "class_dict": rows}, protocol)
+        )
     return root
 
 
@@ -73,11 +82,19 @@ def error_of(where: Path, tmp_path: Path) -> str:
 def test_the_folder_s_classes_photos_and_hold_out(folder: Path, tmp_path: Path):
     found = load(folder, tmp_path)
     assert found.class_names == ORDER
-    assert np.bincount(found.labels[~found.is_test]).tolist() == [10] * 6 and np.bincount(found.labels[found.is_test]).tolist() == [2] * 6
+    assert (
+        np.bincount(found.labels[~found.is_test]).tolist() == [10] * 6
+        and np.bincount(found.labels[found.is_test]).tolist() == [2] * 6
+    )
     for label, wnid in enumerate(ORDER):
         for test, numbers in ((False, range(10)), (True, range(10, 12))):
-            expected = [photos.decode(folder / "images" / name_of(wnid, number), 16).transpose(2, 0, 1) for number in numbers]
-            assert np.array_equal(found.images[(found.labels == label) & (found.is_test == test)], np.stack(expected))
+            expected = [
+                photos.decode(folder / "images" / name_of(wnid, number), 16).transpose(2, 0, 1)
+                for number in numbers
+            ]
+            assert np.array_equal(
+                found.images[(found.labels == label) & (found.is_test == test)], np.stack(expected)
+            )
 
 
 def test_the_pickles_classes_photos_and_hold_out(pickled: Path, tmp_path: Path):
@@ -86,31 +103,54 @@ def test_the_pickles_classes_photos_and_hold_out(pickled: Path, tmp_path: Path):
     for label in range(6):
         for test, rows in ((False, slice(0, 10)), (True, slice(10, 12))):
             expected = pixels_of(label)[rows].transpose(0, 3, 1, 2)
-            assert np.array_equal(found.images[(found.labels == label) & (found.is_test == test)], expected)
+            assert np.array_equal(
+                found.images[(found.labels == label) & (found.is_test == test)], expected
+            )
     assert load(pickled, tmp_path, replace(DATA, size=8)).images.shape == (72, 3, 8, 8)
 
 
 @pytest.mark.parametrize("kind", ["folder", "pickled"])
-def test_the_source_s_own_split_is_the_default(kind: str, request: pytest.FixtureRequest, tmp_path: Path):
+def test_the_source_s_own_split_is_the_default(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+):
     found = load(request.getfixturevalue(kind), tmp_path)
     splits = make_splits(DATA, found)
-    named = [tuple(found.class_names[i] for i in ids) for ids in (splits.ancestor, splits.condense, splits.descend)]
+    named = [
+        tuple(found.class_names[i] for i in ids)
+        for ids in (splits.ancestor, splits.condense, splits.descend)
+    ]
     assert named == [("n01", "n03", "n05"), ("n02",), ("n04", "n06")]
 
 
-def test_fewer_classes_are_drawn_within_their_role_and_listed_ones_win(folder: Path, tmp_path: Path):
+def test_fewer_classes_are_drawn_within_their_role_and_listed_ones_win(
+    folder: Path, tmp_path: Path
+):
     found = load(folder, tmp_path)
-    drawn = {seed: make_splits(replace(DATA, split=(2, 1, 1), split_seed=seed), found) for seed in range(6)}
-    assert all(set(s.ancestor) < {0, 1, 2} and s.condense == (3,) and set(s.descend) < {4, 5} for s in drawn.values())
+    drawn = {
+        seed: make_splits(replace(DATA, split=(2, 1, 1), split_seed=seed), found)
+        for seed in range(6)
+    }
+    assert all(
+        set(s.ancestor) < {0, 1, 2} and s.condense == (3,) and set(s.descend) < {4, 5}
+        for s in drawn.values()
+    )
     assert len(set(drawn.values())) > 1
-    listed = make_splits(replace(DATA, ancestor_classes=(5,), condense_classes=(0, 1), descend_classes=(3,)), found)
+    listed = make_splits(
+        replace(DATA, ancestor_classes=(5,), condense_classes=(0, 1), descend_classes=(3,)), found
+    )
     assert (listed.ancestor, listed.condense, listed.descend) == ((5,), (0, 1), (3,))
-    with pytest.raises(UserError, match=r"data.split asks for 4 classes \(ancestor 4\), but miniimagenet's own split has 3"):
+    with pytest.raises(
+        UserError,
+        match=r"data.split asks for 4 classes \(ancestor 4\), but miniimagenet's own split has 3",
+    ):
         make_splits(replace(DATA, split=(4, 1, 2)), found)
 
 
 def test_images_per_class_leave_the_test_images_alone(folder: Path, tmp_path: Path):
-    everything, few = load(folder, tmp_path), load(folder, tmp_path, replace(DATA, images_per_class=4))
+    everything, few = (
+        load(folder, tmp_path),
+        load(folder, tmp_path, replace(DATA, images_per_class=4)),
+    )
     assert np.bincount(few.labels[~few.is_test]).tolist() == [4] * 6
     assert np.array_equal(few.images[few.is_test], everything.images[everything.is_test])
     train = {image.tobytes() for image in everything.images[~everything.is_test]}
@@ -119,9 +159,17 @@ def test_images_per_class_leave_the_test_images_alone(folder: Path, tmp_path: Pa
 
 def test_nothing_there_names_both_distributions(tmp_path: Path, folder: Path):
     line = error_of(tmp_path / "nowhere", tmp_path)
-    assert str(tmp_path / "nowhere") in line and "train.csv" in line and "mini-imagenet-cache-train.pkl" in line and "--data" in line
+    assert (
+        str(tmp_path / "nowhere") in line
+        and "train.csv" in line
+        and "mini-imagenet-cache-train.pkl" in line
+        and "--data" in line
+    )
     (folder / "val.csv").unlink()
-    assert "val.csv" in error_of(folder, tmp_path) and "train.csv," not in error_of(folder, tmp_path).split("missing")[0]
+    assert (
+        "val.csv" in error_of(folder, tmp_path)
+        and "train.csv," not in error_of(folder, tmp_path).split("missing")[0]
+    )
 
 
 def test_a_missing_or_broken_photo_is_named(folder: Path, tmp_path: Path):
@@ -159,16 +207,22 @@ def test_a_table_that_does_not_fit_is_named(line: str, words: str, folder: Path,
         ("val", f"{name_of('n01', 0)},n02"),
     ],
 )
-def test_a_photo_listed_twice_is_refused_and_named(part: str, line: str, folder: Path, tmp_path: Path):
+def test_a_photo_listed_twice_is_refused_and_named(
+    part: str, line: str, folder: Path, tmp_path: Path
+):
     """Its second place may be among the test images, or in another role."""
     with open(folder / f"{part}.csv", "a") as file:
         file.write(line + "\n")
     found = error_of(folder, tmp_path)
-    assert f"{name_of('n01', 0)} is listed twice" in found and "n01" in found and str(folder) in found
+    assert (
+        f"{name_of('n01', 0)} is listed twice" in found and "n01" in found and str(folder) in found
+    )
 
 
 @pytest.mark.parametrize("members", [{"n02": [0, 1, 2, 1]}, {"n02": [0, 1], "n08": [1, 2]}])
-def test_a_row_of_the_pickles_listed_twice_is_refused_and_named(members: dict[str, list[int]], pickled: Path, tmp_path: Path):
+def test_a_row_of_the_pickles_listed_twice_is_refused_and_named(
+    members: dict[str, list[int]], pickled: Path, tmp_path: Path
+):
     file = pickled / "mini-imagenet-cache-val.pkl"
     file.write_bytes(pickle.dumps({"image_data": pixels_of(3), "class_dict": members}))
     assert f"row 1 of {file.name} is listed twice" in error_of(pickled, tmp_path)
@@ -191,9 +245,13 @@ class Evil:
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("inside", ["alone", "among images"])
-def test_a_pickle_that_would_run_something_runs_nothing(protocol: int, inside: str, pickled: Path, tmp_path: Path):
+def test_a_pickle_that_would_run_something_runs_nothing(
+    protocol: int, inside: str, pickled: Path, tmp_path: Path
+):
     made = Evil(os.mkdir, str(tmp_path / "broken-in"))
-    content = made if inside == "alone" else {"image_data": pixels_of(0), "class_dict": {"n02": made}}
+    content = (
+        made if inside == "alone" else {"image_data": pixels_of(0), "class_dict": {"n02": made}}
+    )
     file = pickled / "mini-imagenet-cache-val.pkl"
     file.write_bytes(pickle.dumps(content, protocol))
     line = error_of(pickled, tmp_path)
@@ -230,7 +288,10 @@ def test_python_2_s_pickles_are_read(tmp_path: Path):
     )
     (tmp_path / "x.pkl").write_bytes(raw)
     with open(tmp_path / "x.pkl", "rb") as file:
-        assert ArrayUnpickler(file, encoding="latin1").load()["image"].tolist() == [[0, 1], [254, 255]]
+        assert ArrayUnpickler(file, encoding="latin1").load()["image"].tolist() == [
+            [0, 1],
+            [254, 255],
+        ]
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,17 @@ from evolve.networks.fast.compiled import images as compiled
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
-def image_set(count: int = 40, size: int = 8, classes: int = 4, read_only: bool = False) -> ImageSet:
+def image_set(
+    count: int = 40, size: int = 8, classes: int = 4, read_only: bool = False
+) -> ImageSet:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     pixels.setflags(write=not read_only)
     labels = rng.permutation(np.arange(count, dtype=np.int64) % classes)
     names = tuple(f"class {place}" for place in range(classes))
-    return ImageSet("made", pixels.transpose(0, 3, 1, 2), labels, rng.random(count) < 0.3, names, "f", MEAN, STD)
+    return ImageSet(
+        "made", pixels.transpose(0, 3, 1, 2), labels, rng.random(count) < 0.3, names, "f", MEAN, STD
+    )
 
 
 def resident(**kwargs: int) -> Resident:
@@ -33,7 +37,9 @@ def resident(**kwargs: int) -> Resident:
 
 def plainly_normalised(images: ImageSet, index: torch.Tensor) -> torch.Tensor:
     pixels = torch.from_numpy(images.images[index.numpy()].copy()).to(torch.float64) / 255
-    return (pixels - torch.tensor(MEAN, dtype=torch.float64).view(1, 3, 1, 1)) / torch.tensor(STD, dtype=torch.float64).view(1, 3, 1, 1)
+    return (pixels - torch.tensor(MEAN, dtype=torch.float64).view(1, 3, 1, 1)) / torch.tensor(
+        STD, dtype=torch.float64
+    ).view(1, 3, 1, 1)
 
 
 def test_batch_is_the_normalised_images_in_the_order_of_the_index():
@@ -59,7 +65,9 @@ def test_indices_partition_the_images_by_class_and_role():
         for test in (False, True):
             index = data.indices(class_id, test)
             assert index.dtype == torch.int64 and torch.equal(index, index.sort().values)
-            assert all(images.labels[i] == class_id and images.is_test[i] == test for i in index.tolist())
+            assert all(
+                images.labels[i] == class_id and images.is_test[i] == test for i in index.tolist()
+            )
             seen += index.tolist()
     assert sorted(seen) == list(range(40))
 
@@ -84,7 +92,9 @@ def test_a_cropped_image_is_some_shift_of_the_padded_one(size: int, count: int, 
     padded = F.pad(data.batch(index), (reach,) * 4)
     shifts = [(y, x) for y in range(2 * reach + 1) for x in range(2 * reach + 1)]
     for place, made in enumerate(data.batch(index, ("crop",), generator(seed, "a"))):
-        assert any(torch.equal(made, padded[place, :, y : y + size, x : x + size]) for y, x in shifts)
+        assert any(
+            torch.equal(made, padded[place, :, y : y + size, x : x + size]) for y, x in shifts
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -94,12 +104,18 @@ def test_a_cropped_image_is_some_shift_of_the_padded_one(size: int, count: int, 
     augment=st.sampled_from([(), ("crop",), ("flip",), ("flip", "crop")]),
     seed=st.integers(0, 1000),
 )
-def test_the_kernel_makes_the_batches_of_the_plain_operations_bit_for_bit(size: int, count: int, augment: tuple[str, ...], seed: int):
+def test_the_kernel_makes_the_batches_of_the_plain_operations_bit_for_bit(
+    size: int, count: int, augment: tuple[str, ...], seed: int
+):
     data = resident(size=size)
-    index = torch.randint(0, 40, (2 * count,), generator=generator(seed))[::2]  # not contiguous, and with the outermost images at times
+    index = torch.randint(0, 40, (2 * count,), generator=generator(seed))[
+        ::2
+    ]  # not contiguous, and with the outermost images at times
     shift, flip = data.draw(count, augment, generator(seed, "a"))
     made = data.batch(index, augment, generator(seed, "a"))
-    assert torch.equal(made, data.gather(index, shift, flip)) and made.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(made, data.gather(index, shift, flip)) and made.is_contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 @pytest.mark.parametrize("augment", [(), ("crop", "flip")])
@@ -114,7 +130,9 @@ def test_batches_in_a_row_are_those_asked_for_one_by_one(augment: tuple[str, ...
 
 
 @pytest.mark.parametrize("width", [16, 32])
-def test_the_kernel_makes_the_same_batches_with_narrower_vectors(width: int, monkeypatch: pytest.MonkeyPatch):
+def test_the_kernel_makes_the_same_batches_with_narrower_vectors(
+    width: int, monkeypatch: pytest.MonkeyPatch
+):
     data = resident(size=16)
     wide = data.batch(torch.arange(40), ("crop", "flip"), generator(1))
     monkeypatch.setattr(emit, "processor", lambda: emit.Processor(width, 16))
@@ -137,7 +155,10 @@ def test_crop_reaches_every_shift_and_flip_about_half():
     assert len({image.numpy().tobytes() for image in cropped}) == 25
     flipped = data.batch(same, ("flip",), generator(1))
     mirrored = sum(torch.equal(image, plain.flip(2)) for image in flipped)
-    assert 380 < mirrored < 520 and mirrored + sum(torch.equal(image, plain) for image in flipped) == 900
+    assert (
+        380 < mirrored < 520
+        and mirrored + sum(torch.equal(image, plain) for image in flipped) == 900
+    )
 
 
 def test_crop_and_flip_compose_and_keep_the_memory_format():
@@ -146,7 +167,13 @@ def test_crop_and_flip_compose_and_keep_the_memory_format():
     both = data.batch(index, ("flip", "crop"), generator(3))
     cropped = data.batch(index, ("crop",), generator(3))
     same = [torch.equal(a, b) for a, b in zip(both, cropped, strict=True)]
-    assert all(kept or torch.equal(a, b.flip(2)) for kept, a, b in zip(same, both, cropped, strict=True)) and 3 < sum(same) < 27
+    assert (
+        all(
+            kept or torch.equal(a, b.flip(2))
+            for kept, a, b in zip(same, both, cropped, strict=True)
+        )
+        and 3 < sum(same) < 27
+    )
     assert both.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -180,8 +207,20 @@ def test_channels_last_images_are_shared_even_when_read_only():
 
 def test_images_in_plain_order_give_the_same_batches():
     images = image_set()
-    plain = ImageSet("made", np.ascontiguousarray(images.images), images.labels, images.is_test, images.class_names, "f", MEAN, STD)
-    assert torch.equal(Resident(plain, torch.device("cpu")).batch(torch.arange(9)), resident().batch(torch.arange(9)))
+    plain = ImageSet(
+        "made",
+        np.ascontiguousarray(images.images),
+        images.labels,
+        images.is_test,
+        images.class_names,
+        "f",
+        MEAN,
+        STD,
+    )
+    assert torch.equal(
+        Resident(plain, torch.device("cpu")).batch(torch.arange(9)),
+        resident().batch(torch.arange(9)),
+    )
 
 
 def test_augmentation_is_refused_without_a_generator_or_by_a_wrong_name():
@@ -193,4 +232,9 @@ def test_augmentation_is_refused_without_a_generator_or_by_a_wrong_name():
 
 @pytest.mark.parametrize("augment", [(), ("crop",), ("crop", "flip")])
 def test_an_empty_batch_is_a_batch(augment: tuple[str, ...]):
-    assert resident().batch(torch.empty(0, dtype=torch.int64), augment, generator(0)).shape == (0, 3, 8, 8)
+    assert resident().batch(torch.empty(0, dtype=torch.int64), augment, generator(0)).shape == (
+        0,
+        3,
+        8,
+        8,
+    )

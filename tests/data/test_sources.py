@@ -24,13 +24,27 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny(train: int = 5, test: int = 2) -> Decoded:
-    pixels = np.random.default_rng(0).integers(0, 256, (3 * (train + test), 8, 8, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (3 * (train + test), 8, 8, 3), dtype=np.uint8
+    )
     is_test = np.tile(np.repeat([False, True], [train, test]), 3)
-    return Decoded(pixels, np.repeat(np.arange(3), train + test), is_test, ("a", "b", "c"), pixel_digest(pixels))
+    return Decoded(
+        pixels,
+        np.repeat(np.arange(3), train + test),
+        is_test,
+        ("a", "b", "c"),
+        pixel_digest(pixels),
+    )
 
 
 def test_every_source_can_be_the_descendants_too():
-    assert set(registry.names("sources")) >= {"glyphs", "cifar100", "tinyimagenet", "imagenet", "miniimagenet"}
+    assert set(registry.names("sources")) >= {
+        "glyphs",
+        "cifar100",
+        "tinyimagenet",
+        "imagenet",
+        "miniimagenet",
+    }
     assert all(callable(registry.find("sources", name)) for name in registry.records("sources"))
 
 
@@ -46,20 +60,35 @@ def test_loading_again_reads_the_cache_and_has_the_same_fingerprint(cache_dir: P
     first = load_images(SMALL, None, cache_dir)
     lines: list[str] = []
     again = load_images(SMALL, None, cache_dir, lines.append)
-    assert lines == [] and again.fingerprint == first.fingerprint and isinstance(again.images, np.memmap)
+    assert (
+        lines == []
+        and again.fingerprint == first.fingerprint
+        and isinstance(again.images, np.memmap)
+    )
 
 
 def test_a_resident_shares_the_cache_s_memory(cache_dir: Path):
     images = load_images(SMALL, None, cache_dir)
-    assert Resident(images, torch.device("cpu")).images.data_ptr() == images.images.__array_interface__["data"][0]
+    assert (
+        Resident(images, torch.device("cpu")).images.data_ptr()
+        == images.images.__array_interface__["data"][0]
+    )
 
 
 def test_another_size_or_seed_or_count_is_other_content(cache_dir: Path):
-    variants = [SMALL, replace(SMALL, size=9), replace(SMALL, glyph_seed=1), replace(SMALL, glyph_train=5), replace(SMALL, holdout=1)]
+    variants = [
+        SMALL,
+        replace(SMALL, size=9),
+        replace(SMALL, glyph_seed=1),
+        replace(SMALL, glyph_train=5),
+        replace(SMALL, holdout=1),
+    ]
     assert len({load_images(data, None, cache_dir).fingerprint for data in variants}) == 5
 
 
-def test_holdout_moves_that_many_training_images_of_every_class_and_decodes_nothing(cache_dir: Path):
+def test_holdout_moves_that_many_training_images_of_every_class_and_decodes_nothing(
+    cache_dir: Path,
+):
     plain = load_images(SMALL, None, cache_dir)
     lines: list[str] = []
     held = load_images(replace(SMALL, holdout=3), None, cache_dir, lines.append)
@@ -71,7 +100,9 @@ def test_holdout_moves_that_many_training_images_of_every_class_and_decodes_noth
 def test_holdout_is_drawn_by_split_seed_and_class():
     first, again, other = (hold_out(tiny(20), 5, seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
-    per_class = [np.flatnonzero(first[tiny(20).labels == class_id]).tolist() for class_id in range(3)]
+    per_class = [
+        np.flatnonzero(first[tiny(20).labels == class_id]).tolist() for class_id in range(3)
+    ]
     assert per_class[0] != per_class[1]
 
 
@@ -83,7 +114,11 @@ def test_more_holdout_keeps_what_less_held_out():
 def test_holdout_that_leaves_no_training_image_is_refused(holdout: int):
     with pytest.raises(UserError) as caught:
         hold_out(tiny(5), holdout, 0)
-    assert "data.holdout" in str(caught.value) and "at most 4" in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        "data.holdout" in str(caught.value)
+        and "at most 4" in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
     assert hold_out(tiny(5), 4, 0).sum() == 18
 
 

@@ -16,7 +16,16 @@ from evolve.data.splits import CIFAR_FS, make_splits
 def images(classes: int = 100) -> ImageSet:
     empty = np.zeros(0, np.int64)
     names = tuple(f"name{place}" for place in range(classes))
-    return ImageSet("made", np.zeros((0, 3, 8, 8), np.uint8), empty, empty.astype(bool), names, "f", (0, 0, 0), (1, 1, 1))
+    return ImageSet(
+        "made",
+        np.zeros((0, 3, 8, 8), np.uint8),
+        empty,
+        empty.astype(bool),
+        names,
+        "f",
+        (0, 0, 0),
+        (1, 1, 1),
+    )
 
 
 def settings(**kwargs: object) -> DataSettings:
@@ -30,14 +39,21 @@ def test_cifar_fs_is_a_64_16_20_partition_of_the_100_classes():
 
 def test_listed_classes_are_taken_as_listed():
     data = settings(
-        ancestor_classes=CIFAR_FS["ancestor"], condense_classes=CIFAR_FS["condense"], descend_classes=CIFAR_FS["descend"], split=(1, 1, 1)
+        ancestor_classes=CIFAR_FS["ancestor"],
+        condense_classes=CIFAR_FS["condense"],
+        descend_classes=CIFAR_FS["descend"],
+        split=(1, 1, 1),
     )
     splits = make_splits(data, images())
     assert (splits.ancestor, splits.condense, splits.descend) == tuple(CIFAR_FS.values())
 
 
-@given(st.tuples(st.integers(1, 40), st.integers(1, 30), st.integers(1, 30)), st.integers(0, 10_000))
-def test_drawn_roles_have_the_asked_sizes_and_share_no_class(split: tuple[int, int, int], seed: int):
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 30), st.integers(1, 30)), st.integers(0, 10_000)
+)
+def test_drawn_roles_have_the_asked_sizes_and_share_no_class(
+    split: tuple[int, int, int], seed: int
+):
     splits = make_splits(settings(split=split, split_seed=seed), images())
     roles = (splits.ancestor, splits.condense, splits.descend)
     assert tuple(map(len, roles)) == split
@@ -46,7 +62,10 @@ def test_drawn_roles_have_the_asked_sizes_and_share_no_class(split: tuple[int, i
 
 
 def test_the_draw_depends_on_the_split_seed_alone():
-    first, again, other = (make_splits(settings(split_seed=seed, glyph_seed=glyphs), images()) for seed, glyphs in ((0, 0), (0, 7), (1, 0)))
+    first, again, other = (
+        make_splits(settings(split_seed=seed, glyph_seed=glyphs), images())
+        for seed, glyphs in ((0, 0), (0, 7), (1, 0))
+    )
     assert first == again and first != other
 
 
@@ -59,7 +78,10 @@ def test_a_role_that_is_not_listed_is_drawn_from_the_classes_left():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"ancestor_classes": (1, 2), "descend_classes": (5, 2)}, ["data.descend_classes", "class 2", "name2", "data.ancestor_classes"]),
+        (
+            {"ancestor_classes": (1, 2), "descend_classes": (5, 2)},
+            ["data.descend_classes", "class 2", "name2", "data.ancestor_classes"],
+        ),
         ({"condense_classes": (4, 4)}, ["data.condense_classes", "class 4", "twice"]),
         ({"ancestor_classes": (1, 100)}, ["data.ancestor_classes", "100", "0 to 99"]),
         ({"ancestor_classes": (-1,)}, ["data.ancestor_classes", "-1", "0 to 99"]),

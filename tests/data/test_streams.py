@@ -24,16 +24,24 @@ def resident() -> Resident:
     pixels = draw.integers(0, 256, (len(labels), 3, 8, 8), dtype=np.uint8)
     is_test = np.tile(np.arange(9) >= 6, 12)
     names = tuple(f"c{n}" for n in range(12))
-    return Resident(ImageSet("noise", pixels, labels, is_test, names, "00", (0.5,) * 3, (0.25,) * 3), torch.device("cpu"))
+    return Resident(
+        ImageSet("noise", pixels, labels, is_test, names, "00", (0.5,) * 3, (0.25,) * 3),
+        torch.device("cpu"),
+    )
 
 
 def test_a_task_does_not_depend_on_how_many_are_asked_for(resident: Resident) -> None:
     s = StreamSettings(classes_per_task=3, images_per_class=4)
-    short, long = stream_tasks(s, CLASSES, resident, 5, 2), stream_tasks(s, CLASSES, resident, 5, 20)
+    short, long = (
+        stream_tasks(s, CLASSES, resident, 5, 2),
+        stream_tasks(s, CLASSES, resident, 5, 20),
+    )
     assert [t.classes for t in short] == [t.classes for t in long[:2]]
     assert all(torch.equal(a.train, b.train) for a, b in zip(short, long, strict=False))
     assert [t.number for t in long] == list(range(1, 21))
-    assert [t.classes for t in long] != [t.classes for t in stream_tasks(s, CLASSES, resident, 6, 20)]
+    assert [t.classes for t in long] != [
+        t.classes for t in stream_tasks(s, CLASSES, resident, 6, 20)
+    ]
 
 
 def test_tasks_are_drawn_independently_so_classes_recur(resident: Resident) -> None:
@@ -45,19 +53,32 @@ def test_tasks_are_drawn_independently_so_classes_recur(resident: Resident) -> N
 
 
 def test_images_are_the_classes_own_and_train_and_test_never_mix(resident: Resident) -> None:
-    for task in stream_tasks(StreamSettings(classes_per_task=4, images_per_class=5), CLASSES, resident, 1, 5):
+    for task in stream_tasks(
+        StreamSettings(classes_per_task=4, images_per_class=5), CLASSES, resident, 1, 5
+    ):
         assert len(task.train) == 20 and len(task.test) == 12
-        assert set(resident.labels[task.train].tolist()) == set(task.classes) == set(resident.labels[task.test].tolist())
+        assert (
+            set(resident.labels[task.train].tolist())
+            == set(task.classes)
+            == set(resident.labels[task.test].tolist())
+        )
         for class_id in task.classes:
-            assert set(task.train.tolist()) & set(resident.indices(class_id, test=True).tolist()) == set()
+            assert (
+                set(task.train.tolist()) & set(resident.indices(class_id, test=True).tolist())
+                == set()
+            )
 
 
 def test_a_class_brings_the_same_images_to_every_task(resident: Resident) -> None:
-    tasks = stream_tasks(StreamSettings(classes_per_task=4, images_per_class=2), CLASSES, resident, 1, 12)
+    tasks = stream_tasks(
+        StreamSettings(classes_per_task=4, images_per_class=2), CLASSES, resident, 1, 12
+    )
     images: dict[int, set[tuple[int, ...]]] = {}
     for task in tasks:
         for place, class_id in enumerate(task.classes):
-            images.setdefault(class_id, set()).add(tuple(task.train[2 * place : 2 * place + 2].tolist()))
+            images.setdefault(class_id, set()).add(
+                tuple(task.train[2 * place : 2 * place + 2].tolist())
+            )
     assert all(len(sets) == 1 for sets in images.values())
 
 
@@ -65,17 +86,25 @@ def test_a_class_brings_the_same_images_to_every_task(resident: Resident) -> Non
     ("settings", "name", "limit"),
     [
         (StreamSettings(classes_per_task=8), "stream.classes_per_task = 8", "7"),
-        (StreamSettings(classes_per_task=3, images_per_class=7), "stream.images_per_class = 7", "6"),
+        (
+            StreamSettings(classes_per_task=3, images_per_class=7),
+            "stream.images_per_class = 7",
+            "6",
+        ),
     ],
 )
-def test_too_much_asked_for_is_named_with_its_limit(resident: Resident, settings: StreamSettings, name: str, limit: str) -> None:
+def test_too_much_asked_for_is_named_with_its_limit(
+    resident: Resident, settings: StreamSettings, name: str, limit: str
+) -> None:
     with pytest.raises(UserError, match=name) as caught:
         stream_tasks(settings, CLASSES, resident, 0, 1)
     assert limit in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("head", ["shared", "per-task", "single"])
-def test_the_benchmark_has_each_tasks_images_labels_and_task_labels(resident: Resident, head: str) -> None:
+def test_the_benchmark_has_each_tasks_images_labels_and_task_labels(
+    resident: Resident, head: str
+) -> None:
     tasks = stream_tasks(StreamSettings(classes_per_task=3), CLASSES, resident, 2, 3)
     benchmark = make_benchmark(tasks, resident, head, CLASSES)
     for stream, part in ((benchmark.train_stream, "train"), (benchmark.test_stream, "test")):
@@ -86,9 +115,13 @@ def test_the_benchmark_has_each_tasks_images_labels_and_task_labels(resident: Re
                 pixels, label, task_label = data[place]
                 class_id = int(resident.labels[index[place]])
                 assert torch.equal(pixels, resident.batch(index[place : place + 1])[0])
-                assert label == (CLASSES.index(class_id) if head == "single" else task.classes.index(class_id))
+                assert label == (
+                    CLASSES.index(class_id) if head == "single" else task.classes.index(class_id)
+                )
                 assert task_label == (task.number - 1 if head == "per-task" else 0)
-    joined = benchmark.train_stream[0].dataset.concat(benchmark.train_stream[1].dataset).subset([0, 18])
+    joined = (
+        benchmark.train_stream[0].dataset.concat(benchmark.train_stream[1].dataset).subset([0, 18])
+    )
     assert list(joined.resident_index) == [int(tasks[0].train[0]), int(tasks[1].train[0])]
 
 
@@ -97,7 +130,9 @@ def test_labels_follow_the_class_order_of_the_head(resident: Resident) -> None:
     local = labels_of(task.train, class_labels(task, "shared", CLASSES), resident)
     assert local.tolist() == [0] * 6 + [1] * 6 + [2] * 6
     everywhere = labels_of(task.train, class_labels(task, "single", CLASSES), resident)
-    assert [sorted(CLASSES)[label] for label in everywhere.tolist()] == resident.labels[task.train].tolist()
+    assert [sorted(CLASSES)[label] for label in everywhere.tolist()] == resident.labels[
+        task.train
+    ].tolist()
 
 
 def test_avalanche_is_imported_without_a_home_folder_to_write_to() -> None:
@@ -106,7 +141,13 @@ def test_avalanche_is_imported_without_a_home_folder_to_write_to() -> None:
         "assert os.path.expanduser is real; assert real('~') == '/proc/none'; import avalanche; "
         "from avalanche.benchmarks.datasets import dataset_utils as d; print(d.AVALANCHE_CONFIG_FILENAME)"
     )
-    environment = os.environ | {"HOME": "/proc/none", "MPLCONFIGDIR": "/tmp", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    environment = os.environ | {
+        "HOME": "/proc/none",
+        "MPLCONFIGDIR": "/tmp",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert not os.path.exists(os.path.dirname(done.stdout.strip()))  # the temporary folder is gone

@@ -30,7 +30,11 @@ def folder(tmp_path: Path) -> Path:
     lines = []
     for place, wnid in enumerate(WNIDS):
         for number in range(4):
-            photo(root / f"train/{wnid}/images/{wnid}_{number}.JPEG", 10 * place + number, "L" if number == 3 else "RGB")
+            photo(
+                root / f"train/{wnid}/images/{wnid}_{number}.JPEG",
+                10 * place + number,
+                "L" if number == 3 else "RGB",
+            )
         (root / f"train/{wnid}/{wnid}_boxes.txt").write_text("boxes")
         for number in range(2):
             photo(root / f"val/images/val_{place + 3 * number}.JPEG", 100 + 10 * place + number)
@@ -65,7 +69,11 @@ def test_classes_roles_and_pixels_are_the_folder_s(folder: Path, tmp_path: Path)
     assert images.images.shape == (18, 3, 32, 32)
     assert images.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [0, 0, 1, 1, 2, 2]
     assert images.is_test.tolist() == [False] * 12 + [True] * 6
-    for place, name in ((0, "train/n01000000/images/n01000000_0.JPEG"), (16, "val/images/val_0.JPEG"), (13, "val/images/val_4.JPEG")):
+    for place, name in (
+        (0, "train/n01000000/images/n01000000_0.JPEG"),
+        (16, "val/images/val_0.JPEG"),
+        (13, "val/images/val_4.JPEG"),
+    ):
         with Image.open(folder / name) as image:
             mean = np.asarray(image, np.float64).reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
         assert np.abs(images.images[place].transpose(1, 2, 0) - mean).max() <= 0.51
@@ -73,19 +81,29 @@ def test_classes_roles_and_pixels_are_the_folder_s(folder: Path, tmp_path: Path)
 
 def test_grey_photos_become_rgb(folder: Path, tmp_path: Path):
     images = load(folder, tmp_path).images
-    assert np.array_equal(images[3, 0], images[3, 2]) and not np.array_equal(images[2, 0], images[2, 2])
+    assert np.array_equal(images[3, 0], images[3, 2]) and not np.array_equal(
+        images[2, 0], images[2, 2]
+    )
 
 
 def test_zip_folder_and_the_folder_around_them_are_the_same_images(folder: Path, tmp_path: Path):
     archive = zipped(folder, tmp_path / "other" / "tiny-imagenet-200.zip")
     bare = zipped(folder, tmp_path / "bare.zip", top="")
-    found = {load(where, tmp_path).fingerprint for where in (folder, folder.parent, archive, archive.parent, bare)}
+    found = {
+        load(where, tmp_path).fingerprint
+        for where in (folder, folder.parent, archive, archive.parent, bare)
+    }
     assert len(found) == 1
 
 
 @pytest.mark.parametrize("size", [16, 40, 64])
 def test_any_size(size: int, folder: Path, tmp_path: Path):
-    assert load(folder, tmp_path, DataSettings(source="tinyimagenet", size=size)).images.shape == (18, 3, size, size)
+    assert load(folder, tmp_path, DataSettings(source="tinyimagenet", size=size)).images.shape == (
+        18,
+        3,
+        size,
+        size,
+    )
 
 
 def test_a_changed_folder_is_read_again(folder: Path, tmp_path: Path):
@@ -101,7 +119,9 @@ def test_a_changed_zip_is_read_again(folder: Path, tmp_path: Path):
     zipped(folder, archive)
     after = load(archive, tmp_path)
     assert after.fingerprint != before and after.class_names == tuple(sorted(WNIDS[1:]))
-    assert after.is_test.sum() == 4  # validation images of a class without training images are left out
+    assert (
+        after.is_test.sum() == 4
+    )  # validation images of a class without training images are left out
 
 
 def test_nothing_there_says_what_to_get_and_where(tmp_path: Path):

@@ -19,7 +19,14 @@ from evolve.data.sources import ImageSet, load_images
 from evolve.data.splits import make_splits
 from evolve.data.streams import stream_tasks
 
-DATA = DataSettings(source="imagenet", descend_source="glyphs", size=8, split=(3, 16, 20), glyph_train=3, glyph_test=2)
+DATA = DataSettings(
+    source="imagenet",
+    descend_source="glyphs",
+    size=8,
+    split=(3, 16, 20),
+    glyph_train=3,
+    glyph_test=2,
+)
 CPU = torch.device("cpu")
 
 
@@ -29,7 +36,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photo: Callable[..., Path])
     root = tmp_path_factory.mktemp("data")
     for place in range(4):
         for number in range(7):
-            photo(root / "imagenet" / ("train" if number < 5 else "val") / f"n{place}" / f"{number}.JPEG", 10 * place + number)
+            photo(
+                root
+                / "imagenet"
+                / ("train" if number < 5 else "val")
+                / f"n{place}"
+                / f"{number}.JPEG",
+                10 * place + number,
+            )
     return root
 
 
@@ -43,23 +57,33 @@ def both(folder: Path, cache_dir: Path) -> ImageSet:
     return load_images(DATA, folder, cache_dir)
 
 
-def test_the_second_source_s_images_and_classes_come_behind_the_first_s(both: ImageSet, folder: Path, cache_dir: Path):
+def test_the_second_source_s_images_and_classes_come_behind_the_first_s(
+    both: ImageSet, folder: Path, cache_dir: Path
+):
     first = load_images(replace(DATA, descend_source="same"), folder, cache_dir)
     second = load_images(replace(DATA, source="glyphs", descend_source="same"), folder, cache_dir)
     assert np.array_equal(both.images, first.images) and np.array_equal(both.more[0], second.images)
     assert both.labels.tolist() == [*first.labels.tolist(), *(second.labels + 4).tolist()]
     assert both.is_test.tolist() == [*first.is_test.tolist(), *second.is_test.tolist()]
-    assert both.class_names == first.class_names + second.class_names and both.name == "imagenet+glyphs"
+    assert (
+        both.class_names == first.class_names + second.class_names
+        and both.name == "imagenet+glyphs"
+    )
     assert (both.mean, both.std) == (first.mean, first.std) != (second.mean, second.std)
     assert [both.own_id(i) for i in (0, 3, 4, 103)] == [0, 3, 0, 99]
 
 
 def test_the_same_source_by_name_is_one_source(folder: Path, cache_dir: Path):
-    named, same = (load_images(replace(DATA, descend_source=name), folder, cache_dir) for name in ("imagenet", "same"))
+    named, same = (
+        load_images(replace(DATA, descend_source=name), folder, cache_dir)
+        for name in ("imagenet", "same")
+    )
     assert named.fingerprint == same.fingerprint and named.more == ()
 
 
-def test_the_fingerprint_sees_both_sources_and_their_order(both: ImageSet, folder: Path, cache_dir: Path):
+def test_the_fingerprint_sees_both_sources_and_their_order(
+    both: ImageSet, folder: Path, cache_dir: Path
+):
     variants = [
         DATA,
         replace(DATA, descend_source="same"),
@@ -68,7 +92,9 @@ def test_the_fingerprint_sees_both_sources_and_their_order(both: ImageSet, folde
         replace(DATA, holdout=1),
         replace(DATA, source="glyphs", descend_source="imagenet"),
     ]
-    assert len({load_images(data, folder, cache_dir).fingerprint for data in variants}) == len(variants)
+    assert len({load_images(data, folder, cache_dir).fingerprint for data in variants}) == len(
+        variants
+    )
 
 
 def test_images_per_class_of_the_ancestor_s_source_spares_the_other(folder: Path, cache_dir: Path):
@@ -85,29 +111,47 @@ def test_roles_are_drawn_from_their_own_sources(both: ImageSet):
 
 
 def test_listed_classes_are_each_source_s_own_ids(both: ImageSet):
-    splits = make_splits(replace(DATA, ancestor_classes=(0, 1), condense_classes=(0, 1, 99), descend_classes=(2, 3)), both)
+    splits = make_splits(
+        replace(DATA, ancestor_classes=(0, 1), condense_classes=(0, 1, 99), descend_classes=(2, 3)),
+        both,
+    )
     assert (splits.ancestor, splits.condense, splits.descend) == ((0, 1), (4, 5, 103), (6, 7))
-    partly = make_splits(replace(DATA, split=(4, 1, 1), condense_classes=(0, 1), descend_classes=(2, 3)), both)
+    partly = make_splits(
+        replace(DATA, split=(4, 1, 1), condense_classes=(0, 1), descend_classes=(2, 3)), both
+    )
     assert partly.ancestor == (0, 1, 2, 3)
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"ancestor_classes": (4,)}, ["data.ancestor_classes: no class 4; imagenet has 4 classes, ids 0 to 3"]),
-        ({"descend_classes": (100,)}, ["data.descend_classes: no class 100; glyphs has 100 classes, ids 0 to 99"]),
-        ({"condense_classes": (7,), "descend_classes": (1, 7)}, ["data.descend_classes: class 7 (latin capital letter h) is listed in data.condense"]),
+        (
+            {"ancestor_classes": (4,)},
+            ["data.ancestor_classes: no class 4; imagenet has 4 classes, ids 0 to 3"],
+        ),
+        (
+            {"descend_classes": (100,)},
+            ["data.descend_classes: no class 100; glyphs has 100 classes, ids 0 to 99"],
+        ),
+        (
+            {"condense_classes": (7,), "descend_classes": (1, 7)},
+            ["data.descend_classes: class 7 (latin capital letter h) is listed in data.condense"],
+        ),
         ({"split": (5, 16, 20)}, ["ancestor 5", "imagenet has 4"]),
         ({"split": (4, 60, 60)}, ["condense 60, descend 60", "glyphs has 100"]),
     ],
 )
-def test_errors_name_what_the_user_wrote(given: dict[str, object], words: list[str], both: ImageSet):
+def test_errors_name_what_the_user_wrote(
+    given: dict[str, object], words: list[str], both: ImageSet
+):
     with pytest.raises(UserError) as caught:
         make_splits(replace(DATA, **given), both)  # type: ignore[arg-type]
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("key", "role"), [("condense_classes", "condense"), ("descend_classes", "descend")])
+@pytest.mark.parametrize(
+    ("key", "role"), [("condense_classes", "condense"), ("descend_classes", "descend")]
+)
 def test_a_class_that_both_sources_hold_has_one_role(key: str, role: str, both: ImageSet):
     """imagenet, miniimagenet and tinyimagenet hold the same photographs under the same names."""
     names = list(both.class_names)
@@ -117,12 +161,19 @@ def test_a_class_that_both_sources_hold_has_one_role(key: str, role: str, both: 
     assert make_splits(listed, shared).ancestor == (0, 1)  # n3 is no ancestor's class
     with pytest.raises(UserError) as caught:
         make_splits(replace(listed, **{key: (9, 20)}), shared)  # type: ignore[arg-type]
-    words = ("class n1 ", "class 1 of imagenet", f"{role} (class 9 of glyphs)", "data.ancestor_classes")
+    words = (
+        "class n1 ",
+        "class 1 of imagenet",
+        f"{role} (class 9 of glyphs)",
+        "data.ancestor_classes",
+    )
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 
 def test_drawn_classes_of_one_name_are_refused_too(both: ImageSet):
-    shared = replace(both, class_names=both.class_names[:4] + both.class_names[:4] + both.class_names[8:])
+    shared = replace(
+        both, class_names=both.class_names[:4] + both.class_names[:4] + both.class_names[8:]
+    )
     with pytest.raises(UserError, match="and 2 more are shared"):
         make_splits(replace(DATA, split=(3, 50, 50), ancestor_classes=(0, 1, 2)), shared)
 
@@ -134,29 +185,43 @@ def test_a_split_that_the_second_source_brings_is_used_with_its_offset(both: Ima
 
 
 @pytest.mark.parametrize("augment", [(), ("crop",), ("crop", "flip")])
-def test_batches_equal_those_of_one_joined_array_bit_for_bit(augment: tuple[str, ...], both: ImageSet):
+def test_batches_equal_those_of_one_joined_array_bit_for_bit(
+    augment: tuple[str, ...], both: ImageSet
+):
     joined = replace(both, images=np.concatenate([both.images, both.more[0]]), more=())
     pieces, whole = Resident(both, CPU), Resident(joined, CPU)
     assert whole.held and not pieces.held
     mixed = torch.randint(0, len(both.labels), (50,), generator=generator(0))
-    for index in (mixed, torch.arange(5), torch.tensor([27, 28]), torch.arange(40, 45), torch.arange(0)):
+    for index in (
+        mixed,
+        torch.arange(5),
+        torch.tensor([27, 28]),
+        torch.arange(40, 45),
+        torch.arange(0),
+    ):
         drawn = [data.batch(index, augment, generator(1)) for data in (pieces, whole)]
         assert torch.equal(*drawn) and drawn[0].is_contiguous(memory_format=torch.channels_last)
         shift, flip = whole.draw(len(index), augment, generator(1))
         assert torch.equal(pieces.gather(index, shift, flip), drawn[0])
 
 
-def test_images_that_do_not_fit_give_the_batches_of_those_that_do(both: ImageSet, monkeypatch: pytest.MonkeyPatch):
+def test_images_that_do_not_fit_give_the_batches_of_those_that_do(
+    both: ImageSet, monkeypatch: pytest.MonkeyPatch
+):
     one = replace(both, more=(), labels=both.labels[:28], is_test=both.is_test[:28])
     fitting = Resident(one, CPU)
     monkeypatch.setattr(resident_module, "_held", lambda pieces, device: False)
     travelling = Resident(one, CPU)
     assert fitting.held and not travelling.held and len(travelling.images) == 0
     index = torch.randint(0, 28, (40,), generator=generator(2))
-    assert torch.equal(*(data.batch(index, ("crop", "flip"), generator(3)) for data in (fitting, travelling)))
+    assert torch.equal(
+        *(data.batch(index, ("crop", "flip"), generator(3)) for data in (fitting, travelling))
+    )
 
 
-def test_a_gpu_holds_what_takes_a_fixed_share_of_all_its_memory(both: ImageSet, monkeypatch: pytest.MonkeyPatch):
+def test_a_gpu_holds_what_takes_a_fixed_share_of_all_its_memory(
+    both: ImageSet, monkeypatch: pytest.MonkeyPatch
+):
     pieces = Resident(both, CPU).pieces
     size = sum(piece.numel() for piece in pieces)
     for memory, held in ((4 * size, True), (4 * size - 1, False)):

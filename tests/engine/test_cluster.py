@@ -39,18 +39,46 @@ ENVIRONMENT = environment()
 
 def spawn(folder: Path, *words: str) -> subprocess.Popen[bytes]:
     out = (folder / f"{words[0]}-{time.monotonic_ns()}.out").open("wb")
-    return subprocess.Popen([sys.executable, "-m", "dask", *words], env=ENVIRONMENT, stdout=out, stderr=out, cwd=folder, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "dask", *words],
+        env=ENVIRONMENT,
+        stdout=out,
+        stderr=out,
+        cwd=folder,
+        start_new_session=True,
+    )
 
 
 @contextmanager
 def scheduler(folder: Path, workers: int = 2, *more: str) -> Iterator[str]:
     """A scheduler's address; it and its workers end with the block."""
     file = folder / "scheduler.json"
-    started = [spawn(folder, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))]
+    started = [
+        spawn(
+            folder,
+            "scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            str(file),
+        )
+    ]
     try:
         wait_until(file.exists)
         wait_until(lambda: file.read_text().strip().endswith("}"))
-        options = ["--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", *more]
+        options = [
+            "--scheduler-file",
+            str(file),
+            "--nthreads",
+            "1",
+            "--no-dashboard",
+            "--host",
+            "127.0.0.1",
+            *more,
+        ]
         started += [spawn(folder, "worker", *options) for _ in range(workers)]
         yield json.loads(file.read_text())["address"]
     finally:
@@ -72,7 +100,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def run(root: Path, stages: Sequence[Stage], where: str, **more: Any) -> list[Event]:
     events: list[Event] = more.pop("events", [])
-    run_stages(lambda: stages, root, PERFORM, more.pop("context", {}), Dask(Cluster(where)), events.append, **more)
+    run_stages(
+        lambda: stages,
+        root,
+        PERFORM,
+        more.pop("context", {}),
+        Dask(Cluster(where)),
+        events.append,
+        **more,
+    )
     return events
 
 
@@ -95,7 +131,9 @@ def content(root: Path) -> dict[str, bytes]:
         if file.name == "manifest.json":
             table = json.loads(data)
             table["provenance"].pop("spent", None)
-            data = json.dumps({name: value for name, value in table.items() if name != "seal"}).encode()
+            data = json.dumps(
+                {name: value for name, value in table.items() if name != "seal"}
+            ).encode()
         found[str(file.relative_to(root))] = data
     return found
 
@@ -116,23 +154,36 @@ def traced(trace: Path) -> list[tuple[str, int]]:
 # What is computed
 
 
-def test_two_workers_over_tcp_give_the_bytes_that_a_local_one_gives(tmp_path: Path, address: str) -> None:
+def test_two_workers_over_tcp_give_the_bytes_that_a_local_one_gives(
+    tmp_path: Path, address: str
+) -> None:
     stages = lineage()
     run_stages(lambda: stages, tmp_path / "local", PERFORM, {}, 1, lambda event: None)
     events = run(tmp_path / "dask", stages, address, context={"trace": tmp_path / "trace"})
     assert sorted(labels(events, StageDone)) == sorted(stage.label for stage in stages)
     assert sum(name.endswith(".safetensors") for name in content(tmp_path / "local")) == 3
     assert content(tmp_path / "dask") == content(tmp_path / "local")
-    assert len(traced(tmp_path / "trace")) == len(stages) and os.getpid() not in {pid for _, pid in traced(tmp_path / "trace")}
+    assert len(traced(tmp_path / "trace")) == len(stages) and os.getpid() not in {
+        pid for _, pid in traced(tmp_path / "trace")
+    }
     assert list((tmp_path / "dask" / "logs").iterdir()) == []
     again = run(tmp_path / "dask", stages, address, context={"trace": tmp_path / "trace"})
-    assert len(traced(tmp_path / "trace")) == len(stages) and all(e.from_store for e in again if isinstance(e, StageDone))
+    assert len(traced(tmp_path / "trace")) == len(stages) and all(
+        e.from_store for e in again if isinstance(e, StageDone)
+    )
 
 
 def test_two_clients_at_once_compute_each_stage_once(tmp_path: Path, address: str) -> None:
     stages = [make(name, "slow") for name in "abcdef"]
     trace, found = tmp_path / "trace", []
-    clients = [threading.Thread(target=lambda: found.append(run(tmp_path / "s", stages, address, context={"trace": trace}))) for _ in range(2)]
+    clients = [
+        threading.Thread(
+            target=lambda: found.append(
+                run(tmp_path / "s", stages, address, context={"trace": trace})
+            )
+        )
+        for _ in range(2)
+    ]
     for client in clients:
         client.start()
     for client in clients:
@@ -143,7 +194,9 @@ def test_two_clients_at_once_compute_each_stage_once(tmp_path: Path, address: st
 
 def test_one_scheduler_serves_two_stores_at_once(tmp_path: Path, address: str) -> None:
     stages = [make("same", "slow")]
-    clients = [threading.Thread(target=run, args=(tmp_path / name, stages, address)) for name in "ab"]
+    clients = [
+        threading.Thread(target=run, args=(tmp_path / name, stages, address)) for name in "ab"
+    ]
     for client in clients:
         client.start()
     for client in clients:
@@ -154,34 +207,60 @@ def test_one_scheduler_serves_two_stores_at_once(tmp_path: Path, address: str) -
 # What goes wrong
 
 
-def test_a_worker_killed_in_the_middle_of_a_stage_loses_only_that(tmp_path: Path, address: str) -> None:
+def test_a_worker_killed_in_the_middle_of_a_stage_loses_only_that(
+    tmp_path: Path, address: str
+) -> None:
     stages = [make("d", "die_once"), *lineage(2)]
     events = run(tmp_path, stages, address, context={"trace": tmp_path / "trace"})
     assert sorted(labels(events, StageDone)) == sorted(stage.label for stage in stages)
-    assert any(text.startswith("d: its worker tcp://") and "trying once more" in text for text in notices(events))
+    assert any(
+        text.startswith("d: its worker tcp://") and "trying once more" in text
+        for text in notices(events)
+    )
     assert len({pid for label, pid in traced(tmp_path / "trace") if label == "d"}) == 2
     assert list((tmp_path / "partial").iterdir()) == []
 
 
-def test_the_second_death_is_the_stages_failure_and_the_others_go_on(tmp_path: Path, address: str) -> None:
+def test_the_second_death_is_the_stages_failure_and_the_others_go_on(
+    tmp_path: Path, address: str
+) -> None:
     killer, good = make("killer", "die"), lineage(2)
     bad = make("bad", "refuse")
     after = make("after", gene=bad)
     broken = make("broken", "explode")
     events: list[Event] = []
     stages, context = [killer, bad, after, broken, *good], {"trace": tmp_path / "trace"}
-    failed = run_stages(lambda: stages, tmp_path / "s", PERFORM, context, Dask(Cluster(address)), events.append, keep_going=True)
-    assert [text.startswith("killer: ") for text in notices(events)] == [True]  # tried once more, and not again
+    failed = run_stages(
+        lambda: stages,
+        tmp_path / "s",
+        PERFORM,
+        context,
+        Dask(Cluster(address)),
+        events.append,
+        keep_going=True,
+    )
+    assert [text.startswith("killer: ") for text in notices(events)] == [
+        True
+    ]  # tried once more, and not again
     assert set(failed) == {killer.key, bad.key, after.key, broken.key}
-    assert "died twice" in failed[killer.key] and "fetch it again" in failed[bad.key] and "before it failed" in failed[after.key]
+    assert (
+        "died twice" in failed[killer.key]
+        and "fetch it again" in failed[bad.key]
+        and "before it failed" in failed[after.key]
+    )
     assert "ZeroDivisionError: first line" in failed[broken.key]
     store = Store(tmp_path / "s")
-    assert "Traceback" in store.log(broken.key).read_text() and "last words" in store.log(killer.key).read_text()
+    assert (
+        "Traceback" in store.log(broken.key).read_text()
+        and "last words" in store.log(killer.key).read_text()
+    )
     assert all(store.has(stage.key) for stage in good)
     assert sorted(labels(events, StageFailed)) == ["bad", "broken", "killer"]
 
 
-def test_without_keep_going_the_first_failure_ends_the_run_and_releases_the_rest(tmp_path: Path, address: str) -> None:
+def test_without_keep_going_the_first_failure_ends_the_run_and_releases_the_rest(
+    tmp_path: Path, address: str
+) -> None:
     with pytest.raises(DataError, match="fetch it again"):
         run(tmp_path, [make("bad", "refuse"), make("long", "patient")], address)
     with pytest.raises(StageFailure, match=r"broken: ZeroDivisionError.*logs"):
@@ -190,7 +269,9 @@ def test_without_keep_going_the_first_failure_ends_the_run_and_releases_the_rest
     assert not Store(tmp_path).has(make("long", "patient").key)
 
 
-def test_an_interrupt_releases_running_stages_and_harms_nothing(tmp_path: Path, address: str) -> None:
+def test_an_interrupt_releases_running_stages_and_harms_nothing(
+    tmp_path: Path, address: str
+) -> None:
     stage = make("long", "patient")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, [stage], address, events=Interrupting())
@@ -198,9 +279,16 @@ def test_an_interrupt_releases_running_stages_and_harms_nothing(tmp_path: Path, 
     assert not Store(tmp_path).has(stage.key) and list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_an_unfit_worker_is_one_line(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evolve.engine.cluster.crew.versions", lambda: versions() | {"torch": "9.9"})
-    with pytest.raises(UserError, match=rf"worker tcp://.* has torch {versions()['torch']}, this command 9.9: .*same version") as caught:
+def test_an_unfit_worker_is_one_line(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "evolve.engine.cluster.crew.versions", lambda: versions() | {"torch": "9.9"}
+    )
+    with pytest.raises(
+        UserError,
+        match=rf"worker tcp://.* has torch {versions()['torch']}, this command 9.9: .*same version",
+    ) as caught:
         run(tmp_path, [make("a")], address, keep_going=True)
     assert "\n" not in str(caught.value)
 
@@ -215,7 +303,10 @@ def test_what_makes_a_worker_unfit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     assert why(paths=[tmp_path]) == ""
     assert "--nthreads 1" in why(threads=2)
-    assert "does not see the store" in why(root=tmp_path / "elsewhere") and not (tmp_path / "elsewhere").exists()
+    assert (
+        "does not see the store" in why(root=tmp_path / "elsewhere")
+        and not (tmp_path / "elsewhere").exists()
+    )
     assert f"does not see {tmp_path / 'images'}" in why(paths=[tmp_path, tmp_path / "images"])
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "4")
     assert "OPENBLAS_NUM_THREADS=4" in why()
@@ -235,33 +326,67 @@ def test_nobody_at_the_address_is_one_line(tmp_path: Path, monkeypatch: pytest.M
         run(tmp_path, [make("a")], "tcp://127.0.0.1:9")
 
 
-def test_a_scheduler_that_goes_away_is_one_line(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_scheduler_that_goes_away_is_one_line(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("gone")
     with scheduler(folder, 1) as mine:
-        pid = int(subprocess.run(["pgrep", "-f", f"dask scheduler.*{folder}"], capture_output=True, text=True, check=True).stdout.split()[0])
+        pid = int(
+            subprocess.run(
+                ["pgrep", "-f", f"dask scheduler.*{folder}"],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.split()[0]
+        )
 
         def kill(event: Event) -> None:
             if isinstance(event, StageProgress):
                 os.kill(pid, signal.SIGKILL)
 
         with pytest.raises(UserError, match="scheduler is gone"):
-            run_stages(lambda: [make("long", "patient")], tmp_path, PERFORM, {}, Dask(Cluster(mine)), kill)
+            run_stages(
+                lambda: [make("long", "patient")], tmp_path, PERFORM, {}, Dask(Cluster(mine)), kill
+            )
 
 
 def test_a_share_of_a_gpu_goes_where_it_is_offered(tmp_path: Path, address: str) -> None:
     with pytest.raises(UserError, match=r"--gpu-share 0.25: no worker of .*--resources GPU=0.25"):
-        run_stages(lambda: [make("a")], tmp_path / "s", PERFORM, {}, Dask(Cluster(address, gpu_share=0.25)), lambda event: None)
+        run_stages(
+            lambda: [make("a")],
+            tmp_path / "s",
+            PERFORM,
+            {},
+            Dask(Cluster(address, gpu_share=0.25)),
+            lambda event: None,
+        )
     (tmp_path / "d").mkdir()
     with scheduler(tmp_path / "d", 1, "--resources", "GPU=0.25") as gpus:
-        run_stages(lambda: [make("a")], tmp_path / "s", PERFORM, {}, Dask(Cluster(gpus, gpu_share=0.25)), lambda event: None)
+        run_stages(
+            lambda: [make("a")],
+            tmp_path / "s",
+            PERFORM,
+            {},
+            Dask(Cluster(gpus, gpu_share=0.25)),
+            lambda event: None,
+        )
     assert Store(tmp_path / "s").has(make("a").key)
 
 
 def test_a_local_cluster_ends_with_its_run(tmp_path: Path) -> None:
     stages = [make(name) for name in "abcd"]
-    run_stages(lambda: stages, tmp_path / "s", PERFORM, {"trace": tmp_path / "trace"}, Dask(Cluster("local", workers=2)), lambda event: None)
+    run_stages(
+        lambda: stages,
+        tmp_path / "s",
+        PERFORM,
+        {"trace": tmp_path / "trace"},
+        Dask(Cluster("local", workers=2)),
+        lambda event: None,
+    )
     assert sorted(label for label, _ in traced(tmp_path / "trace")) == list("abcd")
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for _, pid in traced(tmp_path / "trace")), 5)
+    wait_until(
+        lambda: not any(Path(f"/proc/{pid}").exists() for _, pid in traced(tmp_path / "trace")), 5
+    )
 
 
 SCRIPT = """
@@ -280,13 +405,24 @@ if __name__ == "__main__":
 def test_ctrl_c_ends_a_local_cluster_quietly(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "s")]
-    parent = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    parent = subprocess.Popen(
+        command,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     wait_until(lambda: traced(tmp_path / "s.trace"))
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: the workers get it too
     _, said = parent.communicate(timeout=30)
-    assert said.decode().count("Traceback") == 1 and said.decode().strip().endswith("KeyboardInterrupt"), said.decode()
+    assert said.decode().count("Traceback") == 1 and said.decode().strip().endswith(
+        "KeyboardInterrupt"
+    ), said.decode()
     assert not any(Path(f"/proc/{pid}").exists() for _, pid in traced(tmp_path / "s.trace"))
-    assert not Store(tmp_path / "s").locked(make("long", "patient").key) and list((tmp_path / "s" / "tmp").iterdir()) == []
+    assert (
+        not Store(tmp_path / "s").locked(make("long", "patient").key)
+        and list((tmp_path / "s" / "tmp").iterdir()) == []
+    )
 
 
 # The options
@@ -311,7 +447,9 @@ def test_options_that_do_not_fit_are_refused(given: Any, words: Sequence[str]) -
 
 def test_options_that_fit() -> None:
     assert chosen(None, None, None, (), 4) is None
-    assert chosen("slurm", 2, 0.5, ("queue=a", "env_extra=x", "env_extra=y"), 0) == Cluster("slurm", 2, 0, 0.5, {"queue": "a", "env_extra": ["x", "y"]})
+    assert chosen("slurm", 2, 0.5, ("queue=a", "env_extra=x", "env_extra=y"), 0) == Cluster(
+        "slurm", 2, 0, 0.5, {"queue": "a", "env_extra": ["x", "y"]}
+    )
 
 
 @pytest.mark.parametrize(
@@ -323,7 +461,16 @@ def test_options_that_fit() -> None:
         ({}, ["--scheduler slurm", "--cluster memory=4GB"]),
     ],
 )
-def test_settings_that_a_batch_system_does_not_take_are_refused(tmp_path: Path, settings: dict[str, Any], words: Sequence[str]) -> None:
+def test_settings_that_a_batch_system_does_not_take_are_refused(
+    tmp_path: Path, settings: dict[str, Any], words: Sequence[str]
+) -> None:
     with pytest.raises(UserError) as caught:
-        run_stages(lambda: [make("a")], tmp_path, PERFORM, {}, Dask(Cluster("slurm", settings=settings)), lambda event: None)
+        run_stages(
+            lambda: [make("a")],
+            tmp_path,
+            PERFORM,
+            {},
+            Dask(Cluster("slurm", settings=settings)),
+            lambda event: None,
+        )
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)

@@ -34,7 +34,12 @@ from evolve.engine.store import Stage, Store
 PERFORM = "engine_stages:perform"
 
 
-def run(root: Path, stages: Sequence[Stage] | Callable[[], Sequence[Stage]], workers: int = 1, **more: Any) -> list[Event]:
+def run(
+    root: Path,
+    stages: Sequence[Stage] | Callable[[], Sequence[Stage]],
+    workers: int = 1,
+    **more: Any,
+) -> list[Event]:
     events: list[Event] = more.pop("events", [])
     expand = stages if callable(stages) else lambda: stages
     run_stages(expand, root, PERFORM, more.pop("context", {}), workers, events.append, **more)
@@ -77,7 +82,11 @@ def test_any_number_of_workers_gives_the_same_results(tmp_path: Path) -> None:
     stages = lineage()
     for workers in (0, 1, 2):
         events = run(tmp_path / str(workers), stages, workers)
-        assert sorted(labels(events, StageDone)) == sorted(labels(events, StageStarted)) == sorted(s.label for s in stages)
+        assert (
+            sorted(labels(events, StageDone))
+            == sorted(labels(events, StageStarted))
+            == sorted(s.label for s in stages)
+        )
         assert not any(event.from_store for event in events if isinstance(event, StageDone))
     found = values(tmp_path / "0", stages)
     assert None not in found
@@ -103,7 +112,9 @@ def test_ready_stages_run_by_priority_then_order(tmp_path: Path) -> None:
     assert labels(run(tmp_path, stages, 0), StageStarted) == ["first", "urgent", "second", "late"]
 
 
-def test_stages_that_become_known_later_run_too_and_a_second_run_computes_nothing(tmp_path: Path) -> None:
+def test_stages_that_become_known_later_run_too_and_a_second_run_computes_nothing(
+    tmp_path: Path,
+) -> None:
     first = make("first")
 
     def expand() -> list[Stage]:
@@ -113,7 +124,9 @@ def test_stages_that_become_known_later_run_too_and_a_second_run_computes_nothin
     events = run(tmp_path, expand)
     assert len(labels(events, StageDone)) == 2
     again = run(tmp_path, expand)
-    assert labels(again, StageDone) == labels(events, StageDone) and labels(again, StageStarted) == []
+    assert (
+        labels(again, StageDone) == labels(events, StageDone) and labels(again, StageStarted) == []
+    )
     assert all(event.from_store for event in again if isinstance(event, StageDone))
 
 
@@ -122,10 +135,16 @@ def test_a_stage_named_twice_runs_once(tmp_path: Path) -> None:
     assert labels(events, StageDone) == ["same"]
 
 
-def test_progress_arrives_and_chatter_does_not_reach_the_screen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_arrives_and_chatter_does_not_reach_the_screen(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     events = run(tmp_path, [make("n", "noisy")])
     progress = [event for event in events if isinstance(event, StageProgress)]
-    assert progress and progress[0].text == "step 0" and all(0 <= event.fraction <= 1 for event in progress)
+    assert (
+        progress
+        and progress[0].text == "step 0"
+        and all(0 <= event.fraction <= 1 for event in progress)
+    )
     assert capfd.readouterr() == ("", "")
     assert list((tmp_path / "logs").iterdir()) == []
 
@@ -155,7 +174,9 @@ def test_an_input_damaged_during_the_run_is_computed_again(tmp_path: Path) -> No
 def test_an_interrupt_ends_running_stages(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, [make("h", "hang")], events=Interrupting())
-    assert list((tmp_path / "tmp").iterdir()) == [] and not Store(tmp_path).has(make("h", "hang").key)
+    assert list((tmp_path / "tmp").iterdir()) == [] and not Store(tmp_path).has(
+        make("h", "hang").key
+    )
 
 
 # What goes wrong in a stage
@@ -174,14 +195,26 @@ def test_a_user_error_arrives_as_it_is(tmp_path: Path, workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
-    ("does", "said"), [("explode", "ZeroDivisionError: first line;"), ("leave", "SystemExit: 3;"), ("forget", "without putting the result")]
+    ("does", "said"),
+    [
+        ("explode", "ZeroDivisionError: first line;"),
+        ("leave", "SystemExit: 3;"),
+        ("forget", "without putting the result"),
+    ],
 )
-def test_any_other_error_is_one_line_that_names_the_log(tmp_path: Path, workers: int, does: str, said: str) -> None:
+def test_any_other_error_is_one_line_that_names_the_log(
+    tmp_path: Path, workers: int, does: str, said: str
+) -> None:
     stage = make("broken", does)
     with pytest.raises(StageFailure) as caught:
         run(tmp_path, [stage, make("h", "hang", priority=1)], 2 * workers)
     log = tmp_path / "logs" / f"{stage.key}.log"
-    assert said in str(caught.value) and "broken" in str(caught.value) and str(log) in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        said in str(caught.value)
+        and "broken" in str(caught.value)
+        and str(log) in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
     assert "Traceback" in log.read_text()
     assert multiprocessing.active_children() == [] and list((tmp_path / "tmp").iterdir()) == []
 
@@ -189,7 +222,10 @@ def test_any_other_error_is_one_line_that_names_the_log(tmp_path: Path, workers:
 def test_a_killed_worker_is_replaced_and_its_stage_goes_on(tmp_path: Path) -> None:
     stages = [make("d", "die_once"), make("other", priority=1)]
     events = run(tmp_path, stages)
-    assert labels(events, StageStarted) == ["d", "d", "other"] and labels(events, StageDone) == ["d", "other"]
+    assert labels(events, StageStarted) == ["d", "d", "other"] and labels(events, StageDone) == [
+        "d",
+        "other",
+    ]
     assert any(isinstance(event, Notice) and "signal 9" in event.text for event in events)
     assert list((tmp_path / "partial").iterdir()) == []
 
@@ -199,7 +235,11 @@ def test_a_stage_that_kills_its_worker_twice_is_a_user_error(tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"^d: .*twice \(killed by signal 9") as caught:
         run(tmp_path, [stage], 2)
     log = tmp_path / "logs" / f"{stage.key}.log"
-    assert str(log) in str(caught.value) and "\n" not in str(caught.value) and log.read_text() == "last words" * 2
+    assert (
+        str(log) in str(caught.value)
+        and "\n" not in str(caught.value)
+        and log.read_text() == "last words" * 2
+    )
 
 
 # What goes wrong around it
@@ -217,13 +257,21 @@ run_stages(lambda: stages, Path(sys.argv[1]), "engine_stages:perform", {"trace":
 
 def start(root: Path, *stages: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", SCRIPT, str(root), *stages]
-    return subprocess.Popen(command, env=commands.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        env=commands.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def traced(root: Path) -> list[int]:
     """The process of every stage that was started."""
     trace = Path(f"{root}.trace")
-    return [int(line.split()[-1]) for line in trace.read_text().splitlines()] if trace.exists() else []
+    return (
+        [int(line.split()[-1]) for line in trace.read_text().splitlines()] if trace.exists() else []
+    )
 
 
 def test_ctrl_c_ends_every_worker_promptly_and_quietly(tmp_path: Path) -> None:
@@ -234,7 +282,11 @@ def test_ctrl_c_ends_every_worker_promptly_and_quietly(tmp_path: Path) -> None:
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: the workers get it too
     _, said = parent.communicate(timeout=10)
     assert time.monotonic() - began < 3
-    assert said.decode().count("Traceback") == 1 and said.decode().strip().endswith("KeyboardInterrupt") and b"leaked" not in said
+    assert (
+        said.decode().count("Traceback") == 1
+        and said.decode().strip().endswith("KeyboardInterrupt")
+        and b"leaked" not in said
+    )
     assert not any(alive(pid) for pid in traced(root))
     assert list((root / "tmp").iterdir()) == []
 
@@ -277,7 +329,15 @@ def test_with_keep_going_a_failure_ends_only_what_needs_it(tmp_path: Path, worke
     between = next(stage for stage in [make("between", gene=bad)])
     good = lineage(2)
     events: list[Event] = []
-    failed = run_stages(lambda: [bad, between, after, *good], tmp_path, PERFORM, {}, workers, events.append, keep_going=True)
+    failed = run_stages(
+        lambda: [bad, between, after, *good],
+        tmp_path,
+        PERFORM,
+        {},
+        workers,
+        events.append,
+        keep_going=True,
+    )
     assert set(failed) == {bad.key, between.key, after.key}
     assert failed[bad.key].startswith("bad: ") and "a stage before it failed" in failed[after.key]
     assert all(values(tmp_path, good)) and not any(values(tmp_path, [bad, between, after]))
@@ -286,6 +346,8 @@ def test_with_keep_going_a_failure_ends_only_what_needs_it(tmp_path: Path, worke
 
 def test_with_keep_going_a_stage_that_kills_its_workers_is_one_failure(tmp_path: Path) -> None:
     killer, good = make("killer", "die"), lineage(2)
-    failed = run_stages(lambda: [killer, *good], tmp_path, PERFORM, {}, 2, lambda event: None, keep_going=True)
+    failed = run_stages(
+        lambda: [killer, *good], tmp_path, PERFORM, {}, 2, lambda event: None, keep_going=True
+    )
     assert list(failed) == [killer.key] and "died twice" in failed[killer.key]
     assert all(values(tmp_path, good))

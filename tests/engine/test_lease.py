@@ -36,7 +36,9 @@ time.sleep(60)
 
 @contextmanager
 def holder(stem: Path, where: str, *more: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, where, str(stem), *more], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, where, str(stem), *more], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None and process.stdout.readline() == "True\n"
         yield process
@@ -69,7 +71,9 @@ def test_a_living_machine_keeps_it(mine: Lease, tmp_path: Path, more: tuple[str,
 
 
 @pytest.mark.parametrize("more", [(), ("unseen",)])
-def test_a_machine_that_never_comes_back_loses_it(mine: Lease, tmp_path: Path, more: tuple[str, ...]) -> None:
+def test_a_machine_that_never_comes_back_loses_it(
+    mine: Lease, tmp_path: Path, more: tuple[str, ...]
+) -> None:
     with holder(tmp_path / "k", "far", *more) as process:
         os.kill(process.pid, signal.SIGSTOP)
         began = time.monotonic()
@@ -79,7 +83,9 @@ def test_a_machine_that_never_comes_back_loses_it(mine: Lease, tmp_path: Path, m
         mine.release()
 
 
-def test_a_process_of_this_machine_loses_it_at_once_when_it_dies_and_not_before(mine: Lease, tmp_path: Path) -> None:
+def test_a_process_of_this_machine_loses_it_at_once_when_it_dies_and_not_before(
+    mine: Lease, tmp_path: Path
+) -> None:
     with holder(tmp_path / "k", "here") as process:
         os.kill(process.pid, signal.SIGSTOP)
         assert not mine.take(2.5)

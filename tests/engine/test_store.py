@@ -39,10 +39,16 @@ names = st.text(min_size=1, max_size=5).filter(lambda name: not name.startswith(
 
 def json_values(numbers: st.SearchStrategy[float]) -> st.SearchStrategy[Any]:
     leaves = st.none() | st.booleans() | st.integers() | numbers | st.text(max_size=5)
-    return st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3), max_leaves=8)
+    return st.recursive(
+        leaves,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+        max_leaves=8,
+    )
 
 
-recipes = st.dictionaries(names.filter(lambda name: name != "inputs"), json_values(finite), max_size=4)
+recipes = st.dictionaries(
+    names.filter(lambda name: name != "inputs"), json_values(finite), max_size=4
+)
 
 
 def stage(number: int = 1) -> Stage:
@@ -51,7 +57,10 @@ def stage(number: int = 1) -> Stage:
 
 def tensors(seed: int = 0) -> dict[str, dict[str, Tensor]]:
     draw = torch.Generator().manual_seed(seed)
-    return {"model": {"w": torch.randn(2, 3, 4, 4, generator=draw), "n": torch.tensor(7)}, "extra": {"i": torch.arange(5)}}
+    return {
+        "model": {"w": torch.randn(2, 3, 4, 4, generator=draw), "n": torch.tensor(7)},
+        "extra": {"i": torch.arange(5)},
+    }
 
 
 def quiet(text: str) -> None:
@@ -71,7 +80,11 @@ def test_key_depends_on_the_recipe_only(recipe: dict[str, Any], random: Any) -> 
     items = list(recipe.items())
     random.shuffle(items)
     first = Stage("descend", "a", recipe, {})
-    assert first.key == Stage("descend", "b", dict(items), {}, priority=3).key == stage_key("descend", json.loads(json.dumps(recipe)))
+    assert (
+        first.key
+        == Stage("descend", "b", dict(items), {}, priority=3).key
+        == stage_key("descend", json.loads(json.dumps(recipe)))
+    )
     assert len(first.key) == 40
     assert first.key != Stage("condense", "a", recipe, {}).key
 
@@ -84,7 +97,9 @@ def test_different_recipes_have_different_keys(one: dict[str, Any], two: dict[st
 
 def test_a_recipe_is_copied_and_must_name_its_inputs() -> None:
     layers = [1, 2]
-    made = Stage("condense", "c", {"layers": layers, "inputs": {"ancestor": "k"}}, {"ancestor": "k"})
+    made = Stage(
+        "condense", "c", {"layers": layers, "inputs": {"ancestor": "k"}}, {"ancestor": "k"}
+    )
     layers.append(3)
     assert made.recipe["layers"] == [1, 2]
     with pytest.raises(ValueError, match="inputs"):
@@ -116,16 +131,30 @@ def test_a_result_reads_back_equal(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     assert store.get(stage().key) is None and not store.has(stage().key)
     shared = torch.randn(3, 4, 5, 5).contiguous(memory_format=torch.channels_last)
-    given = {"model": {"a": shared, "b": shared, "view": shared[1:], "half": shared.half(), "none": torch.empty(0, 3)}, "empty": {}}
+    given = {
+        "model": {
+            "a": shared,
+            "b": shared,
+            "view": shared[1:],
+            "half": shared.half(),
+            "none": torch.empty(0, 3),
+        },
+        "empty": {},
+    }
     record = {"loss": [math.nan, -math.inf, 0.1 + 0.2], "selected": (1, 2)}
     store.put(stage(), record, given, {"evolve": "0"})
     found = Store(tmp_path / "s").get(stage().key)
     assert found is not None and store.has(stage().key)
-    assert repr(found.record) == repr({"loss": [math.nan, -math.inf, 0.1 + 0.2], "selected": [1, 2]})
+    assert repr(found.record) == repr(
+        {"loss": [math.nan, -math.inf, 0.1 + 0.2], "selected": [1, 2]}
+    )
     for name, group in given.items():
         read = found.tensors(name)
         assert read.keys() == group.keys()
-        assert all(torch.equal(read[key], group[key]) and read[key].dtype == group[key].dtype for key in group)
+        assert all(
+            torch.equal(read[key], group[key]) and read[key].dtype == group[key].dtype
+            for key in group
+        )
     read = found.tensors("model")
     read["a"].add_(1)
     assert torch.equal(read["b"], shared) and torch.equal(found.tensors("model")["a"], shared)
@@ -133,9 +162,13 @@ def test_a_result_reads_back_equal(tmp_path: Path) -> None:
         found.tensors("other")
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(recipes)
-def test_the_stored_key_is_the_hash_of_the_stored_recipe(tmp_path: Path, recipe: dict[str, Any]) -> None:
+def test_the_stored_key_is_the_hash_of_the_stored_recipe(
+    tmp_path: Path, recipe: dict[str, Any]
+) -> None:
     made = Stage("condense", "c", recipe, {})
     path = Store(tmp_path / "s").put(made, {}, {}, {"loss": math.nan}).path
     manifest = json.loads((path / "manifest.json").read_text())
@@ -172,10 +205,17 @@ def test_damage_is_put_aside_reported_and_recomputed(
         new_process(monkeypatch)
         assert store.get(stage().key) is None and not store.has(stage().key)
         assert (tmp_path / "damaged" / f"{stage().key}-{count}").is_dir()
-        assert len(said) == count and stage().key in said[-1] and name in said[-1] and "\n" not in said[-1]
+        assert (
+            len(said) == count
+            and stage().key in said[-1]
+            and name in said[-1]
+            and "\n" not in said[-1]
+        )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.floats(0, 1, exclude_max=True), st.integers(1, 255))
 def test_no_flipped_byte_of_a_manifest_changes_what_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: float, mask: int
@@ -197,7 +237,9 @@ def test_files_are_hashed_once_a_process(tmp_path: Path, monkeypatch: pytest.Mon
     new_process(monkeypatch)
     hashed: list[Path] = []
     original = evolve.engine.result.file_digest
-    monkeypatch.setattr(evolve.engine.result, "file_digest", lambda path: (hashed.append(path), original(path))[1])
+    monkeypatch.setattr(
+        evolve.engine.result, "file_digest", lambda path: (hashed.append(path), original(path))[1]
+    )
     for _ in range(3):
         assert store.get(stage().key) is not None
     assert len(hashed) == 3 == len(set(hashed))
@@ -249,7 +291,15 @@ def kill_at_operation(number: int) -> None:
 
     for module in (evolve.engine.store, evolve.engine.checkpoint):
         module.write_file = in_halves  # type: ignore[attr-defined]
-    watched = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "fcntl.flock")
+    watched = (
+        "open",
+        "os.rename",
+        "os.remove",
+        "os.mkdir",
+        "os.rmdir",
+        "shutil.rmtree",
+        "fcntl.flock",
+    )
     sys.addaudithook(lambda event, _: count() if event in watched else None)
 
 
@@ -278,7 +328,9 @@ def test_a_put_killed_anywhere_leaves_all_or_nothing(tmp_path: Path) -> None:
         store = Store(tmp_path / str(number), pytest.fail)
         stored.append(store.has(stage().key))
         found = store.get(stage().key) or store.put(stage(), {"a": 1}, tensors(), {})
-        assert found.record == {"a": 1} and torch.equal(found.tensors("model")["w"], tensors()["model"]["w"])
+        assert found.record == {"a": 1} and torch.equal(
+            found.tensors("model")["w"], tensors()["model"]["w"]
+        )
         assert leftovers(store) == []
     assert stored == sorted(stored) and not stored[0] and stored[-1]
 
@@ -314,7 +366,9 @@ def test_a_sparing_checkpoint_writes_when_it_is_time(tmp_path: Path) -> None:
     assert seen == [None, None, 3, 3, 3, 6]
 
 
-def test_a_checkpoint_is_passed_over_when_damaged_and_gone_when_the_result_is_there(tmp_path: Path) -> None:
+def test_a_checkpoint_is_passed_over_when_damaged_and_gone_when_the_result_is_there(
+    tmp_path: Path,
+) -> None:
     store = Store(tmp_path)
     keep = store.checkpoint(stage().key)
     assert keep.load() is None
@@ -348,7 +402,9 @@ def thinned(store: Store, seed: int = 0) -> int:
     return store.thin(stage(seed + 1).key, ["model", "absent"], WHY)
 
 
-def test_a_thinned_result_keeps_its_record_and_says_why_its_tensors_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thinned_result_keeps_its_record_and_says_why_its_tensors_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(tmp_path, pytest.fail)
     before = store.put(stage(), {"a": math.nan}, tensors(), {})
     size = (before.path / "model.safetensors").stat().st_size
@@ -356,7 +412,9 @@ def test_a_thinned_result_keeps_its_record_and_says_why_its_tensors_are_gone(tmp
     for _ in range(2):
         found = store.get(stage().key)
         assert found is not None and found.thinned and store.has(stage().key)
-        assert repr(found.record) == repr({"a": math.nan}) and torch.equal(found.tensors("extra")["i"], torch.arange(5))
+        assert repr(found.record) == repr({"a": math.nan}) and torch.equal(
+            found.tensors("extra")["i"], torch.arange(5)
+        )
         for result in (found, before):  # before: read while it was whole
             with pytest.raises(Thinned, match=WHY):
                 result.tensors("model")
@@ -364,7 +422,9 @@ def test_a_thinned_result_keeps_its_record_and_says_why_its_tensors_are_gone(tmp
     assert thinned(store) == 0 and store.thin("0" * 40, ["model"], WHY) == 0
 
 
-def test_put_again_it_takes_the_same_bytes_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_put_again_it_takes_the_same_bytes_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(tmp_path, pytest.fail)
     whole = store.put(stage(), {"a": 1}, tensors(), {"machine": "one"})
     thinned(store)
@@ -373,7 +433,9 @@ def test_put_again_it_takes_the_same_bytes_and_no_others(tmp_path: Path, monkeyp
     found = store.get(stage().key)
     assert found is not None and found.thinned
     again = store.put(stage(), {"a": 2}, tensors(), {"machine": "two"})
-    assert again.record == whole.record and again.manifest | {"seal": ""} == whole.manifest | {"seal": ""}
+    assert again.record == whole.record and again.manifest | {"seal": ""} == whole.manifest | {
+        "seal": ""
+    }
     new_process(monkeypatch)
     found = store.get(stage().key)
     assert found is not None and torch.equal(found.tensors("model")["w"], tensors()["model"]["w"])
@@ -389,7 +451,9 @@ def test_a_result_that_is_being_computed_is_not_thinned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("back", [False, True])
-def test_thinning_or_restoring_killed_anywhere_leaves_one_or_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool) -> None:
+def test_thinning_or_restoring_killed_anywhere_leaves_one_or_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
     store = Store(tmp_path, pytest.fail)
     ended = []
 
@@ -412,7 +476,11 @@ def test_thinning_or_restoring_killed_anywhere_leaves_one_or_the_other(tmp_path:
         for lease in (tmp_path / "locks").glob("*.lease"):
             lease.unlink()  # the dead one's; half written it would first have to run out
         thinned(again, number)  # finishes, whatever was left
-        assert sorted(file.name for file in found.path.iterdir()) == ["extra.safetensors", "manifest.json", "result.json"]
+        assert sorted(file.name for file in found.path.iterdir()) == [
+            "extra.safetensors",
+            "manifest.json",
+            "result.json",
+        ]
         again.put(stage(number + 1), {}, tensors(), {})
         if os.waitstatus_to_exitcode(status) == 0:
             break
@@ -436,7 +504,9 @@ def test_processes_that_put_one_key_at_once_agree(tmp_path: Path) -> None:
                 try:
                     time.sleep(max(0.0, start - time.monotonic()))
                     found = Store(tmp_path).put(made, {"who": who}, tensors(who), {})
-                    same = torch.equal(found.tensors("model")["w"], tensors(found.record["who"])["model"]["w"])
+                    same = torch.equal(
+                        found.tensors("model")["w"], tensors(found.record["who"])["model"]["w"]
+                    )
                     os._exit(0 if same else 2)
                 finally:
                     os._exit(1)
@@ -444,7 +514,9 @@ def test_processes_that_put_one_key_at_once_agree(tmp_path: Path) -> None:
         assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0, 0]
         store = Store(tmp_path, pytest.fail)
         found = store.get(made.key)
-        assert found is not None and torch.equal(found.tensors("model")["w"], tensors(found.record["who"])["model"]["w"])
+        assert found is not None and torch.equal(
+            found.tensors("model")["w"], tensors(found.record["who"])["model"]["w"]
+        )
         assert leftovers(store) == []
 
 
@@ -452,7 +524,9 @@ def test_a_lock_keeps_others_out_and_dies_with_its_holder(tmp_path: Path) -> Non
     store = Store(tmp_path)
     script = "import sys, time; from pathlib import Path; from evolve.engine.store import Store\n"
     script += "with Store(Path(sys.argv[1])).lock('k'): print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, env=environment())
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, env=environment()
+    )
     assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
     assert store.locked("k") and not store.locked("other")
     with store.lock("other", waiting=lambda: pytest.fail("nobody holds it")):
@@ -473,7 +547,9 @@ def test_a_lock_keeps_others_out_and_dies_with_its_holder(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
-def test_a_disk_error_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_a_disk_error_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     store = Store(tmp_path)
     store.checkpoint(stage().key).save({"w": torch.ones(3)}, {"epoch": 1})
 
@@ -498,7 +574,9 @@ def test_a_disk_error_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True
+    )
     if done.returncode:
         pytest.skip("cannot mount a small disk here")
     yield disk
@@ -514,12 +592,19 @@ def test_a_really_full_and_a_really_read_only_disk(small_disk: Path) -> None:
     assert str(root) in str(caught.value) and not store.has(stage(2).key) and leftovers(store) == []
     store.put(stage(3), {}, {}, {})
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    for attempt in (lambda: store.put(stage(4), {}, {}, {}), lambda: Store(root), lambda: Store(small_disk / "new")):
+    for attempt in (
+        lambda: store.put(stage(4), {}, {}, {}),
+        lambda: Store(root),
+        lambda: Store(small_disk / "new"),
+    ):
         with pytest.raises(StoreError, match="read-only"):
             attempt()
 
 
-@pytest.mark.parametrize(("content", "said"), [('{"format": 2}', "format 2"), *((bad, "cannot be read") for bad in ("{", "[]", ""))])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [('{"format": 2}', "format 2"), *((bad, "cannot be read") for bad in ("{", "[]", ""))],
+)
 def test_another_format_is_refused(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "store.json").write_text(content)
     with pytest.raises(StoreError, match=said) as caught:
@@ -542,4 +627,6 @@ def test_looking_at_a_store_needs_no_torch(tmp_path: Path) -> None:
     Store(tmp_path).put(stage(), {"a": 1}, tensors(), {})
     script = "import sys; from pathlib import Path; import evolve.engine.engine; from evolve.engine.store import Store\n"
     script += "assert Store(Path(sys.argv[1])).get(sys.argv[2]).record == {'a': 1}; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", script, str(tmp_path), stage().key], check=True, env=environment())
+    subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), stage().key], check=True, env=environment()
+    )

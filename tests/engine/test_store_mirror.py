@@ -27,12 +27,18 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
     server.start()
     host, port = server.get_host_and_port()
-    for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}.items():
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     import s3fs
 
-    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
+    urllib.request.urlopen(
+        urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+    ).close()
     s3fs.S3FileSystem.clear_instance_cache()
     s3fs.S3FileSystem().mkdir("bucket")
     yield ADDRESS
@@ -56,9 +62,15 @@ def files() -> list[str]:
 def test_what_one_machine_puts_another_gets(s3: str, tmp_path: Path) -> None:
     made = mirrored(tmp_path / "one").put(stage(), {"a": 1}, tensors(), {"who": "one"})
     other = mirrored(tmp_path / "two")
-    assert other.has(stage().key) and not other.has(stage(2).key) and other.get(stage(2).key) is None
+    assert (
+        other.has(stage().key) and not other.has(stage(2).key) and other.get(stage(2).key) is None
+    )
     found = other.get(stage().key)
-    assert found is not None and (found.record, found.manifest) == (made.record, made.manifest) and found.path.is_relative_to(tmp_path / "two")
+    assert (
+        found is not None
+        and (found.record, found.manifest) == (made.record, made.manifest)
+        and found.path.is_relative_to(tmp_path / "two")
+    )
     assert torch.equal(found.tensors("model")["w"], tensors()["model"]["w"])
     assert other.put(stage(), {"a": 2}, tensors(), {}).record == {"a": 1}  # the first stays
 
@@ -72,7 +84,9 @@ def test_another_process_needs_only_the_folder(s3: str, tmp_path: Path) -> None:
     assert done.stdout == "{'a': 1}\n", done.stderr
 
 
-def test_a_push_that_is_cut_short_shows_nothing(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_push_that_is_cut_short_shows_nothing(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = mirrored(tmp_path / "one")
     left = 2  # of three files and a manifest
     assert one.mirror is not None
@@ -88,7 +102,9 @@ def test_a_push_that_is_cut_short_shows_nothing(s3: str, tmp_path: Path, monkeyp
 
     with monkeypatch.context() as broken:
         broken.setattr(system, "pipe_file", dying)
-        with pytest.raises(StoreError, match="mirror s3://bucket/some/prefix: the network went away"):
+        with pytest.raises(
+            StoreError, match="mirror s3://bucket/some/prefix: the network went away"
+        ):
             one.put(stage(), {"a": 1}, tensors(), {})
     assert len(files()) == 2 and not mirrored(tmp_path / "two").has(stage().key)
     assert one.get(stage().key) is not None  # kept here
@@ -116,11 +132,15 @@ def test_an_address_that_does_not_serve_is_one_line(s3: str, tmp_path: Path) -> 
     assert Store(tmp_path / "n").mirror is None  # it was refused before it was written down
 
 
-def test_an_address_is_a_store_for_every_command(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_is_a_store_for_every_command(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mirrored(tmp_path / "one").put(stage(), {"a": 1}, tensors(), {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for _ in range(2):
-        done = CliRunner().invoke(cli, ["store", "--store", ADDRESS, "mirror"], catch_exceptions=False)
+        done = CliRunner().invoke(
+            cli, ["store", "--store", ADDRESS, "mirror"], catch_exceptions=False
+        )
         assert f"mirrored at {ADDRESS}" in done.output
     (folder,) = (tmp_path / "cache" / "evolve" / "stores").iterdir()
     assert Store(folder).get(stage().key) is not None
@@ -132,11 +152,15 @@ def test_a_store_that_gets_a_mirror_copies_what_it_has(s3: str, tmp_path: Path) 
     words = ["store", "mirror", ADDRESS, "--store", str(tmp_path / "one")]
     assert "1 results here" in CliRunner().invoke(cli, words, catch_exceptions=False).output
     assert mirrored(tmp_path / "two").get(stage().key) is not None
-    off = CliRunner().invoke(cli, ["store", "mirror", "--off", "--store", str(tmp_path / "one")], catch_exceptions=False)
+    off = CliRunner().invoke(
+        cli, ["store", "mirror", "--off", "--store", str(tmp_path / "one")], catch_exceptions=False
+    )
     assert "no mirror" in off.output and Store(tmp_path / "one").mirror is None
 
 
-def test_an_address_in_the_environment_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_in_the_environment_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """$EVOLVE_STORE as --store: an address is a local store that is mirrored there, not a folder of that name."""
     from evolve.runs.folder import default_store
 

@@ -20,7 +20,15 @@ from evolve.networks.vgg_plan import (
     vgg16_plan,
 )
 
-PARTS = ("conv.weight", "conv.bias", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "bn.num_batches_tracked")
+PARTS = (
+    "conv.weight",
+    "conv.bias",
+    "bn.weight",
+    "bn.bias",
+    "bn.running_mean",
+    "bn.running_var",
+    "bn.num_batches_tracked",
+)
 PAPER = ("conv1", "conv11", "conv12", "conv13")
 PLAN = vgg16_plan(1 / 32)
 
@@ -33,7 +41,9 @@ def trained_ancestor(seed: int = 1) -> VGG:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for _ in range(2):
         optimizer.zero_grad()
-        F.cross_entropy(model(torch.randn(8, 3, 16, 16, generator=draw)), torch.arange(8) % 5).backward()
+        F.cross_entropy(
+            model(torch.randn(8, 3, 16, 16, generator=draw)), torch.arange(8) % 5
+        ).backward()
         optimizer.step()
     return model
 
@@ -59,13 +69,17 @@ def test_any_set_gives_a_descendant_that_trains_and_shares_nothing(selected):
     ancestor = ANCESTOR
     before = snapshot(ancestor)
     learngene = extract(ancestor.state_dict(), PLAN, selected)
-    gene_before = {(n, p): t.clone() for n, parts in learngene.layers.items() for p, t in parts.items()}
+    gene_before = {
+        (n, p): t.clone() for n, parts in learngene.layers.items() for p, t in parts.items()
+    }
     plan = plan_from_json(plan_to_json(stack_plan(PLAN, selected)))
     one, two = inherit(plan, learngene, 4, 9, 0), inherit(plan, learngene, 4, 9, 1)
     for name in selected:
         for part in PARTS:
             for model in (one, two):
-                assert torch.equal(model.state_dict()[f"layers.{name}.{part}"], before[f"layers.{name}.{part}"])
+                assert torch.equal(
+                    model.state_dict()[f"layers.{name}.{part}"], before[f"layers.{name}.{part}"]
+                )
     untouched = snapshot(two)
     assert all(p.requires_grad for p in one.parameters())
     optimizer = torch.optim.SGD(one.parameters(), lr=0.1)
@@ -75,7 +89,9 @@ def test_any_set_gives_a_descendant_that_trains_and_shares_nothing(selected):
     optimizer.step()
     start = snapshot(inherit(plan, learngene, 4, 9, 0))
     changed = [name for name, p in one.named_parameters() if not torch.equal(p, start[name])]
-    assert "head.weight" in changed and any(is_inherited(plan, name) for name in changed) == bool(selected)
+    assert "head.weight" in changed and any(is_inherited(plan, name) for name in changed) == bool(
+        selected
+    )
     assert same(snapshot(ancestor), before) and same(snapshot(two), untouched)
     assert all(torch.equal(learngene.layers[n][p], t) for (n, p), t in gene_before.items())
 
@@ -83,14 +99,20 @@ def test_any_set_gives_a_descendant_that_trains_and_shares_nothing(selected):
 def test_methods_differ_in_the_inherited_layers_alone():
     plan = stack_plan(PLAN, PAPER)
     gene = extract(ANCESTOR.state_dict(), PLAN, PAPER)
-    models = {"inherited": inherit(plan, gene, 5, 3, 2), "shuffled": inherit(plan, shuffled(gene, 3, "s"), 5, 3, 2)}
+    models = {
+        "inherited": inherit(plan, gene, 5, 3, 2),
+        "shuffled": inherit(plan, shuffled(gene, 3, "s"), 5, 3, 2),
+    }
     scratch = snapshot(inherit(plan, None, 5, 3, 2))
     for model in models.values():
         for name, tensor in model.state_dict().items():
             if not is_inherited(plan, name):
                 assert torch.equal(tensor, scratch[name]), name
         for name in PAPER:
-            assert not torch.equal(model.state_dict()[f"layers.{name}.conv.weight"], scratch[f"layers.{name}.conv.weight"])
+            assert not torch.equal(
+                model.state_dict()[f"layers.{name}.conv.weight"],
+                scratch[f"layers.{name}.conv.weight"],
+            )
     mixed, whole = (snapshot(models[m]) for m in ("shuffled", "inherited"))
     assert not torch.equal(mixed["layers.conv11.conv.weight"], whole["layers.conv11.conv.weight"])
 
@@ -98,8 +120,18 @@ def test_methods_differ_in_the_inherited_layers_alone():
 def test_fresh_layers_are_the_same_in_every_generation_whatever_it_selected():
     early = inherit(stack_plan(PLAN, PAPER), extract(ANCESTOR.state_dict(), PLAN, PAPER), 5, 3, 0)
     later_set = ("conv2", "conv8", "conv13")
-    later = inherit(stack_plan(PLAN, later_set), extract(trained_ancestor(2).state_dict(), PLAN, later_set), 5, 3, 0)
-    for name in ("layers.block2_entry.conv.weight", "layers.block3_entry.conv.weight", "head.weight"):
+    later = inherit(
+        stack_plan(PLAN, later_set),
+        extract(trained_ancestor(2).state_dict(), PLAN, later_set),
+        5,
+        3,
+        0,
+    )
+    for name in (
+        "layers.block2_entry.conv.weight",
+        "layers.block3_entry.conv.weight",
+        "head.weight",
+    ):
         assert torch.equal(early.state_dict()[name], later.state_dict()[name])
 
 

@@ -28,7 +28,15 @@ from evolve.networks.family import architecture
 from evolve.networks.vgg import VGG, initialise
 from evolve.networks.vgg_plan import layer_names, stack_plan, vgg16_plan
 
-PARTS = ("conv.weight", "conv.bias", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "bn.num_batches_tracked")
+PARTS = (
+    "conv.weight",
+    "conv.bias",
+    "bn.weight",
+    "bn.bias",
+    "bn.running_mean",
+    "bn.running_var",
+    "bn.num_batches_tracked",
+)
 PAPER = ("conv1", "conv11", "conv12", "conv13")
 PLAN = vgg16_plan(1 / 16)
 
@@ -50,13 +58,20 @@ def ancestor() -> VGG:
 @pytest.fixture
 def gene() -> Learngene:
     learngene = extract(ancestor().state_dict(), PLAN, PAPER)
-    learngene.provenance = {"lineage": 7, "seed": 0, "scenario": "glyphs-seq25", "key": "ab" * 20, "evolve": "0.1.0"}
+    learngene.provenance = {
+        "lineage": 7,
+        "seed": 0,
+        "scenario": "glyphs-seq25",
+        "key": "ab" * 20,
+        "evolve": "0.1.0",
+    }
     return learngene
 
 
 def equal(one: Learngene, two: Learngene) -> bool:
     return list(one.layers) == list(two.layers) and all(
-        torch.equal(one.layers[n][p], two.layers[n][p]) and one.layers[n][p].dtype == two.layers[n][p].dtype
+        torch.equal(one.layers[n][p], two.layers[n][p])
+        and one.layers[n][p].dtype == two.layers[n][p].dtype
         for n in one.layers
         for p in PARTS
     )
@@ -86,7 +101,9 @@ def test_file_round_trip(gene, tmp_path):
     path = tmp_path / "gene.safetensors"
     gene.save(path)
     found = load(path)
-    assert equal(found, gene) and found.ancestor_plan == PLAN and found.provenance == gene.provenance
+    assert (
+        equal(found, gene) and found.ancestor_plan == PLAN and found.provenance == gene.provenance
+    )
     assert os.listdir(tmp_path) == ["gene.safetensors"]
     first = path.read_bytes()
     found.save(path)  # over itself
@@ -106,7 +123,9 @@ def test_a_stranger_can_open_the_file(gene, tmp_path):
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["evolve.learngene"])
     assert about["layers"] == list(PAPER) and about["provenance"]["lineage"] == 7
-    assert stack_plan(tensor_file.from_json(about["plan"]), about["layers"])[0][0].inherits == "conv1"
+    assert (
+        stack_plan(tensor_file.from_json(about["plan"]), about["layers"])[0][0].inherits == "conv1"
+    )
 
 
 def test_any_flipped_byte_or_truncation_is_refused(gene, tmp_path):
@@ -116,7 +135,11 @@ def test_any_flipped_byte_or_truncation_is_refused(gene, tmp_path):
     good = path.read_bytes()
     start = 8 + int.from_bytes(good[:8], "little")
     header = good[8:start].rstrip(b" ")
-    places = [*range(0, 8), *range(8, 8 + len(header), 7), *range(start, len(good), len(good) // 60)]
+    places = [
+        *range(0, 8),
+        *range(8, 8 + len(header), 7),
+        *range(start, len(good), len(good) // 60),
+    ]
     for place in places:
         path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
         with pytest.raises(UserError) as caught:
@@ -146,12 +169,24 @@ def rewritten(path, change):
     ("change", "says"),
     [
         (lambda a, t: a["provenance"].update(lineage=25), "altered or damaged"),
-        (lambda a, t: t.update({"conv1/bn.bias": t["conv1/bn.weight"].clone()}), "altered or damaged"),
+        (
+            lambda a, t: t.update({"conv1/bn.bias": t["conv1/bn.weight"].clone()}),
+            "altered or damaged",
+        ),
         (lambda a, t: a.pop("sha256"), "altered or damaged"),
-        (lambda a, t: a.update(format=2, sign=True), "has format 2, this version of evolve reads 1"),
+        (
+            lambda a, t: a.update(format=2, sign=True),
+            "has format 2, this version of evolve reads 1",
+        ),
         (lambda a, t: (t.pop("conv1/bn.bias"), a.update(sign=True)), "do not fit its plan"),
-        (lambda a, t: (t.update({"conv1/bn.bias": torch.zeros(99)}), a.update(sign=True)), "has shape \\(99,\\)"),
-        (lambda a, t: a.update(layers=["conv1", "conv11", "conv12", "conv14"], sign=True), "do not fit its plan"),
+        (
+            lambda a, t: (t.update({"conv1/bn.bias": torch.zeros(99)}), a.update(sign=True)),
+            "has shape \\(99,\\)",
+        ),
+        (
+            lambda a, t: a.update(layers=["conv1", "conv11", "conv12", "conv14"], sign=True),
+            "do not fit its plan",
+        ),
         (lambda a, t: a.update(layers=["conv1"], sign=True), "other tensors"),
         (lambda a, t: a.update(plan=[], sign=True), "not a plan"),
     ],
@@ -216,7 +251,10 @@ def test_shuffled_keeps_each_tensors_values_and_loses_their_order(gene):
         moved = (parts["conv.weight"] != before[name]["conv.weight"]).double().mean()
         assert moved > 0.8
     first, second = (mixed.layers[n]["bn.weight"] for n in ("conv12", "conv13"))
-    orders = [torch.argsort(before[n]["bn.weight"])[torch.argsort(torch.argsort(t))] for n, t in (("conv12", first), ("conv13", second))]
+    orders = [
+        torch.argsort(before[n]["bn.weight"])[torch.argsort(torch.argsort(t))]
+        for n, t in (("conv12", first), ("conv13", second))
+    ]
     assert not torch.equal(*orders)  # each tensor has its own permutation
 
 
@@ -225,10 +263,19 @@ def test_shuffled_depends_on_its_generator_alone(gene):
     one = shuffled(gene, 3, "shuffle")
     torch.manual_seed(1)
     assert equal(one, shuffled(gene, 3, "shuffle"))
-    assert not equal(one, shuffled(gene, 4, "shuffle")) and not equal(one, shuffled(gene, 3, "other"))
-    permuted = {n: {p: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for p, t in parts.items()}
-                for n, parts in gene.layers.items()}
-    assert equal(one, shuffled(Learngene(permuted, PLAN), 3, "shuffle"))  # memory layout is no part of a tensor's value
+    assert not equal(one, shuffled(gene, 4, "shuffle")) and not equal(
+        one, shuffled(gene, 3, "other")
+    )
+    permuted = {
+        n: {
+            p: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
+            for p, t in parts.items()
+        }
+        for n, parts in gene.layers.items()
+    }
+    assert equal(
+        one, shuffled(Learngene(permuted, PLAN), 3, "shuffle")
+    )  # memory layout is no part of a tensor's value
 
 
 @cache
@@ -240,8 +287,16 @@ def small_file():
         return gene, (Path(folder) / "gene.safetensors").read_bytes()
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.binary(max_size=6), st.integers(0, 6)), min_size=1, max_size=4))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 10**6), st.binary(max_size=6), st.integers(0, 6)),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_random_corruption_gives_a_user_error_or_the_same_learngene(tmp_path, edits):
     """Bytes replaced, inserted or cut out anywhere."""
     path = tmp_path / "gene.safetensors"
@@ -257,9 +312,20 @@ def test_random_corruption_gives_a_user_error_or_the_same_learngene(tmp_path, ed
 
 
 LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(-3, 10**12), st.floats(), st.text(max_size=3), st.just([]), st.just({}), st.just([["conv1", 0.5]]), st.just([[]])
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 10**12),
+    st.floats(),
+    st.text(max_size=3),
+    st.just([]),
+    st.just({}),
+    st.just([["conv1", 0.5]]),
+    st.just([[]]),
 )
-PLANS = {name: json.loads(json.dumps(architecture(name, 1 / 32, 32).to_json())) for name in ("vgg16", "resnet18", "vit-small4")}
+PLANS = {
+    name: json.loads(json.dumps(architecture(name, 1 / 32, 32).to_json()))
+    for name in ("vgg16", "resnet18", "vit-small4")
+}
 
 
 def changed(value, draw):
@@ -280,7 +346,9 @@ def changed(value, draw):
 
 
 @given(st.data(), st.sampled_from(sorted(PLANS)))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_a_signed_file_with_a_mangled_plan_is_refused_or_read(tmp_path, monkeypatch, data, name):
     """Whoever writes a file can also sign it: what the plan says is then all that is wrong."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
@@ -288,7 +356,10 @@ def test_a_signed_file_with_a_mangled_plan_is_refused_or_read(tmp_path, monkeypa
     made = architecture(name, 1 / 32, 32)
     model = made.build(1)
     layer = made.layer_names[-1]
-    tensors = {f"{layer}/{part}": model.state_dict()[f"layers.{layer}.{part}"] for part in made.shapes(layer)}
+    tensors = {
+        f"{layer}/{part}": model.state_dict()[f"layers.{layer}.{part}"]
+        for part in made.shapes(layer)
+    }
     about = {"plan": PLANS[name], "layers": [layer], "provenance": {}}
     key = data.draw(st.sampled_from(["plan", "plan", "plan", "layers", "provenance"]))
     tensor_file.write(path, "learngene", about | {key: changed(about[key], data.draw)}, tensors)
@@ -313,7 +384,9 @@ def test_an_absurd_network_is_refused_before_memory_is_taken(tmp_path, name, val
     wide = {"vgg16": "c_out", "resnet18": "c_out", "vit-small4": "dim"}[name]
     plan = absurd(name, wide, value)
     if name != "vit-small4":  # every layer as wide as the first
-        plan = json.loads(re.sub(r'("c_in"|"c_out"): (?!3\b)\d+', rf"\1: {value}", json.dumps(plan)))
+        plan = json.loads(
+            re.sub(r'("c_in"|"c_out"): (?!3\b)\d+', rf"\1: {value}", json.dumps(plan))
+        )
     path = tmp_path / "gene.safetensors"
     tensor_file.write(path, "learngene", {"plan": plan, "layers": [], "provenance": {}}, {})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -16,7 +16,10 @@ COMMAND = ["run", "--scenario", "tiny.toml", "--workers", "2", "--out"]
 
 
 def results(place: Path, store: str) -> dict[str, int]:
-    return {p.parent.name: p.stat().st_mtime_ns for p in (place / store / "results").rglob("manifest.json")}
+    return {
+        p.parent.name: p.stat().st_mtime_ns
+        for p in (place / store / "results").rglob("manifest.json")
+    }
 
 
 def test_killed_runs_end_in_the_same_bytes(tmp_path: Path) -> None:
@@ -34,7 +37,9 @@ def test_killed_runs_end_in_the_same_bytes(tmp_path: Path) -> None:
     done = evolve_process(*COMMAND, "cut/run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for name in ("generations.csv", "descendants.csv", "summary.json", "curve.svg", "genome.png"):
-        assert (tmp_path / "cut/run" / name).read_bytes() == (tmp_path / "whole/run" / name).read_bytes(), name
+        assert (tmp_path / "cut/run" / name).read_bytes() == (
+            tmp_path / "whole/run" / name
+        ).read_bytes(), name
     assert not list((tmp_path / "cut/store/partial").iterdir())
     assert not [p for p in (tmp_path / "cut/store/tmp").iterdir() if p.is_dir()]
 
@@ -45,4 +50,6 @@ def test_two_runs_on_one_store_at_once(tmp_path: Path) -> None:
     for one in pair:
         one.communicate(timeout=400)
     assert [one.returncode for one in pair] == [0, 0]
-    assert (tmp_path / "runs/a/generations.csv").read_bytes() == (tmp_path / "runs/b/generations.csv").read_bytes()
+    assert (tmp_path / "runs/a/generations.csv").read_bytes() == (
+        tmp_path / "runs/b/generations.csv"
+    ).read_bytes()

@@ -20,14 +20,21 @@ SPLIT = (tuple(range(64)), tuple(range(64, 80)), tuple(range(80, 100)))
 
 
 def world(*overrides: str, seed: int = 0, data: str = "images") -> World:
-    settings = scenario.load("glyphs-seq25", "quick", ["stream.tasks=3", "controls.shuffled=1", "condense.granularity=conv", *overrides]).settings
+    settings = scenario.load(
+        "glyphs-seq25",
+        "quick",
+        ["stream.tasks=3", "controls.shuffled=1", "condense.granularity=conv", *overrides],
+    ).settings
     return World(settings, seed, data, *SPLIT)
 
 
 def peek_for(w: World) -> Any:
     """As if every condensation were in the store and had chosen the paper's set."""
     ancestor = ancestor_plan(w.settings)
-    return lambda key: {"ancestor_plan": ancestor.to_json(), "layers": ["conv1", "conv11", "conv12", "conv13"]}
+    return lambda key: {
+        "ancestor_plan": ancestor.to_json(),
+        "layers": ["conv1", "conv11", "conv12", "conv13"],
+    }
 
 
 def stages(w: World) -> dict[str, Stage]:
@@ -50,17 +57,39 @@ def changed(value: Any, choices: tuple[Any, ...] | None) -> Any:
     return {"mem_size": 3}
 
 
-def with_changed(settings: Settings, section: str, name: str, metadata: Mapping[str, Any]) -> Settings:
+def with_changed(
+    settings: Settings, section: str, name: str, metadata: Mapping[str, Any]
+) -> Settings:
     part = getattr(settings, section)
     choices = names(metadata["registry"]) if metadata.get("registry") else metadata.get("choices")
-    return replace(settings, **{section: replace(part, **{name: changed(getattr(part, name), choices)})})
+    return replace(
+        settings, **{section: replace(part, **{name: changed(getattr(part, name), choices)})}
+    )
 
 
 # What each section's settings may change. The shape of the data is in the images' fingerprint, not in a key.
-REACH = {"ancestor": ("accumulate", "condense", "descend"), "condense": ("condense", "descend"), "inherit": ("descend",), "descend": ("descend",)}
+REACH = {
+    "ancestor": ("accumulate", "condense", "descend"),
+    "condense": ("condense", "descend"),
+    "inherit": ("descend",),
+    "descend": ("descend",),
+}
 # Read only under another setting: they must not change a key here.
-UNREAD = {"ancestor.checkpoint", "ancestor.keep", "descend.distill_weight", "condense.top_k", "condense.window", "condense.args"}
-UNREAD |= {"condense.budget", "condense.trial_tasks", "condense.rivals", "condense.lookahead", "condense.outer"}
+UNREAD = {
+    "ancestor.checkpoint",
+    "ancestor.keep",
+    "descend.distill_weight",
+    "condense.top_k",
+    "condense.window",
+    "condense.args",
+}
+UNREAD |= {
+    "condense.budget",
+    "condense.trial_tasks",
+    "condense.rivals",
+    "condense.lookahead",
+    "condense.outer",
+}
 
 
 def default_changed(section: type, name: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +102,9 @@ def default_changed(section: type, name: str, value: Any, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("default", [False, True], ids=["set", "default"])
 @pytest.mark.parametrize("section", REACH)
-def test_every_number_relevant_setting_changes_the_keys_after_it(section: str, default: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_number_relevant_setting_changes_the_keys_after_it(
+    section: str, default: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether a scenario sets the value or a new default does: a default may change, and an old result must not be found under the new one."""
     base = world()
     for f in fields(getattr(base.settings, section)):
@@ -81,7 +112,10 @@ def test_every_number_relevant_setting_changes_the_keys_after_it(section: str, d
         if other == base:  # a registry with a single name
             continue
         if default and f.name != "strategy_args":  # which has no plain default
-            kind, value = type(getattr(base.settings, section)), getattr(getattr(other.settings, section), f.name)
+            kind, value = (
+                type(getattr(base.settings, section)),
+                getattr(getattr(other.settings, section), f.name),
+            )
             default_changed(kind, f.name, value, monkeypatch)
             assert getattr(kind(), f.name) == value
         after = {s.label: s.key for s in lineage.lineage(other, peek_for(base))}
@@ -89,7 +123,11 @@ def test_every_number_relevant_setting_changes_the_keys_after_it(section: str, d
             if label not in after:
                 continue
             must = stage.kind in REACH[section] and f"{section}.{f.name}" not in UNREAD
-            if "from-scratch" in label or label in ("accumulate 0", "condense 0", "descend 0 inherited"):
+            if "from-scratch" in label or label in (
+                "accumulate 0",
+                "condense 0",
+                "descend 0 inherited",
+            ):
                 continue  # shared by design: an untrained ancestor and a from-scratch descendant read fewer settings
             if label.endswith("full-ancestor") and section in ("condense", "inherit"):
                 continue  # it is condensed by nobody, and reads of [inherit] the learning rate alone (tests/training)
@@ -116,9 +154,14 @@ def test_seed_and_images_change_every_key() -> None:
 
 def test_another_arithmetic_shares_only_what_it_cannot_round() -> None:
     plain = replace(world(), reference=True)
-    shared = {label for label, stage in stages(world()).items() if stages(plain)[label].key == stage.key}
+    shared = {
+        label for label, stage in stages(world()).items() if stages(plain)[label].key == stage.key
+    }
     assert shared == {"accumulate 0"}
-    fixed, fixed_plain = world("condense.method=fixed"), replace(world("condense.method=fixed"), reference=True)
+    fixed, fixed_plain = (
+        world("condense.method=fixed"),
+        replace(world("condense.method=fixed"), reference=True),
+    )
     assert stages(fixed)["condense 0"].key == stages(fixed_plain)["condense 0"].key
 
 
@@ -143,31 +186,56 @@ def test_strategies_share_the_untrained_ancestor_and_from_scratch() -> None:
 
 
 def test_fixed_condenser_reads_only_its_own_settings() -> None:
-    assert keys(world("condense.method=fixed", "condense.epochs=7")) == keys(world("condense.method=fixed"))
-    assert keys(world("condense.method=fixed", "condense.fixed=[1]")) != keys(world("condense.method=fixed"))
+    assert keys(world("condense.method=fixed", "condense.epochs=7")) == keys(
+        world("condense.method=fixed")
+    )
+    assert keys(world("condense.method=fixed", "condense.fixed=[1]")) != keys(
+        world("condense.method=fixed")
+    )
 
 
 @pytest.mark.parametrize(
     ("measure", "lengths"),
-    [("all", (0, 1, 2, 3, 4, 5, 6)), ("2", (0, 2, 4, 6)), ("4", (0, 4, 6)), ("[1, 2, 5, 40]", (0, 1, 2, 5, 6)), ("[6]", (0, 6))],
+    [
+        ("all", (0, 1, 2, 3, 4, 5, 6)),
+        ("2", (0, 2, 4, 6)),
+        ("4", (0, 4, 6)),
+        ("[1, 2, 5, 40]", (0, 1, 2, 5, 6)),
+        ("[6]", (0, 6)),
+    ],
 )
-def test_only_the_lengths_asked_for_and_the_last_are_measured(measure: str, lengths: tuple[int, ...]) -> None:
+def test_only_the_lengths_asked_for_and_the_last_are_measured(
+    measure: str, lengths: tuple[int, ...]
+) -> None:
     chosen = world("stream.tasks=6", f"stream.measure={measure}")
     assert schedule.measured(chosen.settings) == lengths
     named = stages(chosen)
-    assert [label for label in named if label.startswith("condense ")] == [f"condense {length}" for length in lengths]
+    assert [label for label in named if label.startswith("condense ")] == [
+        f"condense {length}" for length in lengths
+    ]
     assert sum(label.startswith("accumulate ") for label in named) == 7
 
 
 def test_a_control_that_is_not_due_everywhere_counts_measured_lengths() -> None:
-    named = stages(world("stream.tasks=25", "stream.measure=[1,2,3,5,8,12,18,25]", "controls.shuffled=2", "controls.full_ancestor=1"))
-    assert [label for label in named if label.endswith(" shuffled")] == [f"descend {n} shuffled" for n in (2, 5, 12, 25)]
+    named = stages(
+        world(
+            "stream.tasks=25",
+            "stream.measure=[1,2,3,5,8,12,18,25]",
+            "controls.shuffled=2",
+            "controls.full_ancestor=1",
+        )
+    )
+    assert [label for label in named if label.endswith(" shuffled")] == [
+        f"descend {n} shuffled" for n in (2, 5, 12, 25)
+    ]
     assert sum(label.endswith(" full-ancestor") for label in named) == 8
 
 
 def test_every_draw_of_a_from_scratch_control_is_another_stage_on_the_same_tasks() -> None:
     named = stages(world("controls.draws=3"))
-    draws = [named["descend 1 from-scratch" + (f" draw {draw + 1}" if draw else "")] for draw in range(3)]
+    draws = [
+        named["descend 1 from-scratch" + (f" draw {draw + 1}" if draw else "")] for draw in range(3)
+    ]
     assert len({stage.key for stage in draws}) == 3
     assert len({str({**stage.recipe, "draw": None}) for stage in draws}) == 1
 
@@ -200,13 +268,19 @@ def test_a_condense_setting_changes_the_key_if_and_only_if_the_method_reads_it(m
         base = world(f"condense.method={method}", *context)
         key = recipes.condense(base, 1, recipes.accumulate(base, 1, None)).key
         for f in fields(base.settings.condense):
-            other = replace(base, settings=with_changed(base.settings, "condense", f.name, f.metadata))
+            other = replace(
+                base, settings=with_changed(base.settings, "condense", f.name, f.metadata)
+            )
             read = read_with_rivals(base.settings.condense) | read_with_rivals(
                 other.settings.condense
             )
             expected = f.name in read
-            if f.name in ("fixed", "fixed_set", "top_k") and "fixed" in read:  # all three name the fixed set
-                expected = expected or recipes.fixed_layers(base.settings) != recipes.fixed_layers(other.settings)
+            if (
+                f.name in ("fixed", "fixed_set", "top_k") and "fixed" in read
+            ):  # all three name the fixed set
+                expected = expected or recipes.fixed_layers(base.settings) != recipes.fixed_layers(
+                    other.settings
+                )
             changed_key = recipes.condense(other, 1, recipes.accumulate(other, 1, None)).key
             assert (changed_key != key) == expected, f"{method}, {context}: condense.{f.name}"
 
@@ -214,8 +288,13 @@ def test_a_condense_setting_changes_the_key_if_and_only_if_the_method_reads_it(m
 def test_only_methods_that_compute_have_the_arithmetic_in_their_key() -> None:
     for method in records("condensers"):
         fast = world(f"condense.method={method}")
-        keys_of = [recipes.condense(w, 0, recipes.accumulate(w, 0, None)).key for w in (fast, replace(fast, reference=True))]
-        assert (keys_of[0] == keys_of[1]) == (method in ("fisher", "gradient", "random", "fixed")), method
+        keys_of = [
+            recipes.condense(w, 0, recipes.accumulate(w, 0, None)).key
+            for w in (fast, replace(fast, reference=True))
+        ]
+        assert (keys_of[0] == keys_of[1]) == (
+            method in ("fisher", "gradient", "random", "fixed")
+        ), method
 
 
 def test_how_descendants_learn_and_inherit_decides_a_trial() -> None:
@@ -270,7 +349,11 @@ def test_a_named_sets_layers_are_never_taken_for_stages() -> None:
 
     assert told() == [1, 11, 12, 13] and told("condense.fixed=[4,1]") == [1, 4]
     assert told("condense.fixed_set=front") == [1, 2]
-    assert told("ancestor.network=vit-small4") == [1, 2, 3]  # the paper's lower half, in pairs of blocks
+    assert told("ancestor.network=vit-small4") == [
+        1,
+        2,
+        3,
+    ]  # the paper's lower half, in pairs of blocks
 
 
 def test_equal_architectures_share_one_from_scratch_control() -> None:
@@ -286,7 +369,10 @@ def test_different_sets_of_one_shape_share_one_control_and_one_draw() -> None:
     from evolve.networks.vgg_plan import stack_plan
 
     w = world()
-    plans = [stack_plan(ancestor_plan(w.settings), ("conv1", last)) for last in ("conv11", "conv12", "conv13")]
+    plans = [
+        stack_plan(ancestor_plan(w.settings), ("conv1", last))
+        for last in ("conv11", "conv12", "conv13")
+    ]
     assert len({recipes.from_scratch(w, p, "x").key for p in plans}) == 1
     other = stack_plan(ancestor_plan(w.settings), ("conv1", "conv11", "conv12"))
     assert recipes.from_scratch(w, other, "x").key != recipes.from_scratch(w, plans[0], "x").key
@@ -322,7 +408,9 @@ def test_the_stream_changes_the_ancestor() -> None:
     base = stages(world())
     for override in ("stream.classes_per_task=4", "stream.images_per_class=7"):
         other = stages(world(override))
-        assert all(base[f"accumulate {t}"].key != other[f"accumulate {t}"].key for t in (1, 2, 3)), override
+        assert all(
+            base[f"accumulate {t}"].key != other[f"accumulate {t}"].key for t in (1, 2, 3)
+        ), override
 
 
 def test_the_untrained_ancestor_depends_on_its_network_and_head() -> None:
@@ -337,13 +425,18 @@ def test_from_scratch_depends_on_how_descendants_learn_and_on_the_architecture()
     scratch = recipes.from_scratch(w, paper_descendant(w.settings), "x")
     for override in ("descend.shots=7", "descend.lr=0.5", "ancestor.width=0.25"):
         other = world(override)
-        assert recipes.from_scratch(other, paper_descendant(other.settings), "x").key != scratch.key, override
+        assert (
+            recipes.from_scratch(other, paper_descendant(other.settings), "x").key != scratch.key
+        ), override
     other = world("ancestor.epochs=99", "condense.epochs=9")
     assert recipes.from_scratch(other, paper_descendant(other.settings), "x").key == scratch.key
 
 
 def test_top_k_counts_where_it_is_read() -> None:
-    one, two = (stages(world("condense.selection=top-k", f"condense.top_k={k}"))["condense 1"].key for k in (3, 4))
+    one, two = (
+        stages(world("condense.selection=top-k", f"condense.top_k={k}"))["condense 1"].key
+        for k in (3, 4)
+    )
     assert one != two
 
 
@@ -353,11 +446,15 @@ def test_a_room_of_another_version_has_other_keys(monkeypatch: pytest.MonkeyPatc
         with monkeypatch.context() as patch:
             patch.setitem(VERSIONS, kind, 99)
             after = stages(world())
-        assert all(before[label].key != after[label].key for label in before if before[label].kind == kind)
+        assert all(
+            before[label].key != after[label].key for label in before if before[label].kind == kind
+        )
 
 
 def test_the_order_of_a_fixed_set_does_not_matter_and_one_condensation_is_the_default() -> None:
-    assert keys(world("condense.method=fixed", "condense.fixed=[13,1]")) == keys(world("condense.method=fixed", "condense.fixed=[1,13]"))
+    assert keys(world("condense.method=fixed", "condense.fixed=[13,1]")) == keys(
+        world("condense.method=fixed", "condense.fixed=[1,13]")
+    )
     assert keys(world("condense.repeats=1")) == keys(world()) != keys(world("condense.repeats=2"))
 
 

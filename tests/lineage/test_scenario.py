@@ -65,9 +65,23 @@ def test_quick_changes_only_what_it_names() -> None:
 
 def test_paper_values_of_cifar() -> None:
     s = scenario.load("cifar-seq25").settings
-    assert (s.stream.tasks, s.stream.classes_per_task, s.ancestor.epochs, s.ancestor.batch) == (25, 5, 100, 64)
-    assert (s.descend.descendants, s.descend.shots, s.descend.epochs, s.descend.batch) == (5, 500, 50, 16)
-    assert (s.condense.objective, s.condense.lookahead, s.condense.selection) == ("eq16", 2, "threshold")
+    assert (s.stream.tasks, s.stream.classes_per_task, s.ancestor.epochs, s.ancestor.batch) == (
+        25,
+        5,
+        100,
+        64,
+    )
+    assert (s.descend.descendants, s.descend.shots, s.descend.epochs, s.descend.batch) == (
+        5,
+        500,
+        50,
+        16,
+    )
+    assert (s.condense.objective, s.condense.lookahead, s.condense.selection) == (
+        "eq16",
+        2,
+        "threshold",
+    )
     assert (s.ancestor.width, s.ancestor.head, s.ancestor.strategy) == (1.0, "shared", "naive")
 
 
@@ -110,10 +124,18 @@ def test_overrides_are_checked(override: str, words: list[str]) -> None:
 
 
 def test_entries_of_a_table_add_up() -> None:
-    words = ["ancestor.strategy=ewc", "ancestor.strategy_args.ewc_lambda=10", "ancestor.strategy_args.mode=online"]
-    given = scenario.load("glyphs-seq25", "quick", [*words, "ancestor.strategy_args.decay_factor=0.5"]).settings
+    words = [
+        "ancestor.strategy=ewc",
+        "ancestor.strategy_args.ewc_lambda=10",
+        "ancestor.strategy_args.mode=online",
+    ]
+    given = scenario.load(
+        "glyphs-seq25", "quick", [*words, "ancestor.strategy_args.decay_factor=0.5"]
+    ).settings
     assert given.ancestor.strategy_args == {"ewc_lambda": 10, "mode": "online", "decay_factor": 0.5}
-    whole = scenario.load("glyphs-seq25", "quick", [*words, "ancestor.strategy_args={ewc_lambda=3}"]).settings
+    whole = scenario.load(
+        "glyphs-seq25", "quick", [*words, "ancestor.strategy_args={ewc_lambda=3}"]
+    ).settings
     assert whole.ancestor.strategy_args == {"ewc_lambda": 3}
 
 
@@ -154,7 +176,10 @@ def classes(*roles: list[int]) -> str:
     ("text", "words"),
     [
         ("[ancestor\n", ["not valid TOML", "line 1"]),
-        ("[ancestor]\nwidht = 1.0\n", ["unknown key ancestor.widht", "did you mean ancestor.width?"]),
+        (
+            "[ancestor]\nwidht = 1.0\n",
+            ["unknown key ancestor.widht", "did you mean ancestor.width?"],
+        ),
         ("[quick.ancestor]\nepochs = -1\n", ["quick.ancestor.epochs", "-1"]),
         ("quick = 3\n", ["quick", "[quick.ancestor]"]),
         ("ancestor = 3\n", ["ancestor = 3", "a table"]),
@@ -181,11 +206,15 @@ def test_unknown_scenario_names_the_near_one() -> None:
 
 def test_every_setting_has_help() -> None:
     for section in fields(Settings):
-        assert section.name in ("name", "title") or all(f.metadata.get("help") for f in fields(getattr(Settings(), section.name)))
+        assert section.name in ("name", "title") or all(
+            f.metadata.get("help") for f in fields(getattr(Settings(), section.name))
+        )
 
 
 def test_a_user_file_may_be_short(tmp_path: Path) -> None:
-    text = "[data]\nsource = 'glyphs'\n" + "".join(f"[{room}]\naugment = []\n" for room in ("ancestor", "condense", "descend"))
+    text = "[data]\nsource = 'glyphs'\n" + "".join(
+        f"[{room}]\naugment = []\n" for room in ("ancestor", "condense", "descend")
+    )
     settings = scenario.load(write(tmp_path, text)).settings
     assert settings.name == "mine"
     assert settings.data == DataSettings(source="glyphs")
@@ -193,7 +222,9 @@ def test_a_user_file_may_be_short(tmp_path: Path) -> None:
 
 def two_sources(tmp_path: Path, lines: str) -> DataSettings:
     path = tmp_path / "two.toml"
-    path.write_text(f'[data]\nsource = "imagenet"\ndescend_source = "glyphs"\nsplit = [40, 16, 20]\n{lines}\n')
+    path.write_text(
+        f'[data]\nsource = "imagenet"\ndescend_source = "glyphs"\nsplit = [40, 16, 20]\n{lines}\n'
+    )
     return scenario.load(str(path)).settings.data
 
 
@@ -201,7 +232,9 @@ def test_two_sources_have_class_ids_of_their_own(tmp_path: Path) -> None:
     lists = "ancestor_classes = [0, 1, 2, 3, 4]\ncondense_classes = [0, 1]\ndescend_classes = [2, 3, 4, 5, 6]"
     assert two_sources(tmp_path, lists).descend_classes == (2, 3, 4, 5, 6)
     assert two_sources(tmp_path, lists.partition("\n")[2]).ancestor_classes == ()
-    with pytest.raises(UserError, match="data.descend_classes: class 1 is also in data.condense_classes"):
+    with pytest.raises(
+        UserError, match="data.descend_classes: class 1 is also in data.condense_classes"
+    ):
         two_sources(tmp_path, "condense_classes = [0, 1]\ndescend_classes = [1, 2, 3, 4, 5]")
     with pytest.raises(UserError, match="descend.classes_per_task = 5: at most 2"):
         two_sources(tmp_path, "condense_classes = [0, 1]\ndescend_classes = [2, 3]")
@@ -213,7 +246,14 @@ def test_a_room_s_own_source_decides_whether_it_may_flip(tmp_path: Path) -> None
         two_sources(tmp_path, '[descend]\naugment = ["flip"]')
 
 
-@pytest.mark.parametrize("text", [f"ancestor.lr=1{'0' * 400}", "condense.args.day=1979-05-27", "condense.args.days=[1979-05-27]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"ancestor.lr=1{'0' * 400}",
+        "condense.args.day=1979-05-27",
+        "condense.args.days=[1979-05-27]",
+    ],
+)
 def test_values_that_toml_has_and_a_scenario_has_not(text: str) -> None:
     with pytest.raises(UserError, match="expected"):
         scenario.load("glyphs-seq25", "quick", [text])
@@ -225,11 +265,15 @@ def test_lengths_to_measure_are_all_a_number_or_a_list(value: str) -> None:
         scenario.load("glyphs-seq25", "quick", [f"stream.measure={value}"])
     text = str(caught.value)
     assert "\n" not in text and "stream.measure = " in text
-    assert text.endswith("allowed is one of all, or a number, at least 1, or a list of such numbers")
+    assert text.endswith(
+        "allowed is one of all, or a number, at least 1, or a list of such numbers"
+    )
 
 
 @pytest.mark.parametrize(("value", "held"), [("all", "all"), ("3", 3), ("[1, 5]", (1, 5))])
-def test_lengths_to_measure_survive_being_written_and_read(value: str, held: object, tmp_path: Path) -> None:
+def test_lengths_to_measure_survive_being_written_and_read(
+    value: str, held: object, tmp_path: Path
+) -> None:
     settings = scenario.load("glyphs-seq25", "quick", [f"stream.measure={value}"]).settings
     assert settings.stream.measure == held
     (tmp_path / "mine.toml").write_text(toml.dump(settings))

@@ -38,14 +38,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(place: Path) -> Path:
     """One run with two workers and every control."""
     words = ["--set", "controls.joint=3", "--set", "controls.full_ancestor=3"]
-    done = evolve_process("run", "--scenario", "tiny.toml", "--out", "runs/two", "--workers", "2", *words, cwd=place)
+    done = evolve_process(
+        "run", "--scenario", "tiny.toml", "--out", "runs/two", "--workers", "2", *words, cwd=place
+    )
     assert done.returncode == 0, done.stderr
     assert "picture" in done.stdout and "tensorboard" in done.stdout
     return place / "runs" / "two"
 
 
 def test_a_run_leaves_what_the_readme_promises(finished: Path) -> None:
-    for name in ("curve.png", "curve.svg", "genome.png", "generations.csv", "descendants.csv", "summary.json", "scenario.toml", "run.json"):
+    for name in (
+        "curve.png",
+        "curve.svg",
+        "genome.png",
+        "generations.csv",
+        "descendants.csv",
+        "summary.json",
+        "scenario.toml",
+        "run.json",
+    ):
         assert (finished / name).stat().st_size > 0, name
     assert [int(row["lineage"]) for row in rows(finished)] == [0, 1, 2, 3]
     assert len(list((finished / "learngenes").glob("*.safetensors"))) == 4
@@ -55,12 +66,23 @@ def test_a_run_leaves_what_the_readme_promises(finished: Path) -> None:
 
 def test_every_control_is_measured(finished: Path) -> None:
     methods = {row["method"] for row in rows(finished, "descendants.csv")}
-    assert methods == {"inherited", "from-scratch", "shuffled", "joint", "full-ancestor", "full-ancestor from-scratch", "reference"}
+    assert methods == {
+        "inherited",
+        "from-scratch",
+        "shuffled",
+        "joint",
+        "full-ancestor",
+        "full-ancestor from-scratch",
+        "reference",
+    }
 
 
 def stamps(place: Path) -> dict[Path, int]:
     """When each result of the store was written."""
-    return {path: path.stat().st_mtime_ns for path in (place / "runs" / "store" / "results").rglob("manifest.json")}
+    return {
+        path: path.stat().st_mtime_ns
+        for path in (place / "runs" / "store" / "results").rglob("manifest.json")
+    }
 
 
 def test_the_same_command_again_computes_nothing(finished: Path, place: Path) -> None:
@@ -72,7 +94,15 @@ def test_the_same_command_again_computes_nothing(finished: Path, place: Path) ->
 
 def test_one_process_gives_the_same_bytes(finished: Path, place: Path) -> None:
     """The figure is compared as sketched, its numbers and words: the rendered one is as large and takes 9 s."""
-    words = ["run", "--scenario", "tiny.toml", "--set", "controls.joint=3", "--set", "controls.full_ancestor=3"]
+    words = [
+        "run",
+        "--scenario",
+        "tiny.toml",
+        "--set",
+        "controls.joint=3",
+        "--set",
+        "controls.full_ancestor=3",
+    ]
     for out in ("other/one", "runs/two"):
         done = evolve(*words, "--out", out, cwd=place)
         assert done.returncode == 0, done.stderr
@@ -96,11 +126,22 @@ def test_a_damaged_result_is_found_and_computed_again(finished: Path, tmp_path: 
 
 
 def test_another_seed_is_another_lineage(finished: Path, place: Path) -> None:
-    words = ["--seed", "1", "--set", "stream.tasks=1", "--set", "controls.untrained=false", "--set", "controls.shuffled=0"]
+    words = [
+        "--seed",
+        "1",
+        "--set",
+        "stream.tasks=1",
+        "--set",
+        "controls.untrained=false",
+        "--set",
+        "controls.shuffled=0",
+    ]
     done = evolve("run", "--scenario", "tiny.toml", "--out", "runs/seed1", *words, cwd=place)
     assert done.returncode == 0, done.stderr
     assert [int(row["lineage"]) for row in rows(place / "runs" / "seed1")] == [1]
-    mine, other = (json.loads((r / "run.json").read_text()) for r in (finished, place / "runs" / "seed1"))
+    mine, other = (
+        json.loads((r / "run.json").read_text()) for r in (finished, place / "runs" / "seed1")
+    )
     assert mine["classes"] == other["classes"]  # the split does not depend on the seed
 
 
@@ -111,16 +152,35 @@ def test_another_seed_is_another_lineage(finished: Path, place: Path) -> None:
         (["run", "--scenario", "tiny.toml", "--set", "descend.shots=13"], "give at most 12"),
         (["run", "--scenario", "tiny.toml", "--set", "data.split=[90,16,20]"], "data.split"),
         (["run", "--scenario", "tiny.toml", "--device", "cuda"], "--device cuda"),
-        (["run", "--scenario", "tiny.toml", "--set", "ancestor.strategy=ewc", "--set", "ancestor.strategy_args={lamda=1}"], "lamda"),
-        (["run", "--scenario", "tiny.toml", "--out", "runs/two", "--seed", "5"], "holds another run"),
+        (
+            [
+                "run",
+                "--scenario",
+                "tiny.toml",
+                "--set",
+                "ancestor.strategy=ewc",
+                "--set",
+                "ancestor.strategy_args={lamda=1}",
+            ],
+            "lamda",
+        ),
+        (
+            ["run", "--scenario", "tiny.toml", "--out", "runs/two", "--seed", "5"],
+            "holds another run",
+        ),
         (["run", "--scenario", "tiny.toml", "--out", "tiny.toml"], "tiny.toml"),
-        (["run", "--scenario", "tiny.toml", "--out", "inside", "--store", "inside/store"], "lies in the run folder"),
+        (
+            ["run", "--scenario", "tiny.toml", "--out", "inside", "--store", "inside/store"],
+            "lies in the run folder",
+        ),
         (["summary", "runs/two", "--out", "tiny.toml"], "tiny.toml"),
         (["resume", "."], "not a run folder"),
         (["summary", "runs/two", "runs/two"], "is given twice"),
     ],
 )
-def test_mistakes_end_in_one_line_and_code_2(finished: Path, place: Path, words: list[str], expected: str) -> None:
+def test_mistakes_end_in_one_line_and_code_2(
+    finished: Path, place: Path, words: list[str], expected: str
+) -> None:
     if "cuda" in words and __import__("torch").cuda.is_available():
         pytest.skip("this machine has a GPU")
     done = evolve(*words, cwd=place)
@@ -132,17 +192,23 @@ def test_mistakes_end_in_one_line_and_code_2(finished: Path, place: Path, words:
 def test_a_moved_project_finds_its_store(finished: Path, place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "runs", tmp_path / "moved")
     facts = json.loads((tmp_path / "moved/two/run.json").read_text())
-    (tmp_path / "moved/two/run.json").write_text(json.dumps(facts | {"store": str(tmp_path / "gone")}))
+    (tmp_path / "moved/two/run.json").write_text(
+        json.dumps(facts | {"store": str(tmp_path / "gone")})
+    )
     found = evolve("summary", "moved/two", cwd=tmp_path)
     assert found.returncode == 0 and found.stdout == evolve("summary", "runs/two", cwd=place).stdout
     (tmp_path / "moved/store").rename(tmp_path / "elsewhere")
     lost = evolve("summary", "moved/two", cwd=tmp_path)
     assert lost.returncode == 2 and "--store" in lost.stderr and not (tmp_path / "gone").exists()
-    assert evolve("summary", "moved/two", "--store", "elsewhere", cwd=tmp_path).stdout == found.stdout
+    assert (
+        evolve("summary", "moved/two", "--store", "elsewhere", cwd=tmp_path).stdout == found.stdout
+    )
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty"])
-def test_a_crash_while_the_folder_was_made_does_not_block_it(finished: Path, place: Path, damage: str) -> None:
+def test_a_crash_while_the_folder_was_made_does_not_block_it(
+    finished: Path, place: Path, damage: str
+) -> None:
     table = (finished / "generations.csv").read_bytes()
     folder = place / "runs" / damage
     folder.mkdir()
@@ -158,8 +224,19 @@ def test_a_crash_while_the_folder_was_made_does_not_block_it(finished: Path, pla
 
 def test_without_anyone_to_read_it_the_lineage_goes_on(finished: Path, place: Path) -> None:
     command = shlex.join([*SKETCHING, "resume", str(finished)])
-    for shell in (f"{command} >&-", f"{command} > /dev/full", f"{command} | head -c 1 > /dev/null; exit ${{PIPESTATUS[0]}}"):
-        done = subprocess.run(["bash", "-c", shell], cwd=place, env=environment(), text=True, capture_output=True, timeout=300)
+    for shell in (
+        f"{command} >&-",
+        f"{command} > /dev/full",
+        f"{command} | head -c 1 > /dev/null; exit ${{PIPESTATUS[0]}}",
+    ):
+        done = subprocess.run(
+            ["bash", "-c", shell],
+            cwd=place,
+            env=environment(),
+            text=True,
+            capture_output=True,
+            timeout=300,
+        )
         assert "Traceback" not in done.stderr, (shell, done.stderr)
 
 

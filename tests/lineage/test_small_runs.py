@@ -23,16 +23,23 @@ def test_the_reference_path_is_a_run_of_its_own_and_resumes_as_one(place: Path) 
     words = ["--set", "stream.tasks=1", "--set", "controls.shuffled=0"]
     runs = {}
     for name, more in (("fast", []), ("plain", ["--reference"])):
-        done = evolve("run", "--scenario", "tiny.toml", "--out", f"paths/{name}", *words, *more, cwd=place)
+        done = evolve(
+            "run", "--scenario", "tiny.toml", "--out", f"paths/{name}", *words, *more, cwd=place
+        )
         assert done.returncode == 0, done.stderr
         runs[name] = place / "paths" / name
-    assert [json.loads((run / "run.json").read_text())["reference"] for run in runs.values()] == [False, True]
+    assert [json.loads((run / "run.json").read_text())["reference"] for run in runs.values()] == [
+        False,
+        True,
+    ]
     before = len(list((place / "paths" / "store" / "results").rglob("manifest.json")))
     again = evolve("resume", str(runs["plain"]), cwd=place)
     assert again.returncode == 0, again.stderr
     assert len(list((place / "paths" / "store" / "results").rglob("manifest.json"))) == before
     mixed = evolve("summary", str(runs["fast"]), str(runs["plain"]), cwd=place)
-    assert mixed.returncode == 2 and "arithmetic" in mixed.stderr, "results of two roundings are not pooled"
+    assert mixed.returncode == 2 and "arithmetic" in mixed.stderr, (
+        "results of two roundings are not pooled"
+    )
     other = evolve("run", "--scenario", "tiny.toml", "--out", "paths/plain", *words, cwd=place)
     assert other.returncode == 2 and "reference" in other.stderr
 
@@ -46,11 +53,18 @@ def test_sigterm_ends_as_cleanly_as_ctrl_c(place: Path) -> None:
         time.sleep(0.2)
     running.send_signal(signal.SIGTERM)
     out, error = running.communicate(timeout=60)
-    assert running.returncode == 128 + signal.SIGTERM and "Continue with: evolve resume" in out and error.strip() == ""
+    assert (
+        running.returncode == 128 + signal.SIGTERM
+        and "Continue with: evolve resume" in out
+        and error.strip() == ""
+    )
 
 
 def test_plan_on_an_empty_store(place: Path) -> None:
-    for words in ([], ["--set", "ancestor.batch=64", "--set", "descend.batch=64", "--set", "condense.batch=64"]):
+    for words in (
+        [],
+        ["--set", "ancestor.batch=64", "--set", "descend.batch=64", "--set", "condense.batch=64"],
+    ):
         plan = evolve("plan", "tiny.toml", "--out", "planned/run", *words, cwd=place)
         assert plan.returncode == 0, plan.stderr
         assert "left: about" in plan.stdout

@@ -32,10 +32,18 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["ancestor.strategy=ewc", "ancestor.strategy_args={ewc_lambda=10}", "ancestor.head=per-task"],
+        [
+            "ancestor.strategy=ewc",
+            "ancestor.strategy_args={ewc_lambda=10}",
+            "ancestor.head=per-task",
+        ],
         ["ancestor.strategy=si", "ancestor.head=single"],
         ["ancestor.strategy=lwf"],
-        ["ancestor.strategy=replay", "ancestor.strategy_args={mem_size=20}", "ancestor.head=single"],
+        [
+            "ancestor.strategy=replay",
+            "ancestor.strategy_args={mem_size=20}",
+            "ancestor.head=single",
+        ],
         ["ancestor.strategy=cumulative", "ancestor.head=per-task"],
         ["ancestor.strategy=joint"],
     ],
@@ -50,9 +58,14 @@ def test_every_strategy_carries_a_lineage(shared: Path, overrides: list[str]) ->
 
 
 def test_stage_granularity_inherits_whole_stages(shared: Path) -> None:
-    record, _ = run(shared, "condense.granularity=stage", "condense.selection=top-k", "condense.top_k=2")
+    record, _ = run(
+        shared, "condense.granularity=stage", "condense.selection=top-k", "condense.top_k=2"
+    )
     for g in record.generations:
-        assert g.all_layers == ("conv1-2", "conv3-4", "conv5-7", "conv8-10", "conv11-13") and len(g.selected) == 2
+        assert (
+            g.all_layers == ("conv1-2", "conv3-4", "conv5-7", "conv8-10", "conv11-13")
+            and len(g.selected) == 2
+        )
         assert g.descendant.count("*") >= 4
 
 
@@ -66,7 +79,9 @@ def test_repeated_condensations_report_their_agreement(shared: Path) -> None:
         assert found is not None and len(found["repeats"]) == 3
         assert [f"conv{n + 1}" for n in found["repeats"][0]] == list(single.selected)
         agree = sum(one == found["selected"] for one in found["repeats"]) / 3
-        assert g.agreement == (agree if g.status == "selected" else None), "what decided nothing agrees with nothing"
+        assert g.agreement == (agree if g.status == "selected" else None), (
+            "what decided nothing agrees with nothing"
+        )
         assert single.agreement is None
     assert any(g.status == "selected" for g in record.generations)
 
@@ -74,9 +89,13 @@ def test_repeated_condensations_report_their_agreement(shared: Path) -> None:
 def test_fixed_set_is_the_papers_descendant(shared: Path) -> None:
     record, opened = run(shared, "condense.method=fixed")
     widths = [max(1, round(c / 16)) for c in (64, 128, 256, 512)]
-    assert {g.descendant for g in record.generations} == {"{0}* M {1} M {2} M {3} M {3}* {3}* {3}* M".format(*widths)}
+    assert {g.descendant for g in record.generations} == {
+        "{0}* M {1} M {2} M {3} M {3}* {3}* {3}* M".format(*widths)
+    }
     assert record.reference is not None and record.generations[1].scratch is not None
-    assert record.reference.accuracy == record.generations[1].scratch.accuracy  # one stage serves both
+    assert (
+        record.reference.accuracy == record.generations[1].scratch.accuracy
+    )  # one stage serves both
     assert {g.status for g in record.generations} == {"fixed"}
 
 
@@ -84,7 +103,11 @@ def test_a_condensation_that_diverges_selects_nothing_and_the_lineage_goes_on(sh
     record, _ = run(shared, "condense.lr=1e6")
     assert len(record.generations) == 3
     for g in record.generations:
-        assert g.status == "collapsed" and "not finite" in g.selected_by and "condense.lr" in g.selected_by
+        assert (
+            g.status == "collapsed"
+            and "not finite" in g.selected_by
+            and "condense.lr" in g.selected_by
+        )
 
 
 def test_eq16_collapse_falls_back_to_the_fixed_set_and_says_so(shared: Path) -> None:
@@ -99,11 +122,15 @@ def test_without_from_scratch_there_is_no_gain(shared: Path) -> None:
     record, _ = run(shared, "controls.from_scratch=false", "controls.untrained=false")
     assert [g.lineage for g in record.generations] == [1, 2] and record.reference is None
     assert all(g.scratch is None for g in record.generations)
-    assert math.isnan(summarise([record]).gain.slope) and "support a rise" not in verdict(summarise([record]))
+    assert math.isnan(summarise([record]).gain.slope) and "support a rise" not in verdict(
+        summarise([record])
+    )
     write_report(record, shared / "bare")
 
 
-def test_an_inherited_descendant_starts_as_its_ancestor_and_shuffling_keeps_the_values(shared: Path) -> None:
+def test_an_inherited_descendant_starts_as_its_ancestor_and_shuffling_keeps_the_values(
+    shared: Path,
+) -> None:
     """The store's learngene is bit-equal to the ancestor's layers that it names."""
     record, opened = run(shared)
     known = {stage.label: stage for stage in opened.stages()}
@@ -119,7 +146,9 @@ def test_an_inherited_descendant_starts_as_its_ancestor_and_shuffling_keeps_the_
 
 def test_other_seeds_draw_other_tasks_and_weights(shared: Path) -> None:
     (_, a), (_, b) = run(shared), run(shared, seed=1)
-    first, second = (o.store.get({s.label: s for s in o.stages()}["accumulate 2"].key) for o in (a, b))
+    first, second = (
+        o.store.get({s.label: s for s in o.stages()}["accumulate 2"].key) for o in (a, b)
+    )
     assert first is not None and second is not None
     assert first.record["classes"] != second.record["classes"]
     name = "model.trunk.layers.conv1.conv.weight"

@@ -16,7 +16,11 @@ def awake(plan: Plan, classes: int, seed: int, dtype: torch.dtype = torch.float6
     initialise(model, seed, "awake")
     with torch.no_grad():
         for unit in model.units:
-            for tensor, centre, spread in ((unit.conv.bias, 0.0, 0.5), (unit.bn.weight, 1.0, 0.6), (unit.bn.bias, 0.0, 0.5)):
+            for tensor, centre, spread in (
+                (unit.conv.bias, 0.0, 0.5),
+                (unit.bn.weight, 1.0, 0.6),
+                (unit.bn.bias, 0.0, 0.5),
+            ):
                 tensor.copy_(centre + spread * torch.randn(tensor.shape, generator=draw))
         model.head.weight.mul_(30)
     return model.to(dtype).train()
@@ -26,10 +30,20 @@ def weights_of(model: VGG) -> Weights:
     """The model's parameters, as copies."""
     units = model.units
     conv = [unit.conv.weight.detach().clone(memory_format=torch.channels_last) for unit in units]
-    vectors = ([part.detach().clone() for part in parts] for parts in zip(*((u.conv.bias, u.bn.weight, u.bn.bias) for u in units), strict=True))
-    return Weights(conv, *vectors, model.head.weight.detach().clone(), model.head.bias.detach().clone())
+    vectors = (
+        [part.detach().clone() for part in parts]
+        for parts in zip(*((u.conv.bias, u.bn.weight, u.bn.bias) for u in units), strict=True)
+    )
+    return Weights(
+        conv, *vectors, model.head.weight.detach().clone(), model.head.bias.detach().clone()
+    )
 
 
 def statistics_of(model: VGG) -> Statistics:
     """The model's running means and variances, as copies."""
-    return Statistics(*([getattr(unit.bn, name).clone() for unit in model.units] for name in ("running_mean", "running_var")))
+    return Statistics(
+        *(
+            [getattr(unit.bn, name).clone() for unit in model.units]
+            for name in ("running_mean", "running_var")
+        )
+    )

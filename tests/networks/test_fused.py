@@ -28,7 +28,9 @@ PLANS = (
 
 def images(batch: int, size: int) -> Tensor:
     draw = torch.Generator().manual_seed(7)
-    return torch.randn(batch, 3, size, size, generator=draw, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    return torch.randn(batch, 3, size, size, generator=draw, dtype=torch.float64).contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 def close(found: Tensor, wanted: Tensor) -> None:
@@ -43,7 +45,9 @@ def test_passes_are_the_modules(plan: Plan, size: int, batch: int) -> None:
     fused, w, statistics = Fused(plan, size), weights_of(model), statistics_of(model)
     training = Training(fused, w, statistics, batch)
     training.forward(x * 2)  # what an earlier pass left must not matter
-    for kept, unit in zip(zip(statistics.mean, statistics.var, strict=True), model.units, strict=True):
+    for kept, unit in zip(
+        zip(statistics.mean, statistics.var, strict=True), model.units, strict=True
+    ):
         kept[0].copy_(unit.bn.running_mean), kept[1].copy_(unit.bn.running_var)
     logits, into = training.forward(x), zeros_like(w)
     training.backward((torch.softmax(logits, 1) - F.one_hot(labels, 4)) / batch, into)
@@ -53,10 +57,18 @@ def test_passes_are_the_modules(plan: Plan, size: int, batch: int) -> None:
     close(logits, wanted.detach())
     for layer, unit in enumerate(model.units):
         parts = (into.conv, into.gamma, into.beta, statistics.mean, statistics.var)
-        truths = (unit.conv.weight.grad, unit.bn.weight.grad, unit.bn.bias.grad, unit.bn.running_mean, unit.bn.running_var)
+        truths = (
+            unit.conv.weight.grad,
+            unit.bn.weight.grad,
+            unit.bn.bias.grad,
+            unit.bn.running_mean,
+            unit.bn.running_var,
+        )
         for part, truth in zip(parts, truths, strict=True):
             close(part[layer], truth)
-        assert float(unit.conv.bias.grad.abs().max()) < 1e-10, "BN takes a convolution's bias out again"
+        assert float(unit.conv.bias.grad.abs().max()) < 1e-10, (
+            "BN takes a convolution's bias out again"
+        )
     close(into.head, model.head.weight.grad)
     close(into.head_bias, model.head.bias.grad)
     close(eval_forward, model.eval()(x).detach())
@@ -78,7 +90,9 @@ def test_a_gradient_is_added_to_what_is_there() -> None:
 def test_weights_in_another_memory_order_are_refused() -> None:
     model = awake(PLANS[0], 4, 1)
     w = weights_of(model)
-    strange = Weights([conv.contiguous() for conv in w.conv], w.bias, w.gamma, w.beta, w.head, w.head_bias)
+    strange = Weights(
+        [conv.contiguous() for conv in w.conv], w.bias, w.gamma, w.beta, w.head, w.head_bias
+    )
     with pytest.raises(ValueError, match="channels_last"):
         Training(Fused(PLANS[0], 12), strange, None, 3)
 
@@ -118,7 +132,11 @@ def test_gradients_may_be_asked_for_without_backward() -> None:
     x, labels = images(5, 12), torch.arange(5) % 4
     quick, plain = fused_and_plain(PLANS[0])
     found = torch.autograd.grad(F.cross_entropy(quick(x), labels), list(quick.parameters()))
-    for f, w in zip(found, torch.autograd.grad(F.cross_entropy(plain(x), labels), list(plain.parameters())), strict=True):
+    for f, w in zip(
+        found,
+        torch.autograd.grad(F.cross_entropy(plain(x), labels), list(plain.parameters())),
+        strict=True,
+    ):
         close(f, w)
 
 
@@ -129,7 +147,9 @@ def test_passes_of_one_module_do_not_disturb_each_other() -> None:
     found = []
     for model in (quick, plain):
         one, two = (F.cross_entropy(model(x), labels) for x in (first, second))
-        twice = [torch.autograd.grad(one, list(model.parameters()), retain_graph=True) for _ in range(2)]
+        twice = [
+            torch.autograd.grad(one, list(model.parameters()), retain_graph=True) for _ in range(2)
+        ]
         found.append([*twice[0], *twice[1], *torch.autograd.grad(two, list(model.parameters()))])
     for f, w in zip(*found, strict=True):
         close(f, w)

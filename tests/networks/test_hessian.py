@@ -15,7 +15,11 @@ from evolve.networks.vgg_plan import PAPER_SET, Plan, stack_plan, vgg16_plan
 CASES = [
     (vgg16_plan(1 / 32)[:3], 8, 5),
     (stack_plan(vgg16_plan(1 / 16), PAPER_SET), 32, 3),
-    (stack_plan(vgg16_plan(1 / 16), ("conv2", "conv6", "conv7")), 20, 4),  # odd sides, two layers in a block
+    (
+        stack_plan(vgg16_plan(1 / 16), ("conv2", "conv6", "conv7")),
+        20,
+        4,
+    ),  # odd sides, two layers in a block
     (vgg16_plan(1 / 32)[:2], 64, 3),  # pixels left to average over
 ]
 
@@ -39,7 +43,10 @@ class Case:
     def loss(self) -> Tensor:
         """Reads the logits and, quadratically, every feature."""
         features = self.model.features(self.x)
-        match = sum((0.01 * (f - t).square().sum() for f, t in zip(features, self.targets, strict=True)), torch.zeros(()))
+        match = sum(
+            (0.01 * (f - t).square().sum() for f, t in zip(features, self.targets, strict=True)),
+            torch.zeros(()),
+        )
         return F.cross_entropy(self.model(self.x), self.labels) + match
 
 
@@ -87,13 +94,19 @@ def test_product_is_that_of_double_backward(case: Case) -> None:
     parameters = list(case.model.parameters())
     gradient = torch.autograd.grad(case.loss(), parameters, create_graph=True)
     pairs = zip(gradient, flat(case.direction), strict=True)
-    wanted = list(torch.autograd.grad(sum(((g * v).sum() for g, v in pairs), torch.zeros(())), parameters))
+    wanted = list(
+        torch.autograd.grad(sum(((g * v).sum() for g, v in pairs), torch.zeros(())), parameters)
+    )
     passed, (g_logits, g_features) = case.passed, gradients(case)
     passed.backward(g_logits, g_features)
     t_logits, t_features = passed.push(case.direction)
     scores = torch.softmax(passed.logits, 1)
     t_scores = scores * (t_logits - (scores * t_logits).sum(1, keepdim=True))
-    found = flat(passed.pull(case.direction, g_logits, t_scores / len(case.labels), [0.02 * t for t in t_features]))
+    found = flat(
+        passed.pull(
+            case.direction, g_logits, t_scores / len(case.labels), [0.02 * t for t in t_features]
+        )
+    )
     assert_close(found, wanted)
 
 
@@ -102,7 +115,10 @@ def test_push_is_the_difference_of_two_passes(case: Case) -> None:
     step = 1e-6
 
     def moved(sign: int) -> Pass:
-        made = [[p + sign * step * v for p, v in zip(*pair, strict=True)] for pair in zip(parts(case.weights), parts(case.direction), strict=True)]
+        made = [
+            [p + sign * step * v for p, v in zip(*pair, strict=True)]
+            for pair in zip(parts(case.weights), parts(case.direction), strict=True)
+        ]
         conv = [p.contiguous(memory_format=torch.channels_last) for p in made[0]]
         return Pass(case.passed.fused, Weights(conv, *made[1:4], made[4][0], made[5][0]), case.x)
 

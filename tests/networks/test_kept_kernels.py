@@ -29,14 +29,23 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is compiled from now on."""
     seen: list[str] = []
     real = Code.machine_code
-    monkeypatch.setattr(Code, "machine_code", lambda self: seen.append(self.function.name) or real(self))
+    monkeypatch.setattr(
+        Code, "machine_code", lambda self: seen.append(self.function.name) or real(self)
+    )
     return seen
 
 
 def works() -> None:
     units.rectified.cache_clear()
-    out, c, scale, shift = torch.zeros(4), torch.tensor([-1.0, 1.0, 2.0, 3.0]), torch.full((2,), 2.0), torch.ones(2)
-    units.rectified(2, torch.float32)(out.data_ptr(), c.data_ptr(), scale.data_ptr(), shift.data_ptr(), 2)
+    out, c, scale, shift = (
+        torch.zeros(4),
+        torch.tensor([-1.0, 1.0, 2.0, 3.0]),
+        torch.full((2,), 2.0),
+        torch.ones(2),
+    )
+    units.rectified(2, torch.float32)(
+        out.data_ptr(), c.data_ptr(), scale.data_ptr(), shift.data_ptr(), 2
+    )
     assert out.tolist() == [0.0, 3.0, 5.0, 7.0]
 
 
@@ -51,7 +60,9 @@ def test_the_next_process_need_not_compile(cache: Path, compiled: list[str]) -> 
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None])
-def test_a_damaged_file_is_made_anew(cache: Path, compiled: list[str], damage: bytes | None) -> None:
+def test_a_damaged_file_is_made_anew(
+    cache: Path, compiled: list[str], damage: bytes | None
+) -> None:
     works()
     (path,) = files(cache)
     whole = path.read_bytes()
@@ -69,7 +80,9 @@ def test_a_folder_that_others_may_write_is_not_trusted(cache: Path, compiled: li
     assert len(compiled) == 2
 
 
-def test_no_place_to_keep_it_is_no_error(tmp_path: Path, cache: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_place_to_keep_it_is_no_error(
+    tmp_path: Path, cache: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     room._folder.cache_clear()
@@ -78,7 +91,9 @@ def test_no_place_to_keep_it_is_no_error(tmp_path: Path, cache: Path, compiled: 
     assert len(compiled) == 2
 
 
-def test_a_full_disk_is_no_error(cache: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_no_error(
+    cache: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 

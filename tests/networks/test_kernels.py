@@ -37,7 +37,11 @@ def close(found: Tensor, wanted: Tensor) -> None:
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(1, 19), sides, channels, channels)
 def test_the_convolution_is_torchs(batch: int, side: int, c_in: int, c_out: int) -> None:
-    x, weight, g = normal(batch, c_in, side, side), normal(c_out, c_in, 3, 3, seed=1), normal(batch, c_out, side, side, seed=2)
+    x, weight, g = (
+        normal(batch, c_in, side, side),
+        normal(c_out, c_in, 3, 3, seed=1),
+        normal(batch, c_out, side, side, seed=2),
+    )
     leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
     wanted = F.conv2d(*leaves, padding=1)
     g_x, g_weight = torch.autograd.grad(wanted, leaves, g)
@@ -50,14 +54,29 @@ def test_the_convolution_is_torchs(batch: int, side: int, c_in: int, c_out: int)
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.integers(1, 19), sides, channels, channels)
-def test_a_step_is_made_once_all_images_are_added_up(batch: int, side: int, c_in: int, c_out: int) -> None:
+def test_a_step_is_made_once_all_images_are_added_up(
+    batch: int, side: int, c_in: int, c_out: int
+) -> None:
     """SGD's, with a momentum that holds the decay; large maps go by in several stretches."""
-    x, g, weight = normal(batch, c_in, side, side), normal(batch, c_out, side, side, seed=2), normal(c_out, c_in, 3, 3, seed=1)
-    held, rates = normal(c_out, c_in, 3, 3, seed=3), torch.tensor([-0.3, 0.9, 0.05], dtype=torch.float64)
-    gradient, momentum, stepped = held.clone(memory_format=torch.channels_last), channels_last(held.clone()), channels_last(weight.clone())
+    x, g, weight = (
+        normal(batch, c_in, side, side),
+        normal(batch, c_out, side, side, seed=2),
+        normal(c_out, c_in, 3, 3, seed=1),
+    )
+    held, rates = (
+        normal(c_out, c_in, 3, 3, seed=3),
+        torch.tensor([-0.3, 0.9, 0.05], dtype=torch.float64),
+    )
+    gradient, momentum, stepped = (
+        held.clone(memory_format=torch.channels_last),
+        channels_last(held.clone()),
+        channels_last(weight.clone()),
+    )
     Convolution(side, c_in, c_out).weight_gradient(g, x, gradient)
     run = convolution.weight_step(side, c_in, c_out, x.dtype)
-    run(momentum.data_ptr(), stepped.data_ptr(), rates.data_ptr(), g.data_ptr(), x.data_ptr(), batch)
+    run(
+        momentum.data_ptr(), stepped.data_ptr(), rates.data_ptr(), g.data_ptr(), x.data_ptr(), batch
+    )
     close(stepped, weight - 0.3 * gradient)
     close(momentum, 0.9 * gradient + 0.05 * stepped)
 
@@ -67,14 +86,22 @@ def test_a_step_is_made_once_all_images_are_added_up(batch: int, side: int, c_in
 def test_bn_relu_and_pool_are_torchs(batch: int, side: int, count: int, pool: bool) -> None:
     c, bias = (3 * normal(batch, count, side, side) + 1).requires_grad_(), normal(count, seed=4)
     gamma, beta = normal(count, seed=1).requires_grad_(), normal(count, seed=2).requires_grad_()
-    running, kept = (normal(count, seed=5), normal(count, seed=6).exp()), (normal(count, seed=5), normal(count, seed=6).exp())
-    wanted = F.relu(F.batch_norm(c + bias.view(-1, 1, 1), *kept, gamma, beta, True, units.MOMENTUM, EPS))
+    running, kept = (
+        (normal(count, seed=5), normal(count, seed=6).exp()),
+        (normal(count, seed=5), normal(count, seed=6).exp()),
+    )
+    wanted = F.relu(
+        F.batch_norm(c + bias.view(-1, 1, 1), *kept, gamma, beta, True, units.MOMENTUM, EPS)
+    )
     wanted = F.max_pool2d(wanted, 2) if pool else wanted
     g = normal(*wanted.shape, seed=3)
     g_c, g_gamma, g_beta = torch.autograd.grad(wanted, (c, gamma, beta), g)
     with torch.no_grad():
         norm = Norm.of_batch(c, gamma, beta, bias, running)
-        found, into = rectified(c, norm, pool), (torch.ones(count, dtype=torch.float64), torch.ones(count, dtype=torch.float64))
+        found, into = (
+            rectified(c, norm, pool),
+            (torch.ones(count, dtype=torch.float64), torch.ones(count, dtype=torch.float64)),
+        )
         close(found, wanted.detach())
         close(rectified_gradient(g, c, norm, pool, *into), g_c)
         close(into[0] - 1, g_gamma)
@@ -82,15 +109,35 @@ def test_bn_relu_and_pool_are_torchs(batch: int, side: int, count: int, pool: bo
     for ours, torchs in zip(running, kept, strict=True):
         close(ours, torchs)
     tested = F.relu(F.batch_norm(c + bias.view(-1, 1, 1), *kept, gamma, beta, False, 0.0, EPS))
-    close(rectified(c.detach(), Norm.in_eval(gamma.detach(), beta.detach(), bias, *running), pool), (F.max_pool2d(tested, 2) if pool else tested).detach())
+    close(
+        rectified(c.detach(), Norm.in_eval(gamma.detach(), beta.detach(), bias, *running), pool),
+        (F.max_pool2d(tested, 2) if pool else tested).detach(),
+    )
 
 
 def test_of_equal_pixels_the_first_receives_the_gradient() -> None:
     """As torch's pool; flat images have many such windows. Where none is above zero, none receives it."""
-    c = channels_last(torch.tensor([[1.0, 1.0, -2.0, -2.0], [1.0, 0.0, -2.0, -2.0], [3.0, 5.0, 0.0, 7.0], [5.0, 5.0, 7.0, 7.0]], dtype=torch.float64).view(1, 1, 4, 4))
+    c = channels_last(
+        torch.tensor(
+            [
+                [1.0, 1.0, -2.0, -2.0],
+                [1.0, 0.0, -2.0, -2.0],
+                [3.0, 5.0, 0.0, 7.0],
+                [5.0, 5.0, 7.0, 7.0],
+            ],
+            dtype=torch.float64,
+        ).view(1, 1, 4, 4)
+    )
     one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     plain = Norm(one, zero, zero, zero)  # invstd 0: BN itself passes everything on
-    got = rectified_gradient(channels_last(torch.ones(1, 1, 2, 2, dtype=torch.float64)), c, plain, True, zero.clone(), zero.clone())
+    got = rectified_gradient(
+        channels_last(torch.ones(1, 1, 2, 2, dtype=torch.float64)),
+        c,
+        plain,
+        True,
+        zero.clone(),
+        zero.clone(),
+    )
     leaf = c.clone().requires_grad_()
     (wanted,) = torch.autograd.grad(F.relu(F.max_pool2d(leaf, 2)).sum(), leaf)
     close(got + wanted.sum() / 16, wanted)  # BN takes the mean gradient away
@@ -116,7 +163,10 @@ def test_what_is_not_a_number_stays_so(pool: bool) -> None:
 
 def all_of(side: int, c_in: int, c_out: int, batch: int, dtype: torch.dtype) -> list[Tensor]:
     """What every kernel makes of the same numbers."""
-    x, weight = normal(batch, c_in, side, side, dtype=dtype), normal(c_out, c_in, 3, 3, seed=1, dtype=dtype)
+    x, weight = (
+        normal(batch, c_in, side, side, dtype=dtype),
+        normal(c_out, c_in, 3, 3, seed=1, dtype=dtype),
+    )
     gamma, beta, bias = (normal(c_out, seed=seed, dtype=dtype) for seed in (2, 3, 4))
     running, into = (beta.clone(), gamma.abs()), channels_last(torch.zeros_like(weight))
     ours = Convolution(side, c_in, c_out)
@@ -129,7 +179,11 @@ def all_of(side: int, c_in: int, c_out: int, batch: int, dtype: torch.dtype) -> 
         g = rectified_gradient(out + 1, c, norm, pool, g_gamma, g_beta)
         ours.weight_gradient(g, x, into)
         found += [out, g, g_gamma, g_beta, into.clone(), ours.data_gradient(g, weight)]
-        stepped, momentum, rates = channels_last(weight.clone()), channels_last(into.clone()), torch.tensor([-0.3, 0.9, 0.05], dtype=dtype)
+        stepped, momentum, rates = (
+            channels_last(weight.clone()),
+            channels_last(into.clone()),
+            torch.tensor([-0.3, 0.9, 0.05], dtype=dtype),
+        )
         addresses = (part.data_ptr() for part in (momentum, stepped, rates, g, x))
         convolution.weight_step(side, c_in, c_out, dtype)(*addresses, batch)
         found += [stepped, momentum]
@@ -163,9 +217,14 @@ def test_an_image_is_convolved_alike_in_every_batch(dtype) -> None:
 
 def test_a_weights_gradient_in_another_memory_order_is_refused() -> None:
     with pytest.raises(ValueError, match="channels_last"):
-        Convolution(4, 2, 3).weight_gradient(normal(1, 3, 4, 4), normal(1, 2, 4, 4), torch.zeros(3, 2, 3, 3, dtype=torch.float64))
+        Convolution(4, 2, 3).weight_gradient(
+            normal(1, 3, 4, 4), normal(1, 2, 4, 4), torch.zeros(3, 2, 3, 3, dtype=torch.float64)
+        )
 
 
 def test_maps_in_another_memory_order_are_taken() -> None:
     x, weight = normal(2, 4, 5, 5), normal(8, 4, 3, 3, seed=1)
-    assert torch.equal(Convolution(5, 4, 8).forward(x.contiguous(), weight.contiguous()), Convolution(5, 4, 8).forward(x, weight))
+    assert torch.equal(
+        Convolution(5, 4, 8).forward(x.contiguous(), weight.contiguous()),
+        Convolution(5, 4, 8).forward(x, weight),
+    )

@@ -27,15 +27,21 @@ WIDTHS = st.sampled_from([1 / 64, 3 / 64, 1 / 8, 0.3, 1.0])
 
 
 def notation(plan) -> str:
-    return " ".join(" ".join(f"{s.c_out}{'*' if s.inherits else ''}" for s in block) + " M" for block in plan)
+    return " ".join(
+        " ".join(f"{s.c_out}{'*' if s.inherits else ''}" for s in block) + " M" for block in plan
+    )
 
 
 def test_the_papers_set_gives_exactly_the_papers_descendant():
-    assert notation(stack_plan(vgg16_plan(1.0), PAPER)) == "64* M 128 M 256 M 512 M 512* 512* 512* M"
+    assert (
+        notation(stack_plan(vgg16_plan(1.0), PAPER)) == "64* M 128 M 256 M 512 M 512* 512* 512* M"
+    )
 
 
 def test_vgg16_has_the_standard_channels():
-    assert notation(vgg16_plan(1.0)) == "64 64 M 128 128 M 256 256 256 M 512 512 512 M 512 512 512 M"
+    assert (
+        notation(vgg16_plan(1.0)) == "64 64 M 128 128 M 256 256 256 M 512 512 512 M 512 512 512 M"
+    )
     assert NAMES == tuple(f"conv{n}" for n in range(1, 14))
     assert notation(vgg16_plan(1 / 64)) == "1 1 M 2 2 M 4 4 4 M 8 8 8 M 8 8 8 M"
     with pytest.raises(ValueError, match="width = 0"):
@@ -63,7 +69,9 @@ def test_stacking_rule_by_hand(selected, expected):
 def test_all_layers_give_the_ancestors_trunk():
     ancestor = vgg16_plan(0.25)
     full = stack_plan(ancestor, NAMES)
-    assert [[(s.name, s.c_in, s.c_out) for s in block] for block in full] == [[(s.name, s.c_in, s.c_out) for s in b] for b in ancestor]
+    assert [[(s.name, s.c_in, s.c_out) for s in block] for block in full] == [
+        [(s.name, s.c_in, s.c_out) for s in b] for b in ancestor
+    ]
     assert all(s.inherits == s.name for block in full for s in block)
 
 
@@ -71,7 +79,9 @@ def test_all_layers_give_the_ancestors_trunk():
 def test_every_set_stacks_into_a_connected_network(selected, width):
     ancestor = vgg16_plan(width)
     plan = stack_plan(ancestor, selected)
-    assert plan_from_json(json.loads(json.dumps(plan_to_json(plan)))) == plan  # connected, unique names, JSON-able
+    assert (
+        plan_from_json(json.loads(json.dumps(plan_to_json(plan)))) == plan
+    )  # connected, unique names, JSON-able
     assert [block[-1].c_out for block in plan] == [block[-1].c_out for block in ancestor]
     assert plan[0][0].c_in == 3
     inherited = [s.inherits for block in plan for s in block if s.inherits]
@@ -80,24 +90,45 @@ def test_every_set_stacks_into_a_connected_network(selected, width):
     for old, new in zip(ancestor, plan, strict=True):
         fresh = [s for s in new if s.inherits is None]
         assert len(fresh) <= 1 and all(s is new[0] for s in fresh)  # at most one, at the entry
-        assert {s.inherits for s in new} - {None} <= {s.name for s in old}  # its own block, so its own resolution
+        assert {s.inherits for s in new} - {None} <= {
+            s.name for s in old
+        }  # its own block, so its own resolution
 
 
 @given(SETS, SETS)
 def test_the_same_fresh_layer_has_the_same_name_and_other_layers_have_others(one, two):
-    fresh = [{s.name: s for b in stack_plan(vgg16_plan(1.0), chosen) for s in b if not s.inherits} for chosen in (one, two)]
+    fresh = [
+        {s.name: s for b in stack_plan(vgg16_plan(1.0), chosen) for s in b if not s.inherits}
+        for chosen in (one, two)
+    ]
     for name in fresh[0].keys() & fresh[1].keys():
         assert fresh[0][name] == fresh[1][name]
-    places = [{(s.name.split("_")[0], s.c_in, s.c_out): name for name, s in found.items()} for found in fresh]
-    assert all(places[0][place] == places[1][place] for place in places[0].keys() & places[1].keys())
+    places = [
+        {(s.name.split("_")[0], s.c_in, s.c_out): name for name, s in found.items()}
+        for found in fresh
+    ]
+    assert all(
+        places[0][place] == places[1][place] for place in places[0].keys() & places[1].keys()
+    )
 
 
 def test_unequal_widths_inside_a_block_are_bridged():
-    ancestor = ((ConvSpec("a", 3, 4), ConvSpec("b", 4, 6), ConvSpec("c", 6, 8)), (ConvSpec("d", 8, 10),))
+    ancestor = (
+        (ConvSpec("a", 3, 4), ConvSpec("b", 4, 6), ConvSpec("c", 6, 8)),
+        (ConvSpec("d", 8, 10),),
+    )
     plan = stack_plan(ancestor, ["a", "c"])
-    assert [(s.name, s.c_in, s.c_out) for s in plan[0]] == [("a", 3, 4), ("block1_before_c", 4, 6), ("c", 6, 8)]
+    assert [(s.name, s.c_in, s.c_out) for s in plan[0]] == [
+        ("a", 3, 4),
+        ("block1_before_c", 4, 6),
+        ("c", 6, 8),
+    ]
     plan = stack_plan(ancestor, ["b"])
-    assert [(s.name, s.c_in, s.c_out) for s in plan[0]] == [("block1_entry", 3, 4), ("b", 4, 6), ("block1_exit", 6, 8)]
+    assert [(s.name, s.c_in, s.c_out) for s in plan[0]] == [
+        ("block1_entry", 3, 4),
+        ("b", 4, 6),
+        ("block1_exit", 6, 8),
+    ]
 
 
 def test_unknown_layers_are_named():
@@ -111,7 +142,10 @@ def test_integral_layers():
     stages = integral_layers(plan, "stage")
     assert len(stages) == 5 and stages[4] == ("conv11", "conv12", "conv13")
     assert sum(stages, ()) == NAMES
-    assert notation(stack_plan(plan, stages[0] + stages[4])) == "64* 64* M 128 M 256 M 512 M 512* 512* 512* M"
+    assert (
+        notation(stack_plan(plan, stages[0] + stages[4]))
+        == "64* 64* M 128 M 256 M 512 M 512* 512* 512* M"
+    )
     with pytest.raises(ValueError, match="granularity = 'layer'"):
         integral_layers(plan, "layer")
 

@@ -33,7 +33,9 @@ def count(model: nn.Module) -> int:
 
 
 def images(size: int, number: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(number, 3, size, size, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    return torch.randn(
+        number, 3, size, size, dtype=dtype, generator=torch.Generator().manual_seed(1)
+    )
 
 
 def awake(model: nn.Module) -> nn.Module:
@@ -82,7 +84,9 @@ def copied(peer: nn.Module, size: int) -> ResNet:
 
 
 @pytest.mark.parametrize("size", [32, 224])
-def test_outputs_features_and_parameters_are_torchvisions(peers: dict[int, nn.Module], size: int) -> None:
+def test_outputs_features_and_parameters_are_torchvisions(
+    peers: dict[int, nn.Module], size: int
+) -> None:
     peer = copy.deepcopy(peers[size]).eval()
     model, x = copied(peer, size).eval(), images(size, 1)
     assert count(model) == count(peer) and set(theirs(peer)) == set(model.layers)
@@ -121,9 +125,14 @@ class Twelve(nn.Module):
         super().__init__()
         self.bodies, self.sides, c = nn.ModuleList(), nn.ModuleList(), 3
         for width in (64, 128, 256, 512):
-            three = [(nn.Conv2d(a, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)) for a in (c, width, width)]
+            three = [
+                (nn.Conv2d(a, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+                for a in (c, width, width)
+            ]
             self.bodies.append(nn.Sequential(*three[0], nn.ReLU(), *three[1], nn.ReLU(), *three[2]))
-            self.sides.append(nn.Sequential(nn.Conv2d(c, width, 1, bias=False), nn.BatchNorm2d(width)))
+            self.sides.append(
+                nn.Sequential(nn.Conv2d(c, width, 1, bias=False), nn.BatchNorm2d(width))
+            )
             c = width
         self.fc = nn.Linear(c, classes)
 
@@ -138,8 +147,12 @@ def test_the_papers_descendant_is_resnet12() -> None:
     with isolated_rng(4):
         peer = awake(Twelve(5)).double().eval()
     model = resnet18(1.0, 32).paper_descendant().build(5).double().eval()
-    convs = [m for body in peer.bodies for m in body if isinstance(m, nn.Conv2d)] + [side[0] for side in peer.sides]
-    norms = [m for body in peer.bodies for m in body if isinstance(m, nn.BatchNorm2d)] + [side[1] for side in peer.sides]
+    convs = [m for body in peer.bodies for m in body if isinstance(m, nn.Conv2d)] + [
+        side[0] for side in peer.sides
+    ]
+    norms = [m for body in peer.bodies for m in body if isinstance(m, nn.BatchNorm2d)] + [
+        side[1] for side in peer.sides
+    ]
     for layer, conv, bn in zip(model.layers.values(), convs, norms, strict=True):
         layer.conv.load_state_dict(conv.state_dict())
         layer.bn.load_state_dict(bn.state_dict())
@@ -161,21 +174,34 @@ def test_draws_have_torchvisions_distribution_and_leave_the_global_state_alone()
             continue  # its kernel is another
         own = model.layers[name]
         weight, other = own.conv.weight.detach(), conv.weight.detach()
-        assert float(weight.std()) == pytest.approx(float(other.std()), rel=6 / weight.numel() ** 0.5), name
-        assert all(torch.equal(tensor, bn.state_dict()[part]) for part, tensor in own.bn.state_dict().items()), name
+        assert float(weight.std()) == pytest.approx(
+            float(other.std()), rel=6 / weight.numel() ** 0.5
+        ), name
+        assert all(
+            torch.equal(tensor, bn.state_dict()[part])
+            for part, tensor in own.bn.state_dict().items()
+        ), name
     assert float(model.head.weight.detach().std()) == pytest.approx(0.01, rel=0.05)
     drawn = [layer.conv.weight for layer in model.layers.values()]
-    assert not any(a.shape == b.shape and torch.equal(a, b) for a, b in itertools.combinations(drawn, 2)), "every layer has its own draw"
+    assert not any(
+        a.shape == b.shape and torch.equal(a, b) for a, b in itertools.combinations(drawn, 2)
+    ), "every layer has its own draw"
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(chosen=SETS, width=st.sampled_from([1 / 64, 1 / 32, 3 / 64, 1 / 8]), size=st.sampled_from([8, 15, 16, 21, 104]))
+@given(
+    chosen=SETS,
+    width=st.sampled_from([1 / 64, 1 / 32, 3 / 64, 1 / 8]),
+    size=st.sampled_from([8, 15, 16, 21, 104]),
+)
 def test_any_set_builds_and_learns(chosen: set[str], width: float, size: int) -> None:
     ancestor = resnet18(width, size)
     for plan in (ancestor.stacked(chosen), ancestor.whole()):
         model = plan.build(3).train()
         for layer in (*plan.layer_names, *plan.extras):
-            assert plan.shapes(layer) == {part: tuple(t.shape) for part, t in model.layers[layer].state_dict().items()}
+            assert plan.shapes(layer) == {
+                part: tuple(t.shape) for part, t in model.layers[layer].state_dict().items()
+            }
         assert set(model.layers) == {*plan.layer_names, *plan.extras}
         assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"layers", "head"}
         x = images(size, 6, torch.float32).to(memory_format=torch.channels_last)
@@ -184,7 +210,10 @@ def test_any_set_builds_and_learns(chosen: set[str], width: float, size: int) ->
         F.cross_entropy(model(x), torch.tensor([0, 1, 2, 0, 1, 2])).backward()
         optimizer.step()
         assert all(p.grad is not None and torch.isfinite(p).all() for p in model.parameters())
-        assert sum(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)) > len(before) / 2
+        assert (
+            sum(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+            > len(before) / 2
+        )
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -192,9 +221,21 @@ def test_any_set_builds_and_learns(chosen: set[str], width: float, size: int) ->
 def test_inherited_layers_stand_at_the_resolution_they_had(chosen: set[str], size: int) -> None:
     ancestor = resnet18(1 / 64, size)
     with torch.no_grad():
-        had = dict(zip(ancestor.layer_names, ancestor.build(2).eval().features(images(size, 1, torch.float32)), strict=True))
+        had = dict(
+            zip(
+                ancestor.layer_names,
+                ancestor.build(2).eval().features(images(size, 1, torch.float32)),
+                strict=True,
+            )
+        )
         plan = ancestor.stacked(chosen)
-        have = dict(zip(plan.layer_names, plan.build(2).eval().features(images(size, 1, torch.float32)), strict=True))
+        have = dict(
+            zip(
+                plan.layer_names,
+                plan.build(2).eval().features(images(size, 1, torch.float32)),
+                strict=True,
+            )
+        )
     assert all(have[name].shape == had[name].shape for name in chosen)
     for one, maps in ((ancestor, had), (plan, have)):
         assert all(m.shape[-1] == m.shape[-2] for m in maps.values())
@@ -206,7 +247,11 @@ def _counted(plan: Architecture, size: int) -> tuple[float, float]:
     found, model = [], plan.build(2).eval()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda m, arguments, output: found.append((output.numel() * m.weight[0].numel() / 1e9, output.numel())))
+            module.register_forward_hook(
+                lambda m, arguments, output: found.append(
+                    (output.numel() * m.weight[0].numel() / 1e9, output.numel())
+                )
+            )
     model(images(size, 1, torch.float32))
     macs, numbers = zip(*found, strict=True)
     return sum(macs), float(sum(numbers))
@@ -214,7 +259,9 @@ def _counted(plan: Architecture, size: int) -> tuple[float, float]:
 
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(chosen=SETS, size=st.sampled_from([16, 104]))
-def test_inheritance_copies_what_the_plan_says_and_draws_the_rest_by_place(chosen: set[str], size: int) -> None:
+def test_inheritance_copies_what_the_plan_says_and_draws_the_rest_by_place(
+    chosen: set[str], size: int
+) -> None:
     plan = resnet18(1 / 32, size)
     ancestor = awake(plan.build(4)).eval()
     heir = inherit(plan.stacked(chosen), extract(ancestor.state_dict(), plan, chosen), 3, 0, 1)
@@ -240,7 +287,9 @@ def test_the_whole_ancestor_as_its_own_descendant(size: int) -> None:
     with torch.no_grad():
         x = images(size, 2, torch.float32)
         assert torch.equal(heir.embed(x), ancestor.embed(x))
-        assert all(torch.equal(a, b) for a, b in zip(heir.features(x), ancestor.features(x), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(heir.features(x), ancestor.features(x), strict=True)
+        )
 
 
 def test_embed_is_what_features_end_in() -> None:
@@ -254,10 +303,14 @@ def test_embed_is_what_features_end_in() -> None:
             last = model.features(x)
             end = F.max_pool2d(last[-1], 2, ceil_mode=True) if plan.blocks[-1].pool else last[-1]
             assert torch.equal(model.embed(x), end.mean((2, 3)))
-        assert all(torch.equal(heard[name], own) for name, own in zip(plan.layer_names, last, strict=True)), "hints hear what features show"
+        assert all(
+            torch.equal(heard[name], own) for name, own in zip(plan.layer_names, last, strict=True)
+        ), "hints hear what features show"
 
 
-def _hear(heard: dict[str, Tensor], name: str, module: nn.Module, arguments: object, output: Tensor) -> None:
+def _hear(
+    heard: dict[str, Tensor], name: str, module: nn.Module, arguments: object, output: Tensor
+) -> None:
     heard[name] = output
 
 
@@ -266,7 +319,15 @@ def test_the_other_inheritors_take_a_resnet(way: object) -> None:
     ancestor = awake(NARROW.build(4))
     chosen = ["conv3", "conv5", "conv8"]
     plan = way(NARROW, chosen)
-    assert plan.layer_names == NARROW.layer_names and set(plan.inherits()) >= {"conv2", "conv3", "conv4", "conv5", "conv7", "conv8", "conv9"}
+    assert plan.layer_names == NARROW.layer_names and set(plan.inherits()) >= {
+        "conv2",
+        "conv3",
+        "conv4",
+        "conv5",
+        "conv7",
+        "conv8",
+        "conv9",
+    }
     heir = inherit(plan, extract(ancestor.state_dict(), NARROW, chosen), 3, 0, 0).eval()
     assert torch.isfinite(heir(images(16, 2, torch.float32))).all()
 
@@ -277,17 +338,29 @@ def test_second_derivatives() -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.track_running_stats = False
-    names, leaves = zip(*[(n, p.detach().clone().requires_grad_()) for n, p in model.named_parameters()], strict=True)
+    names, leaves = zip(
+        *[(n, p.detach().clone().requires_grad_()) for n, p in model.named_parameters()],
+        strict=True,
+    )
     x, labels, draw = images(16, 4), torch.tensor([0, 1, 2, 0]), torch.Generator().manual_seed(2)
 
     def gradient(params: tuple[Tensor, ...], graph: bool = False) -> tuple[Tensor, ...]:
-        loss = F.cross_entropy(torch.func.functional_call(model, dict(zip(names, params, strict=True)), (x,)), labels)
+        loss = F.cross_entropy(
+            torch.func.functional_call(model, dict(zip(names, params, strict=True)), (x,)), labels
+        )
         return torch.autograd.grad(loss, params, create_graph=graph)
 
     way = [torch.randn(p.shape, dtype=p.dtype, generator=draw) for p in leaves]
     found = torch.autograd.grad(gradient(leaves, True), leaves, way)
     h = 1e-7
-    ahead, behind = (gradient(tuple((p + s * h * v).detach().requires_grad_() for p, v in zip(leaves, way, strict=True))) for s in (1, -1))
+    ahead, behind = (
+        gradient(
+            tuple(
+                (p + s * h * v).detach().requires_grad_() for p, v in zip(leaves, way, strict=True)
+            )
+        )
+        for s in (1, -1)
+    )
     expected = [(a - b) / (2 * h) for a, b in zip(ahead, behind, strict=True)]
     ours, other = (torch.cat([t.flatten() for t in part]) for part in (found, expected))
     assert float((ours - other).norm() / other.norm()) < 1e-4

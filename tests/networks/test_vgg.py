@@ -14,7 +14,15 @@ from evolve.networks.vgg import VGG, initialise
 from evolve.networks.vgg_plan import ConvSpec, layer_names, stack_plan, vgg16_plan
 
 PAPER = ("conv1", "conv11", "conv12", "conv13")
-PARTS = ("conv.weight", "conv.bias", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "bn.num_batches_tracked")
+PARTS = (
+    "conv.weight",
+    "conv.bias",
+    "bn.weight",
+    "bn.bias",
+    "bn.running_mean",
+    "bn.running_var",
+    "bn.num_batches_tracked",
+)
 
 
 def count(model: nn.Module) -> int:
@@ -36,7 +44,10 @@ def peer() -> nn.Sequential:
 def copied(peer: nn.Sequential) -> VGG:
     """Our VGG16 with torchvision's weights, carried over by position."""
     model = VGG(vgg16_plan(1.0), 10)
-    convs, norms = [m for m in peer if isinstance(m, nn.Conv2d)], [m for m in peer if isinstance(m, nn.BatchNorm2d)]
+    convs, norms = (
+        [m for m in peer if isinstance(m, nn.Conv2d)],
+        [m for m in peer if isinstance(m, nn.BatchNorm2d)],
+    )
     for unit, conv, bn in zip(model.layers.values(), convs, norms, strict=True):
         unit.conv.load_state_dict(conv.state_dict())
         unit.bn.load_state_dict(bn.state_dict())
@@ -44,7 +55,10 @@ def copied(peer: nn.Sequential) -> VGG:
 
 
 def test_same_features_as_torchvision(peer):
-    model, images = copied(peer).double().eval(), torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    model, images = (
+        copied(peer).double().eval(),
+        torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),
+    )
     twin = copy.deepcopy(peer).double().eval()
     found, x, expected = model.features(images), images, []
     for module in twin:
@@ -60,7 +74,9 @@ def test_same_features_as_torchvision(peer):
 
 def test_training_mode_agrees_with_torchvision_too(peer):
     model, twin = copied(peer).double().train(), copy.deepcopy(peer).double().train()
-    images = torch.randn(4, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(
+        4, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     torch.testing.assert_close(model.embed(images), twin(images).mean((2, 3)), rtol=1e-8, atol=1e-8)
     bn = [m for m in twin if isinstance(m, nn.BatchNorm2d)][-1]
     torch.testing.assert_close(model.layers["conv13"].bn.running_var, bn.running_var)
@@ -80,10 +96,20 @@ def test_initialisation_follows_torchvisions_distribution(peer):
         fresh = [m for m in vgg16_bn(weights=None).features if isinstance(m, nn.Conv2d)]
     for unit, conv in zip(model.layers.values(), fresh, strict=True):
         assert unit.conv.weight.std().item() == pytest.approx(conv.weight.std().item(), rel=0.06)
-        assert abs(unit.conv.weight.mean().item()) < 5 * unit.conv.weight.std().item() / unit.conv.weight.numel() ** 0.5
+        assert (
+            abs(unit.conv.weight.mean().item())
+            < 5 * unit.conv.weight.std().item() / unit.conv.weight.numel() ** 0.5
+        )
         assert not unit.conv.bias.any() and not unit.bn.bias.any() and (unit.bn.weight == 1).all()
-        assert not unit.bn.running_mean.any() and (unit.bn.running_var == 1).all() and unit.bn.num_batches_tracked == 0
-    assert model.head.weight.std().item() == pytest.approx(0.01, rel=0.03) and not model.head.bias.any()
+        assert (
+            not unit.bn.running_mean.any()
+            and (unit.bn.running_var == 1).all()
+            and unit.bn.num_batches_tracked == 0
+        )
+    assert (
+        model.head.weight.std().item() == pytest.approx(0.01, rel=0.03)
+        and not model.head.bias.any()
+    )
 
 
 def test_a_layers_draw_depends_on_nothing_but_its_own_name_and_shape():
@@ -94,7 +120,11 @@ def test_a_layers_draw_depends_on_nothing_but_its_own_name_and_shape():
     for name in PAPER:
         assert torch.equal(small.layers[name].conv.weight, large.layers[name].conv.weight)
     assert torch.equal(small.head.weight, large.head.weight)
-    weights = [unit.conv.weight.flatten() for name, unit in large.layers.items() if name in ("conv9", "conv10", "conv11")]
+    weights = [
+        unit.conv.weight.flatten()
+        for name, unit in large.layers.items()
+        if name in ("conv9", "conv10", "conv11")
+    ]
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
     other = VGG(ancestor, 5)
     for purpose in (("descendant", 1), ("descendant", 20), ("ancestor", 2)):
@@ -124,7 +154,10 @@ def test_global_random_state_is_neither_read_nor_left_changed():
     torch.manual_seed(12)
     two = VGG(vgg16_plan(1 / 32), 4)
     initialise(two, 3)
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("size", [8, 9, 16, 32, 64])
@@ -134,13 +167,18 @@ def test_every_allowed_image_size_runs(size):
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     features = model.features(images)
     assert [f.shape[1] for f in features] == [s.c_out for block in plan for s in block]
-    assert [f.shape[-1] for f in features] == [max(1, size >> depth) for depth in (0, 1, 2, 3, 4, 4, 4)]
+    assert [f.shape[-1] for f in features] == [
+        max(1, size >> depth) for depth in (0, 1, 2, 3, 4, 4, 4)
+    ]
     assert model.embed(images).shape == (2, plan[-1][-1].c_out) and model(images).shape == (2, 5)
 
 
 def test_state_dict_names_and_layout():
     model = VGG(vgg16_plan(1 / 8), 5)
-    expected = {f"layers.{name}.{part}" for name in layer_names(model.plan) for part in PARTS} | {"head.weight", "head.bias"}
+    expected = {f"layers.{name}.{part}" for name in layer_names(model.plan) for part in PARTS} | {
+        "head.weight",
+        "head.bias",
+    }
     assert set(model.state_dict()) == expected
     assert model.layers["conv5"].conv.weight.is_contiguous(memory_format=torch.channels_last)
     images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
@@ -151,8 +189,13 @@ def test_second_derivatives_agree_with_finite_differences():
     """The condenser differentiates through training steps, so the network must be twice differentiable."""
     plan = ((ConvSpec("a", 2, 3),), (ConvSpec("b", 3, 2),))
     model = VGG(plan, 2).double().train()
-    images = torch.randn(3, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    names, values = zip(*((n, p.detach().clone().requires_grad_()) for n, p in model.named_parameters()), strict=True)
+    images = torch.randn(
+        3, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
+    names, values = zip(
+        *((n, p.detach().clone().requires_grad_()) for n, p in model.named_parameters()),
+        strict=True,
+    )
     start = {n: b.clone() for n, b in model.named_buffers()}
 
     def loss(*parameters):

@@ -32,7 +32,12 @@ def _peer(plan: ViTPlan, classes: int) -> VisionTransformer:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return VisionTransformer(
-            img_size=plan.size, patch_size=plan.patch, embed_dim=plan.dim, depth=len(plan.blocks), num_heads=plan.heads, num_classes=classes
+            img_size=plan.size,
+            patch_size=plan.patch,
+            embed_dim=plan.dim,
+            depth=len(plan.blocks),
+            num_heads=plan.heads,
+            num_classes=classes,
         )
 
 
@@ -58,7 +63,13 @@ def _images(plan: ViTPlan, count: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("network", "width", "size"), [("vit-s16", 1.0, 32), ("vit-s16", 1 / 3, 224), ("vit-small4", 1.0, 32), ("vit-small4", 0.125, 12)]
+    ("network", "width", "size"),
+    [
+        ("vit-s16", 1.0, 32),
+        ("vit-s16", 1 / 3, 224),
+        ("vit-small4", 1.0, 32),
+        ("vit-small4", 0.125, 12),
+    ],
 )
 def test_outputs_and_parameters_are_timms(network: str, width: float, size: int) -> None:
     plan = architecture(network, width, size)
@@ -66,13 +77,19 @@ def test_outputs_and_parameters_are_timms(network: str, width: float, size: int)
     model, peer = _awake(plan.build(7)).eval(), _peer(plan, 7).eval()
     model.fused = True  # timm's default
     state = {_timm_name(name): tensor for name, tensor in model.state_dict().items()}
-    assert {name: t.shape for name, t in state.items()} == {name: t.shape for name, t in peer.state_dict().items()}
+    assert {name: t.shape for name, t in state.items()} == {
+        name: t.shape for name, t in peer.state_dict().items()
+    }
     peer.load_state_dict(state)
     x = _images(plan)
     with torch.no_grad():
         assert torch.equal(model(x), peer(x))
-        assert torch.equal(model.embed(x), peer.forward_head(peer.forward_features(x), pre_logits=True))
-        theirs = peer.forward_intermediates(x, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True)
+        assert torch.equal(
+            model.embed(x), peer.forward_head(peer.forward_features(x), pre_logits=True)
+        )
+        theirs = peer.forward_intermediates(
+            x, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+        )
         for own, (patches, prefix) in zip(model.features(x), theirs, strict=True):
             assert torch.equal(own, torch.cat([prefix, patches], 1))
         model.fused = False
@@ -96,10 +113,14 @@ def test_draws_have_timms_distributions_and_leave_the_global_state_alone() -> No
     theirs = dict(peer.named_parameters())
     for name, tensor in model.layers.named_parameters():
         own, other = tensor.detach(), theirs[_timm_name(f"layers.{name}")].detach()
-        other = other[other > -1] if other.dim() > 1 else other  # without the strays named in vit.py
+        other = (
+            other[other > -1] if other.dim() > 1 else other
+        )  # without the strays named in vit.py
         rough = 6 / math.sqrt(own.numel())
         assert float(own.std()) == pytest.approx(float(other.std()), rel=rough, abs=1e-12), name
-        assert float(own.mean()) == pytest.approx(float(other.mean()), abs=rough * float(other.std()) + 1e-12), name
+        assert float(own.mean()) == pytest.approx(
+            float(other.mean()), abs=rough * float(other.std()) + 1e-12
+        ), name
         if other.std() > 0:
             assert float(own.abs().max()) < 1.5 * float(other.abs().max()), name
 
@@ -113,12 +134,25 @@ def test_every_tensor_has_its_own_draw() -> None:
         assert sum(one.shape == other.shape and torch.equal(one, other) for other in drawn) == 1
     shallow = NARROW.stacked(["block5"]).build(3)
     initialise(shallow, 0, names={**NARROW.stacked(["block5"]).places(), "block5": "block5"})
-    assert torch.equal(shallow.layers["block5"].attn.qkv.weight, model.layers["block5"].attn.qkv.weight)  # type: ignore[union-attr]
+    assert torch.equal(
+        shallow.layers["block5"].attn.qkv.weight, model.layers["block5"].attn.qkv.weight
+    )  # type: ignore[union-attr]
 
 
 def test_widths_and_sizes() -> None:
-    found = {width: (vit_small4(width, 32).dim, vit_small4(width, 32).heads) for width in (2.0, 1.0, 0.5, 1 / 3, 0.25, 0.125, 1 / 64)}
-    assert found == {2.0: (384, 6), 1.0: (192, 3), 0.5: (128, 2), 1 / 3: (64, 1), 0.25: (48, 1), 0.125: (24, 1), 1 / 64: (16, 1)}
+    found = {
+        width: (vit_small4(width, 32).dim, vit_small4(width, 32).heads)
+        for width in (2.0, 1.0, 0.5, 1 / 3, 0.25, 0.125, 1 / 64)
+    }
+    assert found == {
+        2.0: (384, 6),
+        1.0: (192, 3),
+        0.5: (128, 2),
+        1 / 3: (64, 1),
+        0.25: (48, 1),
+        0.125: (24, 1),
+        1 / 64: (16, 1),
+    }
     with pytest.raises(ValueError, match=r"30 pixels.*patches of 4.*data.size = 32"):
         vit_small4(1.0, 30)
     with pytest.raises(ValueError, match=r"8 pixels.*data.size = 16"):
@@ -136,7 +170,10 @@ def test_the_paper_s_descendant_is_the_lower_half() -> None:
     assert plan.named_set("last", 2) == (10, 11)
     assert plan.stacked(["block12", "block3"]).describe() == "384/16 B* B* B B B B"
     assert len(plan.stacked([f"block{n}" for n in range(1, 9)]).blocks) == 8
-    assert plan.integral_layers("stage")[1] == ("block3", "block4") and len(plan.integral_layers("conv")) == 12
+    assert (
+        plan.integral_layers("stage")[1] == ("block3", "block4")
+        and len(plan.integral_layers("conv")) == 12
+    )
     with pytest.raises(ValueError, match="block13"):
         plan.stacked(["block13"])
     with pytest.raises(ValueError, match="granularity"):
@@ -152,7 +189,13 @@ def test_any_set_makes_a_descendant_that_can_be_written_built_and_trained(chosen
     plan = NARROW.stacked(chosen)
     assert list(plan.inherits()) == [name for name in BLOCKS if name in chosen]
     assert len(plan.layer_names) == max(6, len(chosen))
-    for one in (plan, plan.anonymous(), plan.with_inherited({plan.layer_names[0]: {"block1": 0.5, "block2": 0.5}, "embed": {"embed": 1.0}})):
+    for one in (
+        plan,
+        plan.anonymous(),
+        plan.with_inherited(
+            {plan.layer_names[0]: {"block1": 0.5, "block2": 0.5}, "embed": {"embed": 1.0}}
+        ),
+    ):
         read = from_json(json.loads(json.dumps(one.to_json())))
         assert read == one and hash(read) == hash(one)
     model = plan.build(3)
@@ -162,7 +205,9 @@ def test_any_set_makes_a_descendant_that_can_be_written_built_and_trained(chosen
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     losses = []
     for _ in range(2):
-        loss = nn.functional.cross_entropy(model(_images(plan, 6)), torch.tensor([0, 1, 2, 0, 1, 2]))
+        loss = nn.functional.cross_entropy(
+            model(_images(plan, 6)), torch.tensor([0, 1, 2, 0, 1, 2])
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -172,13 +217,17 @@ def test_any_set_makes_a_descendant_that_can_be_written_built_and_trained(chosen
 
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(chosen=some.filter(bool), embeddings=st.sampled_from(["random", "inherited"]))
-def test_inherited_blocks_give_the_ancestors_tokens_on_equal_input(chosen: set[str], embeddings: str) -> None:
+def test_inherited_blocks_give_the_ancestors_tokens_on_equal_input(
+    chosen: set[str], embeddings: str
+) -> None:
     """The oracle of the issue: on equal input every inherited block's tokens are the ancestor's; with inherited embeddings, a lower run's
     tokens are equal from the images on.
     """
     ancestor = _awake(NARROW.build(4)).eval()
     plan = descendant(NARROW, sorted(chosen), InheritSettings(embeddings=embeddings))
-    model = inherit(plan, extract(ancestor.state_dict(), NARROW, [*chosen, "embed"]), 3, 0, 1).eval()
+    model = inherit(
+        plan, extract(ancestor.state_dict(), NARROW, [*chosen, "embed"]), 3, 0, 1
+    ).eval()
     tokens = torch.randn(2, 5, NARROW.dim, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         for name in chosen:
@@ -186,12 +235,16 @@ def test_inherited_blocks_give_the_ancestors_tokens_on_equal_input(chosen: set[s
         x, scratch = _images(NARROW), inherit(plan.anonymous(), None, 3, 0, 1)
         ours, theirs = model.features(x), ancestor.features(x)
         for place, name in enumerate(plan.layer_names):
-            lower = embeddings == "inherited" and plan.layer_names[: place + 1] == BLOCKS[: place + 1]
+            lower = (
+                embeddings == "inherited" and plan.layer_names[: place + 1] == BLOCKS[: place + 1]
+            )
             assert torch.equal(ours[place], theirs[min(place, 11)]) == lower, name
     for name, place in plan.places().items():  # fresh layers are the from-scratch control's
         if name != "norm":
             part = "pos_embed" if name == "embed" else "attn.qkv.weight"
-            equal = torch.equal(model.layers[name].state_dict()[part], scratch.layers[place].state_dict()[part])
+            equal = torch.equal(
+                model.layers[name].state_dict()[part], scratch.layers[place].state_dict()[part]
+            )
             assert equal == (name not in plan.inherits())
 
 
@@ -199,13 +252,26 @@ def test_the_whole_ancestor_as_its_own_descendant() -> None:
     ancestor = _awake(NARROW.build(4)).eval()
     whole = NARROW.whole()
     assert set(whole.inherits()) == {*BLOCKS, "embed", "norm"}
-    model = inherit(whole, extract(ancestor.state_dict(), NARROW, [*BLOCKS, "embed", "norm"]), 3, 0, 0).eval()
+    model = inherit(
+        whole, extract(ancestor.state_dict(), NARROW, [*BLOCKS, "embed", "norm"]), 3, 0, 0
+    ).eval()
     with torch.no_grad():
         assert torch.equal(model.embed(_images(NARROW)), ancestor.embed(_images(NARROW)))
 
 
-@pytest.mark.parametrize("change", [{"heads": 5}, {"dim": 0}, {"size": 10}, {"blocks": []}, {"blocks": [{"name": "embed", "inherits": None}]},
-                                    {"embed": 3}, {"norm": [["block1", "x"]]}, {"patch": "4"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"heads": 5},
+        {"dim": 0},
+        {"size": 10},
+        {"blocks": []},
+        {"blocks": [{"name": "embed", "inherits": None}]},
+        {"embed": 3},
+        {"norm": [["block1", "x"]]},
+        {"patch": "4"},
+    ],
+)
 def test_json_of_no_vit_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="not a ViT"):
         from_json(NARROW.to_json() | change)
@@ -215,7 +281,9 @@ def test_estimates_agree_with_what_is_built() -> None:
     plan = vit_small4(1.0, 32)
     assert plan.parameters == sum(p.numel() for p in plan.build(1).layers.parameters())
     assert plan.numbers_out(32) == 13 * 65 * 192
-    assert vit_s16(1.0, 224).macs(224) == pytest.approx(4.6, rel=0.02)  # published: 4.6 G (DeiT-S, arXiv 2012.12877)
+    assert vit_s16(1.0, 224).macs(224) == pytest.approx(
+        4.6, rel=0.02
+    )  # published: 4.6 G (DeiT-S, arXiv 2012.12877)
 
 
 def test_a_plan_needs_no_torch() -> None:

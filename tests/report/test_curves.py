@@ -25,26 +25,56 @@ QUICK = (1, 2, 3, 5, 8, 12, 18, 25)  # the lengths that quick profiles measure
 def descent(lineage: int, method: str, accuracy: Sequence[float]) -> Descent:
     values = tuple(float(a) for a in accuracy)
     epochs, losses = tuple((a / 2, a) for a in values), tuple((1.0, 0.5) for _ in values)
-    return Descent(lineage, method, values, values, epochs, losses, (100,) * len(values), tuple(range(1, 1 + len(epochs[0]))) if epochs else ())
+    return Descent(
+        lineage,
+        method,
+        values,
+        values,
+        epochs,
+        losses,
+        (100,) * len(values),
+        tuple(range(1, 1 + len(epochs[0]))) if epochs else (),
+    )
 
 
-def generation(lineage: int, inherited: Sequence[float], scratch: Sequence[float], status: str = "selected") -> Generation:
+def generation(
+    lineage: int, inherited: Sequence[float], scratch: Sequence[float], status: str = "selected"
+) -> Generation:
     layers = ("conv1", "conv2", "conv3")
     pair = descent(lineage, "inherited", inherited), descent(lineage, "from-scratch", scratch)
-    return Generation(lineage, ("conv1",), layers, (0.5, 0.3, 0.2), ((1.0, 2.0),) * 3, 0.03, status, "threshold", "8* M", *pair)
+    return Generation(
+        lineage,
+        ("conv1",),
+        layers,
+        (0.5, 0.3, 0.2),
+        ((1.0, 2.0),) * 3,
+        0.03,
+        status,
+        "threshold",
+        "8* M",
+        *pair,
+    )
 
 
 def record(table: Array, scratch: Array, seed: int = 0) -> LineageRecord:
     """[T, n] accuracies of lineage lengths 1..T; scratch [n]."""
-    points = tuple(generation(t, row, scratch.tolist()) for t, row in enumerate(table.tolist(), start=1))
+    points = tuple(
+        generation(t, row, scratch.tolist()) for t, row in enumerate(table.tolist(), start=1)
+    )
     return LineageRecord("toy", "full", seed, len(table), points)
 
 
-def simulated(rng: np.random.Generator, rise: float, points: int = 25, seed: int = 0) -> LineageRecord:
+def simulated(
+    rng: np.random.Generator, rise: float, points: int = 25, seed: int = 0
+) -> LineageRecord:
     """Noise of every descendant, and noise that a generation's descendants share (its learngene)."""
     task = rng.normal(0.7, 0.06, 5)
     noise = rng.normal(0, 0.015, (points, 5)) + rng.normal(0, 0.005, (points, 1))
-    return record(task + rise * np.arange(points)[:, None] / points + noise, task - 0.02 + rng.normal(0, 0.015, 5), seed)
+    return record(
+        task + rise * np.arange(points)[:, None] / points + noise,
+        task - 0.02 + rng.normal(0, 0.015, 5),
+        seed,
+    )
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=8))
@@ -52,8 +82,14 @@ def simulated(rng: np.random.Generator, rise: float, points: int = 25, seed: int
 def test_point_interval_is_students_t(values: list[float]) -> None:
     interval = curves.point_interval(values)
     error = stats.sem(values)
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=error) if error > 0 else (values[0], values[0])
-    assert (interval.mean, interval.low, interval.high) == pytest.approx((np.mean(values), low, high), abs=1e-9)
+    low, high = (
+        stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=error)
+        if error > 0
+        else (values[0], values[0])
+    )
+    assert (interval.mean, interval.low, interval.high) == pytest.approx(
+        (np.mean(values), low, high), abs=1e-9
+    )
 
 
 def test_intervals_of_too_little_are_nan_and_nan_is_left_out() -> None:
@@ -81,7 +117,9 @@ def test_slope_is_least_squares_of_the_mean_curve_on_the_named_scale() -> None:
     made = simulated(np.random.default_rng(0), 0.1)
     summary = curves.summarise([made])
     means = [100 * np.mean(g.inherited.accuracy) for g in made.generations]
-    assert summary.accuracy.slope == pytest.approx(stats.linregress(np.log2(range(1, 26)), means).slope)
+    assert summary.accuracy.slope == pytest.approx(
+        stats.linregress(np.log2(range(1, 26)), means).slope
+    )
     assert summary.accuracy.low < summary.accuracy.slope < summary.accuracy.high
     assert summary.accuracy.scale == "log2 length"
     assert f"{summary.gain.slope:+.2f} points per doubling of length" in verdict(summary)
@@ -89,10 +127,14 @@ def test_slope_is_least_squares_of_the_mean_curve_on_the_named_scale() -> None:
 
 def test_from_three_seeds_on_the_interval_is_students_over_their_slopes() -> None:
     rng = np.random.default_rng(1)
-    tables = [rng.normal(size=(8, 4)) + rise * np.arange(8)[:, None] for rise in (0.1, 0.5, 0.4, 0.2)]
+    tables = [
+        rng.normal(size=(8, 4)) + rise * np.arange(8)[:, None] for rise in (0.1, 0.5, 0.4, 0.2)
+    ]
     slopes = [stats.linregress(np.log2(QUICK), table.mean(axis=1)).slope for table in tables]
     t = trends.trend(QUICK, tables)
-    assert (t.low, t.high) == pytest.approx(stats.t.interval(0.95, 3, np.mean(slopes), stats.sem(slopes)))
+    assert (t.low, t.high) == pytest.approx(
+        stats.t.interval(0.95, 3, np.mean(slopes), stats.sem(slopes))
+    )
 
 
 def test_bootstrap_agrees_with_t_where_there_are_many_units() -> None:
@@ -104,7 +146,10 @@ def test_bootstrap_agrees_with_t_where_there_are_many_units() -> None:
 
 def test_bootstrap_covers_with_five_tasks() -> None:
     rng = np.random.default_rng(2)
-    hits = [low <= 0 <= high for _, low, high in (trends.bootstrap([rng.normal(size=5)]) for _ in range(300))]
+    hits = [
+        low <= 0 <= high
+        for _, low, high in (trends.bootstrap([rng.normal(size=5)]) for _ in range(300))
+    ]
     assert 0.85 < np.mean(hits)
 
 
@@ -117,7 +162,10 @@ def test_bootstrap_of_seeds_sees_what_seeds_do_not_share() -> None:
 
 def test_flat_truth_is_rarely_called_a_rise() -> None:
     rng = np.random.default_rng(11)
-    called = ["do not support a rise" not in verdict(curves.summarise([simulated(rng, 0.0)])) for _ in range(200)]
+    called = [
+        "do not support a rise" not in verdict(curves.summarise([simulated(rng, 0.0)]))
+        for _ in range(200)
+    ]
     assert np.mean(called) < 0.06
 
 
@@ -153,10 +201,12 @@ def test_the_interval_covers_and_a_rise_is_seldom_claimed_of_drift(
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
 def test_the_size_that_is_named_is_found_eight_times_in_ten(seeds: int) -> None:
-    """Under the noise that is hardest for one lineage, a random walk, and typical interval widths.
-    """
+    """Under the noise that is hardest for one lineage, a random walk, and typical interval widths."""
     rng = np.random.default_rng(seeds)
-    noise = [[rng.normal(size=(25, 1)).cumsum(axis=0)[np.array(QUICK) - 1] for _ in range(seeds)] for _ in range(800)]
+    noise = [
+        [rng.normal(size=(25, 1)).cumsum(axis=0)[np.array(QUICK) - 1] for _ in range(seeds)]
+        for _ in range(800)
+    ]
     size = np.median([trends.trend(QUICK, tables).resolvable for tables in noise])
     rise = size * np.log2(QUICK)[:, None]
     found = [trends.trend(QUICK, [table + rise for table in tables]).rises for tables in noise]
@@ -178,15 +228,29 @@ bounds = st.floats(-3, 3) | st.sampled_from([0.004, -0.004, 0.006, -0.006, math.
 
 @given(*[bounds] * 4, st.sampled_from([1, 2, 3, 5]))
 @settings(deadline=None)
-def test_a_verdict_says_what_the_intervals_beside_it_say(a: float, b: float, c: float, d: float, seeds: int) -> None:
+def test_a_verdict_says_what_the_intervals_beside_it_say(
+    a: float, b: float, c: float, d: float, seeds: int
+) -> None:
     def of(one: float, other: float) -> trends.Trend:
         low, high = sorted((one, other))
         low, high = (math.nan, math.nan) if math.isnan(one + other) else (low, high)
-        return trends.Trend(8, seeds, 10, "log2 length", 0.1, (one + other) / 2 if low == low else 0.5, low, high, high - low)
+        return trends.Trend(
+            8,
+            seeds,
+            10,
+            "log2 length",
+            0.1,
+            (one + other) / 2 if low == low else 0.5,
+            low,
+            high,
+            high - low,
+        )
 
     made = curves.summarise([simulated(np.random.default_rng(0), 0.0, 4, s) for s in range(seeds)])
     text = verdict(replace(made, gain=of(a, b), accuracy=of(c, d)))
-    printed = re.findall(r"95 % ([+-][\d.]+) to ([+-][\d.]+)", text.split("accuracy +")[0].split("accuracy -")[0])
+    printed = re.findall(
+        r"95 % ([+-][\d.]+) to ([+-][\d.]+)", text.split("accuracy +")[0].split("accuracy -")[0]
+    )
     low, high = map(float, printed[0]) if printed else (math.nan, math.nan)
     assert ("data support a rise of the gain" in text) == (low > 0)
     assert ("data support a fall of the gain" in text) == (high < 0)
@@ -208,7 +272,10 @@ def test_the_gain_sentence_says_what_its_interval_says(mean: float, half: float)
 
 def test_who_a_verdict_speaks_of() -> None:
     rng = np.random.default_rng(5)
-    texts = [verdict(curves.summarise([simulated(rng, 0.2, seed=s) for s in range(n)])) for n in (1, 2, 3)]
+    texts = [
+        verdict(curves.summarise([simulated(rng, 0.2, seed=s) for s in range(n)]))
+        for n in (1, 2, 3)
+    ]
     assert all("The data support a rise of the gain" in text for text in texts)
     assert "one lineage (one seed): it speaks of this ancestor" in texts[0]
     assert "2 seeds: they speak of these ancestors" in texts[1] and "alone" not in texts[2]
@@ -240,26 +307,41 @@ def test_the_mean_gain_of_several_seeds_is_not_surer_than_its_seeds() -> None:
 def test_untrained_ancestors_are_compared_by_gain() -> None:
     """Lineage 0 may have another architecture: 10 points easier from scratch must not look like harm by training."""
     easy, hard = [0.8, 0.7], [0.7, 0.6]
-    points = (generation(0, [0.81, 0.71], easy), generation(1, [0.74, 0.64], hard), generation(2, [0.74, 0.64], hard))
+    points = (
+        generation(0, [0.81, 0.71], easy),
+        generation(1, [0.74, 0.64], hard),
+        generation(2, [0.74, 0.64], hard),
+    )
     effect = curves.summarise([LineageRecord("toy", "full", 0, 2, points)]).effect("lineage 0")
     assert effect is not None and effect.interval.mean == pytest.approx(3.0)
 
 
 def test_diverged_descendants_are_named() -> None:
     whole = simulated(np.random.default_rng(3), rise=0.0)
-    broken = replace(whole.generations[4].inherited, train_loss=((1.0, math.nan),) + whole.generations[4].inherited.train_loss[1:])
+    broken = replace(
+        whole.generations[4].inherited,
+        train_loss=((1.0, math.nan),) + whole.generations[4].inherited.train_loss[1:],
+    )
     points = tuple(replace(g, inherited=broken) if g.lineage == 5 else g for g in whole.generations)
     assert "diverged" not in verdict(curves.summarise([whole]))
-    assert "1 descendant diverged" in verdict(curves.summarise([replace(whole, generations=points)]))
+    assert "1 descendant diverged" in verdict(
+        curves.summarise([replace(whole, generations=points)])
+    )
 
 
 def test_rise_of_accuracy_alone_is_not_a_rise() -> None:
     """Architectures may grow along the lineage: then from-scratch rises too, and the gain does not."""
     rng = np.random.default_rng(4)
     climb = 0.6 + 0.004 * np.arange(25)[:, None] + rng.normal(0, 0.004, (25, 5))
-    points = tuple(generation(t + 1, climb[t], climb[t] + rng.normal(0, 0.01, 5)) for t in range(25))
+    points = tuple(
+        generation(t + 1, climb[t], climb[t] + rng.normal(0, 0.01, 5)) for t in range(25)
+    )
     text = verdict(curves.summarise([LineageRecord("toy", "full", 0, 25, points)]))
-    assert "do not support a rise" in text and "accuracy rises, but the gain" in text and "would have been found 8 times in 10" in text
+    assert (
+        "do not support a rise" in text
+        and "accuracy rises, but the gain" in text
+        and "would have been found 8 times in 10" in text
+    )
 
 
 def test_fall_is_called_a_fall() -> None:
@@ -297,7 +379,12 @@ def test_controls_are_compared_where_they_exist() -> None:
     made = replace(made, generations=points, reference=descent(0, "from-scratch", [0.6, 0.7]))
     summary = curves.summarise([made])
     found = {effect.over: (effect.interval.mean, effect.generations) for effect in summary.effects}
-    expected = {"from-scratch": (10, 4), "shuffled": (6, 1), "lineage 0": (15, 4), "reference": (-5, 4)}
+    expected = {
+        "from-scratch": (10, 4),
+        "shuffled": (6, 1),
+        "lineage 0": (15, 4),
+        "reference": (-5, 4),
+    }
     assert found.keys() == expected.keys()
     assert all(found[name] == pytest.approx(expected[name]) for name in expected)
     assert summary.lengths == (1, 2, 3, 4)
@@ -309,7 +396,10 @@ def test_pooling_uses_the_lengths_that_every_seed_has() -> None:
     assert curves.summarise([long, short]).lengths == (1, 2, 3, 4, 5)
 
 
-@pytest.mark.parametrize(("change", "word"), [({"scenario": "other"}, "other"), ({"settings": {"lr": 2}}, "lr"), ({"seed": 0}, "twice")])
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"scenario": "other"}, "other"), ({"settings": {"lr": 2}}, "lr"), ({"seed": 0}, "twice")],
+)
 def test_what_cannot_be_pooled_is_refused_by_name(change: dict[str, object], word: str) -> None:
     made = simulated(np.random.default_rng(0), 0.0, 3)
     with pytest.raises(UserError, match=word):
@@ -336,7 +426,12 @@ def test_a_lineage_of_no_tasks_has_its_gain_at_length_0_and_no_untrained_ancesto
     alone = LineageRecord("toy", "full", 0, 0, (generation(0, [0.7, 0.8], [0.6, 0.6]),))
     found = curves.summarise([alone])
     effect = found.effect("from-scratch")
-    assert found.measured == 1 and effect is not None and effect.interval.mean == pytest.approx(15) and found.effect("lineage 0") is None
+    assert (
+        found.measured == 1
+        and effect is not None
+        and effect.interval.mean == pytest.approx(15)
+        and found.effect("lineage 0") is None
+    )
     before = curves.summarise([replace(alone, tasks=3)])
     assert before.measured == 0 and before.effect("from-scratch") is None
 
@@ -348,7 +443,10 @@ def test_no_trend_is_drawn_where_none_is_claimed() -> None:
     def dashes(made: LineageRecord) -> list[int]:
         summary = curves.summarise([made])
         panels = figures.evolution_figure([made], summary).axes
-        return [sum(line.get_color() == "black" and line.is_dashed() for line in axes.lines) for axes in panels[:2]]
+        return [
+            sum(line.get_color() == "black" and line.is_dashed() for line in axes.lines)
+            for axes in panels[:2]
+        ]
 
     rng = np.random.default_rng(0)
     assert dashes(simulated(rng, 0.2)) == [0, 3] and dashes(simulated(rng, 0.0)) == [0, 0]

@@ -23,7 +23,16 @@ LAYERS = ("conv1", "conv2", "conv3")
 
 def descent(lineage: int, method: str, start: float) -> Descent:
     accuracy = tuple(start + 0.01 * i + 0.1 / 3 for i in range(3))
-    return Descent(lineage, method, accuracy, accuracy, tuple((a / 2, a) for a in accuracy), ((1.0, 0.5),) * 3, (100,) * 3, (1, 2))
+    return Descent(
+        lineage,
+        method,
+        accuracy,
+        accuracy,
+        tuple((a / 2, a) for a in accuracy),
+        ((1.0, 0.5),) * 3,
+        (100,) * 3,
+        (1, 2),
+    )
 
 
 def lineage(points: int = 4, seed: int = 0) -> LineageRecord:
@@ -31,13 +40,37 @@ def lineage(points: int = 4, seed: int = 0) -> LineageRecord:
     for t in range(points + 1):
         shuffled = descent(t, "shuffled", 0.4) if t % 2 else None
         status = "collapsed" if t == 2 else "selected"
-        pair = descent(t, "inherited", 0.5 + 0.01 * t + 0.001 * seed), descent(t, "from-scratch", 0.45)
+        pair = (
+            descent(t, "inherited", 0.5 + 0.01 * t + 0.001 * seed),
+            descent(t, "from-scratch", 0.45),
+        )
         scores, margin = ((0.5, 0.3, 0.2), 0.03) if t else ((), math.nan)
         alpha = ((1.0, 2.0),) * 3 if t else ()
-        g = Generation(t, ("conv1", "conv3"), LAYERS, scores, alpha, margin, status, "threshold", "8* M", *pair, shuffled)
+        g = Generation(
+            t,
+            ("conv1", "conv3"),
+            LAYERS,
+            scores,
+            alpha,
+            margin,
+            status,
+            "threshold",
+            "8* M",
+            *pair,
+            shuffled,
+        )
         made.append(replace(g, ancestor_accuracy=0.9 - 0.01 * t, forgetting=0.01 * t))
     reference = descent(0, "from-scratch", 0.44)
-    return LineageRecord("toy", "full", seed, 6, tuple(made), reference, {"data": {"split": (6, 2, 2)}}, {"evolve": "0.1"})
+    return LineageRecord(
+        "toy",
+        "full",
+        seed,
+        6,
+        tuple(made),
+        reference,
+        {"data": {"split": (6, 2, 2)}},
+        {"evolve": "0.1"},
+    )
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -45,14 +78,26 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_files_are_all_there_and_the_same_bytes_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_all_there_and_the_same_bytes_every_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = report.write_report([lineage(seed=1), lineage(seed=0)], tmp_path / "a" / "b")
     import matplotlib
 
     monkeypatch.setitem(matplotlib.rcParams, "font.size", 20)
     second = report.write_report([lineage(seed=0), lineage(seed=1)], tmp_path / "c")
-    names = {"curve.png", "curve.svg", "genome.png", "generations.csv", "descendants.csv", "learning.csv", "summary.json"}
-    assert {path.name for path in first} == names == {path.name for path in (tmp_path / "c").iterdir()}
+    names = {
+        "curve.png",
+        "curve.svg",
+        "genome.png",
+        "generations.csv",
+        "descendants.csv",
+        "learning.csv",
+        "summary.json",
+    }
+    assert (
+        {path.name for path in first} == names == {path.name for path in (tmp_path / "c").iterdir()}
+    )
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
     assert matplotlib.rcParams["font.size"] == 20
@@ -64,19 +109,31 @@ def test_tables_hold_exactly_what_was_measured(tmp_path: Path) -> None:
     report.write_report(made, tmp_path)
     points = rows(tmp_path / "generations.csv")
     assert [int(row["lineage"]) for row in points] == [0, 1, 2, 3, 4]
-    assert points[1]["selected"] == "conv1 conv3" and float(points[1]["score conv2"]) == 0.3 and points[0]["margin"] == ""
-    assert float(points[3]["gain"]) == pytest.approx(0.08) and points[2]["shuffled"] == "" and points[2]["status"] == "collapsed"
+    assert (
+        points[1]["selected"] == "conv1 conv3"
+        and float(points[1]["score conv2"]) == 0.3
+        and points[0]["margin"] == ""
+    )
+    assert (
+        float(points[3]["gain"]) == pytest.approx(0.08)
+        and points[2]["shuffled"] == ""
+        and points[2]["status"] == "collapsed"
+    )
     single = rows(tmp_path / "descendants.csv")
     wanted = [row for row in single if row["lineage"] == "3" and row["method"] == "inherited"]
     assert tuple(float(row["accuracy"]) for row in wanted) == made.generations[3].inherited.accuracy
-    assert len(single) == 3 * (5 + 5 + 2 + 1) and {row["lineage"] for row in single if row["method"] == "reference"} == {""}
+    assert len(single) == 3 * (5 + 5 + 2 + 1) and {
+        row["lineage"] for row in single if row["method"] == "reference"
+    } == {""}
     assert len(rows(tmp_path / "learning.csv")) == 2 * len(single)
 
 
 @pytest.mark.usefixtures("no_rendering")
 def test_summary_is_strict_json_with_the_verdict(tmp_path: Path) -> None:
     report.write_report(replace(lineage(), generations=()), tmp_path)
-    summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    summary = json.loads(
+        (tmp_path / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(name)
+    )
     assert "Too few" in summary["verdict"] and summary["summary"]["accuracy"]["slope"] is None
     assert summary["settings"] == {"data": {"split": [6, 2, 2]}}
 
@@ -84,7 +141,10 @@ def test_summary_is_strict_json_with_the_verdict(tmp_path: Path) -> None:
 @pytest.mark.parametrize("points", [0, 1, 2])
 def test_partial_lineages_and_missing_controls_can_be_drawn(tmp_path: Path, points: int) -> None:
     made = lineage(points)
-    bare = tuple(replace(g, shuffled=None, ancestor_accuracy=None, forgetting=None, margin=math.nan) for g in made.generations)
+    bare = tuple(
+        replace(g, shuffled=None, ancestor_accuracy=None, forgetting=None, margin=math.nan)
+        for g in made.generations
+    )
     report.write_report(replace(made, generations=bare, reference=None), tmp_path)
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
@@ -97,13 +157,21 @@ def test_svg_speaks_the_papers_words_and_names_the_interval() -> None:
     axes = figure.axes[0]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert any("inherited learngene, mean and 95 % of 3 descendants" in label for label in labels)
-    assert {"from-scratch, same architecture", "shuffled learngene", "lineage 0: untrained ancestor"} <= set(labels)
+    assert {
+        "from-scratch, same architecture",
+        "shuffled learngene",
+        "lineage 0: untrained ancestor",
+    } <= set(labels)
     begun = replace(lineage(), settings={"ancestor": {"checkpoint": "dino.pth"}})
     legend = figures.evolution_figure([begun], summarise([begun])).axes[0].get_legend()
     assert "lineage 0: pretrained ancestor" in [text.get_text() for text in legend.get_texts()]
     drawn = {line.get_label(): line for line in axes.lines}
     assert drawn["shuffled learngene"].get_ydata() == pytest.approx([44.333333, 44.333333])
-    styles = [(str(line.get_linestyle()), line.get_marker()) for name, line in drawn.items() if name in labels]
+    styles = [
+        (str(line.get_linestyle()), line.get_marker())
+        for name, line in drawn.items()
+        if name in labels
+    ]
     assert len(set(styles)) == len(styles)
     assert "%" in axes.get_ylabel() and "lineage length" in figure.axes[-1].get_xlabel()
 
@@ -119,7 +187,9 @@ def test_genome_marks_what_was_inherited_and_hatches_fallbacks() -> None:
 
 
 @pytest.mark.usefixtures("no_rendering")
-def test_full_disk_is_one_line_and_the_old_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_one_line_and_the_old_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report.write_report(lineage(1), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
@@ -127,7 +197,10 @@ def test_full_disk_is_one_line_and_the_old_file_stays(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"curve\.png: cannot be written \(No space left on device\); free some space") as caught:
+    with pytest.raises(
+        UserError,
+        match=r"curve\.png: cannot be written \(No space left on device\); free some space",
+    ) as caught:
         report.write_report(lineage(3), tmp_path)
     assert "\n" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -145,7 +218,10 @@ def test_a_parquet_column_of_numbers_and_texts_is_one_of_texts():
 
     from evolve.report.files import parquet_bytes
 
-    rows = [{"axis": 10, "value": 1, "x": math.nan}, {"axis": "default", "value": 0.5, "flag": True}]
+    rows = [
+        {"axis": 10, "value": 1, "x": math.nan},
+        {"axis": "default", "value": 0.5, "flag": True},
+    ]
     assert parquet.read_table(BufferReader(parquet_bytes(rows))).to_pylist() == [
         {"axis": "10", "value": 1.0, "x": None, "flag": None},
         {"axis": "default", "value": 0.5, "x": None, "flag": True},
@@ -156,14 +232,32 @@ def test_a_parquet_column_of_numbers_and_texts_is_one_of_texts():
 def course(length: int, number: int) -> dict[str, tuple[float, ...]]:
     """A condensation's curves: ``number`` stretches of three iterations, gradients that fall as 1/T."""
     done = tuple(3.0 * (n + 1) for n in range(number))
-    names = ("classification", "matching", "alpha_mean", "alpha_spread", "alpha_min", "alpha_max", "dead")
-    return {"iteration": done, "gradient": tuple((1 + length) / t for t in done)} | {name: tuple(1 / t for t in done) for name in names}
+    names = (
+        "classification",
+        "matching",
+        "alpha_mean",
+        "alpha_spread",
+        "alpha_min",
+        "alpha_max",
+        "dead",
+    )
+    return {"iteration": done, "gradient": tuple((1 + length) / t for t in done)} | {
+        name: tuple(1 / t for t in done) for name in names
+    }
 
 
 def test_the_condensers_course_is_drawn_where_there_is_one(tmp_path: Path) -> None:
     plain = lineage()
-    followed = replace(plain, generations=tuple(replace(g, history=course(g.lineage, 7)) for g in plain.generations))
-    cka = replace(plain, generations=tuple(replace(g, history={"classification": (1.0, 0.5)}) for g in plain.generations))
+    followed = replace(
+        plain,
+        generations=tuple(replace(g, history=course(g.lineage, 7)) for g in plain.generations),
+    )
+    cka = replace(
+        plain,
+        generations=tuple(
+            replace(g, history={"classification": (1.0, 0.5)}) for g in plain.generations
+        ),
+    )
     with sketches():
         written = report.write_report(cka, tmp_path / "cka")
     assert not {path.name for path in written} & {"convergence.png", "convergence.svg"}

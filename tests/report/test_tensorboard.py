@@ -26,22 +26,46 @@ def small_images(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 def descent(lineage: int, method: str, start: float) -> Descent:
     accuracy = (start, start + 0.1)
-    return Descent(lineage, method, accuracy, accuracy, tuple((a / 2, a) for a in accuracy), ((1.0, 0.5),) * 2, (100,) * 2, (1, 2))
+    return Descent(
+        lineage,
+        method,
+        accuracy,
+        accuracy,
+        tuple((a / 2, a) for a in accuracy),
+        ((1.0, 0.5),) * 2,
+        (100,) * 2,
+        (1, 2),
+    )
 
 
 def generation(t: int, start: float = 0.5) -> Generation:
     pair = descent(t, "inherited", start + 0.01 * t), descent(t, "from-scratch", 0.4)
-    made = Generation(t, ("conv1",), ("conv1", "conv2"), (0.6, 0.4), ((1.0, 2.0), (0.5, 1.0)), 0.1, "selected", "threshold", "8* M", *pair)
+    made = Generation(
+        t,
+        ("conv1",),
+        ("conv1", "conv2"),
+        (0.6, 0.4),
+        ((1.0, 2.0), (0.5, 1.0)),
+        0.1,
+        "selected",
+        "threshold",
+        "8* M",
+        *pair,
+    )
     return replace(made, ancestor_accuracy=0.9, forgetting=0.1)
 
 
 def record(lengths: range, seed: int = 3) -> LineageRecord:
     settings = {"ancestor": {"lr": 0.1, "milestones": (0.5,)}}
-    return LineageRecord("toy", "full", seed, 9, tuple(generation(t) for t in lengths), None, settings)
+    return LineageRecord(
+        "toy", "full", seed, 9, tuple(generation(t) for t in lengths), None, settings
+    )
 
 
 def read(folder: Path) -> Any:
-    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    accumulator = EventAccumulator(
+        str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0}
+    )
     accumulator.Reload()
     return accumulator
 
@@ -58,7 +82,9 @@ def test_what_is_read_back_is_the_curve(tmp_path: Path) -> None:
     back = read(tmp_path)
     assert [event.step for event in back.Images("genome")] == [3]
     assert {"genome", "alpha", "learning curves"} <= set(back.Tags()["images"])
-    assert {"controls/from-scratch", "each descendant/2", "ancestor/forgetting"} <= set(back.Tags()["scalars"])
+    assert {"controls/from-scratch", "each descendant/2", "ancestor/forgetting"} <= set(
+        back.Tags()["scalars"]
+    )
 
 
 def test_layout_names_only_tags_that_exist_and_draws_the_interval(tmp_path: Path) -> None:
@@ -66,7 +92,9 @@ def test_layout_names_only_tags_that_exist_and_draws_the_interval(tmp_path: Path
     back = read(tmp_path)
     layout = layout_pb2.Layout()
     layout.ParseFromString(back.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
-    margins = [s for category in layout.category for chart in category.chart for s in chart.margin.series]
+    margins = [
+        s for category in layout.category for chart in category.chart for s in chart.margin.series
+    ]
     assert len(margins) == 2
     for series in margins:
         assert {series.value, series.lower, series.upper} <= set(back.Tags()["scalars"])
@@ -104,7 +132,11 @@ def test_running_tensorboard_follows_a_resume(tmp_path: Path) -> None:
     with Board(tmp_path, record(range(1, 3))) as again:
         again.add(generation(3, 0.6))
     watching.Reload()
-    assert [(e.step, round(e.value, 4)) for e in watching.Scalars("descendants/mean")] == [(1, 56.0), (2, 57.0), (3, 68.0)]
+    assert [(e.step, round(e.value, 4)) for e in watching.Scalars("descendants/mean")] == [
+        (1, 56.0),
+        (2, 57.0),
+        (3, 68.0),
+    ]
 
 
 def test_generations_that_come_out_of_order_are_shown_in_order(tmp_path: Path) -> None:
@@ -119,12 +151,19 @@ def test_generations_that_come_out_of_order_are_shown_in_order(tmp_path: Path) -
 
 
 def test_only_our_files_are_removed(tmp_path: Path) -> None:
-    names = ("events.out.tfevents.1.host.1.0", "notes.evolve", "deep/events.out.tfevents.1.h.1.0.evolve")
+    names = (
+        "events.out.tfevents.1.host.1.0",
+        "notes.evolve",
+        "deep/events.out.tfevents.1.h.1.0.evolve",
+    )
     foreign = [tmp_path / name for name in names]
     (tmp_path / "deep").mkdir()
     for path in foreign:
         path.write_bytes(b"theirs")
-    ours = [tmp_path / "events.out.tfevents.1.host.1.0.evolve", tmp_path / "events.out.tfevents.2.host.1.0.evolve"]
+    ours = [
+        tmp_path / "events.out.tfevents.1.host.1.0.evolve",
+        tmp_path / "events.out.tfevents.2.host.1.0.evolve",
+    ]
     ours[0].write_bytes(b"")
     os.utime(ours[0], (1, 1))
     ours[1].write_bytes(b"points of a killed run")
@@ -134,10 +173,22 @@ def test_only_our_files_are_removed(tmp_path: Path) -> None:
 
 
 def test_fixed_selection_and_missing_numbers_are_left_out(tmp_path: Path) -> None:
-    bare = replace(generation(1), alpha=(), scores=(), margin=math.nan, ancestor_accuracy=None, forgetting=None, status="fixed")
+    bare = replace(
+        generation(1),
+        alpha=(),
+        scores=(),
+        margin=math.nan,
+        ancestor_accuracy=None,
+        forgetting=None,
+        status="fixed",
+    )
     write_tensorboard(replace(record(range(0)), generations=(bare,)), tmp_path)
     tags = read(tmp_path).Tags()
-    assert "alpha" not in tags["images"] and "learngene/margin" not in tags["scalars"] and "ancestor/forgetting" not in tags["scalars"]
+    assert (
+        "alpha" not in tags["images"]
+        and "learngene/margin" not in tags["scalars"]
+        and "ancestor/forgetting" not in tags["scalars"]
+    )
     assert scalars(bare)["descendants/mean"] == pytest.approx(56.0)
 
 

@@ -26,7 +26,18 @@ def descent(method: str, *accuracy: float) -> Descent:
 def generation(t: int, status: str = "selected") -> Generation:
     layers = tuple(f"conv{i}" for i in range(1, 14))
     pair = descent("inherited", 0.6, 0.7), descent("from-scratch", 0.55, 0.66)
-    made = Generation(t, ("conv1", "conv11", "conv12", "conv13"), layers, (), (), 0.01234, status, "threshold", "", *pair)
+    made = Generation(
+        t,
+        ("conv1", "conv11", "conv12", "conv13"),
+        layers,
+        (),
+        (),
+        0.01234,
+        status,
+        "threshold",
+        "",
+        *pair,
+    )
     return replace(made, ancestor_accuracy=0.5)
 
 
@@ -39,7 +50,14 @@ class Terminal(io.StringIO):
 
 def drawn(display: Display, width: int, height: int) -> list[str]:
     screen = Screen(display, io.StringIO())
-    screen.console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None, markup=False)
+    screen.console = Console(
+        file=io.StringIO(),
+        width=width,
+        height=height,
+        force_terminal=True,
+        color_system=None,
+        markup=False,
+    )
     with screen.console.capture() as captured:
         screen.console.print(screen.draw())
     return captured.get().splitlines()
@@ -47,7 +65,11 @@ def drawn(display: Display, width: int, height: int) -> list[str]:
 
 def test_compact_names() -> None:
     assert compact(["conv1", "conv11", "conv12", "conv13"]) == "1 11-13"
-    assert compact(["conv2", "conv1"]) == "1 2" and compact([]) == "none" and compact(["stem", "block3"]) == "stem 3"
+    assert (
+        compact(["conv2", "conv1"]) == "1 2"
+        and compact([]) == "none"
+        and compact(["stem", "block3"]) == "stem 3"
+    )
     assert compact([f"conv{i}" for i in range(1, 40, 2)], 12) == "1 3 5 7 9 1…"
 
 
@@ -68,7 +90,10 @@ def test_row_in_percent_with_intervals_and_the_status_said() -> None:
     assert Interval(0.5, math.nan, math.nan, 1).percent() == "50.00"
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (99, "99 s"), (100, "2 min"), (12000, "3 h 20 min"), (400000, "4 d 15 h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (99, "99 s"), (100, "2 min"), (12000, "3 h 20 min"), (400000, "4 d 15 h")],
+)
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
@@ -98,12 +123,17 @@ def test_plain_output_is_lines_without_control_characters() -> None:
     text = stream.getvalue()
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text)
     assert len(text.splitlines()) == 3 and "[red]x[/red]" in text
-    assert "lineage 1/25: layers 1 11-13" in text and "gain over from-scratch +4.50 ± 6.35 points" in text
+    assert (
+        "lineage 1/25: layers 1 11-13" in text
+        and "gain over from-scratch +4.50 ± 6.35 points" in text
+    )
 
 
 def test_stream_that_cannot_show_the_characters_gets_others() -> None:
     raw = io.BytesIO()
-    with Display("toy", "full", 0, "runs/tö", io.TextIOWrapper(raw, encoding="ascii", write_through=True)) as display:
+    with Display(
+        "toy", "full", 0, "runs/tö", io.TextIOWrapper(raw, encoding="ascii", write_through=True)
+    ) as display:
         display.generation(generation(1), 25)
         text = raw.getvalue().decode("ascii")
     assert "+4.50 +- 6.35" in text
@@ -121,19 +151,27 @@ def test_screen_fits_any_terminal(width: int, height: int, stages: int) -> None:
     assert len(lines) < height and max(len(line) for line in lines) <= width
     shown = [int(line.split()[0]) for line in lines if re.match(r"\s*\d+\s", line)]
     assert len(shown) >= 2 and shown == list(range(26 - len(shown), 26))
-    assert sum("full-ancestor" in line for line in lines) == min(stages, sum("%" in line and "epoch" in line for line in lines))
+    assert sum("full-ancestor" in line for line in lines) == min(
+        stages, sum("%" in line and "epoch" in line for line in lines)
+    )
 
 
 def test_eighty_columns_show_every_cell_whole() -> None:
     display = Display("toy", "quick", 0, "runs", io.StringIO(), live=False)
     display.generation(generation(25, "collapsed"), 25)
     text = "\n".join(drawn(display, 80, 24))
-    assert all(cell in text for cell in (*row(generation(25, "collapsed")), *HEADINGS)) and "…" not in text
+    assert (
+        all(cell in text for cell in (*row(generation(25, "collapsed")), *HEADINGS))
+        and "…" not in text
+    )
 
 
 def test_live_terminal_is_given_back_and_keeps_the_table() -> None:
     stream = Terminal()
-    with pytest.raises(KeyboardInterrupt), Display("toy", "full", 0, "runs", stream, live=True) as display:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Display("toy", "full", 0, "runs", stream, live=True) as display,
+    ):
         display.notice("a [bold] notice")
         for t in range(40):
             display.generation(generation(t), 40)

@@ -40,10 +40,21 @@ TWO = "0, GPU-aaaa-1, 70000, 81559, H100\n1, GPU-bbbb-2, 3000, 81559, H100"
 
 def test_all_gpus_are_found_with_what_is_free(smi):
     smi(TWO)
-    assert gpus.visible() == [Gpu("GPU-aaaa-1", 70000 << 20, 81559 << 20, "H100"), Gpu("GPU-bbbb-2", 3000 << 20, 81559 << 20, "H100")]
+    assert gpus.visible() == [
+        Gpu("GPU-aaaa-1", 70000 << 20, 81559 << 20, "H100"),
+        Gpu("GPU-bbbb-2", 3000 << 20, 81559 << 20, "H100"),
+    ]
 
 
-@pytest.mark.parametrize("wanted, names", [("1", ["GPU-bbbb-2"]), ("1,0", ["GPU-bbbb-2", "GPU-aaaa-1"]), ("GPU-aaaa", ["GPU-aaaa-1"]), ("", [])])
+@pytest.mark.parametrize(
+    "wanted, names",
+    [
+        ("1", ["GPU-bbbb-2"]),
+        ("1,0", ["GPU-bbbb-2", "GPU-aaaa-1"]),
+        ("GPU-aaaa", ["GPU-aaaa-1"]),
+        ("", []),
+    ],
+)
 def test_only_those_that_the_user_shows(smi, monkeypatch, wanted, names):
     smi(TWO)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wanted)
@@ -69,7 +80,10 @@ def test_a_slice_of_a_gpu_is_left_to_torch(smi, monkeypatch):
     assert gpus.visible() == []
 
 
-@pytest.mark.parametrize("text, code", [("Failed to initialize NVML", 255), ("0, GPU-a, [N/A], [N/A], X", 0), ("nonsense", 0)])
+@pytest.mark.parametrize(
+    "text, code",
+    [("Failed to initialize NVML", 255), ("0, GPU-a, [N/A], [N/A], X", 0), ("nonsense", 0)],
+)
 def test_an_nvidia_smi_that_does_not_answer_is_no_error(smi, text, code):
     smi(text, code)
     assert gpus.visible() == []
@@ -81,25 +95,55 @@ def test_without_nvidia_smi_there_are_none(monkeypatch, tmp_path):
 
 
 def test_as_many_workers_as_the_free_memory_holds_in_turn():
-    found = [Gpu("a", 70 * GIB, 80 * GIB), Gpu("b", 25 * GIB, 80 * GIB), Gpu("c", 1 * GIB, 80 * GIB)]
+    found = [
+        Gpu("a", 70 * GIB, 80 * GIB),
+        Gpu("b", 25 * GIB, 80 * GIB),
+        Gpu("c", 1 * GIB, 80 * GIB),
+    ]
     names = [place["CUDA_VISIBLE_DEVICES"] for place in gpus.places(found, 10 * GIB, 16)]
-    assert names == ["a", "b", "c", "a", "b", "a", "a"]  # c has one worker though hardly anything is free, a no more than MOST
-    assert [place["CUDA_VISIBLE_DEVICES"] for place in gpus.places(found, 10 * GIB, 2)] == ["a", "b"]
+    assert names == [
+        "a",
+        "b",
+        "c",
+        "a",
+        "b",
+        "a",
+        "a",
+    ]  # c has one worker though hardly anything is free, a no more than MOST
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in gpus.places(found, 10 * GIB, 2)] == [
+        "a",
+        "b",
+    ]
 
 
 def test_the_workers_of_a_gpu_never_take_more_than_is_free():
-    for gpu, need in ((Gpu("a", free * GIB, 80 * GIB), need * GIB) for free, need in ((40, 9), (40, 15), (40, 39), (6, 1.4))):
+    for gpu, need in (
+        (Gpu("a", free * GIB, 80 * GIB), need * GIB)
+        for free, need in ((40, 9), (40, 15), (40, 39), (6, 1.4))
+    ):
         mine = gpus.places([gpu], need, 16)
-        assert sum(float(place[PART]) * gpu.total + CONTEXT_BYTES for place in mine) <= gpu.free * 1.001
+        assert (
+            sum(float(place[PART]) * gpu.total + CONTEXT_BYTES for place in mine)
+            <= gpu.free * 1.001
+        )
         assert all(float(place[PART]) * gpu.total + CONTEXT_BYTES >= need * 0.999 for place in mine)
 
 
 def test_a_wider_network_and_larger_images_need_more():
     found = [Gpu("a", 70 * GIB, 80 * GIB)]
-    quick, paper = (scenario.load("cifar-seq25", profile).settings for profile in ("quick", "paper"))
-    assert CONTEXT_BYTES < gpus.bytes_each(quick, 0, found) < gpus.bytes_each(paper, 0, found) < 80 * GIB
+    quick, paper = (
+        scenario.load("cifar-seq25", profile).settings for profile in ("quick", "paper")
+    )
+    assert (
+        CONTEXT_BYTES
+        < gpus.bytes_each(quick, 0, found)
+        < gpus.bytes_each(paper, 0, found)
+        < 80 * GIB
+    )
     assert gpus.bytes_each(quick, GIB, found) == gpus.bytes_each(quick, 0, found) + GIB
-    assert gpus.bytes_each(quick, 21 * GIB, found) == gpus.bytes_each(quick, 0, found), "images that stay off the GPU"
+    assert gpus.bytes_each(quick, 21 * GIB, found) == gpus.bytes_each(quick, 0, found), (
+        "images that stay off the GPU"
+    )
 
 
 def test_a_large_batch_of_the_ancestor_or_the_condenser_counts():
@@ -114,9 +158,18 @@ def test_a_large_batch_of_the_ancestor_or_the_condenser_counts():
 
 def test_every_worker_sees_its_own_gpu(tmp_path):
     stages = [make(f"stage {number}", "see_gpu") for number in range(6)]
-    run_stages(lambda: stages, tmp_path / "store", "engine_stages:perform", {}, Local(gpus.spread([Gpu("a", 1, 1), Gpu("b", 1, 1)], 3)), lambda event: None)
+    run_stages(
+        lambda: stages,
+        tmp_path / "store",
+        "engine_stages:perform",
+        {},
+        Local(gpus.spread([Gpu("a", 1, 1), Gpu("b", 1, 1)], 3)),
+        lambda event: None,
+    )
     store = Store(tmp_path / "store", pytest.fail)
-    seen = {record["pid"]: record["gpu"] for record in (store.get(stage.key).record for stage in stages)}
+    seen = {
+        record["pid"]: record["gpu"] for record in (store.get(stage.key).record for stage in stages)
+    }
     assert sorted(seen.values()) in (["a", "a", "b"], ["a", "b"])
 
 
@@ -127,11 +180,19 @@ def test_a_worker_keeps_to_its_share(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", asked.append)
     repeatable(torch.device("cpu"))
     monkeypatch.setenv(PART, "0.2500")
-    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    before = (
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
+    )
     try:
         repeatable(torch.device("cuda"))
     finally:
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        (
+            torch.backends.cudnn.deterministic,
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cuda.matmul.allow_tf32,
+        ) = before
         for name in ("flash", "mem_efficient", "cudnn"):
             getattr(torch.backends.cuda, f"enable_{name}_sdp")(True)
     assert asked == [0.25]

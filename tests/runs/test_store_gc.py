@@ -32,18 +32,31 @@ from evolve.lineage.world import World, ancestor_plan, facts, world_of
 from evolve.runs.garbage import census, contents, garbage, references, remove, size_of
 from evolve.runs.referrers import cards, register
 
-SETTINGS = Settings(name="tiny", stream=StreamSettings(tasks=2), ancestor=AncestorSettings(width=1 / 16, strategy_args={"mem_size": 9}))
+SETTINGS = Settings(
+    name="tiny",
+    stream=StreamSettings(tasks=2),
+    ancestor=AncestorSettings(width=1 / 16, strategy_args={"mem_size": 9}),
+)
 
 
 def a_world(seed: int = 0, **condense: Any) -> World:
     settings = replace(SETTINGS, condense=CondenseSettings(**condense))
-    return World(settings, seed, "images", tuple(range(64)), tuple(range(64, 80)), tuple(range(80, 100)))
+    return World(
+        settings, seed, "images", tuple(range(64)), tuple(range(64, 80)), tuple(range(80, 100))
+    )
 
 
 def a_run(folder: Path, store: Store, world: World) -> None:
     """A run folder and its card as `evolve run` leaves them."""
     folder.mkdir(parents=True, exist_ok=True)
-    rest = {"scenario": "tiny", "profile": "paper", "store": str(store.root), "data_dir": None, "versions": {}, "command": []}
+    rest = {
+        "scenario": "tiny",
+        "profile": "paper",
+        "store": str(store.root),
+        "data_dir": None,
+        "versions": {},
+        "command": [],
+    }
     (folder / "run.json").write_text(json.dumps(facts(world) | rest))
     register(store, folder, world, begun=True)
 
@@ -57,7 +70,12 @@ def fill(store: Store, world: World) -> dict[str, Stage]:
         stages = {stage.key: stage for stage in lineage(world, store.record)}
         for stage in stages.values():
             record = gene if stage.kind == "condense" else {"label": stage.label}
-            store.put(stage, record, {"ancestor": {"w": torch.ones(10)}} if stage.kind == "accumulate" else {}, {})
+            store.put(
+                stage,
+                record,
+                {"ancestor": {"w": torch.ones(10)}} if stage.kind == "accumulate" else {},
+                {},
+            )
     return stages
 
 
@@ -76,7 +94,9 @@ def two(store: Store) -> Iterator[tuple[dict[str, Stage], dict[str, Stage]]]:
 
 
 def keys(store: Store) -> set[str]:
-    return {item.key for item in contents(store) if item.path.parent.parent.parent.name == "results"}
+    return {
+        item.key for item in contents(store) if item.path.parent.parent.parent.name == "results"
+    }
 
 
 def command(*words: str) -> str:
@@ -91,13 +111,20 @@ def test_a_card_reads_back_as_the_same_world(store: Store) -> None:
     world = replace(a_world(3), reference=True, checkpoint="c0ffee")
     register(store, Path("somewhere"), world)
     (card,) = cards(store)
-    assert world_of(card.facts, "card") == world and card.folder == Path("somewhere").resolve() and card.ours and card.young
+    assert (
+        world_of(card.facts, "card") == world
+        and card.folder == Path("somewhere").resolve()
+        and card.ours
+        and card.young
+    )
     register(store, Path("somewhere"), world, begun=True)
     (card,) = cards(store)
     assert not card.young
 
 
-def test_a_card_is_good_after_store_and_run_have_moved_together(store: Store, tmp_path: Path) -> None:
+def test_a_card_is_good_after_store_and_run_have_moved_together(
+    store: Store, tmp_path: Path
+) -> None:
     a_run(store.root.parent / "batch" / "case", store, a_world(1))
     shutil.move(store.root.parent, tmp_path / "moved")
     moved = Store(tmp_path / "moved" / "store")
@@ -106,7 +133,9 @@ def test_a_card_is_good_after_store_and_run_have_moved_together(store: Store, tm
     assert census(moved).runs == [] and len(census(moved).vanished) == 1
 
 
-def test_a_card_counts_while_its_run_is_there_or_may_soon_be(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_counts_while_its_run_is_there_or_may_soon_be(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def judged() -> list[str]:
         found = census(store)
         return [run.note for run in found.runs] + ["gone"] * len(found.vanished)
@@ -131,7 +160,9 @@ def test_a_card_counts_while_its_run_is_there_or_may_soon_be(store: Store, tmp_p
 # What goes
 
 
-def test_gc_removes_exactly_what_no_run_refers_to(store: Store, two: tuple[dict[str, Stage], dict[str, Stage]]) -> None:
+def test_gc_removes_exactly_what_no_run_refers_to(
+    store: Store, two: tuple[dict[str, Stage], dict[str, Stage]]
+) -> None:
     first, second = two
     assert first.keys() & second.keys() and first.keys() - second.keys()
     assert garbage(store, census(store)) == []
@@ -145,13 +176,19 @@ def test_gc_removes_exactly_what_no_run_refers_to(store: Store, two: tuple[dict[
     assert list((store.root / "tmp").iterdir()) == []
 
 
-def test_leftovers_go_and_what_is_wanted_stays(store: Store, two: tuple[dict[str, Stage], dict[str, Stage]], tmp_path: Path) -> None:
+def test_leftovers_go_and_what_is_wanted_stays(
+    store: Store, two: tuple[dict[str, Stage], dict[str, Stage]], tmp_path: Path
+) -> None:
     wanted = next(iter(two[0]))
     for key in (wanted, "0" * 40):
         store.checkpoint(key).save({"w": torch.ones(3)}, {})
         store.log(key).write_text("trouble")
     (store.root / "damaged" / "x-1").mkdir()
-    for name in ("glyphs-32-0123456789abcdef", "cifar100-32-0123456789abcdef", ".glyphs-64-0123456789abcdef.part"):
+    for name in (
+        "glyphs-32-0123456789abcdef",
+        "cifar100-32-0123456789abcdef",
+        ".glyphs-64-0123456789abcdef.part",
+    ):
         (store.root / "images" / name).mkdir(parents=True)
         (store.root / "images" / name / "pixels.npy").write_bytes(b"123")
     shown = garbage(store, census(store))
@@ -166,18 +203,33 @@ def test_leftovers_go_and_what_is_wanted_stays(store: Store, two: tuple[dict[str
     assert garbage(store, census(store)) == []
 
 
-def test_imports_and_their_learngenes_stay_unless_all_is_said(store: Store, two: tuple[dict[str, Stage], dict[str, Stage]]) -> None:
+def test_imports_and_their_learngenes_stay_unless_all_is_said(
+    store: Store, two: tuple[dict[str, Stage], dict[str, Stage]]
+) -> None:
     imported = Stage("import", "import", {"content": "x", "inputs": {}}, {})
-    gene = Stage("condense", "of import", {"inputs": {"ancestor": imported.key}}, {"ancestor": imported.key})
+    gene = Stage(
+        "condense", "of import", {"inputs": {"ancestor": imported.key}}, {"ancestor": imported.key}
+    )
     ancestor = next(stage for stage in two[0].values() if stage.kind == "accumulate")
-    other = Stage("condense", "other settings", {"inputs": {"ancestor": ancestor.key}}, {"ancestor": ancestor.key})
+    other = Stage(
+        "condense",
+        "other settings",
+        {"inputs": {"ancestor": ancestor.key}},
+        {"ancestor": ancestor.key},
+    )
     for made in (imported, gene, other):
         store.put(made, {}, {}, {})
     assert {item.key for item in garbage(store, census(store))} == {other.key}
-    assert {item.key for item in garbage(store, census(store), everything=True)} == {other.key, gene.key, imported.key}
+    assert {item.key for item in garbage(store, census(store), everything=True)} == {
+        other.key,
+        gene.key,
+        imported.key,
+    }
 
 
-def test_nothing_goes_while_a_run_cannot_be_read_or_none_is_known(store: Store, two: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_goes_while_a_run_cannot_be_read_or_none_is_known(
+    store: Store, two: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(store.root.parent.parent)
     file = store.root.parent / "a" / "run.json"
     whole = file.read_text()
@@ -199,7 +251,9 @@ def test_nothing_goes_while_a_run_cannot_be_read_or_none_is_known(store: Store, 
     assert keys(store) == held
 
 
-def test_what_is_being_computed_is_skipped(store: Store, two: tuple[dict[str, Stage], dict[str, Stage]]) -> None:
+def test_what_is_being_computed_is_skipped(
+    store: Store, two: tuple[dict[str, Stage], dict[str, Stage]]
+) -> None:
     shutil.rmtree(store.root.parent / "a")
     shown = garbage(store, census(store))
     with store.lock(shown[0].key):
@@ -216,13 +270,21 @@ def test_a_run_that_opens_the_store_while_gc_waits_for_an_answer_loses_nothing(
     third = fill(store, a_world(method="similarity"))
     shutil.rmtree(store.root.parent / "a")
     script = "import sys; from evolve.cli.main import main; sys.argv[1:] = ['store', 'gc']; main()"
-    place = {"cwd": store.root.parent.parent, "env": environment(), "text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    place = {
+        "cwd": store.root.parent.parent,
+        "env": environment(),
+        "text": True,
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+    }
     gc: subprocess.Popen[str] = subprocess.Popen([sys.executable, "-c", script], **place)  # type: ignore[call-overload]
     seen = ""
     while not seen.endswith("[y/N]:"):
         assert (letter := gc.stdout.read(1)), seen
         seen += letter
-    register(store, store.root.parent / "again", a_world())  # run a, begun anew; its folder is not written yet
+    register(
+        store, store.root.parent / "again", a_world()
+    )  # run a, begun anew; its folder is not written yet
     said, _ = gc.communicate("y\n", timeout=60)
     assert gc.returncode == 0 and "kept" in said
     assert keys(store) == two[0].keys() | two[1].keys() and third.keys() - keys(store)
@@ -244,7 +306,9 @@ def test_a_run_that_opens_the_store_while_things_are_removed_waits(store: Store)
     assert order == ["removed", "registered"]
 
 
-def test_a_gc_killed_anywhere_leaves_whole_results(store: Store, two: tuple[dict[str, Stage], dict[str, Stage]]) -> None:
+def test_a_gc_killed_anywhere_leaves_whole_results(
+    store: Store, two: tuple[dict[str, Stage], dict[str, Stage]]
+) -> None:
     shutil.rmtree(store.root.parent / "a")
     kept = two[1].keys()
     killed = []
@@ -265,19 +329,29 @@ def test_a_gc_killed_anywhere_leaves_whole_results(store: Store, two: tuple[dict
 # The screens
 
 
-def test_the_listing_counts_shared_bytes_once(store: Store, two: tuple[dict[str, Stage], dict[str, Stage]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_listing_counts_shared_bytes_once(
+    store: Store, two: tuple[dict[str, Stage], dict[str, Stage]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(store.root.parent.parent)
     monkeypatch.setenv("COLUMNS", "200")
     first, second = two
     said = command()
-    rows = {line.split()[-1]: line.split() for line in said.splitlines() if line[0].isdigit() and " runs/" in line}
+    rows = {
+        line.split()[-1]: line.split()
+        for line in said.splitlines()
+        if line[0].isdigit() and " runs/" in line
+    }
     assert rows["runs/a"][0] == str(len(first)) and rows["runs/b"][0] == str(len(second))
-    assert f"{len(first.keys() & second.keys())} " in next(line for line in said.splitlines() if "stored once" in line)
+    assert f"{len(first.keys() & second.keys())} " in next(
+        line for line in said.splitlines() if "stored once" in line
+    )
     assert next(line for line in said.splitlines() if "of no run" in line).startswith("0 ")
     assert "nothing that no run refers to" in command("gc")
 
 
-def test_gc_asks_and_a_dry_run_does_not_even(store: Store, two: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gc_asks_and_a_dry_run_does_not_even(
+    store: Store, two: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(store.root.parent.parent)
     shutil.rmtree(store.root.parent / "a")
     held = keys(store)
@@ -293,6 +367,11 @@ def test_a_mistyped_store_is_not_made(tmp_path: Path) -> None:
     assert not (tmp_path / "sotre").exists()
 
 
-def test_every_reference_is_named_by_its_run(store: Store, two: tuple[dict[str, Stage], dict[str, Stage]]) -> None:
+def test_every_reference_is_named_by_its_run(
+    store: Store, two: tuple[dict[str, Stage], dict[str, Stage]]
+) -> None:
     named = references(store, census(store).runs)
-    assert named[store.root.parent / "a"].keys() == two[0].keys() and named[store.root.parent / "b"].keys() == two[1].keys()
+    assert (
+        named[store.root.parent / "a"].keys() == two[0].keys()
+        and named[store.root.parent / "b"].keys() == two[1].keys()
+    )

@@ -49,7 +49,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(place: Path, out: str, *overrides: str) -> Opened:
-    found = tiny.opened(place / "tiny.toml", place / out, place / out.split("/")[0] / "store", *overrides)
+    found = tiny.opened(
+        place / "tiny.toml", place / out, place / out.split("/")[0] / "store", *overrides
+    )
     found.order.out.mkdir(parents=True, exist_ok=True)
     prepare_folder(found, ["evolve"])
     return found
@@ -64,13 +66,27 @@ def finish(run: Opened) -> list[str]:
 
 def whole(run: Opened) -> list[int]:
     """The tasks after which the snapshot is whole; every one has its record."""
-    found = [(stage.recipe["task"], run.store.get(stage.key)) for stage in run.stages() if stage.kind == "accumulate"]
+    found = [
+        (stage.recipe["task"], run.store.get(stage.key))
+        for stage in run.stages()
+        if stage.kind == "accumulate"
+    ]
     assert all(result is not None for _, result in found)
     return [task for task, result in found if result is not None and not result.thinned]
 
 
 def numbers(run: Opened) -> list[bytes]:
-    return [(run.order.out / name).read_bytes() for name in ("generations.csv", "descendants.csv", "learning.csv", "summary.json", "curve.svg", "genome.png")]
+    return [
+        (run.order.out / name).read_bytes()
+        for name in (
+            "generations.csv",
+            "descendants.csv",
+            "learning.csv",
+            "summary.json",
+            "curve.svg",
+            "genome.png",
+        )
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +111,10 @@ def record(run: Opened) -> LineageRecord:
 
 def test_a_thinned_run_reports_what_the_whole_one_reports(kept: Opened, thinned: Opened) -> None:
     assert numbers(thinned) == numbers(kept)
-    assert record(thinned).generations == record(kept).generations and len(record(kept).generations) == 5
+    assert (
+        record(thinned).generations == record(kept).generations
+        and len(record(kept).generations) == 5
+    )
     with sketches():
         write_report([record(thinned)], thinned.order.out)  # from the store as it is now
     assert numbers(thinned) == numbers(kept)
@@ -105,13 +124,22 @@ def test_keep_changes_no_key(kept: Opened, thinned: Opened) -> None:
     assert [stage.key for stage in kept.stages()] == [stage.key for stage in thinned.stages()]
 
 
-def test_another_condenser_on_thinned_snapshots_gets_the_same_numbers(place: Path, kept: Opened, thinned: Opened) -> None:
+def test_another_condenser_on_thinned_snapshots_gets_the_same_numbers(
+    place: Path, kept: Opened, thinned: Opened
+) -> None:
     other = ("condense.method=random", "condense.top_k=3")
     expected = opened(place, "kept/random", *other)
     finish(expected)
     run = opened(place, "thinned/random", *other, 'ancestor.keep="last"')
     computed: list[str] = []
-    run_stages(run.stages, run.store.root, PERFORM, run.context, 0, lambda event: computed.append(type(event).__name__))
+    run_stages(
+        run.stages,
+        run.store.root,
+        PERFORM,
+        run.context,
+        0,
+        lambda event: computed.append(type(event).__name__),
+    )
     assert whole(run) == [0, 1, 2, 3, 4]  # computed anew on the way
     assert finish(run) != [] and whole(run) == [4]
     assert numbers(run) == numbers(expected)
@@ -122,15 +150,31 @@ def test_only_the_last_whole_one_before_is_gone_back_to(place: Path) -> None:
     run = opened(place, "every/second", "ancestor.keep=2")
     finish(run)
     assert whole(run) == [0, 2, 4]
-    shorter = opened(place, "every/third", "stream.tasks=3", 'ancestor.keep="last"', "condense.method=random", "controls.untrained=false")
+    shorter = opened(
+        place,
+        "every/third",
+        "stream.tasks=3",
+        'ancestor.keep="last"',
+        "condense.method=random",
+        "controls.untrained=false",
+    )
     stages = [stage for stage in shorter.stages() if "3" in stage.label]
     run_stages(lambda: stages, run.store.root, PERFORM, shorter.context, 0, lambda event: None)
     assert whole(run) == [0, 2, 3, 4]  # 3 from 2; 1 was not needed
 
 
 def test_runs_that_keep_differently_do_not_hurt_each_other(place: Path) -> None:
-    everything, sparing = opened(place, "shared/all"), opened(place, "shared/last", 'ancestor.keep="last"')
-    assert finish(sparing) == [] and whole(sparing) == [0, 1, 2, 3, 4]  # the other one keeps them, and has nothing left to compute
+    everything, sparing = (
+        opened(place, "shared/all"),
+        opened(place, "shared/last", 'ancestor.keep="last"'),
+    )
+    assert finish(sparing) == [] and whole(sparing) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]  # the other one keeps them, and has nothing left to compute
     (everything.order.out / "run.json").unlink()
     unfinished = opened(place, "shared/open", "condense.method=random", "ancestor.keep=3")
     assert thin(sparing.store, [sparing.world]) == []  # it still needs every snapshot
@@ -151,18 +195,41 @@ def test_a_run_that_cannot_be_read_keeps_everything(place: Path) -> None:
 
 def test_exporting_a_thinned_snapshot_says_why_not(thinned: Opened, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'after task 1 was thinned \(ancestor.keep = "last"\)'):
-        export(f"{thinned.order.out}@1", tmp_path / "x.safetensors", {"data_dir": None, "store": None, "device": "cpu"}, False)
-    export(f"{thinned.order.out}@4", tmp_path / "x.safetensors", {"data_dir": None, "store": None, "device": "cpu"}, False)
+        export(
+            f"{thinned.order.out}@1",
+            tmp_path / "x.safetensors",
+            {"data_dir": None, "store": None, "device": "cpu"},
+            False,
+        )
+    export(
+        f"{thinned.order.out}@4",
+        tmp_path / "x.safetensors",
+        {"data_dir": None, "store": None, "device": "cpu"},
+        False,
+    )
 
 
-@pytest.mark.parametrize(("value", "good"), [('"all"', True), ('"last"', True), ("3", True), ("0", False), ("true", False), ("2.5", False), ('"some"', False)])
+@pytest.mark.parametrize(
+    ("value", "good"),
+    [
+        ('"all"', True),
+        ('"last"', True),
+        ("3", True),
+        ("0", False),
+        ("true", False),
+        ("2.5", False),
+        ('"some"', False),
+    ],
+)
 def test_what_keep_may_be(place: Path, value: str, good: bool) -> None:
     if good:
         chosen = scenario.load(str(place / "tiny.toml"), "paper", [f"ancestor.keep={value}"])
         (place / "dumped.toml").write_text(toml.dump(chosen.settings))
         assert scenario.load(str(place / "dumped.toml")).settings == chosen.settings
     else:
-        with pytest.raises(UserError, match=r"ancestor.keep = .*all, last, or a number, at least 1"):
+        with pytest.raises(
+            UserError, match=r"ancestor.keep = .*all, last, or a number, at least 1"
+        ):
             scenario.load(str(place / "tiny.toml"), "paper", [f"ancestor.keep={value}"])
 
 
@@ -174,12 +241,32 @@ def said_by(words: Sequence[str], cwd: Path) -> str:
 
 def test_the_command_line_registers_thins_lists_and_collects(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
-    said = said_by(["run", "--scenario", "tiny.toml", "--out", "far/run", "--store", "s", "--set", "ancestor.keep=3"], tmp_path)
+    said = said_by(
+        [
+            "run",
+            "--scenario",
+            "tiny.toml",
+            "--out",
+            "far/run",
+            "--store",
+            "s",
+            "--set",
+            "ancestor.keep=3",
+        ],
+        tmp_path,
+    )
     assert "2 snapshots were thinned" in said
-    assert "far/run" in said_by(["store", "--store", "s"], tmp_path)  # by its card: it does not lie beside the store
-    assert "nothing that no run refers to" in said_by(["store", "gc", "--store", "s", "--yes"], tmp_path)
+    assert "far/run" in said_by(
+        ["store", "--store", "s"], tmp_path
+    )  # by its card: it does not lie beside the store
+    assert "nothing that no run refers to" in said_by(
+        ["store", "gc", "--store", "s", "--yes"], tmp_path
+    )
     said = said_by(["resume", "far/run"], tmp_path)
-    assert "thinned" not in said and json.loads((tmp_path / "far" / "run" / "summary.json").read_text())["summary"]
+    assert (
+        "thinned" not in said
+        and json.loads((tmp_path / "far" / "run" / "summary.json").read_text())["summary"]
+    )
 
 
 def test_opening_the_store_leaves_the_checkpoint_of_a_thinned_result(tmp_path: Path) -> None:

@@ -67,13 +67,17 @@ class DER(Dual, AvalancheDER):
     def state(self) -> State:
         tensors, meta = super().state()
         groups = self.storage_policy.buffer_groups.items()
-        return tensors | {f"{key}.logits": _logits(group.buffer) for key, group in groups if len(group.buffer)}, meta
+        return tensors | {
+            f"{key}.logits": _logits(group.buffer) for key, group in groups if len(group.buffer)
+        }, meta
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         super().restore(tensors, meta)
         for key, group in self.storage_policy.buffer_groups.items():
             if len(group.buffer):
-                rows = FlatData([list(tensors[f"{key}.logits"])], discard_elements_not_in_indices=True)
+                rows = FlatData(
+                    [list(tensors[f"{key}.logits"])], discard_elements_not_in_indices=True
+                )
                 attribute = TensorDataAttribute(rows, name="logits", use_in_getitem=True)
                 group.buffer = make_avalanche_dataset(group.buffer, data_attributes=[attribute])
 
@@ -101,13 +105,18 @@ class ERAML(Dual, ER_AML):
 
     def __init__(self, *, model: Any, arguments: Mapping[str, Any], **common: Any) -> None:
         check_memory("er-aml", arguments["mem_size"], model)
-        super().__init__(model=model, arguments={**arguments, "feature_extractor": model.trunk.embed}, **common)
+        super().__init__(
+            model=model, arguments={**arguments, "feature_extractor": model.trunk.embed}, **common
+        )
         self.aml_criterion.device = self.device
         self.storage_policy = ClassMemory(self.mem_size)
 
     def _before_training_epoch(self, **kwargs: Any) -> None:
         super()._before_training_epoch(**kwargs)
-        groups = {label: rows_of(group.buffer) for label, group in self.storage_policy.buffer_groups.items()}
+        groups = {
+            label: rows_of(group.buffer)
+            for label, group in self.storage_policy.buffer_groups.items()
+        }
         self.pos_neg_loaders = [self._of_one_class(label, rows) for label, rows in groups.items()]
 
     def _of_one_class(self, label: int, rows: Rows) -> Iterator[list[Tensor]]:

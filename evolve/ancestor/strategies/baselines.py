@@ -40,8 +40,15 @@ class CWRStar(Stored, CWRStarPlugin):
         """Rows float32 [classes seen, c] in ``meta``'s order, and how many images each class had."""
         rows = self.model.saved_weights
         tensors = {"rows": torch.stack([torch.from_numpy(row) for row in rows.values()])}
-        return tensors, {"classes": list(rows), "images": [int(self.model.past_j[label]) for label in rows]}
+        return tensors, {
+            "classes": list(rows),
+            "images": [int(self.model.past_j[label]) for label in rows],
+        }
 
-    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
-        for label, row, images in zip(meta["classes"], tensors["rows"], meta["images"], strict=True):
+    def restore(
+        self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
+    ) -> None:
+        for label, row, images in zip(
+            meta["classes"], tensors["rows"], meta["images"], strict=True
+        ):
             self.model.saved_weights[label], self.model.past_j[label] = row.numpy().copy(), images

@@ -18,7 +18,9 @@ class LwF(Stored, LwFPlugin):
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)
-        self._set_classes({str(task): sorted(classes) for task, classes in self.lwf.prev_classes_by_task.items()})
+        self._set_classes(
+            {str(task): sorted(classes) for task, classes in self.lwf.prev_classes_by_task.items()}
+        )
 
     def _set_classes(self, classes: Mapping[str, list[int]]) -> None:
         """A set's order depends on how it was filled, and the order of a sum on it: fill it the same way always."""
@@ -26,9 +28,16 @@ class LwF(Stored, LwFPlugin):
             self.lwf.prev_classes_by_task[int(task)] = set(labels)
 
     def state(self) -> State:
-        return {}, {"classes": {str(task): sorted(classes) for task, classes in self.lwf.prev_classes_by_task.items()}}
+        return {}, {
+            "classes": {
+                str(task): sorted(classes)
+                for task, classes in self.lwf.prev_classes_by_task.items()
+            }
+        }
 
-    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
+    ) -> None:
         self._set_classes(meta["classes"])
         self.lwf.expcount = strategy.clock.train_exp_counter
         self.lwf.prev_model = copy.deepcopy(strategy.model)
@@ -52,7 +61,9 @@ class LFL(Stored, LFLPlugin):
         model.train()
         return features
 
-    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
+    ) -> None:
         """The teacher is the ancestor as the last task left it, so it is not stored again."""
         self.after_training_exp(strategy)
 
@@ -69,7 +80,9 @@ class FeatureDistillation(Stored, FeatureDistillationPlugin):
         for head in (strategy.model.trunk.head, *getattr(strategy.model, "heads", ())):
             head.register_forward_pre_hook(catch)
 
-    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
+    ) -> None:
         self.prev_model = copy.deepcopy(strategy.model)
         self.prev_model.train()
 

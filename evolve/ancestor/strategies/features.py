@@ -40,9 +40,15 @@ class FeatureReplay(ResidentStrategy, AvalancheFeatureReplay):
         head: nn.Linear = model.trunk.head
         # Avalanche takes the last layer away, which the ancestor needs: it gets another name for it to take.
         model.__dict__["last"] = head
-        super().__init__(model=model, arguments={**arguments, "last_layer_name": "last", "criterion": _Seen()}, **common)
+        super().__init__(
+            model=model,
+            arguments={**arguments, "last_layer_name": "last", "criterion": _Seen()},
+            **common,
+        )
         model.__dict__["feature_extractor"] = model.trunk.embed
-        model.__dict__["train_classifier"] = lambda embedded: linear(embedded, head.weight, head.bias)
+        model.__dict__["train_classifier"] = lambda embedded: linear(
+            embedded, head.weight, head.bias
+        )
         head.register_forward_pre_hook(Catch(model))
 
     def _before_training_exp(self, **kwargs: Any) -> None:
@@ -50,8 +56,16 @@ class FeatureReplay(ResidentStrategy, AvalancheFeatureReplay):
         super()._before_training_exp(**kwargs)
 
     def _before_training_epoch(self, **kwargs: Any) -> None:
-        groups = [group.buffer for group in self.storage_policy.buffer_groups.values() if len(group.buffer)]
-        self.replay_loader = self._batches(*map(torch.cat, zip(*map(_columns, groups), strict=True))) if groups else None
+        groups = [
+            group.buffer
+            for group in self.storage_policy.buffer_groups.values()
+            if len(group.buffer)
+        ]
+        self.replay_loader = (
+            self._batches(*map(torch.cat, zip(*map(_columns, groups), strict=True)))
+            if groups
+            else None
+        )
         super()._before_training_epoch(**kwargs)
 
     def _batches(self, embedded: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor, None]]:
@@ -68,8 +82,15 @@ class FeatureReplay(ResidentStrategy, AvalancheFeatureReplay):
     def state(self) -> State:
         groups = self.storage_policy.buffer_groups
         tensors = {f"{label}.weight": group._buffer_weights for label, group in groups.items()}
-        tensors |= {f"{label}.embedded": _columns(group.buffer)[0] for label, group in groups.items() if len(group.buffer)}
-        return tensors, {"groups": [[label, group.max_size] for label, group in groups.items()], "seen": self._criterion.current_mask(0)}
+        tensors |= {
+            f"{label}.embedded": _columns(group.buffer)[0]
+            for label, group in groups.items()
+            if len(group.buffer)
+        }
+        return tensors, {
+            "groups": [[label, group.max_size] for label, group in groups.items()],
+            "seen": self._criterion.current_mask(0),
+        }
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         self._criterion.old_classes = set(meta["seen"])
@@ -79,7 +100,9 @@ class FeatureReplay(ResidentStrategy, AvalancheFeatureReplay):
             if len(group._buffer_weights):
                 embedded = tensors[f"{label}.embedded"]
                 made = FeatureDataset(embedded, torch.full((len(embedded),), label))
-                group.buffer = _taskaware_classification_subset(made, indices=list(range(len(embedded))))
+                group.buffer = _taskaware_classification_subset(
+                    made, indices=list(range(len(embedded)))
+                )
         settle(self.storage_policy)
 
 

@@ -31,12 +31,16 @@ class GenerativeReplay(Stored, GenerativeReplayPlugin):
     def attach(self, strategy: ResidentStrategy) -> None:
         resident, a = strategy.resident, strategy.a
         with isolated_rng(derive_seed(strategy.seed, "ancestor", "generator")):
-            self.generator = MlpVAE((3, resident.size, resident.size), self.nhid, device=strategy.device).to(strategy.device)
+            self.generator = MlpVAE(
+                (3, resident.size, resident.size), self.nhid, device=strategy.device
+            ).to(strategy.device)
         self.generator.decoder.invTrans = lambda images: (images - resident.mean) / resident.std
         self.inner = GenerativeReplayPlugin(increasing_replay_size=self.increasing_replay_size)
         self.generator_strategy = VAETraining(
             model=self.generator,
-            optimizer=torch.optim.Adam(self.generator.parameters(), lr=self.lr, weight_decay=1e-4),  # the decay is Avalanche's
+            optimizer=torch.optim.Adam(
+                self.generator.parameters(), lr=self.lr, weight_decay=1e-4
+            ),  # the decay is Avalanche's
             criterion=VAE_loss,
             train_mb_size=a.batch,
             train_epochs=a.epochs,
@@ -46,17 +50,23 @@ class GenerativeReplay(Stored, GenerativeReplayPlugin):
         )
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        strategy.experience.current_experience = strategy.task - 1  # how much is replayed, where it increases
+        strategy.experience.current_experience = (
+            strategy.task - 1
+        )  # how much is replayed, where it increases
         super().before_training_exp(strategy, **kwargs)
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         rest = len(strategy.experience.dataset) % strategy.train_mb_size
-        self.generator_strategy.train(strategy.experience, eval_streams=[], reset_optimizer_state=True, drop_last=rest == 1)  # BN needs two
+        self.generator_strategy.train(
+            strategy.experience, eval_streams=[], reset_optimizer_state=True, drop_last=rest == 1
+        )  # BN needs two
         super().after_training_exp(strategy, **kwargs)
 
     def state(self) -> State:
         return dict(self.generator.state_dict()), {}
 
-    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
+    ) -> None:
         self.generator.load_state_dict(tensors)
         self.untrained_solver = self.inner.untrained_solver = False

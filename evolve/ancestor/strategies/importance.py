@@ -38,7 +38,9 @@ class MAS(Stored, MASPlugin):
     def state(self) -> State:
         return pack(importance=self.importance), {}
 
-    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
+    ) -> None:
         self.params = copy_params_dict(strategy.model)
         self.importance = unpack(tensors, "importance", strategy.device)
 
@@ -56,34 +58,63 @@ class RWalk(Stored, RWalkPlugin):
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         steps = strategy.train_epochs * len(strategy.dataloader)
         if steps < self.delta_t:
-            raise UserError(f"ancestor.strategy_args.delta_t = {self.delta_t}: a task has {steps} steps, so none would count; choose 1 to {steps}")
+            raise UserError(
+                f"ancestor.strategy_args.delta_t = {self.delta_t}: a task has {steps} steps, so none would count; choose 1 to {steps}"
+            )
 
     def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         super().before_training_iteration(strategy, *args, **kwargs)
         strategy.model.train()
 
     def state(self) -> State:
-        return pack(scores=self.exp_scores, importance=self.iter_importance, penalties=self.exp_penalties), {}
+        return pack(
+            scores=self.exp_scores, importance=self.iter_importance, penalties=self.exp_penalties
+        ), {}
 
-    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
+    ) -> None:
         self.exp_params = copy_params_dict(strategy.model)
-        self.exp_scores, self.exp_penalties = (unpack(tensors, role, strategy.device) for role in ("scores", "penalties"))
+        self.exp_scores, self.exp_penalties = (
+            unpack(tensors, role, strategy.device) for role in ("scores", "penalties")
+        )
         self.iter_importance = unpack(tensors, "importance", strategy.device)
 
     def running(self) -> dict[str, Tensor]:
-        return pack(params=self.checkpoint_params, loss=self.checkpoint_loss, scores=self.checkpoint_scores, importance=self.iter_importance)
+        return pack(
+            params=self.checkpoint_params,
+            loss=self.checkpoint_loss,
+            scores=self.checkpoint_scores,
+            importance=self.iter_importance,
+        )
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:
-        self.checkpoint_params, self.checkpoint_loss = (unpack(tensors, role, self.device) for role in ("params", "loss"))
-        self.checkpoint_scores, self.iter_importance = (unpack(tensors, role, self.device) for role in ("scores", "importance"))
+        self.checkpoint_params, self.checkpoint_loss = (
+            unpack(tensors, role, self.device) for role in ("params", "loss")
+        )
+        self.checkpoint_scores, self.iter_importance = (
+            unpack(tensors, role, self.device) for role in ("scores", "importance")
+        )
 
 
 def pack(**kept: Values | None) -> dict[str, Tensor]:
     """``{"role.parameter": tensor}``."""
-    return {f"{role}.{name}": value.data for role, values in kept.items() if values for name, value in values.items()}
+    return {
+        f"{role}.{name}": value.data
+        for role, values in kept.items()
+        if values
+        for name, value in values.items()
+    }
 
 
 def unpack(tensors: Mapping[str, Tensor], role: str, device: torch.device) -> Values:
     """The parameters of one role, on ``device``."""
-    found = {name.removeprefix(f"{role}."): tensor for name, tensor in tensors.items() if name.startswith(f"{role}.")}
-    return {name: ParamData(name, device=device, init_tensor=tensor.to(device).clone()) for name, tensor in found.items()}
+    found = {
+        name.removeprefix(f"{role}."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(f"{role}.")
+    }
+    return {
+        name: ParamData(name, device=device, init_tensor=tensor.to(device).clone())
+        for name, tensor in found.items()
+    }

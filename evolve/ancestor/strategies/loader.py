@@ -27,7 +27,9 @@ class ResidentLoader:
     resident images [B] the last batch showed.
     """
 
-    def __init__(self, resident: Resident, rows: Rows, a: AncestorSettings, seed: int, task: int) -> None:
+    def __init__(
+        self, resident: Resident, rows: Rows, a: AncestorSettings, seed: int, task: int
+    ) -> None:
         self.resident, self.rows, self.a, self.seed, self.task = resident, rows, a, seed, task
         self.memory: Rows | None = None
         self.epoch = 0
@@ -37,7 +39,9 @@ class ResidentLoader:
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         rows = list(self._rows())
-        images = self.resident.batches([columns[0] for columns in rows], self.a.augment, self._draw("ancestor-augment"))
+        images = self.resident.batches(
+            [columns[0] for columns in rows], self.a.augment, self._draw("ancestor-augment")
+        )
         for (self.index, labels, tasks), shown in zip(rows, images, strict=True):
             device = self.resident.device
             yield [shown, sent(labels, device), sent(tasks, device)]
@@ -45,10 +49,15 @@ class ResidentLoader:
     def _rows(self) -> Iterator[Rows]:
         order = torch.randperm(len(self.rows[0]), generator=self._draw("ancestor-order"))
         remembered = self._remembered()
-        for columns in zip(*(batches(column[order], self.a.batch) for column in self.rows), strict=True):
+        for columns in zip(
+            *(batches(column[order], self.a.batch) for column in self.rows), strict=True
+        ):
             if self.memory is not None:
                 more = next(remembered)
-                columns = tuple(torch.cat([column, extra[more]]) for column, extra in zip(columns, self.memory, strict=True))
+                columns = tuple(
+                    torch.cat([column, extra[more]])
+                    for column, extra in zip(columns, self.memory, strict=True)
+                )
             yield columns
 
     def _remembered(self) -> Iterator[Tensor]:

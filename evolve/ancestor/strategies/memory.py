@@ -55,7 +55,9 @@ def check_memory(strategy: str, images: int, model: Any) -> None:
     """Raises UserError where a memory could lack a class that the strategy needs an image of."""
     classes = model.trunk.head.out_features
     if images < classes:
-        raise UserError(f"ancestor.strategy_args.mem_size = {images}: {strategy} needs an image of each class; choose at least {classes}")
+        raise UserError(
+            f"ancestor.strategy_args.mem_size = {images}: {strategy} needs an image of each class; choose at least {classes}"
+        )
 
 
 def settle(policy: Any) -> None:
@@ -67,16 +69,32 @@ def memory_state(policy: ExemplarsBuffer) -> State:
     """Of every group the indices, labels, task labels and draws int64 or float32 [n], "<group>.<what>"; the groups' order and sizes."""
     tensors: dict[str, Tensor] = {}
     for key, group in _groups(policy).items():
-        index, label, task = rows_of(group.buffer) if len(group.buffer) else [torch.zeros(0, dtype=torch.int64)] * 3
-        tensors |= {f"{key}.index": index, f"{key}.label": label, f"{key}.task": task, f"{key}.weight": group._buffer_weights}
+        index, label, task = (
+            rows_of(group.buffer) if len(group.buffer) else [torch.zeros(0, dtype=torch.int64)] * 3
+        )
+        tensors |= {
+            f"{key}.index": index,
+            f"{key}.label": label,
+            f"{key}.task": task,
+            f"{key}.weight": group._buffer_weights,
+        }
     return tensors, {"groups": [[key, group.max_size] for key, group in _groups(policy).items()]}
 
 
-def restore_memory(policy: ExemplarsBuffer, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], resident: Resident) -> None:
+def restore_memory(
+    policy: ExemplarsBuffer,
+    tensors: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    resident: Resident,
+) -> None:
     """Fill a new ``policy`` from what :func:`memory_state` returned."""
     for key, size in meta["groups"]:
-        group = policy if isinstance(policy, ReservoirSamplingBuffer) else ReservoirSamplingBuffer(size)
-        index, label, task, weight = (tensors[f"{key}.{name}"] for name in ("index", "label", "task", "weight"))
+        group = (
+            policy if isinstance(policy, ReservoirSamplingBuffer) else ReservoirSamplingBuffer(size)
+        )
+        index, label, task, weight = (
+            tensors[f"{key}.{name}"] for name in ("index", "label", "task", "weight")
+        )
         if len(index):
             group.buffer, group._buffer_weights = make_dataset(resident, index, label, task), weight
         if isinstance(policy, BalancedExemplarsBuffer):

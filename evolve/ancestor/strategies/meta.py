@@ -42,11 +42,17 @@ class LaMAML(ResidentStrategy, AvalancheLaMAML):
     of which the last may be empty or of one image, too few for BN; here there are fewer parts where that would happen.
     """
 
-    def __init__(self, *, model: Any, seed: int, arguments: Mapping[str, Any], **common: Any) -> None:
+    def __init__(
+        self, *, model: Any, seed: int, arguments: Mapping[str, Any], **common: Any
+    ) -> None:
         drawn = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         with isolated_rng(derive_seed(seed, "ancestor", "avalanche")), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Avalanche is transitioning")  # of its own arguments
-            super().__init__(model=_TwoInputs(model.trunk), seed=seed, arguments=arguments, **common)
+            warnings.filterwarnings(
+                "ignore", message="Avalanche is transitioning"
+            )  # of its own arguments
+            super().__init__(
+                model=_TwoInputs(model.trunk), seed=seed, arguments=arguments, **common
+            )
         self.model.load_state_dict(drawn)
         self.model.trunk.fused = False  # it differentiates twice
         self.wanted: int = arguments["n_inner_updates"]
@@ -54,12 +60,18 @@ class LaMAML(ResidentStrategy, AvalancheLaMAML):
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         super()._before_training_exp(**kwargs)
-        for parameter, rate in zip(self.model.parameters(), self.alpha_params.values(), strict=True):
-            rate.data = torch.empty_like(parameter).copy_(rate.data)  # a weight keeps its order in memory only beside a rate in the same
+        for parameter, rate in zip(
+            self.model.parameters(), self.alpha_params.values(), strict=True
+        ):
+            rate.data = torch.empty_like(parameter).copy_(
+                rate.data
+            )  # a weight keeps its order in memory only beside a rate in the same
 
     def _before_inner_updates(self, **kwargs: Any) -> None:
         count = len(self.mb_y)
-        self.n_inner_updates = next(n for n in range(self.wanted, 0, -1) if n == 1 or count - (n - 1) * -(-count // n) >= 2)
+        self.n_inner_updates = next(
+            n for n in range(self.wanted, 0, -1) if n == 1 or count - (n - 1) * -(-count // n) >= 2
+        )
         super()._before_inner_updates(**kwargs)
 
     def state(self) -> State:
@@ -68,7 +80,11 @@ class LaMAML(ResidentStrategy, AvalancheLaMAML):
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         restore_memory(self.buffer.storage_policy, tensors, meta, self.resident)
-        rates = {name.removeprefix("rate."): tensor.to(self.device) for name, tensor in tensors.items() if name.startswith("rate.")}
+        rates = {
+            name.removeprefix("rate."): tensor.to(self.device)
+            for name, tensor in tensors.items()
+            if name.startswith("rate.")
+        }
         for name in (name.replace(".", "_") for name, _ in self.model.named_parameters()):
             self.alpha_params[name] = nn.Parameter(rates[name])
         self.alpha_params_initialized = True

@@ -23,7 +23,9 @@ def foreign_plugin(name: str, arguments: Mapping[str, Any]) -> Any:
     with blamed("strategies", name):
         plugin = make(**arguments)
     if not isinstance(plugin, BasePlugin):
-        raise nonsense("strategies", name, f"returned {type(plugin).__name__}, not an Avalanche plugin")
+        raise nonsense(
+            "strategies", name, f"returned {type(plugin).__name__}, not an Avalanche plugin"
+        )
     for method in OFFERED:
         if not hasattr(plugin, method):
             setattr(plugin, method, MethodType(getattr(Stored, method), plugin))

@@ -25,10 +25,16 @@ class Patterns(Stored):
         self.patterns: list[Rows] = []
 
     def state(self) -> State:
-        tensors = {f"{task}.{name}": part for task, rows in enumerate(self.patterns) for name, part in zip(("index", "label", "task"), rows, strict=True)}
+        tensors = {
+            f"{task}.{name}": part
+            for task, rows in enumerate(self.patterns)
+            for name, part in zip(("index", "label", "task"), rows, strict=True)
+        }
         return tensors, {"tasks": len(self.patterns)}
 
-    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
+    ) -> None:
         for task in range(meta["tasks"]):
             index, label, head = (tensors[f"{task}.{name}"] for name in ("index", "label", "task"))
             self.patterns.append((index, label, head))
@@ -75,9 +81,14 @@ class AGEM(Patterns, AGEMPlugin):
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         self.buffers = self.patterns  # Avalanche asks whether there are any
         each = max(1, self.sample_size // max(1, len(self.patterns)))
-        streams = [strategy.remembered(rows, each, f"ancestor-memory-{task}") for task, rows in enumerate(self.patterns)]
+        streams = [
+            strategy.remembered(rows, each, f"ancestor-memory-{task}")
+            for task, rows in enumerate(self.patterns)
+        ]
         parts = zip(*streams, strict=True)
-        self.buffer_dliter = ([torch.cat(columns) for columns in zip(*found, strict=True)][:3] for found in parts)
+        self.buffer_dliter = (
+            [torch.cat(columns) for columns in zip(*found, strict=True)][:3] for found in parts
+        )
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         if self.patterns:
@@ -93,14 +104,21 @@ class AGEM(Patterns, AGEMPlugin):
         gradient = _gradient(strategy.model)
         along = torch.dot(gradient, self.reference_gradients)
         if along < 0:
-            gradient = gradient - self.reference_gradients * (along / torch.dot(self.reference_gradients, self.reference_gradients))
+            gradient = gradient - self.reference_gradients * (
+                along / torch.dot(self.reference_gradients, self.reference_gradients)
+            )
             parameters = list(strategy.model.parameters())
-            for parameter, part in zip(parameters, gradient.split([one.numel() for one in parameters]), strict=True):
+            for parameter, part in zip(
+                parameters, gradient.split([one.numel() for one in parameters]), strict=True
+            ):
                 if parameter.grad is not None:
                     parameter.grad.copy_(part.view_as(parameter))
 
 
 def _gradient(model: Any) -> Tensor:
     """All parameters' gradients as one vector; zero where there is none (other tasks' heads)."""
-    parts = [torch.zeros_like(one).flatten() if one.grad is None else one.grad.flatten() for one in model.parameters()]
+    parts = [
+        torch.zeros_like(one).flatten() if one.grad is None else one.grad.flatten()
+        for one in model.parameters()
+    ]
     return torch.cat(parts)

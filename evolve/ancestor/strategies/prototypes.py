@@ -65,11 +65,15 @@ class SCR(ResidentStrategy, AvalancheSCR):
     def state(self) -> State:
         tensors, meta = self.replay_plugin.state()
         means = self.model.eval_classifier.class_means_dict
-        return tensors | {f"mean.{label}": mean for label, mean in means.items()}, meta | {"means": list(means)}
+        return tensors | {f"mean.{label}": mean for label, mean in means.items()}, meta | {
+            "means": list(means)
+        }
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         self.replay_plugin.restore(tensors, meta, self)
-        self.model.eval_classifier.replace_class_means_dict({label: tensors[f"mean.{label}"] for label in meta["means"]})
+        self.model.eval_classifier.replace_class_means_dict(
+            {label: tensors[f"mean.{label}"] for label in meta["means"]}
+        )
 
 
 class CoPE(Remembering, CoPEPlugin):
@@ -86,7 +90,9 @@ class CoPE(Remembering, CoPEPlugin):
         self.storage_policy = ClassMemory(self.mem_size)
         with isolated_rng(derive_seed(strategy.seed, "ancestor", "prototypes")):
             self._init_new_prototypes(torch.arange(classes, device=strategy.device))
-        strategy.classify = lambda embedded: normalize(strategy.model.trunk.head(embedded)) @ self._prototypes().T
+        strategy.classify = lambda embedded: (
+            normalize(strategy.model.trunk.head(embedded)) @ self._prototypes().T
+        )
 
     def _prototypes(self) -> Tensor:
         """[classes, c]."""
@@ -113,7 +119,9 @@ class CoPE(Remembering, CoPEPlugin):
         tensors, meta = super().state()
         return tensors | self.running(), meta
 
-    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
+    ) -> None:
         super().restore(tensors, meta, strategy)
         self.resume(tensors)
 

@@ -42,7 +42,12 @@ class EWC(Stored, EWCPlugin):
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         with torch.enable_grad():
             measured = self.compute_importances(
-                strategy.model, strategy._criterion, strategy.optimizer, strategy.experience.dataset, strategy.device, strategy.train_mb_size
+                strategy.model,
+                strategy._criterion,
+                strategy.optimizer,
+                strategy.experience.dataset,
+                strategy.device,
+                strategy.train_mb_size,
             )
         for name, parameter in strategy.model.named_parameters():
             here, new = parameter.flatten().clone(), measured[name].data.flatten()
@@ -58,10 +63,16 @@ class EWC(Stored, EWCPlugin):
     def state(self) -> State:
         """The centre is the model itself at the task's end, so it is not stored again."""
         kept = {"curvature": self.curvature, "shift": self.shift}
-        tensors = {f"{role}.{name}": value for role, values in kept.items() for name, value in values.items()}
+        tensors = {
+            f"{role}.{name}": value
+            for role, values in kept.items()
+            for name, value in values.items()
+        }
         return tensors | {"constant": self.constant}, {}
 
-    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
+    ) -> None:
         self.constant = tensors["constant"].to(strategy.device)
         for name, parameter in strategy.model.named_parameters():
             self.curvature[name] = tensors[f"curvature.{name}"].to(strategy.device)
@@ -81,7 +92,9 @@ class SI(Stored, SynapticIntelligencePlugin):
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         super().before_training_exp(strategy, **kwargs)
-        self._names = [name for name, _ in self.allowed_parameters(strategy.model, self.excluded_parameters)]
+        self._names = [
+            name for name, _ in self.allowed_parameters(strategy.model, self.excluded_parameters)
+        ]
         _unalias(self.ewc_data[0])
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
@@ -101,7 +114,9 @@ class SI(Stored, SynapticIntelligencePlugin):
         for name, parameter in self._parameters(strategy):
             if parameter.grad is not None:
                 moved = parameter.detach().cpu().flatten() - self.syn_data["old_theta"][name].data
-                self.syn_data["trajectory"][name].data += parameter.grad.detach().cpu().flatten() * moved
+                self.syn_data["trajectory"][name].data += (
+                    parameter.grad.detach().cpu().flatten() * moved
+                )
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)
@@ -115,13 +130,21 @@ class SI(Stored, SynapticIntelligencePlugin):
     def state(self) -> State:
         """What outlasts a task: the summed importances. The values they hold on to are the model's own at the task's end."""
         kept = {"importance": self.ewc_data[1], "path": self.syn_data["cum_trajectory"]}
-        return {f"{role}.{name}": value.data for role, values in kept.items() for name, value in values.items()}, {}
+        return {
+            f"{role}.{name}": value.data
+            for role, values in kept.items()
+            for name, value in values.items()
+        }, {}
 
-    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
+    ) -> None:
         self.create_syn_data(strategy.model, self.ewc_data, self.syn_data, self.excluded_parameters)
         for full, tensor in tensors.items():
             role, name = full.split(".", 1)
-            (self.ewc_data[1] if role == "importance" else self.syn_data["cum_trajectory"])[name].data = tensor.clone()
+            (self.ewc_data[1] if role == "importance" else self.syn_data["cum_trajectory"])[
+                name
+            ].data = tensor.clone()
 
     def running(self) -> dict[str, Tensor]:
         return {name: value.data for name, value in self.syn_data["trajectory"].items()}

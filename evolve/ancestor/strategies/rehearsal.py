@@ -30,7 +30,9 @@ class Remembering(Stored):
         (tensors, meta), (more, extra) = memory_state(self.storage_policy), super().state()
         return tensors | more, meta | extra
 
-    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
+    ) -> None:
         super().restore(tensors, meta, strategy)
         restore_memory(self.storage_policy, tensors, meta, strategy.resident)
 
@@ -76,9 +78,15 @@ class MIR(Remembering, MIRPlugin):
         self.storage_policy = ClassMemory(self.mem_size)
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        groups = [group.buffer for label, group in self.storage_policy.buffer_groups.items() if label not in self.excluded and len(group.buffer)]
+        groups = [
+            group.buffer
+            for label, group in self.storage_policy.buffer_groups.items()
+            if label not in self.excluded and len(group.buffer)
+        ]
         count = sum(len(group) for group in groups)
-        self.replay_loader = self._samples(strategy, rows_of(join(groups))) if count > self.batch_size_mem else None
+        self.replay_loader = (
+            self._samples(strategy, rows_of(join(groups))) if count > self.batch_size_mem else None
+        )
 
     def _samples(self, strategy: ResidentStrategy, rows: Rows) -> Iterator[list[Tensor]]:
         for *batch, _ in strategy.remembered(rows, self.subsample):
@@ -95,7 +103,9 @@ class MIR(Remembering, MIRPlugin):
         tensors, meta = super().state()
         return tensors, meta | {"excluded": list(self.excluded)}
 
-    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
+    ) -> None:
         super().restore(tensors, meta, strategy)
         self.excluded = meta["excluded"]
 

@@ -42,7 +42,9 @@ class Stored:
         """What the next task needs beside the model, after a task."""
         return {}, {}
 
-    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
+    ) -> None:
         """Take up what :meth:`state` returned (tensors on the CPU); ``strategy.model`` is already as the last task left it."""
 
     def running(self) -> dict[str, Tensor]:
@@ -57,12 +59,16 @@ class Restarting(Stored):
     """``untrained``: the ancestor before its first task, which may be a pretrained one, to return to."""
 
     def attach(self, strategy: ResidentStrategy) -> None:
-        self.untrained = {name: tensor.clone() for name, tensor in strategy.model.state_dict().items()}
+        self.untrained = {
+            name: tensor.clone() for name, tensor in strategy.model.state_dict().items()
+        }
 
     def state(self) -> State:
         return {f"untrained.{name}": tensor for name, tensor in self.untrained.items()}, {}
 
-    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
+    ) -> None:
         self.untrained = {name: tensors[f"untrained.{name}"] for name in self.untrained}
 
 
@@ -167,7 +173,9 @@ class ResidentStrategy(_Template):
         """What draws for one purpose in the epoch that runs."""
         return generator(self.seed, purpose, self.task, self.dataloader.epoch)
 
-    def remembered(self, rows: Rows, size: int, purpose: str = "ancestor-memory") -> Iterator[list[Tensor]]:
+    def remembered(
+        self, rows: Rows, size: int, purpose: str = "ancestor-memory"
+    ) -> Iterator[list[Tensor]]:
         """Batches [images, labels, task labels, places in ``rows``] of ``size`` (fewer where there are fewer rows), augmented as the
         task's own: permutations without end, anew every epoch; a permutation's incomplete rest is left out.
         """
@@ -177,13 +185,22 @@ class ResidentStrategy(_Template):
             for places in torch.randperm(len(rows[0]), generator=order).split(size):
                 if len(places) == size:
                     images = self.resident.batch(rows[0][places], self.a.augment, augment)
-                    yield [images, rows[1][places].to(self.device), rows[2][places].to(self.device), places]
+                    yield [
+                        images,
+                        rows[1][places].to(self.device),
+                        rows[2][places].to(self.device),
+                        places,
+                    ]
 
     def train_dataset_adaptation(self, **kwargs: Any) -> None:
-        self.adapted_dataset = concat_datasets([experience.dataset for experience in [*self.past, self.experience]])
+        self.adapted_dataset = concat_datasets(
+            [experience.dataset for experience in [*self.past, self.experience]]
+        )
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
-        self.dataloader = ResidentLoader(self.resident, rows_of(self.adapted_dataset), self.a, self.seed, self.task)
+        self.dataloader = ResidentLoader(
+            self.resident, rows_of(self.adapted_dataset), self.a, self.seed, self.task
+        )
 
     def check_model_and_optimizer(self, reset_optimizer_state: bool = False, **kwargs: Any) -> None:
         """The optimizer restarts at every task; Avalanche does so at its first only."""
@@ -210,7 +227,9 @@ class ResidentStrategy(_Template):
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         first = self.first_epoch(self)
         self.clock.train_exp_epochs = first
-        self.clock.train_iterations = self.clock.train_exp_iterations = first * len(self.dataloader)  # counted from the task's start
+        self.clock.train_iterations = self.clock.train_exp_iterations = first * len(
+            self.dataloader
+        )  # counted from the task's start
         for epoch in range(first, self.train_epochs):
             reseed(derive_seed(self.seed, "ancestor", self.task, epoch))
             for group in self.optimizer.param_groups:
@@ -226,7 +245,9 @@ class ResidentStrategy(_Template):
         self.after_step(self, self.dataloader.epoch)
 
     def _after_training_exp(self, **kwargs: Any) -> None:
-        reseed(derive_seed(self.seed, "ancestor", self.task, "after"))  # replay draws its memory here, from global state
+        reseed(
+            derive_seed(self.seed, "ancestor", self.task, "after")
+        )  # replay draws its memory here, from global state
         super()._after_training_exp(**kwargs)
 
 

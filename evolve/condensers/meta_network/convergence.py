@@ -9,7 +9,17 @@ from torch import Tensor
 
 POINTS = 50
 """Numbers a curve has, at most, however many iterations there are."""
-CURVES = ("iteration", "classification", "matching", "alpha_mean", "alpha_spread", "alpha_min", "alpha_max", "dead", "gradient")
+CURVES = (
+    "iteration",
+    "classification",
+    "matching",
+    "alpha_mean",
+    "alpha_spread",
+    "alpha_min",
+    "alpha_max",
+    "dead",
+    "gradient",
+)
 
 
 class Diverged(Exception):
@@ -30,7 +40,13 @@ class Convergence:
         self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
         self.done, self._since = 0, list[Tensor]()
 
-    def add(self, classification: Tensor, matching: Tensor, gradient: Tensor, alpha: Callable[[], Tensor]) -> None:
+    def add(
+        self,
+        classification: Tensor,
+        matching: Tensor,
+        gradient: Tensor,
+        alpha: Callable[[], Tensor],
+    ) -> None:
         """One iteration. ``alpha`` gives [L, K] when a stretch ends. Raises Diverged when a number of one is not finite."""
         self._since.append(torch.stack([classification, matching, gradient.to(classification)]))
         self.done += 1
@@ -41,7 +57,13 @@ class Convergence:
             raise Diverged
         self._since = []
         losses = means.tolist()
-        of_alpha = (pairs.mean(), pairs.std(correction=0), pairs.min(), pairs.max(), (pairs == 0).float().mean())
+        of_alpha = (
+            pairs.mean(),
+            pairs.std(correction=0),
+            pairs.min(),
+            pairs.max(),
+            (pairs == 0).float().mean(),
+        )
         values = (self.done, *losses[:2], *map(float, of_alpha), losses[2])
         for name, value in zip(CURVES, values, strict=True):
             self.curves[name].append(float(value))

@@ -57,8 +57,15 @@ class FrozenAncestor:
     third as much, from which a batch is prepared when it comes. Where even those have no room, a batch passes the ancestor when it comes.
     """
 
-    def __init__(self, ancestor: Features, matcher: AnyMatcher, resident: Resident, meta_index: Tensor) -> None:
-        self.ancestor, self.matcher, self.resident, self.index = ancestor, matcher, resident, meta_index
+    def __init__(
+        self, ancestor: Features, matcher: AnyMatcher, resident: Resident, meta_index: Tensor
+    ) -> None:
+        self.ancestor, self.matcher, self.resident, self.index = (
+            ancestor,
+            matcher,
+            resident,
+            meta_index,
+        )
         space, number = room(resident.device), len(meta_index) * 4
         self.held: Frozen | None = None
         self.raw: list[Tensor] | None = None
@@ -86,7 +93,11 @@ class FrozenAncestor:
         if self.held is not None:
             pooled = self.held.pooled
         else:
-            chunks = self._chunks() if self.raw is None else zip(*(maps.split(CHUNK) for maps in self.raw), strict=True)
+            chunks = (
+                self._chunks()
+                if self.raw is None
+                else zip(*(maps.split(CHUNK) for maps in self.raw), strict=True)
+            )
             pooled = torch.cat([self.matcher.pool(maps) for maps in chunks])
         if not torch.isfinite(pooled).all():
             raise ancestor_diverged("features")

@@ -41,14 +41,18 @@ class LookAhead:
     steps: int
 
 
-def sgd(params: Sequence[Tensor], buffers: Sequence[Tensor], grads: Sequence[Tensor], rule: Rule) -> tuple[Tensors, Tensors]:
+def sgd(
+    params: Sequence[Tensor], buffers: Sequence[Tensor], grads: Sequence[Tensor], rule: Rule
+) -> tuple[Tensors, Tensors]:
     """One step; new tensors, differentiable. A parameter without gradient has gradient 0: it still decays and coasts."""
     decayed = torch._foreach_add(list(grads), list(params), alpha=rule.weight_decay)
     moved = torch._foreach_add(decayed, list(buffers), alpha=rule.momentum)
     return tuple(torch._foreach_add(list(params), moved, alpha=-rule.lr)), tuple(moved)
 
 
-def unrolled(look: LookAhead, alpha: Tensor, params: Sequence[Tensor], buffers: Sequence[Tensor], rule: Rule) -> tuple[Tensor, Tensor]:
+def unrolled(
+    look: LookAhead, alpha: Tensor, params: Sequence[Tensor], buffers: Sequence[Tensor], rule: Rule
+) -> tuple[Tensor, Tensor]:
     """Reference: (outer loss, its gradient with respect to alpha [B, L, K]) by autograd through all T + 1 steps."""
     weights = alpha.detach().requires_grad_()
     now: Sequence[Tensor] = [p.detach().requires_grad_() for p in params]
@@ -67,7 +71,9 @@ class Local(Protocol):
 
     grads: Tensors
 
-    def products(self, beta: Sequence[Tensor], curvature: bool) -> tuple[Tensors | None, Tensor | None]:
+    def products(
+        self, beta: Sequence[Tensor], curvature: bool
+    ) -> tuple[Tensors | None, Tensor | None]:
         """(the Hessian of the step's loss times ``beta``, None if not asked for; d<grads, beta>/d alpha, None if alpha has no part in it)."""
         ...
 
@@ -75,21 +81,39 @@ class Local(Protocol):
 class ByAutograd:
     """A :class:`Local` of any loss, by double backward. ``alpha`` None: the loss does not depend on it."""
 
-    def __init__(self, loss: Callable[[Sequence[Tensor], Tensor], Tensor] | Loss, params: Sequence[Tensor], alpha: Tensor | None) -> None:
+    def __init__(
+        self,
+        loss: Callable[[Sequence[Tensor], Tensor], Tensor] | Loss,
+        params: Sequence[Tensor],
+        alpha: Tensor | None,
+    ) -> None:
         self.leaves = tuple(p.detach().requires_grad_() for p in params)
         self.alpha = alpha.detach().requires_grad_() if alpha is not None else None
         value = loss(self.leaves) if self.alpha is None else loss(self.leaves, self.alpha)  # type: ignore[call-arg]
-        self.grads = torch.autograd.grad(value, self.leaves, create_graph=True, materialize_grads=True)
+        self.grads = torch.autograd.grad(
+            value, self.leaves, create_graph=True, materialize_grads=True
+        )
 
-    def products(self, beta: Sequence[Tensor], curvature: bool) -> tuple[Tensors | None, Tensor | None]:
-        inputs = (*(self.leaves if curvature else ()), *([self.alpha] if self.alpha is not None else []))
+    def products(
+        self, beta: Sequence[Tensor], curvature: bool
+    ) -> tuple[Tensors | None, Tensor | None]:
+        inputs = (
+            *(self.leaves if curvature else ()),
+            *([self.alpha] if self.alpha is not None else []),
+        )
         found = _products(self.grads, beta, inputs)
-        return tuple(found[: len(self.leaves)]) if curvature else None, found[-1] if self.alpha is not None else None
+        return tuple(found[: len(self.leaves)]) if curvature else None, found[
+            -1
+        ] if self.alpha is not None else None
 
 
-def reverse_sweep(look: LookAhead, alpha: Tensor, params: Sequence[Tensor], buffers: Sequence[Tensor], rule: Rule) -> tuple[Tensor, Tensor]:
+def reverse_sweep(
+    look: LookAhead, alpha: Tensor, params: Sequence[Tensor], buffers: Sequence[Tensor], rule: Rule
+) -> tuple[Tensor, Tensor]:
     """The same as :func:`unrolled`, by :func:`sweep` with autograd for each step."""
-    steps: list[Callable[[Tensors], Local]] = [lambda now: ByAutograd(look.matching, now, alpha)] * look.steps
+    steps: list[Callable[[Tensors], Local]] = [
+        lambda now: ByAutograd(look.matching, now, alpha)
+    ] * look.steps
     steps.append(lambda now: ByAutograd(look.train_loss, now, None))
 
     def outer(now: Tensors) -> tuple[Tensor, Tensors]:
@@ -143,8 +167,12 @@ def _sweep(tape: list[Local], adjoint: Tensors, rule: Rule) -> Tensor:
     return gathered
 
 
-def _products(grads: Sequence[Tensor], beta: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+def _products(
+    grads: Sequence[Tensor], beta: Sequence[Tensor], inputs: Sequence[Tensor]
+) -> list[Tensor]:
     """d<grads, beta>/d inputs. Gradients that depend on nothing (unused parameters) are left out."""
     alive = [i for i, g in enumerate(grads) if g.requires_grad]
-    found = torch.autograd.grad([grads[i] for i in alive], inputs, [beta[i] for i in alive], materialize_grads=True)
+    found = torch.autograd.grad(
+        [grads[i] for i in alive], inputs, [beta[i] for i in alive], materialize_grads=True
+    )
     return list(found)

@@ -35,7 +35,9 @@ class AnyMatcher(Protocol):
         """The frozen side of the ancestor's features; ``value``: what only L_meta's value needs, too."""
         ...
 
-    def loss(self, frozen: Frozen, alpha: Tensor, descendant: Sequence[Tensor], h: Sequence[Projection]) -> Tensor:
+    def loss(
+        self, frozen: Frozen, alpha: Tensor, descendant: Sequence[Tensor], h: Sequence[Projection]
+    ) -> Tensor:
         """L_meta (Eq. 8, 14) with alpha [B, L, K], mean over the B images. Linear in alpha; differentiable twice."""
         ...
 
@@ -46,5 +48,7 @@ def matcher_for(ancestor: Sequence[Tensor], descendant: Sequence[Tensor]) -> Any
     if dimensions == {3}:
         return TokenMatcher(ancestor, descendant)
     if dimensions != {4}:
-        raise ValueError(f"features must all be maps of 4 dimensions or all tokens of 3, got {sorted(dimensions)}")
+        raise ValueError(
+            f"features must all be maps of 4 dimensions or all tokens of 3, got {sorted(dimensions)}"
+        )
     return Matcher(layout(ancestor, descendant), ancestor[0])

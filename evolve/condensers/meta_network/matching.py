@@ -77,7 +77,10 @@ class Layout:
         side_k, moments = self.kind(k)
         sides = [min(side, side_k) if moments else side_k for _, side in self.ancestor]
         cuts = [i for i in range(len(sides)) if i == 0 or sides[i] != sides[i - 1]] + [len(sides)]
-        return tuple(Run(self.offsets[a], self.offsets[b], tuple(range(a, b)), sides[a]) for a, b in pairwise(cuts))
+        return tuple(
+            Run(self.offsets[a], self.offsets[b], tuple(range(a, b)), sides[a])
+            for a, b in pairwise(cuts)
+        )
 
 
 def layout(ancestor: Sequence[Tensor], descendant: Sequence[Tensor]) -> Layout:
@@ -85,15 +88,24 @@ def layout(ancestor: Sequence[Tensor], descendant: Sequence[Tensor]) -> Layout:
     for maps in (*ancestor, *descendant):
         if maps.shape[-1] != maps.shape[-2]:
             raise ValueError(f"feature maps must be square, got {tuple(maps.shape)}")
-    return Layout(tuple((f.shape[1], f.shape[-1]) for f in ancestor), tuple((f.shape[1], f.shape[-1]) for f in descendant))
+    return Layout(
+        tuple((f.shape[1], f.shape[-1]) for f in ancestor),
+        tuple((f.shape[1], f.shape[-1]) for f in descendant),
+    )
 
 
 def resize(maps: Tensor, side: int) -> Tensor:
     """[B, C, S, S] -> [B, C, side, side], bilinear with align_corners=False."""
-    return maps if maps.shape[-1] == side else F.interpolate(maps, (side, side), mode="bilinear", align_corners=False)
+    return (
+        maps
+        if maps.shape[-1] == side
+        else F.interpolate(maps, (side, side), mode="bilinear", align_corners=False)
+    )
 
 
-def psi_reference(ancestor: Sequence[Tensor], descendant: Sequence[Tensor], h: Sequence[Projection]) -> Tensor:
+def psi_reference(
+    ancestor: Sequence[Tensor], descendant: Sequence[Tensor], h: Sequence[Projection]
+) -> Tensor:
     """psi [B, L, K] of maps [B, C_l, S, S] and [B, c_k, s, s], as the formula reads."""
     offsets = layout(ancestor, descendant).offsets
     columns = []
@@ -122,7 +134,9 @@ class Frozen:
     totals: dict[tuple[int, bool], Tensor]
 
     def __getitem__(self, rows: Tensor) -> Frozen:
-        taken = {id(m): m for runs in self.maps.values() for m in runs}  # kinds may share a run's maps
+        taken = {
+            id(m): m for runs in self.maps.values() for m in runs
+        }  # kinds may share a run's maps
         taken = {place: m.index_select(0, rows) for place, m in taken.items()}
         maps = {kind: tuple(taken[id(m)] for m in runs) for kind, runs in self.maps.items()}
         energy = {kind: e.index_select(0, rows) for kind, e in self.energy.items()}
@@ -168,9 +182,16 @@ class Matcher:
 
     def numbers_per_image(self) -> int:
         kinds = {self.layout.kind(k): self.runs[k] for k in range(len(self.runs))}
-        maps = sum(run.side**2 * (run.last - run.first) for run in {run for runs in kinds.values() for run in runs})
+        maps = sum(
+            run.side**2 * (run.last - run.first)
+            for run in {run for runs in kinds.values() for run in runs}
+        )
         moments = sum(by_moments for _, by_moments in kinds)
-        return maps + self.layout.channels + moments * (len(self.layout.ancestor) + self.layout.channels)
+        return (
+            maps
+            + self.layout.channels
+            + moments * (len(self.layout.ancestor) + self.layout.channels)
+        )
 
     def pool(self, ancestor: Sequence[Tensor]) -> Tensor:
         """Maps [B, C_l, S, S] averaged over their pixels, side by side: [B, sum of C_l]."""
@@ -189,17 +210,30 @@ class Matcher:
                 continue
             for run in runs:
                 if run not in made:
-                    made[run] = torch.cat([as_flat(resize(ancestor[l], run.side)) for l in run.layers], 2)
+                    made[run] = torch.cat(
+                        [as_flat(resize(ancestor[l], run.side)) for l in run.layers], 2
+                    )
             maps[kind] = found = tuple(made[run] for run in runs)
             if not self.layout.moments(k):
                 continue
-            totals[kind] = torch.cat([self._total(m, run, kind[0], pooled) for m, run in zip(found, runs, strict=True)], 1)
+            totals[kind] = torch.cat(
+                [self._total(m, run, kind[0], pooled) for m, run in zip(found, runs, strict=True)],
+                1,
+            )
             if value:
-                squares = torch.cat([self._energy(m, run.side, kind[0]) for m, run in zip(found, runs, strict=True)], 1)
+                squares = torch.cat(
+                    [
+                        self._energy(m, run.side, kind[0])
+                        for m, run in zip(found, runs, strict=True)
+                    ],
+                    1,
+                )
                 energy[kind] = squares @ self.scales[k]
         return Frozen(pooled, maps, energy, totals)
 
-    def loss(self, frozen: Frozen, alpha: Tensor, descendant: Sequence[Tensor], h: Sequence[Projection]) -> Tensor:
+    def loss(
+        self, frozen: Frozen, alpha: Tensor, descendant: Sequence[Tensor], h: Sequence[Projection]
+    ) -> Tensor:
         """L_meta (Eq. 8): sum over pairs of alpha [B, L, K] times :func:`psi_reference`, mean over the B images.
 
         Linear in alpha, so its gradient with respect to alpha is psi / B.
@@ -216,7 +250,9 @@ class Matcher:
         psi = (F.linear(as_flat(z), h.weight, h.bias) - target).square().sum(1) @ self.scales[k]
         return (alpha * psi).sum()
 
-    def _by_moments(self, k: int, frozen: Frozen, alpha: Tensor, z: Tensor, h: Projection) -> Tensor:
+    def _by_moments(
+        self, k: int, frozen: Frozen, alpha: Tensor, z: Tensor, h: Projection
+    ) -> Tensor:
         """By second moments, weighted by alpha [B, L] before anything as large as z is touched."""
         flat, pixels, kind = as_flat(z), z.shape[-1] ** 2, self.layout.kind(k)
         w, bias = h.weight, h.bias
@@ -225,10 +261,14 @@ class Matcher:
         weighted = ((alpha * self.inverse[k]) @ grams).view(-1, w.shape[1], w.shape[1])
         pulled = torch.bmm(flat, weighted)
         for run, target in zip(self.runs[k], frozen.maps[kind], strict=True):
-            part = (target * (-2 * per_channel[:, None, run.first : run.last])) @ w[run.first : run.last]
+            part = (target * (-2 * per_channel[:, None, run.first : run.last])) @ w[
+                run.first : run.last
+            ]
             pulled = pulled + _enlarge(part, run.side, z.shape[-1])
         scaled = per_channel * bias
-        constant = (scaled * (pixels * bias - 2 * frozen.totals[kind])).sum() + (alpha * frozen.energy[kind]).sum()
+        constant = (scaled * (pixels * bias - 2 * frozen.totals[kind])).sum() + (
+            alpha * frozen.energy[kind]
+        ).sum()
         return (pulled * flat).sum() + 2 * ((scaled @ w) * flat.sum(1)).sum() + constant
 
     def cross(self, left: Tensor, right: Tensor) -> Tensor:
@@ -239,7 +279,9 @@ class Matcher:
     def stretches(self, w: Tensor) -> list[Tensor]:
         """w [sum of C_l, c] cut into [n, C, c]: n neighbouring layers with C channels each."""
         cut = []
-        for channels, layers in groupby(enumerate(self.layout.ancestor), key=lambda item: item[1][0]):
+        for channels, layers in groupby(
+            enumerate(self.layout.ancestor), key=lambda item: item[1][0]
+        ):
             first = [number for number, _ in layers]
             rows = w[self.layout.offsets[first[0]] : self.layout.offsets[first[-1] + 1]]
             cut.append(rows.view(len(first), channels, w.shape[1]))
@@ -256,7 +298,9 @@ class Matcher:
         """Sum over pixels of UZ, per channel: [B, side^2, C] -> [B, C]."""
         native = self.layout.ancestor[run.layers[0]][1]
         if all(self.layout.ancestor[l][1] == native for l in run.layers) and target % native == 0:
-            return pooled[:, run.first : run.last] * target**2  # enlarging by a whole factor keeps the mean
+            return (
+                pooled[:, run.first : run.last] * target**2
+            )  # enlarging by a whole factor keeps the mean
         line = self._matrix(run.side, target).sum(0)
         return torch.matmul(torch.outer(line, line).flatten(), maps)
 
@@ -279,8 +323,17 @@ class Matcher:
         whole = [maps for maps, side in parts if side == target]
         small = [(maps, side) for maps, side in parts if side != target]
         if small:
-            lines = [torch.matmul(self._matrix(side, target), maps.reshape(batch, side, side * channels)) for maps, side in small]
-            both = torch.cat([part.view(batch * target, side, channels) for part, (_, side) in zip(lines, small, strict=True)], 1)
+            lines = [
+                torch.matmul(self._matrix(side, target), maps.reshape(batch, side, side * channels))
+                for maps, side in small
+            ]
+            both = torch.cat(
+                [
+                    part.view(batch * target, side, channels)
+                    for part, (_, side) in zip(lines, small, strict=True)
+                ],
+                1,
+            )
             across = torch.cat([self._matrix(side, target) for _, side in small], 1)
             whole.append(torch.matmul(across, both).view(batch, target * target, channels))
         total = whole[0]
@@ -290,14 +343,20 @@ class Matcher:
 
     def shrink(self, maps: Tensor, side: int, target: int) -> Tensor:
         """U's transpose, [B, target^2, C] -> [B, side^2, C]."""
-        return maps if side == target else self._both_axes(maps, target, self._matrix(side, target).t())
+        return (
+            maps
+            if side == target
+            else self._both_axes(maps, target, self._matrix(side, target).t())
+        )
 
     def _matrix(self, side: int, target: int) -> Tensor:
         """The bilinear resize along one axis, [target, side]."""
         found = self._matrices.get((side, target))
         if found is None:
             eye = torch.eye(side, dtype=self._like.dtype, device=self._like.device)[None]
-            found = F.interpolate(eye, target, mode="linear", align_corners=False)[0].t().contiguous()
+            found = (
+                F.interpolate(eye, target, mode="linear", align_corners=False)[0].t().contiguous()
+            )
             self._matrices[side, target] = found
         return found
 

@@ -66,11 +66,19 @@ class Pseudo:
         self.network = Features(network.train(), groups)
         self.names = [name for name, _ in self.network.named_parameters()]
         self.matcher = matcher
-        theta = [p.detach().clone(memory_format=torch.preserve_format) for p in self.network.parameters()]
-        zeta = _draw_alignment(matcher.layout, seed, like=theta[0]) if isinstance(matcher, Matcher) else []
+        theta = [
+            p.detach().clone(memory_format=torch.preserve_format) for p in self.network.parameters()
+        ]
+        zeta = (
+            _draw_alignment(matcher.layout, seed, like=theta[0])
+            if isinstance(matcher, Matcher)
+            else []
+        )
         self.initial: Tensors = (*theta, *zeta)
 
-    def matching(self, frozen: Frozen, x: Tensor, alpha: Tensor, params: Sequence[Tensor]) -> Tensor:
+    def matching(
+        self, frozen: Frozen, x: Tensor, alpha: Tensor, params: Sequence[Tensor]
+    ) -> Tensor:
         """L_meta on images x [B, 3, H, W] with alpha [B, L, K]."""
         h = params[len(self.names) :]
         projections = [Projection(h[i], h[i + 1]) for i in range(0, len(h), 2)]
@@ -81,7 +89,9 @@ class Pseudo:
         return F.cross_entropy(self._call(params, x, True)[0], labels)
 
     def _call(self, params: Sequence[Tensor], x: Tensor, logits: bool = False) -> list[Tensor]:
-        return functional_call(self.network, dict(zip(self.names, params, strict=False)), (x, logits))
+        return functional_call(
+            self.network, dict(zip(self.names, params, strict=False)), (x, logits)
+        )
 
 
 def _draw_alignment(shape: Layout, seed: int, like: Tensor) -> list[Tensor]:
@@ -90,7 +100,9 @@ def _draw_alignment(shape: Layout, seed: int, like: Tensor) -> list[Tensor]:
     for k, (width, _) in enumerate(shape.descendant):
         bound = 1 / math.sqrt(width)
         pairs = [
-            torch.empty(channels, width + 1).uniform_(-bound, bound, generator=generator(seed, "alignment", l, k))
+            torch.empty(channels, width + 1).uniform_(
+                -bound, bound, generator=generator(seed, "alignment", l, k)
+            )
             for l, (channels, _) in enumerate(shape.ancestor)
         ]
         both = torch.cat(pairs).to(like)
@@ -136,7 +148,11 @@ def meta_network(request: Request) -> Condensed:
     except Diverged:
         return diverged(request)
     best = min(tried, key=lambda one: one.distance(reach))
-    found = condensed(best.alpha, best.history, lambda alpha: select(alpha, c.selection, c.top_k, request.fallback, reach))
+    found = condensed(
+        best.alpha,
+        best.history,
+        lambda alpha: select(alpha, c.selection, c.top_k, request.fallback, reach),
+    )
     effort = {"meta_lr": best.rate, "attempts": float(len(tried)), "movement": movement(best.alpha)}
     return replace(found, effort={name: [number] for name, number in effort.items()})
 
@@ -180,7 +196,10 @@ def attempts(run: Condensation, request: Request, reach: float) -> list[Attempt]
 
 def diverged(request: Request) -> Condensed:
     why = f"fixed set, because the pseudo-descendant's losses were not finite at condense.lr = {request.c.lr:g}; a lower one may help"
-    return replace(fixed_condensation(request, why, "collapsed"), alpha=torch.zeros(len(request.groups), len(request.pseudo_groups)))
+    return replace(
+        fixed_condensation(request, why, "collapsed"),
+        alpha=torch.zeros(len(request.groups), len(request.pseudo_groups)),
+    )
 
 
 class Condensation:
@@ -199,7 +218,13 @@ class Condensation:
         reference: bool = False,
         wrong_images: int | None = None,
     ) -> None:
-        self.c, self.seed, self.resident, self.meta_index, self.wrong_images = c, seed, resident, meta_index, wrong_images
+        self.c, self.seed, self.resident, self.meta_index, self.wrong_images = (
+            c,
+            seed,
+            resident,
+            meta_index,
+            wrong_images,
+        )
         if not reference and isinstance(ancestor, Network):
             ancestor.fused = True  # nobody asks for its gradients
         frozen = Features(ancestor.eval().requires_grad_(False), groups)
@@ -211,8 +236,15 @@ class Condensation:
         self.pooled = self.ancestor.pooled()
         self.pseudo = Pseudo(pseudo, pseudo_groups, self.matcher, seed)
         self.written: Written | None = None
-        if isinstance(pseudo, VGG) and isinstance(self.matcher, Matcher) and resident.device.type == "cpu" and not reference:
-            self.written = Written(pseudo.plan, resident.size, self.pseudo.network.places, self.matcher)
+        if (
+            isinstance(pseudo, VGG)
+            and isinstance(self.matcher, Matcher)
+            and resident.device.type == "cpu"
+            and not reference
+        ):
+            self.written = Written(
+                pseudo.plan, resident.size, self.pseudo.network.places, self.matcher
+            )
         self._descendant_layers, self._like = len(pseudo_groups), probe
         self.begin()
 
@@ -222,21 +254,35 @@ class Condensation:
         zeros = tuple(torch.zeros_like(p) for p in self.pseudo.initial)
         pull = Pull(phi) if follow and isinstance(phi, MetaNetwork) else None
         wrong = None if self.wrong_images is None else generator(self.wrong_images, "wrong-images")
-        self.state = _State(self.pseudo.initial, zeros, phi, optimizer, self._like.new_zeros(()), pull, wrong)
+        self.state = _State(
+            self.pseudo.initial, zeros, phi, optimizer, self._like.new_zeros(()), pull, wrong
+        )
 
     def _shown(self, index: Tensor) -> Tensor:
         """Which image the ancestor is shown for each of ``index``: itself, but for a null test."""
         if self.wrong_images is None:
             return index
-        return index[torch.randperm(len(index), generator=generator(self.wrong_images, "wrong-meta-images"))]
+        return index[
+            torch.randperm(len(index), generator=generator(self.wrong_images, "wrong-meta-images"))
+        ]
 
     @classmethod
     def of(cls, request: Request) -> Self:
         """What a request asks for."""
         networks = request.ancestor(), request.pseudo(), request.groups, request.pseudo_groups
-        return cls(*networks, request.resident, request.split.meta, request.c, request.seed, request.reference, request.wrong_images)
+        return cls(
+            *networks,
+            request.resident,
+            request.split.meta,
+            request.c,
+            request.seed,
+            request.reference,
+            request.wrong_images,
+        )
 
-    def weighting(self, descendant_layers: int, like: Tensor, rate: float | None) -> tuple[nn.Module, torch.optim.Optimizer | None]:
+    def weighting(
+        self, descendant_layers: int, like: Tensor, rate: float | None
+    ) -> tuple[nn.Module, torch.optim.Optimizer | None]:
         """What gives every pair its weight, [B, sum of the pooled sizes] -> alpha [B, L, K], and what trains it, if anything."""
         phi = MetaNetwork(self.matcher.pooled_sizes, descendant_layers).to(like)
         return phi, phi_optimizer(phi, self.c, self.c.meta_lr if rate is None else rate)
@@ -246,28 +292,54 @@ class Condensation:
         """Whether the training batch is matched, too, so that its images have to pass the ancestor."""
         return self.c.objective == "eq16"
 
-    def train(self, train_index: Tensor, train_labels: Tensor, meta_labels: Tensor, progress: Progress) -> dict[str, list[float]]:
+    def train(
+        self, train_index: Tensor, train_labels: Tensor, meta_labels: Tensor, progress: Progress
+    ) -> dict[str, list[float]]:
         """All epochs; the curves of :class:`Convergence`. Raises Diverged."""
         steps = steps_per_epoch(len(train_index), self.c.batch)
         course = Convergence(self.c.epochs * steps)
-        if self.matches_training and not self.c.augment and self.on_training is None:  # every epoch shows the ancestor the same images
-            self.on_training = FrozenAncestor(self.ancestor.ancestor, self.matcher, self.resident, self._shown(train_index))
+        if (
+            self.matches_training and not self.c.augment and self.on_training is None
+        ):  # every epoch shows the ancestor the same images
+            self.on_training = FrozenAncestor(
+                self.ancestor.ancestor, self.matcher, self.resident, self._shown(train_index)
+            )
         metas = meta_rows(len(self.meta_index), self.c.meta_batch, self.seed)
         for epoch in range(self.c.epochs):
             draws = generator(self.seed, "condense-augment", epoch)
-            for step, rows in enumerate(epoch_rows(len(train_index), self.c.batch, self.seed, epoch)):
+            for step, rows in enumerate(
+                epoch_rows(len(train_index), self.c.batch, self.seed, epoch)
+            ):
                 done = epoch + step / steps
                 if step % REPORT_EVERY == 0:
                     progress(done / self.c.epochs, f"epoch {epoch + 1} of {self.c.epochs}")
-                batch = replace(self._batch(train_index[rows], train_labels[rows], next(metas), meta_labels, draws), train_rows=rows)
+                batch = replace(
+                    self._batch(
+                        train_index[rows], train_labels[rows], next(metas), meta_labels, draws
+                    ),
+                    train_rows=rows,
+                )
                 losses = self.iterate(batch, 0.5 * (1 + math.cos(math.pi * done / self.c.epochs)))
                 course.add(*losses, self.state.squared, self.scores)
         return course.curves
 
-    def _batch(self, index: Tensor, labels: Tensor, rows: Tensor, meta_labels: Tensor, draws: torch.Generator) -> Batch:
+    def _batch(
+        self,
+        index: Tensor,
+        labels: Tensor,
+        rows: Tensor,
+        meta_labels: Tensor,
+        draws: torch.Generator,
+    ) -> Batch:
         device = self.resident.device
         images = self.resident.batch(index, self.c.augment, draws)
-        return Batch(images, sent(labels, device), self.resident.batch(self.meta_index[rows]), sent(meta_labels[rows], device), rows)
+        return Batch(
+            images,
+            sent(labels, device),
+            self.resident.batch(self.meta_index[rows]),
+            sent(meta_labels[rows], device),
+            rows,
+        )
 
     def iterate(self, batch: Batch, annealed: float) -> tuple[Tensor, Tensor]:
         """One iteration of Algorithm 1: a step of theta and zeta, then one of phi.
@@ -290,12 +362,18 @@ class Condensation:
 
     def _outer(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Images and labels of the look-ahead's cross-entropy."""
-        return (batch.train, batch.train_labels) if self.c.outer == "train" else (batch.meta, batch.meta_labels)
+        return (
+            (batch.train, batch.train_labels)
+            if self.c.outer == "train"
+            else (batch.meta, batch.meta_labels)
+        )
 
     def _by_autograd(self, batch: Batch, frozen: Frozen, alpha: Tensor, rule: Rule) -> Tensor:
         """The hypergradient, for any network on any device."""
         look = LookAhead(
-            matching=lambda params, weights: self.pseudo.matching(frozen, batch.meta, weights, params),
+            matching=lambda params, weights: self.pseudo.matching(
+                frozen, batch.meta, weights, params
+            ),
             train_loss=lambda params: self.pseudo.loss(batch.train, batch.train_labels, params),
             outer_loss=lambda params: self.pseudo.loss(*self._outer(batch), params),
             steps=self.c.lookahead,
@@ -343,10 +421,14 @@ class Condensation:
             with torch.no_grad():
                 return self.written.psi(frozen, x, self.state.params)
         weights = self.state.phi(frozen.pooled).detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(self.pseudo.matching(frozen, x, weights, self.state.params), weights)
+        (gradient,) = torch.autograd.grad(
+            self.pseudo.matching(frozen, x, weights, self.state.params), weights
+        )
         return gradient * len(x)
 
-    def _real_step(self, batch: Batch, frozen: Frozen, matched: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    def _real_step(
+        self, batch: Batch, frozen: Frozen, matched: Tensor, rule: Rule
+    ) -> tuple[Tensor, Tensor]:
         """theta and zeta one step down L_total = L_cls + lambda L_meta (Eq. 15)."""
         with torch.no_grad():
             alpha = self.state.phi(frozen.pooled)
@@ -361,16 +443,22 @@ class Condensation:
         return classification.detach(), matching.detach()
 
     @torch.no_grad()
-    def _written_step(self, batch: Batch, frozen: Frozen, matched: Tensor, alpha: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    def _written_step(
+        self, batch: Batch, frozen: Frozen, matched: Tensor, alpha: Tensor, rule: Rule
+    ) -> tuple[Tensor, Tensor]:
         assert self.written is not None
         state = self.state
         if matched is batch.train and self.c.match_weight > 0:
-            total = self.written.total(frozen, matched, batch.train_labels, alpha, self.c.match_weight, state.params)
+            total = self.written.total(
+                frozen, matched, batch.train_labels, alpha, self.c.match_weight, state.params
+            )
             state.params, state.buffers = sgd(state.params, state.buffers, total.grads, rule)
             return total.classification, total.classification.new_zeros(())  # nobody asks for it
         classification = self.written.classification(batch.train, batch.train_labels, state.params)
         matching = self.written.matching(frozen, matched, alpha, state.params)
-        grads = torch._foreach_add(list(classification.grads), list(matching.grads), alpha=self.c.match_weight)
+        grads = torch._foreach_add(
+            list(classification.grads), list(matching.grads), alpha=self.c.match_weight
+        )
         state.params, state.buffers = sgd(state.params, state.buffers, grads, rule)
         return classification.loss, matching.loss
 
@@ -380,7 +468,9 @@ class Condensation:
         assert state.optimizer is not None
         state.optimizer.zero_grad()
         alpha.backward(gradient)
-        state.squared = torch.stack([p.grad.square().sum() for p in state.phi.parameters() if p.grad is not None]).sum()
+        state.squared = torch.stack(
+            [p.grad.square().sum() for p in state.phi.parameters() if p.grad is not None]
+        ).sum()
         state.optimizer.param_groups[0]["lr"] = state.optimizer.defaults["lr"] * share
         state.optimizer.step()
         if state.pull is not None:
@@ -389,4 +479,6 @@ class Condensation:
     @torch.no_grad()
     def scores(self) -> Tensor:
         """alpha [L, K]: each pair's mean over all meta images."""
-        return torch.stack([self.state.phi(part).sum(0) for part in self.pooled.split(CHUNK)]).sum(0) / len(self.pooled)
+        return torch.stack([self.state.phi(part).sum(0) for part in self.pooled.split(CHUNK)]).sum(
+            0
+        ) / len(self.pooled)

@@ -55,7 +55,11 @@ class Pull:
     """
 
     def __init__(self, phi: MetaNetwork) -> None:
-        self.phi, self.weight, self.bias = phi, torch.zeros_like(phi.weight), torch.zeros_like(phi.bias)
+        self.phi, self.weight, self.bias = (
+            phi,
+            torch.zeros_like(phi.weight),
+            torch.zeros_like(phi.bias),
+        )
 
     @torch.no_grad()
     def add(self, pooled: Tensor, gradient: Tensor, annealed: float) -> None:
@@ -75,7 +79,9 @@ class Pull:
         def moved(rate: float) -> float:
             return movement((1 - rate * slope).clamp(0, 6).mean(0))
 
-        low = high = reach / steepest  # |1 - alpha| is at most rate * |slope|: no lower rate gets there
+        low = high = (
+            reach / steepest
+        )  # |1 - alpha| is at most rate * |slope|: no lower rate gets there
         for _ in range(DOUBLINGS):
             if moved(high) >= reach:
                 break

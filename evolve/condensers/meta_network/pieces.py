@@ -35,7 +35,9 @@ class Piece(Protocol):
         ...
 
 
-def piece(matcher: Matcher, k: int, frozen: Frozen, alpha: Tensor, z: Tensor, h: Projection) -> Piece:
+def piece(
+    matcher: Matcher, k: int, frozen: Frozen, alpha: Tensor, z: Tensor, h: Projection
+) -> Piece:
     """Descendant layer ``k`` with features z [B, c, S, S] under alpha [B, L]."""
     kind = Moments if matcher.layout.moments(k) else Direct
     return kind(matcher, k, frozen, alpha, as_flat(z), h)
@@ -48,7 +50,10 @@ def psi(matcher: Matcher, k: int, frozen: Frozen, z: Tensor, h: Projection) -> T
         residual = torch.nn.functional.linear(features, h.weight, h.bias).sub_(frozen.maps[kind][0])
         return residual.square_().sum(1) @ matcher.scales[k]
     pixels, sums, side = features.shape[1], features.sum(1), z.shape[-1]
-    moments, grams = torch.bmm(features.transpose(1, 2), features), matcher.cross(h.weight, h.weight)
+    moments, grams = (
+        torch.bmm(features.transpose(1, 2), features),
+        matcher.cross(h.weight, h.weight),
+    )
     shrunk = {run.side: matcher.shrink(features, run.side, side) for run in matcher.runs[k]}
     crossed = [
         (target * (shrunk[run.side] @ h.weight[run.first : run.last].t())).sum(1)
@@ -56,13 +61,23 @@ def psi(matcher: Matcher, k: int, frozen: Frozen, z: Tensor, h: Projection) -> T
     ]
     channel = h.bias * (sums @ h.weight.t() - frozen.totals[kind]) - torch.cat(crossed, 1)
     squares = (moments.flatten(1) @ grams.t()) * matcher.inverse[k]
-    return squares + (2 * channel + pixels * h.bias.square()) @ matcher.scales[k] + frozen.energy[kind]
+    return (
+        squares + (2 * channel + pixels * h.bias.square()) @ matcher.scales[k] + frozen.energy[kind]
+    )
 
 
 class Direct:
     """Through the residual r = F W^T + bias - Z [B, P, sum of C_l]: for maps of few pixels."""
 
-    def __init__(self, matcher: Matcher, k: int, frozen: Frozen, alpha: Tensor, features: Tensor, h: Projection) -> None:
+    def __init__(
+        self,
+        matcher: Matcher,
+        k: int,
+        frozen: Frozen,
+        alpha: Tensor,
+        features: Tensor,
+        h: Projection,
+    ) -> None:
         (target,) = frozen.maps[matcher.layout.kind(k)]
         self.features, self.h, self.scales = features, h, matcher.scales[k]
         self.weights = (alpha @ self.scales.t()).unsqueeze(1)
@@ -70,7 +85,9 @@ class Direct:
         self.pushed = self.residual * (2 * self.weights)
         self.value = torch.dot(self.pushed.flatten(), self.residual.flatten()) / 2
         rows = self.pushed.flatten(0, 1)
-        self.gradient = Parts(self.pushed @ h.weight, rows.t() @ features.flatten(0, 1), rows.sum(0))
+        self.gradient = Parts(
+            self.pushed @ h.weight, rows.t() @ features.flatten(0, 1), rows.sum(0)
+        )
 
     def products(self, v: Parts, curvature: bool) -> tuple[Parts | None, Tensor]:
         moved = torch.nn.functional.linear(v.features, self.h.weight, v.bias)
@@ -80,21 +97,34 @@ class Direct:
             return None, psi
         pushed = moved.mul_(2 * self.weights)
         rows, before = pushed.flatten(0, 1), self.pushed.flatten(0, 1)
-        weight = torch.addmm(rows.t() @ self.features.flatten(0, 1), before.t(), v.features.flatten(0, 1))
+        weight = torch.addmm(
+            rows.t() @ self.features.flatten(0, 1), before.t(), v.features.flatten(0, 1)
+        )
         return Parts(pushed @ self.h.weight + self.pushed @ v.weight, weight, rows.sum(0)), psi
 
 
 class Moments:
     """By second moments: F^T F of the features and W^T W of h; the ancestor's maps stay at the lower of the two resolutions."""
 
-    def __init__(self, matcher: Matcher, k: int, frozen: Frozen, alpha: Tensor, features: Tensor, h: Projection) -> None:
+    def __init__(
+        self,
+        matcher: Matcher,
+        k: int,
+        frozen: Frozen,
+        alpha: Tensor,
+        features: Tensor,
+        h: Projection,
+    ) -> None:
         kind = matcher.layout.kind(k)
         self.matcher, self.k, self.features, self.h = matcher, k, features, h
         self.pixels, self.channels = features.shape[1], features.shape[2]
         self.maps, self.totals = frozen.maps[kind], frozen.totals[kind]
         self.per_layer = alpha * matcher.inverse[k]
         self.per_channel = alpha @ matcher.scales[k].t()
-        self.weighted = [t * self.per_channel[:, None, run.first : run.last] for t, run in zip(self.maps, matcher.runs[k], strict=True)]
+        self.weighted = [
+            t * self.per_channel[:, None, run.first : run.last]
+            for t, run in zip(self.maps, matcher.runs[k], strict=True)
+        ]
         self.sums, self.moments = features.sum(1), torch.bmm(features.transpose(1, 2), features)
         self.grams = self.matcher.cross(h.weight, h.weight)
         self.mixed = self._square(self.per_layer @ self.grams)
@@ -105,40 +135,66 @@ class Moments:
         a, w, bias = self.per_channel, self.h.weight, self.h.bias
         scaled = a * bias
         drawn, pulled, matched = self._enlarged(-2 * w), scaled @ w, self._matched(self.shrunk)
-        products = (self.moments * self.mixed).sum() + 2 * ((pulled * self.sums).sum() - (matched * w).sum())
+        products = (self.moments * self.mixed).sum() + 2 * (
+            (pulled * self.sums).sum() - (matched * w).sum()
+        )
         self.value = products + (scaled * (self.pixels * bias - 2 * self.totals)).sum()
         if energy is not None:
             self.value += (alpha * energy).sum()
         weight = self._through(w, self.moments) - matched + scaled.t() @ self.sums
         over = (a * (self.sums @ w.t() - self.totals)).sum(0) + self.pixels * scaled.sum(0)
-        self.gradient = Parts(drawn.add_(2 * pulled.unsqueeze(1)).baddbmm_(self.features, 2 * self.mixed), 2 * weight, 2 * over)
+        self.gradient = Parts(
+            drawn.add_(2 * pulled.unsqueeze(1)).baddbmm_(self.features, 2 * self.mixed),
+            2 * weight,
+            2 * over,
+        )
 
     def products(self, v: Parts, curvature: bool) -> tuple[Parts | None, Tensor]:
         half = torch.bmm(v.features.transpose(1, 2), self.features)
-        moments, sums, shrunk = half + half.transpose(1, 2), v.features.sum(1), self._shrink(v.features)
+        moments, sums, shrunk = (
+            half + half.transpose(1, 2),
+            v.features.sum(1),
+            self._shrink(v.features),
+        )
         grams = self.matcher.cross(v.weight, self.h.weight)
         grams = (self._square(grams) + self._square(grams).transpose(1, 2)).flatten(1)
         psi = self._psi(v, grams, moments, sums, shrunk)
         return (self._curved(v, grams, moments, sums, shrunk) if curvature else None), psi
 
-    def _psi(self, v: Parts, grams: Tensor, moments: Tensor, sums: Tensor, shrunk: list[Tensor]) -> Tensor:
+    def _psi(
+        self, v: Parts, grams: Tensor, moments: Tensor, sums: Tensor, shrunk: list[Tensor]
+    ) -> Tensor:
         """How every psi [B, L] changes along ``v``."""
         w, bias = self.h.weight, self.h.bias
-        found = (self.moments.flatten(1) @ grams.t() + moments.flatten(1) @ self.grams.t()) * self.matcher.inverse[self.k]
+        found = (
+            self.moments.flatten(1) @ grams.t() + moments.flatten(1) @ self.grams.t()
+        ) * self.matcher.inverse[self.k]
         crossed = []
-        for t, run, one, moved in zip(self.maps, self.matcher.runs[self.k], self.shrunk, shrunk, strict=True):
+        for t, run, one, moved in zip(
+            self.maps, self.matcher.runs[self.k], self.shrunk, shrunk, strict=True
+        ):
             part = slice(run.first, run.last)
             crossed.append((t * (one @ v.weight[part].t() + moved @ w[part].t())).sum(1))
         channel = (self.sums @ w.t()) * v.bias + (self.sums @ v.weight.t() + sums @ w.t()) * bias
         channel = channel + v.bias * (self.pixels * bias - self.totals) - torch.cat(crossed, 1)
         return found + 2 * channel @ self.matcher.scales[self.k]
 
-    def _curved(self, v: Parts, grams: Tensor, moments: Tensor, sums: Tensor, shrunk: list[Tensor]) -> Parts:
+    def _curved(
+        self, v: Parts, grams: Tensor, moments: Tensor, sums: Tensor, shrunk: list[Tensor]
+    ) -> Parts:
         a, w = self.per_channel, self.h.weight
         scaled, moved = a * self.h.bias, a * v.bias
-        features = torch.baddbmm(torch.bmm(v.features, self.mixed), self.features, self._square(self.per_layer @ grams))
-        features = features - self._enlarged(v.weight) + (moved @ w + scaled @ v.weight).unsqueeze(1)
-        weight = self._through(v.weight, self.moments) + self._through(w, moments) - self._matched(shrunk)
+        features = torch.baddbmm(
+            torch.bmm(v.features, self.mixed), self.features, self._square(self.per_layer @ grams)
+        )
+        features = (
+            features - self._enlarged(v.weight) + (moved @ w + scaled @ v.weight).unsqueeze(1)
+        )
+        weight = (
+            self._through(v.weight, self.moments)
+            + self._through(w, moments)
+            - self._matched(shrunk)
+        )
         weight = weight + moved.t() @ self.sums + scaled.t() @ sums
         over = (a * (sums @ w.t() + self.sums @ v.weight.t())).sum(0) + self.pixels * moved.sum(0)
         return Parts(2 * features, 2 * weight, 2 * over)
@@ -166,8 +222,16 @@ class Moments:
         """U^T F for the side of every run, [B, side^2, c] each."""
         side = self.matcher.layout.descendant[self.k][1]
         made: dict[int, Tensor] = {}
-        return [made.setdefault(run.side, self.matcher.shrink(features, run.side, side)) for run in self.matcher.runs[self.k]]
+        return [
+            made.setdefault(run.side, self.matcher.shrink(features, run.side, side))
+            for run in self.matcher.runs[self.k]
+        ]
 
     def _matched(self, shrunk: list[Tensor]) -> Tensor:
         """(weighted Z)^T U^T F, [sum of C_l, c]."""
-        return torch.cat([t.flatten(0, 1).t() @ f.flatten(0, 1) for t, f in zip(self.weighted, shrunk, strict=True)])
+        return torch.cat(
+            [
+                t.flatten(0, 1).t() @ f.flatten(0, 1)
+                for t, f in zip(self.weighted, shrunk, strict=True)
+            ]
+        )

@@ -24,7 +24,9 @@ class TokenMatcher:
         """Takes an example of all features. ValueError for layers of several shapes: the identity cannot compare those."""
         shapes = {tuple(z.shape[1:]) for z in (*ancestor, *descendant)}
         if len(shapes) > 1:
-            raise ValueError(f"tokens of ancestor and descendant must be of one shape [T, D], got {sorted(shapes)}")
+            raise ValueError(
+                f"tokens of ancestor and descendant must be of one shape [T, D], got {sorted(shapes)}"
+            )
         self.layers = len(ancestor)
         self.tokens, self.dim = ancestor[0].shape[1:]
 
@@ -47,7 +49,9 @@ class TokenMatcher:
         stacked = torch.stack(list(ancestor), 1).flatten(2)
         return Frozen(self.pool(ancestor), {KIND: (stacked,)}, {KIND: stacked.square().mean(2)}, {})
 
-    def loss(self, frozen: Frozen, alpha: Tensor, descendant: Sequence[Tensor], h: Sequence[Projection]) -> Tensor:
+    def loss(
+        self, frozen: Frozen, alpha: Tensor, descendant: Sequence[Tensor], h: Sequence[Projection]
+    ) -> Tensor:
         """L_meta (Eq. 14): sum over pairs of alpha [B, L, K] times psi, mean over the B images. ``h`` is empty.
 
         alpha weights the ancestor's tokens before they meet the descendant's, so that nothing of size L * K * T * D is made.
@@ -55,5 +59,7 @@ class TokenMatcher:
         ((targets,), energy) = frozen.maps[KIND], frozen.energy[KIND]
         z = torch.stack(list(descendant), 1).flatten(2)
         pulled = torch.bmm(alpha.transpose(1, 2), targets)
-        moments = ((alpha.sum(1).unsqueeze(2) * z - 2 * pulled) * z).sum() / (self.tokens * self.dim)
+        moments = ((alpha.sum(1).unsqueeze(2) * z - 2 * pulled) * z).sum() / (
+            self.tokens * self.dim
+        )
         return (moments + (alpha * energy.unsqueeze(2)).sum()) / len(alpha)

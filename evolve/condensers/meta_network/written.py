@@ -38,7 +38,9 @@ class Written:
 
     def weights(self, params: Sequence[Tensor]) -> Weights:
         end = 4 * self.units
-        conv = [channels_last(weight) for weight in params[0:end:4]]  # as they are, but for a stranger's
+        conv = [
+            channels_last(weight) for weight in params[0:end:4]
+        ]  # as they are, but for a stranger's
         bias, gamma, beta = (params[first:end:4] for first in (1, 2, 3))
         return Weights(conv, bias, gamma, beta, params[end], params[end + 1])
 
@@ -50,21 +52,41 @@ class Written:
         """L_cls on images x [B, 3, S, S] with labels [B]."""
         return Classification(self, x, labels, params)
 
-    def total(self, frozen: Frozen, x: Tensor, labels: Tensor, alpha: Tensor, weight: float, params: Sequence[Tensor]) -> Total:
+    def total(
+        self,
+        frozen: Frozen,
+        x: Tensor,
+        labels: Tensor,
+        alpha: Tensor,
+        weight: float,
+        params: Sequence[Tensor],
+    ) -> Total:
         """L_cls + ``weight`` L_meta on the same images x."""
         return Total(self, frozen, x, labels, alpha, weight, params)
 
     def psi(self, frozen: Frozen, x: Tensor, params: Sequence[Tensor]) -> Tensor:
         """psi [B, L, K] on images x: a forward pass, no derivative."""
         features, h = self.run(x, params).features, params[self.theta :]
-        found = [psi(self.matcher, k, frozen, features[place], Projection(h[2 * k], h[2 * k + 1])) for k, place in enumerate(self.places)]
+        found = [
+            psi(self.matcher, k, frozen, features[place], Projection(h[2 * k], h[2 * k + 1]))
+            for k, place in enumerate(self.places)
+        ]
         return torch.stack(found, 2)
 
-    def pieces(self, frozen: Frozen, run: Pass, alpha: Tensor, params: Sequence[Tensor]) -> list[Piece]:
+    def pieces(
+        self, frozen: Frozen, run: Pass, alpha: Tensor, params: Sequence[Tensor]
+    ) -> list[Piece]:
         """The parts of sum(alpha * psi), one a matched layer, at the features of ``run``."""
         h = params[self.theta :]
         return [
-            piece(self.matcher, k, frozen, alpha[:, :, k], run.features[place], Projection(h[2 * k], h[2 * k + 1]))
+            piece(
+                self.matcher,
+                k,
+                frozen,
+                alpha[:, :, k],
+                run.features[place],
+                Projection(h[2 * k], h[2 * k + 1]),
+            )
             for k, place in enumerate(self.places)
         ]
 
@@ -80,7 +102,9 @@ class Written:
             found[place] = as_maps(one.features.reshape(-1, channels), batch, side)
         return found
 
-    def matching(self, frozen: Frozen, x: Tensor, alpha: Tensor, params: Sequence[Tensor]) -> Matching:
+    def matching(
+        self, frozen: Frozen, x: Tensor, alpha: Tensor, params: Sequence[Tensor]
+    ) -> Matching:
         """L_meta on images x with alpha [B, L, K]."""
         return Matching(self, frozen, x, alpha, params)
 
@@ -88,7 +112,9 @@ class Written:
 class Classification:
     """Cross-entropy, mean over the batch: its value, gradient and Hessian products at one point."""
 
-    def __init__(self, written: Written, x: Tensor, labels: Tensor, params: Sequence[Tensor]) -> None:
+    def __init__(
+        self, written: Written, x: Tensor, labels: Tensor, params: Sequence[Tensor]
+    ) -> None:
         self.written, self.run = written, written.run(x, params)
         self.loss = F.cross_entropy(self.run.logits, labels)
         self.scores = torch.softmax(self.run.logits, 1)
@@ -112,34 +138,52 @@ class Total:
     """
 
     def __init__(
-        self, written: Written, frozen: Frozen, x: Tensor, labels: Tensor, alpha: Tensor, weight: float, params: Sequence[Tensor]
+        self,
+        written: Written,
+        frozen: Frozen,
+        x: Tensor,
+        labels: Tensor,
+        alpha: Tensor,
+        weight: float,
+        params: Sequence[Tensor],
     ) -> None:
         run = written.run(x, params)
         pieces = written.pieces(frozen, run, alpha * (weight / len(x)), params)
         self.classification = F.cross_entropy(run.logits, labels)
         g_logits = (torch.softmax(run.logits, 1) - F.one_hot(labels, run.logits.shape[1])) / len(x)
         gradients = [one.gradient for one in pieces]
-        self.grads: Tensors = written.joined(run.backward(g_logits, written.placed(run, gradients)), gradients)
+        self.grads: Tensors = written.joined(
+            run.backward(g_logits, written.placed(run, gradients)), gradients
+        )
 
 
 class Matching:
     """sum(alpha * psi), mean over the batch: its value, gradient, Hessian products and mixed derivatives at one point."""
 
-    def __init__(self, written: Written, frozen: Frozen, x: Tensor, alpha: Tensor, params: Sequence[Tensor]) -> None:
+    def __init__(
+        self, written: Written, frozen: Frozen, x: Tensor, alpha: Tensor, params: Sequence[Tensor]
+    ) -> None:
         self.written, self.run = written, written.run(x, params)
         self.pieces = written.pieces(frozen, self.run, alpha / len(x), params)
         self.loss = torch.stack([one.value for one in self.pieces]).sum()
         gradients = [one.gradient for one in self.pieces]
-        self.grads = written.joined(self.run.backward(None, written.placed(self.run, gradients)), gradients)
+        self.grads = written.joined(
+            self.run.backward(None, written.placed(self.run, gradients)), gradients
+        )
 
     def products(self, beta: Sequence[Tensor], curvature: bool) -> tuple[Tensors | None, Tensor]:
         """(Hessian times ``beta``, or None without ``curvature``; d<gradient, beta>/d alpha)."""
         v, h = self.written.weights(beta), beta[self.written.theta :]
         _, moved = self.run.push(v)
-        along = [Parts(as_flat(moved[place]), h[2 * k], h[2 * k + 1]) for k, place in enumerate(self.written.places)]
+        along = [
+            Parts(as_flat(moved[place]), h[2 * k], h[2 * k + 1])
+            for k, place in enumerate(self.written.places)
+        ]
         found = [one.products(way, curvature) for one, way in zip(self.pieces, along, strict=True)]
         mixed = torch.stack([psi for _, psi in found], 2) / len(self.run.logits)
         if not curvature:
             return None, mixed
         curved = [parts for parts, _ in found if parts is not None]
-        return self.written.joined(self.run.pull(v, None, None, self.written.placed(self.run, curved)), curved), mixed
+        return self.written.joined(
+            self.run.pull(v, None, None, self.written.placed(self.run, curved)), curved
+        ), mixed

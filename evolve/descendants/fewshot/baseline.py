@@ -36,24 +36,48 @@ class BaselinePlusPlus(Learner):
 
     def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
         """The training stage."""
-        weight, _ = fresh_head(len(source.classes), self.features, source.resident.device, self.seed)
+        weight, _ = fresh_head(
+            len(source.classes), self.features, source.resident.device, self.seed
+        )
         scale = self.settings.cosine_scale
-        return pretrain(self.network, lambda x: cosine_scores(x, weight, scale), [weight], source, self.settings, progress, course)
+        return pretrain(
+            self.network,
+            lambda x: cosine_scores(x, weight, scale),
+            [weight],
+            source,
+            self.settings,
+            progress,
+            course,
+        )
 
     def head(self, known: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
         """The fine-tuning stage: a new head's weight [ways, c] from embeddings [S, c]; tune_steps passes, tune_batch images a step."""
         s = self.settings
         start = (2 * torch.rand(self.ways, self.features, generator=draw) - 1) / self.features**0.5
-        sgd = {"lr": s.tune_lr, "momentum": MOMENTUM, "dampening": DAMPENING, "weight_decay": WEIGHT_DECAY}
+        sgd = {
+            "lr": s.tune_lr,
+            "momentum": MOMENTUM,
+            "dampening": DAMPENING,
+            "weight_decay": WEIGHT_DECAY,
+        }
 
         def scores(part: Tensor, weight: Tensor) -> Tensor:
             return cosine_scores(part, weight, s.cosine_scale)
 
-        return tuned(start.to(known.device), scores, known, labels, s.tune_steps, s.tune_batch, draw, **sgd)
+        return tuned(
+            start.to(known.device), scores, known, labels, s.tune_steps, s.tune_batch, draw, **sgd
+        )
 
-    def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:
+    def predict(
+        self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator
+    ) -> Tensor:
         """See :class:`Learner`."""
         with torch.no_grad():
             known = self.network.eval().embed(support)
         weight = self.head(known, labels, draw)
-        return classes_of(lambda part: cosine_scores(self.network.embed(part), weight, self.settings.cosine_scale), queries)
+        return classes_of(
+            lambda part: cosine_scores(
+                self.network.embed(part), weight, self.settings.cosine_scale
+            ),
+            queries,
+        )

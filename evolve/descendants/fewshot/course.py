@@ -26,7 +26,11 @@ class Phase:
 
     def optimized(self) -> dict[str, Tensor]:
         """The optimizer's parameters by their place."""
-        return {str(place): p for place, p in enumerate(self.optimizer.param_groups[0]["params"])} if self.optimizer else {}
+        return (
+            {str(place): p for place, p in enumerate(self.optimizer.param_groups[0]["params"])}
+            if self.optimizer
+            else {}
+        )
 
 
 class Course:
@@ -54,15 +58,30 @@ class Course:
 
     def keep(self, phase: Phase, done: int, losses: Tensor) -> None:
         """Keep ``phase`` after ``done`` steps."""
-        held = {f"{phase.name}.state.{name}": tensor for name, tensor in phase.state.items()} | {f"{phase.name}.losses.": losses[:done]}
-        if done == phase.steps:  # what comes next may go on with these very tensors, and needs no optimizer of the past
-            self._tensors = {key: tensor for key, tensor in self._tensors.items() if not key.startswith(f"{phase.name}.")}
+        held = {f"{phase.name}.state.{name}": tensor for name, tensor in phase.state.items()} | {
+            f"{phase.name}.losses.": losses[:done]
+        }
+        if (
+            done == phase.steps
+        ):  # what comes next may go on with these very tensors, and needs no optimizer of the past
+            self._tensors = {
+                key: tensor
+                for key, tensor in self._tensors.items()
+                if not key.startswith(f"{phase.name}.")
+            }
             self._tensors |= {key: tensor.detach().clone() for key, tensor in held.items()}
             self._done[phase.name] = done
         elif phase.optimizer:
-            held |= {f"{phase.name}.optimizer.{key}": tensor for key, tensor in state_of(phase.optimizer, phase.optimized()).items()}
+            held |= {
+                f"{phase.name}.optimizer.{key}": tensor
+                for key, tensor in state_of(phase.optimizer, phase.optimized()).items()
+            }
         self._checkpoint.save(self._tensors | held, {"done": self._done | {phase.name: done}})
 
     def _kept(self, phase: Phase, part: str) -> dict[str, Tensor]:
         start = f"{phase.name}.{part}."
-        return {key.removeprefix(start): tensor for key, tensor in self._tensors.items() if key.startswith(start)}
+        return {
+            key.removeprefix(start): tensor
+            for key, tensor in self._tensors.items()
+            if key.startswith(start)
+        }

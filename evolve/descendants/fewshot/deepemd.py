@@ -57,9 +57,15 @@ def similarities(query: Tensor, proto: Tensor) -> Tensor:
 @torch.no_grad()
 def flows(similarity: Tensor, supply: Tensor, demand: Tensor) -> Tensor:
     """The optimal flow [B, K, n, m] of every pair for the cost 1 - similarity; supply [B, K, n] and demand [B, K, m] are equal in sum."""
-    cost, a, b = (np.ascontiguousarray(x.double().cpu().numpy()) for x in (1 - similarity, supply, demand))  # the solver wants them so,
-    b = b * (a.sum(2, keepdims=True) / b.sum(2, keepdims=True))  # and equal sums to more digits than float32 has
-    found = np.stack([ot.emd(a[place], b[place], cost[place]) for place in np.ndindex(*a.shape[:2])])
+    cost, a, b = (
+        np.ascontiguousarray(x.double().cpu().numpy()) for x in (1 - similarity, supply, demand)
+    )  # the solver wants them so,
+    b = b * (
+        a.sum(2, keepdims=True) / b.sum(2, keepdims=True)
+    )  # and equal sums to more digits than float32 has
+    found = np.stack(
+        [ot.emd(a[place], b[place], cost[place]) for place in np.ndindex(*a.shape[:2])]
+    )
     return torch.from_numpy(found.reshape(similarity.shape)).to(similarity)
 
 
@@ -83,16 +89,35 @@ class DeepEMD(Learner):
         found = descriptors(self.network, torch.cat([episode.support, episode.query]))
         support, query = found.tensor_split([len(episode.support)])
         proto = means(support, episode.support_labels, self.ways)
-        return F.cross_entropy(scores(query, proto, self.settings.emd_temperature), episode.query_labels)
+        return F.cross_entropy(
+            scores(query, proto, self.settings.emd_temperature), episode.query_labels
+        )
 
     def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
         """Pre-training on all classes, then episodes."""
-        weight, bias = fresh_head(len(source.classes), width(self.network), source.resident.device, self.seed)
+        weight, bias = fresh_head(
+            len(source.classes), width(self.network), source.resident.device, self.seed
+        )
         s, network = self.settings, self.network
-        first = pretrain(network, lambda x: F.linear(x, weight, bias), [weight, bias], source, s, lambda f, t: progress(f / 2, t), course)
+        first = pretrain(
+            network,
+            lambda x: F.linear(x, weight, bias),
+            [weight, bias],
+            source,
+            s,
+            lambda f, t: progress(f / 2, t),
+            course,
+        )
         network.train()
         return first + descend_episodes(
-            s, source, network.state_dict(), network.parameters(), 1, self.outer_loss, lambda f, t: progress((1 + f) / 2, t), course
+            s,
+            source,
+            network.state_dict(),
+            network.parameters(),
+            1,
+            self.outer_loss,
+            lambda f, t: progress((1 + f) / 2, t),
+            course,
         )
 
     def prototypes(self, known: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
@@ -111,9 +136,16 @@ class DeepEMD(Learner):
 
         return tuned(start, matched, known, labels, s.emd_steps, s.emd_batch, draw, **sgd)
 
-    def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:
+    def predict(
+        self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator
+    ) -> Tensor:
         """See :class:`Learner`."""
         with torch.no_grad():
             known = descriptors(self.network.eval(), support)
         proto = self.prototypes(known, labels, draw)
-        return classes_of(lambda part: scores(descriptors(self.network, part), proto, self.settings.emd_temperature), queries)
+        return classes_of(
+            lambda part: scores(
+                descriptors(self.network, part), proto, self.settings.emd_temperature
+            ),
+            queries,
+        )

@@ -35,7 +35,13 @@ class Episodes:
     """
 
     def __init__(
-        self, resident: Resident, classes: Sequence[int], ways: int, settings: FewshotSettings, seed: int, images_per_class: int = 0
+        self,
+        resident: Resident,
+        classes: Sequence[int],
+        ways: int,
+        settings: FewshotSettings,
+        seed: int,
+        images_per_class: int = 0,
     ) -> None:
         self.resident, self.ways, self.seed, self._s = resident, ways, seed, settings
         self.classes = sorted(set(classes))
@@ -59,10 +65,18 @@ class Episodes:
         draw = generator(self.seed, "fewshot", "episode", number)
         chosen = torch.randperm(len(self.classes), generator=draw)[: self.ways].tolist()
         drawn = [self._draw(place, shots + queries, draw) for place in chosen]
-        support, query = torch.cat([d[:shots] for d in drawn]), torch.cat([d[shots:] for d in drawn])
+        support, query = (
+            torch.cat([d[:shots] for d in drawn]),
+            torch.cat([d[shots:] for d in drawn]),
+        )
         images = self.resident.batch(torch.cat([support, query]), self._s.augment, draw)
         labels = torch.arange(self.ways, device=self.resident.device)
-        return Episode(images[: len(support)], labels.repeat_interleave(shots), images[len(support) :], labels.repeat_interleave(queries))
+        return Episode(
+            images[: len(support)],
+            labels.repeat_interleave(shots),
+            images[len(support) :],
+            labels.repeat_interleave(queries),
+        )
 
     def _draw(self, place: int, count: int, draw: torch.Generator) -> Tensor:
         images = self._images[place]
@@ -76,13 +90,20 @@ class Episodes:
     def epoch(self, number: int) -> list[tuple[Tensor, Tensor]]:
         """One epoch over all training images of all classes, as indices and labels (0..C-1, places in ``classes``), int64 on the CPU."""
         index = torch.cat(self._images)
-        labels = torch.repeat_interleave(torch.arange(len(self.classes)), torch.tensor([len(i) for i in self._images]))
+        labels = torch.repeat_interleave(
+            torch.arange(len(self.classes)), torch.tensor([len(i) for i in self._images])
+        )
         return [(index[places], labels[places]) for places in self._order(number)]
 
     def _order(self, epoch: int) -> list[Tensor]:
         count = sum(len(images) for images in self._images)
-        return batches(torch.randperm(count, generator=generator(self.seed, "fewshot", "epoch", epoch)), self._s.pretrain_batch)
+        return batches(
+            torch.randperm(count, generator=generator(self.seed, "fewshot", "epoch", epoch)),
+            self._s.pretrain_batch,
+        )
 
     def images(self, index: Tensor, epoch: int, step: int) -> Tensor:
         """The augmented images of one batch of :meth:`epoch`."""
-        return self.resident.batch(index, self._s.augment, generator(self.seed, "fewshot", "augment", epoch, step))
+        return self.resident.batch(
+            index, self._s.augment, generator(self.seed, "fewshot", "augment", epoch, step)
+        )

@@ -29,7 +29,12 @@ from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh
 
 
 def inner_loop(
-    loss: Callable[[Parameters], Tensor], start: Parameters, adapted: Iterable[str], rate: float, steps: int, order: int
+    loss: Callable[[Parameters], Tensor],
+    start: Parameters,
+    adapted: Iterable[str],
+    rate: float,
+    steps: int,
+    order: int,
 ) -> Parameters:
     """theta' <- theta' - rate * grad L(theta'), ``steps`` times from ``start``, for the weights named in ``adapted`` (Finn et al. 2017, section 2.2).
 
@@ -39,7 +44,9 @@ def inner_loop(
     current, names = dict(start), tuple(adapted)
     for _ in range(steps):
         base = current if order == 2 else {name: p.detach() for name, p in current.items()}
-        slopes = torch.func.grad(lambda moving, base=base: loss(base | moving))({name: base[name] for name in names})
+        slopes = torch.func.grad(lambda moving, base=base: loss(base | moving))(
+            {name: base[name] for name in names}
+        )
         current |= {name: current[name] - rate * slopes[name] for name in names}
     return current
 
@@ -64,7 +71,13 @@ class GradientLearner(Learner):
         self.adapted = tuple(self.weights) + (HEAD if rule.adapts_head else ())
         if not rule.prototype_head:
             device = next(iter(self.weights.values())).device
-            self.weights |= dict(zip(HEAD, fresh_head(self.ways, width(setup.network), device, setup.seed), strict=True))
+            self.weights |= dict(
+                zip(
+                    HEAD,
+                    fresh_head(self.ways, width(setup.network), device, setup.seed),
+                    strict=True,
+                )
+            )
 
     def logits(self, weights: Parameters, x: Tensor, support: int) -> Tensor:
         """Images [B, 3, H, W], the first ``support`` of them the support set -> [B, ways]."""
@@ -74,7 +87,15 @@ class GradientLearner(Learner):
         """The weights after ``steps`` on the support set."""
         start = dict(self.weights)
         if self.rule.prototype_head:
-            start |= dict(zip(HEAD, prototype_head(means(self.trunk.embed(start, support, len(support)), labels, self.ways)), strict=True))
+            start |= dict(
+                zip(
+                    HEAD,
+                    prototype_head(
+                        means(self.trunk.embed(start, support, len(support)), labels, self.ways)
+                    ),
+                    strict=True,
+                )
+            )
 
         def loss(weights: Parameters) -> Tensor:
             return F.cross_entropy(self.logits(weights, support, len(support)), labels)
@@ -85,19 +106,33 @@ class GradientLearner(Learner):
         """Cross-entropy of the queries under the adapted weights, a function of the initial ones (Finn et al. 2017, Eq. 1)."""
         support = len(episode.support)
         with plain_attention() if self.rule.order == 2 else nullcontext():
-            adapted = self.adapt(episode.support, episode.support_labels, self.settings.inner_steps, self.rule.order)
+            adapted = self.adapt(
+                episode.support, episode.support_labels, self.settings.inner_steps, self.rule.order
+            )
             logits = self.logits(adapted, torch.cat([episode.support, episode.query]), support)
         return F.cross_entropy(logits[support:], episode.query_labels)
 
     def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
         """Adam on the mean :meth:`outer_loss` of meta_batch episodes."""
         s, weights = self.settings, self.weights
-        return descend_episodes(s, source, weights, weights.values(), s.meta_batch, self.outer_loss, progress, course)
+        return descend_episodes(
+            s, source, weights, weights.values(), s.meta_batch, self.outer_loss, progress, course
+        )
 
-    def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:
+    def predict(
+        self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator
+    ) -> Tensor:
         """See :class:`Learner`. The support images go along with every part of the queries, for BN's statistics."""
-        adapted = {name: p.detach() for name, p in self.adapt(support, labels, self.settings.test_steps, order=1).items()}
-        return classes_of(lambda part: self.logits(adapted, torch.cat([support, part]), len(support))[len(support) :], queries)
+        adapted = {
+            name: p.detach()
+            for name, p in self.adapt(support, labels, self.settings.test_steps, order=1).items()
+        }
+        return classes_of(
+            lambda part: self.logits(adapted, torch.cat([support, part]), len(support))[
+                len(support) :
+            ],
+            queries,
+        )
 
 
 def plain_attention() -> AbstractContextManager[None]:
@@ -122,9 +157,13 @@ def fomaml(setup: Setup) -> GradientLearner:
 
 def protomaml(setup: Setup) -> GradientLearner:
     """Triantafillou et al. 2020: MAML whose head starts, in every episode, as the prototypes; the gradient goes through that start."""
-    return GradientLearner(setup, Rule(order=setup.settings.order, rate=setup.settings.inner_lr, prototype_head=True))
+    return GradientLearner(
+        setup, Rule(order=setup.settings.order, rate=setup.settings.inner_lr, prototype_head=True)
+    )
 
 
 def boil(setup: Setup) -> GradientLearner:
     """Oh et al. 2021, "body only update in inner loop": MAML whose head learns in the outer loop alone (section 3.1)."""
-    return GradientLearner(setup, Rule(order=setup.settings.order, rate=setup.settings.boil_lr, adapts_head=False))
+    return GradientLearner(
+        setup, Rule(order=setup.settings.order, rate=setup.settings.boil_lr, adapts_head=False)
+    )

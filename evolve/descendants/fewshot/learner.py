@@ -36,7 +36,9 @@ class Learner(ABC):
         """Learn from ``source``, from where ``course`` got to; the mean loss of every outer step."""
 
     @abstractmethod
-    def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:
+    def predict(
+        self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator
+    ) -> Tensor:
         """Adapt to support images [S, 3, H, W] with labels 0..N-1 [S] (int64) and give the class of every query image: int64 [Q], CPU;
         -1 where no score is finite.
 
@@ -87,7 +89,9 @@ def grouped(count: int, size: int) -> Iterator[range]:
 def classes_of(scores: Callable[[Tensor], Tensor], queries: Iterable[Tensor]) -> Tensor:
     """The class with the highest score for every query: int64 [Q] on the CPU; -1 where that score is not finite."""
     best = [scores(part).max(1) for part in queries]
-    return torch.cat([torch.where(found.values.isfinite(), found.indices, -1).cpu() for found in best])
+    return torch.cat(
+        [torch.where(found.values.isfinite(), found.indices, -1).cpu() for found in best]
+    )
 
 
 def means(x: Tensor, labels: Tensor, ways: int) -> Tensor:

@@ -37,7 +37,9 @@ class Measured:
     undecided: int
 
 
-def make_learner(name: str, network: Network, settings: FewshotSettings, ways: int, seed: int) -> Learner:
+def make_learner(
+    name: str, network: Network, settings: FewshotSettings, ways: int, seed: int
+) -> Learner:
     """A learner that starts from ``network``, which stays as it is. KeyError for an unknown name."""
     made: Learner = find("learners", name)(Setup(network, settings, ways, seed))
     return made
@@ -67,22 +69,34 @@ def meta_train_and_measure(
     source = Episodes(resident, classes, ways, settings, seed, images_per_class)
     if "episodes" in LEARNERS[name].reads:
         source.check()
-    losses = learner.meta_train(source, lambda done, text: progress(TRAINING * done, f"{name}, {text}"), Course(checkpoint))
+    losses = learner.meta_train(
+        source, lambda done, text: progress(TRAINING * done, f"{name}, {text}"), Course(checkpoint)
+    )
     predicted = []
     for number, task in enumerate(tasks):
         predicted.append(_predicted(learner, task, resident, seed, number))
-        progress(TRAINING + (1 - TRAINING) * (number + 1) / len(tasks), f"{name}, task {number + 1} of {len(tasks)}")
-    correct = [(found == task.test_labels).byte() for found, task in zip(predicted, tasks, strict=True)]
+        progress(
+            TRAINING + (1 - TRAINING) * (number + 1) / len(tasks),
+            f"{name}, task {number + 1} of {len(tasks)}",
+        )
+    correct = [
+        (found == task.test_labels).byte() for found, task in zip(predicted, tasks, strict=True)
+    ]
     return Measured(losses, correct, sum(int((found < 0).sum()) for found in predicted))
 
 
 def thinned(losses: Sequence[float], most: int = 100) -> list[float]:
     """At most ``most`` means of stretches of ``losses``, equally long but the last."""
     length = -(-len(losses) // most)
-    return [sum(part) / len(part) for part in (losses[n : n + length] for n in range(0, len(losses), max(1, length)))]
+    return [
+        sum(part) / len(part)
+        for part in (losses[n : n + length] for n in range(0, len(losses), max(1, length)))
+    ]
 
 
-def _predicted(learner: Learner, task: DownstreamTask, resident: Resident, seed: int, number: int) -> Tensor:
+def _predicted(
+    learner: Learner, task: DownstreamTask, resident: Resident, seed: int, number: int
+) -> Tensor:
     support, labels = resident.batch(task.train), task.train_labels.to(resident.device)
     queries = (resident.batch(part) for part in task.test.split(CHUNK))
     return learner.predict(support, labels, queries, generator(seed, "fewshot", "adapt", number))

@@ -41,18 +41,33 @@ class MetricLearner(Learner):
         """Cross-entropy of the queries."""
         self.network.train()
         network = self.network
-        return descend_episodes(self.settings, source, network.state_dict(), network.parameters(), 1, self._loss, progress, course)
+        return descend_episodes(
+            self.settings,
+            source,
+            network.state_dict(),
+            network.parameters(),
+            1,
+            self._loss,
+            progress,
+            course,
+        )
 
     def _loss(self, episode: Episode) -> Tensor:
         images = torch.cat([episode.support, episode.query])
         support, query = self.network.embed(images).tensor_split([len(episode.support)])
-        return F.nll_loss(self.log_probabilities(support, episode.support_labels, query), episode.query_labels)
+        return F.nll_loss(
+            self.log_probabilities(support, episode.support_labels, query), episode.query_labels
+        )
 
     @torch.no_grad()
-    def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:
+    def predict(
+        self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator
+    ) -> Tensor:
         """See :class:`Learner`."""
         known = self.network.eval().embed(support)
-        return classes_of(lambda part: self.log_probabilities(known, labels, self.network.embed(part)), queries)
+        return classes_of(
+            lambda part: self.log_probabilities(known, labels, self.network.embed(part)), queries
+        )
 
 
 class ProtoNet(MetricLearner):

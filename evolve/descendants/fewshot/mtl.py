@@ -33,7 +33,13 @@ class MTL(Learner):
         self.settings, self.ways, self.seed = setup.settings, setup.ways, setup.seed
         self.network = copy.deepcopy(setup.network)
         device = self.network.head.weight.device
-        self.start = dict(zip(HEAD, fresh_head(setup.ways, width(setup.network), device, setup.seed, "episodes"), strict=True))
+        self.start = dict(
+            zip(
+                HEAD,
+                fresh_head(setup.ways, width(setup.network), device, setup.seed, "episodes"),
+                strict=True,
+            )
+        )
         self._freeze()
 
     def _freeze(self) -> None:
@@ -51,8 +57,13 @@ class MTL(Learner):
     def embed(self, x: Tensor) -> Tensor:
         """Images -> [B, c] by (W * scale) x + (b + shift) in every layer (section 4.2): one scale a kernel, one shift a neuron."""
         frozen = dict(self.trunk.named_parameters())
-        scaled = {name: frozen[name] * s[(...,) + (None,) * (frozen[name].dim() - 2)] for name, s in self.scales.items()}
-        return self.trunk.embed(scaled | {name: frozen[name] + s for name, s in self.shifts.items()}, x, len(x))
+        scaled = {
+            name: frozen[name] * s[(...,) + (None,) * (frozen[name].dim() - 2)]
+            for name, s in self.scales.items()
+        }
+        return self.trunk.embed(
+            scaled | {name: frozen[name] + s for name, s in self.shifts.items()}, x, len(x)
+        )
 
     def head(self, known: Tensor, labels: Tensor) -> Parameters:
         """The head after its steps on the support set's embeddings [S, c] (section 4.2); first order in its start."""
@@ -60,7 +71,9 @@ class MTL(Learner):
         def loss(head: Parameters) -> Tensor:
             return F.cross_entropy(_linear(head, known), labels)
 
-        return inner_loop(loss, self.start, HEAD, self.settings.mtl_lr, self.settings.mtl_steps, order=1)
+        return inner_loop(
+            loss, self.start, HEAD, self.settings.mtl_lr, self.settings.mtl_steps, order=1
+        )
 
     def outer_loss(self, episode: Episode) -> Tensor:
         """Cross-entropy of the queries under the adapted head, which descends to scales, shifts and the head's start (section 4.2)."""
@@ -71,18 +84,39 @@ class MTL(Learner):
 
     def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
         """Pre-training on all classes (section 4.1), then episodes."""
-        weight, bias = fresh_head(len(source.classes), width(self.network), source.resident.device, self.seed, "pre-training")
+        weight, bias = fresh_head(
+            len(source.classes),
+            width(self.network),
+            source.resident.device,
+            self.seed,
+            "pre-training",
+        )
         s = self.settings
         first = pretrain(
-            self.network, lambda x: F.linear(x, weight, bias), [weight, bias], source, s, lambda f, t: progress(f / 2, t), course
+            self.network,
+            lambda x: F.linear(x, weight, bias),
+            [weight, bias],
+            source,
+            s,
+            lambda f, t: progress(f / 2, t),
+            course,
         )
         self._freeze()
         learned = self.scales | self.shifts | self.start  # kernels, biases, the head: no name twice
         return first + descend_episodes(
-            s, source, learned, learned.values(), s.meta_batch, self.outer_loss, lambda f, t: progress((1 + f) / 2, t), course
+            s,
+            source,
+            learned,
+            learned.values(),
+            s.meta_batch,
+            self.outer_loss,
+            lambda f, t: progress((1 + f) / 2, t),
+            course,
         )
 
-    def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:
+    def predict(
+        self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator
+    ) -> Tensor:
         """See :class:`Learner`."""
         with torch.no_grad():
             known = self.embed(support)

@@ -20,7 +20,14 @@ MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 
 
 def tuned(
-    start: Tensor, scores: Callable[[Tensor, Tensor], Tensor], known: Tensor, labels: Tensor, passes: int, size: int, draw: torch.Generator, **sgd: Any
+    start: Tensor,
+    scores: Callable[[Tensor, Tensor], Tensor],
+    known: Tensor,
+    labels: Tensor,
+    passes: int,
+    size: int,
+    draw: torch.Generator,
+    **sgd: Any,
 ) -> Tensor:
     """A classifier's weight after SGD (settings ``sgd``) over the support set, ``passes`` times, ``size`` images a step, as both learners' authors do.
 
@@ -50,8 +57,15 @@ def pretrain(
     Gives each epoch's mean loss. The network is left in train mode.
     """
     network.train()
-    optimizer = torch.optim.SGD([*network.parameters(), *weights], lr=s.pretrain_lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    state = network.state_dict() | {f"new head {place}": weight for place, weight in enumerate(weights)}
+    optimizer = torch.optim.SGD(
+        [*network.parameters(), *weights],
+        lr=s.pretrain_lr,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+    )
+    state = network.state_dict() | {
+        f"new head {place}": weight for place, weight in enumerate(weights)
+    }
     phase = Phase("pretrain", s.pretrain_epochs, state, optimizer)
     first, losses = course.resume(phase)
     done, steps = source.steps * first, source.steps * s.pretrain_epochs
@@ -68,5 +82,8 @@ def pretrain(
             total, seen, done = total + loss.item() * len(labels), seen + len(labels), done + 1
         losses[epoch] = total / seen
         course.keep(phase, epoch + 1, losses)
-        progress((epoch + 1) / s.pretrain_epochs, f"pre-training, epoch {epoch + 1} of {s.pretrain_epochs}")
+        progress(
+            (epoch + 1) / s.pretrain_epochs,
+            f"pre-training, epoch {epoch + 1} of {s.pretrain_epochs}",
+        )
     return list(losses.tolist())

@@ -28,23 +28,34 @@ class Reptile(Learner):
         self.trunk = Functional(setup.network, support_norm=True)
         weights = self.trunk.weights()
         device = next(iter(weights.values())).device
-        weights |= dict(zip(HEAD, fresh_head(setup.ways, width(setup.network), device, setup.seed), strict=True))
+        weights |= dict(
+            zip(HEAD, fresh_head(setup.ways, width(setup.network), device, setup.seed), strict=True)
+        )
         self.weights = {name: p.detach() for name, p in weights.items()}
 
     def logits(self, weights: Parameters, x: Tensor, support: int) -> Tensor:
         """Images [B, 3, H, W], the first ``support`` of them the support set -> [B, ways]."""
         return F.linear(self.trunk.embed(weights, x, support), *(weights[name] for name in HEAD))
 
-    def trained(self, images: Tensor, labels: Tensor, steps: int, draw: torch.Generator) -> tuple[Parameters, float]:
+    def trained(
+        self, images: Tensor, labels: Tensor, steps: int, draw: torch.Generator
+    ) -> tuple[Parameters, float]:
         """The weights after ``steps`` of Adam with beta_1 = 0 (appendix A) over shuffled batches, and the mean loss on the way."""
         weights = {name: p.clone().requires_grad_() for name, p in self.weights.items()}
-        optimizer = torch.optim.Adam(weights.values(), lr=self.settings.reptile_lr, betas=(0.0, 0.999))
+        optimizer = torch.optim.Adam(
+            weights.values(), lr=self.settings.reptile_lr, betas=(0.0, 0.999)
+        )
         total, pending = 0.0, list[Tensor]()
         for _ in range(steps):
-            pending = pending or batches(torch.randperm(len(images), generator=draw).to(images.device), self.settings.reptile_batch)
+            pending = pending or batches(
+                torch.randperm(len(images), generator=draw).to(images.device),
+                self.settings.reptile_batch,
+            )
             chosen = pending.pop(0)
             optimizer.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(self.logits(weights, images[chosen], len(chosen)), labels[chosen])
+            loss = F.cross_entropy(
+                self.logits(weights, images[chosen], len(chosen)), labels[chosen]
+            )
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += loss.item()
@@ -69,10 +80,25 @@ class Reptile(Learner):
 
     def _task(self, source: Episodes, number: int) -> tuple[Parameters, float]:
         episode = source.episode(number)
-        images, labels = torch.cat([episode.support, episode.query]), torch.cat([episode.support_labels, episode.query_labels])
-        return self.trained(images, labels, self.settings.reptile_steps, generator(self.seed, "fewshot", "reptile", number))
+        images, labels = (
+            torch.cat([episode.support, episode.query]),
+            torch.cat([episode.support_labels, episode.query_labels]),
+        )
+        return self.trained(
+            images,
+            labels,
+            self.settings.reptile_steps,
+            generator(self.seed, "fewshot", "reptile", number),
+        )
 
-    def predict(self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator) -> Tensor:
+    def predict(
+        self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator
+    ) -> Tensor:
         """See :class:`Learner`."""
         adapted, _ = self.trained(support, labels, self.settings.reptile_test_steps, draw)
-        return classes_of(lambda part: self.logits(adapted, torch.cat([support, part]), len(support))[len(support) :], queries)
+        return classes_of(
+            lambda part: self.logits(adapted, torch.cat([support, part]), len(support))[
+                len(support) :
+            ],
+            queries,
+        )

@@ -61,7 +61,11 @@ class Functional(nn.Module):
 
     def weights(self) -> Parameters:
         """Copies of all weights but the head's, that require gradients."""
-        found = {name: p.detach().clone() for name, p in self.named_parameters() if not name.startswith("network.head.")}
+        found = {
+            name: p.detach().clone()
+            for name, p in self.named_parameters()
+            if not name.startswith("network.head.")
+        }
         return {name: p.requires_grad_() for name, p in found.items()}
 
     def embed(self, weights: Parameters, x: Tensor, support: int) -> Tensor:
@@ -83,7 +87,11 @@ def width(network: Network) -> int:
     return network.head.in_features
 
 
-def fresh_head(ways: int, features: int, device: torch.device, seed: int, *purpose: str | int) -> tuple[Tensor, Tensor]:
+def fresh_head(
+    ways: int, features: int, device: torch.device, seed: int, *purpose: str | int
+) -> tuple[Tensor, Tensor]:
     """A linear head: weight [ways, features] from U(-1, 1) / sqrt(features), as torch draws a Linear; bias 0 [ways]."""
-    weight = (2 * torch.rand(ways, features, generator=generator(seed, "fewshot", "head", *purpose)) - 1) / features**0.5
+    weight = (
+        2 * torch.rand(ways, features, generator=generator(seed, "fewshot", "head", *purpose)) - 1
+    ) / features**0.5
     return weight.to(device).requires_grad_(), torch.zeros(ways, device=device, requires_grad=True)

@@ -43,14 +43,19 @@ class DistillTrainer(PlainTrainer):
     def loss(self, member: int, images: Tensor, labels: Tensor) -> Tensor:
         wanted = self.positions[member]
         logits, felt = listened(self.models[member], wanted, images)
-        return F.cross_entropy(logits, labels) + self.teacher.weight * gap(felt, self._hints(wanted, images))
+        return F.cross_entropy(logits, labels) + self.teacher.weight * gap(
+            felt, self._hints(wanted, images)
+        )
 
     @torch.no_grad()
     def _hints(self, wanted: dict[str, Mixture], images: Tensor) -> dict[str, Tensor]:
         """Z of every position."""
         ancestor = self.teacher.ancestor
         shown = dict(zip(ancestor.architecture.layer_names, ancestor.features(images), strict=True))
-        return {name: torch.stack([share * shown[given] for given, share in mixture.items()]).sum(0) for name, mixture in wanted.items()}
+        return {
+            name: torch.stack([share * shown[given] for given, share in mixture.items()]).sum(0)
+            for name, mixture in wanted.items()
+        }
 
 
 def positions(model: Network) -> dict[str, Mixture]:
@@ -59,7 +64,9 @@ def positions(model: Network) -> dict[str, Mixture]:
     return {name: given[name] for name in model.architecture.layer_names if name in given}
 
 
-def listened(model: Network, names: Iterable[str], images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def listened(
+    model: Network, names: Iterable[str], images: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     """(logits, what the layers ``names`` put out) of one forward pass: two would move BN's statistics twice."""
     felt: dict[str, Tensor] = {}
 

@@ -44,8 +44,15 @@ class Learner:
         layers = [(spec.c_in, spec.c_out) for block in plan for spec in block]
         self.parameters, self.weights = flat_zeros(layers, len(head), self.dtype)
         self.momentum, self.momentum_views = flat_zeros(layers, len(head), self.dtype)
-        self.convolutions = sum(weight.numel() for weight in self.weights.conv)  # numbers; they come first
-        self.statistics = Statistics(*([getattr(unit.bn, name).clone() for unit in model.units] for name in ("running_mean", "running_var")))
+        self.convolutions = sum(
+            weight.numel() for weight in self.weights.conv
+        )  # numbers; they come first
+        self.statistics = Statistics(
+            *(
+                [getattr(unit.bn, name).clone() for unit in model.units]
+                for name in ("running_mean", "running_var")
+            )
+        )
         self.rates = torch.tensor([0.0, group.d.momentum, group.d.weight_decay], dtype=self.dtype)
         self.steps = 0
         self._training: dict[int, Training] = {}
@@ -58,9 +65,13 @@ class Learner:
         group, draw = self.group, self.group.augmentation(self.member, epoch)
         total = torch.zeros((), dtype=torch.float64)
         batches = group.batches(self.member, epoch)
-        shown = group.resident.batches([self.task.train[places] for places in batches], group.d.augment, draw)
+        shown = group.resident.batches(
+            [self.task.train[places] for places in batches], group.d.augment, draw
+        )
         for step, (places, images) in enumerate(zip(batches, shown, strict=True)):
-            total += self._step(images.to(self.dtype), self.task.train_labels[places], group.rate(epoch, step)) * len(places)
+            total += self._step(
+                images.to(self.dtype), self.task.train_labels[places], group.rate(epoch, step)
+            ) * len(places)
         return float(total / group.images)
 
     def _step(self, images: Tensor, labels: Tensor, rate: float) -> Tensor:
@@ -68,7 +79,11 @@ class Learner:
         training = self._trained(len(images))
         scores = torch.log_softmax(training.forward(images), 1)
         truth = labels.unsqueeze(1)
-        gradient = scores.exp().scatter_add_(1, truth, torch.full_like(scores[:, :1], -1)).div_(len(labels))
+        gradient = (
+            scores.exp()
+            .scatter_add_(1, truth, torch.full_like(scores[:, :1], -1))
+            .div_(len(labels))
+        )
         self.rates[0] = -rate
         training.backward(gradient, self.momentum_views)
         self._update(rate)
@@ -88,13 +103,23 @@ class Learner:
 
     def _trained(self, batch: int) -> Training:
         if batch not in self._training:
-            self._training[batch] = Training(self.fused, self.weights, self.statistics, batch, self.rates)
+            self._training[batch] = Training(
+                self.fused, self.weights, self.statistics, batch, self.rates
+            )
         return self._training[batch]
 
     def correct(self) -> Tensor:
         found = []
-        for number, (places, labels) in enumerate(zip(self.task.test.split(TEST_BATCH), self.task.test_labels.split(TEST_BATCH), strict=True)):
-            logits = self.fused.evaluate(self.weights, self.statistics, self._test_images(number, places))
+        for number, (places, labels) in enumerate(
+            zip(
+                self.task.test.split(TEST_BATCH),
+                self.task.test_labels.split(TEST_BATCH),
+                strict=True,
+            )
+        ):
+            logits = self.fused.evaluate(
+                self.weights, self.statistics, self._test_images(number, places)
+            )
             found.append(logits.argmax(1) == labels)
         return torch.cat(found)
 
@@ -123,7 +148,21 @@ class Learner:
         pairs, w, s = [], self.weights, self.statistics
         for layer, unit in enumerate(self.model.units):
             bn = unit.bn
-            given = (unit.conv.weight, unit.conv.bias, bn.weight, bn.bias, bn.running_mean, bn.running_var)
-            own = (w.conv[layer], w.bias[layer], w.gamma[layer], w.beta[layer], s.mean[layer], s.var[layer])
+            given = (
+                unit.conv.weight,
+                unit.conv.bias,
+                bn.weight,
+                bn.bias,
+                bn.running_mean,
+                bn.running_var,
+            )
+            own = (
+                w.conv[layer],
+                w.bias[layer],
+                w.gamma[layer],
+                w.beta[layer],
+                s.mean[layer],
+                s.var[layer],
+            )
             pairs += list(zip(own, given, strict=True))
         return [*pairs, (w.head, self.model.head.weight), (w.head_bias, self.model.head.bias)]  # type: ignore[list-item]

@@ -24,7 +24,9 @@ GAIN = 1.03  # a wider graph has to be this much faster to be taken
 TIMED_STEPS = 16  # of an epoch that is timed
 CHECKED_STEPS = 2  # full batches of the epochs that are compared; the tail comes on top
 CHECKED_BRANCHES = 2  # one alone could not show that branches disturb each other
-TOLERANCE = 1e-3  # relative, between mean losses: far above rounding, far below a wrong batch or rate
+TOLERANCE = (
+    1e-3  # relative, between mean losses: far above rounding, far below a wrong batch or rate
+)
 
 _agreed: dict[Hashable, bool] = {}  # by architecture and circumstances
 _seconds: dict[Hashable, float] = {}  # of a step, by circumstances and number of branches
@@ -59,13 +61,24 @@ def _circumstances(model: VGG, group: Group, capture: bool) -> tuple[Hashable, .
     """All but the architecture that makes a step another one."""
     d, shape, resident = group.d, layout(group), group.resident
     images = (shape.batch, shape.tail, d.augment, resident.size, str(resident.device))
-    return (model.head.out_features, model.head.weight.dtype, d.momentum, d.weight_decay, *images, capture)
+    return (
+        model.head.out_features,
+        model.head.weight.dtype,
+        d.momentum,
+        d.weight_decay,
+        *images,
+        capture,
+    )
 
 
 def agrees(models: Sequence[VGG], member: int, group: Group, capture: bool) -> bool:
     """Whether captured training of the member's architecture gives what the reference gives; a warning, once, where it does not."""
     model = models[member]
-    key = (anonymous(model.plan), len(generation(models, group, member)), *_circumstances(model, group, capture))
+    key = (
+        anonymous(model.plan),
+        len(generation(models, group, member)),
+        *_circumstances(model, group, capture),
+    )
     if key not in _agreed:
         try:
             _compare(models, group, generation(models, group, member) * CHECKED_BRANCHES, capture)
@@ -80,7 +93,9 @@ def agrees(models: Sequence[VGG], member: int, group: Group, capture: bool) -> b
 
 def generation(models: Sequence[VGG], group: Group, member: int) -> list[int]:
     """The members that are stacked with this one, itself among them."""
-    (mine,) = [part for part in branches_of(models, group.numbers) if part.start <= member < part.stop]
+    (mine,) = [
+        part for part in branches_of(models, group.numbers) if part.start <= member < part.stop
+    ]
     return list(range(mine.start, mine.stop))
 
 
@@ -98,7 +113,9 @@ def _width(models: Sequence[VGG], group: Group, capture: bool) -> int:
         if (key, count) not in _seconds:
             try:
                 _seconds[key, count] = seconds(models, group, stacked * count, capture)
-            except RuntimeError:  # out of memory; under capture it may come as the capture's own error
+            except (
+                RuntimeError
+            ):  # out of memory; under capture it may come as the capture's own error
                 if count == 1:
                     raise
                 _seconds[key, count] = math.inf
@@ -108,7 +125,11 @@ def _width(models: Sequence[VGG], group: Group, capture: bool) -> int:
 
 
 def _warn(error: Exception) -> None:
-    warnings.warn(f"captured training is not used here, the plain one is: {type(error).__name__}: {first_line(error)}", RuntimeWarning, stacklevel=2)
+    warnings.warn(
+        f"captured training is not used here, the plain one is: {type(error).__name__}: {first_line(error)}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def branches(size: int, measure: Callable[[int], float]) -> int:
@@ -128,7 +149,9 @@ def branches(size: int, measure: Callable[[int], float]) -> int:
     return min(best, size)
 
 
-def seconds(models: Sequence[VGG], group: Group, members: Sequence[int], capture: bool, repeats: int = 3) -> float:
+def seconds(
+    models: Sequence[VGG], group: Group, members: Sequence[int], capture: bool, repeats: int = 3
+) -> float:
     """Time of a step of ``members`` (generations may recur), on copies: the least of ``repeats`` short epochs."""
     short = shortened(group, TIMED_STEPS, members)
     trainer = GraphTrainer([copy.deepcopy(models[member]) for member in members], short, capture)
@@ -153,17 +176,24 @@ def _compare(models: Sequence[VGG], group: Group, members: Sequence[int], captur
     short = shortened(group, CHECKED_STEPS, members)
     graphed, plain = (
         make([copy.deepcopy(models[member]).double() for member in members])
-        for make in (lambda own: GraphTrainer(own, short, capture), lambda own: PlainTrainer(own, short))
+        for make in (
+            lambda own: GraphTrainer(own, short, capture),
+            lambda own: PlainTrainer(own, short),
+        )
     )
     for epoch in range(short.d.epochs):
         for ours, theirs in zip(graphed.epoch(epoch), plain.epoch(epoch), strict=True):
-            same = math.isclose(ours, theirs, rel_tol=TOLERANCE) or (math.isnan(ours) and math.isnan(theirs))
+            same = math.isclose(ours, theirs, rel_tol=TOLERANCE) or (
+                math.isnan(ours) and math.isnan(theirs)
+            )
             if not same:
                 raise ArithmeticError(f"a loss of {ours:.6g} where the reference has {theirs:.6g}")
     for mine, reference in zip(graphed.correct(), plain.correct(), strict=True):
         differ = int((mine != reference).sum())
         if differ > 2 + len(mine) / 10:  # a few answers hang on the last bits
-            raise ArithmeticError(f"{differ} of {len(mine)} test images are judged otherwise than by the reference")
+            raise ArithmeticError(
+                f"{differ} of {len(mine)} test images are judged otherwise than by the reference"
+            )
 
 
 def shortened(group: Group, steps: int, members: Sequence[int]) -> Group:
@@ -171,7 +201,12 @@ def shortened(group: Group, steps: int, members: Sequence[int]) -> Group:
     shape = layout(group)
     count = min(steps, shape.body) * shape.batch + shape.tail
     tasks = [_thinned(group.tasks[member], count) for member in members]
-    return replace(group, tasks=tasks, numbers=[group.numbers[member] for member in members], d=replace(group.d, epochs=2))
+    return replace(
+        group,
+        tasks=tasks,
+        numbers=[group.numbers[member] for member in members],
+        d=replace(group.d, epochs=2),
+    )
 
 
 def _thinned(task: DownstreamTask, count: int) -> DownstreamTask:

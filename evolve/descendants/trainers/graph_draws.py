@@ -36,7 +36,11 @@ class Layout:
         """Views of ``block`` [numbers]: slots [steps, FIELDS, members, images], one tensor for each batch size of the epoch, in order."""
         whole = FIELDS * self.members * self.body * self.batch
         shapes = ((block[:whole], self.body, self.batch), (block[whole:], 1, self.tail))
-        return [part.view(steps, FIELDS, self.members, images) for part, steps, images in shapes if steps * images]
+        return [
+            part.view(steps, FIELDS, self.members, images)
+            for part, steps, images in shapes
+            if steps * images
+        ]
 
 
 def layout(group: Group) -> Layout:
@@ -67,9 +71,15 @@ def pack(group: Group, epoch: int) -> Tensor:
 
 def _rows(group: Group, member: int, epoch: int) -> Tensor:
     """One member's images of an epoch in the order of training, int64 [FIELDS, images]."""
-    task, order, augment = group.tasks[member], group.batches(member, epoch), group.augmentation(member, epoch)
+    task, order, augment = (
+        group.tasks[member],
+        group.batches(member, epoch),
+        group.augmentation(member, epoch),
+    )
     drawn = [group.resident.draw(len(part), group.d.augment, augment) for part in order]
-    shifts, flips = ([part for part in column if part is not None] for column in zip(*drawn, strict=True))
+    shifts, flips = (
+        [part for part in column if part is not None] for column in zip(*drawn, strict=True)
+    )
     places = torch.cat(order)
     rows = torch.zeros(FIELDS, len(places), dtype=torch.int64)
     rows[INDEX], rows[LABEL] = task.train[places], task.train_labels[places]

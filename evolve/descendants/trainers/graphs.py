@@ -56,11 +56,24 @@ class Branch:
         The gradients are taken at new leaves over the parameters' memory. A parameter's own autograd node remembers the stream of
         its first use, and one that is alive from outside (some old loss) would break a capture.
         """
-        leaves = {name: parameter.detach().requires_grad_() for name, parameter in self.stack.parameters.items()}
+        leaves = {
+            name: parameter.detach().requires_grad_()
+            for name, parameter in self.stack.parameters.items()
+        }
         logits = self.stack.logits(images.to(self.parameters[0].dtype), leaves, True)
-        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(1)
+        losses = (
+            F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+            .view(labels.shape)
+            .mean(1)
+        )
         gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
-        self._update([torch.zeros_like(p) if g is None else g for g, p in zip(gradients, self.parameters, strict=True)], rate)
+        self._update(
+            [
+                torch.zeros_like(p) if g is None else g
+                for g, p in zip(gradients, self.parameters, strict=True)
+            ],
+            rate,
+        )
         self.total += losses.detach() * labels.shape[1]
 
     @torch.no_grad()
@@ -82,7 +95,12 @@ class Branch:
     @torch.no_grad()
     def right(self, images: Tensor, labels: Tensor) -> Tensor:
         """Which images [K, B, 3, S, S] they get right, bool [K, B]: eval mode."""
-        return self.stack.logits(images.to(self.parameters[0].dtype), self.stack.parameters, False).argmax(2) == labels
+        return (
+            self.stack.logits(
+                images.to(self.parameters[0].dtype), self.stack.parameters, False
+            ).argmax(2)
+            == labels
+        )
 
 
 def branches_of(models: Sequence[VGG], numbers: Sequence[int]) -> list[slice]:
@@ -94,16 +112,31 @@ def branches_of(models: Sequence[VGG], numbers: Sequence[int]) -> list[slice]:
     return [slice(*pair) for pair in zip(starts, [*starts[1:], len(models)], strict=True)]
 
 
-def each_branch(branches: Sequence[Branch], work: Callable[[Branch, slice], None], device: torch.device) -> None:
+def each_branch(
+    branches: Sequence[Branch], work: Callable[[Branch, slice], None], device: torch.device
+) -> None:
     """``work`` of every branch and the places of its members, side by side."""
     ends = list(accumulate(branch.size for branch in branches))
-    side_by_side([partial(work, branch, slice(end - branch.size, end)) for branch, end in zip(branches, ends, strict=True)], device)
+    side_by_side(
+        [
+            partial(work, branch, slice(end - branch.size, end))
+            for branch, end in zip(branches, ends, strict=True)
+        ],
+        device,
+    )
 
 
 class TrainStep:
     """One optimizer step of all branches, over static tensors: ``slots`` [steps, fields, branches, images], ``rates`` [steps]."""
 
-    def __init__(self, branches: Sequence[Branch], resident: Resident, augment: Sequence[str], slots: Tensor, rates: Tensor) -> None:
+    def __init__(
+        self,
+        branches: Sequence[Branch],
+        resident: Resident,
+        augment: Sequence[str],
+        slots: Tensor,
+        rates: Tensor,
+    ) -> None:
         self.branches, self.resident, self.slots, self.rates = branches, resident, slots, rates
         self.crop, self.flip = "crop" in augment, "flip" in augment
         self.counter = torch.zeros(1, dtype=torch.int64, device=slots.device)
@@ -116,7 +149,10 @@ class TrainStep:
         return self.resident.gather(slot[INDEX].reshape(count), shift, flip)
 
     def __call__(self) -> None:
-        slot, rate = self.slots.index_select(0, self.counter)[0], self.rates.index_select(0, self.counter)
+        slot, rate = (
+            self.slots.index_select(0, self.counter)[0],
+            self.rates.index_select(0, self.counter),
+        )
         images = self.images(slot).unflatten(0, slot.shape[1:])
 
         def learn(branch: Branch, mine: slice) -> None:
@@ -129,17 +165,23 @@ class TrainStep:
 class Exam:
     """Tests all branches on one chunk, over static tensors: ``index`` and ``labels`` int64 [chunks, branches, TEST_BATCH]; fills ``right``."""
 
-    def __init__(self, branches: Sequence[Branch], resident: Resident, index: Tensor, labels: Tensor) -> None:
+    def __init__(
+        self, branches: Sequence[Branch], resident: Resident, index: Tensor, labels: Tensor
+    ) -> None:
         self.branches, self.resident, self.index, self.labels = branches, resident, index, labels
         self.right = torch.zeros(index.shape, dtype=torch.bool, device=index.device)
         self.counter = torch.zeros(1, dtype=torch.int64, device=index.device)
 
     def __call__(self) -> None:
-        index, labels = (column.index_select(0, self.counter)[0] for column in (self.index, self.labels))
+        index, labels = (
+            column.index_select(0, self.counter)[0] for column in (self.index, self.labels)
+        )
         images = self.resident.gather(index.reshape(-1)).unflatten(0, index.shape)
 
         def test(branch: Branch, mine: slice) -> None:
-            self.right[:, mine].index_copy_(0, self.counter, branch.right(images[mine], labels[mine])[None])
+            self.right[:, mine].index_copy_(
+                0, self.counter, branch.right(images[mine], labels[mine])[None]
+            )
 
         each_branch(self.branches, test, self.index.device)
         self.counter += 1
@@ -150,15 +192,27 @@ class Wave:
 
     def __init__(self, models: Sequence[VGG], group: Group, recorder: Recorder) -> None:
         self.group, self.shape = group, layout(group)
-        self.branches = [Branch(models[part], group.d) for part in branches_of(models, group.numbers)]
+        self.branches = [
+            Branch(models[part], group.d) for part in branches_of(models, group.numbers)
+        ]
         device = group.resident.device
         self.block = torch.zeros(self.shape.numbers, dtype=torch.int64, device=device)
         # The fused kernel on a GPU reads a float32; on a CPU a float64 keeps the rate as it is.
-        self.rates = torch.zeros(group.steps, dtype=torch.float32 if device.type == "cuda" else torch.float64, device=device)
+        self.rates = torch.zeros(
+            group.steps,
+            dtype=torch.float32 if device.type == "cuda" else torch.float64,
+            device=device,
+        )
         self._next: tuple[int, Tensor] | None = None
-        parts, rates = self.shape.parts(self.block), self.rates.split([self.shape.body, group.steps - self.shape.body])
+        parts, rates = (
+            self.shape.parts(self.block),
+            self.rates.split([self.shape.body, group.steps - self.shape.body]),
+        )
         used = [rate for rate in rates if len(rate)]
-        self.steps = [TrainStep(self.branches, group.resident, group.d.augment, *one) for one in zip(parts, used, strict=True)]
+        self.steps = [
+            TrainStep(self.branches, group.resident, group.d.augment, *one)
+            for one in zip(parts, used, strict=True)
+        ]
         self.exam = Exam(self.branches, group.resident, *_tests(group))
         state = [tensor for branch in self.branches for tensor in branch.state()]
         self._train = [recorder.record(step, [*state, step.counter]) for step in self.steps]
@@ -174,7 +228,10 @@ class Wave:
         if self._next is None or self._next[0] != epoch:
             self.prepare(epoch)
         assert self._next is not None
-        rates = torch.tensor([self.group.rate(epoch, step) for step in range(self.group.steps)], dtype=self.rates.dtype)
+        rates = torch.tensor(
+            [self.group.rate(epoch, step) for step in range(self.group.steps)],
+            dtype=self.rates.dtype,
+        )
         # torch keeps pinned memory from new use until a copy out of it is done, so none of this waits.
         self.block.copy_(self._next[1], non_blocking=True)
         self.rates.copy_(rates.pin_memory() if self.rates.is_cuda else rates, non_blocking=True)
@@ -192,21 +249,28 @@ class Wave:
 
     def losses(self) -> list[float]:
         """Each descendant's mean loss of the epoch that was started last."""
-        return [total / self.group.images for total in torch.cat([branch.total for branch in self.branches]).tolist()]
+        return [
+            total / self.group.images
+            for total in torch.cat([branch.total for branch in self.branches]).tolist()
+        ]
 
     def correct(self) -> list[Tensor]:
         self.exam.counter.zero_()
         for _ in range(len(self.exam.index)):
             self._examine()
         right = self.exam.right.transpose(0, 1).flatten(1).cpu()
-        return [mine[: len(task.test)].clone() for mine, task in zip(right, self.group.tasks, strict=True)]
+        return [
+            mine[: len(task.test)].clone()
+            for mine, task in zip(right, self.group.tasks, strict=True)
+        ]
 
 
 def _tests(group: Group) -> tuple[Tensor, Tensor]:
     """Indices and labels of all test images, on the device: int64 [chunks, members, TEST_BATCH] each, filled up with index 0, label -1."""
     device = group.resident.device
     index, labels = (
-        column.view(group.size, -1, TEST_BATCH).transpose(0, 1).contiguous().to(device) for column in padded_tests(group.tasks, TEST_BATCH)
+        column.view(group.size, -1, TEST_BATCH).transpose(0, 1).contiguous().to(device)
+        for column in padded_tests(group.tasks, TEST_BATCH)
     )
     return index, labels
 
@@ -220,12 +284,24 @@ class GraphTrainer:
     raises here, and the models are as they were.
     """
 
-    def __init__(self, models: Sequence[VGG], group: Group, capture: bool, most: int | None = None) -> None:
+    def __init__(
+        self, models: Sequence[VGG], group: Group, capture: bool, most: int | None = None
+    ) -> None:
         self.group = group
-        recorder, generations = Recorder(group.resident.device, capture), branches_of(models, group.numbers)
+        recorder, generations = (
+            Recorder(group.resident.device, capture),
+            branches_of(models, group.numbers),
+        )
         parts = [generations[part] for part in waves(len(generations), most or len(generations))]
         places = [slice(part[0].start, part[-1].stop) for part in parts]
-        self.waves = [Wave(models[mine], replace(group, tasks=group.tasks[mine], numbers=group.numbers[mine]), recorder) for mine in places]
+        self.waves = [
+            Wave(
+                models[mine],
+                replace(group, tasks=group.tasks[mine], numbers=group.numbers[mine]),
+                recorder,
+            )
+            for mine in places
+        ]
 
     def epoch(self, epoch: int) -> list[float]:
         for wave in self.waves:

@@ -35,7 +35,10 @@ def padded_tests(tasks: Sequence[DownstreamTask], multiple: int) -> tuple[Tensor
     index = torch.zeros(len(tasks), -(-most // multiple) * multiple, dtype=torch.int64)
     labels = torch.full_like(index, -1)
     for member, task in enumerate(tasks):
-        index[member, : len(task.test)], labels[member, : len(task.test)] = task.test, task.test_labels
+        index[member, : len(task.test)], labels[member, : len(task.test)] = (
+            task.test,
+            task.test_labels,
+        )
     return index, labels
 
 
@@ -105,7 +108,6 @@ class Trainer(Protocol):
 def learning_rate(d: DescendSettings, done: float) -> float:
     """The rate once a share ``done`` in [0, 1] of all steps is made; it rises from zero over the share ``d.warmup``."""
     warm = min(1.0, done / d.warmup) if d.warmup else 1.0
-    return d.lr * warm * (1 + math.cos(math.pi * done)) / 2 if d.schedule == "cosine" else d.lr * warm
-
-
-
+    return (
+        d.lr * warm * (1 + math.cos(math.pi * done)) / 2 if d.schedule == "cosine" else d.lr * warm
+    )

@@ -24,7 +24,15 @@ class PlainTrainer:
         d = group.d
         self.models, self.group = models, group
         self.optimizers = [
-            make_optimizer(rated(model, group.lr_scale), d.optimizer, d.lr, d.momentum, d.weight_decay, foreach=True) for model in models
+            make_optimizer(
+                rated(model, group.lr_scale),
+                d.optimizer,
+                d.lr,
+                d.momentum,
+                d.weight_decay,
+                foreach=True,
+            )
+            for model in models
         ]
 
     def epoch(self, epoch: int) -> list[float]:
@@ -41,7 +49,9 @@ class PlainTrainer:
             for part in optimizer.param_groups:
                 part["lr"] = group.rate(epoch, step) * part["scale"]
             optimizer.zero_grad(set_to_none=True)
-            images = resident.batch(task.train[batch], group.d.augment, augment).to(model.head.weight.dtype)
+            images = resident.batch(task.train[batch], group.d.augment, augment).to(
+                model.head.weight.dtype
+            )
             loss = self.loss(member, images, labels[batch.to(labels.device)])
             loss.backward()
             optimizer.step()
@@ -54,7 +64,10 @@ class PlainTrainer:
 
     def correct(self) -> list[Tensor]:
         pairs = zip(self.models, self.group.tasks, strict=True)
-        return [evaluate(model, task.test, task.test_labels, self.group.resident) for model, task in pairs]
+        return [
+            evaluate(model, task.test, task.test_labels, self.group.resident)
+            for model, task in pairs
+        ]
 
     def close(self) -> None:
         pass
@@ -66,7 +79,9 @@ def rated(model: Network, lr_scale: float) -> list[dict[str, Any]]:
     Weight decay acts through the learning rate (torch's SGD and AdamW), so at 0 an inherited parameter keeps its bits. BN's running
     statistics are no parameters: they move all the same.
     """
-    inherited = {id(p) for name in model.architecture.inherits() for p in model.layers[name].parameters()}
+    inherited = {
+        id(p) for name in model.architecture.inherits() for p in model.layers[name].parameters()
+    }
     parts: dict[bool, list[Tensor]] = {False: [], True: []}
     for parameter in model.parameters():
         parts[id(parameter) in inherited].append(parameter)

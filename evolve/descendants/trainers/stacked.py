@@ -34,7 +34,9 @@ class Stack:
         """Put what was learned into the models."""
         for number, model in enumerate(self.models):
             for name, tensor in model.state_dict().items():
-                tensor.copy_((self.parameters if name in self.parameters else self.buffers)[name][number])
+                tensor.copy_(
+                    (self.parameters if name in self.parameters else self.buffers)[name][number]
+                )
 
     def logits(self, images: Tensor, parameters: Tensors, training: bool) -> Tensor:
         """Images [K, B, 3, S, S], each member's own -> [K, B, classes]. In training BN's statistics move."""
@@ -51,7 +53,10 @@ class Stack:
         conv, bn = f"layers.{layer}.conv.", f"layers.{layer}.bn."
         c = Convolution.apply(x, parameters[conv + "weight"])  # type: ignore[no-untyped-call]
         members, channels, _, _, side = c.shape
-        bias, mean = parameters[conv + "bias"].detach().view(-1), self.buffers[bn + "running_mean"].view(-1)
+        bias, mean = (
+            parameters[conv + "bias"].detach().view(-1),
+            self.buffers[bn + "running_mean"].view(-1),
+        )
         without = mean - bias
         module: Any = self.models[0].layers[layer]
         z = F.batch_norm(
@@ -90,7 +95,9 @@ class Convolution(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, g_weight
         turned = weight.flip(3, 4).transpose(1, 2).flatten(2)
-        return torch.bmm(turned, unfolded(g)).view(len(weight), weight.shape[2], *g.shape[2:]), g_weight
+        return torch.bmm(turned, unfolded(g)).view(
+            len(weight), weight.shape[2], *g.shape[2:]
+        ), g_weight
 
 
 def unfolded(x: Tensor) -> Tensor:
@@ -98,7 +105,9 @@ def unfolded(x: Tensor) -> Tensor:
     members, channels, images, side, _ = x.shape
     padded = F.pad(x, (1, 1, 1, 1))
     k, c, b, line, pixel = padded.stride()
-    windows = padded.as_strided((members, channels, 3, 3, images, side, side), (k, c, line, pixel, b, line, pixel))
+    windows = padded.as_strided(
+        (members, channels, 3, 3, images, side, side), (k, c, line, pixel, b, line, pixel)
+    )
     return windows.reshape(members, channels * 9, images * side * side)
 
 
@@ -110,4 +119,6 @@ def _pool(x: Tensor) -> Tensor:
 
 
 def _stacked(parts: Sequence[Tensors]) -> dict[str, Tensor]:
-    return {name: torch.stack([part[name].detach().contiguous() for part in parts]) for name in parts[0]}
+    return {
+        name: torch.stack([part[name].detach().contiguous() for part in parts]) for name in parts[0]
+    }

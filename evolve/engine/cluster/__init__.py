@@ -37,17 +37,31 @@ class Cluster:
     settings: dict[str, str | list[str]] = field(default_factory=dict)
 
 
-def chosen(scheduler: str | None, jobs: int | None, gpu_share: float | None, settings: tuple[str, ...], workers: int) -> Cluster | None:
+def chosen(
+    scheduler: str | None,
+    jobs: int | None,
+    gpu_share: float | None,
+    settings: tuple[str, ...],
+    workers: int,
+) -> Cluster | None:
     """The cluster that the command line's options mean; None: this machine's own processes. Raises UserError for what does not fit."""
     given = {"--jobs": jobs, "--gpu-share": gpu_share, "--cluster": settings or None}
     if scheduler is None:
         if name := next((name for name, value in given.items() if value is not None), ""):
             raise UserError(f"{name} needs --scheduler: {FORMS}")
         return None
-    if scheduler not in ("local", *SYSTEMS) and "://" not in scheduler and not scheduler.endswith(".json"):
+    if (
+        scheduler not in ("local", *SYSTEMS)
+        and "://" not in scheduler
+        and not scheduler.endswith(".json")
+    ):
         raise UserError(f"--scheduler {scheduler}: unknown; allowed are {FORMS}")
-    if scheduler not in SYSTEMS and (name := next((name for name in ("--jobs", "--cluster") if given[name] is not None), "")):
-        raise UserError(f"{name} is for a batch system ({', '.join(SYSTEMS)}), not for --scheduler {scheduler}")
+    if scheduler not in SYSTEMS and (
+        name := next((name for name in ("--jobs", "--cluster") if given[name] is not None), "")
+    ):
+        raise UserError(
+            f"{name} is for a batch system ({', '.join(SYSTEMS)}), not for --scheduler {scheduler}"
+        )
     return Cluster(scheduler, jobs or 1, workers, gpu_share or 0.0, _table(settings))
 
 
@@ -57,6 +71,8 @@ def _table(pairs: tuple[str, ...]) -> dict[str, str | list[str]]:
     for pair in pairs:
         key, sign, value = pair.partition("=")
         if not sign or not key:
-            raise UserError(f"--cluster {pair}: write KEY=VALUE, such as --cluster walltime=12:00:00")
+            raise UserError(
+                f"--cluster {pair}: write KEY=VALUE, such as --cluster walltime=12:00:00"
+            )
         found.setdefault(key, []).append(value)
     return {key: values if len(values) > 1 else values[0] for key, values in found.items()}

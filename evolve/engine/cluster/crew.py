@@ -46,10 +46,27 @@ class Dask:
 class _Shift:
     """One scheduler on one client. Dask's threads only put into ``inbox``; everything else happens in the caller's thread."""
 
-    def __init__(self, scheduler: Scheduler, perform: str, context: Mapping[str, Any], cluster: Cluster, client: Any) -> None:
-        self.scheduler, self.perform, self.cluster, self.client = scheduler, perform, cluster, client
-        self.context = {name: value.absolute() if isinstance(value, Path) else value for name, value in context.items()}
-        self.paths = [path for path in self.context.values() if isinstance(path, Path) and path.exists()]
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        perform: str,
+        context: Mapping[str, Any],
+        cluster: Cluster,
+        client: Any,
+    ) -> None:
+        self.scheduler, self.perform, self.cluster, self.client = (
+            scheduler,
+            perform,
+            cluster,
+            client,
+        )
+        self.context = {
+            name: value.absolute() if isinstance(value, Path) else value
+            for name, value in context.items()
+        }
+        self.paths = [
+            path for path in self.context.values() if isinstance(path, Path) and path.exists()
+        ]
         self.versions = versions()
         self.store_id = hashlib.sha256(str(scheduler.store.root).encode()).hexdigest()[:12]
         self.inbox: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
@@ -91,16 +108,34 @@ class _Shift:
 
     def _assign(self) -> None:
         """As many stages as can run now: what is asked for later then goes by priority, and no worker dies with a queue."""
-        most = min(self.threads, self.cluster.workers) if self.cluster.workers and self.cluster.scheduler not in ("local", *SYSTEMS) else self.threads
+        most = (
+            min(self.threads, self.cluster.workers)
+            if self.cluster.workers and self.cluster.scheduler not in ("local", *SYSTEMS)
+            else self.threads
+        )
         while len(self.scheduler.running) < most and (stages := self.scheduler.take()):
             self._submit(stages[0])
             self.scheduler.start(stages)
 
     def _submit(self, stage: Stage) -> None:
-        work = Assignment(stage, self.scheduler.store.root, self.perform, self.context, self.versions, self.paths, self._topic)
+        work = Assignment(
+            stage,
+            self.scheduler.store.root,
+            self.perform,
+            self.context,
+            self.versions,
+            self.paths,
+            self._topic,
+        )
         need = {"GPU": self.cluster.gpu_share} if self.cluster.gpu_share else None
         with self._reaching():
-            future = self.client.submit(compute, pickle.dumps(work), key=self._dask_key(stage), priority=-stage.priority, resources=need)
+            future = self.client.submit(
+                compute,
+                pickle.dumps(work),
+                key=self._dask_key(stage),
+                priority=-stage.priority,
+                resources=need,
+            )
             self.futures[stage.key] = future
             future.add_done_callback(lambda ended: self.inbox.put(("ended", stage.key, ended)))
 
@@ -135,7 +170,9 @@ class _Shift:
         if what == "released":  # another client's wish to end it and ours to have it crossed
             return self._submit(stage)
         if what == "done" and not settle(self.scheduler.store, [key]):
-            raise UserError(f"{stage.label}: computed, but its result is not in {self.scheduler.store.root}: the workers see another folder there")
+            raise UserError(
+                f"{stage.label}: computed, but its result is not in {self.scheduler.store.root}: the workers see another folder there"
+            )
         self.scheduler.receive(key, what, *content)
 
     def _broken(self, stage: Stage, error: BaseException) -> None:
@@ -144,13 +181,23 @@ class _Shift:
             return self._give_up(stage)
         line = first_line(error)
         evolve = self.versions["evolve"]
-        raise UserError(f"{stage.label}: {type(error).__name__}: {line} (the scheduler and its workers need evolve-learngene {evolve})")
+        raise UserError(
+            f"{stage.label}: {type(error).__name__}: {line} (the scheduler and its workers need evolve-learngene {evolve})"
+        )
 
     def _notice_death(self, event: Any) -> None:
         """A worker is gone: what it was computing begins again elsewhere, once."""
-        if not isinstance(event, dict) or event.get("action") != "remove-worker" or event["expected"]:
+        if (
+            not isinstance(event, dict)
+            or event.get("action") != "remove-worker"
+            or event["expected"]
+        ):
             return
-        lost = [stage for stage in self.scheduler.running.values() if self._dask_key(stage) in event["processing-tasks"]]
+        lost = [
+            stage
+            for stage in self.scheduler.running.values()
+            if self._dask_key(stage) in event["processing-tasks"]
+        ]
         begun = [stage for stage in lost if self.places.get(stage.key) == event["worker"]] or lost
         for stage in begun:
             self.deaths[stage.key] += 1
@@ -158,12 +205,16 @@ class _Shift:
                 self.futures.pop(stage.key).release()
                 self._give_up(stage)
             else:
-                self.scheduler.events(Notice(f"{stage.label}: its worker {event['worker']} died; trying once more"))
+                self.scheduler.events(
+                    Notice(f"{stage.label}: its worker {event['worker']} died; trying once more")
+                )
 
     def _give_up(self, stage: Stage) -> None:
         text = "its worker died twice (mostly a lack of memory, or a batch job's time limit)"
         log = self.scheduler.store.log(stage.key)
-        self.scheduler.fail(stage, text, UserError(f"{stage.label}: {text}; its log, if it said anything, is {log}"))
+        self.scheduler.fail(
+            stage, text, UserError(f"{stage.label}: {text}; its log, if it said anything, is {log}")
+        )
 
     def _look(self) -> None:
         """How many stages can run at once; and say so, once, if there is nobody to run them."""
@@ -174,7 +225,9 @@ class _Shift:
             self.lonely_since = float("inf")
         elif self.looked - self.lonely_since > LONELY_SECONDS:
             self.lonely_since = float("inf")
-            self.scheduler.events(Notice(f"--scheduler {self.cluster.scheduler}: no worker has come yet; waiting"))
+            self.scheduler.events(
+                Notice(f"--scheduler {self.cluster.scheduler}: no worker has come yet; waiting")
+            )
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
@@ -185,12 +238,20 @@ class _Shift:
             raise self._gone() from error
 
     def _gone(self) -> UserError:
-        return UserError(f"--scheduler {self.cluster.scheduler}: the scheduler is gone; finished stages are kept, run the same command again")
+        return UserError(
+            f"--scheduler {self.cluster.scheduler}: the scheduler is gone; finished stages are kept, run the same command again"
+        )
 
     def _check_gpus(self) -> None:
         """Where the workers are there already, one must offer what a stage will ask for."""
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         share = self.cluster.gpu_share
-        if share and workers and not any(worker["resources"].get("GPU", 0) >= share for worker in workers):
+        if (
+            share
+            and workers
+            and not any(worker["resources"].get("GPU", 0) >= share for worker in workers)
+        ):
             start = f"dask worker ADDRESS --nthreads 1 --resources GPU={share:g}"
-            raise UserError(f"--gpu-share {share:g}: no worker of {self.cluster.scheduler} offers that much; start them with: {start}")
+            raise UserError(
+                f"--gpu-share {share:g}: no worker of {self.cluster.scheduler} offers that much; start them with: {start}"
+            )

@@ -15,8 +15,22 @@ from evolve.engine.cluster import SYSTEMS, Cluster
 from evolve.engine.workers import ONE_THREAD, birth
 
 CONNECT_SECONDS = 20
-OURS = ("cores", "processes", "nanny", "n_workers", "scheduler", "asynchronous", "loop")  # settings that --workers and --jobs decide
-LISTS = ("job_extra_directives", "job_script_prologue", "env_extra", "worker_extra_args", "job_directives_skip")
+OURS = (
+    "cores",
+    "processes",
+    "nanny",
+    "n_workers",
+    "scheduler",
+    "asynchronous",
+    "loop",
+)  # settings that --workers and --jobs decide
+LISTS = (
+    "job_extra_directives",
+    "job_script_prologue",
+    "env_extra",
+    "worker_extra_args",
+    "job_directives_skip",
+)
 
 
 @contextmanager
@@ -41,7 +55,11 @@ def connected(cluster: Cluster) -> Iterator[Any]:
 def _silence() -> Iterator[None]:
     """Keep Dask's log off the screen: what matters reaches the user as an event or an error."""
     known = list(logging.root.manager.loggerDict)
-    levels = {name: logging.getLogger(name).level for name in known if name.partition(".")[0] in ("distributed", "dask_jobqueue")}
+    levels = {
+        name: logging.getLogger(name).level
+        for name in known
+        if name.partition(".")[0] in ("distributed", "dask_jobqueue")
+    }
     for name in levels:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
@@ -55,16 +73,24 @@ def _load(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"--scheduler needs {error.name or module}: pip install -e '.[cluster]' in evolve's folder") from None
+        raise UserError(
+            f"--scheduler needs {error.name or module}: pip install -e '.[cluster]' in evolve's folder"
+        ) from None
 
 
 def _client(distributed: Any, where: Any) -> Any:
     file = isinstance(where, str) and where.endswith(".json") and "://" not in where
     try:
-        return distributed.Client(**{"scheduler_file" if file else "address": where}, timeout=CONNECT_SECONDS, set_as_default=False)
+        return distributed.Client(
+            **{"scheduler_file" if file else "address": where},
+            timeout=CONNECT_SECONDS,
+            set_as_default=False,
+        )
     except (OSError, ValueError, TimeoutError) as error:
         line = first_line(error) or type(error).__name__
-        raise UserError(f"--scheduler {where}: no scheduler answers ({line}); start one with `dask scheduler`, or check the address") from None
+        raise UserError(
+            f"--scheduler {where}: no scheduler answers ({line}); start one with `dask scheduler`, or check the address"
+        ) from None
 
 
 def _local(distributed: Any, cluster: Cluster) -> Any:
@@ -87,31 +113,70 @@ def _batch_system(cluster: Cluster) -> Any:
     """The batch system's cluster with its jobs asked for: each ``processes`` workers of one thread; a job that ends early is replaced."""
     kind = getattr(_load("dask_jobqueue"), SYSTEMS[cluster.scheduler])
     processes = cluster.workers or (int(1 / cluster.gpu_share + 1e-9) if cluster.gpu_share else 1)
-    settings: dict[str, Any] = {name: [value] if name in LISTS and isinstance(value, str) else value for name, value in cluster.settings.items()}
+    settings: dict[str, Any] = {
+        name: [value] if name in LISTS and isinstance(value, str) else value
+        for name, value in cluster.settings.items()
+    }
     _check_names(kind, cluster)
-    if "memory" not in settings and not _load("dask").config.get(f"jobqueue.{cluster.scheduler}.memory", None):
-        raise UserError(f"--scheduler {cluster.scheduler}: how much memory has a job? Say it with --cluster memory=4GB (or in ~/.config/dask/jobqueue.yaml)")
+    if "memory" not in settings and not _load("dask").config.get(
+        f"jobqueue.{cluster.scheduler}.memory", None
+    ):
+        raise UserError(
+            f"--scheduler {cluster.scheduler}: how much memory has a job? Say it with --cluster memory=4GB (or in ~/.config/dask/jobqueue.yaml)"
+        )
     if cluster.gpu_share:
-        settings["worker_extra_args"] = [*settings.get("worker_extra_args", []), "--resources", f"GPU={cluster.gpu_share}"]
+        settings["worker_extra_args"] = [
+            *settings.get("worker_extra_args", []),
+            "--resources",
+            f"GPU={cluster.gpu_share}",
+        ]
     settings["scheduler_options"] = {"dashboard_address": ":0"}
     try:
         made = kind(cores=processes, processes=processes, **settings)
     except (OSError, ValueError, TypeError) as error:
         line = first_line(error) or type(error).__name__
-        raise UserError(f"--scheduler {cluster.scheduler}: {line} (settings go by --cluster KEY=VALUE or ~/.config/dask/jobqueue.yaml)") from None
+        raise UserError(
+            f"--scheduler {cluster.scheduler}: {line} (settings go by --cluster KEY=VALUE or ~/.config/dask/jobqueue.yaml)"
+        ) from None
     made.adapt(minimum_jobs=cluster.jobs, maximum_jobs=cluster.jobs)
     return made
 
 
 def _check_names(kind: Any, cluster: Cluster) -> None:
     """Refuse a setting that neither the cluster nor its jobs know, and one that is a list where it must not be."""
-    makers: list[Callable[..., Any]] = [made.__init__ for made in (*kind.__mro__, *kind.job_cls.__mro__) if "__init__" in vars(made)]
-    texts = {p.name for make in makers for p in inspect.signature(make).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD}
-    allowed = sorted(texts - {"self", "job_cls", "name", "dashboard_address", "scheduler_options", "job_extra", "args", "kwargs", *OURS})
+    makers: list[Callable[..., Any]] = [
+        made.__init__ for made in (*kind.__mro__, *kind.job_cls.__mro__) if "__init__" in vars(made)
+    ]
+    texts = {
+        p.name
+        for make in makers
+        for p in inspect.signature(make).parameters.values()
+        if p.kind is p.POSITIONAL_OR_KEYWORD
+    }
+    allowed = sorted(
+        texts
+        - {
+            "self",
+            "job_cls",
+            "name",
+            "dashboard_address",
+            "scheduler_options",
+            "job_extra",
+            "args",
+            "kwargs",
+            *OURS,
+        }
+    )
     for key, value in cluster.settings.items():
         if key in OURS:
-            raise UserError(f"--cluster {key}: --jobs says how many jobs, --workers how many processes in each, one thread a process")
+            raise UserError(
+                f"--cluster {key}: --jobs says how many jobs, --workers how many processes in each, one thread a process"
+            )
         if key not in allowed:
-            raise UserError(f"--cluster {key}: {cluster.scheduler} has no such setting; allowed are {', '.join(allowed)}")
+            raise UserError(
+                f"--cluster {key}: {cluster.scheduler} has no such setting; allowed are {', '.join(allowed)}"
+            )
         if isinstance(value, list) and key not in LISTS:
-            raise UserError(f"--cluster {key}: given {len(value)} times; only {', '.join(LISTS)} may be repeated")
+            raise UserError(
+                f"--cluster {key}: given {len(value)} times; only {', '.join(LISTS)} may be repeated"
+            )

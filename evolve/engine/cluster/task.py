@@ -19,7 +19,9 @@ from evolve.core.version import versions
 from evolve.engine.store import Stage, Store
 from evolve.engine.workers import ONE_THREAD, execute_quietly, keep_memory
 
-BLAS_THREADS = tuple(name for name in ONE_THREAD if name.startswith(("OMP", "MKL", "OPENBLAS")))  # those that Dask's nanny sets
+BLAS_THREADS = tuple(
+    name for name in ONE_THREAD if name.startswith(("OMP", "MKL", "OPENBLAS"))
+)  # those that Dask's nanny sets
 REPORT_SECONDS = 2.0  # between two reports of progress that travel
 SETTLE_SECONDS = 70.0  # NFS may show a folder's new entry after acdirmax, by default 60 s
 
@@ -80,7 +82,11 @@ def compute(packed: bytes) -> tuple[Any, ...]:
     except Released:
         return "", "released"
     except UserError as error:  # the store cannot be used here
-        return work.stage.key, "refused", UserError(f"worker {worker.address} on {socket.gethostname()}: {error}")
+        return (
+            work.stage.key,
+            "refused",
+            UserError(f"worker {worker.address} on {socket.gethostname()}: {error}"),
+        )
     return end[0]
 
 
@@ -97,7 +103,9 @@ def unfit(work: Assignment, threads: int) -> str:
     if not (work.store_root / "store.json").is_file():
         return f"does not see the store {work.store_root}: give a --store on a folder that all machines share, under the same path"
     if lost := next((path for path in work.paths if not path.exists()), None):
-        return f"does not see {lost}: put it on a folder that all machines share, under the same path"
+        return (
+            f"does not see {lost}: put it on a folder that all machines share, under the same path"
+        )
     return ""
 
 

@@ -28,7 +28,14 @@ class Bound:
     weights. Raises ValueError for weights that do not lie in channels_last memory.
     """
 
-    def __init__(self, fused: Fused, w: Weights, statistics: Statistics | None, batch: int, rates: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        fused: Fused,
+        w: Weights,
+        statistics: Statistics | None,
+        batch: int,
+        rates: Tensor | None = None,
+    ) -> None:
         if not all(conv.is_contiguous(memory_format=torch.channels_last) for conv in w.conv):
             raise ValueError("weights must lie in channels_last memory")
         self.fused, self.batch, self.dtype = fused, batch, w.conv[0].dtype
@@ -38,38 +45,66 @@ class Bound:
         self._forward: list[Call] = []
         self._backward: list[tuple[Call, Call | None, Call]] = []
         shapes = [step.convolution for step in fused.steps]
-        most = max(batch * s.side**2 * max(s.c_out, s.c_in if n else 0) for n, s in enumerate(shapes))
-        self._room = self._take(max(convolution.room_for(s.c_in, s.c_out, self.dtype) for s in shapes)).data_ptr()
+        most = max(
+            batch * s.side**2 * max(s.c_out, s.c_in if n else 0) for n, s in enumerate(shapes)
+        )
+        self._room = self._take(
+            max(convolution.room_for(s.c_in, s.c_out, self.dtype) for s in shapes)
+        ).data_ptr()
         self._g, g_c = self._take(most), self._take(most).data_ptr()
         x = 0  # the images' address comes with them
         for number, step in enumerate(fused.steps):
             out = self._bind(number, step, w, statistics, x, g_c)
             x = out.data_ptr()
-        self._out, self._g_out = (as_maps(flat.view(-1, shapes[-1].c_out), batch, fused.side) for flat in (out, self._g[: len(out)]))
+        self._out, self._g_out = (
+            as_maps(flat.view(-1, shapes[-1].c_out), batch, fused.side)
+            for flat in (out, self._g[: len(out)])
+        )
 
     def _take(self, numbers: int) -> Tensor:
         self._kept.append(torch.empty(numbers, dtype=self.dtype))
         taken: Tensor = self._kept[-1]
         return taken
 
-    def _bind(self, number: int, step: Step, w: Weights, statistics: Statistics | None, x: int, g_c: int) -> Tensor:
+    def _bind(
+        self, number: int, step: Step, w: Weights, statistics: Statistics | None, x: int, g_c: int
+    ) -> Tensor:
         """One layer's calls, forward and back; the map that it puts out."""
         side, c_in, c_out = step.convolution.side, step.convolution.c_in, step.convolution.c_out
         shape, pixels = (side, c_in, c_out, self.dtype), self.batch * side**2
-        kind, count = ((c_out, side, self.dtype), self.batch) if step.pool else ((c_out, self.dtype), pixels)
-        behind, before = (units.pooled, units.pooled_gradient) if step.pool else (units.rectified, units.rectified_gradient)
+        kind, count = (
+            ((c_out, side, self.dtype), self.batch) if step.pool else ((c_out, self.dtype), pixels)
+        )
+        behind, before = (
+            (units.pooled, units.pooled_gradient)
+            if step.pool
+            else (units.rectified, units.rectified_gradient)
+        )
         found = self._take(self.batch * (side // 2 if step.pool else side) ** 2 * c_out)
         out, c, g = found.data_ptr(), self._take(pixels * c_out).data_ptr(), self._g.data_ptr()
         mean, invstd, scale, shift = (self._take(c_out).data_ptr() for _ in range(4))
-        moved = (0, 0, 0) if statistics is None else (statistics.mean[number].data_ptr(), statistics.var[number].data_ptr(), 1)
-        gamma, beta, bias, weight = (part[number].data_ptr() for part in (w.gamma, w.beta, w.bias, w.conv))
+        moved = (
+            (0, 0, 0)
+            if statistics is None
+            else (statistics.mean[number].data_ptr(), statistics.var[number].data_ptr(), 1)
+        )
+        gamma, beta, bias, weight = (
+            part[number].data_ptr() for part in (w.gamma, w.beta, w.bias, w.conv)
+        )
         self._forward += [
             (convolution.convolution(*shape), (c, x, weight, self._room, self.batch)),
-            (units.statistics(c_out, self.dtype), (c, pixels, gamma, beta, bias, mean, invstd, scale, shift, *moved)),
+            (
+                units.statistics(c_out, self.dtype),
+                (c, pixels, gamma, beta, bias, mean, invstd, scale, shift, *moved),
+            ),
             (behind(*kind), (out, c, scale, shift, count)),
         ]
         unit = before(*kind), (g_c, g, c, scale, shift, mean, invstd, count)
-        back = (convolution.data_gradient(*shape), (g, g_c, weight, self._room, self.batch)) if number else None
+        back = (
+            (convolution.data_gradient(*shape), (g, g_c, weight, self._room, self.batch))
+            if number
+            else None
+        )
         weigh: Call = convolution.weight_gradient(*shape), (g_c, x)
         if self._rates is not None:
             weigh = convolution.weight_step(*shape), (weight, self._rates.data_ptr(), g_c, x)
@@ -92,8 +127,13 @@ class Bound:
         """
         assert self._x is not None
         self._g_out.copy_(self.fused.spread(g_embedded))
-        gradients = [tuple(part.data_ptr() for part in parts) for parts in zip(into.conv, into.gamma, into.beta, strict=True)]
-        for ((unit, given), back, (weigh, (*rest, x))), (conv, gamma, beta) in zip(self._backward[::-1], gradients[::-1], strict=True):
+        gradients = [
+            tuple(part.data_ptr() for part in parts)
+            for parts in zip(into.conv, into.gamma, into.beta, strict=True)
+        ]
+        for ((unit, given), back, (weigh, (*rest, x))), (conv, gamma, beta) in zip(
+            self._backward[::-1], gradients[::-1], strict=True
+        ):
             unit(*given[:-1], gamma, beta, given[-1])
             if back is not None:
                 back[0](*back[1])  # before a step moves the weights

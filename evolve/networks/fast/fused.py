@@ -23,7 +23,14 @@ from evolve.networks.vgg_plan import Plan
 class Training:
     """Training passes of one network with its head, for :class:`Bound`'s tensors and one batch size."""
 
-    def __init__(self, fused: Fused, w: Weights, statistics: Statistics | None, batch: int, rates: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        fused: Fused,
+        w: Weights,
+        statistics: Statistics | None,
+        batch: int,
+        rates: Tensor | None = None,
+    ) -> None:
         self.w, self.bound = w, Bound(fused, w, statistics, batch, rates)
         self._embedded: Tensor | None = None
 
@@ -54,14 +61,28 @@ IDLE = 4
 class _Held:
     """Passes that one graph of autograd has to itself until it is gone. ``parameters``: [4 * layers], as :meth:`Embedding.apply` takes them."""
 
-    def __init__(self, fused: Fused, parameters: Sequence[Tensor], statistics: Statistics, batch: int) -> None:
+    def __init__(
+        self, fused: Fused, parameters: Sequence[Tensor], statistics: Statistics, batch: int
+    ) -> None:
         # Addresses belong to what is bound to them as long as it is idle here, since a Bound keeps its tensors alive.
-        self.key = id(fused), batch, *(tensor.data_ptr() for part in (parameters, statistics.mean, statistics.var) for tensor in part)
+        self.key = (
+            id(fused),
+            batch,
+            *(
+                tensor.data_ptr()
+                for part in (parameters, statistics.mean, statistics.var)
+                for tensor in part
+            ),
+        )
         found = _idle.pop(self.key, None)
         if found is None:
             n, nothing = len(fused.steps), parameters[0].new_zeros(1, 0)
-            conv, bias, gamma, beta = ([p.detach() for p in parameters[i * n : (i + 1) * n]] for i in range(4))
-            found = Bound(fused, Weights(conv, bias, gamma, beta, nothing, nothing), statistics, batch)
+            conv, bias, gamma, beta = (
+                [p.detach() for p in parameters[i * n : (i + 1) * n]] for i in range(4)
+            )
+            found = Bound(
+                fused, Weights(conv, bias, gamma, beta, nothing, nothing), statistics, batch
+            )
         self.bound = found
 
     def __del__(self) -> None:
@@ -77,7 +98,9 @@ class Embedding(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, fused: Fused, statistics: Statistics, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, fused: Fused, statistics: Statistics, x: Tensor, *parameters: Tensor
+    ) -> Tensor:
         ctx.held = _Held(fused, parameters, statistics, len(x))
         return ctx.held.bound.embed(x)  # type: ignore[no-any-return]
 

@@ -36,7 +36,9 @@ def captured(embed: Embed, images: Tensor, parameters: Sequence[Tensor]) -> Embe
     with warnings.catch_warnings():
         # It warms up on one stream and captures on another; what comes of it is compared below.
         warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
-        made = torch.cuda.make_graphed_callables(cast(Any, embed), (images.detach().clone(), *leaves))
+        made = torch.cuda.make_graphed_callables(
+            cast(Any, embed), (images.detach().clone(), *leaves)
+        )
     return cast(Embed, made)
 
 
@@ -91,7 +93,11 @@ class Graphed:
             self._graphs[key] = graph
         except Exception as error:  # a fast path must not cost a result, whatever ails it
             self.enabled = False
-            warnings.warn(f"the ancestor trains without CUDA graphs: {type(error).__name__}: {first_line(error)}", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"the ancestor trains without CUDA graphs: {type(error).__name__}: {first_line(error)}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 class _Body(nn.Module):
@@ -106,7 +112,9 @@ class _Body(nn.Module):
         return list(self.trunk.layers.parameters())
 
     def forward(self, images: Tensor) -> Tensor:
-        return type(self.trunk).embed(self.trunk, images)  # not self.trunk.embed, which may be the graph just now
+        return type(self.trunk).embed(
+            self.trunk, images
+        )  # not self.trunk.embed, which may be the graph just now
 
     def embed(self, images: Tensor, *parameters: Tensor) -> Tensor:
         """Images [B, 3, H, W] -> [B, c], with these parameters in place of the trunk's own."""
@@ -129,7 +137,9 @@ def _compare(graph: Embed, plain: Embed, x: Tensor, parameters: Sequence[Tensor]
     for what, own, reference in zip(("embeddings", "gradients"), ours, theirs, strict=True):
         difference = float((own - reference).norm() / reference.norm().clamp_min(1e-30))
         if not difference <= TOLERANCE and torch.isfinite(reference).all():
-            raise ArithmeticError(f"{what} differ from the plain ones by {difference:.3g}, relative")
+            raise ArithmeticError(
+                f"{what} differ from the plain ones by {difference:.3g}, relative"
+            )
 
 
 def _run(embed: Embed, x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -137,4 +147,6 @@ def _run(embed: Embed, x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor,
     leaves = [parameter.detach().requires_grad_() for parameter in parameters]
     found = embed(x, *leaves)
     gradients = torch.autograd.grad(found, leaves, found.detach().clone())
-    return found.detach().flatten().clone(), torch.cat([gradient.flatten() for gradient in gradients])
+    return found.detach().flatten().clone(), torch.cat(
+        [gradient.flatten() for gradient in gradients]
+    )

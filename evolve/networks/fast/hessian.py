@@ -67,7 +67,9 @@ class Pass:
     def _unit(self, kernel: Convolution, x: Tensor) -> Tensor:
         number = len(self.layers)
         c = kernel.forward(x, self.w.conv[number])
-        norm = Norm.of_batch(c, self.w.gamma[number], self.w.beta[number], self.w.bias[number], None)
+        norm = Norm.of_batch(
+            c, self.w.gamma[number], self.w.beta[number], self.w.bias[number], None
+        )
         z = rectified(c, norm, pool=False)
         self.layers.append(Layer(kernel, x, c, norm, z))
         return z
@@ -78,7 +80,9 @@ class Pass:
         pooled, self.layers[-1].choices = max_pool(x, [2, 2], [2, 2])
         return pooled
 
-    def backward(self, g_logits: Maybe = None, g_features: Sequence[Maybe] | None = None) -> Weights:
+    def backward(
+        self, g_logits: Maybe = None, g_features: Sequence[Maybe] | None = None
+    ) -> Weights:
         """The parameters' gradient, given those of the logits [B, classes] and of the features; None where one counts for nothing."""
         into = zeros_like(self.w)
         g: Maybe = None
@@ -87,7 +91,9 @@ class Pass:
             into.head_bias.copy_(g_logits.sum(0))
             g = self.fused.spread(g_logits @ self.w.head)
         for number, layer in self._backwards():
-            g = _sum(self._unpooled(layer, g), g_features[number] if g_features is not None else None)
+            g = _sum(
+                self._unpooled(layer, g), g_features[number] if g_features is not None else None
+            )
             layer.g_z = layer.g_c = None
             if g is not None:
                 g = self._unit_backward(number, layer, g, into)
@@ -114,10 +120,18 @@ class Pass:
             t = t_z if layer.choices is None else _picked(t_z, layer.choices)
         assert t is not None
         self._t_embedded = self.fused.average(t)
-        t_logits = torch.addmm(v.head_bias, self.embedded, v.head.t()).addmm_(self._t_embedded, self.w.head.t())
+        t_logits = torch.addmm(v.head_bias, self.embedded, v.head.t()).addmm_(
+            self._t_embedded, self.w.head.t()
+        )
         return t_logits, features
 
-    def pull(self, v: Weights, g_logits: Maybe, t_logits: Maybe, t_features: Sequence[Maybe] | None = None) -> Weights:
+    def pull(
+        self,
+        v: Weights,
+        g_logits: Maybe,
+        t_logits: Maybe,
+        t_features: Sequence[Maybe] | None = None,
+    ) -> Weights:
         """How the gradient of :meth:`backward` changes along ``v``: the Hessian's product with it.
 
         ``g_logits``: what backward was given; ``t_logits``, ``t_features``: how the gradients that it was given change.
@@ -125,11 +139,15 @@ class Pass:
         into = zeros_like(self.w)
         t: Maybe = None
         if g_logits is not None and t_logits is not None:
-            into.head.copy_(torch.addmm(t_logits.t() @ self.embedded, g_logits.t(), self._t_embedded))
+            into.head.copy_(
+                torch.addmm(t_logits.t() @ self.embedded, g_logits.t(), self._t_embedded)
+            )
             into.head_bias.copy_(t_logits.sum(0))
             t = self.fused.spread(torch.addmm(t_logits @ self.w.head, g_logits, v.head))
         for number, layer in self._backwards():
-            t = _sum(self._unpooled(layer, t), t_features[number] if t_features is not None else None)
+            t = _sum(
+                self._unpooled(layer, t), t_features[number] if t_features is not None else None
+            )
             if layer.g_c is not None:
                 t = self._unit_pull(number, layer, t, v, into)
         return into
@@ -143,7 +161,9 @@ class Pass:
         if layer.t_x is None:
             return None
         layer.kernel.weight_gradient(layer.g_c, layer.t_x, into.conv[number])
-        return layer.kernel.data_gradient(t_g, self.w.conv[number]) + layer.kernel.data_gradient(layer.g_c, v.conv[number])
+        return layer.kernel.data_gradient(t_g, self.w.conv[number]) + layer.kernel.data_gradient(
+            layer.g_c, v.conv[number]
+        )
 
     def _unpooled(self, layer: Layer, g: Maybe) -> Maybe:
         if g is None or layer.choices is None:

@@ -36,7 +36,9 @@ def _check(dtype: torch.dtype, *tensors: tuple[Tensor, tuple[int, ...]]) -> None
     """A kernel trusts its addresses: ValueError unless every tensor is on the CPU and has the shape and ``dtype`` that belong together."""
     for tensor, shape in tensors:
         if tensor.shape != shape or tensor.dtype != dtype or tensor.device.type != "cpu":
-            raise ValueError(f"a {dtype} CPU tensor of shape {list(shape)} is needed, not {tensor.dtype} {tensor.device} {list(tensor.shape)}")
+            raise ValueError(
+                f"a {dtype} CPU tensor of shape {list(shape)} is needed, not {tensor.dtype} {tensor.device} {list(tensor.shape)}"
+            )
 
 
 def _maps(like: Tensor, channels: int, side: int) -> Tensor:
@@ -61,7 +63,11 @@ class Convolution:
 
     def _run(self, kernel: Any, maps: Tensor, weight: Tensor, given: int, made: int) -> Tensor:
         maps, weight, dtype = channels_last(maps), channels_last(weight), maps.dtype
-        _check(dtype, (maps, (len(maps), given, self.side, self.side)), (weight, (self.c_out, self.c_in, 3, 3)))
+        _check(
+            dtype,
+            (maps, (len(maps), given, self.side, self.side)),
+            (weight, (self.c_out, self.c_in, 3, 3)),
+        )
         out = _maps(maps, made, self.side)
         room = maps.new_empty(convolution.room_for(self.c_in, self.c_out, dtype))
         run = kernel(self.side, self.c_in, self.c_out, dtype)
@@ -73,7 +79,12 @@ class Convolution:
         if not into.is_contiguous(memory_format=torch.channels_last):
             raise ValueError("a weight's gradient must lie in channels_last memory")
         g, x, maps = channels_last(g), channels_last(x), (len(x), self.side, self.side)
-        _check(x.dtype, (x, (maps[0], self.c_in, *maps[1:])), (g, (maps[0], self.c_out, *maps[1:])), (into, (self.c_out, self.c_in, 3, 3)))
+        _check(
+            x.dtype,
+            (x, (maps[0], self.c_in, *maps[1:])),
+            (g, (maps[0], self.c_out, *maps[1:])),
+            (into, (self.c_out, self.c_in, 3, 3)),
+        )
         run = convolution.weight_gradient(self.side, self.c_in, self.c_out, x.dtype)
         run(into.data_ptr(), g.data_ptr(), x.data_ptr(), len(x))
 
@@ -88,7 +99,9 @@ class Norm:
     invstd: Tensor
 
     @staticmethod
-    def of_batch(c: Tensor, gamma: Tensor, beta: Tensor, bias: Tensor, running: tuple[Tensor, Tensor] | None) -> Norm:
+    def of_batch(
+        c: Tensor, gamma: Tensor, beta: Tensor, bias: Tensor, running: tuple[Tensor, Tensor] | None
+    ) -> Norm:
         """From the batch's own statistics; ``running`` mean and variance, if any, move as those of c + bias (which BN takes out again)."""
         c, channels = channels_last(c), c.shape[1]
         found = c.new_empty(4, channels)
@@ -96,7 +109,9 @@ class Norm:
         moved = running or (mean, mean)
         _check(c.dtype, *((part, (channels,)) for part in (gamma, beta, bias, *moved)))
         kernel = units.statistics(channels, c.dtype)
-        given = [part.data_ptr() for part in (gamma, beta, bias, mean, invstd, scale, shift, *moved)]
+        given = [
+            part.data_ptr() for part in (gamma, beta, bias, mean, invstd, scale, shift, *moved)
+        ]
         kernel(c.data_ptr(), c.numel() // channels, *given, int(running is not None))
         return Norm(scale, shift, mean, invstd)
 
@@ -111,23 +126,51 @@ def rectified(c: Tensor, norm: Norm, pool: bool) -> Tensor:
     """ReLU(BN(c)), with ``pool`` behind a 2x2 max pool."""
     c = channels_last(c)
     images, channels, side = c.shape[:3]
-    _check(c.dtype, (c, (images, channels, side, side)), (norm.scale, (channels,)), (norm.shift, (channels,)))
+    _check(
+        c.dtype,
+        (c, (images, channels, side, side)),
+        (norm.scale, (channels,)),
+        (norm.shift, (channels,)),
+    )
     out = _maps(c, channels, side // 2 if pool else side)
     kernel = units.pooled(channels, side, c.dtype) if pool else units.rectified(channels, c.dtype)
-    kernel(out.data_ptr(), c.data_ptr(), norm.scale.data_ptr(), norm.shift.data_ptr(), images if pool else images * side * side)
+    kernel(
+        out.data_ptr(),
+        c.data_ptr(),
+        norm.scale.data_ptr(),
+        norm.shift.data_ptr(),
+        images if pool else images * side * side,
+    )
     return out
 
 
-def rectified_gradient(g: Tensor, c: Tensor, norm: Norm, pool: bool, g_gamma: Tensor, g_beta: Tensor) -> Tensor:
+def rectified_gradient(
+    g: Tensor, c: Tensor, norm: Norm, pool: bool, g_gamma: Tensor, g_beta: Tensor
+) -> Tensor:
     """The gradient of c, given that of :func:`rectified` with BN in training mode; those of gamma and beta are added to."""
     c, g = channels_last(c), channels_last(g)
     images, channels, side = c.shape[:3]
     after = side // 2 if pool else side
-    vectors = ((part, (channels,)) for part in (norm.scale, norm.shift, norm.mean, norm.invstd, g_gamma, g_beta))
-    _check(c.dtype, (c, (images, channels, side, side)), (g, (images, channels, after, after)), *vectors)
+    vectors = (
+        (part, (channels,))
+        for part in (norm.scale, norm.shift, norm.mean, norm.invstd, g_gamma, g_beta)
+    )
+    _check(
+        c.dtype,
+        (c, (images, channels, side, side)),
+        (g, (images, channels, after, after)),
+        *vectors,
+    )
     g_c = torch.empty_like(c)
-    kernel = units.pooled_gradient(channels, side, c.dtype) if pool else units.rectified_gradient(channels, c.dtype)
-    given = [part.data_ptr() for part in (g_c, g, c, norm.scale, norm.shift, norm.mean, norm.invstd, g_gamma, g_beta)]
+    kernel = (
+        units.pooled_gradient(channels, side, c.dtype)
+        if pool
+        else units.rectified_gradient(channels, c.dtype)
+    )
+    given = [
+        part.data_ptr()
+        for part in (g_c, g, c, norm.scale, norm.shift, norm.mean, norm.invstd, g_gamma, g_beta)
+    ]
     kernel(*given, images if pool else images * side * side)
     return g_c
 
@@ -145,27 +188,72 @@ class Tangent:
     growth: Tensor
 
     @staticmethod
-    def pushed(d_c: Tensor, c: Tensor, norm: Norm, gamma: Tensor, v_gamma: Tensor, v_beta: Tensor) -> tuple[Tensor, Tangent]:
+    def pushed(
+        d_c: Tensor, c: Tensor, norm: Norm, gamma: Tensor, v_gamma: Tensor, v_beta: Tensor
+    ) -> tuple[Tensor, Tangent]:
         """(the derivative of ReLU(BN(c)), what the way back needs)."""
         d_c, c = channels_last(d_c), channels_last(c)
         channels = c.shape[1]
-        _check(c.dtype, (d_c, tuple(c.shape)), *((part, (channels,)) for part in (gamma, v_gamma, v_beta, norm.scale)))
-        made, d_z = Tangent(c, d_c, norm, gamma, v_gamma, *c.new_empty(2, channels).unbind()), torch.empty_like(c)
+        _check(
+            c.dtype,
+            (d_c, tuple(c.shape)),
+            *((part, (channels,)) for part in (gamma, v_gamma, v_beta, norm.scale)),
+        )
+        made, d_z = (
+            Tangent(c, d_c, norm, gamma, v_gamma, *c.new_empty(2, channels).unbind()),
+            torch.empty_like(c),
+        )
         run = tangents.pushed(channels, c.dtype)
-        given = (d_z, d_c, c, norm.scale, norm.shift, norm.mean, norm.invstd, gamma, v_gamma, v_beta, made.even, made.growth)
+        given = (
+            d_z,
+            d_c,
+            c,
+            norm.scale,
+            norm.shift,
+            norm.mean,
+            norm.invstd,
+            gamma,
+            v_gamma,
+            v_beta,
+            made.even,
+            made.growth,
+        )
         run(*(part.data_ptr() for part in given), c.numel() // channels)
         return d_z, made
 
-    def pulled(self, g_z: Tensor, d_z: Tensor | None, g_c: Tensor, g: tuple[Tensor, Tensor], into: tuple[Tensor, Tensor]) -> Tensor:
+    def pulled(
+        self,
+        g_z: Tensor,
+        d_z: Tensor | None,
+        g_c: Tensor,
+        g: tuple[Tensor, Tensor],
+        into: tuple[Tensor, Tensor],
+    ) -> Tensor:
         """The derivative of c's gradient g_c: given the gradient g_z of ReLU(BN(c)) and its derivative d_z, if any; ``g``, the gradients of gamma and
         beta, whose derivatives are written to ``into``.
         """
-        g_z, g_c, shape, channels = channels_last(g_z), channels_last(g_c), tuple(self.c.shape), self.c.shape[1]
+        g_z, g_c, shape, channels = (
+            channels_last(g_z),
+            channels_last(g_c),
+            tuple(self.c.shape),
+            self.c.shape[1],
+        )
         d_z = None if d_z is None else channels_last(d_z)
         maps = [(part, shape) for part in (g_z, g_c, d_z) if part is not None]
         _check(self.c.dtype, *maps, *((part, (channels,)) for part in (*g, *into)))
         norm, found = self.norm, torch.empty_like(self.c)
-        first = (found, g_z, g_z if d_z is None else d_z, g_c, self.d_c, self.c, norm.scale, norm.shift, norm.mean, norm.invstd)
+        first = (
+            found,
+            g_z,
+            g_z if d_z is None else d_z,
+            g_c,
+            self.d_c,
+            self.c,
+            norm.scale,
+            norm.shift,
+            norm.mean,
+            norm.invstd,
+        )
         rest = (self.even, self.growth, self.gamma, self.v_gamma, *g, *into)
         run = tangents.pulled(channels, d_z is not None, self.c.dtype)
         run(*(part.data_ptr() for part in (*first, *rest)), self.c.numel() // channels)

@@ -49,18 +49,27 @@ class CompiledSGD(torch.optim.SGD):
     def _run(self, group: dict[str, Any], entries: array[int], gradients: Sequence[Tensor]) -> None:
         """The step of one group, by its table; ``gradients`` are alive as long as that names their addresses."""
         dtype = group["params"][0].dtype
-        numbers = array("f" if dtype == torch.float32 else "d", (group["lr"], group["momentum"], group["weight_decay"]))
+        numbers = array(
+            "f" if dtype == torch.float32 else "d",
+            (group["lr"], group["momentum"], group["weight_decay"]),
+        )
         parameters.sgd(dtype)(entries.buffer_info()[0], len(gradients), numbers.buffer_info()[0])
 
     def _table(self, group: dict[str, Any]) -> tuple[array[int], list[Tensor]] | None:
         """The kernel's table of a group and the gradients in it; None where torch has to step."""
-        known: dict[int, _Known] = self.__dict__.setdefault("_known", {})  # not part of what torch copies, so made when missing
+        known: dict[int, _Known] = self.__dict__.setdefault(
+            "_known", {}
+        )  # not part of what torch copies, so made when missing
         table, gradients = array("q"), []
         for p in group["params"]:
             if (g := p.grad) is None:
                 continue
             one = known.get(id(p))
-            if one is None or one.address != p.data_ptr() or one.momentum is not self.state[p].get("momentum_buffer"):
+            if (
+                one is None
+                or one.address != p.data_ptr()
+                or one.momentum is not self.state[p].get("momentum_buffer")
+            ):
                 if not _fits(p, group["params"][0].dtype):
                     return None
                 one = known[id(p)] = self._look(p)
@@ -84,7 +93,9 @@ class CompiledSGD(torch.optim.SGD):
         state = self.state[p]
         b = state.get("momentum_buffer")
         if b is None or b.stride() != p.stride():
-            state["momentum_buffer"] = torch.zeros_like(p) if b is None else torch.empty_like(p).copy_(b)
+            state["momentum_buffer"] = (
+                torch.zeros_like(p) if b is None else torch.empty_like(p).copy_(b)
+            )
             b = state["momentum_buffer"]
         return _Known(p, p.data_ptr(), p.stride(), p.numel(), b, b.data_ptr())
 
@@ -100,10 +111,20 @@ class CompiledSGD(torch.optim.SGD):
 
 def _plain(group: dict[str, Any]) -> bool:
     """Whether the kernel knows what is asked for."""
-    unknown = group["nesterov"] or group["dampening"] or group["maximize"] or isinstance(group["lr"], Tensor)
+    unknown = (
+        group["nesterov"]
+        or group["dampening"]
+        or group["maximize"]
+        or isinstance(group["lr"], Tensor)
+    )
     return bool(group["momentum"] and not unknown)
 
 
 def _fits(p: Tensor, dtype: torch.dtype) -> bool:
     """Whether the kernel takes ``p`` beside parameters of ``dtype``."""
-    return parameters.side_by_side(p) and p.is_cpu and p.dtype is dtype and dtype in (torch.float32, torch.float64)
+    return (
+        parameters.side_by_side(p)
+        and p.is_cpu
+        and p.dtype is dtype
+        and dtype in (torch.float32, torch.float64)
+    )

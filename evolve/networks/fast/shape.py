@@ -36,21 +36,31 @@ class Weights:
 
 def zeros_like(w: Weights) -> Weights:
     """A gradient to add to."""
-    conv, bias, gamma, beta = ([torch.zeros_like(p) for p in part] for part in (w.conv, w.bias, w.gamma, w.beta))
+    conv, bias, gamma, beta = (
+        [torch.zeros_like(p) for p in part] for part in (w.conv, w.bias, w.gamma, w.beta)
+    )
     return Weights(conv, bias, gamma, beta, torch.zeros_like(w.head), torch.zeros_like(w.head_bias))
 
 
-def flat_zeros(layers: Sequence[tuple[int, int]], classes: int, dtype: torch.dtype) -> tuple[Tensor, Weights]:
+def flat_zeros(
+    layers: Sequence[tuple[int, int]], classes: int, dtype: torch.dtype
+) -> tuple[Tensor, Weights]:
     """Zeros for convolutions (c_in, c_out) and a head: all in one tensor, the convolutions' weights first, and views into it."""
     n, outs, last = len(layers), [c_out for _, c_out in layers], layers[-1][1]
     sizes = [9 * c_in * c_out for c_in, c_out in layers]
     values = torch.zeros(sum(sizes) + 3 * sum(outs) + classes * (last + 1), dtype=dtype)
     conv, at = [], 0
-    for (c_in, c_out), size in zip(layers, sizes, strict=True):  # a view in one call: this is done at every step of an ancestor
+    for (c_in, c_out), size in zip(
+        layers, sizes, strict=True
+    ):  # a view in one call: this is done at every step of an ancestor
         conv.append(values.as_strided((c_out, c_in, 3, 3), (9 * c_in, 1, 3 * c_in, c_in), at))
         at += size
-    *vectors, head, head_bias = values[at:].split_with_sizes([*outs, *outs, *outs, classes * last, classes])
-    return values, Weights(conv, vectors[:n], vectors[n : 2 * n], vectors[2 * n :], head.view(classes, last), head_bias)
+    *vectors, head, head_bias = values[at:].split_with_sizes(
+        [*outs, *outs, *outs, classes * last, classes]
+    )
+    return values, Weights(
+        conv, vectors[:n], vectors[n : 2 * n], vectors[2 * n :], head.view(classes, last), head_bias
+    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,9 @@ class Fused:
         side = size
         for block in plan:
             for spec in block:
-                self.steps.append(Step(Convolution(side, spec.c_in, spec.c_out), side > 1 and spec is block[-1]))
+                self.steps.append(
+                    Step(Convolution(side, spec.c_in, spec.c_out), side > 1 and spec is block[-1])
+                )
             side = max(1, side // 2)
         self.layers = [(step.convolution.c_in, step.convolution.c_out) for step in self.steps]
         self.side = side  # of the maps that the head averages over
@@ -90,22 +102,32 @@ class Fused:
     def spread(self, g: Tensor) -> Tensor:
         """The gradient of :meth:`average`: [B, c] -> maps behind the last pool."""
         pixels = self.side**2
-        rows = g if pixels == 1 else (g / pixels).unsqueeze(1).expand(-1, pixels, -1).reshape(len(g) * pixels, -1)
+        rows = (
+            g
+            if pixels == 1
+            else (g / pixels).unsqueeze(1).expand(-1, pixels, -1).reshape(len(g) * pixels, -1)
+        )
         return as_maps(rows.contiguous(), len(g), self.side)
 
-    def eval_forward(self, conv: Sequence[Tensor], norms: Sequence[Sequence[Tensor]], x: Tensor) -> Tensor:
+    def eval_forward(
+        self, conv: Sequence[Tensor], norms: Sequence[Sequence[Tensor]], x: Tensor
+    ) -> Tensor:
         """Eval mode: images [B, 3, size, size] -> the head's input [B, c]. ``norms``: what :meth:`Norm.in_eval` takes, for every layer."""
         maps = channels_last(x)
         for step, weight, norm in zip(self.steps, conv, norms, strict=True):
             maps = rectified(step.convolution.forward(maps, weight), Norm.in_eval(*norm), step.pool)
         return self.average(maps)
 
-    def features(self, conv: Sequence[Tensor], norms: Sequence[Sequence[Tensor]], x: Tensor) -> list[Tensor]:
+    def features(
+        self, conv: Sequence[Tensor], norms: Sequence[Sequence[Tensor]], x: Tensor
+    ) -> list[Tensor]:
         """Eval mode: every layer's maps, each before its block's pool; arguments as :meth:`eval_forward`'s."""
         found: list[Tensor] = []
         maps = channels_last(x)
         for step, weight, norm in zip(self.steps, conv, norms, strict=True):
-            found.append(rectified(step.convolution.forward(maps, weight), Norm.in_eval(*norm), False))
+            found.append(
+                rectified(step.convolution.forward(maps, weight), Norm.in_eval(*norm), False)
+            )
             maps = F.max_pool2d(found[-1], 2) if step.pool else found[-1]
         return found
 

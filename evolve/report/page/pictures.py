@@ -45,13 +45,20 @@ def panels(batch: Batch, measured: Sequence[Pair]) -> list[Panel]:
     grouped: dict[tuple[str, ...], list[Pair]] = defaultdict(list)
     for case, record in measured:
         grouped[case.pairing].append((case, record))
-    return [Panel(", ".join(pairing), tuple(_curves(batch, pairs))) for pairing, pairs in grouped.items()]
+    return [
+        Panel(", ".join(pairing), tuple(_curves(batch, pairs)))
+        for pairing, pairs in grouped.items()
+    ]
 
 
 def _curves(batch: Batch, pairs: Sequence[Pair]) -> list[Curve]:
     by_method = {method: [r for c, r in pairs if c.method == method] for method in batch.methods}
     found = [curve(method, records) for method, records in by_method.items() if records]
-    reference = by_method.get(batch.reference, []) if batch.reference else next((records for records in by_method.values() if records), [])
+    reference = (
+        by_method.get(batch.reference, [])
+        if batch.reference
+        else next((records for records in by_method.values() if records), [])
+    )
     return found + _controls(reference, batch.controls)
 
 
@@ -87,7 +94,9 @@ def panel_figure(panel: Panel, untrained: bool) -> Any:
     """
     gains = any(one.gain for one in panel.curves)
     figure = new_figure(8.2, 6.4 if gains else 4.2)
-    axes = figure.subplots(2 if gains else 1, 1, sharex=True, squeeze=False, height_ratios=[3, 2] if gains else [1])[:, 0]
+    axes = figure.subplots(
+        2 if gains else 1, 1, sharex=True, squeeze=False, height_ratios=[3, 2] if gains else [1]
+    )[:, 0]
     handles = _draw(axes[0], panel, "accuracy", untrained)
     axes[0].set_ylabel("descendants' test accuracy (%)")
     if gains:
@@ -98,7 +107,9 @@ def panel_figure(panel: Panel, untrained: bool) -> Any:
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     if panel.title:
         axes[0].set_title(panel.title, loc="left", fontsize=9)
-    figure.legend(handles, [_visible(one.label) for one in panel.curves], loc="outside lower left", ncols=3)
+    figure.legend(
+        handles, [_visible(one.label) for one in panel.curves], loc="outside lower left", ncols=3
+    )
     return figure
 
 
@@ -110,12 +121,25 @@ def _draw(axes: Any, panel: Panel, metric: str, untrained: bool) -> list[Any]:
     step = min(0.012 * (span or 1), 0.5 / len(panel.curves))
     for number, (one, (colour, marker, style)) in enumerate(zip(panel.curves, looks, strict=False)):
         points: Points = getattr(one, metric)
-        look = {"color": CONTROL_COLOUR if one.control else colour, "marker": marker, "ms": 4.5, "elinewidth": 1, "capsize": 2}
+        look = {
+            "color": CONTROL_COLOUR if one.control else colour,
+            "marker": marker,
+            "ms": 4.5,
+            "elinewidth": 1,
+            "capsize": 2,
+        }
         shift = (number - (len(panel.curves) - 1) / 2) * step
         first = 1 if untrained else 0
         line = {"ls": (0, (1, 1)) if one.control else style, "lw": 1.4}
-        handles.append(_bars(axes, {x: i for x, i in points.items() if x >= first}, shift, look | line))
-        _bars(axes, {x: i for x, i in points.items() if x < first}, shift, look | {"ls": "none", "mfc": "white"})
+        handles.append(
+            _bars(axes, {x: i for x, i in points.items() if x >= first}, shift, look | line)
+        )
+        _bars(
+            axes,
+            {x: i for x, i in points.items() if x < first},
+            shift,
+            look | {"ls": "none", "mfc": "white"},
+        )
     return handles
 
 
@@ -128,4 +152,3 @@ def _bars(axes: Any, points: Points, shift: float, look: Mapping[str, Any]) -> A
 def _visible(label: str) -> str:
     """matplotlib hides labels that start with an underscore."""
     return f"\u200b{label}" if label.startswith("_") else label
-

@@ -68,8 +68,6 @@ class Section:
         return {name: summarise(records) for name, records in self.varieties.items()}
 
 
-
-
 @dataclass(frozen=True)
 class BatchFolder:
     """A batch as its folder holds it. ``command``: the words that started it first; ``text``: the batch file as it was then."""

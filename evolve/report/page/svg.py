@@ -12,7 +12,10 @@ from evolve.report import figures
 NAMESPACE = re.compile(r"^\{[^}]*\}")
 REFERENCE = re.compile(r"url\(#([^)]*)\)")
 LINK = "{http://www.w3.org/1999/xlink}href"
-DROPPED = ("metadata", "style")  # the style holds two rules for the whole page; they stand on the figure instead
+DROPPED = (
+    "metadata",
+    "style",
+)  # the style holds two rules for the whole page; they stand on the figure instead
 ROUND = "stroke-linejoin: round; stroke-linecap: butt"
 
 
@@ -30,8 +33,15 @@ def inline(draw: Callable[[], Any], name: str, alt: str) -> str:
         return draw()
 
     root = ElementTree.fromstring(figures.encode(with_text, "svg"))
-    used = {target for element in root.iter() for value in element.attrib.values() for target in REFERENCE.findall(value)}
-    used |= {element.attrib[LINK].removeprefix("#") for element in root.iter() if LINK in element.attrib}
+    used = {
+        target
+        for element in root.iter()
+        for value in element.attrib.values()
+        for target in REFERENCE.findall(value)
+    }
+    used |= {
+        element.attrib[LINK].removeprefix("#") for element in root.iter() if LINK in element.attrib
+    }
     _tidy(root, name, used)
     for size in ("width", "height"):
         root.attrib.pop(size, None)
@@ -42,7 +52,10 @@ def inline(draw: Callable[[], Any], name: str, alt: str) -> str:
 def _tidy(element: ElementTree.Element, name: str, used: Set[str]) -> None:
     """Take namespaces away (HTML knows svg), let every id that something refers to begin with ``name``, and drop the others and the spaces."""
     element.tag = NAMESPACE.sub("", element.tag)
-    found = {NAMESPACE.sub("", key): " ".join(REFERENCE.sub(rf"url(#{name}-\1)", value).split()) for key, value in element.attrib.items()}
+    found = {
+        NAMESPACE.sub("", key): " ".join(REFERENCE.sub(rf"url(#{name}-\1)", value).split())
+        for key, value in element.attrib.items()
+    }
     if found.get("href", "").startswith("#"):
         found["href"] = f"#{name}-{found['href'][1:]}"
     if "id" in found and found["id"] in used:

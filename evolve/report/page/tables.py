@@ -19,7 +19,10 @@ from evolve.report.page.pictures import Curve
 from evolve.report.page.section import Line, Spent
 
 KINDS = ("accumulate", "condense", "descend", "fewshot")
-OVER = {"reference": "from-scratch, paper's architecture", "lineage 0": "lineage 0 (gains compared)"}
+OVER = {
+    "reference": "from-scratch, paper's architecture",
+    "lineage 0": "lineage 0 (gains compared)",
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,13 @@ def comparison(batch: Batch, tables: Mapping[str, Sequence[Compared]]) -> list[T
     """The methods side by side, a table a metric."""
     found = []
     for metric, rows in tables.items():
-        heads = (batch.method, f"mean {TITLES[metric]}, 95 % interval", f"minus {reference_of(batch, rows)}, paired", "p (Holm)", "lineages")
+        heads = (
+            batch.method,
+            f"mean {TITLES[metric]}, 95 % interval",
+            f"minus {reference_of(batch, rows)}, paired",
+            "p (Holm)",
+            "lineages",
+        )
         shown = tuple(Row((_name(row), *cells(row)), row.best) for row in rows)
         found.append(Table(f"Comparison by {TITLES[metric]}", heads, shown))
     return [table for table in found if table.rows]
@@ -62,31 +71,67 @@ def effects(summaries: Mapping[str, Summary]) -> Table | None:
     if not overs:
         return None
     rows = [
-        Row((name, *(f"{plus_minus(one[o].interval, signed=True)} ({one[o].interval.n} pairs)" if o in one else "not measured" for o in overs)))
+        Row(
+            (
+                name,
+                *(
+                    f"{plus_minus(one[o].interval, signed=True)} ({one[o].interval.n} pairs)"
+                    if o in one
+                    else "not measured"
+                    for o in overs
+                ),
+            )
+        )
         for name, one in found.items()
     ]
     heads = ("case", *(f"minus {OVER.get(over, over)}" for over in overs))
-    return Table("Controls: inherited minus control, mean over the lineage with 95 % interval (points)", heads, tuple(rows))
+    return Table(
+        "Controls: inherited minus control, mean over the lineage with 95 % interval (points)",
+        heads,
+        tuple(rows),
+    )
 
 
 def fewshot(varieties: Mapping[str, Sequence[LineageRecord]]) -> Table | None:
     """Table III's learners beside every case's descendants, on the same tasks; None without any."""
     found = {name: fewshot_table.table(records) for name, records in varieties.items()}
     differ = any(line.others for lines in found.values() for line in lines)
-    rows = tuple(Row(_beside(name, line, differ)) for name, lines in found.items() for line in lines)
+    rows = tuple(
+        Row(_beside(name, line, differ)) for name, lines in found.items() for line in lines
+    )
     shown = ("architecture",) if differ else ()
-    heads = ("case", "method", *shown, "accuracy (%), 95 % interval", "inherited minus it, paired (points)", "tasks")
-    caption = "Few-shot learners beside the descendants" + (", whose architectures differ (the condenser chose other layers)" if differ else "")
+    heads = (
+        "case",
+        "method",
+        *shown,
+        "accuracy (%), 95 % interval",
+        "inherited minus it, paired (points)",
+        "tasks",
+    )
+    caption = "Few-shot learners beside the descendants" + (
+        ", whose architectures differ (the condenser chose other layers)" if differ else ""
+    )
     return Table(caption, heads, rows, words=2 + len(shown)) if rows else None
 
 
 def _beside(name: str, line: Learner, differ: bool) -> tuple[str, ...]:
     accuracy = line.trouble or plus_minus(_points(line.accuracy))
-    return (name, _learner(line), *((line.backbone,) if differ else ()), accuracy, _behind(line), str(line.accuracy.n))
+    return (
+        name,
+        _learner(line),
+        *((line.backbone,) if differ else ()),
+        accuracy,
+        _behind(line),
+        str(line.accuracy.n),
+    )
 
 
 def _learner(line: Learner) -> str:
-    return f"inherited (lineage {line.lineage})" if line.method == fewshot_table.INHERITED else line.method
+    return (
+        f"inherited (lineage {line.lineage})"
+        if line.method == fewshot_table.INHERITED
+        else line.method
+    )
 
 
 def _behind(line: Learner) -> str:
@@ -99,9 +144,19 @@ def _points(i: Interval) -> Interval:
 
 def numbers(title: str, curves: Sequence[Curve]) -> Table:
     """What a panel shows, number by number: a row a lineage length."""
-    columns = [(f"{one.label}: accuracy (%)", one.accuracy) for one in curves] + [(f"{one.label}: gain (points)", one.gain) for one in curves if one.gain]
+    columns = [(f"{one.label}: accuracy (%)", one.accuracy) for one in curves] + [
+        (f"{one.label}: gain (points)", one.gain) for one in curves if one.gain
+    ]
     lengths = sorted({length for _, points in columns for length in points})
-    rows = tuple(Row((str(length), *(plus_minus(points[length]) if length in points else "" for _, points in columns))) for length in lengths)
+    rows = tuple(
+        Row(
+            (
+                str(length),
+                *(plus_minus(points[length]) if length in points else "" for _, points in columns),
+            )
+        )
+        for length in lengths
+    )
     return Table(title, ("lineage length", *(head for head, _ in columns)), rows)
 
 
@@ -112,21 +167,49 @@ def economy(varieties: Mapping[str, Sequence[LineageRecord]]) -> Table:
         for point in (*economies(records), overall(records)):
             if point is not None:
                 where = "mean" if point.lineage is None else str(point.lineage)
-                share = plus_minus(_points(point.share)) if point.decided else "whole not shown to gain"
+                share = (
+                    plus_minus(_points(point.share)) if point.decided else "whole not shown to gain"
+                )
                 gains = (plus_minus(point.gain, signed=True), plus_minus(point.whole, signed=True))
-                rows.append(Row((name, where, f"{100 * point.weights:.1f}", *gains, share), total=point.lineage is None))
-    heads = ("case", "lineage length", "weights inherited (%)", "gain (points)", "whole ancestor's gain (points)", "share of it (%)")
+                rows.append(
+                    Row(
+                        (name, where, f"{100 * point.weights:.1f}", *gains, share),
+                        total=point.lineage is None,
+                    )
+                )
+    heads = (
+        "case",
+        "lineage length",
+        "weights inherited (%)",
+        "gain (points)",
+        "whole ancestor's gain (points)",
+        "share of it (%)",
+    )
     return Table("Economy of the gene", heads, tuple(rows))
 
 
 def genome(name: str, records: Sequence[LineageRecord]) -> Table:
     """What the genome picture shows, in words: a row a seed and lineage length."""
     rows = tuple(
-        Row((str(r.seed), str(g.lineage), " ".join(g.selected), g.status, _share(g.agreement), g.descendant))
+        Row(
+            (
+                str(r.seed),
+                str(g.lineage),
+                " ".join(g.selected),
+                g.status,
+                _share(g.agreement),
+                g.descendant,
+            )
+        )
         for r in records
         for g in sorted(r.generations, key=lambda g: g.lineage)
     )
-    return Table(f"Inherited layers: {name}", ("seed", "lineage length", "layers", "status", "agreement", "descendant"), rows, words=6)
+    return Table(
+        f"Inherited layers: {name}",
+        ("seed", "lineage length", "layers", "status", "agreement", "descendant"),
+        rows,
+        words=6,
+    )
 
 
 def _share(value: float | None) -> str:
@@ -140,10 +223,27 @@ def ancestors(varieties: Mapping[str, Sequence[LineageRecord]]) -> Table | None:
         last = [evolved(record)[-1] for record in records if evolved(record)]
         if any(g.ancestor_accuracy is not None for g in last):
             lengths = sorted({g.lineage for g in last})
-            measures = ([g.ancestor_accuracy for g in last], [g.forgetting for g in last], [g.backward_transfer for g in last])
-            rows.append(Row((name, str(len(last)), ", ".join(map(str, lengths)), *map(_mean, measures))))
-    heads = ("case", "seeds", "tasks learned", "accuracy on them (%)", "forgetting (points)", "backward transfer (points)")
-    return Table("The ancestor at the end of its lineage, mean over seeds", heads, tuple(rows)) if rows else None
+            measures = (
+                [g.ancestor_accuracy for g in last],
+                [g.forgetting for g in last],
+                [g.backward_transfer for g in last],
+            )
+            rows.append(
+                Row((name, str(len(last)), ", ".join(map(str, lengths)), *map(_mean, measures)))
+            )
+    heads = (
+        "case",
+        "seeds",
+        "tasks learned",
+        "accuracy on them (%)",
+        "forgetting (points)",
+        "backward transfer (points)",
+    )
+    return (
+        Table("The ancestor at the end of its lineage, mean over seeds", heads, tuple(rows))
+        if rows
+        else None
+    )
 
 
 def _mean(fractions: Sequence[float | None]) -> str:
@@ -161,19 +261,46 @@ def cost(lines: Sequence[Line]) -> Table | None:
     if not stages:
         return None
     kinds = [kind for kind in KINDS if any(spent.kind == kind for spent in stages.values())]
-    rows = [Row((line.case.name, str(line.case.seed), *_costs(line.spent.values(), kinds), _share_of(line, owners))) for line in lines if line.spent]
-    rows.append(Row(("all, each stage once", "", *_costs(stages.values(), kinds), _sum(stages.values())), total=True))
+    rows = [
+        Row(
+            (
+                line.case.name,
+                str(line.case.seed),
+                *_costs(line.spent.values(), kinds),
+                _share_of(line, owners),
+            )
+        )
+        for line in lines
+        if line.spent
+    ]
+    rows.append(
+        Row(
+            ("all, each stage once", "", *_costs(stages.values(), kinds), _sum(stages.values())),
+            total=True,
+        )
+    )
     heads = ("case", "seed", *kinds, "alone", "wall, alone", "with sharing")
-    return Table("Cost: CPU seconds of the stages (wall: seconds on the clock of one worker)", heads, tuple(rows))
+    return Table(
+        "Cost: CPU seconds of the stages (wall: seconds on the clock of one worker)",
+        heads,
+        tuple(rows),
+    )
 
 
 def _costs(spent: Iterable[Spent], kinds: Sequence[str]) -> list[str]:
     held = list(spent)
-    return [*(_sum(one for one in held if one.kind == kind) for kind in kinds), _sum(held), _sum(held, wall=True)]
+    return [
+        *(_sum(one for one in held if one.kind == kind) for kind in kinds),
+        _sum(held),
+        _sum(held, wall=True),
+    ]
 
 
 def _share_of(line: Line, owners: Mapping[str, int]) -> str:
-    return _seconds(sum(spent.cpu / owners[key] for key, spent in line.spent.items()), partly(line.spent.values()))
+    return _seconds(
+        sum(spent.cpu / owners[key] for key, spent in line.spent.items()),
+        partly(line.spent.values()),
+    )
 
 
 def _sum(spent: Iterable[Spent], wall: bool = False) -> str:

@@ -27,7 +27,9 @@ def findings(batch: Batch, tables: Mapping[str, Sequence[Compared]]) -> list[str
             found.append(f"Not shown to differ from {reference} in {name}: {', '.join(others)}.")
         best = next((row for row in rows if row.best), None)
         if best:
-            found.append(f"{best.method} has the highest {name}; its difference to every other row is supported after correction.")
+            found.append(
+                f"{best.method} has the highest {name}; its difference to every other row is supported after correction."
+            )
         elif len(rows) > 1:
             found.append(f"No row is shown to be better in {name} than all the others.")
         if power := power_words(metric, rows):
@@ -45,7 +47,10 @@ def _difference(row: Compared, metric: str, reference: str) -> str:
 def verdicts(section: Section) -> list[tuple[str, str]]:
     """(case, what its lineages show), pooled over seeds."""
     return [
-        (name, f"{gain_sentence(summary)} {economy_sentence(economy(section.varieties[name]))} {verdict(summary)}")
+        (
+            name,
+            f"{gain_sentence(summary)} {economy_sentence(economy(section.varieties[name]))} {verdict(summary)}",
+        )
         for name, summary in section.summaries.items()
     ]
 
@@ -69,14 +74,20 @@ def _seeds(section: Section) -> Iterator[str]:
 
 
 def _unfinished(section: Section) -> Iterator[str]:
-    nothing = [_named(line.case.name, line.case.seed) for line in section.lines if not line.record.generations]
+    nothing = [
+        _named(line.case.name, line.case.seed)
+        for line in section.lines
+        if not line.record.generations
+    ]
     if nothing:
         yield f"No result, so in no table or figure: {'; '.join(nothing)}."
     partly = []
     for line in section.lines:
         there, wanted = len(line.record.generations), len(line.record.lengths)
         if 0 < there < wanted:
-            partly.append(f"{_named(line.case.name, line.case.seed)} ({there} of {wanted} generations)")
+            partly.append(
+                f"{_named(line.case.name, line.case.seed)} ({there} of {wanted} generations)"
+            )
     if partly:
         yield f"Unfinished; curves show only lengths that all seeds have: {'; '.join(partly)}."
 
@@ -92,7 +103,11 @@ def _generations(section: Section) -> Iterator[str]:
         if summary.diverged:
             yield f"{start}{summary.diverged} descendants diverged (the loss was not finite); their accuracy is chance and stands in the means."
     drawing = [line for line in section.lines if line.draws]
-    if any(g.status == "selected" and g.agreement is None for line in drawing for g in line.record.generations):
+    if any(
+        g.status == "selected" and g.agreement is None
+        for line in drawing
+        for g in line.record.generations
+    ):
         yield "Layers were selected from one condensation each (condense.repeats = 1): whether another pseudo-descendant would choose the same is not known."
 
 

@@ -56,7 +56,9 @@ def write_page(sections: Sequence[Section], out: Path) -> Path:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"report {out}: its folder cannot be made ({error.strerror or error}); give another --out") from error
+        raise UserError(
+            f"report {out}: its folder cannot be made ({error.strerror or error}); give another --out"
+        ) from error
     return write_whole(out, page, "report")
 
 
@@ -65,22 +67,36 @@ def render(sections: Sequence[Section]) -> str:
     parts = [_part(section, f"s{number}") for number, section in enumerate(sections, start=1)]
     title = parts[0]["title"] if len(parts) == 1 else f"{len(parts)} reports"
     environment = _environment()
-    own: dict[str, Any] = {name: environment.loader.get_source(environment, f"page.{name}")[0] for name in ("css", "js")}  # type: ignore[union-attr]
-    return environment.get_template("page.html").render(parts=parts, title=title, evolve=__version__, **own)
+    own: dict[str, Any] = {
+        name: environment.loader.get_source(environment, f"page.{name}")[0]
+        for name in ("css", "js")
+    }  # type: ignore[union-attr]
+    return environment.get_template("page.html").render(
+        parts=parts, title=title, evolve=__version__, **own
+    )
 
 
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
-        loader=PackageLoader("evolve.report.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        loader=PackageLoader("evolve.report.page", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
 
 
 def _part(section: Section, ident: str) -> dict[str, Any]:
     """What the template shows of one section, by name."""
     held = section.batch
-    compared = {metric: compare(held.batch, section.measured, metric) for metric in METRICS} if held else {}
+    compared = (
+        {metric: compare(held.batch, section.measured, metric) for metric in METRICS}
+        if held
+        else {}
+    )
     varieties, verdicts = section.varieties, words.verdicts(section)
     return dict(
         ident=ident,
@@ -94,15 +110,28 @@ def _part(section: Section, ident: str) -> dict[str, Any]:
         note=finish.note(held.batch, compared) if held else "",
         curves=list(_curves(section, ident)),
         economy=list(_economy(section, ident)),
-        learning=[(name, line) for name, records in varieties.items() if (line := learning_sentence(learning(records)))],
-        controls=[table for table in (tables.effects(section.summaries), tables.ancestors(varieties)) if table],
+        learning=[
+            (name, line)
+            for name, records in varieties.items()
+            if (line := learning_sentence(learning(records)))
+        ],
+        controls=[
+            table
+            for table in (tables.effects(section.summaries), tables.ancestors(varieties))
+            if table
+        ],
         fewshot=tables.fewshot(varieties),
         genomes=list(_genomes(varieties, ident)),
         cost=tables.cost(section.lines),
         commands=_commands(section),
         versions=held.versions if held else section.lines[0].facts["versions"],
         makers=section.makers,
-        images=sorted({f"{line.case.scenario.settings.data.source}, fingerprint {line.facts['fingerprint']}" for line in section.lines}),
+        images=sorted(
+            {
+                f"{line.case.scenario.settings.data.source}, fingerprint {line.facts['fingerprint']}"
+                for line in section.lines
+            }
+        ),
         rerun=[line.again for line in section.lines],
         sources=list(_sources(section, compared)),
     )
@@ -123,20 +152,34 @@ def _curves(section: Section, ident: str) -> Iterator[Picture]:
     """A batch: a panel a pairing, a curve a method. Runs: the lineage with all its controls."""
     if section.batch:
         untrained = any(record.tasks > 0 for _, record in section.measured)
-        for number, panel in enumerate(curves.panels(section.batch.batch, section.measured), start=1):
+        for number, panel in enumerate(
+            curves.panels(section.batch.batch, section.measured), start=1
+        ):
             where = f" ({panel.title})" if panel.title else ""
             labels = ", ".join(one.label for one in panel.curves)
             alt = f"Evolution curves{where}: accuracy and gain by lineage length for {labels}. The table below it holds the numbers."
-            svg = inline(lambda panel=panel: curves.panel_figure(panel, untrained), f"{ident}-curve{number}", alt)  # type: ignore[misc]
+            svg = inline(
+                lambda panel=panel: curves.panel_figure(panel, untrained),
+                f"{ident}-curve{number}",
+                alt,
+            )  # type: ignore[misc]
             caption = f"Evolution curves{where}: mean over seeds and descendants, bars: 95 % interval. Hollow: lineage length 0, the untrained ancestor."
-            yield Picture(svg, caption, tables.numbers(f"Numbers of the figure{where}", panel.curves))
+            yield Picture(
+                svg, caption, tables.numbers(f"Numbers of the figure{where}", panel.curves)
+            )
         return
     for name, records in section.varieties.items():
         summary = section.summaries[name]
         alt = f"Evolution curve of {section.title}: {gain_sentence(summary)} The table below it holds the numbers."
-        svg = inline(lambda records=records, summary=summary: figures.evolution_figure(records, summary), f"{ident}-curve", alt)  # type: ignore[misc]
+        svg = inline(
+            lambda records=records, summary=summary: figures.evolution_figure(records, summary),
+            f"{ident}-curve",
+            alt,
+        )  # type: ignore[misc]
         caption = "Evolution curve with every control, the paired gain and the ancestor. Band: 95 % of the descendants."
-        yield Picture(svg, caption, tables.numbers("Numbers of the figure", curves.lineage_curves(records)))
+        yield Picture(
+            svg, caption, tables.numbers("Numbers of the figure", curves.lineage_curves(records))
+        )
 
 
 def _economy(section: Section, ident: str) -> Iterator[Picture]:
@@ -154,19 +197,37 @@ def _genomes(varieties: Mapping[str, Sequence[LineageRecord]], ident: str) -> It
     """A picture for every genome; cases that inherited the same layers by the same scores share one."""
     alike: dict[Any, list[str]] = {}
     for name, records in varieties.items():
-        seen = tuple((r.seed, tuple((g.lineage, g.all_layers, g.selected, g.status, g.scores) for g in r.generations)) for r in records)
+        seen = tuple(
+            (
+                r.seed,
+                tuple(
+                    (g.lineage, g.all_layers, g.selected, g.status, g.scores) for g in r.generations
+                ),
+            )
+            for r in records
+        )
         alike.setdefault(seen, []).append(name)
     for number, names in enumerate(alike.values(), start=1):
         records, text = varieties[names[0]], "; ".join(names)
         alt = f"Which layers were inherited at each lineage length in {text}; the table below it says the same in words."
-        svg = inline(lambda records=records, title=names[0]: figures.genome_figure(records, title), f"{ident}-genome{number}", alt)  # type: ignore[misc]
-        caption = f"Genome of {text}: blue with a dot: inherited; grey: not; hatched: fallback layers."
+        svg = inline(
+            lambda records=records, title=names[0]: figures.genome_figure(records, title),
+            f"{ident}-genome{number}",
+            alt,
+        )  # type: ignore[misc]
+        caption = (
+            f"Genome of {text}: blue with a dot: inherited; grey: not; hatched: fallback layers."
+        )
         yield Picture(svg, caption, tables.genome(text, records))
 
 
 def _commands(section: Section) -> list[str]:
     """The commands that started it, as typed, each once."""
-    typed = [section.batch.command] if section.batch else [tuple(line.facts["command"]) for line in section.lines]
+    typed = (
+        [section.batch.command]
+        if section.batch
+        else [tuple(line.facts["command"]) for line in section.lines]
+    )
     return [f"evolve {shlex.join(words[1:])}" for words in dict.fromkeys(typed) if words]
 
 
@@ -176,4 +237,6 @@ def _sources(section: Section, compared: Mapping[str, Any]) -> Iterator[Source]:
     yield Source("Tables as Markdown", finish.markdown(section.batch.batch, compared))
     yield Source("Tables as LaTeX", finish.latex(section.batch.batch, compared))
     if section.batch.text:
-        yield Source(f"The batch file, {os.path.basename(section.batch.batch.origin)}", section.batch.text)
+        yield Source(
+            f"The batch file, {os.path.basename(section.batch.batch.origin)}", section.batch.text
+        )

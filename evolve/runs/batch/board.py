@@ -43,7 +43,10 @@ def columns(batch: Batch, records: Sequence[tuple[Case, LineageRecord]]) -> dict
     """What cases may be filtered by -> its values: the case, the method, every axis, the seed."""
     axes = dict.fromkeys([*batch.axes, *(axis for case in batch.cases for axis in case.values)])
     found = [hparams(record, _labels(case)) for case, record in records]
-    return {name: list(dict.fromkeys(one[name] for one in found if name in one)) for name in ("case", "method", *axes, "seed")}
+    return {
+        name: list(dict.fromkeys(one[name] for one in found if name in one))
+        for name in ("case", "method", *axes, "seed")
+    }
 
 
 def _labels(case: Case) -> Mapping[str, str]:

@@ -47,8 +47,12 @@ def execute(order: BatchOrder, argv: list[str]) -> None:
     print_tables(order.batch, tables)
     for line in economy_lines(measured):
         say(printable(line))
-    print(f"tables       {order.out / 'table.md'}, table.tex, table.json, descendants.csv and .parquet (long form)")
-    print(f"every case   {order.out}/<case>-seed<n>   (curve.png, genome.png, learngenes; evolve summary reads them)")
+    print(
+        f"tables       {order.out / 'table.md'}, table.tex, table.json, descendants.csv and .parquet (long form)"
+    )
+    print(
+        f"every case   {order.out}/<case>-seed<n>   (curve.png, genome.png, learngenes; evolve summary reads them)"
+    )
     print(f"tensorboard  tensorboard --logdir {order.out}")
     if failed:
         raise StageFailure(_failures(opened, failed))
@@ -71,7 +75,11 @@ def _reports(opened: OpenBatch) -> Sequence[tuple[Case, LineageRecord]]:
         if record.generations:
             write_report(record, one.order.out)
             export_learngenes(one, record)
-    write_board(opened.order.batch, [(case, record) for case, record in records if record.generations], opened.order.out)
+    write_board(
+        opened.order.batch,
+        [(case, record) for case, record in records if record.generations],
+        opened.order.out,
+    )
     return records
 
 

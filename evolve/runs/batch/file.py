@@ -1,30 +1,30 @@
 """A batch file (TOML) -> cases, each a scenario with its overrides. Needs no torch.
 
-    name = "condensers"
-    scenario = "tinyimagenet-seq25"
-    seeds = [0, 1, 2]
+name = "condensers"
+scenario = "tinyimagenet-seq25"
+seeds = [0, 1, 2]
 
-    [set]                                # for every case
-    stream.tasks = 5
+[set]                                # for every case
+stream.tasks = 5
 
-    [axes]                               # every combination; an axis may also be `scenario`
-    condense.method = ["meta-network", "cka", "random"]
+[axes]                               # every combination; an axis may also be `scenario`
+condense.method = ["meta-network", "cka", "random"]
 
-    [[zip]]                              # these move together
-    ancestor.network = ["vgg16", "resnet18"]
-    ancestor.width = [0.25, 0.125]
+[[zip]]                              # these move together
+ancestor.network = ["vgg16", "resnet18"]
+ancestor.width = [0.25, 0.125]
 
-    [[case]]                             # single cases beside the grid
-    name = "paper's set"
-    condense.method = "fixed"
+[[case]]                             # single cases beside the grid
+name = "paper's set"
+condense.method = "fixed"
 
-    [report]
-    method = "condense.method"           # what is compared; the other axes and the seed pair the cases
-    reference = "random"                 # against which
-    controls = ["from-scratch"]          # rows of their own: controls of the reference's lineages
+[report]
+method = "condense.method"           # what is compared; the other axes and the seed pair the cases
+reference = "random"                 # against which
+controls = ["from-scratch"]          # rows of their own: controls of the reference's lineages
 
-    [quick]                              # with --profile quick: seeds, set and axes in its place
-    seeds = [0]                          # [[quick.case]]: instead of all of [[case]]
+[quick]                              # with --profile quick: seeds, set and axes in its place
+seeds = [0]                          # [[quick.case]]: instead of all of [[case]]
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ ABLATIONS = "benchmarks/ablations"  # the shipped batches
 Overrides = dict[str, Any]  # "section.key" -> value
 
 
-
-
-
-
 def load(
-    name: str, profile: str = "paper", overrides: Sequence[str] = (), seeds: Sequence[int] = (), base: str | None = None
+    name: str,
+    profile: str = "paper",
+    overrides: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    base: str | None = None,
 ) -> Batch:
     """Read a batch; every case's scenario is resolved and checked, ``overrides`` ("section.key=value") on top of all, ``seeds`` and the scenario
     ``base`` instead of the file's. With another scenario the batch's name ends in it.
@@ -70,7 +70,10 @@ def load(
     quick = _table(table, "quick", str(path))
     _known(quick, ("seeds", "set", "axes", "case"), str(path), "quick.")
     if profile == "quick":
-        table |= {"seeds": quick.get("seeds", table.get("seeds", [0])), "set": {**_flat_table(table, "set", path), **_flat_table(quick, "set", path)}}
+        table |= {
+            "seeds": quick.get("seeds", table.get("seeds", [0])),
+            "set": {**_flat_table(table, "set", path), **_flat_table(quick, "set", path)},
+        }
         table |= {"axes": {**_flat_table(table, "axes", path), **_flat_table(quick, "axes", path)}}
         table |= {"case": quick.get("case", table.get("case", []))}
     if seeds:
@@ -79,20 +82,29 @@ def load(
         table |= {"scenario": base, "name": f"{table.get('name', path.stem)}-{Path(base).stem}"}
     reader = _Reader(path, table, profile, overrides)
     if base is not None and "scenario" in reader.varied:
-        raise UserError(f"--scenario {base}: the cases of {path} differ in their scenario; change it there, or give a file without that axis")
+        raise UserError(
+            f"--scenario {base}: the cases of {path} differ in their scenario; change it there, or give a file without that axis"
+        )
     return reader.batch()
 
 
 class _Reader:
     """One batch file's parts, checked."""
 
-    def __init__(self, path: Path, table: Mapping[str, Any], profile: str, overrides: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, table: Mapping[str, Any], profile: str, overrides: Sequence[str]
+    ) -> None:
         self.path, self.table, self.profile, self.overrides = path, table, profile, overrides
         self.base = table.get("scenario")
         if not isinstance(self.base, str):
-            raise UserError(f"{path}: scenario is missing: name a shipped scenario or a TOML file, such as scenario = \"glyphs-seq25\"")
+            raise UserError(
+                f'{path}: scenario is missing: name a shipped scenario or a TOML file, such as scenario = "glyphs-seq25"'
+            )
         self.fixed = _flat_table(table, "set", path)
-        self.axes = {axis: self._values(axis, values) for axis, values in _flat_table(table, "axes", path).items()}
+        self.axes = {
+            axis: self._values(axis, values)
+            for axis, values in _flat_table(table, "axes", path).items()
+        }
         self.zips = [self._zip(one) for one in self._list("zip")]
         self.listed = self._list("case")
         self._check_overrides()
@@ -101,18 +113,36 @@ class _Reader:
         seeds, grid = self._seeds(), self._grid()
         count = len(seeds) * (len(grid) + len(self.listed))
         if count > MOST:
-            raise UserError(f"{self.path}: {count:,} lineages; at most {MOST:,} in one batch: make axes shorter")
+            raise UserError(
+                f"{self.path}: {count:,} lineages; at most {MOST:,} in one batch: make axes shorter"
+            )
         if not count:
-            raise UserError(f"{self.path}: no case: give [axes], [[zip]] or [[case]] tables, and seeds")
+            raise UserError(
+                f"{self.path}: no case: give [axes], [[zip]] or [[case]] tables, and seeds"
+            )
         axis, reference, controls = self._report()
-        varieties = [self._case(_named(values), values, axis) for values in grid] + [self._listed(dict(one), axis) for one in self.listed]
+        varieties = [self._case(_named(values), values, axis) for values in grid] + [
+            self._listed(dict(one), axis) for one in self.listed
+        ]
         cases = [replace(case, seed=seed) for case in varieties for seed in seeds]
         self._distinct(cases)
         title = str(self.table.get("title", ""))
         name = str(self.table.get("name", self.path.stem))
-        made = Batch(name, title, self.profile, str(self.path), axis, reference, tuple(cases), self._all_axes(), controls)
+        made = Batch(
+            name,
+            title,
+            self.profile,
+            str(self.path),
+            axis,
+            reference,
+            tuple(cases),
+            self._all_axes(),
+            controls,
+        )
         if reference and reference not in made.methods:
-            raise UserError(f"{self.path}: report.reference = {reference!r}: allowed are the methods {', '.join(made.methods)}")
+            raise UserError(
+                f"{self.path}: report.reference = {reference!r}: allowed are the methods {', '.join(made.methods)}"
+            )
         return made
 
     @property
@@ -125,13 +155,29 @@ class _Reader:
         varied = self.varied
         for text in self.overrides:
             key = text.partition("=")[0].strip()
-            if found := next((axis for axis in varied if f"{axis}.".startswith(f"{key}.") or f"{key}.".startswith(f"{axis}.")), ""):
-                raise UserError(f"--set {text}: the cases of {self.path} differ in {found}; change it there, or give a file without that axis")
+            if found := next(
+                (
+                    axis
+                    for axis in varied
+                    if f"{axis}.".startswith(f"{key}.") or f"{key}.".startswith(f"{axis}.")
+                ),
+                "",
+            ):
+                raise UserError(
+                    f"--set {text}: the cases of {self.path} differ in {found}; change it there, or give a file without that axis"
+                )
 
     def _seeds(self) -> list[int]:
         seeds = self.table.get("seeds", [0])
-        if not isinstance(seeds, list) or not all(type(s) is int and s >= 0 for s in seeds) or not seeds or len(set(seeds)) < len(seeds):
-            raise UserError(f"{self.path}: seeds = {seeds!r}: expected a list of different whole numbers from 0, such as [0, 1, 2]")
+        if (
+            not isinstance(seeds, list)
+            or not all(type(s) is int and s >= 0 for s in seeds)
+            or not seeds
+            or len(set(seeds)) < len(seeds)
+        ):
+            raise UserError(
+                f"{self.path}: seeds = {seeds!r}: expected a list of different whole numbers from 0, such as [0, 1, 2]"
+            )
         return seeds
 
     def _values(self, axis: str, values: Any) -> tuple[Any, ...]:
@@ -159,9 +205,15 @@ class _Reader:
     def _grid(self) -> list[Overrides]:
         if not self.axes and not self.zips:
             return []
-        rows = [[dict(zip(one, values, strict=True)) for values in zip(*one.values(), strict=True)] for one in self.zips]
+        rows = [
+            [dict(zip(one, values, strict=True)) for values in zip(*one.values(), strict=True)]
+            for one in self.zips
+        ]
         columns = [[{axis: value} for value in values] for axis, values in self.axes.items()]
-        return [{key: value for part in parts for key, value in part.items()} for parts in product(*columns, *rows)]
+        return [
+            {key: value for part in parts for key, value in part.items()}
+            for parts in product(*columns, *rows)
+        ]
 
     def _report(self) -> tuple[str, str, tuple[str, ...]]:
         """The method's axis, the reference, and the controls that are shown."""
@@ -170,38 +222,61 @@ class _Reader:
         axes = list(self._all_axes())
         axis = report.get("method", axes[0] if axes else CASE)
         if axis not in (*axes, CASE):
-            raise UserError(f"{self.path}: report.method = {axis!r}: allowed are the axes {', '.join(axes) or '(none)'}, or {CASE!r}")
+            raise UserError(
+                f"{self.path}: report.method = {axis!r}: allowed are the axes {', '.join(axes) or '(none)'}, or {CASE!r}"
+            )
         controls = report.get("controls", [])
         if not isinstance(controls, list) or any(name not in CONTROLS for name in controls):
-            raise UserError(f"{self.path}: report.controls = {controls!r}: expected a list of {', '.join(CONTROLS)}")
+            raise UserError(
+                f"{self.path}: report.controls = {controls!r}: expected a list of {', '.join(CONTROLS)}"
+            )
         return axis, str(report.get("reference", "")), tuple(controls)
 
     def _case(self, name: str, values: Overrides, axis: str, method: str = "") -> Case:
         """What all seeds of a case share; the seed is put in afterwards."""
         resolved = self._scenario({**self.fixed, **values}, name)
-        tied = next((one for one in self.zips if axis in one), {axis: ()})  # what moves with the method belongs to it
+        tied = next(
+            (one for one in self.zips if axis in one), {axis: ()}
+        )  # what moves with the method belongs to it
         others = [] if axis == CASE else [other for other in self._all_axes() if other not in tied]
-        written = {"scenario": values.get("scenario", self.base)}  # two files may give themselves one name
-        pairing = tuple(f"{other}={toml.toml_value(written.get(other) or _value(resolved.settings, other))}" for other in others)
-        return Case(name, 0, method or self._method(name, values, axis, tied), pairing, values, resolved)
+        written = {
+            "scenario": values.get("scenario", self.base)
+        }  # two files may give themselves one name
+        pairing = tuple(
+            f"{other}={toml.toml_value(written.get(other) or _value(resolved.settings, other))}"
+            for other in others
+        )
+        return Case(
+            name, 0, method or self._method(name, values, axis, tied), pairing, values, resolved
+        )
 
-    def _method(self, name: str, values: Overrides, axis: str, tied: Mapping[str, tuple[Any, ...]]) -> str:
+    def _method(
+        self, name: str, values: Overrides, axis: str, tied: Mapping[str, tuple[Any, ...]]
+    ) -> str:
         """The axis's value; with all that moves with it, where that alone would name two methods."""
         if axis not in values:
             return name
         texts = [_short(value) for value in tied[axis]]
-        return _short(values[axis]) if len(set(texts)) == len(texts) else _named({key: values[key] for key in tied})
+        return (
+            _short(values[axis])
+            if len(set(texts)) == len(texts)
+            else _named({key: values[key] for key in tied})
+        )
 
     def _listed(self, values: Overrides, axis: str) -> Case:
         """A listed case is a method of its own."""
         name = values.pop("name", None) or _named(values)
         if not isinstance(name, str) or not name:
-            raise UserError(f"{self.path}: [[case]]: give it a name and settings, such as condense.method = \"fixed\"")
+            raise UserError(
+                f'{self.path}: [[case]]: give it a name and settings, such as condense.method = "fixed"'
+            )
         return self._case(name, values, axis, method=name)
 
     def _scenario(self, values: Mapping[str, Any], name: str) -> Scenario:
         base = self._beside(str(values.get("scenario", self.base)))
-        texts = [f"{key}={toml.toml_value(value)}" for key, value in values.items() if key != "scenario"]
+        texts = [
+            f"{key}={toml.toml_value(value)}" for key, value in values.items() if key != "scenario"
+        ]
         try:
             return scenario.load(base, self.profile, [*texts, *self.overrides])
         except UserError as error:
@@ -219,9 +294,13 @@ class _Reader:
         for case in cases:
             row = case.method, case.pairing, case.seed
             if case.folder in seen:
-                raise UserError(f"{self.path}: cases {seen[case.folder]!r} and {case.name!r} would share the folder {case.folder}; name them apart")
+                raise UserError(
+                    f"{self.path}: cases {seen[case.folder]!r} and {case.name!r} would share the folder {case.folder}; name them apart"
+                )
             if row in rows:
-                raise UserError(f"{self.path}: cases {rows[row]!r} and {case.name!r} would both be the method {case.method!r}; name them apart")
+                raise UserError(
+                    f"{self.path}: cases {rows[row]!r} and {case.name!r} would both be the method {case.method!r}; name them apart"
+                )
             seen[case.folder] = rows[row] = case.name
 
 
@@ -251,8 +330,6 @@ def _value(settings: Any, axis: str) -> Any:
     return found.get(below[0], "default") if below else found
 
 
-
-
 def _short(value: Any) -> str:
     return value if isinstance(value, str) else toml.toml_value(value)
 
@@ -271,4 +348,6 @@ def _flat_table(table: Mapping[str, Any], key: str, path: Path) -> Overrides:
 def _known(table: Mapping[str, Any], allowed: Sequence[str], file: str, prefix: str) -> None:
     for key in table:
         if key not in allowed:
-            raise UserError(f"{file}: unknown key {prefix}{key}; allowed here: {', '.join(allowed)}")
+            raise UserError(
+                f"{file}: unknown key {prefix}{key}; allowed here: {', '.join(allowed)}"
+            )

@@ -27,7 +27,9 @@ class BatchOrder(Place):
     def of(self, case: Case) -> Order:
         """One case's run; its folder is a run like any other."""
         place = {f.name: getattr(self, f.name) for f in fields(Place)}
-        return Order(**{**place, "out": self.out / case.folder}, scenario=case.scenario, seed=case.seed)
+        return Order(
+            **{**place, "out": self.out / case.folder}, scenario=case.scenario, seed=case.seed
+        )
 
 
 def default_out(batch: Batch) -> Path:
@@ -46,7 +48,9 @@ class OpenBatch:
             try:
                 self.runs[case.folder] = case, open_run(order.of(case), notice, images)
             except UserError as error:
-                raise UserError(f"{order.batch.origin}, case {case.name!r}, seed {case.seed}: {error}") from None
+                raise UserError(
+                    f"{order.batch.origin}, case {case.name!r}, seed {case.seed}: {error}"
+                ) from None
         self._share_records()
 
     def _share_records(self) -> None:
@@ -72,7 +76,10 @@ class OpenBatch:
 
     def context(self) -> dict[str, Any]:
         """What perform needs to find any case's images."""
-        return {**self.lineages[0].context, "data": {one.world.data: one.context["data"] for one in self.lineages}}
+        return {
+            **self.lineages[0].context,
+            "data": {one.world.data: one.context["data"] for one in self.lineages},
+        }
 
     def owners(self) -> Mapping[str, list[str]]:
         """Stage key -> the folders of the cases that need it."""
@@ -92,4 +99,12 @@ class OpenBatch:
         """Compute what is missing; {key: one line} of the stages that failed."""
         first = self.lineages[0]
         workers = crew(first.order, self.lineages)
-        return run_stages(self.stages, first.store.root, "evolve.lineage.perform:perform_stage", self.context(), workers, events, keep_going=True)
+        return run_stages(
+            self.stages,
+            first.store.root,
+            "evolve.lineage.perform:perform_stage",
+            self.context(),
+            workers,
+            events,
+            keep_going=True,
+        )

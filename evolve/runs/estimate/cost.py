@@ -58,7 +58,9 @@ def seconds(settings: Settings, kind: str, recipe: Mapping[str, Any]) -> float:
         return _fewshot_seconds(settings, paper_descendant(settings), recipe["learner"])
     if recipe["method"] == "full-ancestor":
         return _descend_seconds(settings, ancestor)
-    one = _descend_seconds(settings, from_json(recipe["plan"]) if "plan" in recipe else _expected(settings, ancestor))
+    one = _descend_seconds(
+        settings, from_json(recipe["plan"]) if "plan" in recipe else _expected(settings, ancestor)
+    )
     return one + _hints_seconds(settings, ancestor) if recipe["method"] == "distilled" else one
 
 
@@ -70,7 +72,13 @@ def _accumulate_seconds(s: Settings, plan: Architecture, recipe: Mapping[str, An
     known = records("strategies").get(recipe["ancestor"]["strategy"])
     share = task if known and known.whole else 1
     images = train * s.stream.classes_per_task * share * s.ancestor.epochs
-    return Work(plan, s.data.size, images, images / s.ancestor.batch, test * s.stream.classes_per_task * task).seconds()
+    return Work(
+        plan,
+        s.data.size,
+        images,
+        images / s.ancestor.batch,
+        test * s.stream.classes_per_task * task,
+    ).seconds()
 
 
 def _condense_seconds(s: Settings, ancestor: Architecture) -> float:
@@ -79,7 +87,12 @@ def _condense_seconds(s: Settings, ancestor: Architecture) -> float:
     classes = len(s.data.condense_classes) or s.data.split[1]
     images = classes * min(train, c.images_per_class or train)
     asked = Asked(
-        c, ancestor, s.data.size, images, s.inherit, s.descend,
+        c,
+        ancestor,
+        s.data.size,
+        images,
+        s.inherit,
+        s.descend,
         lambda learning, plan: _descend_seconds(replace(s, descend=learning), plan),
         len(measured(s)),
     )
@@ -88,13 +101,22 @@ def _condense_seconds(s: Settings, ancestor: Architecture) -> float:
 
 def _expected(s: Settings, ancestor: Architecture) -> Architecture:
     """The descendant, as if the paper's set had been selected."""
-    return descendant(ancestor, [ancestor.layer_names[place] for place in ancestor.named_set("paper", 0)], s.inherit)
+    return descendant(
+        ancestor,
+        [ancestor.layer_names[place] for place in ancestor.named_set("paper", 0)],
+        s.inherit,
+    )
 
 
 def _hints_seconds(s: Settings, ancestor: Architecture) -> float:
     """The ancestor's forward pass of every training image."""
     train, _ = images_per_class(s, "descend")
-    images = s.descend.descendants * s.descend.classes_per_task * min(train, s.descend.shots) * s.descend.epochs
+    images = (
+        s.descend.descendants
+        * s.descend.classes_per_task
+        * min(train, s.descend.shots)
+        * s.descend.epochs
+    )
     return Work(ancestor, s.data.size, 0, 0, images).seconds()
 
 
@@ -121,13 +143,29 @@ def _fewshot_seconds(s: Settings, plan: Architecture, learner: str) -> float:
     images = f.episodes * ways * ((1 + inner) * f.shots + f.queries) if "episodes" in read else 0.0
     steps = f.episodes * (1 + inner) if "episodes" in read else 0.0
     if "reptile_steps" in read:
-        images, adapting = float(f.episodes * f.reptile_steps * f.reptile_batch), float(f.reptile_test_steps * f.reptile_batch)
+        images, adapting = (
+            float(f.episodes * f.reptile_steps * f.reptile_batch),
+            float(f.reptile_test_steps * f.reptile_batch),
+        )
         steps = float(f.episodes * f.reptile_steps)
     if "pretrain_epochs" in read:
         classes = len(s.data.ancestor_classes) or s.data.split[0]
-        images, steps = images + f.pretrain_epochs * classes * seen, steps + f.pretrain_epochs * classes * seen / f.pretrain_batch
-    pairs = f.episodes * ways * f.queries + d.descendants * (f.emd_steps * support + tested) if "emd_steps" in read else 0
-    work = Work(plan, s.data.size, images + d.descendants * adapting, steps, d.descendants * (support + tested))
+        images, steps = (
+            images + f.pretrain_epochs * classes * seen,
+            steps + f.pretrain_epochs * classes * seen / f.pretrain_batch,
+        )
+    pairs = (
+        f.episodes * ways * f.queries + d.descendants * (f.emd_steps * support + tested)
+        if "emd_steps" in read
+        else 0
+    )
+    work = Work(
+        plan,
+        s.data.size,
+        images + d.descendants * adapting,
+        steps,
+        d.descendants * (support + tested),
+    )
     return work.seconds() + pairs * ways * TRANSPORT_SECONDS
 
 
@@ -140,11 +178,22 @@ def estimate(settings: Settings, workers: int = 2) -> float:
     one = seconds(settings, "descend", {"method": "inherited"})
     generations = len(measured(settings))
     trained = generations - (c.untrained and tasks > 0)
-    descents = generations * (1 + c.from_scratch * c.draws) + sum(trained // every for every in (c.shuffled, c.joint, c.distilled) if every)
+    descents = generations * (1 + c.from_scratch * c.draws) + sum(
+        trained // every for every in (c.shuffled, c.joint, c.distilled) if every
+    )
     rest = descents * one + generations * seconds(settings, "condense", {})
     others = settings.condense.rivals if settings.condense.method == "trial" else ()
-    rest += generations * sum(seconds(settings, "condense", {"condense": {"method": name}}) for name in others)
-    rest += (trained // c.full_ancestor + c.from_scratch * c.draws if c.full_ancestor else 0) * seconds(settings, "descend", {"method": "full-ancestor"})
-    rest += (trained // c.distilled if c.distilled else 0) * _hints_seconds(settings, ancestor_plan(settings))
-    rest += sum(seconds(settings, "fewshot", {"learner": learner}) for learner in set(settings.fewshot.learners))
+    rest += generations * sum(
+        seconds(settings, "condense", {"condense": {"method": name}}) for name in others
+    )
+    rest += (
+        trained // c.full_ancestor + c.from_scratch * c.draws if c.full_ancestor else 0
+    ) * seconds(settings, "descend", {"method": "full-ancestor"})
+    rest += (trained // c.distilled if c.distilled else 0) * _hints_seconds(
+        settings, ancestor_plan(settings)
+    )
+    rest += sum(
+        seconds(settings, "fewshot", {"learner": learner})
+        for learner in set(settings.fewshot.learners)
+    )
     return max(chain, (chain + rest) / workers)

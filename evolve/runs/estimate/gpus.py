@@ -40,22 +40,45 @@ def visible() -> list[Gpu]:
     """
     fields = "--query-gpu=index,uuid,memory.free,memory.total,name"
     try:
-        answer = subprocess.run(["nvidia-smi", fields, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=_SECONDS, check=True)
-        rows = [[cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines() if line.strip()]
-        found = {index: Gpu(uuid, int(free) << 20, int(total) << 20, model) for index, uuid, free, total, model in rows}
+        answer = subprocess.run(
+            ["nvidia-smi", fields, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=True,
+        )
+        rows = [
+            [cell.strip() for cell in line.split(",")]
+            for line in answer.stdout.splitlines()
+            if line.strip()
+        ]
+        found = {
+            index: Gpu(uuid, int(free) << 20, int(total) << 20, model)
+            for index, uuid, free, total, model in rows
+        }
     except (OSError, ValueError, subprocess.SubprocessError):
         return []
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    chosen = list(found.values()) if wanted is None else _named([name.strip() for name in wanted.split(",") if name.strip()], found)
+    chosen = (
+        list(found.values())
+        if wanted is None
+        else _named([name.strip() for name in wanted.split(",") if name.strip()], found)
+    )
     return chosen if len({gpu.model for gpu in chosen}) == 1 else []
 
 
 def _named(names: Sequence[str], found: Mapping[str, Gpu]) -> list[Gpu]:
     """By index, or by the beginning of the UUID, as CUDA reads them; none for an index that may be another GPU to CUDA."""
-    alike = len({gpu.model for gpu in found.values()}) == 1 or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    alike = (
+        len({gpu.model for gpu in found.values()}) == 1
+        or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    )
     if not alike and any(name in found for name in names):
         return []
-    chosen = [found.get(name) or next((gpu for gpu in found.values() if gpu.name.startswith(name)), None) for name in names]
+    chosen = [
+        found.get(name) or next((gpu for gpu in found.values() if gpu.name.startswith(name)), None)
+        for name in names
+    ]
     known = [gpu for gpu in chosen if gpu is not None]
     return known if len(known) == len(names) else []
 
@@ -70,7 +93,11 @@ def bytes_each(settings: Settings, image_bytes: int, gpus: Sequence[Gpu]) -> int
     descend = SET_LIMIT * d.descendants * (weights + d.batch * UNFOLDED * outputs)
     condense = 2 * weights + (c.batch + (2 + c.lookahead) * c.meta_batch) * outputs
     held = image_bytes if image_bytes <= DEVICE_SHARE * min(gpu.total for gpu in gpus) else 0
-    return CONTEXT_BYTES + held + int(max(descend, weights + settings.ancestor.batch * outputs, condense))
+    return (
+        CONTEXT_BYTES
+        + held
+        + int(max(descend, weights + settings.ancestor.batch * outputs, condense))
+    )
 
 
 def places(gpus: Sequence[Gpu], need: int, most: int) -> list[Mapping[str, str]]:
@@ -79,7 +106,10 @@ def places(gpus: Sequence[Gpu], need: int, most: int) -> list[Mapping[str, str]]
     """
     counts = {gpu.name: min(MOST, max(1, gpu.free // need)) for gpu in gpus}
     turns = [gpu for turn in range(MOST) for gpu in gpus if turn < counts[gpu.name]][: max(1, most)]
-    return [{"CUDA_VISIBLE_DEVICES": gpu.name, PART: f"{_part(gpu, turns.count(gpu)):.6f}"} for gpu in turns]
+    return [
+        {"CUDA_VISIBLE_DEVICES": gpu.name, PART: f"{_part(gpu, turns.count(gpu)):.6f}"}
+        for gpu in turns
+    ]
 
 
 def _part(gpu: Gpu, workers: int) -> float:
@@ -90,4 +120,8 @@ def _part(gpu: Gpu, workers: int) -> float:
 
 def spread(gpus: Sequence[Gpu], workers: int) -> list[Mapping[str, str]]:
     """One environment a worker for just so many as the user asked for, GPU after GPU in turn, without a share; none without GPUs."""
-    return [{"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)].name} for number in range(workers)] if gpus else []
+    return (
+        [{"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)].name} for number in range(workers)]
+        if gpus
+        else []
+    )

@@ -17,7 +17,10 @@ from evolve.runs.estimate import cost
 if TYPE_CHECKING:
     from evolve.runs.opened import Opened
 
-SHORT, LONG = 4, 12  # optimizer steps of the two timed runs; their difference is free of what a run costs once
+SHORT, LONG = (
+    4,
+    12,
+)  # optimizer steps of the two timed runs; their difference is free of what a run costs once
 
 
 def measure_speed(opened: Opened) -> dict[str, float]:
@@ -29,24 +32,36 @@ def measure_speed(opened: Opened) -> dict[str, float]:
     torch.set_num_threads(1)
     from evolve.data.sources import load_images
 
-    images = load_images(opened.context["data"], opened.context["data_dir"], opened.context["cache_dir"])
+    images = load_images(
+        opened.context["data"], opened.context["data_dir"], opened.context["cache_dir"]
+    )
     resident = Resident(images, choose_device(opened.order.device))
     timed = (kinds - {"fewshot"}) | ({"descend"} if "fewshot" in kinds else set())
     for kind in timed:
         ratios[kind] = _ratio(kind, opened, resident)
-    ratios["fewshot"] = ratios["descend"]  # learners are estimated; their backbone's steps are a descendant's
+    ratios["fewshot"] = ratios[
+        "descend"
+    ]  # learners are estimated; their backbone's steps are a descendant's
     return ratios
 
 
 def _ratio(kind: str, opened: Opened, resident: Resident) -> float:
-    room: Callable[[Opened, Settings, Resident], None] = {"accumulate": _accumulate, "condense": _condense, "descend": _descend}[kind]
+    room: Callable[[Opened, Settings, Resident], None] = {
+        "accumulate": _accumulate,
+        "condense": _condense,
+        "descend": _descend,
+    }[kind]
     spent, expected = [], []
     for steps in (2, SHORT, LONG):  # the first one warms up
         settings = _shortened(opened.world.settings, kind, steps)
         begun = time.perf_counter()
         room(opened, settings, resident)
         spent.append(time.perf_counter() - begun)
-        recipe: dict[str, Any] = {"task": 1, "ancestor": {"strategy": "naive"}, "method": "inherited"}
+        recipe: dict[str, Any] = {
+            "task": 1,
+            "ancestor": {"strategy": "naive"},
+            "method": "inherited",
+        }
         expected.append(cost.seconds(settings, kind, recipe))
     grown = expected[2] - expected[1]
     return max(0.05, (spent[2] - spent[1]) / grown) if grown > 0 else 1.0
@@ -57,25 +72,60 @@ def _shortened(s: Settings, kind: str, steps: int) -> Settings:
     train, test = cost.images_per_class(s, "ancestor" if kind == "accumulate" else kind)
     if kind == "accumulate":
         images = min(train, max(1, s.ancestor.batch * 2 // s.stream.classes_per_task))
-        return replace(s, ancestor=replace(s.ancestor, epochs=steps // 2, strategy="naive", strategy_args={}), stream=replace(s.stream, images_per_class=images))
+        return replace(
+            s,
+            ancestor=replace(s.ancestor, epochs=steps // 2, strategy="naive", strategy_args={}),
+            stream=replace(s.stream, images_per_class=images),
+        )
     if kind == "condense":
         classes = len(s.data.condense_classes) or s.data.split[1]
-        images = min(train, max(4, round(2 * s.condense.batch / (1 - s.condense.meta_fraction) / classes)))
+        images = min(
+            train, max(4, round(2 * s.condense.batch / (1 - s.condense.meta_fraction) / classes))
+        )
         briefly = replace(s.condense, epochs=steps // 2, images_per_class=images, trial_tasks=2)
-        alone = replace(s.controls, untrained=False)  # one length: what is from scratch is trained for it alone
+        alone = replace(
+            s.controls, untrained=False
+        )  # one length: what is from scratch is trained for it alone
         learning = _shortened(s, "descend", steps)  # trial's descendants learn as the lineage's
-        return replace(learning, condense=briefly, stream=replace(s.stream, tasks=1), controls=alone)
+        return replace(
+            learning, condense=briefly, stream=replace(s.stream, tasks=1), controls=alone
+        )
     shots = min(train, max(1, s.descend.batch * 2 // s.descend.classes_per_task))
     tests = min(test, 20, s.descend.test_per_class or 20)
-    return replace(s, descend=replace(s.descend, epochs=steps // 2, shots=shots, test_per_class=tests))
+    return replace(
+        s, descend=replace(s.descend, epochs=steps // 2, shots=shots, test_per_class=tests)
+    )
 
 
 def _accumulate(opened: Opened, s: Settings, resident: Resident) -> None:
     from evolve.ancestor.accumulate import accumulate
 
     world = opened.world
-    start = accumulate(s.ancestor, s.stream, world.ancestor_classes, resident, world.seed, 0, None, [], NoCheckpoint(), silent)
-    accumulate(s.ancestor, s.stream, world.ancestor_classes, resident, world.seed, 1, start, [], NoCheckpoint(), silent, opened.order.reference)
+    start = accumulate(
+        s.ancestor,
+        s.stream,
+        world.ancestor_classes,
+        resident,
+        world.seed,
+        0,
+        None,
+        [],
+        NoCheckpoint(),
+        silent,
+    )
+    accumulate(
+        s.ancestor,
+        s.stream,
+        world.ancestor_classes,
+        resident,
+        world.seed,
+        1,
+        start,
+        [],
+        NoCheckpoint(),
+        silent,
+        opened.order.reference,
+    )
 
 
 def _condense(opened: Opened, s: Settings, resident: Resident) -> None:
@@ -109,7 +159,10 @@ def _descend(opened: Opened, s: Settings, resident: Resident) -> None:
 
     tasks = downstream_tasks(s.descend, opened.world.descend_classes, resident, 0)
     plan, numbers = paper_descendant(s), range(len(tasks))
-    models = [inherit(plan, None, s.descend.classes_per_task, 0, number).to(resident.device) for number in numbers]
+    models = [
+        inherit(plan, None, s.descend.classes_per_task, 0, number).to(resident.device)
+        for number in numbers
+    ]
     train_together(models, tasks, resident, s.descend, 0, numbers, silent, opened.order.reference)
 
 

@@ -28,8 +28,15 @@ class BatchScreen:
     def __init__(self, opened: OpenBatch) -> None:
         self.console = Console(highlight=False)
         self.opened, self.begun = opened, time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        self.progress = Progress(
+            *columns, console=self.console, transient=True, disable=not self.console.is_terminal
+        )
         self.task = self.progress.add_task("stages", total=None)
         self.done = 0
 
@@ -37,7 +44,12 @@ class BatchScreen:
         self.progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.progress.stop()
 
     def notice(self, text: str) -> None:
@@ -53,9 +65,18 @@ class BatchScreen:
         if isinstance(event, StageDone):
             self.done += 1
             if not event.from_store:
-                self.console.print(f"{self._clock()}  {event.stage.label}  {event.seconds:.1f} s", markup=False, soft_wrap=True)
+                self.console.print(
+                    f"{self._clock()}  {event.stage.label}  {event.seconds:.1f} s",
+                    markup=False,
+                    soft_wrap=True,
+                )
         elif isinstance(event, StageFailed):
-            self.console.print(f"{self._clock()}  {event.stage.label} FAILED: {event.text}", style="red", markup=False, soft_wrap=True)
+            self.console.print(
+                f"{self._clock()}  {event.stage.label} FAILED: {event.text}",
+                style="red",
+                markup=False,
+                soft_wrap=True,
+            )
         elif isinstance(event, StageStarted):
             self.progress.update(self.task, description=event.stage.label)
         elif isinstance(event, Notice):
@@ -74,7 +95,9 @@ def print_plan(opened: OpenBatch) -> None:
     stages = opened.stages()
     first = opened.lineages[0]
     missing = [s for s in stages if not first.store.has(s.key)]
-    console.print(f"{batch.name} ({batch.profile}): {len(batch.cases)} lineages", markup=False, soft_wrap=True)
+    console.print(
+        f"{batch.name} ({batch.profile}): {len(batch.cases)} lineages", markup=False, soft_wrap=True
+    )
     table = Table(box=None, pad_edge=False)
     for title in ("stage", "asked for", "distinct", "in the store", "left", "left takes"):
         table.add_column(title, justify="left" if title == "stage" else "right")
@@ -82,18 +105,32 @@ def print_plan(opened: OpenBatch) -> None:
         mine = [s for s in stages if s.kind == kind]
         left = [s for s in missing if s.kind == kind]
         asked = sum(len(owners[s.key]) for s in mine)
-        table.add_row(kind, str(asked), str(len(mine)), str(len(mine) - len(left)), str(len(left)), duration(sum(weights[s.key] for s in left)))
+        table.add_row(
+            kind,
+            str(asked),
+            str(len(mine)),
+            str(len(mine) - len(left)),
+            str(len(left)),
+            duration(sum(weights[s.key] for s in left)),
+        )
     console.print(table)
     alone = sum(weights[s.key] * len(owners[s.key]) for s in stages)
     shared = sum(weights[s.key] for s in stages)
     workers = len(worker_places(first.order, opened.lineages))
     if alone > 0:
-        console.print(f"sharing saves {1 - shared / alone:.0%} of the work of running every lineage by itself")
+        console.print(
+            f"sharing saves {1 - shared / alone:.0%} of the work of running every lineage by itself"
+        )
     rest = sum(weights[s.key] for s in missing)
-    console.print(f"left: about {duration(rest / workers)} with {workers} workers (rough; `evolve plan SCENARIO` times this machine)")
+    console.print(
+        f"left: about {duration(rest / workers)} with {workers} workers (rough; `evolve plan SCENARIO` times this machine)"
+    )
     waiting = sum(case.scenario.settings.controls.from_scratch for case in batch.cases)
     if waiting and missing:
-        console.print("not counted: from-scratch controls whose architecture the condensers have yet to choose", style="dim")
+        console.print(
+            "not counted: from-scratch controls whose architecture the condensers have yet to choose",
+            style="dim",
+        )
 
 
 def _weights(opened: OpenBatch) -> Mapping[str, float]:
@@ -113,8 +150,16 @@ def print_tables(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> None:
         if not rows:
             continue
         table = Table(box=None, pad_edge=False, collapse_padding=True)
-        for title in (batch.method, TITLES[metric], f"minus {reference_of(batch, rows)}", "p (Holm)", "lineages"):
-            table.add_column(title, justify="left" if title == batch.method else "right", no_wrap=True)
+        for title in (
+            batch.method,
+            TITLES[metric],
+            f"minus {reference_of(batch, rows)}",
+            "p (Holm)",
+            "lineages",
+        ):
+            table.add_column(
+                title, justify="left" if title == batch.method else "right", no_wrap=True
+            )
         for row in rows:
             table.add_row(row.method, *cells(row), style="bold" if row.best else "")
         console.print(table)

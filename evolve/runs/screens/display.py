@@ -19,32 +19,26 @@ from evolve.runs.screens.rows import Eta, _Running, row
 NARROWEST = 64  # columns below which plain lines tell more than a cut table
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 class Display:
     """Shows a running lineage. Use as a context manager; methods may come from any thread."""
 
     def __init__(
-        self, scenario: str, profile: str, seed: int | str, folder: object, stream: IO[str] | None = None, live: bool | None = None
+        self,
+        scenario: str,
+        profile: str,
+        seed: int | str,
+        folder: object,
+        stream: IO[str] | None = None,
+        live: bool | None = None,
     ) -> None:
         self.scenario, self.profile, self.seed, self.folder = scenario, profile, seed, str(folder)
         self.eta = Eta()
         self.running: dict[str, _Running] = {}
         self.rows: dict[int, tuple[str, ...]] = {}
         self.total = 0
-        self._stream: IO[str] | None = stream if stream is not None else sys.stdout  # None: started without one (>&-)
+        self._stream: IO[str] | None = (
+            stream if stream is not None else sys.stdout
+        )  # None: started without one (>&-)
         self._screen: Any = None
         self._live = _can_be_live(self._stream) if live is None else live
 
@@ -58,7 +52,12 @@ class Display:
             self._line(f"{self.scenario} ({self.profile}), seed {self.seed}, in {self.folder}")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def stage_started(self, label: str) -> None:
@@ -110,10 +109,18 @@ class Display:
         try:
             safe.encode(encoding)
         except UnicodeEncodeError:
-            safe = safe.replace("±", "+-").replace("…", "...").encode(encoding, "replace").decode(encoding)
+            safe = (
+                safe.replace("±", "+-")
+                .replace("…", "...")
+                .encode(encoding, "replace")
+                .decode(encoding)
+            )
         try:
             print(safe, file=self._stream, flush=True)
-        except (OSError, ValueError):  # the reader went away or the disk is full: the lineage goes on without words
+        except (
+            OSError,
+            ValueError,
+        ):  # the reader went away or the disk is full: the lineage goes on without words
             self._stream = None
 
 
@@ -126,4 +133,10 @@ def _can_be_live(stream: IO[str] | None) -> bool:
 
     console = Console(file=stream)
     utf = (getattr(stream, "encoding", None) or "").lower().replace("-", "") in ("utf8", "utf16")
-    return bool(stream.isatty()) and console.is_terminal and not console.is_dumb_terminal and utf and console.width >= NARROWEST
+    return (
+        bool(stream.isatty())
+        and console.is_terminal
+        and not console.is_dumb_terminal
+        and utf
+        and console.width >= NARROWEST
+    )

@@ -23,7 +23,10 @@ def compact(names: Sequence[str], most: int = 0) -> str:
             numbers += range(int(number[1]), int(number[2] or number[1]) + 1)
         else:
             others.append(name)
-    parts = others + [str(a) if a == b else f"{a}-{b}" if b > a + 1 else f"{a} {b}" for a, b in _stretches(sorted(set(numbers)))]
+    parts = others + [
+        str(a) if a == b else f"{a}-{b}" if b > a + 1 else f"{a} {b}"
+        for a, b in _stretches(sorted(set(numbers)))
+    ]
     text = " ".join(parts) or "none"
     return text if not most or len(text) <= most else text[: most - 1] + "…"
 
@@ -42,7 +45,13 @@ def _stretches(numbers: Sequence[int]) -> list[tuple[int, int]]:
 def row(g: Generation) -> tuple[str, ...]:
     """One generation as the table's cells."""
     mark = f" ({g.status})" if g.status in FALLBACKS else ""
-    margin = "-" if not math.isfinite(g.margin) else f"{g.margin:.2g}" if abs(g.margin) < 1e-4 else f"{g.margin:.4f}"
+    margin = (
+        "-"
+        if not math.isfinite(g.margin)
+        else f"{g.margin:.2g}"
+        if abs(g.margin) < 1e-4
+        else f"{g.margin:.4f}"
+    )
     known = g.ancestor_accuracy is not None and math.isfinite(g.ancestor_accuracy)
     ancestor = f"{100 * (g.ancestor_accuracy or 0):.1f}" if known else "-"
     layers = compact(g.selected, 26 - len(mark)) + mark
@@ -71,7 +80,9 @@ class Eta:
         self._start = self._start or (now, done)
         self.done, self.total = done, max(done, total)
         gained, spent = done - self._start[1], now - self._start[0]
-        self._left = ((self.total - done) * spent / gained, now) if gained > 0 and spent > 0 else None
+        self._left = (
+            ((self.total - done) * spent / gained, now) if gained > 0 and spent > 0 else None
+        )
 
     @property
     def fraction(self) -> float:
@@ -79,4 +90,8 @@ class Eta:
 
     def left(self) -> float | None:
         """Seconds left, counting down between calls of ``set``; None while nothing is known."""
-        return None if self._left is None else max(0.0, self._left[0] - (self._clock() - self._left[1]))
+        return (
+            None
+            if self._left is None
+            else max(0.0, self._left[0] - (self._clock() - self._left[1]))
+        )

@@ -27,7 +27,13 @@ class Screen:
     def __init__(self, display: Display, stream: IO[str]) -> None:
         self.display = display
         self.console = Console(file=stream, highlight=False, markup=False, emoji=False)
-        self._live = Live(console=self.console, get_renderable=self.draw, refresh_per_second=4, transient=True, redirect_stdout=False)
+        self._live = Live(
+            console=self.console,
+            get_renderable=self.draw,
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
+        )
 
     def start(self) -> None:
         self._live.start()
@@ -49,7 +55,11 @@ class Screen:
         room = max(height - FRAME - 1, LEAST_ROWS + 1)
         shown = running[: max(1, room - min(LEAST_ROWS, len(self.display.rows)))]
         rows = min(len(self.display.rows), max(LEAST_ROWS, room - len(shown)))
-        parts: list[RenderableType] = [self._title(), self._overall(), *[self._stage(label, stage) for label, stage in shown]]
+        parts: list[RenderableType] = [
+            self._title(),
+            self._overall(),
+            *[self._stage(label, stage) for label, stage in shown],
+        ]
         if self.display.rows:
             parts += [Text(""), self.table(rows)]
         return Group(*parts)
@@ -74,13 +84,25 @@ class Screen:
         eta = self.display.eta
         left = eta.left()
         ends = "" if left is None else f"about {duration(left)} left"
-        points = f"{len(self.display.rows)} of {self.display.total} generations" if self.display.total else ""
-        return _bar_line("whole run", eta.fraction, "  ".join(filter(None, (ends, points))), self._bar_width(), "green")
+        points = (
+            f"{len(self.display.rows)} of {self.display.total} generations"
+            if self.display.total
+            else ""
+        )
+        return _bar_line(
+            "whole run",
+            eta.fraction,
+            "  ".join(filter(None, (ends, points))),
+            self._bar_width(),
+            "green",
+        )
 
     def _stage(self, label: str, stage: object) -> Table:
         fraction, text, started = (getattr(stage, name) for name in ("fraction", "text", "started"))
         spent = duration(time.monotonic() - started)
-        return _bar_line(label, fraction, f"{text}  {spent}" if text else spent, self._bar_width(), "cyan")
+        return _bar_line(
+            label, fraction, f"{text}  {spent}" if text else spent, self._bar_width(), "cyan"
+        )
 
     def _bar_width(self) -> int:
         return max(8, min(30, self.console.size.width // 6))
@@ -93,6 +115,8 @@ def _bar_line(label: str, fraction: float, text: str, width: int, style: str) ->
     line.add_column(width=width)
     line.add_column(width=4, justify="right")
     line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    bar = ProgressBar(total=1.0, completed=fraction, width=width, complete_style=style, finished_style=style)
+    bar = ProgressBar(
+        total=1.0, completed=fraction, width=width, complete_style=style, finished_style=style
+    )
     line.add_row(Text(label), bar, Text(f"{100 * fraction:.0f}%"), Text(text, style="dim"))
     return line

@@ -17,7 +17,10 @@ from evolve.report.economy import sentences
 from evolve.report.verdict import gain_sentence, verdict
 from evolve.runs.folder import find_store, read_run
 
-LABELS = {"reference": "from-scratch, paper's architecture (another one)", "lineage 0": "lineage 0 (gains compared)"}
+LABELS = {
+    "reference": "from-scratch, paper's architecture (another one)",
+    "lineage 0": "lineage 0 (gains compared)",
+}
 
 
 def say(text: str) -> None:
@@ -36,7 +39,9 @@ def summarise_runs(folders: Iterable[Path], out: Path | None, store: Path | None
     records = [record_of(folder, store) for folder in folders]
     found = summarise(records)
     if not found.measured:
-        raise UserError("no generation has been measured yet: continue the run with `evolve resume`, or give its store with --store")
+        raise UserError(
+            "no generation has been measured yet: continue the run with `evolve resume`, or give its store with --store"
+        )
     print_effects(found)
     say(gain_sentence(found))
     say(verdict(found))
@@ -53,12 +58,23 @@ def print_effects(summary: Summary) -> None:
     from rich.table import Table
 
     seeds = ", ".join(map(str, summary.seeds))
-    table = Table(box=None, pad_edge=False, title=f"{summary.scenario} ({summary.profile}), seed {seeds}: inherited minus ...", title_justify="left")
+    table = Table(
+        box=None,
+        pad_edge=False,
+        title=f"{summary.scenario} ({summary.profile}), seed {seeds}: inherited minus ...",
+        title_justify="left",
+    )
     for title in ("", "points", "95 % interval", "pairs", "generations"):
         table.add_column(title, justify="left" if not title else "right")
     for effect in summary.effects:
         i = effect.interval
-        table.add_row(LABELS.get(effect.over, effect.over), f"{i.mean:+.2f}", f"[{i.low:+.2f}, {i.high:+.2f}]", str(i.n), str(effect.generations))
+        table.add_row(
+            LABELS.get(effect.over, effect.over),
+            f"{i.mean:+.2f}",
+            f"[{i.low:+.2f}, {i.high:+.2f}]",
+            str(i.n),
+            str(effect.generations),
+        )
     Console(markup=False).print(table)
 
 
@@ -67,4 +83,11 @@ def record_of(folder: Path, given: Path | None = None) -> LineageRecord:
     found = read_run(folder)
     world = world_of(found, str(folder / "run.json"))
     store = Store(find_store(folder, found["store"], given))
-    return collect(world, store.record, found["scenario"], found["profile"], described(world, toml.to_dict(world.settings)), found["versions"])
+    return collect(
+        world,
+        store.record,
+        found["scenario"],
+        found["profile"],
+        described(world, toml.to_dict(world.settings)),
+        found["versions"],
+    )

@@ -50,12 +50,25 @@ def resident() -> Resident:
     """All images: a class's colour, plain, plus noise of each pixel."""
     draw = np.random.default_rng(0)
     count = TRAIN + TEST
-    colours = np.stack(np.meshgrid(*[np.array([50, 130, 210])] * 3, indexing="ij"), -1).reshape(27, 3)
-    images = np.repeat(colours, count, 0)[:, :, None, None] + draw.normal(0, 25, (27 * count, 3, SIZE, SIZE))
+    colours = np.stack(np.meshgrid(*[np.array([50, 130, 210])] * 3, indexing="ij"), -1).reshape(
+        27, 3
+    )
+    images = np.repeat(colours, count, 0)[:, :, None, None] + draw.normal(
+        0, 25, (27 * count, 3, SIZE, SIZE)
+    )
     labels = np.repeat(np.arange(27), count)
     is_test = np.tile(np.arange(count) >= TRAIN, 27)
     names = tuple(f"colour {c}" for c in range(27))
-    made = ImageSet("colours", images.clip(0, 255).astype(np.uint8), labels, is_test, names, "c", (0.5,) * 3, (0.25,) * 3)
+    made = ImageSet(
+        "colours",
+        images.clip(0, 255).astype(np.uint8),
+        labels,
+        is_test,
+        names,
+        "c",
+        (0.5,) * 3,
+        (0.25,) * 3,
+    )
     return Resident(made, torch.device("cpu"))
 
 
@@ -65,7 +78,13 @@ def task(number: int, shots: int = 5) -> DownstreamTask:
     train = [resident().indices(c, test=False)[:shots] for c in classes]
     test = [resident().indices(c, test=True) for c in classes]
     labels = torch.arange(WAYS)
-    return DownstreamTask(classes, torch.cat(train), torch.cat(test), labels.repeat_interleave(shots), labels.repeat_interleave(TEST))
+    return DownstreamTask(
+        classes,
+        torch.cat(train),
+        torch.cat(test),
+        labels.repeat_interleave(shots),
+        labels.repeat_interleave(TEST),
+    )
 
 
 def network(width: float = 1 / 16) -> Network:
@@ -80,6 +99,27 @@ def course() -> Course:
     return Course(NoCheckpoint())
 
 
-def measure(name, state, classes, tasks, settings, seed=0, progress=silent, checkpoint=None, images_per_class=0):
+def measure(
+    name,
+    state,
+    classes,
+    tasks,
+    settings,
+    seed=0,
+    progress=silent,
+    checkpoint=None,
+    images_per_class=0,
+):
     """meta_train_and_measure on these images."""
-    return meta_train_and_measure(name, state, classes, tasks, resident(), settings, seed, progress, checkpoint or NoCheckpoint(), images_per_class)
+    return meta_train_and_measure(
+        name,
+        state,
+        classes,
+        tasks,
+        resident(),
+        settings,
+        seed,
+        progress,
+        checkpoint or NoCheckpoint(),
+        images_per_class,
+    )

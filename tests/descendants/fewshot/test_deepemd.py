@@ -32,20 +32,32 @@ def programme(similarity, supply, demand):
 
 def test_the_flow_is_scipys_optimum():
     query, proto = sets()
-    similarity, supply, demand = similarities(query, proto), weights(query, proto), weights(proto, query).transpose(0, 1)
+    similarity, supply, demand = (
+        similarities(query, proto),
+        weights(query, proto),
+        weights(proto, query).transpose(0, 1),
+    )
     flow = flows(similarity, supply, demand)
     assert torch.allclose(flow.sum(3), supply) and torch.allclose(flow.sum(2), demand)
     assert torch.allclose(supply.sum(2), torch.tensor(4.0, dtype=torch.float64))
     costs = (flow * (1 - similarity)).sum((2, 3))
     for b, k in np.ndindex(3, 2):
-        assert abs(costs[b, k].item() - programme(similarity[b, k].numpy(), supply[b, k].numpy(), demand[b, k].numpy())) < 1e-6
+        assert (
+            abs(
+                costs[b, k].item()
+                - programme(similarity[b, k].numpy(), supply[b, k].numpy(), demand[b, k].numpy())
+            )
+            < 1e-6
+        )
 
 
 def test_weights_that_float32_rounds_are_still_transported():
     draw = torch.Generator().manual_seed(0)
     query, proto = (torch.rand(20, 17, 6, generator=draw) + 1 for _ in range(2))
     found = scores(query, proto, 12.5)
-    assert torch.isfinite(found).all() and torch.allclose(found, scores(query.double(), proto.double(), 12.5).float(), atol=1e-3)
+    assert torch.isfinite(found).all() and torch.allclose(
+        found, scores(query.double(), proto.double(), 12.5).float(), atol=1e-3
+    )
 
 
 def test_one_place_each_is_the_correlation_of_the_channels():
@@ -56,19 +68,27 @@ def test_one_place_each_is_the_correlation_of_the_channels():
 
 def test_weights_are_the_cross_reference():
     query = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-    proto = torch.tensor([[[3.0, -1.0], [1.0, -1.0]]])  # mean (2, -1): the second place of the query points away from it
+    proto = torch.tensor(
+        [[[3.0, -1.0], [1.0, -1.0]]]
+    )  # mean (2, -1): the second place of the query points away from it
     found = weights(query, proto)[0, 0]
     assert torch.allclose(found, torch.tensor([2.001, 0.001]) * 2 / 2.002)
 
 
 def test_the_gradient_of_the_score_in_the_similarities_is_the_flow():
     query, proto = sets(3, 3, seed=5)
-    similarity, supply, demand = similarities(query, proto), weights(query, proto), weights(proto, query).transpose(0, 1)
+    similarity, supply, demand = (
+        similarities(query, proto),
+        weights(query, proto),
+        weights(proto, query).transpose(0, 1),
+    )
     flow, step = flows(similarity, supply, demand), 1e-6
     for place in ((0, 0, 1, 2), (2, 1, 0, 0), (1, 0, 2, 1)):
         moved = similarity.clone()
         moved[place] += step
-        rise = ((flows(moved, supply, demand) * moved).sum((2, 3)) - (flow * similarity).sum((2, 3))).sum() / step
+        rise = (
+            (flows(moved, supply, demand) * moved).sum((2, 3)) - (flow * similarity).sum((2, 3))
+        ).sum() / step
         assert abs(rise.item() - flow[place].item()) < 1e-4
 
 
@@ -92,7 +112,9 @@ def test_structured_prototypes_start_as_means_and_lower_the_supports_loss():
     known = torch.rand(20, 4, 6, generator=draw) + torch.eye(6)[labels][:, None] * 0.3
 
     def loss(steps):
-        learner = make_learner("deepemd", network(), replace(QUICK, emd_steps=steps, emd_lr=0.1), WAYS, 0)
+        learner = make_learner(
+            "deepemd", network(), replace(QUICK, emd_steps=steps, emd_lr=0.1), WAYS, 0
+        )
         proto = learner.prototypes(known, labels, torch.Generator().manual_seed(0))
         return torch.nn.functional.cross_entropy(scores(known, proto, 12.5), labels).item()
 
@@ -105,23 +127,37 @@ def real(shots):
     initialise(net, 0, "test")
     draw = torch.Generator().manual_seed(0)
     labels = torch.arange(5).repeat_interleave(shots)
-    images = torch.rand(5, 3, 1, 1, generator=draw)[labels] + torch.randn(5 * shots, 3, 32, 32, generator=draw)
+    images = torch.rand(5, 3, 1, 1, generator=draw)[labels] + torch.randn(
+        5 * shots, 3, 32, 32, generator=draw
+    )
     with torch.no_grad():
         known = descriptors(net.eval(), images)
-    return known, labels, make_learner("deepemd", net, replace(FewshotSettings(), emd_steps=4), 5, 0)
+    return (
+        known,
+        labels,
+        make_learner("deepemd", net, replace(FewshotSettings(), emd_steps=4), 5, 0),
+    )
 
 
 def test_the_structured_layer_moves_on_a_real_backbone_at_the_default_rate():
     """Ten images a class in batches of 4: 13 steps a pass, the authors' count; at a rate of 0.1 nothing moved."""
     known, labels, learner = real(10)
-    start, found = (means(known, labels, 5), learner.prototypes(known, labels, torch.Generator().manual_seed(0)))
-    before, after = (torch.nn.functional.cross_entropy(scores(known, proto, 12.5), labels).item() for proto in (start, found))
+    start, found = (
+        means(known, labels, 5),
+        learner.prototypes(known, labels, torch.Generator().manual_seed(0)),
+    )
+    before, after = (
+        torch.nn.functional.cross_entropy(scores(known, proto, 12.5), labels).item()
+        for proto in (start, found)
+    )
     assert (found - start).norm() > 0.05 * start.norm() and after < 0.9 * before
 
 
 def test_a_single_image_a_class_is_its_own_prototype():
     known, labels, learner = real(1)
-    assert torch.equal(learner.prototypes(known, labels, torch.Generator()), means(known, labels, 5))
+    assert torch.equal(
+        learner.prototypes(known, labels, torch.Generator()), means(known, labels, 5)
+    )
 
 
 def test_steps_are_passes_over_the_support_set():
@@ -131,6 +167,15 @@ def test_steps_are_passes_over_the_support_set():
         seen.append(part.flatten().tolist())
         return part * weight
 
-    tuned(torch.ones(1), matched, torch.arange(10.0)[:, None].expand(10, 2), torch.zeros(10, dtype=torch.int64), 3, 4, torch.Generator(), lr=0.1)
+    tuned(
+        torch.ones(1),
+        matched,
+        torch.arange(10.0)[:, None].expand(10, 2),
+        torch.zeros(10, dtype=torch.int64),
+        3,
+        4,
+        torch.Generator(),
+        lr=0.1,
+    )
     assert [len(part) // 2 for part in seen] == [4, 4, 2] * 3
     assert sorted(sum(seen[:3], [])) == sorted([float(n) for n in range(10)] * 2)

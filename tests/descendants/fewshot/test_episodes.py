@@ -33,7 +33,10 @@ def test_an_episode_is_of_the_ancestors_training_images():
         assert set(found) <= set(training)
         for index, labels in ((support, one.support_labels), (query, one.query_labels)):
             own = resident().labels[index]
-            assert all(len(own[labels == k].unique()) == 1 for k in range(WAYS)) and len(own.unique()) == WAYS
+            assert (
+                all(len(own[labels == k].unique()) == 1 for k in range(WAYS))
+                and len(own.unique()) == WAYS
+            )
         seen |= set(found)
     assert len(seen) > len(training) / 2  # not the same few ones every time
 
@@ -49,8 +52,12 @@ def test_an_episode_does_not_depend_on_those_before_it():
 def test_an_epoch_sees_every_training_image_once():
     found = [pair for pair in episodes().epoch(0)]
     index = torch.cat([index for index, _ in found])
-    assert sorted(index.tolist()) == sorted(torch.cat([resident().indices(c, test=False) for c in ANCESTOR]).tolist())
-    assert torch.equal(torch.tensor(ANCESTOR)[torch.cat([labels for _, labels in found])], resident().labels[index])
+    assert sorted(index.tolist()) == sorted(
+        torch.cat([resident().indices(c, test=False) for c in ANCESTOR]).tolist()
+    )
+    assert torch.equal(
+        torch.tensor(ANCESTOR)[torch.cat([labels for _, labels in found])], resident().labels[index]
+    )
     assert len(found) == episodes().steps
 
 
@@ -63,7 +70,10 @@ def test_too_few_classes_or_images_are_named_before_anything_is_trained():
     with pytest.raises(UserError, match=r"descend\.classes_per_task = 19: .*18 ancestor classes"):
         episodes(ways=19).check()
     asking = replace(QUICK, shots=20)
-    with pytest.raises(UserError, match=rf"fewshot\.shots = 20 and fewshot\.queries = 5: ancestor class \d+ has {TRAIN} training images"):
+    with pytest.raises(
+        UserError,
+        match=rf"fewshot\.shots = 20 and fewshot\.queries = 5: ancestor class \d+ has {TRAIN} training images",
+    ):
         measure("protonet", network(), ANCESTOR, [task(0)], asking, progress=pytest.fail)
     episodes(replace(QUICK, shots=TRAIN - QUICK.queries)).check()
     some = replace(asking, pretrain_epochs=0, tune_steps=0)
@@ -75,14 +85,22 @@ def test_learners_see_the_images_of_a_class_that_the_ancestor_sees():
     stream = StreamSettings(tasks=1, classes_per_task=len(ANCESTOR), images_per_class=9)
     ancestors = sorted(stream_tasks(stream, ANCESTOR, resident(), 0, 1)[0].train.tolist())
     assert sorted(torch.cat([index for index, _ in capped.epoch(0)]).tolist()) == ancestors
-    seen = [places(torch.cat([one.support, one.query])).tolist() for one in map(capped.episode, range(8))]
+    seen = [
+        places(torch.cat([one.support, one.query])).tolist()
+        for one in map(capped.episode, range(8))
+    ]
     assert {place for one in seen for place in one} <= set(ancestors)
-    with pytest.raises(UserError, match=r"ancestor class \d+ has 9 training images \(stream\.images_per_class\)"):
+    with pytest.raises(
+        UserError, match=r"ancestor class \d+ has 9 training images \(stream\.images_per_class\)"
+    ):
         Episodes(resident(), ANCESTOR, WAYS, replace(QUICK, shots=5), 0, 9).check()
 
 
 @pytest.mark.parametrize("name", ["protonet", "baseline++"])
 def test_capped_images_change_what_is_learned(name):
     short = replace(QUICK, episodes=2, pretrain_epochs=1)
-    every, some = (measure(name, network(), ANCESTOR, [task(0)], short, images_per_class=count).losses for count in (0, 9))
+    every, some = (
+        measure(name, network(), ANCESTOR, [task(0)], short, images_per_class=count).losses
+        for count in (0, 9)
+    )
     assert every != some

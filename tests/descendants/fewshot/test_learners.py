@@ -29,13 +29,20 @@ def silent(done, text):
 @cache
 def trained(name, settings=QUICK):
     learner = make_learner(name, network(), settings, WAYS, 0)
-    return learner, learner.meta_train(Episodes(resident(), ANCESTOR, WAYS, settings, 0), silent, course())
+    return learner, learner.meta_train(
+        Episodes(resident(), ANCESTOR, WAYS, settings, 0), silent, course()
+    )
 
 
 def predict(learner, number, queries=None):
     one = task(number)
     parts = [resident().batch(one.test)] if queries is None else queries
-    return learner.predict(resident().batch(one.train), one.train_labels, parts, generator(0, "fewshot", "adapt", number))
+    return learner.predict(
+        resident().batch(one.train),
+        one.train_labels,
+        parts,
+        generator(0, "fewshot", "adapt", number),
+    )
 
 
 def test_names_agree():
@@ -47,7 +54,10 @@ def test_names_agree():
 def test_learns_new_colours(name):
     """Chance is 0.25."""
     learner, _ = trained(name)
-    right = [(predict(learner, number) == task(number).test_labels).float().mean().item() for number in TASKS]
+    right = [
+        (predict(learner, number) == task(number).test_labels).float().mean().item()
+        for number in TASKS
+    ]
     assert min(right) > 0.5 and sum(right) / len(right) > 0.85
 
 
@@ -64,11 +74,17 @@ def test_meta_training_lowers_the_loss(name):
 
 def test_reptiles_start_becomes_one_with_less_loss_on_the_way():
     """Its losses are those on the way, from ever the same start: a better start shows as less loss on tasks."""
-    longer, barely = trained("reptile", LONG)[0], trained("reptile", replace(LONG, reptile_step=0.0))[0]
+    longer, barely = (
+        trained("reptile", LONG)[0],
+        trained("reptile", replace(LONG, reptile_step=0.0))[0],
+    )
 
     def loss(learner):
         tasks = [task(number) for number in TASKS]
-        return sum(learner.trained(resident().batch(one.train), one.train_labels, 4, generator(0, "t"))[1] for one in tasks)
+        return sum(
+            learner.trained(resident().batch(one.train), one.train_labels, 4, generator(0, "t"))[1]
+            for one in tasks
+        )
 
     assert loss(longer) < 0.95 * loss(barely)
 
@@ -101,7 +117,13 @@ def state_of(learner):
     """Copies of all tensors that a learner holds."""
     found = {}
     for name, value in vars(learner).items():
-        tensors = value.state_dict() if isinstance(value, torch.nn.Module) else value if isinstance(value, dict) else {}
+        tensors = (
+            value.state_dict()
+            if isinstance(value, torch.nn.Module)
+            else value
+            if isinstance(value, dict)
+            else {}
+        )
         found |= {(name, key): tensor.detach().clone() for key, tensor in tensors.items()}
     return found
 
@@ -174,7 +196,9 @@ def test_an_interrupted_meta_training_goes_on_to_the_bit(name, tmp_path):
                 raise Interrupted
 
         with suppress(Interrupted):
-            found = measure(name, network(), ANCESTOR, tasks, short, progress=progress, checkpoint=checkpoint)
+            found = measure(
+                name, network(), ANCESTOR, tasks, short, progress=progress, checkpoint=checkpoint
+            )
         starts.append(said[0])
     assert starts[0] < starts[1] < starts[2]  # each went on, none began anew
     assert found.losses == whole.losses and torch.equal(found.correct[0], whole.correct[0])
@@ -182,6 +206,12 @@ def test_an_interrupted_meta_training_goes_on_to_the_bit(name, tmp_path):
 
 
 def test_a_learner_that_diverged_decides_nothing():
-    found = measure("protonet", network(), ANCESTOR, [task(0), task(1)], replace(QUICK, lr=float("inf"), episodes=3))
+    found = measure(
+        "protonet",
+        network(),
+        ANCESTOR,
+        [task(0), task(1)],
+        replace(QUICK, lr=float("inf"), episodes=3),
+    )
     assert not math.isfinite(found.losses[-1]) and not sum(map(torch.sum, found.correct))
     assert found.undecided == len(task(0).test) + len(task(1).test)

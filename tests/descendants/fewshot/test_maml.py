@@ -43,7 +43,9 @@ def outer_gradient(learner, task):
 def module_of(learner):
     """The learner's network as plain modules with plain BN, in train mode: what a textbook would train."""
     made = network().double().train()
-    made.load_state_dict({n.removeprefix("network."): p.detach() for n, p in learner.weights.items()}, strict=False)
+    made.load_state_dict(
+        {n.removeprefix("network."): p.detach() for n, p in learner.weights.items()}, strict=False
+    )
     return made
 
 
@@ -52,7 +54,9 @@ def unrolled(learner, task, create_graph):
     start = {n: p.detach().clone().requires_grad_() for n, p in learner.weights.items()}
     current = start
     for _ in range(S.inner_steps):
-        loss = F.cross_entropy(learner.logits(current, task.support, len(task.support)), task.support_labels)
+        loss = F.cross_entropy(
+            learner.logits(current, task.support, len(task.support)), task.support_labels
+        )
         slopes = torch.autograd.grad(loss, list(current.values()), create_graph=create_graph)
         current = {n: p - S.inner_lr * g for (n, p), g in zip(current.items(), slopes, strict=True)}
     return start, current
@@ -73,7 +77,9 @@ def test_second_order_is_autograd_through_the_unrolled_loop():
     expected = torch.autograd.grad(query_loss(learner, adapted, task), list(start.values()))
     found = outer_gradient(learner, task)
     assert equal(dict(zip(start, expected, strict=True)), found)
-    assert not equal(outer_gradient(double_head(fomaml(setup())), task), found)  # the second-order terms are not nothing
+    assert not equal(
+        outer_gradient(double_head(fomaml(setup())), task), found
+    )  # the second-order terms are not nothing
 
 
 def test_first_order_is_the_gradient_at_the_adapted_weights():
@@ -96,9 +102,9 @@ def test_an_inner_step_is_a_step_of_sgd_on_the_plain_network():
         F.cross_entropy(head(plain.embed(task.support)), task.support_labels).backward()
         optimizer.step()
     adapted = learner.adapt(task.support, task.support_labels, steps=2, order=1)
-    expected = {f"network.{n}": p for n, p in plain.named_parameters() if not n.startswith("head.")} | {
-        f"head.{n}": p for n, p in head.named_parameters()
-    }
+    expected = {
+        f"network.{n}": p for n, p in plain.named_parameters() if not n.startswith("head.")
+    } | {f"head.{n}": p for n, p in head.named_parameters()}
     assert expected.keys() == adapted.keys()
     assert equal(expected, adapted)
 
@@ -108,17 +114,25 @@ def test_boil_moves_the_body_alone_on_a_task_and_the_head_between_tasks():
     adapted = learner.adapt(task.support, task.support_labels, steps=1, order=1)
     moved = {n for n, p in adapted.items() if not torch.allclose(p, learner.weights[n])}
     assert not moved & set(HEAD)
-    assert {n for n in adapted if "conv.weight" in n or "bn" in n} <= moved  # not the convolutions' biases, which BN takes out again
+    assert {
+        n for n in adapted if "conv.weight" in n or "bn" in n
+    } <= moved  # not the convolutions' biases, which BN takes out again
     assert outer_gradient(learner, task)["head.weight"].abs().max() > 0
 
 
 def test_protomaml_without_a_step_is_protonet():
     learner, task = protomaml(setup()), episode()
     weights = learner.adapt(task.support, task.support_labels, steps=0, order=1)
-    logits = learner.logits(weights, torch.cat([task.support, task.query]), len(task.support))[len(task.support) :]
-    embedded = learner.trunk.embed(weights, torch.cat([task.support, task.query]), len(task.support))
+    logits = learner.logits(weights, torch.cat([task.support, task.query]), len(task.support))[
+        len(task.support) :
+    ]
+    embedded = learner.trunk.embed(
+        weights, torch.cat([task.support, task.query]), len(task.support)
+    )
     support, query = embedded.split([len(task.support), len(task.query)])
-    expected = make_learner("protonet", network().double(), S, WAYS, 0).log_probabilities(support, task.support_labels, query)
+    expected = make_learner("protonet", network().double(), S, WAYS, 0).log_probabilities(
+        support, task.support_labels, query
+    )
     assert torch.allclose(logits.log_softmax(1), expected)
 
 
@@ -129,9 +143,15 @@ def test_protomaml_learns_through_its_prototypes():
     found = outer_gradient(learner, task)
     start = {n: p.detach().requires_grad_() for n, p in learner.weights.items()}
     embedded = learner.trunk.embed(start, torch.cat([task.support, task.query]), len(task.support))
-    centres = torch.stack([embedded[: len(task.support)][task.support_labels == k].mean(0) for k in range(WAYS)])
-    loss = F.cross_entropy(-torch.cdist(embedded[len(task.support) :], centres).square(), task.query_labels)
-    assert equal(dict(zip(start, torch.autograd.grad(loss, list(start.values())), strict=True)), found)
+    centres = torch.stack(
+        [embedded[: len(task.support)][task.support_labels == k].mean(0) for k in range(WAYS)]
+    )
+    loss = F.cross_entropy(
+        -torch.cdist(embedded[len(task.support) :], centres).square(), task.query_labels
+    )
+    assert equal(
+        dict(zip(start, torch.autograd.grad(loss, list(start.values())), strict=True)), found
+    )
 
 
 @pytest.mark.parametrize("rows", [5, 12])

@@ -18,30 +18,49 @@ from evolve.descendants.fewshot.measure import make_learner
 
 def embeddings(seed, shots=4, queries=30):
     draw = torch.Generator().manual_seed(seed)
-    labels = torch.arange(WAYS).repeat_interleave(shots)[torch.randperm(WAYS * shots, generator=draw)]
-    return torch.rand(len(labels), 8, generator=draw), labels, torch.rand(queries, 8, generator=draw)
+    labels = torch.arange(WAYS).repeat_interleave(shots)[
+        torch.randperm(WAYS * shots, generator=draw)
+    ]
+    return (
+        torch.rand(len(labels), 8, generator=draw),
+        labels,
+        torch.rand(queries, 8, generator=draw),
+    )
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.integers(2, 6))
 def test_protonet_chooses_scikit_learns_nearest_centroid(seed, shots):
     support, labels, query = embeddings(seed, shots)
-    chosen = make_learner("protonet", network(), QUICK, WAYS, 0).log_probabilities(support, labels, query).argmax(1)
+    chosen = (
+        make_learner("protonet", network(), QUICK, WAYS, 0)
+        .log_probabilities(support, labels, query)
+        .argmax(1)
+    )
     peer = NearestCentroid().fit(support.double().numpy(), labels.numpy())
     assert np.allclose(peer.centroids_, means(support, labels, WAYS), atol=1e-6)
     assert np.array_equal(chosen.numpy(), peer.predict(query.double().numpy()))
 
 
 def test_protonet_by_hand():
-    support, labels = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 3.0], [0.0, 5.0]]), torch.tensor([0, 0, 1, 1])
-    found = make_learner("protonet", network(), QUICK, 2, 0).log_probabilities(support, labels, torch.tensor([[0.0, 1.0]]))
-    assert torch.allclose(found, torch.tensor([[-2.0, -9.0]]).log_softmax(1))  # centres (1, 0) and (0, 4)
+    support, labels = (
+        torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 3.0], [0.0, 5.0]]),
+        torch.tensor([0, 0, 1, 1]),
+    )
+    found = make_learner("protonet", network(), QUICK, 2, 0).log_probabilities(
+        support, labels, torch.tensor([[0.0, 1.0]])
+    )
+    assert torch.allclose(
+        found, torch.tensor([[-2.0, -9.0]]).log_softmax(1)
+    )  # centres (1, 0) and (0, 4)
 
 
 def test_matchingnet_is_the_attention_over_scikit_learns_cosines():
     support, labels, query = embeddings(1)
     learner = make_learner("matchingnet", network(), QUICK, WAYS, 0)
-    attention = np.exp(QUICK.attention_scale * (cosine_similarity(query.double(), support.double()) - 1))
+    attention = np.exp(
+        QUICK.attention_scale * (cosine_similarity(query.double(), support.double()) - 1)
+    )
     attention /= attention.sum(1, keepdims=True)
     expected = attention @ np.eye(WAYS)[labels.numpy()]
     assert np.allclose(learner.log_probabilities(support, labels, query).exp(), expected, atol=1e-4)
@@ -49,7 +68,9 @@ def test_matchingnet_is_the_attention_over_scikit_learns_cosines():
 
 def test_baseline_plus_plus_scores_are_scaled_cosines():
     support, _, query = embeddings(2)
-    assert np.allclose(cosine_scores(query, support, 10.0), 10 * cosine_similarity(query, support), atol=1e-5)
+    assert np.allclose(
+        cosine_scores(query, support, 10.0), 10 * cosine_similarity(query, support), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("steps, right", [(0, False), (100, True)])

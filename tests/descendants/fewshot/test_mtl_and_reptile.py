@@ -28,9 +28,13 @@ def test_mtl_starts_as_its_network_and_never_changes_it():
     images = source().episode(0).query
     assert torch.allclose(learner.embed(images), learner.network.eval().embed(images), atol=1e-6)
     learner.meta_train(source(), silent, course())
-    assert not torch.allclose(learner.embed(images), learner.network.embed(images), atol=1e-3)  # scales and shifts have learned
+    assert not torch.allclose(
+        learner.embed(images), learner.network.embed(images), atol=1e-3
+    )  # scales and shifts have learned
     frozen = dict(learner.trunk.named_parameters())
-    assert all(torch.equal(frozen[f"network.{name}"], p) for name, p in learner.network.named_parameters())
+    assert all(
+        torch.equal(frozen[f"network.{name}"], p) for name, p in learner.network.named_parameters()
+    )
 
 
 def test_mtl_scales_kernels_and_shifts_neurons():
@@ -51,10 +55,20 @@ def test_mtl_is_first_order_in_the_heads_start():
     known = learner.embed(task.support).detach()
     weight, bias = (learner.start[name].detach().clone().requires_grad_() for name in HEAD)
     for _ in range(SHORT.mtl_steps):
-        slopes = torch.autograd.grad(F.cross_entropy(F.linear(known, weight, bias), task.support_labels), (weight, bias))
-        weight, bias = ((p - SHORT.mtl_lr * g).detach().requires_grad_() for p, g in zip((weight, bias), slopes, strict=True))
-    loss = F.cross_entropy(F.linear(learner.embed(task.query).detach(), weight, bias), task.query_labels)
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, torch.autograd.grad(loss, (weight, bias)), strict=True))
+        slopes = torch.autograd.grad(
+            F.cross_entropy(F.linear(known, weight, bias), task.support_labels), (weight, bias)
+        )
+        weight, bias = (
+            (p - SHORT.mtl_lr * g).detach().requires_grad_()
+            for p, g in zip((weight, bias), slopes, strict=True)
+        )
+    loss = F.cross_entropy(
+        F.linear(learner.embed(task.query).detach(), weight, bias), task.query_labels
+    )
+    assert all(
+        torch.allclose(a, b, atol=1e-6)
+        for a, b in zip(found, torch.autograd.grad(loss, (weight, bias)), strict=True)
+    )
 
 
 def test_a_full_reptile_step_over_two_tasks_is_the_mean_of_plain_trainings():
@@ -71,16 +85,28 @@ def plainly_trained(start, episode, number, s):
     body = network().train()
     head = nn.Linear(body.head.in_features, WAYS)
     head.load_state_dict({name.removeprefix("head."): start[name] for name in HEAD})
-    optimizer = torch.optim.Adam([*body.layers.parameters(), *head.parameters()], lr=s.reptile_lr, betas=(0.0, 0.999))
-    images, labels = torch.cat([episode.support, episode.query]), torch.cat([episode.support_labels, episode.query_labels])
+    optimizer = torch.optim.Adam(
+        [*body.layers.parameters(), *head.parameters()], lr=s.reptile_lr, betas=(0.0, 0.999)
+    )
+    images, labels = (
+        torch.cat([episode.support, episode.query]),
+        torch.cat([episode.support_labels, episode.query_labels]),
+    )
     draw = generator(0, "fewshot", "reptile", number)
     order = torch.randperm(len(images), generator=draw)
-    parts = [*order.split(s.reptile_batch), *torch.randperm(len(images), generator=draw).split(s.reptile_batch)]
+    parts = [
+        *order.split(s.reptile_batch),
+        *torch.randperm(len(images), generator=draw).split(s.reptile_batch),
+    ]
     for chosen in parts[: s.reptile_steps]:
         optimizer.zero_grad()
         F.cross_entropy(head(body.embed(images[chosen])), labels[chosen]).backward()
         optimizer.step()
-    named = {f"network.{name}": p.detach() for name, p in body.named_parameters() if not name.startswith("head.")}
+    named = {
+        f"network.{name}": p.detach()
+        for name, p in body.named_parameters()
+        if not name.startswith("head.")
+    }
     return named | {f"head.{name}": p.detach() for name, p in head.named_parameters()}
 
 

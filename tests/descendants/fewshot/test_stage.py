@@ -47,7 +47,10 @@ def test_learners_add_their_stages_and_change_no_other():
     every, none = stages(world()), stages(world("fewshot.learners=[]"))
     added = {label for label in every if label not in none}
     assert added == {f"few-shot {name}" for name in LEARNERS}
-    assert all(every[label].key == stage.key and "fewshot" not in stage.recipe for label, stage in none.items())
+    assert all(
+        every[label].key == stage.key and "fewshot" not in stage.recipe
+        for label, stage in none.items()
+    )
     twice = stages(world('fewshot.learners=["maml", "maml"]'))
     assert twice["few-shot maml"].key == every["few-shot maml"].key
 
@@ -59,7 +62,9 @@ def other_value(name, value):
 @pytest.mark.parametrize("name", [f.name for f in fields(FewshotSettings) if f.name != "learners"])
 def test_a_setting_changes_the_keys_of_those_learners_that_read_it(name):
     base = world()
-    found = replace(base.settings.fewshot, **{name: other_value(name, getattr(base.settings.fewshot, name))})
+    found = replace(
+        base.settings.fewshot, **{name: other_value(name, getattr(base.settings.fewshot, name))}
+    )
     after = learner_keys(replace(base, settings=replace(base.settings, fewshot=found)))
     assert {learner for learner, key in learner_keys(base).items() if after[learner] != key} == {
         one for one in LEARNERS if name in LEARNERS[one].reads
@@ -67,14 +72,30 @@ def test_a_setting_changes_the_keys_of_those_learners_that_read_it(name):
 
 
 @pytest.mark.parametrize(
-    "word", ["descend.shots=3", "descend.descendants=2", "descend.classes_per_task=4", "descend.test_per_class=5", "ancestor.width=0.25"]
+    "word",
+    [
+        "descend.shots=3",
+        "descend.descendants=2",
+        "descend.classes_per_task=4",
+        "descend.test_per_class=5",
+        "ancestor.width=0.25",
+    ],
 )
 def test_tasks_and_backbone_are_part_of_the_key(word):
     before, after = learner_keys(world()), learner_keys(world(word))
     assert all(before[name] != after[name] for name in LEARNERS)
 
 
-@pytest.mark.parametrize("word", ["descend.epochs=3", "descend.lr=0.5", "ancestor.epochs=2", "condense.method=fixed", "stream.tasks=3"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "descend.epochs=3",
+        "descend.lr=0.5",
+        "ancestor.epochs=2",
+        "condense.method=fixed",
+        "stream.tasks=3",
+    ],
+)
 def test_what_descendants_and_ancestor_do_is_not(word):
     assert learner_keys(world()) == learner_keys(world(word))
 
@@ -92,7 +113,12 @@ def test_the_plain_path_changes_no_learner():
 
 def measured_context(store):
     data = DataSettings(source="glyphs", size=16, glyph_train=8, glyph_test=4)
-    return {"data": data, "data_dir": None, "cache_dir": store.root.parent / "images", "device": "cpu"}
+    return {
+        "data": data,
+        "data_dir": None,
+        "cache_dir": store.root.parent / "images",
+        "device": "cpu",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +146,13 @@ def test_the_result_holds_what_a_descendants_does(measured):
     found = store.get(stage.key)
     correct = found.tensors("correct")
     assert found.record["test_images"] == [20, 20] and set(correct) == {"task0", "task1"}
-    assert found.record["accuracy"] == [correct[f"task{n}"].double().mean().item() for n in range(2)]
-    assert all(set(classes) <= set(w.descend_classes) and len(classes) == 5 for classes in found.record["classes"])
+    assert found.record["accuracy"] == [
+        correct[f"task{n}"].double().mean().item() for n in range(2)
+    ]
+    assert all(
+        set(classes) <= set(w.descend_classes) and len(classes) == 5
+        for classes in found.record["classes"]
+    )
     assert len(found.record["losses"]) == 3 and found.record["plan"] == stage.recipe["plan"]
     done = [fraction for fraction, _ in said]
     assert done == sorted(done) and done[-1] == 1.0 and "protonet" in said[0][1]
@@ -145,7 +176,10 @@ def test_an_interrupted_stage_goes_on_in_its_store(measured, tmp_path, monkeypat
     assert "episode 2 of 3" in said[0] and not any("episode 1 of 3" in text for text in said)
     again, expected = store.get(stage.key), whole.get(stage.key)
     assert again.record == expected.record
-    assert all(torch.equal(tensor, again.tensors("correct")[name]) for name, tensor in expected.tensors("correct").items())
+    assert all(
+        torch.equal(tensor, again.tensors("correct")[name])
+        for name, tensor in expected.tensors("correct").items()
+    )
 
 
 def peeking(store, **changed):
@@ -159,7 +193,10 @@ def peeking(store, **changed):
 @pytest.mark.parametrize("changed", [{"losses": [1.0, math.nan, math.nan]}, {"undecided": 3}])
 def test_a_learner_that_diverged_is_said_to_have(measured, changed):
     w, _, store, _ = measured
-    assert [collect(w, peeking(store, **ok), "s", "p", {}, {}).fewshot[0].diverged for ok in ({}, changed)] == [False, True]
+    assert [
+        collect(w, peeking(store, **ok), "s", "p", {}, {}).fewshot[0].diverged
+        for ok in ({}, changed)
+    ] == [False, True]
 
 
 def test_collect_finds_it(measured):
@@ -192,16 +229,26 @@ def record(seed=0, shift=0.0):
         for t in range(3)
     )
     return LineageRecord(
-        "toy", "full", seed, 2, points, fewshot=(descent("protonet", (0.5, 0.7, 0.5, 0.6)), descent("maml", (0.4, 0.5, 0.6, 0.7)))
+        "toy",
+        "full",
+        seed,
+        2,
+        points,
+        fewshot=(descent("protonet", (0.5, 0.7, 0.5, 0.6)), descent("maml", (0.4, 0.5, 0.6, 0.7))),
     )
 
 
 def test_the_table_is_a_paired_t_interval_against_the_last_generation():
     first, protonet, maml = fewshot_table.table([record()])
     assert (first.method, protonet.method, maml.method) == ("inherited", "protonet", "maml")
-    assert first.accuracy.mean == pytest.approx(0.6875) and first.behind is None and first.lineage == 2
+    assert (
+        first.accuracy.mean == pytest.approx(0.6875) and first.behind is None and first.lineage == 2
+    )
     peer = stats.ttest_rel((0.6, 0.7, 0.65, 0.8), (0.5, 0.7, 0.5, 0.6)).confidence_interval(0.95)
-    assert (protonet.behind.low, protonet.behind.high) == (pytest.approx(peer.low), pytest.approx(peer.high))
+    assert (protonet.behind.low, protonet.behind.high) == (
+        pytest.approx(peer.low),
+        pytest.approx(peer.high),
+    )
     alone = fewshot_table.table([replace(record(), generations=())])
     assert [line.method for line in alone] == ["protonet", "maml"] and alone[0].behind is None
 
@@ -217,12 +264,22 @@ def test_seeds_are_pooled_and_only_learners_that_all_have():
 def test_the_report_has_the_table_where_there_are_learners(tmp_path):
     files = report.render_report([record()])
     rows = list(csv.DictReader(io.StringIO(files["fewshot.csv"].decode())))
-    assert [row["method"] for row in rows] == ["inherited", "protonet", "maml"] and rows[0]["inherited_minus"] == ""
+    assert [row["method"] for row in rows] == ["inherited", "protonet", "maml"] and rows[0][
+        "inherited_minus"
+    ] == ""
     assert float(rows[1]["inherited_minus"]) == pytest.approx(0.1125) and rows[1]["tasks"] == "4"
     said = json.loads(files["summary.json"])["fewshot"]
-    assert said[1].startswith("protonet: 57.50 ± ") and "inherited (lineage 2) minus it: +11.25 ± " in said[1]
+    assert (
+        said[1].startswith("protonet: 57.50 ± ")
+        and "inherited (lineage 2) minus it: +11.25 ± " in said[1]
+    )
     single = list(csv.DictReader(io.StringIO(files["descendants.csv"].decode())))
-    assert [float(row["accuracy"]) for row in single if row["method"] == "maml"] == [0.4, 0.5, 0.6, 0.7]
+    assert [float(row["accuracy"]) for row in single if row["method"] == "maml"] == [
+        0.4,
+        0.5,
+        0.6,
+        0.7,
+    ]
     without = report.render_report([replace(record(), fewshot=())])
     assert "fewshot.csv" not in without and "fewshot" not in json.loads(without["summary.json"])
 
@@ -232,7 +289,12 @@ def test_losses_are_thinned_by_means():
 
     losses = torch.arange(250.0).tolist()
     found = thinned(losses)
-    assert len(found) <= 100 and found[0] == 1.0 and thinned([]) == [] and thinned([1.0, 2.0]) == [1.0, 2.0]
+    assert (
+        len(found) <= 100
+        and found[0] == 1.0
+        and thinned([]) == []
+        and thinned([1.0, 2.0]) == [1.0, 2.0]
+    )
 
 
 def with_learner(**changed):
@@ -243,13 +305,21 @@ def with_learner(**changed):
 def test_a_learner_that_diverged_has_no_accuracy_and_no_difference():
     broken = with_learner(diverged=True)
     said = fewshot_table.sentences([broken])
-    assert said[1] == "protonet: diverged (loss not finite)" and said[2].startswith("maml: 55.00 ± ")
+    assert said[1] == "protonet: diverged (loss not finite)" and said[2].startswith(
+        "maml: 55.00 ± "
+    )
     row = list(fewshot_table.rows([broken]))[1]
-    assert row["note"] == "diverged (loss not finite)" and row["mean"] is row["inherited_minus"] is None
+    assert (
+        row["note"] == "diverged (loss not finite)"
+        and row["mean"] is row["inherited_minus"] is None
+    )
     shown = tables.fewshot({"case": [broken]}).rows[1].cells
     assert shown == ("case", "protonet", "diverged (loss not finite)", "", "4")
     second = replace(record(1, 0.1))
-    assert fewshot_table.sentences([broken, second])[1] == "protonet: diverged (loss not finite) in 1 of 2 seeds"
+    assert (
+        fewshot_table.sentences([broken, second])[1]
+        == "protonet: diverged (loss not finite) in 1 of 2 seeds"
+    )
 
 
 def test_other_architectures_are_named_beside_the_differences():
@@ -258,10 +328,20 @@ def test_other_architectures_are_named_beside_the_differences():
     assert not any("differ" in line for line in fewshot_table.sentences([same]))
     assert [row["same_backbone"] for row in fewshot_table.rows([same])] == [None, True, True]
     assert tables.fewshot({"case": [same]}).heads[2].startswith("accuracy")
-    assert fewshot_table.sentences([other])[-1] == "the architectures differ: learners 8 8 M; inherited 8 M (the condenser's choice)"
-    assert [(row["backbone"], row["same_backbone"]) for row in fewshot_table.rows([other])][:2] == [("8 M", None), ("8 8 M", False)]
+    assert (
+        fewshot_table.sentences([other])[-1]
+        == "the architectures differ: learners 8 8 M; inherited 8 M (the condenser's choice)"
+    )
+    assert [(row["backbone"], row["same_backbone"]) for row in fewshot_table.rows([other])][:2] == [
+        ("8 M", None),
+        ("8 8 M", False),
+    ]
     page = tables.fewshot({"case": [other]})
-    assert page.heads[2] == "architecture" and page.words == 3 and [row.cells[2] for row in page.rows][:2] == ["8 M", "8 8 M"]
+    assert (
+        page.heads[2] == "architecture"
+        and page.words == 3
+        and [row.cells[2] for row in page.rows][:2] == ["8 M", "8 8 M"]
+    )
 
 
 def test_pre_training_costs_what_the_ancestors_images_do():
@@ -273,10 +353,15 @@ def test_pre_training_costs_what_the_ancestors_images_do():
         return cost.seconds(replace(settings, **changed), "fewshot", {"learner": "baseline++"})
 
     assert seconds(stream=replace(settings.stream, images_per_class=50)) < 0.2 * seconds()
-    assert seconds(data=replace(settings.data, descend_source="glyphs", glyph_train=20)) > 0.9 * seconds()
+    assert (
+        seconds(data=replace(settings.data, descend_source="glyphs", glyph_train=20))
+        > 0.9 * seconds()
+    )
 
 
-def test_a_plan_scales_learners_by_a_descendants_steps_and_says_that_they_are_estimated(measured, monkeypatch, capsys):
+def test_a_plan_scales_learners_by_a_descendants_steps_and_says_that_they_are_estimated(
+    measured, monkeypatch, capsys
+):
     """Although no descend stage is left to do."""
     w, stage, store, _ = measured
     asked = []

@@ -27,7 +27,9 @@ from evolve.networks.network import Network, initialise
 from evolve.networks.vgg_plan import vgg16_plan
 
 SIZE = 16
-D = DescendSettings(descendants=2, classes_per_task=3, shots=7, epochs=2, batch=4, lr=0.02, augment=("crop", "flip"))
+D = DescendSettings(
+    descendants=2, classes_per_task=3, shots=7, epochs=2, batch=4, lr=0.02, augment=("crop", "flip")
+)
 ANCESTORS = {"vgg16": vgg16_plan(1 / 16), "vit-small4": architecture("vit-small4", 1 / 8, SIZE)}
 
 
@@ -37,7 +39,9 @@ def resident() -> Resident:
     noise = torch.randint(0, 160, (len(labels), 3, SIZE, SIZE), generator=generator(0, "images"))
     images = (noise + 10 * labels[:, None, None, None]).to(torch.uint8).numpy()
     is_test = (torch.arange(len(labels)) % 14 >= 8).numpy()
-    made = ImageSet("toy", images, labels.numpy(), is_test, tuple("abcdefgh"), "f", (0.4,) * 3, (0.25,) * 3)
+    made = ImageSet(
+        "toy", images, labels.numpy(), is_test, tuple("abcdefgh"), "f", (0.4,) * 3, (0.25,) * 3
+    )
     return Resident(made, torch.device("cpu"))
 
 
@@ -66,17 +70,28 @@ def images(count: int = 6) -> torch.Tensor:
 
 
 def same(one: Network, two: Network) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("network", ANCESTORS)
 def test_without_weight_it_is_training_from_scratch_bit_for_bit(resident, network) -> None:
     ours, group = heirs(ANCESTORS[network]), group_of(resident)
-    theirs = [inherit(model.architecture.anonymous(), None, 3, 5, number).double() for number, model in enumerate(ours)]
-    distilled, plain = DistillTrainer(ours, group, Teacher(ancestor_of(ANCESTORS[network]), 0.0)), PlainTrainer(theirs, group)
+    theirs = [
+        inherit(model.architecture.anonymous(), None, 3, 5, number).double()
+        for number, model in enumerate(ours)
+    ]
+    distilled, plain = (
+        DistillTrainer(ours, group, Teacher(ancestor_of(ANCESTORS[network]), 0.0)),
+        PlainTrainer(theirs, group),
+    )
     for epoch in range(D.epochs):
         assert distilled.epoch(epoch) == plain.epoch(epoch)
-        assert all(torch.equal(a, b) for a, b in zip(distilled.correct(), plain.correct(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(distilled.correct(), plain.correct(), strict=True)
+        )
     assert all(same(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
@@ -85,8 +100,13 @@ def test_without_weight_it_is_training_from_scratch_bit_for_bit(resident, networ
 def test_the_loss_is_the_formula(resident, network, method) -> None:
     ancestor, (model,) = ancestor_of(ANCESTORS[network]), heirs(ANCESTORS[network], method, 1)
     labels, x, twin = torch.arange(6) % 3, images(), copy.deepcopy(model)
-    found = DistillTrainer([model.train()], group_of(resident, 1), Teacher(ancestor, 0.7)).loss(0, x, labels)
-    shown, felt = dict(zip(ancestor.architecture.layer_names, ancestor.features(x), strict=True)), twin.train().features(x)
+    found = DistillTrainer([model.train()], group_of(resident, 1), Teacher(ancestor, 0.7)).loss(
+        0, x, labels
+    )
+    shown, felt = (
+        dict(zip(ancestor.architecture.layer_names, ancestor.features(x), strict=True)),
+        twin.train().features(x),
+    )
     expected = F.cross_entropy(twin(x), labels)
     inherited = twin.architecture.inherits()
     for z, name in zip(felt, twin.architecture.layer_names, strict=True):
@@ -107,16 +127,34 @@ def test_hints_draw_the_features_near_and_leave_the_ancestor_alone(resident, net
     ancestor = ancestor_of(ANCESTORS[network])
     before, distances = copy.deepcopy(ancestor), {}
     for weight in (0.0, 1.0):
-        models, group = heirs(ANCESTORS[network], count=1), group_of(resident, 1, epochs=8, batch=10)
+        models, group = (
+            heirs(ANCESTORS[network], count=1),
+            group_of(resident, 1, epochs=8, batch=10),
+        )
         teacher = Teacher(ancestor, weight)
-        train_together(models, group.tasks, resident, group.d, 5, [0], lambda fraction, text: None, teacher=teacher)
+        train_together(
+            models,
+            group.tasks,
+            resident,
+            group.d,
+            5,
+            [0],
+            lambda fraction, text: None,
+            teacher=teacher,
+        )
         wanted = positions(models[0])
         x = resident.batch(group.tasks[0].test).double()
         shown = dict(zip(ancestor.architecture.layer_names, ancestor.features(x), strict=True))
         felt = listened(models[0].train(), wanted, x)[1]  # as trained: statistics of the batch
-        distances[weight] = gap(felt, {name: shown[next(iter(mixture))] for name, mixture in wanted.items()}).item()
+        distances[weight] = gap(
+            felt, {name: shown[next(iter(mixture))] for name, mixture in wanted.items()}
+        ).item()
     assert distances[1.0] < 0.9 * distances[0.0]
-    assert same(ancestor, before) and not ancestor.training and all(p.grad is None for p in ancestor.parameters())
+    assert (
+        same(ancestor, before)
+        and not ancestor.training
+        and all(p.grad is None for p in ancestor.parameters())
+    )
 
 
 @pytest.mark.parametrize("network", names("networks"))
@@ -126,7 +164,10 @@ def test_what_is_heard_is_the_networks_features_in_one_pass(network) -> None:
     for method in ("stack", "repeat"):
         (model,) = heirs(ancestor.architecture, method, 1)
         wanted, x = positions(model), images(2)
-        expected, features = model.eval()(x), dict(zip(model.architecture.layer_names, model.features(x), strict=True))
+        expected, features = (
+            model.eval()(x),
+            dict(zip(model.architecture.layer_names, model.features(x), strict=True)),
+        )
         logits, felt = listened(model, wanted, x)
         assert torch.equal(logits, expected) and felt.keys() == wanted.keys() and len(felt) >= 4
         shown = dict(zip(ancestor.architecture.layer_names, ancestor.features(x), strict=True))
@@ -140,13 +181,22 @@ def test_what_is_heard_is_the_networks_features_in_one_pass(network) -> None:
 
 def test_one_pass_moves_the_statistics_once(resident) -> None:
     (model,) = heirs(ANCESTORS["vgg16"], count=1)
-    trainer = DistillTrainer([model], group_of(resident, 1), Teacher(ancestor_of(ANCESTORS["vgg16"]), 1.0))
+    trainer = DistillTrainer(
+        [model], group_of(resident, 1), Teacher(ancestor_of(ANCESTORS["vgg16"]), 1.0)
+    )
     trainer.epoch(0)
-    assert {int(unit.bn.num_batches_tracked) for unit in model.layers.values()} == {trainer.group.steps}
+    assert {int(unit.bn.num_batches_tracked) for unit in model.layers.values()} == {
+        trainer.group.steps
+    }
 
 
 def test_a_hint_of_another_shape_is_a_users_error(resident) -> None:
     (model,) = heirs(ANCESTORS["vgg16"], count=1)
-    wide = DistillTrainer([model], group_of(resident, 1), Teacher(ancestor_of(vgg16_plan(1 / 8)), 1.0))
-    with pytest.raises(UserError, match=r"^controls.distilled: layer conv1 puts out \(4, 16, 16\), its hint is \(8, 16, 16\);.*set controls.distilled = 0$"):
+    wide = DistillTrainer(
+        [model], group_of(resident, 1), Teacher(ancestor_of(vgg16_plan(1 / 8)), 1.0)
+    )
+    with pytest.raises(
+        UserError,
+        match=r"^controls.distilled: layer conv1 puts out \(4, 16, 16\), its hint is \(8, 16, 16\);.*set controls.distilled = 0$",
+    ):
         wide.epoch(0)

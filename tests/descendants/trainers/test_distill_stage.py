@@ -32,7 +32,12 @@ LAYERS = ["conv1", "conv4", "conv10", "conv12"]
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     data = DataSettings(size=16, glyph_train=8, glyph_test=6)
-    return {"data": data, "data_dir": None, "cache_dir": tmp_path_factory.mktemp("images"), "device": "cpu"}
+    return {
+        "data": data,
+        "data_dir": None,
+        "cache_dir": tmp_path_factory.mktemp("images"),
+        "device": "cpu",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +45,18 @@ def world(images) -> World:
     """On the plain path, as the distilled descendants always are."""
     fingerprint = load_images(images["data"], None, images["cache_dir"]).fingerprint
     d = DescendSettings(descendants=2, classes_per_task=3, shots=7, epochs=2, batch=6)
-    settings = Settings("tiny", data=images["data"], ancestor=AncestorSettings(width=1 / 16), descend=d)
+    settings = Settings(
+        "tiny", data=images["data"], ancestor=AncestorSettings(width=1 / 16), descend=d
+    )
     return World(settings, 3, fingerprint, (0, 1, 2), (3, 4, 5), tuple(range(6, 12)), True)
 
 
 def changed(world: World, section: str, **values: Any) -> World:
     settings = world.settings
-    return replace(world, settings=replace(settings, **{section: replace(getattr(settings, section), **values)}))
+    return replace(
+        world,
+        settings=replace(settings, **{section: replace(getattr(settings, section), **values)}),
+    )
 
 
 def inputs(world: World, store: Store, draw: int = 1) -> tuple[Stage, Stage]:
@@ -57,7 +67,12 @@ def inputs(world: World, store: Store, draw: int = 1) -> tuple[Stage, Stage]:
         model = plan.build(3)
         initialise(model, number, "test")
         states[number] = model.state_dict()
-    store.put(ancestor, {}, {"ancestor": {f"model.trunk.{name}": tensor for name, tensor in states[draw].items()}}, {})
+    store.put(
+        ancestor,
+        {},
+        {"ancestor": {f"model.trunk.{name}": tensor for name, tensor in states[draw].items()}},
+        {},
+    )
     record = {"layers": LAYERS, "ancestor_plan": plan.to_json()}
     store.put(gene, record, {"learngene": flatten(extract(states[1], plan, LAYERS))}, {})
     return gene, ancestor
@@ -71,19 +86,29 @@ def result(stage: Stage, store: Store, images: dict[str, Any]) -> Result:
 
 
 @pytest.mark.parametrize("method", ["stack", "repeat", "linear"])
-def test_without_weight_they_are_the_from_scratch_control_to_the_bit(tmp_path: Path, images, world, method) -> None:
+def test_without_weight_they_are_the_from_scratch_control_to_the_bit(
+    tmp_path: Path, images, world, method
+) -> None:
     store, base = Store(tmp_path), changed(world, "inherit", method=method)
     gene, ancestor = inputs(base, store)
     plan = heir(base, store.get(gene.key).record)
     control = result(from_scratch(base, plan, "1"), store, images)
-    free = result(distilled(changed(base, "descend", distill_weight=0.0), 1, gene, ancestor), store, images)
+    free = result(
+        distilled(changed(base, "descend", distill_weight=0.0), 1, gene, ancestor), store, images
+    )
     held = result(distilled(base, 1, gene, ancestor), store, images)
     for name in ("accuracy", "curves", "train_loss", "classes"):
         assert free.record[name] == control.record[name], name
     one, other = free.tensors("correct"), control.tensors("correct")
     assert all(torch.equal(one[name], other[name]) for name in other)
-    assert held.record["classes"] == control.record["classes"] and held.record["train_loss"] != control.record["train_loss"]
-    assert all(sum(a) > sum(b) for a, b in zip(held.record["train_loss"], control.record["train_loss"], strict=True))  # the hints' distance on top
+    assert (
+        held.record["classes"] == control.record["classes"]
+        and held.record["train_loss"] != control.record["train_loss"]
+    )
+    assert all(
+        sum(a) > sum(b)
+        for a, b in zip(held.record["train_loss"], control.record["train_loss"], strict=True)
+    )  # the hints' distance on top
 
 
 def test_the_hints_are_the_ancestors(tmp_path: Path, images, world) -> None:
@@ -91,7 +116,11 @@ def test_the_hints_are_the_ancestors(tmp_path: Path, images, world) -> None:
     losses = []
     for draw in (1, 2):
         store = Store(tmp_path / str(draw))
-        losses.append(result(distilled(world, 1, *inputs(world, store, draw)), store, images).record["train_loss"])
+        losses.append(
+            result(distilled(world, 1, *inputs(world, store, draw)), store, images).record[
+                "train_loss"
+            ]
+        )
     assert losses[0] != losses[1]
 
 
@@ -100,7 +129,10 @@ def test_keys_hold_what_each_method_reads(tmp_path: Path, world) -> None:
 
     def keys(other: World) -> dict[str, str]:
         stages = {m: descend(other, m, 1, gene) for m in ("inherited", "shuffled")}
-        stages |= {"full-ancestor": descend(other, "full-ancestor", 1, ancestor), "distilled": distilled(other, 1, gene, ancestor)}
+        stages |= {
+            "full-ancestor": descend(other, "full-ancestor", 1, ancestor),
+            "distilled": distilled(other, 1, gene, ancestor),
+        }
         stages["from-scratch"] = from_scratch(other, ancestor_plan(other.settings), "1")
         return {name: stage.key for name, stage in stages.items()}
 
@@ -117,21 +149,37 @@ def test_keys_hold_what_each_method_reads(tmp_path: Path, world) -> None:
 
 def test_the_control_runs_every_so_many_generations_and_changes_no_other_key(world) -> None:
     controls = ControlSettings(distilled=2)
-    on, off = (replace(world, settings=replace(world.settings, controls=c)) for c in (controls, ControlSettings()))
-    with_it, without = ({stage.label: stage.key for stage in lineage(w, lambda key: None)} for w in (on, off))
-    assert {label for label in with_it if label.endswith("distilled")} == {f"descend {n} distilled" for n in (*range(2, 26, 2), 25)}
+    on, off = (
+        replace(world, settings=replace(world.settings, controls=c))
+        for c in (controls, ControlSettings())
+    )
+    with_it, without = (
+        {stage.label: stage.key for stage in lineage(w, lambda key: None)} for w in (on, off)
+    )
+    assert {label for label in with_it if label.endswith("distilled")} == {
+        f"descend {n} distilled" for n in (*range(2, 26, 2), 25)
+    }
     assert without.items() < with_it.items()
 
 
 def test_hints_and_depth_cost_time(world) -> None:
-    inherited, distil = (cost.seconds(world.settings, "descend", {"method": method}) for method in ("inherited", "distilled"))
-    deep = cost.seconds(changed(world, "inherit", method="linear").settings, "descend", {"method": "inherited"})
+    inherited, distil = (
+        cost.seconds(world.settings, "descend", {"method": method})
+        for method in ("inherited", "distilled")
+    )
+    deep = cost.seconds(
+        changed(world, "inherit", method="linear").settings, "descend", {"method": "inherited"}
+    )
     whole = cost.seconds(world.settings, "descend", {"method": "full-ancestor"})
     assert inherited < distil and inherited < deep == whole
-    assert cost.estimate(changed(world, "controls", distilled=5).settings) - cost.estimate(world.settings) == pytest.approx(5 * distil / 2)
+    assert cost.estimate(changed(world, "controls", distilled=5).settings) - cost.estimate(
+        world.settings
+    ) == pytest.approx(5 * distil / 2)
 
 
-def test_on_a_gpu_those_that_take_the_plain_path_train_alone(tmp_path: Path, images, world, monkeypatch) -> None:
+def test_on_a_gpu_those_that_take_the_plain_path_train_alone(
+    tmp_path: Path, images, world, monkeypatch
+) -> None:
     monkeypatch.setattr(perform, "choose_device", lambda name: torch.device("cuda"))
     fast = replace(world, reference=False)
     gene, ancestor = inputs(fast, Store(tmp_path))
@@ -139,7 +187,9 @@ def test_on_a_gpu_those_that_take_the_plain_path_train_alone(tmp_path: Path, ima
     assert perform.set_key(distilled(fast, 1, gene, ancestor), images) is None
     slow = changed(fast, "inherit", lr_scale=0.5)
     assert perform.set_key(descend(slow, "inherited", 1, gene), images) is None
-    assert perform.set_key(from_scratch(slow, ancestor_plan(slow.settings), "1"), images) is not None
+    assert (
+        perform.set_key(from_scratch(slow, ancestor_plan(slow.settings), "1"), images) is not None
+    )
 
 
 def test_a_rate_of_their_own_reaches_the_descendants(tmp_path: Path, images, world) -> None:
@@ -147,13 +197,23 @@ def test_a_rate_of_their_own_reaches_the_descendants(tmp_path: Path, images, wor
     gene, ancestor = inputs(world, store)
     frozen = changed(world, "inherit", lr_scale=0.0)
     free, held = (result(descend(w, "inherited", 1, gene), store, images) for w in (world, frozen))
-    assert free.record["plan"] == held.record["plan"] and free.record["train_loss"] != held.record["train_loss"]
+    assert (
+        free.record["plan"] == held.record["plan"]
+        and free.record["train_loss"] != held.record["train_loss"]
+    )
     probe = result(descend(frozen, "full-ancestor", 1, ancestor), store, images)
-    assert probe.record["train_loss"] != result(descend(world, "full-ancestor", 1, ancestor), store, images).record["train_loss"]
+    assert (
+        probe.record["train_loss"]
+        != result(descend(world, "full-ancestor", 1, ancestor), store, images).record["train_loss"]
+    )
 
 
-def test_a_second_draw_has_other_random_layers_on_the_same_tasks(tmp_path: Path, images, world) -> None:
+def test_a_second_draw_has_other_random_layers_on_the_same_tasks(
+    tmp_path: Path, images, world
+) -> None:
     store, plan = Store(tmp_path), ancestor_plan(world.settings)
-    first, second = (result(from_scratch(world, plan, "1", draw), store, images).record for draw in (0, 1))
+    first, second = (
+        result(from_scratch(world, plan, "1", draw), store, images).record for draw in (0, 1)
+    )
     assert first["classes"] == second["classes"] and first["test_images"] == second["test_images"]
     assert first["train_loss"] != second["train_loss"] and first["newborn"] != second["newborn"]

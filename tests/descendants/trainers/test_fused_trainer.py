@@ -21,7 +21,9 @@ from evolve.networks.vgg import VGG
 from evolve.networks.vgg_plan import Plan, stack_plan, vgg16_plan
 
 PAPER = stack_plan(vgg16_plan(1 / 16), ("conv1", "conv11", "conv12", "conv13"))
-D = DescendSettings(descendants=3, classes_per_task=3, shots=7, epochs=2, batch=4, lr=0.02, augment=("crop", "flip"))  # 21 images: a tail of one
+D = DescendSettings(
+    descendants=3, classes_per_task=3, shots=7, epochs=2, batch=4, lr=0.02, augment=("crop", "flip")
+)  # 21 images: a tail of one
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +32,25 @@ def resident() -> Resident:
     labels = np.repeat(np.arange(8), 14)
     images = draw.integers(0, 160, (len(labels), 3, 16, 16)) + 10 * labels[:, None, None, None]
     is_test = np.tile(np.arange(14) >= 8, 8)
-    made = ImageSet("toy", images.astype(np.uint8), labels, is_test, tuple("abcdefgh"), "f", (0.4,) * 3, (0.25,) * 3)
+    made = ImageSet(
+        "toy",
+        images.astype(np.uint8),
+        labels,
+        is_test,
+        tuple("abcdefgh"),
+        "f",
+        (0.4,) * 3,
+        (0.25,) * 3,
+    )
     return Resident(made, torch.device("cpu"))
 
 
 def descendants(plan: Plan, count: int) -> list[VGG]:
     models = [inherit(plan, None, 3, 5, number).double() for number in range(count)]
     for model in models:
-        torch.nn.init.constant_(model.units[1].conv.bias, 0.3)  # BN takes it out, decay and the running mean do not
+        torch.nn.init.constant_(
+            model.units[1].conv.bias, 0.3
+        )  # BN takes it out, decay and the running mean do not
     return models
 
 
@@ -50,12 +63,23 @@ def trained(trainer: Trainer, epochs: int) -> tuple[list[list[float]], list[torc
 
 def assert_same(ours: list[VGG], theirs: list[VGG]) -> None:
     for a, b in zip(ours, theirs, strict=True):
-        for (name, mine), (_, other) in zip(a.state_dict().items(), b.state_dict().items(), strict=True):
-            assert float((mine.double() - other.double()).abs().max()) <= 1e-8 * max(1.0, float(other.double().abs().max())), name
+        for (name, mine), (_, other) in zip(
+            a.state_dict().items(), b.state_dict().items(), strict=True
+        ):
+            assert float((mine.double() - other.double()).abs().max()) <= 1e-8 * max(
+                1.0, float(other.double().abs().max())
+            ), name
 
 
 @pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("changes", [{}, {"schedule": "constant", "augment": ()}, {"shots": 8, "batch": 5, "momentum": 0.0, "weight_decay": 0.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"schedule": "constant", "augment": ()},
+        {"shots": 8, "batch": 5, "momentum": 0.0, "weight_decay": 0.0},
+    ],
+)
 def test_it_trains_as_the_plain_trainer_does(resident, changes, count) -> None:
     d = replace(D, **changes)
     ours = descendants(PAPER, count)
@@ -75,17 +99,25 @@ def test_alone_equals_together(resident) -> None:
     alone = copy.deepcopy(together)
     losses, _ = trained(FusedTrainer(together, Group(tasks, range(3), resident, D, 5)), D.epochs)
     for number, model in enumerate(alone):
-        own, _ = trained(FusedTrainer([model], Group([tasks[number]], [number], resident, D, 5)), D.epochs)
+        own, _ = trained(
+            FusedTrainer([model], Group([tasks[number]], [number], resident, D, 5)), D.epochs
+        )
         assert [epoch[0] for epoch in own] == [epoch[number] for epoch in losses]
     for a, b in zip(together, alone, strict=True):
-        assert all(torch.equal(mine, other) for mine, other in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(mine, other)
+            for mine, other in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+        )
 
 
 @pytest.mark.parametrize("uneven", [(5, 7, 3), (7, 3, 5)])
 def test_every_test_image_of_unequal_tasks_is_measured(resident, uneven) -> None:
     """Sources need not have as many test images of every class; the images lie class by class, so a cut loses classes."""
     tasks = downstream_tasks(D, range(8), resident, 5)
-    tasks = [replace(task, test=task.test[-count:], test_labels=task.test_labels[-count:]) for task, count in zip(tasks, uneven, strict=True)]
+    tasks = [
+        replace(task, test=task.test[-count:], test_labels=task.test_labels[-count:])
+        for task, count in zip(tasks, uneven, strict=True)
+    ]
     group = Group(tasks, range(3), resident, D, 5)
     ours = descendants(PAPER, 3)
     theirs = copy.deepcopy(ours)

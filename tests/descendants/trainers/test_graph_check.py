@@ -40,10 +40,20 @@ def forgotten() -> Iterator[None]:
 
 def test_branches_are_added_while_they_pay():
     def machine(units: int) -> Callable[[int], float]:
-        return lambda count: 1.0 + max(0, count - units)  # seconds: free up to ``units`` branches, then each costs as much as alone
+        return lambda count: (
+            1.0 + max(0, count - units)
+        )  # seconds: free up to ``units`` branches, then each costs as much as alone
 
-    assert branches(5, machine(8)) == 5 and branches(7, machine(100)) == 7 and branches(60, machine(100)) == 8
-    assert branches(8, machine(1)) == 1 and branches(8, machine(4)) == 4 and branches(1, machine(5)) == 1
+    assert (
+        branches(5, machine(8)) == 5
+        and branches(7, machine(100)) == 7
+        and branches(60, machine(100)) == 8
+    )
+    assert (
+        branches(8, machine(1)) == 1
+        and branches(8, machine(4)) == 4
+        and branches(1, machine(5)) == 1
+    )
     assert branches(3, lambda count: 1 / count) == 3
 
 
@@ -69,7 +79,9 @@ def test_branches_stop_where_memory_ends_and_do_not_try_again(monkeypatch):
     group = generations(make_group(1, 14), 5)
     for _ in range(2):
         trainer = checked(make_models(group), group)
-        assert isinstance(trainer, GraphTrainer) and [len(wave.branches) for wave in trainer.waves] == [1, 2, 2]
+        assert isinstance(trainer, GraphTrainer) and [
+            len(wave.branches) for wave in trainer.waves
+        ] == [1, 2, 2]
     assert asked == [1, 2, 4]
 
 
@@ -80,12 +92,18 @@ def test_a_checked_trainer_is_the_captured_one_and_the_check_leaves_no_trace(rec
     assert isinstance(trainer, GraphTrainer) and not list(recwarn)
     assert_equal_models(models, twins, 0, 0)
     losses, _ = run(trainer, group.d.epochs)
-    np.testing.assert_allclose(losses, run(PlainTrainer(twins, group), group.d.epochs)[0], rtol=1e-9)
+    np.testing.assert_allclose(
+        losses, run(PlainTrainer(twins, group), group.d.epochs)[0], rtol=1e-9
+    )
 
 
 def test_an_architecture_is_checked_once_whatever_its_company(monkeypatch):
     compared: list[list[int]] = []
-    monkeypatch.setattr(graph_check, "_compare", lambda models, group, members, capture: compared.append(list(members)))
+    monkeypatch.setattr(
+        graph_check,
+        "_compare",
+        lambda models, group, members, capture: compared.append(list(members)),
+    )
     measured(monkeypatch, lambda count: 1.0)
     for members, images in ((3, 14), (3, 14), (1, 14), (3, 18), (3, 13), (1, 13)):
         group = make_group(members, images)
@@ -106,14 +124,23 @@ def test_times_are_measured_once_for_all_depths_and_sizes(monkeypatch):
     checked(make_models(group), group)
     assert asked == [2]
     mixed = generations(group, 3)
-    trainer = checked([*make_models(group, plan=OTHER), *make_models(group), *make_models(group, plan=OTHER)], mixed)
-    assert asked == [2, 4, 8] and isinstance(trainer, GraphTrainer) and [len(wave.branches) for wave in trainer.waves] == [3]
+    trainer = checked(
+        [*make_models(group, plan=OTHER), *make_models(group), *make_models(group, plan=OTHER)],
+        mixed,
+    )
+    assert (
+        asked == [2, 4, 8]
+        and isinstance(trainer, GraphTrainer)
+        and [len(wave.branches) for wave in trainer.waves] == [3]
+    )
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, *plans: object) -> None:
     """Let the comparison fail for these architectures."""
 
-    def compare(models: Sequence[Any], group: object, members: Sequence[int], capture: bool) -> None:
+    def compare(
+        models: Sequence[Any], group: object, members: Sequence[int], capture: bool
+    ) -> None:
         if models[members[0]].plan in plans:
             raise ArithmeticError("other losses")
 
@@ -128,7 +155,9 @@ def test_a_set_in_which_not_all_agree_comes_apart_and_each_goes_its_own_way(monk
     refuse(monkeypatch, OTHER)
     with pytest.raises(ArithmeticError, match="some of these architectures"):
         checked([*good, *bad], generations(group, 2))
-    assert isinstance(checked(good, group), GraphTrainer) and isinstance(checked(bad, group), PlainTrainer)
+    assert isinstance(checked(good, group), GraphTrainer) and isinstance(
+        checked(bad, group), PlainTrainer
+    )
     assert isinstance(checked([*bad, *bad], generations(group, 2)), PlainTrainer)
 
 
@@ -177,7 +206,10 @@ def broken_capture(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evolve.descendants.trainers.graphs.Branch.right", lambda self, images, labels: labels != labels)
+    monkeypatch.setattr(
+        "evolve.descendants.trainers.graphs.Branch.right",
+        lambda self, images, labels: labels != labels,
+    )
 
 
 @pytest.mark.parametrize("breakage", [wrong_crops, lost_update, broken_capture, wrong_answers])
@@ -208,5 +240,7 @@ def test_a_shortened_group_has_the_same_batch_sizes_and_every_class():
     assert (shape.body, shape.batch, shape.tail, shape.members) == (2, whole.batch, whole.tail, 3)
     assert short.numbers == [3, 2, 3] and short.d.epochs == 2
     for task in short.tasks:
-        assert set(task.train_labels.tolist()) == {0, 1, 2} and len(set(task.train.tolist())) == len(task.train)
+        assert set(task.train_labels.tolist()) == {0, 1, 2} and len(
+            set(task.train.tolist())
+        ) == len(task.train)
         assert torch.equal(group.resident.labels[task.train], task.train_labels)

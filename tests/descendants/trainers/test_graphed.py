@@ -60,7 +60,9 @@ def train(model: nn.Module, forward, steps: int = 8, extra: tuple[Tensor, ...] =
     for step in range(steps):
         optimizer.zero_grad()
         loss = forward(draw(3 if step % 4 == 3 else 6, step), *extra).square().mean()
-        loss += 0.1 * sum(parameter.square().sum() for parameter in model.parameters())  # as a plugin does
+        loss += 0.1 * sum(
+            parameter.square().sum() for parameter in model.parameters()
+        )  # as a plugin does
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -75,11 +77,15 @@ def test_training_through_it_is_training(kind):
     extra = (torch.ones(6, dtype=torch.int64),) if isinstance(model, Heads) else ()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert train(model, graphed.forward, extra=extra) == pytest.approx(train(twin, twin, extra=extra), rel=1e-6)
+        assert train(model, graphed.forward, extra=extra) == pytest.approx(
+            train(twin, twin, extra=extra), rel=1e-6
+        )
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, twin.state_dict()[name], rtol=1e-5, atol=1e-6)
     assert [shape[0] for shape in rehearsal.made] == [6, 3]
-    assert rehearsal.runs == 2 + 5 + 1  # each compared once; every full batch but the first, every tail but the first
+    assert (
+        rehearsal.runs == 2 + 5 + 1
+    )  # each compared once; every full batch but the first, every tail but the first
 
 
 def test_the_model_is_left_as_it_is():
@@ -91,7 +97,9 @@ def test_the_model_is_left_as_it_is():
     twin = copy.deepcopy(model)
     before = twin.trunk.head.weight.clone()
     train(model, graphed.forward, 2)
-    assert torch.equal(twin.trunk.head.weight, before) and not torch.equal(model.trunk.head.weight, before)
+    assert torch.equal(twin.trunk.head.weight, before) and not torch.equal(
+        model.trunk.head.weight, before
+    )
 
 
 def test_on_a_cpu_it_is_the_model():
@@ -112,7 +120,9 @@ def test_where_a_graph_may_not_run_the_model_does():
     with torch.no_grad():
         graphed.forward(draw(4))
     graphed.forward(draw(4).requires_grad_())
-    graphed.model.trunk.layers["conv1"].conv.weight.grad = torch.zeros(4, 3, 3, 3)  # a step that does not clear its gradients
+    graphed.model.trunk.layers["conv1"].conv.weight.grad = torch.zeros(
+        4, 3, 3, 3
+    )  # a step that does not clear its gradients
     graphed.forward(draw(4))
     assert rehearsal.made == [] and rehearsal.runs == 0
 

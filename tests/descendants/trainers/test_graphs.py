@@ -43,10 +43,24 @@ def make_resident(device: torch.device = CPU, count: int = 60, size: int = 16) -
     images = rng.integers(0, 256, (count, 3, size, size), dtype=np.uint8)
     labels = np.arange(count, dtype=np.int64) % 3
     names = ("a", "b", "c")
-    return Resident(ImageSet("toy", images, labels, np.zeros(count, bool), names, "f", (0.4, 0.5, 0.6), (0.25, 0.2, 0.3)), device)
+    return Resident(
+        ImageSet(
+            "toy",
+            images,
+            labels,
+            np.zeros(count, bool),
+            names,
+            "f",
+            (0.4, 0.5, 0.6),
+            (0.25, 0.2, 0.3),
+        ),
+        device,
+    )
 
 
-def make_group(members: int, images: int, resident: Resident | None = None, tests: int = 9, **changes: object) -> Group:
+def make_group(
+    members: int, images: int, resident: Resident | None = None, tests: int = 9, **changes: object
+) -> Group:
     """Members with different images, and unequal numbers of test images."""
     resident = resident or make_resident()
     tasks = []
@@ -55,7 +69,9 @@ def make_group(members: int, images: int, resident: Resident | None = None, test
         train, test = chosen[:images].sort().values, chosen[-tests - member :]
         labels = resident.labels.cpu()
         tasks.append(DownstreamTask((0, 1, 2), train, test, labels[train], labels[test]))
-    return Group(tasks, [member + 2 for member in range(members)], resident, replace(SETTINGS, **changes), 7)
+    return Group(
+        tasks, [member + 2 for member in range(members)], resident, replace(SETTINGS, **changes), 7
+    )
 
 
 def generations(group: Group, count: int) -> Group:
@@ -83,7 +99,13 @@ def run(trainer: Trainer, epochs: int) -> tuple[list[list[float]], list[list[boo
 def assert_equal_models(ours: list[VGG], theirs: list[VGG], rtol: float, atol: float) -> None:
     for mine, other in zip(ours, theirs, strict=True):
         for name, tensor in mine.state_dict().items():
-            torch.testing.assert_close(tensor, other.state_dict()[name], rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                tensor,
+                other.state_dict()[name],
+                rtol=rtol,
+                atol=atol,
+                msg=lambda text, name=name: f"{name}: {text}",
+            )
 
 
 # --- draws and batches
@@ -99,10 +121,20 @@ def assert_equal_models(ours: list[VGG], theirs: list[VGG], rtol: float, atol: f
     augment=st.sampled_from([(), ("crop",), ("flip",), ("flip", "crop")]),
     epoch=st.integers(0, 3),
 )
-def test_packed_draws_give_the_plain_batches_bit_for_bit(size, images, batch, members, repeats, augment, epoch):
-    group = generations(make_group(members, images, make_resident(size=size), batch=batch, augment=augment), repeats)
+def test_packed_draws_give_the_plain_batches_bit_for_bit(
+    size, images, batch, members, repeats, augment, epoch
+):
+    group = generations(
+        make_group(members, images, make_resident(size=size), batch=batch, augment=augment), repeats
+    )
     slots = [slot for part in layout(group).parts(pack(group, epoch)) for slot in part]
-    step = TrainStep([], group.resident, augment, torch.zeros(1, FIELDS, group.size, batch, dtype=torch.int64), torch.zeros(1))
+    step = TrainStep(
+        [],
+        group.resident,
+        augment,
+        torch.zeros(1, FIELDS, group.size, batch, dtype=torch.int64),
+        torch.zeros(1),
+    )
     assert len(slots) == group.steps
     for member, task in enumerate(group.tasks):
         draw = group.augmentation(member, epoch)
@@ -110,7 +142,9 @@ def test_packed_draws_give_the_plain_batches_bit_for_bit(size, images, batch, me
             expected = group.resident.batch(task.train[places], augment, draw)
             found = step.images(slot).split(slot.shape[-1])[member]
             assert torch.equal(found, expected) and found.stride() == expected.stride()
-            assert torch.equal(slot[INDEX, member], task.train[places]) and torch.equal(slot[LABEL, member], task.train_labels[places])
+            assert torch.equal(slot[INDEX, member], task.train[places]) and torch.equal(
+                slot[LABEL, member], task.train_labels[places]
+            )
 
 
 def test_draws_are_not_shared_by_members_that_have_only_their_number_in_common():
@@ -131,7 +165,9 @@ def test_without_augmentation_nothing_is_shifted_or_mirrored():
 # --- training
 
 
-@pytest.mark.parametrize("images", [12, 14, 13, 3], ids=["full batches", "tail", "merged last batch", "one small batch"])
+@pytest.mark.parametrize(
+    "images", [12, 14, 13, 3], ids=["full batches", "tail", "merged last batch", "one small batch"]
+)
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 @pytest.mark.parametrize("capture", [False, True], ids=["eager", "rehearsed"])
 def test_it_trains_as_the_plain_trainer_does(images, schedule, capture):
@@ -144,7 +180,16 @@ def test_it_trains_as_the_plain_trainer_does(images, schedule, capture):
     assert_equal_models(ours, theirs, 1e-5, 1e-7)
 
 
-@pytest.mark.parametrize("changes", [{"momentum": 0.0}, {"weight_decay": 0.0}, {"augment": ()}, {"augment": ("flip",)}, {"batch": 13}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"momentum": 0.0},
+        {"weight_decay": 0.0},
+        {"augment": ()},
+        {"augment": ("flip",)},
+        {"batch": 13},
+    ],
+)
 def test_it_trains_as_the_plain_trainer_does_with_other_settings(changes):
     group = make_group(1, 13, **changes)
     ours, theirs = make_models(group), make_models(group)
@@ -173,7 +218,9 @@ def test_a_member_learns_the_same_alone_as_stacked():
     for member in group.members():
         single = replace(group, tasks=[group.tasks[member]], numbers=[group.numbers[member]])
         own, right = run(GraphTrainer([alone[member]], single, False), group.d.epochs)
-        np.testing.assert_allclose([epoch[member] for epoch in losses], [epoch[0] for epoch in own], rtol=1e-9)
+        np.testing.assert_allclose(
+            [epoch[member] for epoch in losses], [epoch[0] for epoch in own], rtol=1e-9
+        )
         assert answers[member] == right[0]
     assert_equal_models(models, alone, 1e-5, 1e-7)
 
@@ -203,8 +250,14 @@ def test_many_test_images_are_judged_in_chunks(monkeypatch):
     monkeypatch.setattr("evolve.descendants.trainers.graphs.TEST_BATCH", 4)
     group = make_group(2, 8, tests=9)
     models = make_models(group)
-    found, expected = GraphTrainer(models, group, False).correct(), PlainTrainer(models, group).correct()
-    assert all(torch.equal(mine, other) and mine.dtype == torch.bool for mine, other in zip(found, expected, strict=True))
+    found, expected = (
+        GraphTrainer(models, group, False).correct(),
+        PlainTrainer(models, group).correct(),
+    )
+    assert all(
+        torch.equal(mine, other) and mine.dtype == torch.bool
+        for mine, other in zip(found, expected, strict=True)
+    )
     assert TEST_BATCH >= 64
 
 
@@ -279,19 +332,41 @@ def test_a_step_needs_no_value_on_the_host_and_mixes_no_devices(monkeypatch, dev
     not run on a fake GPU and the fused update has no fake; on a fake CPU the backward does run.
     """
     updates: list[set[torch.device]] = []
-    monkeypatch.setattr("evolve.descendants.trainers.graphs.sgd", lambda p, g, m, lr, **rest: updates.append({one.device for one in (*p, *g, *m, lr)}))
-    monkeypatch.setattr("evolve.descendants.trainers.graphs.side_by_side", lambda jobs, device: [job() for job in jobs])
+    monkeypatch.setattr(
+        "evolve.descendants.trainers.graphs.sgd",
+        lambda p, g, m, lr, **rest: updates.append({one.device for one in (*p, *g, *m, lr)}),
+    )
+    monkeypatch.setattr(
+        "evolve.descendants.trainers.graphs.side_by_side",
+        lambda jobs, device: [job() for job in jobs],
+    )
     if device == "cuda":
         unless_faking_asks_for_a_driver()
-        monkeypatch.setattr(torch.autograd, "grad", lambda loss, leaves, allow_unused: [torch.empty_like(leaf) for leaf in leaves])
+        monkeypatch.setattr(
+            torch.autograd,
+            "grad",
+            lambda loss, leaves, allow_unused: [torch.empty_like(leaf) for leaf in leaves],
+        )
     group = make_group(2, 14)
     models, resident = make_models(group, torch.float32), copy.copy(group.resident)
     resident.device = torch.device(device)
     with FakeTensorMode():
-        vars(resident).update({name: fake(held, device) for name, held in vars(resident).items() if isinstance(held, Tensor)})
+        vars(resident).update(
+            {
+                name: fake(held, device)
+                for name, held in vars(resident).items()
+                if isinstance(held, Tensor)
+            }
+        )
         for module in [module for model in models for module in model.modules()]:
-            module._parameters = {name: held if held is None else nn.Parameter(fake(held, device)) for name, held in module._parameters.items()}
-            module._buffers = {name: held if held is None else fake(held, device) for name, held in module._buffers.items()}
+            module._parameters = {
+                name: held if held is None else nn.Parameter(fake(held, device))
+                for name, held in module._parameters.items()
+            }
+            module._buffers = {
+                name: held if held is None else fake(held, device)
+                for name, held in module._buffers.items()
+            }
         members = [Branch([model], group.d) for model in models]
         slots = torch.zeros(3, FIELDS, 2, 4, dtype=torch.int64, device=device)
         TrainStep(members, resident, ("crop", "flip"), slots, torch.zeros(3, device=device))()

@@ -52,10 +52,14 @@ def test_captured_training_agrees_with_the_plain_one(cuda, images, members):
 
 
 @pytest.mark.parametrize("most", [1, 2, None])
-def test_captured_generations_are_bit_equal_however_they_are_grouped_and_to_uncaptured_ones(cuda, most):
+def test_captured_generations_are_bit_equal_however_they_are_grouped_and_to_uncaptured_ones(
+    cuda, most
+):
     group = generations(make_group(2, 14, make_resident(cuda)), 3)
     captured, eager = make_models(group, torch.float32), make_models(group, torch.float32)
-    assert run(GraphTrainer(captured, group, True, most), 3) == run(GraphTrainer(eager, group, False), 3)
+    assert run(GraphTrainer(captured, group, True, most), 3) == run(
+        GraphTrainer(eager, group, False), 3
+    )
     assert_equal_models(captured, eager, 0, 0)
 
 
@@ -66,7 +70,9 @@ def test_a_captured_set_of_several_architectures_is_bit_equal_to_each_generation
     models = copy.deepcopy([model for generation in single for model in generation])
     together = run(GraphTrainer(models, generations(group, 3), True, most), 3)
     alone = [run(GraphTrainer(generation, group, True), 3) for generation in single]
-    assert together[0] == [sum(parts, []) for parts in zip(*(losses for losses, _ in alone), strict=True)]
+    assert together[0] == [
+        sum(parts, []) for parts in zip(*(losses for losses, _ in alone), strict=True)
+    ]
     assert together[1] == sum((answers for _, answers in alone), [])
     assert_equal_models(models, [model for generation in single for model in generation], 0, 0)
 
@@ -79,7 +85,9 @@ def test_the_checked_trainer_on_a_gpu_is_the_captured_one(cuda, recwarn):
 
 def test_captured_training_is_faster_than_the_plain_one(cuda):
     plan = stack_plan(vgg16_plan(1 / 4), PAPER_SET)
-    group = make_group(5, 1600, make_resident(cuda, 2000, 32), batch=16, epochs=3, augment=("crop",))
+    group = make_group(
+        5, 1600, make_resident(cuda, 2000, 32), batch=16, epochs=3, augment=("crop",)
+    )
     times = []
     for make in (lambda models: checked(models, group), lambda models: PlainTrainer(models, group)):
         trainer = make(make_models(group, torch.float32, plan))
@@ -91,7 +99,9 @@ def test_captured_training_is_faster_than_the_plain_one(cuda):
     assert times[0] < times[1] / 8
 
 
-@pytest.mark.parametrize("tolerance", [1e-2, 0.0], ids=["close", "bit-equal, on which a resume relies"])
+@pytest.mark.parametrize(
+    "tolerance", [1e-2, 0.0], ids=["close", "bit-equal, on which a resume relies"]
+)
 def test_a_graphed_trunk_learns_as_a_plain_one(cuda, tolerance):
     resident = make_resident(cuda)
     group = make_group(1, 48, resident)
@@ -99,7 +109,10 @@ def test_a_graphed_trunk_learns_as_a_plain_one(cuda, tolerance):
     twin, graphed = copy.deepcopy(model), Graphed(model, often=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ours, theirs = (learn(one, forward, resident) for one, forward in ((model, graphed.forward), (twin, twin)))
+        ours, theirs = (
+            learn(one, forward, resident)
+            for one, forward in ((model, graphed.forward), (twin, twin))
+        )
     assert len(graphed._graphs) == 2 and graphed.enabled
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance / 10)
     assert_equal_models([model], [twin], tolerance, tolerance / 10)

@@ -13,16 +13,25 @@ from evolve.ancestor.gradients import above
 from evolve.networks.fast.compiled import emit, parameters
 from evolve.networks.fast.sgd import CompiledSGD
 
-SHAPES = st.sampled_from([(1,), (7,), (16,), (33,), (5, 9), (4, 3, 3, 3), (8, 16, 3, 3), (2, 5, 1, 1), (0,)])
+SHAPES = st.sampled_from(
+    [(1,), (7,), (16,), (33,), (5, 9), (4, 3, 3, 3), (8, 16, 3, 3), (2, 5, 1, 1), (0,)]
+)
 
 
-def parameters_of(shapes: list[tuple[int, ...]], dtype: torch.dtype, seed: int) -> list[torch.nn.Parameter]:
+def parameters_of(
+    shapes: list[tuple[int, ...]], dtype: torch.dtype, seed: int
+) -> list[torch.nn.Parameter]:
     draw = torch.Generator().manual_seed(seed)
     made = [torch.randn(shape, dtype=torch.float64, generator=draw).to(dtype) for shape in shapes]
-    return [torch.nn.Parameter(t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t) for t in made]
+    return [
+        torch.nn.Parameter(t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t)
+        for t in made
+    ]
 
 
-def give(held: list[torch.nn.Parameter], seed: int, none: int = -1, plain_order: bool = False) -> None:
+def give(
+    held: list[torch.nn.Parameter], seed: int, none: int = -1, plain_order: bool = False
+) -> None:
     """New gradients; none for the parameter with number ``none``."""
     draw = torch.Generator().manual_seed(seed)
     for number, p in enumerate(held):
@@ -30,12 +39,16 @@ def give(held: list[torch.nn.Parameter], seed: int, none: int = -1, plain_order:
         p.grad = None if number == none else g if plain_order else torch.empty_like(p).copy_(g)
 
 
-def same(ours: list[torch.nn.Parameter], theirs: list[torch.nn.Parameter], tolerance: float) -> None:
+def same(
+    ours: list[torch.nn.Parameter], theirs: list[torch.nn.Parameter], tolerance: float
+) -> None:
     for p, q in zip(ours, theirs, strict=True):
         torch.testing.assert_close(p.detach(), q.detach(), rtol=tolerance, atol=tolerance)
 
 
-def both(held: list[torch.nn.Parameter], **given: float) -> tuple[CompiledSGD, list[torch.nn.Parameter], torch.optim.SGD]:
+def both(
+    held: list[torch.nn.Parameter], **given: float
+) -> tuple[CompiledSGD, list[torch.nn.Parameter], torch.optim.SGD]:
     twins = copy.deepcopy(held)
     return CompiledSGD(held, **given), twins, torch.optim.SGD(twins, **given, foreach=False)
 
@@ -49,7 +62,14 @@ def both(held: list[torch.nn.Parameter], **given: float) -> tuple[CompiledSGD, l
     none=st.integers(-1, 4),
     plain_order=st.booleans(),
 )
-def test_steps_are_torchs(shapes: list[tuple[int, ...]], dtype: torch.dtype, momentum: float, decay: float, none: int, plain_order: bool) -> None:
+def test_steps_are_torchs(
+    shapes: list[tuple[int, ...]],
+    dtype: torch.dtype,
+    momentum: float,
+    decay: float,
+    none: int,
+    plain_order: bool,
+) -> None:
     ours = parameters_of(shapes, dtype, 0)
     optimizer, theirs, peer = both(ours, lr=0.1, momentum=momentum, weight_decay=decay)
     for step in range(4):
@@ -61,7 +81,12 @@ def test_steps_are_torchs(shapes: list[tuple[int, ...]], dtype: torch.dtype, mom
     same(ours, theirs, 1e-14 if dtype == torch.float64 else 1e-6)
     if momentum:
         for p, q in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(optimizer.state[p]["momentum_buffer"], peer.state[q]["momentum_buffer"], rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(
+                optimizer.state[p]["momentum_buffer"],
+                peer.state[q]["momentum_buffer"],
+                rtol=1e-6,
+                atol=1e-6,
+            )
             assert optimizer.state[p]["momentum_buffer"].stride() == p.stride()
 
 
@@ -116,9 +141,14 @@ def test_tensors_that_were_replaced_are_followed() -> None:
 @pytest.mark.parametrize("fused", [None, True])
 def test_what_the_kernel_cannot_take_is_torchs(fused: bool | None) -> None:
     ours = parameters_of([(6,), (3, 4)], torch.float64, 0)
-    ours[1] = torch.nn.Parameter(torch.arange(24.0, dtype=torch.float64).view(4, 6)[:, ::2].t())  # not side by side in memory
+    ours[1] = torch.nn.Parameter(
+        torch.arange(24.0, dtype=torch.float64).view(4, 6)[:, ::2].t()
+    )  # not side by side in memory
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
-    optimizer, peer = CompiledSGD(ours, lr=0.1, momentum=0.9, fused=fused), torch.optim.SGD(theirs, lr=0.1, momentum=0.9)
+    optimizer, peer = (
+        CompiledSGD(ours, lr=0.1, momentum=0.9, fused=fused),
+        torch.optim.SGD(theirs, lr=0.1, momentum=0.9),
+    )
     for step in range(3):
         for held, one in ((ours, optimizer), (theirs, peer)):
             give(held, step)
@@ -136,7 +166,10 @@ def test_groups_have_rates_of_their_own() -> None:
     theirs = copy.deepcopy(ours)
 
     def groups(held: list[torch.nn.Parameter]) -> list[dict[str, object]]:
-        return [{"params": [held[0]], "lr": 0.1}, {"params": [held[1]], "lr": 0.3, "weight_decay": 0.2}]
+        return [
+            {"params": [held[0]], "lr": 0.1},
+            {"params": [held[1]], "lr": 0.3, "weight_decay": 0.2},
+        ]
 
     optimizer = CompiledSGD(groups(ours), lr=1.0, momentum=0.9)
     peer = torch.optim.SGD(groups(theirs), lr=1.0, momentum=0.9, foreach=False)
@@ -166,14 +199,20 @@ def test_it_is_copied_with_what_it_steps() -> None:
     dtype=st.sampled_from([torch.float32, torch.float64]),
     threshold=st.sampled_from([0.0, -0.3, 0.7]),
 )
-def test_gradient_entries_above_the_threshold_are_counted(layers: list[list[tuple[int, ...]]], dtype: torch.dtype, threshold: float) -> None:
+def test_gradient_entries_above_the_threshold_are_counted(
+    layers: list[list[tuple[int, ...]]], dtype: torch.dtype, threshold: float
+) -> None:
     tensors = [[p.detach() for p in parameters_of(shapes, dtype, 3)] for shapes in layers]
     for layer in tensors:
         for t in layer:
             if t.numel() > 2:
                 t.as_strided((1,), (1,), 0).fill_(float("nan"))
                 t.as_strided((1,), (1,), 1).fill_(threshold)  # equal is not above
-    assert above(tensors, threshold).tolist() == [sum(int((t > threshold).sum()) for t in layer) for layer in tensors]
-    assert above([[t.t() for t in layer if t.dim() == 2] for layer in tensors], threshold).tolist() == [
+    assert above(tensors, threshold).tolist() == [
+        sum(int((t > threshold).sum()) for t in layer) for layer in tensors
+    ]
+    assert above(
+        [[t.t() for t in layer if t.dim() == 2] for layer in tensors], threshold
+    ).tolist() == [
         sum(int((t > threshold).sum()) for t in layer if t.dim() == 2) for layer in tensors
     ]

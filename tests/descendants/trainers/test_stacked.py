@@ -21,14 +21,32 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 @settings(max_examples=30, deadline=None)
-@given(members=st.integers(1, 3), given_=st.integers(1, 4), made=st.integers(1, 4), images=st.integers(1, 3), side=st.integers(1, 7))
+@given(
+    members=st.integers(1, 3),
+    given_=st.integers(1, 4),
+    made=st.integers(1, 4),
+    images=st.integers(1, 3),
+    side=st.integers(1, 7),
+)
 def test_the_convolution_is_torchs_one_member_after_the_other(members, given_, made, images, side):
-    x, weight = normal(members, given_, images, side, side).requires_grad_(), normal(members, made, given_, 3, 3, seed=1).requires_grad_()
+    x, weight = (
+        normal(members, given_, images, side, side).requires_grad_(),
+        normal(members, made, given_, 3, 3, seed=1).requires_grad_(),
+    )
     g = normal(members, made, images, side, side, seed=2)
     ours = Convolution.apply(x, weight)
-    theirs = torch.stack([F.conv2d(one.transpose(0, 1), w, padding=1).transpose(0, 1) for one, w in zip(x, weight, strict=True)])
+    theirs = torch.stack(
+        [
+            F.conv2d(one.transpose(0, 1), w, padding=1).transpose(0, 1)
+            for one, w in zip(x, weight, strict=True)
+        ]
+    )
     torch.testing.assert_close(ours, theirs)
-    for mine, other in zip(torch.autograd.grad(ours, (x, weight), g), torch.autograd.grad(theirs, (x, weight), g), strict=True):
+    for mine, other in zip(
+        torch.autograd.grad(ours, (x, weight), g),
+        torch.autograd.grad(theirs, (x, weight), g),
+        strict=True,
+    ):
         torch.testing.assert_close(mine, other)
 
 
@@ -39,7 +57,9 @@ def make(seed: int) -> VGG:
     for number, (name, tensor) in enumerate(model.double().state_dict().items()):
         if tensor.dim() == 1:
             drawn = normal(*tensor.shape, seed=100 * seed + number)
-            tensor.copy_(drawn.abs() + 0.5 if name.endswith(("running_var", "bn.weight")) else drawn)
+            tensor.copy_(
+                drawn.abs() + 0.5 if name.endswith(("running_var", "bn.weight")) else drawn
+            )
     return model
 
 
@@ -51,11 +71,17 @@ def test_a_stack_is_its_members_in_training_and_in_eval_mode(members, images, si
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in stack.parameters.items()}
     for training in (True, False):
         ours = stack.logits(x, leaves, training)
-        theirs = torch.stack([model.train(training)(one) for model, one in zip(models, x, strict=True)])
+        theirs = torch.stack(
+            [model.train(training)(one) for model, one in zip(models, x, strict=True)]
+        )
         torch.testing.assert_close(ours, theirs)
-        gradients = torch.autograd.grad(ours.square().sum(), list(leaves.values()), allow_unused=True)
+        gradients = torch.autograd.grad(
+            ours.square().sum(), list(leaves.values()), allow_unused=True
+        )
         for number, model in enumerate(models):
-            own = torch.autograd.grad(theirs[number].square().sum(), list(model.parameters()), retain_graph=True)
+            own = torch.autograd.grad(
+                theirs[number].square().sum(), list(model.parameters()), retain_graph=True
+            )
             for name, gradient, expected in zip(leaves, gradients, own, strict=True):
                 if not name.endswith("conv.bias"):  # in training BN takes it out again
                     torch.testing.assert_close(gradient[number], expected, rtol=1e-6, atol=1e-8)
@@ -69,7 +95,9 @@ def test_what_a_stack_learned_goes_back_to_its_members():
     stack = Stack(models)
     for tensor in (*stack.parameters.values(), *stack.buffers.values()):
         tensor += 1
-    before = [{name: tensor.clone() for name, tensor in model.state_dict().items()} for model in models]
+    before = [
+        {name: tensor.clone() for name, tensor in model.state_dict().items()} for model in models
+    ]
     stack.unstack()
     for model, old in zip(models, before, strict=True):
         for name, tensor in model.state_dict().items():

@@ -18,7 +18,13 @@ from evolve.runs.batch_folder import write_batch_file
 from evolve.runs.opened import Opened, Order, prepare_folder
 
 NAME = "<script>alert('x')</script> & \"co\" $x_1$"
-SETTINGS = ("stream.tasks=3", "data.size=16", "ancestor.width=0.0625", "controls.shuffled=1", "descend.descendants=3")
+SETTINGS = (
+    "stream.tasks=3",
+    "data.size=16",
+    "ancestor.width=0.0625",
+    "controls.shuffled=1",
+    "descend.descendants=3",
+)
 Score = Callable[[Stage], float]
 
 
@@ -30,25 +36,58 @@ def level(stage: Stage) -> float:
 def result(stage: Stage, score: Score, diverged: bool = False) -> dict[str, Any]:
     """What perform would have put, as far as the reports read it."""
     if stage.kind == "accumulate":
-        return {"average_accuracy": 0.8, "row": [0.8], "history": [], "forgetting": 0.1, "backward_transfer": -0.1}
+        return {
+            "average_accuracy": 0.8,
+            "row": [0.8],
+            "history": [],
+            "forgetting": 0.1,
+            "backward_transfer": -0.1,
+        }
     if stage.kind == "condense":
         plan = architecture("vgg16", 0.0625, 16)
         groups = [[name] for name in plan.layer_names]
         even = [1 / len(groups)] * len(groups)
-        chosen = {"layers": ["conv1", "conv11", "conv12", "conv13"], "selected": [0, 10, 11, 12], "groups": groups, "ancestor_plan": plan.to_json()}
-        return chosen | {"weights": even, "alpha": [[1.0]] * len(groups), "margin": 0.0, "status": "tied", "selected_by": "fallback", "trials": []}
+        chosen = {
+            "layers": ["conv1", "conv11", "conv12", "conv13"],
+            "selected": [0, 10, 11, 12],
+            "groups": groups,
+            "ancestor_plan": plan.to_json(),
+        }
+        return chosen | {
+            "weights": even,
+            "alpha": [[1.0]] * len(groups),
+            "margin": 0.0,
+            "status": "tied",
+            "selected_by": "fallback",
+            "trials": [],
+        }
     accuracy = [score(stage) + 0.02 * i for i in range(3)]
     made = {"accuracy": accuracy, "best": accuracy, "test_images": [50] * 3}
-    return made | {"tested": [1], "newborn": [0.3] * 3, "curves": [[a] for a in accuracy], "train_loss": [[math.nan if diverged else 0.5]] * 3}
+    return made | {
+        "tested": [1],
+        "newborn": [0.3] * 3,
+        "curves": [[a] for a in accuracy],
+        "train_loss": [[math.nan if diverged else 0.5]] * 3,
+    }
 
 
 def make_run(
-    folder: Path, store: Path, seed: int = 0, overrides: tuple[str, ...] = (), score: Score = level, upto: int = 99, **spent: Any
+    folder: Path,
+    store: Path,
+    seed: int = 0,
+    overrides: tuple[str, ...] = (),
+    score: Score = level,
+    upto: int = 99,
+    **spent: Any,
 ) -> Scenario:
     """A run whose stages up to generation ``upto`` are in the store; each took ``spent``."""
     chosen = scenario.load("glyphs-seq25", "paper", (*SETTINGS, *overrides))
     opened = Opened(
-        Order(folder, store, scenario=chosen, seed=seed), World(chosen.settings, seed, "f" * 8, tuple(range(9)), (10, 11), (20, 21, 22)), Store(store), {}, {}
+        Order(folder, store, scenario=chosen, seed=seed),
+        World(chosen.settings, seed, "f" * 8, tuple(range(9)), (10, 11), (20, 21, 22)),
+        Store(store),
+        {},
+        {},
     )
     folder.mkdir(parents=True, exist_ok=True)
     prepare_folder(opened, ["evolve", "run", "--seed", str(seed)])
@@ -67,14 +106,39 @@ def make_batch(out: Path, store: Path, seeds: tuple[int, ...] = (0, 1, 2), **spe
     cases = []
     for name, method, epochs in (("plain", "plain", 2), (NAME, NAME, 3)):
         for seed in seeds:
-            shift = 0.2 + 0.001 * (seed - 1) if epochs == 3 else 0.0  # without any spread no test would say anything
+            shift = (
+                0.2 + 0.001 * (seed - 1) if epochs == 3 else 0.0
+            )  # without any spread no test would say anything
 
             def score(stage: Stage, shift: float = shift, seed: int = seed) -> float:
-                return 0.3 + 0.01 * seed + (shift if stage.recipe.get("method") == "inherited" else 0.0)
+                return (
+                    0.3
+                    + 0.01 * seed
+                    + (shift if stage.recipe.get("method") == "inherited" else 0.0)
+                )
 
-            case = Case(name, seed, method, ("descend.shots=6",), {"descend.epochs": epochs}, scenario.load("glyphs-seq25"))
-            chosen = make_run(out / case.folder, store, seed, (f"descend.epochs={epochs}",), score, **spent)
+            case = Case(
+                name,
+                seed,
+                method,
+                ("descend.shots=6",),
+                {"descend.epochs": epochs},
+                scenario.load("glyphs-seq25"),
+            )
+            chosen = make_run(
+                out / case.folder, store, seed, (f"descend.epochs={epochs}",), score, **spent
+            )
             cases.append(Case(name, seed, method, case.pairing, case.values, chosen))
-    batch = Batch("made-up", f"A batch of {NAME}", "paper", "b.toml", "descend.epochs", "plain", tuple(cases), {"descend.epochs": (2, 3)}, ("from-scratch",))
+    batch = Batch(
+        "made-up",
+        f"A batch of {NAME}",
+        "paper",
+        "b.toml",
+        "descend.epochs",
+        "plain",
+        tuple(cases),
+        {"descend.epochs": (2, 3)},
+        ("from-scratch",),
+    )
     write_batch_file(batch, out, ["/usr/bin/evolve", "batch", "b file.toml"])
     return batch

@@ -46,7 +46,11 @@ class Page(HTMLParser):
             self.elements[i][2].append(data)
 
     def all(self, *tags: str) -> list[tuple[str, dict[str, str | None], str]]:
-        return [(tag, attrs, " ".join("".join(text).split())) for tag, attrs, text in self.elements if tag in tags]
+        return [
+            (tag, attrs, " ".join("".join(text).split()))
+            for tag, attrs, text in self.elements
+            if tag in tags
+        ]
 
     def rows(self, caption: str) -> list[list[str]]:
         """The cells of the table whose caption starts so."""
@@ -64,7 +68,9 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    make_batch(folder / "batch", folder / "store", seconds=3.0, cpu_seconds=2.0, together=1, resumed=False)
+    make_batch(
+        folder / "batch", folder / "store", seconds=3.0, cpu_seconds=2.0, together=1, resumed=False
+    )
     return folder
 
 
@@ -90,11 +96,17 @@ def test_names_are_text_and_never_markup(page: Page, text: str) -> None:
     assert len(page.all("script")) == 1 and "<script>alert" not in text
     assert page.all("h1")[0][2] == f"A batch of {NAME}"
     assert any(row[0].startswith(NAME) for row in page.rows("Comparison by accuracy"))
-    assert any(NAME in label for _, _, label in page.all("text")), "the legend shows it as it is, its $ no formula"
+    assert any(NAME in label for _, _, label in page.all("text")), (
+        "the legend shows it as it is, its $ no formula"
+    )
 
 
 def test_every_reference_of_a_picture_is_met_once(page: Page, text: str) -> None:
-    ids = [attrs["id"] for _, attrs, _ in page.all(*{tag for tag, _, _ in page.elements}) if "id" in attrs]
+    ids = [
+        attrs["id"]
+        for _, attrs, _ in page.all(*{tag for tag, _, _ in page.elements})
+        if "id" in attrs
+    ]
     assert len(ids) == len(set(ids))
     wanted = set(re.findall(r"url\(#([^)]*)\)", text)) | set(re.findall(r'href="#([^"]*)"', text))
     assert len(wanted) > 5 and wanted <= set(ids)
@@ -102,10 +114,18 @@ def test_every_reference_of_a_picture_is_met_once(page: Page, text: str) -> None
 
 def test_headings_pictures_and_tables_can_be_read_aloud(page: Page) -> None:
     levels = [int(tag[1]) for tag, _, _ in page.all("h1", "h2", "h3", "h4")]
-    assert levels[0] == 1 and levels.count(1) == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert (
+        levels[0] == 1
+        and levels.count(1) == 1
+        and all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    )
     pictures = page.all("svg")
-    assert len(pictures) >= 2 and all(attrs["role"] == "img" and attrs["aria-label"] for _, attrs, _ in pictures)
-    assert len(page.all("caption")) == len(page.all("table")) and all(caption for _, _, caption in page.all("caption"))
+    assert len(pictures) >= 2 and all(
+        attrs["role"] == "img" and attrs["aria-label"] for _, attrs, _ in pictures
+    )
+    assert len(page.all("caption")) == len(page.all("table")) and all(
+        caption for _, _, caption in page.all("caption")
+    )
     assert all(attrs.get("scope") in ("row", "col") for _, attrs, _ in page.all("th"))
     assert page.all("html")[0][1]["lang"] == "en"
 
@@ -121,8 +141,14 @@ def test_bold_is_what_the_test_supports(page: Page) -> None:
     best = [text for tag, attrs, text in page.all("tr") if attrs.get("class") == "best"]
     assert len(best) == 2 and all(text.startswith(NAME) for text in best)  # in accuracy and in gain
     assert any(line.startswith(f"{NAME} has the highest accuracy") for _, _, line in page.all("li"))
-    assert any(line.startswith(f"{NAME} is above plain in accuracy: +20.00") for _, _, line in page.all("li"))
-    assert any(line == "Not shown to differ from plain in accuracy: from-scratch." for _, _, line in page.all("li"))
+    assert any(
+        line.startswith(f"{NAME} is above plain in accuracy: +20.00")
+        for _, _, line in page.all("li")
+    )
+    assert any(
+        line == "Not shown to differ from plain in accuracy: from-scratch."
+        for _, _, line in page.all("li")
+    )
 
 
 @pytest.mark.usefixtures("no_rendering")
@@ -139,23 +165,37 @@ def test_the_numbers_of_the_figure_are_the_records(page: Page) -> None:
     rows = page.rows("Numbers of the figure")
     assert [row[0] for row in rows] == ["lineage length", "0", "1", "2", "3"]
     assert rows[0][1:3] == ["plain: accuracy (%)", f"{NAME}: accuracy (%)"]
-    assert all(row[1].startswith("33.00 [") and row[2].startswith("53.00 [") for row in rows[1:])  # 30 + the seeds' 0..2, the tasks' 0, 2, 4
+    assert all(
+        row[1].startswith("33.00 [") and row[2].startswith("53.00 [") for row in rows[1:]
+    )  # 30 + the seeds' 0..2, the tasks' 0, 2, 4
 
 
 def test_cost_counts_every_stage_once_and_shares_what_is_shared(page: Page) -> None:
     head, *rows, total = page.rows("Cost")
     alone, shared = head.index("alone"), head.index("with sharing")
     accumulate = head.index("accumulate")
-    assert all(row[accumulate] == "8.0" for row in rows) and total[accumulate] == "24.0"  # 4 stages of 2 s: three ancestors, six lineages
+    assert (
+        all(row[accumulate] == "8.0" for row in rows) and total[accumulate] == "24.0"
+    )  # 4 stages of 2 s: three ancestors, six lineages
     assert sum(float(row[shared]) for row in rows) == pytest.approx(float(total[shared]), abs=0.31)
     assert sum(float(row[alone]) for row in rows) > float(total[alone])
 
 
 @pytest.mark.usefixtures("no_rendering")
 def test_a_time_that_is_not_known_whole_is_a_lower_bound(tmp_path: Path) -> None:
-    make_run(tmp_path / "new", tmp_path / "store", 0, seconds=3.0, cpu_seconds=2.0, together=1, resumed=True)
+    make_run(
+        tmp_path / "new",
+        tmp_path / "store",
+        0,
+        seconds=3.0,
+        cpu_seconds=2.0,
+        together=1,
+        resumed=True,
+    )
     make_run(tmp_path / "whole", tmp_path / "store", 1)
-    page = Page(write_report([tmp_path / "new", tmp_path / "whole"], tmp_path / "p.html").read_text())
+    page = Page(
+        write_report([tmp_path / "new", tmp_path / "whole"], tmp_path / "p.html").read_text()
+    )
     head, new, whole, _ = page.rows("Cost")
     assert new[head.index("accumulate")] == "≥ 8.0" and whole[head.index("accumulate")] == "4.0"
     assert any("lower bounds" in line for _, _, line in page.all("li"))
@@ -164,24 +204,40 @@ def test_a_time_that_is_not_known_whole_is_a_lower_bound(tmp_path: Path) -> None
 @pytest.mark.usefixtures("no_rendering")
 def test_caveats_name_what_limits_the_claims(tmp_path: Path, page: Page) -> None:
     lines = " ".join(line for _, _, line in page.all("li"))
-    assert "Only 3 seeds" in lines and "rendered characters" in lines and "in 9 of 9 generations the condenser was tied" in lines
+    assert (
+        "Only 3 seeds" in lines
+        and "rendered characters" in lines
+        and "in 9 of 9 generations the condenser was tied" in lines
+    )
     make_run(tmp_path / "short", tmp_path / "store", 0, upto=1)
     make_run(tmp_path / "none", tmp_path / "store", 1, upto=-1)
-    page = Page(write_report([tmp_path / "short", tmp_path / "none"], tmp_path / "p.html").read_text())
+    page = Page(
+        write_report([tmp_path / "short", tmp_path / "none"], tmp_path / "p.html").read_text()
+    )
     lines = " ".join(line for _, _, line in page.all("li"))
-    assert "No result, so in no table or figure: glyphs-seq25, seed 1." in lines and "seed 0 (2 of 4 generations)" in lines
+    assert (
+        "No result, so in no table or figure: glyphs-seq25, seed 1." in lines
+        and "seed 0 (2 of 4 generations)" in lines
+    )
 
 
 def test_it_says_how_to_make_it_again(page: Page, place: Path) -> None:
     texts = [text for _, _, text in page.all("pre")]
     assert texts[0] == "evolve batch 'b file.toml'"
-    assert f"evolve run --scenario {place}/batch/plain-seed0/scenario.toml --profile paper --seed 0" in texts[1]
-    assert any(r"\begin{tabular}" in text for text in texts) and any("|---|" in text for text in texts)
+    assert (
+        f"evolve run --scenario {place}/batch/plain-seed0/scenario.toml --profile paper --seed 0"
+        in texts[1]
+    )
+    assert any(r"\begin{tabular}" in text for text in texts) and any(
+        "|---|" in text for text in texts
+    )
     assert ["images", "glyphs, fingerprint ffffffff"] in page.rows("Versions")
     assert ["computed with", "evolve 9, torch 2 on cpu (made up)"] in page.rows("Versions")
 
 
-def test_the_same_folders_give_the_same_bytes(text: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_folders_give_the_same_bytes(
+    text: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import matplotlib
 
     monkeypatch.setitem(matplotlib.rcParams, "font.size", 20)
@@ -193,15 +249,28 @@ def test_the_same_folders_give_the_same_bytes(text: str, place: Path, monkeypatc
 def test_batches_and_different_runs_stand_in_sections_of_their_own(place: Path) -> None:
     make_run(place / "a", place / "store")
     make_run(place / "b", place / "store", overrides=("descend.epochs=7",))
-    made = Page(write_report([place / "a", place / "b", place / "batch", place / "a"], place / "all.html").read_text())
-    assert [text for _, _, text in made.all("h2")] == [f"A batch of {NAME}", "glyphs-seq25 (paper)", "glyphs-seq25 (paper)"]
+    made = Page(
+        write_report(
+            [place / "a", place / "b", place / "batch", place / "a"], place / "all.html"
+        ).read_text()
+    )
+    assert [text for _, _, text in made.all("h2")] == [
+        f"A batch of {NAME}",
+        "glyphs-seq25 (paper)",
+        "glyphs-seq25 (paper)",
+    ]
     assert {attrs["href"] for _, attrs, _ in made.all("a")} == {"#s1", "#s2", "#s3"}
 
 
 @pytest.mark.usefixtures("no_rendering")
-def test_refusals_are_one_line(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_are_one_line(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_run(tmp_path / "none", tmp_path / "store", upto=-1)
-    for folders, words in (([tmp_path], "neither a run's folder"), ([tmp_path / "none"], "no generation has been measured yet")):
+    for folders, words in (
+        ([tmp_path], "neither a run's folder"),
+        ([tmp_path / "none"], "no generation has been measured yet"),
+    ):
         with pytest.raises(UserError, match=words) as caught:
             write_report(folders, tmp_path / "p.html")
         assert "\n" not in str(caught.value)
@@ -217,5 +286,7 @@ def test_refusals_are_one_line(tmp_path: Path, place: Path, monkeypatch: pytest.
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(UserError, match=r"full\.html: cannot be written \(No space left on device\)"):
+    with pytest.raises(
+        UserError, match=r"full\.html: cannot be written \(No space left on device\)"
+    ):
         write_report([place / "batch"], place / "full.html")

@@ -37,14 +37,31 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_batch_reads_back_as_it_was(place: Path) -> None:
     held = read_batch_file(place / "b")
-    assert held.command == ("/usr/bin/evolve", "batch", "b file.toml") and held.batch.methods == ("plain", NAME)
-    assert held.batch.controls == ("from-scratch",) and held.batch.reference == "plain" and held.batch.axes == {"descend.epochs": (2, 3)}
+    assert held.command == ("/usr/bin/evolve", "batch", "b file.toml") and held.batch.methods == (
+        "plain",
+        NAME,
+    )
+    assert (
+        held.batch.controls == ("from-scratch",)
+        and held.batch.reference == "plain"
+        and held.batch.axes == {"descend.epochs": (2, 3)}
+    )
     one = held.batch.cases[-1]
-    assert (one.name, one.seed, one.pairing, one.values) == (NAME, 1, ("descend.shots=6",), {"descend.epochs": 3})
-    assert one.scenario.settings.descend.epochs == 3 and (place / "b" / one.folder / "run.json").is_file()
+    assert (one.name, one.seed, one.pairing, one.values) == (
+        NAME,
+        1,
+        ("descend.shots=6",),
+        {"descend.epochs": 3},
+    )
+    assert (
+        one.scenario.settings.descend.epochs == 3
+        and (place / "b" / one.folder / "run.json").is_file()
+    )
 
 
-def test_the_command_that_began_it_stays_until_the_batch_is_another(place: Path, tmp_path: Path) -> None:
+def test_the_command_that_began_it_stays_until_the_batch_is_another(
+    place: Path, tmp_path: Path
+) -> None:
     batch = read_batch_file(place / "b").batch
     write_batch_file(batch, tmp_path, ["evolve", "batch", "first"])
     before = (tmp_path / BATCH_FILE).read_bytes()
@@ -85,27 +102,53 @@ def test_tensorboard_filters_cases_by_axis(place: Path, monkeypatch: pytest.Monk
         write_board(batch, section.measured, place / "b")
     events = EventMultiplexer().AddRunsFromDirectory(str(place / "b"))
     events.Reload()
-    assert {run.removesuffix("/tensorboard") for run in events.Runs()} - {"."} == {case.folder for case in batch.cases}
-    apps = HParamsPlugin(TBContext(logdir=str(place / "b"), multiplexer=events, data_provider=MultiplexerDataProvider(events, "b"))).get_plugin_apps()
+    assert {run.removesuffix("/tensorboard") for run in events.Runs()} - {"."} == {
+        case.folder for case in batch.cases
+    }
+    apps = HParamsPlugin(
+        TBContext(
+            logdir=str(place / "b"),
+            multiplexer=events,
+            data_provider=MultiplexerDataProvider(events, "b"),
+        )
+    ).get_plugin_apps()
 
     def ask(path: str, question: dict[str, Any]) -> Any:
         return json.loads(Client(apps[path]).post(path, json=question).get_data())
 
     found = ask("/experiment", {})
     choices = {info["name"]: info["domainDiscrete"] for info in found["hparamInfos"]}
-    assert choices == {"case": [NAME, "plain"], "method": [NAME, "plain"], "descend.epochs": [2, 3], "seed": [0, 1]}
+    assert choices == {
+        "case": [NAME, "plain"],
+        "method": [NAME, "plain"],
+        "descend.epochs": [2, 3],
+        "seed": [0, 1],
+    }
     assert [info["name"]["tag"] for info in found["metricInfos"]] == list(HEADLINE)
     wanted = [{"hparam": "method", "filterDiscrete": [NAME]}]
-    question = {"startIndex": 0, "sliceSize": 99, "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_RUNNING", "STATUS_SUCCESS"], "colParams": wanted}
+    question = {
+        "startIndex": 0,
+        "sliceSize": 99,
+        "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_RUNNING", "STATUS_SUCCESS"],
+        "colParams": wanted,
+    }
     groups = ask("/session_groups", question)["sessionGroups"]
     assert len(groups) == 2 and {group["hparams"]["descend.epochs"] for group in groups} == {3}
-    last = [m["value"] for group in groups for m in group["metricValues"] if m["name"]["tag"] == "headline/last accuracy"]
+    last = [
+        m["value"]
+        for group in groups
+        for m in group["metricValues"]
+        if m["name"]["tag"] == "headline/last accuracy"
+    ]
     assert sorted(last) == pytest.approx([51.9, 53])
 
 
 def test_axes_of_several_types_can_still_be_shown(place: Path, tmp_path: Path) -> None:
     batch = read_batch_file(place / "b").batch
-    records = [(c, LineageRecord("toy", "quick", c.seed, 1, (), settings={"descend": {"epochs": e}})) for c, e in zip(batch.cases, (1, "x", 2, 3), strict=True)]
+    records = [
+        (c, LineageRecord("toy", "quick", c.seed, 1, (), settings={"descend": {"epochs": e}}))
+        for c, e in zip(batch.cases, (1, "x", 2, 3), strict=True)
+    ]
     write_board(batch, records, tmp_path)
     assert any(path.name.endswith(".evolve") for path in tmp_path.iterdir())
 

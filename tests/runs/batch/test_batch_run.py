@@ -13,7 +13,13 @@ from commands import Done
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = {"ancestor.lr": 0.01, "condense.images_per_class": 4, "descend.epochs": 2, "descend.descendants": 3, "controls.shuffled": 1}
+SETTINGS = {
+    "ancestor.lr": 0.01,
+    "condense.images_per_class": 4,
+    "descend.epochs": 2,
+    "descend.descendants": 3,
+    "controls.shuffled": 1,
+}
 BATCH = f"""
 title = "tiny"
 scenario = "glyphs-seq25"
@@ -36,7 +42,9 @@ controls = ["from-scratch"]
 
 
 def evolve(folder: Path, *words: str) -> Done:
-    return commands.evolve_process(*words, cwd=folder, env={"EVOLVE_STORE": str(folder / "store"), "COLUMNS": "160"})
+    return commands.evolve_process(
+        *words, cwd=folder, env={"EVOLVE_STORE": str(folder / "store"), "COLUMNS": "160"}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +72,20 @@ def test_a_case_that_fails_ends_alone_and_the_exit_code_says_so(done):
     for name in ("paper", "front", "last"):
         for seed in range(3):
             case = next(folder.glob(f"runs/tiny-paper/*{name}*-seed{seed}"))
-            assert (case / "curve.png").exists() and (case / "generations.csv").exists() and list((case / "tensorboard").iterdir())
+            assert (
+                (case / "curve.png").exists()
+                and (case / "generations.csv").exists()
+                and list((case / "tensorboard").iterdir())
+            )
 
 
 def test_the_table_has_every_method_and_the_control(done):
     folder, run = done
     out = folder / "runs" / "tiny-paper"
     rows = json.loads((out / "table.json").read_text())["accuracy"]
-    assert [row["method"] for row in rows][:3] == ["paper", "front", "last"] and rows[-1]["method"] == "from-scratch"
+    assert [row["method"] for row in rows][:3] == ["paper", "front", "last"] and rows[-1][
+        "method"
+    ] == "from-scratch"
     assert rows[0]["is_reference"] and rows[1]["difference"]["seeds"] == 3
     text = (out / "table.md").read_text()
     assert "| front |" in text and "minus paper" in text and "front" in run.stdout
@@ -82,10 +96,18 @@ def test_the_long_form_reproduces_the_table(done):
     folder, _ = done
     out = folder / "runs" / "tiny-paper"
     with open(out / "descendants.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["condense.fixed_set"] == "front" and row["method"] == "inherited" and int(row["lineage"]) > 0]
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if row["condense.fixed_set"] == "front"
+            and row["method"] == "inherited"
+            and int(row["lineage"]) > 0
+        ]
     assert len(rows) == 3 * 2 * 3
     table = {row["method"]: row for row in json.loads((out / "table.json").read_text())["accuracy"]}
-    assert table["front"]["interval"]["mean"] == pytest.approx(100 * sum(float(row["accuracy"]) for row in rows) / len(rows))
+    assert table["front"]["interval"]["mean"] == pytest.approx(
+        100 * sum(float(row["accuracy"]) for row in rows) / len(rows)
+    )
 
 
 def test_the_parquet_file_is_the_long_form(done):
@@ -97,14 +119,18 @@ def test_the_parquet_file_is_the_long_form(done):
     with open(out / "descendants.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [type(found[0][name]) for name in ("case", "seed", "accuracy")] == [str, int, float]
-    assert [{name: "" if value is None else str(value) for name, value in row.items()} for row in found] == rows
+    assert [
+        {name: "" if value is None else str(value) for name, value in row.items()} for row in found
+    ] == rows
 
 
 def test_a_repetition_computes_nothing_and_changes_no_file(done):
     folder, _ = done
     out = folder / "runs" / "tiny-paper"
     before = {path: path.read_bytes() for path in out.glob("table.*")}
-    again = evolve(folder, "batch", "tiny.toml", "--workers", "1", "--set", "ancestor.lr=0.01")  # the wild case's own
+    again = evolve(
+        folder, "batch", "tiny.toml", "--workers", "1", "--set", "ancestor.lr=0.01"
+    )  # the wild case's own
     assert again.returncode == 2 and "the cases of" in again.stderr
     again = evolve(folder, "batch", "tiny.toml", "--workers", "1", "--set", "condense.lr=0.02")
     assert again.returncode == 2 and "holds another run" in again.stderr

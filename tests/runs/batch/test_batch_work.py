@@ -36,7 +36,16 @@ def path(tmp_path: Path) -> Path:
 
 
 def opened(path: Path) -> OpenBatch:
-    return OpenBatch(BatchOrder(path.parent / "runs" / "b", path.parent / "store", device="cpu", workers=1, batch=file.load(str(path))), lambda text: None)
+    return OpenBatch(
+        BatchOrder(
+            path.parent / "runs" / "b",
+            path.parent / "store",
+            device="cpu",
+            workers=1,
+            batch=file.load(str(path)),
+        ),
+        lambda text: None,
+    )
 
 
 def test_a_scenario_is_resolved_once_for_all_seeds(path, monkeypatch):
@@ -44,12 +53,16 @@ def test_a_scenario_is_resolved_once_for_all_seeds(path, monkeypatch):
     monkeypatch.setattr(scenario, "load", lambda *given: read.append(given) or load(*given))
     batch = file.load(str(path))
     assert len(batch.cases) == 8 and len(read) == 4
-    assert [case.seed for case in batch.cases] == [0, 1] * 4 and len({case.folder for case in batch.cases}) == 8
+    assert [case.seed for case in batch.cases] == [0, 1] * 4 and len(
+        {case.folder for case in batch.cases}
+    ) == 8
 
 
 def test_every_set_of_images_is_opened_once(path, monkeypatch):
     read, load = [], sources.load_images
-    monkeypatch.setattr(sources, "load_images", lambda data, *given: read.append(data.size) or load(data, *given))
+    monkeypatch.setattr(
+        sources, "load_images", lambda data, *given: read.append(data.size) or load(data, *given)
+    )
     assert len(opened(path).runs) == 8
     assert sorted(read) == [8, 16]
 
@@ -61,7 +74,11 @@ def test_a_stage_of_several_cases_is_named_once_after_the_first(path):
     assert len({stage.key for stage in named}) == len(named) == batch.count == len(owners)
     assert all(stage.label.startswith(f"{owners[stage.key][0]}: ") for stage in named)
     alone = {stage.key: stage for _, one in batch.runs.values() for stage in one.stages()}
-    assert all((stage.recipe, stage.inputs, stage.priority) == (alone[stage.key].recipe, alone[stage.key].inputs, alone[stage.key].priority) for stage in named)
+    assert all(
+        (stage.recipe, stage.inputs, stage.priority)
+        == (alone[stage.key].recipe, alone[stage.key].inputs, alone[stage.key].priority)
+        for stage in named
+    )
     assert any(len(folders) > 1 for folders in owners.values())
 
 

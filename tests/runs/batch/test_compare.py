@@ -24,11 +24,23 @@ def record(seed: int, table: np.ndarray, scratch: float = 0.5) -> LineageRecord:
 
     def descent(method: str, values) -> Descent:
         values = tuple(map(float, values))
-        return Descent(1, method, values, values, tuple((v,) for v in values), tuple((0.1,) for _ in values), (10,) * len(values), (1,))
+        return Descent(
+            1,
+            method,
+            values,
+            values,
+            tuple((v,) for v in values),
+            tuple((0.1,) for _ in values),
+            (10,) * len(values),
+            (1,),
+        )
 
     how = ("conv1",), ("conv1", "conv2"), (0.6, 0.4), ((1.0,), (1.0,)), 0.1, "selected", "t", "8*"
     made = [
-        Generation(t, *how, descent("inherited", row), descent("from-scratch", [scratch] * len(row))) for t, row in enumerate(table, start=1)
+        Generation(
+            t, *how, descent("inherited", row), descent("from-scratch", [scratch] * len(row))
+        )
+        for t, row in enumerate(table, start=1)
     ]
     return LineageRecord("toy", "quick", seed, len(table), tuple(made))
 
@@ -41,12 +53,18 @@ def batch(methods, seeds, reference=""):
 def rows(tables, reference="", metric="accuracy"):
     """{method: {seed: table}} -> rows by method."""
     made = batch(tables, sorted({s for one in tables.values() for s in one}), reference)
-    records = [(c, record(c.seed, tables[c.method][c.seed])) for c in made.cases if c.seed in tables[c.method]]
+    records = [
+        (c, record(c.seed, tables[c.method][c.seed]))
+        for c in made.cases
+        if c.seed in tables[c.method]
+    ]
     return {row.method: row for row in room.compare(made, records, metric)}
 
 
 def drawn(rng, shift=0.0, seeds=4):
-    return {s: np.clip(0.6 + shift + rng.normal(0, 0.01, (3, 5)) + 0.05 * s, 0, 1) for s in range(seeds)}
+    return {
+        s: np.clip(0.6 + shift + rng.normal(0, 0.01, (3, 5)) + 0.05 * s, 0, 1) for s in range(seeds)
+    }
 
 
 def test_a_difference_is_the_mean_of_the_pairs_and_its_p_counts_seeds():
@@ -58,7 +76,9 @@ def test_a_difference_is_the_mean_of_the_pairs_and_its_p_counts_seeds():
     assert found["b"].difference.interval.mean == pytest.approx(np.mean(per_seed))
     within = np.mean([stats.sem(100 * (b[s] - a[s]).mean(axis=0)) ** 2 for s in a])
     error = np.sqrt(max(np.var(per_seed, ddof=1), within) / 4)
-    assert found["b"].difference.p == pytest.approx(2 * stats.t.sf(abs(np.mean(per_seed)) / error, 3), rel=1e-6)
+    assert found["b"].difference.p == pytest.approx(
+        2 * stats.t.sf(abs(np.mean(per_seed)) / error, 3), rel=1e-6
+    )
     assert found["b"].difference.interval.low > 5 and found["b"].best and not found["a"].best
 
 
@@ -85,7 +105,9 @@ def test_with_one_seed_the_test_counts_its_tasks():
     d = rows({"a": a, "b": b})["b"].difference
     per_task = 100 * (b[0] - a[0]).mean(axis=0)
     assert d.seeds == 1 and d.p == pytest.approx(stats.ttest_1samp(per_task, 0).pvalue, rel=1e-6)
-    assert (d.interval.low, d.interval.high) == pytest.approx(stats.t.interval(0.95, 4, per_task.mean(), stats.sem(per_task)))
+    assert (d.interval.low, d.interval.high) == pytest.approx(
+        stats.t.interval(0.95, 4, per_task.mean(), stats.sem(per_task))
+    )
 
 
 def test_seeds_that_one_method_lacks_do_not_enter_the_difference():
@@ -100,14 +122,20 @@ def test_seeds_that_one_method_lacks_do_not_enter_the_difference():
 def test_equal_methods_are_no_difference_and_none_is_best():
     a = drawn(np.random.default_rng(3))
     found = rows({"a": a, "b": a}, reference="b")
-    assert found["b"].is_reference and found["a"].difference.p == 1.0 and found["a"].difference.interval.mean == 0
+    assert (
+        found["b"].is_reference
+        and found["a"].difference.p == 1.0
+        and found["a"].difference.interval.mean == 0
+    )
     assert not any(row.best for row in found.values())
 
 
 def test_gain_is_over_from_scratch():
     a = drawn(np.random.default_rng(4))
     found = rows({"a": a}, metric="gain")["a"]
-    assert found.interval.mean == pytest.approx(np.mean([100 * (t - 0.5).mean() for t in a.values()]))
+    assert found.interval.mean == pytest.approx(
+        np.mean([100 * (t - 0.5).mean() for t in a.values()])
+    )
 
 
 def test_noise_is_seldom_called_best():
@@ -121,7 +149,11 @@ def test_noise_is_seldom_called_best():
 
 def test_holm_by_hand():
     assert room.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert room.holm([]) == [] and math.isnan(room.holm([math.nan, 0.2])[0]) and room.holm([math.nan, 0.2])[1] == 0.2
+    assert (
+        room.holm([]) == []
+        and math.isnan(room.holm([math.nan, 0.2])[0])
+        and room.holm([math.nan, 0.2])[1] == 0.2
+    )
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
@@ -136,12 +168,34 @@ def test_a_control_of_every_second_generation_is_compared_where_it_is():
     """At the generations without the control the inherited descendants are far better, which must not count."""
     table = np.array([[0.9, 0.9], [0.5, 0.6], [0.9, 0.9], [0.5, 0.6]])
     made = record(0, table)
-    shuffled = [Descent(g.lineage, "shuffled", (0.4, 0.5), (0.4, 0.5), ((0.4,), (0.5,)), ((0.1,), (0.1,)), (10, 10), (1,)) for g in made.generations]
-    generations = tuple(replace(g, shuffled=s if g.lineage % 2 == 0 else None) for g, s in zip(made.generations, shuffled, strict=True))
+    shuffled = [
+        Descent(
+            g.lineage,
+            "shuffled",
+            (0.4, 0.5),
+            (0.4, 0.5),
+            ((0.4,), (0.5,)),
+            ((0.1,), (0.1,)),
+            (10, 10),
+            (1,),
+        )
+        for g in made.generations
+    ]
+    generations = tuple(
+        replace(g, shuffled=s if g.lineage % 2 == 0 else None)
+        for g, s in zip(made.generations, shuffled, strict=True)
+    )
     one = replace(batch(["a"], [0]), controls=("shuffled", "joint"))
-    found = {row.method: row for row in room.compare(one, [(one.cases[0], replace(made, generations=generations))], "accuracy")}
+    found = {
+        row.method: row
+        for row in room.compare(
+            one, [(one.cases[0], replace(made, generations=generations))], "accuracy"
+        )
+    }
     assert set(found) == {"a", "shuffled"}
-    assert found["shuffled"].difference.interval.mean == pytest.approx(-10) and found["a"].interval.mean == pytest.approx(72.5)
+    assert found["shuffled"].difference.interval.mean == pytest.approx(-10) and found[
+        "a"
+    ].interval.mean == pytest.approx(72.5)
 
 
 def test_more_pairings_are_no_more_tasks():
@@ -150,14 +204,22 @@ def test_more_pairings_are_no_more_tasks():
     effect = rng.normal(0, 0.01, 5)
 
     def found(pairings):
-        cases = [Case(f"{m}{k}", 0, m, (f"k={k}",), {}, SCENARIO) for m in "ab" for k in range(pairings)]
+        cases = [
+            Case(f"{m}{k}", 0, m, (f"k={k}",), {}, SCENARIO) for m in "ab" for k in range(pairings)
+        ]
         made = Batch("toy", "", "quick", "toy.toml", "method", "a", tuple(cases))
         tables = {"a": np.full((2, 5), 0.6), "b": np.full((2, 5), 0.6) + effect}
-        rows = room.compare(made, [(case, record(0, tables[case.method])) for case in cases], "accuracy")
+        rows = room.compare(
+            made, [(case, record(0, tables[case.method])) for case in cases], "accuracy"
+        )
         return next(row.difference for row in rows if row.method == "b")
 
     one, six = found(1), found(6)
-    assert six.p == pytest.approx(one.p) and six.interval.low == pytest.approx(one.interval.low) and one.interval.n == six.interval.n == 5
+    assert (
+        six.p == pytest.approx(one.p)
+        and six.interval.low == pytest.approx(one.interval.low)
+        and one.interval.n == six.interval.n == 5
+    )
 
 
 @pytest.mark.parametrize(("seeds", "tasks"), [(1, 2), (3, 1)])
@@ -173,17 +235,24 @@ def batch_of_noise(rng, methods, seeds, tasks, shift=0.0):
     """
     found = {}
     for number in range(methods):
-        groups = {s: shift * (number == 0) + rng.normal(0, 1) + rng.normal(0, 2, tasks) for s in range(seeds)}
+        groups = {
+            s: shift * (number == 0) + rng.normal(0, 1) + rng.normal(0, 2, tasks)
+            for s in range(seeds)
+        }
         found[str(number)] = room.paired_test(groups)
     return room.corrected(found)
 
 
-@pytest.mark.parametrize(("methods", "seeds", "tasks"), [(1, 3, 10), (8, 3, 10), (8, 5, 5), (3, 2, 10)])
+@pytest.mark.parametrize(
+    ("methods", "seeds", "tasks"), [(1, 3, 10), (8, 3, 10), (8, 5, 5), (3, 2, 10)]
+)
 def test_the_difference_that_a_table_names_is_found_eight_times_in_ten(methods, seeds, tasks):
     rng = np.random.default_rng(methods + seeds)
 
     def size(differences):
-        return room.power([room.Row(m, "gain", d.interval, seeds, d) for m, d in differences.items()])
+        return room.power(
+            [room.Row(m, "gain", d.interval, seeds, d) for m, d in differences.items()]
+        )
 
     typical = np.median([size(batch_of_noise(rng, methods, seeds, tasks)) for _ in range(200)])
     found = [batch_of_noise(rng, methods, seeds, tasks, typical)["0"].side > 0 for _ in range(400)]
@@ -199,10 +268,15 @@ def test_three_seeds_and_eight_comparisons_cannot_find_three_points():
 
 
 @given(
-    st.lists(st.tuples(st.floats(-3, 3), st.floats(0.01, 2), st.integers(1, 6)), min_size=1, max_size=9),
+    st.lists(
+        st.tuples(st.floats(-3, 3), st.floats(0.01, 2), st.integers(1, 6)), min_size=1, max_size=9
+    ),
 )
 def test_an_interval_excludes_0_exactly_where_the_corrected_test_says_so(drawn_tests):
-    tests = {str(i): room.Paired(mean, error, freedom, 5, 3) for i, (mean, error, freedom) in enumerate(drawn_tests)}
+    tests = {
+        str(i): room.Paired(mean, error, freedom, 5, 3)
+        for i, (mean, error, freedom) in enumerate(drawn_tests)
+    }
     for d in room.corrected(tests).values():
         if abs(d.holm - room.ALPHA) > 1e-6:
             assert (d.interval.low > 0, d.interval.high < 0) == (d.side > 0, d.side < 0)

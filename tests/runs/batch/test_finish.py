@@ -30,13 +30,20 @@ def test_a_name_is_shown_as_it_is_and_no_number_is_cut(made, capsys):
     shown = capsys.readouterr().out
     row = next(line for line in shown.splitlines() if ODD in line)
     d = made[1]["accuracy"][1].difference
-    assert f"{d.interval.mean:+.2f} [{d.interval.low:+.2f}, {d.interval.high:+.2f}]" in row and "p (Holm)" in shown
+    assert (
+        f"{d.interval.mean:+.2f} [{d.interval.low:+.2f}, {d.interval.high:+.2f}]" in row
+        and "p (Holm)" in shown
+    )
 
 
 def test_latex_takes_no_name_for_a_command(made):
     text = latex(*made)
     row = next(line for line in text.splitlines() if "ours" in line)
-    assert row.startswith("{}[3, 4]") and r"\textasciicircum{} \textasciitilde{} $>$" in row and r"5 \% a\_b" in row
+    assert (
+        row.startswith("{}[3, 4]")
+        and r"\textasciicircum{} \textasciitilde{} $>$" in row
+        and r"5 \% a\_b" in row
+    )
 
 
 def test_markdown_rows_keep_their_cells(made):
@@ -50,7 +57,10 @@ def test_every_form_of_the_table_says_what_it_could_have_seen(made, capsys):
     words = f"A difference of {size:.1f} points in accuracy would have been found 8 times in 10."
     print_tables(batch, tables)
     assert size == tables["accuracy"][1].difference.resolvable > 0
-    assert all(words in text for text in (markdown(batch, tables), latex(batch, tables), capsys.readouterr().out))
+    assert all(
+        words in text
+        for text in (markdown(batch, tables), latex(batch, tables), capsys.readouterr().out)
+    )
     assert words in findings(batch, tables)
 
 

@@ -105,7 +105,15 @@ class _Convolution:
         whole = self.c_in - self.c_in % lanes
 
         def place(lane: int, c: Value, tap: Value) -> Value:
-            return code.at(self.weight, code.linear((block, lanes * 9 * self.c_in), (1, lane * 9 * self.c_in), (tap, self.c_in), (c, 1)))
+            return code.at(
+                self.weight,
+                code.linear(
+                    (block, lanes * 9 * self.c_in),
+                    (1, lane * 9 * self.c_in),
+                    (tap, self.c_in),
+                    (c, 1),
+                ),
+            )
 
         def square(c: Value, tap: Value) -> None:
             rows = [code.load(place(lane, c, tap), lanes) for lane in range(lanes)]
@@ -124,13 +132,21 @@ class _Convolution:
 
     def _put(self, value: Value, c: Value, tap: Value, lane: int = 0) -> None:
         code = self.code
-        code.store(value, code.at(self.room, code.linear((c, 9 * self.lanes), (tap, self.lanes), (1, lane))))
+        code.store(
+            value,
+            code.at(self.room, code.linear((c, 9 * self.lanes), (tap, self.lanes), (1, lane))),
+        )
 
     def _image(self, block: Value, image: Value, images: int) -> None:
         """All tiles of an image, or of some small ones."""
 
         def strip(row: Value | int, rows: Cut) -> None:
-            self._along(self.tile.columns, lambda column, columns: self._tile(block, image, images, (row, rows), (column, columns)))
+            self._along(
+                self.tile.columns,
+                lambda column, columns: self._tile(
+                    block, image, images, (row, rows), (column, columns)
+                ),
+            )
 
         self._along(self.tile.rows, strip)
 
@@ -139,24 +155,51 @@ class _Convolution:
         last = (self.side - 1) // length * length
         body(0, Cut(min(length, self.side), True, last == 0))
         if last > length:
-            self.code.loop(last, lambda start, _: body(start, Cut(length, False, False)), step=length, start=length)
+            self.code.loop(
+                last,
+                lambda start, _: body(start, Cut(length, False, False)),
+                step=length,
+                start=length,
+            )
         if last:
             body(last, Cut(self.side - last, False, True))
 
-    def _tile(self, block: Value, image: Value, images: int, row: tuple[Value | int, Cut], column: tuple[Value | int, Cut]) -> None:
+    def _tile(
+        self,
+        block: Value,
+        image: Value,
+        images: int,
+        row: tuple[Value | int, Cut],
+        column: tuple[Value | int, Cut],
+    ) -> None:
         code, side, (rows, columns) = self.code, self.side, (row[1], column[1])
         corner = code.linear((image, side * side), (row[0], side), (column[0], 1))
         x = code.at(self.x, code.mul(corner, self.c_in))
-        pixels = [(i, r, c) for i in range(images) for r in range(rows.length) for c in range(columns.length)]
+        pixels = [
+            (i, r, c)
+            for i in range(images)
+            for r in range(rows.length)
+            for c in range(columns.length)
+        ]
 
         def inside(place: int, cut: Cut) -> bool:
             return not (cut.first and place < 0 or cut.last and place >= cut.length)
 
         def channel(c_in: Value, held: list[Value]) -> list[Value]:
-            here, weight, sums = code.at(x, c_in), code.at(self.room, code.mul(c_in, 9 * self.lanes)), list(held)
+            here, weight, sums = (
+                code.at(x, c_in),
+                code.at(self.room, code.mul(c_in, 9 * self.lanes)),
+                list(held),
+            )
             for tap, (dy, dx) in enumerate(TAPS):
-                reached = [(n, i, r + dy, c + dx) for n, (i, r, c) in enumerate(pixels) if inside(r + dy, rows) and inside(c + dx, columns)]
-                vector = code.load(code.at(weight, tap * self.lanes), self.lanes) if reached else None
+                reached = [
+                    (n, i, r + dy, c + dx)
+                    for n, (i, r, c) in enumerate(pixels)
+                    if inside(r + dy, rows) and inside(c + dx, columns)
+                ]
+                vector = (
+                    code.load(code.at(weight, tap * self.lanes), self.lanes) if reached else None
+                )
                 for n, i, r, c in reached:
                     number = code.load(code.at(here, ((i * side + r) * side + c) * self.c_in), 1)
                     sums[n] = code.fma(code.spread(number, self.lanes), vector, sums[n])
@@ -194,7 +237,16 @@ class _WeightGradient:
     """Lanes are inputs, or outputs where the inputs are few (images have three). ``step``: the weight and the rates of :func:`weight_step`."""
 
     def __init__(
-        self, code: Code, side: int, c_in: int, c_out: int, into: Value, step: tuple[Value, Value] | None, g: Value, x: Value, images: Value
+        self,
+        code: Code,
+        side: int,
+        c_in: int,
+        c_out: int,
+        into: Value,
+        step: tuple[Value, Value] | None,
+        g: Value,
+        x: Value,
+        images: Value,
     ) -> None:
         self.code, self.side, self.c_in, self.c_out = code, side, c_in, c_out
         self.into, self.step, self.g, self.x, self.images = into, step, g, x, images
@@ -202,7 +254,10 @@ class _WeightGradient:
         self.by_out = lanes_of(c_in, dtype) < min(4, lanes_of(c_out, dtype))
         vectors, singles = (c_out, c_in) if self.by_out else (c_in, c_out)
         self.lanes = lanes_of(vectors, dtype)
-        self.vectors, self.singles = vectors // self.lanes, divisor(singles, (emit.processor().registers - 4) // 9)
+        self.vectors, self.singles = (
+            vectors // self.lanes,
+            divisor(singles, (emit.processor().registers - 4) // 9),
+        )
         self.blocks = singles // self.singles
         self.held = self.code.room(9 * self.singles * self.lanes)
         self.some = max(1, FEW // side**2, CACHED // ((c_in + c_out) * side**2))
@@ -213,23 +268,39 @@ class _WeightGradient:
         last = code.multiple(code.less(self.images, code.index(1)), self.some)
 
         def stretch(start: Value, count: Value | int, final: bool) -> None:
-            code.loop(self.blocks, lambda block, _: code.loop(self.vectors, lambda v, _: self._sum(start, count, final, block, v)))
+            code.loop(
+                self.blocks,
+                lambda block, _: code.loop(
+                    self.vectors, lambda v, _: self._sum(start, count, final, block, v)
+                ),
+            )
 
         code.loop(last, lambda start, _: stretch(start, self.some, False), step=self.some)
         stretch(last, code.less(self.images, last), True)
 
-    def _sum(self, start: Value, count: Value | int, final: bool, block: Value, vector: Value) -> None:
+    def _sum(
+        self, start: Value, count: Value | int, final: bool, block: Value, vector: Value
+    ) -> None:
         """Over ``count`` images from ``start`` on, added to memory; behind the ``final`` ones comes the step."""
         code = self.code
         zeros = [code.const(0.0, self.lanes)] * (9 * self.singles)
-        sums = code.loop(count, lambda i, held: self._image(code.add(start, i), block, vector, held), zeros)
-        self._add_by_out(sums, final, block, vector) if self.by_out else self._add(sums, final, block, vector)
+        sums = code.loop(
+            count, lambda i, held: self._image(code.add(start, i), block, vector, held), zeros
+        )
+        self._add_by_out(sums, final, block, vector) if self.by_out else self._add(
+            sums, final, block, vector
+        )
 
     def _add(self, sums: Sequence[Value], final: bool, block: Value, vector: Value) -> None:
         code = self.code
         for number, value in enumerate(sums):
             single, tap = code.linear((block, self.singles), (1, number // 9)), number % 9
-            self._join(value, final, code.linear((single, 9 * self.c_in), (1, tap * self.c_in), (vector, self.lanes)), self.lanes)
+            self._join(
+                value,
+                final,
+                code.linear((single, 9 * self.c_in), (1, tap * self.c_in), (vector, self.lanes)),
+                self.lanes,
+            )
 
     def _add_by_out(self, sums: Sequence[Value], final: bool, block: Value, vector: Value) -> None:
         """One by one: the lanes of a vector lie apart in memory."""
@@ -238,9 +309,19 @@ class _WeightGradient:
             code.store(value, code.at(self.held, number * self.lanes))
 
         def lane(single: Value, tap: Value, number: Value) -> None:
-            row, column = code.linear((vector, self.lanes), (number, 1)), code.linear((block, self.singles), (single, 1))
-            value = code.load(code.at(self.held, code.linear((single, 9 * self.lanes), (tap, self.lanes), (number, 1))), 1)
-            self._join(value, final, code.linear((row, 9 * self.c_in), (tap, self.c_in), (column, 1)), 1)
+            row, column = (
+                code.linear((vector, self.lanes), (number, 1)),
+                code.linear((block, self.singles), (single, 1)),
+            )
+            value = code.load(
+                code.at(
+                    self.held, code.linear((single, 9 * self.lanes), (tap, self.lanes), (number, 1))
+                ),
+                1,
+            )
+            self._join(
+                value, final, code.linear((row, 9 * self.c_in), (tap, self.c_in), (column, 1)), 1
+            )
 
         def taps(single: Value, tap: Value) -> None:
             code.loop(self.lanes, lambda number, _: lane(single, tap, number))
@@ -252,7 +333,10 @@ class _WeightGradient:
         code, place = self.code, self.code.at(self.into, offset)
         total = code.b.fadd(code.load(place, lanes), value)
         if self.step and final:
-            weight, rates = code.at(self.step[0], offset), [code.spread(code.load(code.at(self.step[1], n), 1), lanes) for n in range(3)]
+            weight, rates = (
+                code.at(self.step[0], offset),
+                [code.spread(code.load(code.at(self.step[1], n), 1), lanes) for n in range(3)],
+            )
             stepped = code.fma(rates[0], total, code.load(weight, lanes))
             code.store(stepped, weight)
             total = code.fma(rates[2], stepped, code.b.fmul(rates[1], total))
@@ -264,19 +348,40 @@ class _WeightGradient:
             return self._row(image, 0, [0], block, vector, sums)
         sums = self._row(image, 0, [0, 1], block, vector, sums)
         if last > 1:
-            sums = self.code.loop(last, lambda y, held: self._row(image, y, [-1, 0, 1], block, vector, held), sums, start=1)
+            sums = self.code.loop(
+                last,
+                lambda y, held: self._row(image, y, [-1, 0, 1], block, vector, held),
+                sums,
+                start=1,
+            )
         return self._row(image, last, [-1, 0], block, vector, sums)
 
-    def _row(self, image: Value, y: Value | int, down: Sequence[int], block: Value, vector: Value, sums: list[Value]) -> list[Value]:
+    def _row(
+        self,
+        image: Value,
+        y: Value | int,
+        down: Sequence[int],
+        block: Value,
+        vector: Value,
+        sums: list[Value],
+    ) -> list[Value]:
         code, last = self.code, self.side - 1
         first = code.linear((image, self.side**2), (y, self.side))
-        g_vector, x_vector = (vector, self.lanes) if self.by_out else (block, self.singles), (block, self.singles) if self.by_out else (vector, self.lanes)
+        g_vector, x_vector = (
+            (vector, self.lanes) if self.by_out else (block, self.singles),
+            (block, self.singles) if self.by_out else (vector, self.lanes),
+        )
         g = code.at(self.g, code.linear((first, self.c_out), g_vector))
         x = code.at(self.x, code.linear((first, self.c_in), x_vector))
 
         def pixel(column: Value | int, across: Sequence[int], held: list[Value]) -> list[Value]:
             taps = [tap for tap, (dy, dx) in enumerate(TAPS) if dy in down and dx in across]
-            return self._pixel(code.at(g, code.mul(column, self.c_out)), code.at(x, code.mul(column, self.c_in)), taps, held)
+            return self._pixel(
+                code.at(g, code.mul(column, self.c_out)),
+                code.at(x, code.mul(column, self.c_in)),
+                taps,
+                held,
+            )
 
         if last == 0:
             return pixel(0, [0], sums)
@@ -287,7 +392,11 @@ class _WeightGradient:
 
     def _pixel(self, g: Value, x: Value, taps: Sequence[int], held: list[Value]) -> list[Value]:
         code, sums = self.code, list(held)
-        known = [code.load(g, self.lanes)] if self.by_out else [self._one(g, s) for s in range(self.singles)]
+        known = (
+            [code.load(g, self.lanes)]
+            if self.by_out
+            else [self._one(g, s) for s in range(self.singles)]
+        )
         for tap in taps:
             dy, dx = TAPS[tap]
             there = code.at(x, (dy * self.side + dx) * self.c_in)

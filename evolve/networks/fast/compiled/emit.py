@@ -54,7 +54,9 @@ def machine() -> Any:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     features = llvm.get_host_cpu_features().flatten()
-    return llvm.Target.from_default_triple().create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=2, jit=True)
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=features, opt=2, jit=True
+    )
 
 
 @lru_cache(maxsize=1)
@@ -89,10 +91,18 @@ class Code:
         return ir.Constant(INDEX, value) if isinstance(value, int) else value
 
     def add(self, a: Value | int, b: Value | int) -> Value | int:
-        return a + b if isinstance(a, int) and isinstance(b, int) else self.b.add(self.index(a), self.index(b))
+        return (
+            a + b
+            if isinstance(a, int) and isinstance(b, int)
+            else self.b.add(self.index(a), self.index(b))
+        )
 
     def mul(self, a: Value | int, b: Value | int) -> Value | int:
-        return a * b if isinstance(a, int) and isinstance(b, int) else self.b.mul(self.index(a), self.index(b))
+        return (
+            a * b
+            if isinstance(a, int) and isinstance(b, int)
+            else self.b.mul(self.index(a), self.index(b))
+        )
 
     def linear(self, *terms: tuple[Value | int, Value | int]) -> Value | int:
         """The sum of products."""
@@ -130,14 +140,18 @@ class Code:
         name = "llvm.prefetch.p0"
         kind = ir.FunctionType(ir.VoidType(), [POINTER, word, word, word])
         function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
-        self.b.call(function, [self._byte_at(pointer, place), *(ir.Constant(word, n) for n in (0, 3, 1))])  # to read, close, data
+        self.b.call(
+            function, [self._byte_at(pointer, place), *(ir.Constant(word, n) for n in (0, 3, 1))]
+        )  # to read, close, data
 
     # Numbers and vectors of them
 
     def bytes(self, pointer: Value, place: Value | int, lanes: int) -> Value:
         """Bytes in a row, as numbers."""
         kind = ir.VectorType(BYTE, lanes) if lanes > 1 else BYTE
-        return self.b.uitofp(self.b.load(self._byte_at(pointer, place), align=1, typ=kind), self.kind(lanes))
+        return self.b.uitofp(
+            self.b.load(self._byte_at(pointer, place), align=1, typ=kind), self.kind(lanes)
+        )
 
     def kind(self, lanes: int) -> Any:
         return ir.VectorType(self.real, lanes) if lanes > 1 else self.real
@@ -148,7 +162,11 @@ class Code:
 
     def at(self, pointer: Value, offset: Value | int) -> Value:
         """``pointer`` moved by ``offset`` numbers."""
-        return pointer if isinstance(offset, int) and offset == 0 else self.b.gep(pointer, [self.index(offset)], True, source_etype=self.real)
+        return (
+            pointer
+            if isinstance(offset, int) and offset == 0
+            else self.b.gep(pointer, [self.index(offset)], True, source_etype=self.real)
+        )
 
     def load(self, pointer: Value, lanes: int) -> Value:
         return self.b.load(pointer, align=self.size, typ=self.kind(lanes))
@@ -169,7 +187,9 @@ class Code:
         word = ir.IntType(32)
         undefined = ir.Constant(self.kind(lanes), ir.Undefined)
         first = self.b.insert_element(undefined, value, ir.Constant(word, 0))
-        return self.b.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(word, lanes), [0] * lanes))
+        return self.b.shuffle_vector(
+            first, undefined, ir.Constant(ir.VectorType(word, lanes), [0] * lanes)
+        )
 
     def transposed(self, rows: Sequence[Value]) -> list[Value]:
         """Columns of as many vectors as they have lanes."""
@@ -181,7 +201,9 @@ class Code:
             for n in range(lanes):
                 if not n & apart:
                     pair = found[n], found[n + apart]
-                    found[n], found[n + apart] = (self.b.shuffle_vector(*pair, mask) for mask in masks)
+                    found[n], found[n + apart] = (
+                        self.b.shuffle_vector(*pair, mask) for mask in masks
+                    )
         return found
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
@@ -195,7 +217,9 @@ class Code:
         kind = values[0].type
         lanes = f"v{kind.count}" if isinstance(kind, ir.VectorType) else ""
         full = f"llvm.{name}.{lanes}f{8 * self.size}"
-        function = self.module.globals.get(full) or ir.Function(self.module, ir.FunctionType(kind, [kind] * len(values)), full)
+        function = self.module.globals.get(full) or ir.Function(
+            self.module, ir.FunctionType(kind, [kind] * len(values)), full
+        )
         return self.b.call(function, values)
 
     def total(self, values: Sequence[Value]) -> Value:
@@ -216,7 +240,9 @@ class Code:
             return self.b.zext(truths, INDEX)
         word = ir.IntType(kind.count)
         name = f"llvm.ctpop.i{kind.count}"
-        function = self.module.globals.get(name) or ir.Function(self.module, ir.FunctionType(word, [word]), name)
+        function = self.module.globals.get(name) or ir.Function(
+            self.module, ir.FunctionType(word, [word]), name
+        )
         found = self.b.call(function, [self.b.bitcast(truths, word)])
         return self.b.zext(found, INDEX)
 

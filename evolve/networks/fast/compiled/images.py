@@ -31,23 +31,44 @@ class _Batch:
     def __init__(self, code: Code, size: int, reach: int, flip: bool) -> None:
         self.code, self.size, self.reach, self.flip = code, size, reach, flip
         self.line = CHANNELS * size
-        self.k = Channels(code, self.line)  # a line's numbers are gone through as a pixel's channels are
-        self.out, self.images, self.index, self.count, self.scale, self.shift, self.skipped, self.mirrored = code.arguments
+        self.k = Channels(
+            code, self.line
+        )  # a line's numbers are gone through as a pixel's channels are
+        (
+            self.out,
+            self.images,
+            self.index,
+            self.count,
+            self.scale,
+            self.shift,
+            self.skipped,
+            self.mirrored,
+        ) = code.arguments
         self.room = code.room(CHANNELS * (size + 2 * reach))
 
     def written(self) -> None:
         code = self.code
-        code.each(CHANNELS * (self.size + 2 * self.reach), lambda n: code.store(code.const(0.0), code.at(self.room, n)))
+        code.each(
+            CHANNELS * (self.size + 2 * self.reach),
+            lambda n: code.store(code.const(0.0), code.at(self.room, n)),
+        )
         code.loop(self.count, lambda image, _: self._image(image))
 
     def _image(self, image: Value) -> None:
         code, b, size = self.code, self.code.b, self.size
-        source, target = (code.mul(place, size * self.line) for place in (code.integer(self.index, image), image))
-        down, right = (code.integer(self.skipped, place) if self.reach else code.index(0) for place in (image, b.add(image, self.count)))
+        source, target = (
+            code.mul(place, size * self.line) for place in (code.integer(self.index, image), image)
+        )
+        down, right = (
+            code.integer(self.skipped, place) if self.reach else code.index(0)
+            for place in (image, b.add(image, self.count))
+        )
         following = code.mul(code.integer(self.index, self._after(image)), size * self.line)
 
         def line(y: Value) -> None:
-            for ahead in range(0, self.line, CACHE_LINE):  # the next image comes from far while this one is made
+            for ahead in range(
+                0, self.line, CACHE_LINE
+            ):  # the next image comes from far while this one is made
                 code.prefetch(self.images, code.linear((1, following), (y, self.line), (1, ahead)))
             row = b.sub(b.add(y, down), code.index(self.reach))
             outside = b.icmp_unsigned(">=", row, code.index(size))  # a negative one is a large one
@@ -70,7 +91,11 @@ class _Batch:
 
         def some(n: Value | int) -> None:
             raw = code.bytes(self.images, code.add(start, n), k.lanes)
-            k.store(b.fsub(b.fmul(raw, k.load(self.scale, n)), k.load(self.shift, n)), self.room, code.add(n, CHANNELS * self.reach))
+            k.store(
+                b.fsub(b.fmul(raw, k.load(self.scale, n)), k.load(self.shift, n)),
+                self.room,
+                code.add(n, CHANNELS * self.reach),
+            )
 
         k.each(some)
 
@@ -95,6 +120,9 @@ class _Batch:
         def pixel(x: Value, _: object) -> None:
             for channel in range(CHANNELS):
                 place = code.add(code.mul(code.less(self.size - 1, x), CHANNELS), channel)
-                code.store(code.load(code.at(window, place), 1), code.at(to, code.add(code.mul(x, CHANNELS), channel)))
+                code.store(
+                    code.load(code.at(window, place), 1),
+                    code.at(to, code.add(code.mul(x, CHANNELS), channel)),
+                )
 
         code.loop(self.size, pixel)

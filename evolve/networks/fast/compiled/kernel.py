@@ -88,7 +88,12 @@ def _kept(name: str, compiled: Callable[[], bytes]) -> bytes:
 @lru_cache(maxsize=1)
 def _folder() -> Path | None:
     """Where code of this version for this processor is kept; None where it cannot be, or where others might have written it."""
-    about = llvmlite.__version__, llvm.llvm_version_info, llvm.get_process_triple(), llvm.get_host_cpu_name()
+    about = (
+        llvmlite.__version__,
+        llvm.llvm_version_info,
+        llvm.get_process_triple(),
+        llvm.get_host_cpu_name(),
+    )
     maker = hashlib.sha256(str(about).encode())
     maker.update(llvm.get_host_cpu_features().flatten().encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
@@ -96,6 +101,10 @@ def _folder() -> Path | None:
     with suppress(OSError, RuntimeError):  # no home
         folder = user_cache() / "kernels" / maker.hexdigest()[:16]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o022:
+        if (
+            not hasattr(os, "getuid")
+            or folder.stat().st_uid == os.getuid()
+            and not folder.stat().st_mode & 0o022
+        ):
             return folder
     return None

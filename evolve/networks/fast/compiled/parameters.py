@@ -19,7 +19,11 @@ from evolve.networks.fast.compiled.kernel import kernel
 
 def side_by_side(tensor: Tensor) -> bool:
     """Whether the tensor's numbers are all that lies in its stretch of memory, in the plain order or that of channels_last."""
-    return tensor.is_contiguous() or tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return (
+        tensor.is_contiguous()
+        or tensor.dim() == 4
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
 
 
 @kernel("pip")
@@ -33,7 +37,9 @@ def sgd(code: Code, dtype: torch.dtype) -> None:
     less = b.fsub(code.const(-0.0), rate)
 
     def tensor(line: Value) -> None:
-        p, g, held = (b.inttoptr(_entry(code, table, line, 4, column), POINTER) for column in range(3))
+        p, g, held = (
+            b.inttoptr(_entry(code, table, line, 4, column), POINTER) for column in range(3)
+        )
 
         def some(at: Value, wide: int, _: Sequence[Value]) -> None:
             many = [code.spread(number, wide) for number in (less, momentum, decay)]
@@ -74,7 +80,11 @@ def _entry(code: Code, table: Value, line: Value, columns: int, column: int) -> 
 
 
 def _numbers(
-    code: Code, count: Value, lanes: int, body: Callable[[Value, int, Sequence[Value]], Sequence[Value] | None], carried: Sequence[Value] = ()
+    code: Code,
+    count: Value,
+    lanes: int,
+    body: Callable[[Value, int, Sequence[Value]], Sequence[Value] | None],
+    carried: Sequence[Value] = (),
 ) -> Sequence[Value]:
     """``body(offset, how many, values)`` for vectors of ``lanes`` numbers, then for single ones; as :meth:`Code.loop`."""
     whole = code.multiple(count, lanes)

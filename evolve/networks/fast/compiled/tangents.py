@@ -32,11 +32,17 @@ class _Layer:
 
     def hat(self, place: Value | int, at: Value | int) -> Value:
         b = self.k.code.b
-        return b.fmul(b.fsub(self.k.load(self.c, place), self.k.load(self.mean, at)), self.k.load(self.invstd, at))
+        return b.fmul(
+            b.fsub(self.k.load(self.c, place), self.k.load(self.mean, at)),
+            self.k.load(self.invstd, at),
+        )
 
     def d_hat(self, place: Value | int, at: Value | int) -> Value:
         b = self.k.code.b
-        own = b.fmul(b.fsub(self.k.load(self.d_c, place), self.k.load(self.even, at)), self.k.load(self.invstd, at))
+        own = b.fmul(
+            b.fsub(self.k.load(self.d_c, place), self.k.load(self.even, at)),
+            self.k.load(self.invstd, at),
+        )
         return b.fsub(own, b.fmul(self.k.load(self.growth, at), self.hat(place, at)))
 
     def masked(self, value: Value, place: Value | int, at: Value | int) -> Value:
@@ -50,13 +56,23 @@ def pushed(code: Code, channels: int, dtype: torch.dtype) -> None:
     the direction of gamma and beta; mean d_c and the growth of std are left in ``even`` and ``growth``, [channels].
     """
     k, b = Channels(code, channels), code.b
-    d_z, d_c, c, scale, shift, mean, invstd, gamma, v_gamma, v_beta, even, growth, rows = code.arguments
-    layer, sums, count = _Layer(k, c, d_c, scale, shift, mean, invstd, even, growth), k.zeroed(2), k.number(rows)
+    d_z, d_c, c, scale, shift, mean, invstd, gamma, v_gamma, v_beta, even, growth, rows = (
+        code.arguments
+    )
+    layer, sums, count = (
+        _Layer(k, c, d_c, scale, shift, mean, invstd, even, growth),
+        k.zeroed(2),
+        k.number(rows),
+    )
 
     def add(places: Sequence[Value | int], at: Value | int) -> None:
         moved = [k.load(d_c, place) for place in places]
         k.join(sums[0], at, moved)
-        k.join(sums[1], at, [b.fmul(one, layer.hat(place, at)) for one, place in zip(moved, places, strict=True)])
+        k.join(
+            sums[1],
+            at,
+            [b.fmul(one, layer.hat(place, at)) for one, place in zip(moved, places, strict=True)],
+        )
 
     def finish(at: Value | int) -> None:
         k.store(b.fdiv(k.load(sums[0], at), count), even, at)
@@ -65,7 +81,11 @@ def pushed(code: Code, channels: int, dtype: torch.dtype) -> None:
     def put(places: Sequence[Value | int], at: Value | int) -> None:
         for place in places:
             along = code.fma(k.load(gamma, at), layer.d_hat(place, at), k.load(v_beta, at))
-            k.store(layer.masked(code.fma(k.load(v_gamma, at), layer.hat(place, at), along), place, at), d_z, place)
+            k.store(
+                layer.masked(code.fma(k.load(v_gamma, at), layer.hat(place, at), along), place, at),
+                d_z,
+                place,
+            )
 
     k.over_rows(rows, add)
     k.each(finish)
@@ -79,8 +99,32 @@ def pulled(code: Code, channels: int, given: bool, dtype: torch.dtype) -> None:
     address unread); those of gamma's and beta's gradients are written to d_gamma and d_beta.
     """
     k, b = Channels(code, channels), code.b
-    d_g, g_z, d_z, g_c, d_c, c, scale, shift, mean, invstd, even, growth, gamma, v_gamma, g_gamma, g_beta, d_gamma, d_beta, rows = code.arguments
-    layer, sums, count = _Layer(k, c, d_c, scale, shift, mean, invstd, even, growth), k.zeroed(2), k.number(rows)
+    (
+        d_g,
+        g_z,
+        d_z,
+        g_c,
+        d_c,
+        c,
+        scale,
+        shift,
+        mean,
+        invstd,
+        even,
+        growth,
+        gamma,
+        v_gamma,
+        g_gamma,
+        g_beta,
+        d_gamma,
+        d_beta,
+        rows,
+    ) = code.arguments
+    layer, sums, count = (
+        _Layer(k, c, d_c, scale, shift, mean, invstd, even, growth),
+        k.zeroed(2),
+        k.number(rows),
+    )
 
     def moved(place: Value | int, at: Value | int) -> Value:
         return layer.masked(k.load(d_z, place), place, at)
@@ -93,7 +137,10 @@ def pulled(code: Code, channels: int, given: bool, dtype: torch.dtype) -> None:
         if given:
             ways = [moved(place, at) for place in places]
             k.join(sums[0], at, ways)
-            terms = [code.fma(way, layer.hat(place, at), term) for way, place, term in zip(ways, places, terms, strict=True)]
+            terms = [
+                code.fma(way, layer.hat(place, at), term)
+                for way, place, term in zip(ways, places, terms, strict=True)
+            ]
         k.join(sums[1], at, terms)
 
     k.over_rows(rows, add)
@@ -105,7 +152,11 @@ def pulled(code: Code, channels: int, given: bool, dtype: torch.dtype) -> None:
         k.store(k.load(sums[1], at), d_gamma, at)
         share = b.fdiv(inverse, count)
         for room, before, now in ((shares[0], g_beta, sums[0]), (shares[1], g_gamma, sums[1])):
-            k.store(b.fmul(share, code.fma(own, k.load(now, at), b.fmul(way, k.load(before, at)))), room, at)
+            k.store(
+                b.fmul(share, code.fma(own, k.load(now, at), b.fmul(way, k.load(before, at)))),
+                room,
+                at,
+            )
         k.store(b.fmul(share, b.fmul(own, k.load(g_gamma, at))), shares[2], at)
 
     def put(places: Sequence[Value | int], at: Value | int) -> None:

@@ -51,11 +51,21 @@ class Channels:
         self.each(zero)
         return rooms
 
-    def affine(self, c: Value, place: Value | int, scale: Value, shift: Value, at: Value | int) -> Value:
+    def affine(
+        self, c: Value, place: Value | int, scale: Value, shift: Value, at: Value | int
+    ) -> Value:
         """scale * c + shift at a pixel."""
         return self.code.fma(self.load(c, place), self.load(scale, at), self.load(shift, at))
 
-    def masked(self, value: Value, c: Value, place: Value | int, scale: Value, shift: Value, at: Value | int) -> Value:
+    def masked(
+        self,
+        value: Value,
+        c: Value,
+        place: Value | int,
+        scale: Value,
+        shift: Value,
+        at: Value | int,
+    ) -> Value:
         """``value`` where ReLU(scale * c + shift) lets it through, 0 elsewhere."""
         passes = self.code.greater(self.affine(c, place, scale, shift, at), self.const(0.0))
         return self.code.b.select(passes, value, self.const(0.0))
@@ -68,7 +78,9 @@ class Channels:
         """Add to a sum."""
         self.store(self.code.b.fadd(self.load(room, at), self.code.total(terms)), room, at)
 
-    def over_rows(self, rows: Value, body: Callable[[Sequence[Value | int], Value | int], None]) -> None:
+    def over_rows(
+        self, rows: Value, body: Callable[[Sequence[Value | int], Value | int], None]
+    ) -> None:
         """``body(offsets of some rows, offset of a vector)``, ROWS at a time, then one by one."""
         code, whole = self.code, self.code.multiple(rows, ROWS)
 
@@ -88,7 +100,9 @@ def statistics(code: Code, channels: int, dtype: torch.dtype) -> None:
     """
     k = Channels(code, channels)
     b = code.b
-    c, rows, gamma, beta, bias, mean, invstd, scale, shift, running_mean, running_var, known = code.arguments
+    c, rows, gamma, beta, bias, mean, invstd, scale, shift, running_mean, running_var, known = (
+        code.arguments
+    )
     (sums, squares), count = k.zeroed(2), k.number(rows)
     k.over_rows(rows, lambda places, at: k.join(sums, at, [k.load(c, place) for place in places]))
     k.each(lambda at: k.store(b.fdiv(k.load(sums, at), count), mean, at))
@@ -97,7 +111,9 @@ def statistics(code: Code, channels: int, dtype: torch.dtype) -> None:
         apart = b.fsub(k.load(c, place), k.load(mean, at))
         return b.fmul(apart, apart)
 
-    k.over_rows(rows, lambda places, at: k.join(squares, at, [square(place, at) for place in places]))
+    k.over_rows(
+        rows, lambda places, at: k.join(squares, at, [square(place, at) for place in places])
+    )
 
     def finish(at: Value | int) -> None:
         variance = b.fdiv(k.load(squares, at), count)
@@ -111,7 +127,10 @@ def statistics(code: Code, channels: int, dtype: torch.dtype) -> None:
 
     def move(at: Value | int) -> None:
         unbiased = b.fdiv(k.load(squares, at), b.fsub(count, k.const(1.0)))
-        for running, new in ((running_mean, b.fadd(k.load(mean, at), k.load(bias, at))), (running_var, unbiased)):
+        for running, new in (
+            (running_mean, b.fadd(k.load(mean, at), k.load(bias, at))),
+            (running_var, unbiased),
+        ):
             old = b.fmul(k.load(running, at), k.const(1 - MOMENTUM))
             k.store(code.fma(new, k.const(MOMENTUM), old), running, at)
 
@@ -173,7 +192,14 @@ class _Back:
     def add(self, gs: Sequence[Value], places: Sequence[Value | int], at: Value | int) -> None:
         """The first walk: gradients of BN's output at some pixels."""
         self.k.join(self.even, at, gs)
-        self.k.join(self.slope, at, [self.k.code.b.fmul(g, self._centred(place, at)) for g, place in zip(gs, places, strict=True)])
+        self.k.join(
+            self.slope,
+            at,
+            [
+                self.k.code.b.fmul(g, self._centred(place, at))
+                for g, place in zip(gs, places, strict=True)
+            ],
+        )
 
     def finish(self, invstd: Value, g_gamma: Value, g_beta: Value, rows: Value) -> None:
         """Between the walks; adds sum g to g_beta and sum g (c - mean) invstd to g_gamma."""
@@ -219,9 +245,16 @@ class _Pools:
             first = code.linear((n, side * side * c), (y, 2 * side * c), (x, 2 * c))
             out = code.linear((n, half * half * c), (y, half * c), (x, c))
             corners = [code.add(first, apart * c) for apart in (0, 1, side, side + 1)]
-            self.k.each(lambda at: body([code.add(corner, at) for corner in corners], code.add(out, at), at))
+            self.k.each(
+                lambda at: body([code.add(corner, at) for corner in corners], code.add(out, at), at)
+            )
 
-        code.loop(self.images, lambda n, _: code.loop(half, lambda y, _: code.loop(half, lambda x, _: window(n, y, x))))
+        code.loop(
+            self.images,
+            lambda n, _: code.loop(
+                half, lambda y, _: code.loop(half, lambda x, _: window(n, y, x))
+            ),
+        )
 
     def left_out(self, body: Callable[[Value, Value | int], None]) -> None:
         """``body(offset of a pixel, offset of a vector)`` for the pixels that no window holds."""
@@ -230,7 +263,11 @@ class _Pools:
         code, last = self.k.code, self.side - 1
 
         def pixel(n: Value, y: Value | int, x: Value | int) -> None:
-            here = code.linear((n, self.side * self.side * self.k.channels), (y, self.side * self.k.channels), (x, self.k.channels))
+            here = code.linear(
+                (n, self.side * self.side * self.k.channels),
+                (y, self.side * self.k.channels),
+                (x, self.k.channels),
+            )
             self.k.each(lambda at: body(code.add(here, at), at))
 
         def image(n: Value, _: Sequence[Value]) -> None:
