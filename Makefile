@@ -23,6 +23,7 @@ test-slow: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check evolve tests benchmarks
+	$(BIN)/ruff format --check evolve tests benchmarks setup.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
