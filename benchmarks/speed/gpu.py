@@ -1,4 +1,4 @@
-"""All that is claimed of GPUs, measured on this machine's in under ten minutes, part by part.
+"""All that is claimed of GPUs, measured on this machine's in ten to fifteen minutes, part by part.
 
     python -m evolve.benchmarks.speed.gpu --out DIR [--data cifar100.zip] [--only PART ...]
 

@@ -22,7 +22,7 @@ from evolve.networks.network import Network
 from evolve.runs.estimate.timing import NoCheckpoint, silent
 
 from .cases import ANCESTOR_CLASSES, CONDENSE_CLASSES
-from .gpu_parts import _group, _models, _network
+from .gpu_parts import fresh_ancestor, fresh_models, lineage_group
 from .gpu_setting import Row, device_of, images, settings
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ def tests(plan: Plan) -> Iterator[Row]:
         sys.executable,
         "-m",
         "pytest",
-        "-q",
         "-p",
         "no:cacheprovider",
         "-rfE",
@@ -96,8 +95,8 @@ def _descendants(name: str, s: Settings, cpu: Resident, gpu: Resident) -> Iterat
         ("PlainTrainer", gpu, torch.float32),
         ("captured", gpu, torch.float32),
     ):
-        group = _group(s, resident, 2)
-        models = [model.to(dtype) for model in _models(s, group)]
+        group = lineage_group(s, resident, 2)
+        models = [model.to(dtype) for model in fresh_models(s, group)]
         trainer = (
             GraphTrainer(models, group, True) if what == "captured" else PlainTrainer(models, group)
         )
@@ -135,7 +134,7 @@ def _ancestor(name: str, s: Settings, cpu: Resident, gpu: Resident) -> Iterator[
 
 
 def _gradients(s: Settings, resident: Resident, dtype: torch.dtype, graphed: bool) -> list[Tensor]:
-    model: Network = _network(s, resident.device).to(dtype)
+    model: Network = fresh_ancestor(s, resident.device).to(dtype)
     model.fused = False
     model.train()
     index = torch.arange(s.ancestor.batch)

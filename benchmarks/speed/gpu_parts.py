@@ -75,10 +75,10 @@ def _descendants(name: str, s: Settings, resident: Resident, rehearse: bool) -> 
         rate,
         "images/s",
     )
-    group = _group(s, resident, 1)
+    group = lineage_group(s, resident, 1)
     yield (
         f"{name}: PlainTrainer on resident images",
-        _epochs_a_second(PlainTrainer(_models(s, group), group), group),
+        _epochs_a_second(PlainTrainer(fresh_models(s, group), group), group),
         "images/s",
     )
     best, widest = 0.0, 1
@@ -97,8 +97,8 @@ def _descendants(name: str, s: Settings, resident: Resident, rehearse: bool) -> 
 
 def _kernels(name: str, s: Settings, resident: Resident) -> Iterator[Row]:
     """What a step of one generation asks of the GPU; the log has the kernels by time."""
-    group = _group(s, resident, s.descend.descendants)
-    trainer = GraphTrainer(_models(s, group), group, False)
+    group = lineage_group(s, resident, s.descend.descendants)
+    trainer = GraphTrainer(fresh_models(s, group), group, False)
     trainer.epoch(0)
     with torch.profiler.profile() as profile:
         trainer.epoch(1)
@@ -117,29 +117,29 @@ def _kernels(name: str, s: Settings, resident: Resident) -> Iterator[Row]:
 
 
 def _captured(s: Settings, resident: Resident, count: int) -> float:
-    group = _group(s, resident, count)
-    return _epochs_a_second(GraphTrainer(_models(s, group), group, True), group)
+    group = lineage_group(s, resident, count)
+    return _epochs_a_second(GraphTrainer(fresh_models(s, group), group, True), group)
 
 
 def _whole_stage(name: str, s: Settings, resident: Resident) -> Iterator[Row]:
     """What a stage costs before it trains: the check of an architecture, the choice of a width, the capture."""
-    group = _group(s, resident, s.descend.descendants)
+    group = lineage_group(s, resident, s.descend.descendants)
     for again in ("first", "second"):
         made: list[Trainer] = []
         seconds = timed(
-            lambda made=made: made.append(checked(_models(s, group), group)), resident.device
+            lambda made=made: made.append(checked(fresh_models(s, group), group)), resident.device
         )  # type: ignore[misc]
         yield f"{name}: {again} set-up of {group.size} ({type(made[0]).__name__})", seconds, "s"
 
 
-def _group(s: Settings, resident: Resident, count: int) -> Group:
+def lineage_group(s: Settings, resident: Resident, count: int) -> Group:
     """``count`` descendants on the lineage's tasks, over and over."""
     tasks = downstream_tasks(s.descend, DESCEND_CLASSES, resident, 0)
     numbers = [number % len(tasks) for number in range(count)]
     return Group([tasks[number] for number in numbers], numbers, resident, s.descend, 0)
 
 
-def _models(s: Settings, group: Group) -> list[Any]:
+def fresh_models(s: Settings, group: Group) -> list[Any]:
     plan = paper_descendant(s)
     return [
         inherit(plan, None, s.descend.classes_per_task, 0, number).to(group.resident.device)
@@ -180,7 +180,7 @@ def _steps(s: Settings, resident: Resident, count: int) -> Iterator[tuple[str, f
         ("plain, channels_last", torch.channels_last, False),
         ("trunk captured", torch.channels_last, True),
     ):
-        model = _network(s, resident.device).to(memory_format=memory)
+        model = fresh_ancestor(s, resident.device).to(memory_format=memory)
         yield what, _step_loop(model, s, resident, count, graphed)
     short = replace(
         s.descend,
@@ -190,13 +190,13 @@ def _steps(s: Settings, resident: Resident, count: int) -> Iterator[tuple[str, f
         test_per_class=1,
         lr=1e-3,
     )
-    group = _group(replace(s, descend=short), resident, 1)
-    trainer = GraphTrainer([_network(s, resident.device)], group, True)  # type: ignore[list-item]
+    group = lineage_group(replace(s, descend=short), resident, 1)
+    trainer = GraphTrainer([fresh_ancestor(s, resident.device)], group, True)  # type: ignore[list-item]
     rate = _epochs_a_second(trainer, group)
     yield "whole step captured", 1e3 * group.images / group.steps / rate
 
 
-def _network(s: Settings, device: torch.device) -> Network:
+def fresh_ancestor(s: Settings, device: torch.device) -> Network:
     model = ancestor_plan(s).build(s.stream.classes_per_task)
     return model.to(device)
 
@@ -325,7 +325,7 @@ def paper(plan: Plan) -> Iterator[Row]:
             ancestor=replace(s.ancestor, lr=0.01),
             condense=replace(s.condense, images_per_class=500),
         )
-    counted, each = _stage_counts(s), dict[str, float]()
+    counted, each = stage_counts(s), dict[str, float]()
     pieces: dict[str, tuple[Callable[[int], object], int, tuple[int, int]]] = {
         "accumulate": (partial(_accumulate, s, resident), s.ancestor.epochs, (2, 8)),
         "condense": (partial(_condense, s, resident), s.condense.epochs, (1, 2)),
@@ -356,12 +356,12 @@ SET = 8  # stages that train together
 
 
 def _descend(s: Settings, resident: Resident, epochs: int) -> None:
-    group = _group(s, resident, SET * s.descend.descendants)
+    group = lineage_group(s, resident, SET * s.descend.descendants)
     d = replace(s.descend, epochs=epochs)
-    train_together(_models(s, group), group.tasks, resident, d, 0, group.numbers, silent)
+    train_together(fresh_models(s, group), group.tasks, resident, d, 0, group.numbers, silent)
 
 
-def _stage_counts(s: Settings) -> Counter[str]:
+def stage_counts(s: Settings) -> Counter[str]:
     """Stages of a whole lineage, by kind, where every condenser chooses another set."""
     world = World(
         s, 0, "", tuple(ANCESTOR_CLASSES), tuple(CONDENSE_CLASSES), tuple(DESCEND_CLASSES)

@@ -12,7 +12,7 @@ from evolve.core.settings import Settings
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture
 
-SET_LIMIT = 8  # stages that train as one set at most: 40 descendants, the widest graph that is tried (evolve.descendants.trainers.graph_check.WIDTHS)
+SET_LIMIT = 8  # stages that train as one set, in one graph, at most
 
 
 Peek = Callable[

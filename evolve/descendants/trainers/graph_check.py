@@ -1,27 +1,23 @@
-"""Whether, and how widely, captured training is to be used here: compared with the reference and measured once a process."""
+"""Whether captured training is to be used here: compared with the reference once a process and architecture."""
 
 from __future__ import annotations
 
 import copy
 import math
-import time
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 import torch
 
 from evolve.core.errors import first_line
 from evolve.descendants.trainers.graph_draws import layout
-from evolve.descendants.trainers.graphs import GraphTrainer, Wave, branches_of
+from evolve.descendants.trainers.graphs import GraphTrainer, branches_of
 from evolve.descendants.trainers.group import DownstreamTask, Group, Trainer
 from evolve.descendants.trainers.plain import PlainTrainer
 from evolve.networks.vgg import VGG
-from evolve.networks.vgg_plan import anonymous, layer_names
+from evolve.networks.vgg_plan import anonymous
 
-WIDTHS = (1, 2, 4, 8)  # numbers of branches to try
-GAIN = 1.03  # a wider graph has to be this much faster to be taken
-TIMED_STEPS = 16  # of an epoch that is timed
 CHECKED_STEPS = 2  # full batches of the epochs that are compared; the tail comes on top
 CHECKED_BRANCHES = 2  # one alone could not show that branches disturb each other
 TOLERANCE = (
@@ -29,7 +25,6 @@ TOLERANCE = (
 )
 
 _agreed: dict[Hashable, bool] = {}  # by architecture and circumstances
-_seconds: dict[Hashable, float] = {}  # of a step, by circumstances and number of branches
 
 
 def checked(models: Sequence[VGG], group: Group, capture: bool = True) -> Trainer:
@@ -42,7 +37,7 @@ def checked(models: Sequence[VGG], group: Group, capture: bool = True) -> Traine
     agree = {agrees(models, member, group, capture) for member in group.members()}
     try:
         if agree == {True}:
-            return GraphTrainer(models, group, capture, _width(models, group, capture))
+            return GraphTrainer(models, group, capture)
         if True in agree:
             raise ArithmeticError("some of these architectures train otherwise when captured")
     except Exception as error:  # a fast path must not cost a result, whatever ails it
@@ -99,73 +94,12 @@ def generation(models: Sequence[VGG], group: Group, member: int) -> list[int]:
     return list(range(mine.start, mine.stop))
 
 
-def _width(models: Sequence[VGG], group: Group, capture: bool) -> int:
-    """The number of branches to use. Measured with the deepest of the models, which needs the most memory; the channels matter, the
-    depth hardly, and nearly every generation has another architecture: so its times stand for all of as many channels.
-    """
-    deepest = max(models, key=lambda model: len(layer_names(model.plan)))
-    member = list(models).index(deepest)
-    channels = max(spec.c_out for block in deepest.plan for spec in block)
-    stacked = generation(models, group, member)
-    key = (channels, len(stacked), *_circumstances(deepest, group, capture))
-
-    def measure(count: int) -> float:
-        if (key, count) not in _seconds:
-            try:
-                _seconds[key, count] = seconds(models, group, stacked * count, capture)
-            except (
-                RuntimeError
-            ):  # out of memory; under capture it may come as the capture's own error
-                if count == 1:
-                    raise
-                _seconds[key, count] = math.inf
-        return _seconds[key, count]
-
-    return branches(len(branches_of(models, group.numbers)), measure)
-
-
 def _warn(error: Exception) -> None:
     warnings.warn(
         f"captured training is not used here, the plain one is: {type(error).__name__}: {first_line(error)}",
         RuntimeWarning,
         stacklevel=2,
     )
-
-
-def branches(size: int, measure: Callable[[int], float]) -> int:
-    """How many of ``size`` generations to train in one graph. ``measure(count)`` gives the seconds of a step of ``count`` branches.
-
-    Widths are tried from one on while they bring more images a second; the last may be wider than ``size``, so
-    that groups of other sizes find the same ones measured. The choice may follow a measurement because no number depends on it.
-    """
-    best, speed = 0, 0.0
-    for count, before in zip(WIDTHS, (0, *WIDTHS), strict=False):
-        if before >= size:
-            break
-        found = count / measure(count)
-        if best and found < GAIN * speed:
-            break
-        best, speed = count, found
-    return min(best, size)
-
-
-def seconds(
-    models: Sequence[VGG], group: Group, members: Sequence[int], capture: bool, repeats: int = 3
-) -> float:
-    """Time of a step of ``members`` (generations may recur), on copies: the least of ``repeats`` short epochs."""
-    short = shortened(group, TIMED_STEPS, members)
-    trainer = GraphTrainer([copy.deepcopy(models[member]) for member in members], short, capture)
-    (wave,) = trainer.waves
-    wave.start(0)
-    return min(_timed(wave) for _ in range(repeats)) / short.steps
-
-
-def _timed(wave: Wave) -> float:
-    wave.losses()  # waits for the device
-    started = time.perf_counter()
-    wave.replay()
-    wave.losses()
-    return time.perf_counter() - started
 
 
 def _compare(models: Sequence[VGG], group: Group, members: Sequence[int], capture: bool) -> None:

@@ -9,7 +9,6 @@ which others are in the graph: each branch has its own kernels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 
@@ -187,15 +186,21 @@ class Exam:
         self.counter += 1
 
 
-class Wave:
-    """Descendants whose steps are one graph. ``start`` an epoch (nothing waits for it), then read its ``losses``."""
+class GraphTrainer:
+    """A :class:`evolve.descendants.trainers.group.Trainer` whose steps are one graph. The models must be on the Resident's device; each generation may
+    have an architecture of its own.
 
-    def __init__(self, models: Sequence[VGG], group: Group, recorder: Recorder) -> None:
+    ``capture`` False runs the same steps without graphs; True on a CPU rehearses the capture (see :class:`Recorder`). A capture that
+    fails raises here, and the models are as they were.
+    """
+
+    def __init__(self, models: Sequence[VGG], group: Group, capture: bool) -> None:
         self.group, self.shape = group, layout(group)
         self.branches = [
             Branch(models[part], group.d) for part in branches_of(models, group.numbers)
         ]
         device = group.resident.device
+        recorder = Recorder(device, capture)
         self.block = torch.zeros(self.shape.numbers, dtype=torch.int64, device=device)
         # The fused kernel on a GPU reads a float32; on a CPU a float64 keeps the rate as it is.
         self.rates = torch.zeros(
@@ -218,15 +223,22 @@ class Wave:
         self._train = [recorder.record(step, [*state, step.counter]) for step in self.steps]
         self._examine = recorder.record(self.exam, [*state, self.exam.counter, self.exam.right])
 
-    def prepare(self, epoch: int) -> None:
+    def epoch(self, epoch: int) -> list[float]:
+        self._start(epoch)
+        if epoch + 1 < self.group.d.epochs:
+            self._prepare(epoch + 1)
+        totals = torch.cat([branch.total for branch in self.branches]).tolist()
+        return [total / self.group.images for total in totals]
+
+    def _prepare(self, epoch: int) -> None:
         """Draw and pack an epoch ahead of its start, while the GPU is busy."""
         block = pack(self.group, epoch)
         self._next = epoch, block.pin_memory() if self.block.is_cuda else block
 
-    def start(self, epoch: int) -> None:
-        """Upload the epoch's draws and rates, and launch all its steps."""
+    def _start(self, epoch: int) -> None:
+        """Upload the epoch's draws and rates, and launch all its steps; nothing waits for them."""
         if self._next is None or self._next[0] != epoch:
-            self.prepare(epoch)
+            self._prepare(epoch)
         assert self._next is not None
         rates = torch.tensor(
             [self.group.rate(epoch, step) for step in range(self.group.steps)],
@@ -236,9 +248,9 @@ class Wave:
         self.block.copy_(self._next[1], non_blocking=True)
         self.rates.copy_(rates.pin_memory() if self.rates.is_cuda else rates, non_blocking=True)
         self._next = None
-        self.replay()
+        self._replay()
 
-    def replay(self) -> None:
+    def _replay(self) -> None:
         """All steps of an epoch, on the draws that are uploaded."""
         for branch in self.branches:
             branch.total.zero_()
@@ -246,13 +258,6 @@ class Wave:
             step.counter.zero_()
             for _ in range(len(step.slots)):
                 job()
-
-    def losses(self) -> list[float]:
-        """Each descendant's mean loss of the epoch that was started last."""
-        return [
-            total / self.group.images
-            for total in torch.cat([branch.total for branch in self.branches]).tolist()
-        ]
 
     def correct(self) -> list[Tensor]:
         self.exam.counter.zero_()
@@ -264,6 +269,12 @@ class Wave:
             for mine, task in zip(right, self.group.tasks, strict=True)
         ]
 
+    def close(self) -> None:
+        """Hand out the weights; let the graphs and their memory go."""
+        for branch in self.branches:
+            branch.stack.unstack()
+        del self.branches, self.steps, self.exam, self._train, self._examine
+
 
 def _tests(group: Group) -> tuple[Tensor, Tensor]:
     """Indices and labels of all test images, on the device: int64 [chunks, members, TEST_BATCH] each, filled up with index 0, label -1."""
@@ -273,57 +284,3 @@ def _tests(group: Group) -> tuple[Tensor, Tensor]:
         for column in padded_tests(group.tasks, TEST_BATCH)
     )
     return index, labels
-
-
-class GraphTrainer:
-    """A :class:`evolve.descendants.trainers.group.Trainer`. The models must be on the Resident's device; each generation may have an
-    architecture of its own.
-
-    At most ``most`` generations are in one graph; more train in waves of about equal size, one wave after the other. ``capture``
-    False runs the same steps without graphs; True on a CPU rehearses the capture (see :class:`Recorder`). A capture that fails
-    raises here, and the models are as they were.
-    """
-
-    def __init__(
-        self, models: Sequence[VGG], group: Group, capture: bool, most: int | None = None
-    ) -> None:
-        self.group = group
-        recorder, generations = (
-            Recorder(group.resident.device, capture),
-            branches_of(models, group.numbers),
-        )
-        parts = [generations[part] for part in waves(len(generations), most or len(generations))]
-        places = [slice(part[0].start, part[-1].stop) for part in parts]
-        self.waves = [
-            Wave(
-                models[mine],
-                replace(group, tasks=group.tasks[mine], numbers=group.numbers[mine]),
-                recorder,
-            )
-            for mine in places
-        ]
-
-    def epoch(self, epoch: int) -> list[float]:
-        for wave in self.waves:
-            wave.start(epoch)
-        if epoch + 1 < self.group.d.epochs:
-            for wave in self.waves:
-                wave.prepare(epoch + 1)
-        return [loss for wave in self.waves for loss in wave.losses()]
-
-    def correct(self) -> list[Tensor]:
-        return [right for wave in self.waves for right in wave.correct()]
-
-    def close(self) -> None:
-        """Hand out the weights; let the graphs and their memory go."""
-        for wave in self.waves:
-            for branch in wave.branches:
-                branch.stack.unstack()
-        self.waves = []
-
-
-def waves(count: int, most: int) -> list[slice]:
-    """``count`` generations in as few parts of at most ``most`` as there must be, the parts' sizes differing by one at most."""
-    parts = -(-count // most)
-    ends = [count * part // parts for part in range(parts + 1)]
-    return [slice(*pair) for pair in zip(ends, ends[1:], strict=False)]

@@ -1,10 +1,10 @@
-"""When captured training is used: as wide as it pays, and only where it agrees with the plain trainer."""
+"""When captured training is used: only where it agrees with the plain trainer."""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from test_graphs import (
 )
 
 from evolve.descendants.trainers import graph_check
-from evolve.descendants.trainers.graph_check import branches, checked, shortened
+from evolve.descendants.trainers.graph_check import checked, shortened
 from evolve.descendants.trainers.graph_draws import layout
 from evolve.descendants.trainers.graphs import GraphTrainer, TrainStep
 from evolve.descendants.trainers.plain import PlainTrainer
@@ -31,58 +31,9 @@ from evolve.networks.vgg_plan import vgg16_plan
 
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
-    for known in (graph_check._agreed, graph_check._seconds):
-        known.clear()
+    graph_check._agreed.clear()
     yield
-    for known in (graph_check._agreed, graph_check._seconds):
-        known.clear()
-
-
-def test_branches_are_added_while_they_pay():
-    def machine(units: int) -> Callable[[int], float]:
-        return lambda count: (
-            1.0 + max(0, count - units)
-        )  # seconds: free up to ``units`` branches, then each costs as much as alone
-
-    assert (
-        branches(5, machine(8)) == 5
-        and branches(7, machine(100)) == 7
-        and branches(60, machine(100)) == 8
-    )
-    assert (
-        branches(8, machine(1)) == 1
-        and branches(8, machine(4)) == 4
-        and branches(1, machine(5)) == 1
-    )
-    assert branches(3, lambda count: 1 / count) == 3
-
-
-def measured(monkeypatch: pytest.MonkeyPatch, time_of: Callable[[int], float]) -> list[int]:
-    """Let ``time_of`` stand for the measurement; the widths that it is asked for."""
-    asked: list[int] = []
-
-    def seconds(models: object, group: object, members: Sequence[int], capture: bool) -> float:
-        asked.append(len(members))
-        return time_of(len(members))
-
-    monkeypatch.setattr(graph_check, "seconds", seconds)
-    return asked
-
-
-def test_branches_stop_where_memory_ends_and_do_not_try_again(monkeypatch):
-    def time_of(count: int) -> float:
-        if count > 2:
-            raise torch.cuda.OutOfMemoryError("full")
-        return 1.0
-
-    asked = measured(monkeypatch, time_of)
-    group = generations(make_group(1, 14), 5)
-    for _ in range(2):
-        trainer = checked(make_models(group), group)
-        assert isinstance(trainer, GraphTrainer) and [
-            len(wave.branches) for wave in trainer.waves
-        ] == [1, 2, 2]
-    assert asked == [1, 2, 4]
+    graph_check._agreed.clear()
 
 
 def test_a_checked_trainer_is_the_captured_one_and_the_check_leaves_no_trace(recwarn):
@@ -104,7 +55,6 @@ def test_an_architecture_is_checked_once_whatever_its_company(monkeypatch):
         "_compare",
         lambda models, group, members, capture: compared.append(list(members)),
     )
-    measured(monkeypatch, lambda count: 1.0)
     for members, images in ((3, 14), (3, 14), (1, 14), (3, 18), (3, 13), (1, 13)):
         group = make_group(members, images)
         checked(make_models(group), group)
@@ -117,24 +67,6 @@ def test_an_architecture_is_checked_once_whatever_its_company(monkeypatch):
     assert compared[4:] == [[1, 1]]
 
 
-def test_times_are_measured_once_for_all_depths_and_sizes(monkeypatch):
-    monkeypatch.setattr(graph_check, "_compare", lambda *args: None)
-    asked = measured(monkeypatch, lambda count: 1.0)
-    group = make_group(2, 14)
-    checked(make_models(group), group)
-    assert asked == [2]
-    mixed = generations(group, 3)
-    trainer = checked(
-        [*make_models(group, plan=OTHER), *make_models(group), *make_models(group, plan=OTHER)],
-        mixed,
-    )
-    assert (
-        asked == [2, 4, 8]
-        and isinstance(trainer, GraphTrainer)
-        and [len(wave.branches) for wave in trainer.waves] == [3]
-    )
-
-
 def refuse(monkeypatch: pytest.MonkeyPatch, *plans: object) -> None:
     """Let the comparison fail for these architectures."""
 
@@ -145,7 +77,6 @@ def refuse(monkeypatch: pytest.MonkeyPatch, *plans: object) -> None:
             raise ArithmeticError("other losses")
 
     monkeypatch.setattr(graph_check, "_compare", compare)
-    measured(monkeypatch, lambda count: 1.0)
 
 
 @pytest.mark.filterwarnings("ignore:captured training is not used:RuntimeWarning")
@@ -171,7 +102,6 @@ def test_a_set_too_large_to_capture_comes_apart_and_condemns_nobody(monkeypatch,
         return right(self, step, state)
 
     monkeypatch.setattr(graph_capture.Recorder, "record", record)
-    monkeypatch.setattr(graph_check, "_width", lambda models, group, capture: group.size)
     group = make_group(2, 14)
     models, many = make_models(group), generations(group, 3)
     room = 1  # too little even for the comparison
@@ -214,7 +144,6 @@ def wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("breakage", [wrong_crops, lost_update, broken_capture, wrong_answers])
 def test_what_fails_the_check_trains_plainly_after_one_warning(monkeypatch, breakage):
-    monkeypatch.setattr(graph_check, "seconds", lambda *args: 1.0)
     group = make_group(2, 14, tests=40)
     models, twins = make_models(group), make_models(group)
     if breakage is wrong_answers:

@@ -24,7 +24,6 @@ from evolve.descendants.trainers.graphs import (
     Exam,
     GraphTrainer,
     TrainStep,
-    waves,
 )
 from evolve.descendants.trainers.group import DownstreamTask, Group, Trainer
 from evolve.descendants.trainers.plain import PlainTrainer
@@ -225,12 +224,11 @@ def test_a_member_learns_the_same_alone_as_stacked():
     assert_equal_models(models, alone, 1e-5, 1e-7)
 
 
-@pytest.mark.parametrize("most", [1, 2, 4, None])
-def test_generations_of_several_architectures_learn_in_a_set_as_alone(most):
+def test_generations_of_several_architectures_learn_in_a_set_as_alone():
     group = make_group(2, 14)
     single = [make_models(group, torch.float32, plan) for plan in (PLAN, OTHER, PLAN)]
     models = copy.deepcopy([model for generation in single for model in generation])
-    losses, answers = run(GraphTrainer(models, generations(group, 3), True, most), group.d.epochs)
+    losses, answers = run(GraphTrainer(models, generations(group, 3), True), group.d.epochs)
     for number, generation in enumerate(single):
         part = slice(2 * number, 2 * number + 2)
         own, right = run(GraphTrainer(generation, group, True), group.d.epochs)
@@ -270,13 +268,6 @@ def test_a_diverged_member_has_a_loss_that_is_not_finite_and_the_others_go_on():
     assert not np.isfinite(losses[0][0]) and np.isfinite(losses[0][1])
 
 
-@given(st.integers(1, 40), st.integers(1, 12))
-def test_waves_hold_everyone_once_in_parts_of_about_equal_size(count, most):
-    parts = [list(range(count))[part] for part in waves(count, most)]
-    assert sum(parts, []) == list(range(count)) and len(parts) == -(-count // most)
-    assert max(map(len, parts)) <= most and max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
 # --- recording
 
 
@@ -286,8 +277,7 @@ def test_a_rehearsed_capture_leaves_everything_as_it_was():
     before = copy.deepcopy(models)
     trainer = GraphTrainer(models, group, True)
     assert_equal_models(models, before, 0, 0)
-    (wave,) = trainer.waves
-    assert not any(momentum.any() for branch in wave.branches for momentum in branch.momentum)
+    assert not any(momentum.any() for branch in trainer.branches for momentum in branch.momentum)
 
 
 def test_a_failed_capture_leaves_the_models_as_they_were(monkeypatch):
