@@ -1,7 +1,7 @@
 """The records of our condensers: code, help, [condense] settings read, cost. Imports no torch.
 
 A setting that a method does not read must not change the key of its stage: two scenarios that differ in it alone share the result.
-``tests/test_lineage_keys.py`` runs every condenser on settings that record what is read of them, and compares with this table.
+``tests/lineage/test_lineage_keys.py`` runs every condenser on settings that record what is read of them, and compares with this table.
 """
 
 from __future__ import annotations

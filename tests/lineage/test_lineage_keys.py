@@ -130,7 +130,7 @@ def test_every_number_relevant_setting_changes_the_keys_after_it(
             ):
                 continue  # shared by design: an untrained ancestor and a from-scratch descendant read fewer settings
             if label.endswith("full-ancestor") and section in ("condense", "inherit"):
-                continue  # it is condensed by nobody, and reads of [inherit] the learning rate alone (tests/training)
+                continue  # it is condensed by nobody, and reads of [inherit] the learning rate alone (tests/descendants/trainers)
             if section not in ("descend", "inherit") or stage.kind == "descend":
                 assert (stage.key != after[label]) == must, f"{section}.{f.name} and {label}"
 
