@@ -6,7 +6,7 @@ STAMP := $(VENV)/.evolve-installed
 
 .PHONY: run test test-slow lint wheel-smoke clean
 
-$(STAMP): setup.cfg pyproject.toml
+$(STAMP): setup.cfg setup.py pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else f"evolve needs Python 3.10 to 3.13, {sys.executable} is {sys.version.split()[0]}; name another: make run PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
