@@ -24,7 +24,7 @@ from pathlib import Path
 far, stem = sys.argv[1] == "far", Path(sys.argv[2])
 if far:
     socket.gethostname = lambda: "far"
-from evolve import lease
+from evolve.engine import lease
 lease.LEASE_SECONDS, lease.BEAT_SECONDS = 1.5, 0.1
 held = lease.Lease(stem)
 print(held.take(), flush=True)

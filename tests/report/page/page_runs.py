@@ -60,6 +60,8 @@ def result(stage: Stage, score: Score, diverged: bool = False) -> dict[str, Any]
             "status": "tied",
             "selected_by": "fallback",
             "trials": [],
+            "agreement": None,
+            "history": {},
         }
     accuracy = [score(stage) + 0.02 * i for i in range(3)]
     made = {"accuracy": accuracy, "best": accuracy, "test_images": [50] * 3}
