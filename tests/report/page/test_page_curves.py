@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evolve.condensers.methods import method as method_record
 from evolve.lineage.scenario import load
 from evolve.report.compare import METRICS, Batch, Case
 from evolve.report.curves import Descent, Generation, Interval, LineageRecord, summarise
@@ -199,5 +200,6 @@ def test_only_a_condenser_that_draws_is_said_to_have_drawn_once() -> None:
         case = Case(
             "a", 0, "a", (), {}, load("glyphs-seq25", "quick", (f"condense.method={method}",))
         )
-        section = Section("t", (Line(case, Path(), made, {}, {}),))
+        draws = method_record(method).draws
+        section = Section("t", (Line(case, Path(), made, {}, {}, "evolve run", draws),))
         assert any("one condensation each" in line for line in caveats(section)) == expected
