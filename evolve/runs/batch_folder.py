@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,10 @@ def write_batch_file(batch: Batch, out: Path, command: Sequence[str]) -> Path:
 def check_folder(batch: Batch, out: Path) -> None:
     """Check that ``out`` may be this batch's folder.
 
+    Args:
+        batch: what is to be computed.
+        out: an existing folder.
+
     Raises:
         UserError: it is a run's folder or somebody else's, or holds a batch whose lineages would
             drop out of its tables.
@@ -78,20 +82,7 @@ def check_folder(batch: Batch, out: Path) -> None:
         )
     mine = {case.folder for case in batch.cases}
     if is_batch(out):
-        earlier = [
-            str(case.get("folder"))
-            for case in _read(out).get("cases", ())
-            if isinstance(case, Mapping)
-        ]
-        if lost := [folder for folder in earlier if folder not in mine]:
-            what = (
-                f"{len(lost)} lineages that this command leaves out "
-                f"({lost[0]}{', ...' if len(lost) > 1 else ''})"
-            )
-            raise UserError(
-                f"--out {out}: holds a batch of {what}; give another folder with --out (what is "
-                "computed already is taken from the store)"
-            )
+        _check_same(out, mine)
         return
     if other := [
         path.name
@@ -104,8 +95,26 @@ def check_folder(batch: Batch, out: Path) -> None:
         )
 
 
+def _check_same(out: Path, mine: Set[str]) -> None:
+    """Refuse a command that leaves out lineages which the batch in ``out`` has."""
+    cases = _read(out).get("cases", ())
+    earlier = [str(case.get("folder")) for case in cases if isinstance(case, Mapping)]
+    if lost := [folder for folder in earlier if folder not in mine]:
+        what = (
+            f"{len(lost)} lineages that this command leaves out "
+            f"({lost[0]}{', ...' if len(lost) > 1 else ''})"
+        )
+        raise UserError(
+            f"--out {out}: holds a batch of {what}; give another folder with --out "
+            "(what is computed already is taken from the store)"
+        )
+
+
 def read_batch_file(folder: Path) -> BatchFolder:
     """Read batch.json back.
+
+    Args:
+        folder: the batch's.
 
     Raises:
         UserError: batch.json is damaged, or a case's folder is not there.

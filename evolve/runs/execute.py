@@ -12,8 +12,9 @@ from evolve.core.errors import UserError
 from evolve.engine.engine import Notice, StageDone, StageProgress, StageStarted, run_stages
 from evolve.lineage.collect import generation
 from evolve.lineage.schedule import measured
-from evolve.report.curves import LineageRecord, summarise
+from evolve.report.curves import LineageRecord
 from evolve.report.economy import sentences
+from evolve.report.pooling import summarise
 from evolve.report.verdict import gain_sentence, verdict
 from evolve.runs.folder import claimed
 from evolve.runs.run import (

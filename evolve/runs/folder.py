@@ -40,7 +40,11 @@ OURS = (RUN_FILE, "scenario.toml", "tensorboard", "damaged-run.json")
 def default_out(chosen: Scenario, seed: int, reference: bool = False) -> Path:
     """The folder of a run that was given none: runs/<scenario>-<profile>-seed<n>.
 
-    Overrides add a short hash, so that two ablations do not meet in one folder.
+    Args:
+        chosen: the scenario. Its overrides add a short hash, so that two ablations do not meet in
+            one folder.
+        seed: the run's.
+        reference: whether it takes the plain path.
     """
     name = f"{chosen.settings.name}-{chosen.profile}-seed{seed}{'-reference' if reference else ''}"
     if chosen.overrides:
@@ -69,6 +73,9 @@ def default_store(out: Path) -> Path:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """Read run.json of a run's folder.
+
+    Args:
+        folder: the run's folder.
 
     Returns:
         The entries that FACTS names.
@@ -124,6 +131,9 @@ def find_store(folder: Path, recorded: str, given: Path | None) -> Path:
 @contextmanager
 def claimed(out: Path) -> Iterator[None]:
     """Hold the run folder, so that two processes do not write one run's pictures at once.
+
+    Args:
+        out: the run's folder; made where it is not there.
 
     Raises:
         UserError: another process holds it, or nothing can be written there.

@@ -112,6 +112,10 @@ def _judge(card: Card, counted: Census, forget: Sequence[str]) -> None:
 def references(store: Store, runs: Iterable[Referrer]) -> dict[Path, dict[str, Stage]]:
     """The stages that each run has or will have, as far as they can be named now.
 
+    Args:
+        store: the store.
+        runs: those that refer to it.
+
     Returns:
         Run folder -> key -> stage.
     """
@@ -127,7 +131,7 @@ def references(store: Store, runs: Iterable[Referrer]) -> dict[Path, dict[str, S
 def contents(store: Store) -> Iterator[Item]:
     """All that lies in the store.
 
-    Left out: its locks, the registrations, and what processes are writing now.
+    Left out are its locks, the registrations, and what processes are writing now.
     """
     root = store.root
     for path in sorted(root.glob("results/*/*/*")):

@@ -91,10 +91,8 @@ def cards(store: Store) -> Iterator[Card]:
         with suppress(FileNotFoundError):
             try:
                 entry = json.loads(file.read_bytes())
-                places = (
-                    Path(entry["folder"]),
-                    (store.root / entry["beside"]).resolve(),
-                )  # the latter: store and run have moved together
+                # The second place is right where store and run have moved together.
+                places = (Path(entry["folder"]), (store.root / entry["beside"]).resolve())
                 folder = next(
                     (place for place in places if (place / RUN_FILE).is_file()), places[0]
                 )

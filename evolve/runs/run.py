@@ -174,9 +174,15 @@ class Run:
     image_bytes: int = 0
 
     def peek(self, key: str) -> Mapping[str, Any] | None:
-        """A finished stage's record; None while it is not in the store.
+        """Read a finished stage's record.
 
         Checksums are verified on the first look. A damaged result is set aside.
+
+        Args:
+            key: the stage's.
+
+        Returns:
+            None while the result is not in the store.
         """
         if key not in self.results:
             if (result := self.store.get(key)) is None:
@@ -228,19 +234,12 @@ def open_run(
     import torch
 
     from evolve.data.resident import Resident
-    from evolve.data.sources import load_images
-    from evolve.engine.devices import choose_device
 
-    if request.cluster is None:
-        choose_device(request.device)
     settings = request.scenario.settings
-    _check_store(request)
+    _check_place(request)
     store = Store(request.store, notice)
     cache = Path(os.environ.get("EVOLVE_CACHE", request.store / "images"))
-    image_sets = {} if loaded is None else loaded
-    if settings.data not in image_sets:
-        image_sets[settings.data] = load_images(settings.data, request.data_dir, cache, notice)
-    images = image_sets[settings.data]
+    images = _images(request, cache, notice, {} if loaded is None else loaded)
     checkpoint = Path(settings.ancestor.checkpoint) if settings.ancestor.checkpoint else None
     world = _world(request, images, checkpoint)
     check_rooms(world, Resident(images, torch.device("cpu")), request.scenario.origin)
@@ -256,8 +255,27 @@ def open_run(
     return Run(request, world, store, context, {}, image_bytes=image_bytes)
 
 
-def _check_store(request: RunRequest) -> None:
-    """Refuse a store inside the run folder: other runs could not share it."""
+def _images(
+    request: RunRequest,
+    cache: Path,
+    notice: Callable[[str], None],
+    loaded: dict[DataSettings, ImageSet],
+) -> ImageSet:
+    """The run's images, opened once for all runs that have the same."""
+    from evolve.data.sources import load_images
+
+    data = request.scenario.settings.data
+    if data not in loaded:
+        loaded[data] = load_images(data, request.data_dir, cache, notice)
+    return loaded[data]
+
+
+def _check_place(request: RunRequest) -> None:
+    """Refuse a device that is not there, and a store inside the run folder, which none can share."""
+    from evolve.engine.devices import choose_device
+
+    if request.cluster is None:
+        choose_device(request.device)
     store, out = request.store.resolve(), request.out.resolve()
     if store == out or out in store.parents:
         raise UserError(

@@ -158,7 +158,7 @@ def test_the_null_test_prints_a_table_and_writes_nothing(
 
 
 def test_a_granularity_is_decided_on_the_runs_own_condensing_classes(here: Path) -> None:
-    script, before = Path(__file__).parents[1] / "benchmarks/ablations/granularity.py", stored(here)
+    script, before = Path(__file__).parents[2] / "benchmarks/ablations/granularity.py", stored(here)
     chosen = [
         word
         for text in ("meta_lr=0.05", "epochs=2", "trial_tasks=2", "selection=threshold")

@@ -10,8 +10,9 @@ import tiny
 import torch
 from test_small_lineage import TINY
 
-from evolve.report.curves import LineageRecord, summarise
+from evolve.report.curves import LineageRecord
 from evolve.report.files import write_report
+from evolve.report.pooling import summarise
 from evolve.report.verdict import verdict
 from evolve.runs.run import Run
 

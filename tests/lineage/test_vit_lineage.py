@@ -15,8 +15,9 @@ from tiny import rows
 
 from evolve.core.errors import UserError
 from evolve.core.registry import records
-from evolve.report.curves import LineageRecord, summarise
+from evolve.report.curves import LineageRecord
 from evolve.report.files import write_report
+from evolve.report.pooling import summarise
 from evolve.report.verdict import gain_sentence
 from evolve.runs.run import Run
 

@@ -263,13 +263,11 @@ class _Reader:
     def _case(self, name: str, values: Overrides, axis: str, method: str = "") -> Case:
         """What all seeds of a case share; the seed is put in afterwards."""
         resolved = self._scenario({**self.fixed, **values}, name)
-        tied = next(
-            (zipped for zipped in self.zips if axis in zipped), {axis: ()}
-        )  # what moves with the method belongs to it
+        # What moves with the method belongs to it.
+        tied = next((zipped for zipped in self.zips if axis in zipped), {axis: ()})
         others = [] if axis == CASE else [other for other in self._all_axes() if other not in tied]
-        written = {
-            "scenario": values.get("scenario", self.base)
-        }  # two files may give themselves one name
+        # By its file: two files may give themselves one name.
+        written = {"scenario": values.get("scenario", self.base)}
         pairing = tuple(
             f"{other}={toml.toml_value(written.get(other) or _value(resolved.settings, other))}"
             for other in others

@@ -17,10 +17,8 @@ from evolve.runs.estimate import cost
 if TYPE_CHECKING:
     from evolve.runs.run import Run
 
-SHORT, LONG = (
-    4,
-    12,
-)  # optimizer steps of the two timed runs; their difference is free of what a run costs once
+# Optimizer steps of the two timed runs; their difference is free of what a run costs once.
+SHORT, LONG = 4, 12
 
 
 def measure_speed(run: Run) -> dict[str, float]:
@@ -44,9 +42,8 @@ def measure_speed(run: Run) -> dict[str, float]:
     timed = (kinds - {"fewshot"}) | ({"descend"} if "fewshot" in kinds else set())
     for kind in timed:
         ratios[kind] = _ratio(kind, run, resident)
-    ratios["fewshot"] = ratios[
-        "descend"
-    ]  # learners are estimated; their backbone's steps are a descendant's
+    # Learners are estimated; their backbone's steps are a descendant's.
+    ratios["fewshot"] = ratios["descend"]
     return ratios
 
 
@@ -88,9 +85,8 @@ def _shortened(s: Settings, kind: str, steps: int) -> Settings:
             train, max(4, round(2 * s.condense.batch / (1 - s.condense.meta_fraction) / classes))
         )
         briefly = replace(s.condense, epochs=steps // 2, images_per_class=images, trial_tasks=2)
-        alone = replace(
-            s.controls, untrained=False
-        )  # one length: what is from scratch is trained for it alone
+        # One length: what is from scratch is trained for it alone.
+        alone = replace(s.controls, untrained=False)
         learning = _shortened(s, "descend", steps)  # trial's descendants learn as the lineage's
         return replace(
             learning, condense=briefly, stream=replace(s.stream, tasks=1), controls=alone

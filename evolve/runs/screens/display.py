@@ -36,9 +36,8 @@ class Display:
         self.running: dict[str, _Running] = {}
         self.rows: dict[int, tuple[str, ...]] = {}
         self.total = 0
-        self._stream: IO[str] | None = (
-            stream if stream is not None else sys.stdout
-        )  # None: started without one (>&-)
+        # None where the process was started without one (>&-).
+        self._stream: IO[str] | None = stream if stream is not None else sys.stdout
         self._screen: Any = None
         self._live = _can_be_live(self._stream) if live is None else live
 
@@ -128,10 +127,8 @@ class Display:
             )
         try:
             print(safe, file=self._stream, flush=True)
-        except (
-            OSError,
-            ValueError,
-        ):  # the reader went away or the disk is full: the lineage goes on without words
+        except (OSError, ValueError):
+            # The reader went away or the disk is full: the lineage goes on without words.
             self._stream = None
 
 

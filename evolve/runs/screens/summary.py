@@ -12,8 +12,9 @@ from evolve.core.errors import UserError
 from evolve.engine.store import Store
 from evolve.lineage.collect import collect
 from evolve.lineage.world import described, world_of
-from evolve.report.curves import LineageRecord, Summary, summarise
+from evolve.report.curves import LineageRecord, Summary
 from evolve.report.economy import sentences
+from evolve.report.pooling import summarise
 from evolve.report.verdict import gain_sentence, verdict
 from evolve.runs.folder import find_store, read_run
 
