@@ -27,10 +27,24 @@ def inherit(
     embeddings: str = "random",
     descendant: int = 0,
 ) -> Network:
-    """A network that inherits a learngene's file, as a torch module: images [B, 3, H, W] -> logits [B, num_classes]; all parameters train.
+    """A network that inherits a learngene, as a torch module; all its parameters train.
 
-    ``method``: a registered inheritor ("stack" is the paper's). Fresh layers are drawn by (``seed``, ``descendant``), so it equals that
-    descendant of a lineage of this seed. Raises evolve.core.errors.UserError, one line, for a file that is no whole learngene.
+    Fresh layers are drawn by (``seed``, ``descendant``). So the network equals that descendant of a
+    lineage of this seed.
+
+    Args:
+        learngene: the learngene's file.
+        num_classes: how many the network tells apart.
+        seed: of the fresh layers.
+        method: a registered inheritor; "stack" is the paper's.
+        embeddings: "random" or "inherited", of a ViT.
+        descendant: which draw of the fresh layers.
+
+    Returns:
+        Images [B, 3, H, W] -> logits [B, num_classes].
+
+    Raises:
+        evolve.core.errors.UserError: the file is no whole learngene; one line.
     """
     from evolve.learngene.model_file import inherit as make
 
@@ -38,7 +52,17 @@ def inherit(
 
 
 def load_model(path: str | PathLike[str]) -> Network:
-    """The network of a file that `evolve inherit` wrote. Raises evolve.core.errors.UserError for another file."""
+    """The network of a file that `evolve inherit` wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Images [B, 3, H, W] -> logits [B, classes].
+
+    Raises:
+        evolve.core.errors.UserError: another kind of file.
+    """
     from evolve.learngene.model_file import load
 
     return load(Path(path))
@@ -53,9 +77,20 @@ def save_ancestor(
     size: int = 32,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the state dict of a registered network, trained anywhere, as an ancestor for `evolve condense`.
+    """Write the state dict of a registered network as an ancestor for `evolve condense`.
 
-    Names may be ours, torchvision's (VGG) or timm's (ViT). ``provenance``: JSON-able. Raises evolve.core.errors.UserError for another network's.
+    It may have been trained anywhere.
+
+    Args:
+        path: the file.
+        state: names may be ours, torchvision's (VGG) or timm's (ViT).
+        network: the registered network.
+        width: the network's.
+        size: pixels of the images' side.
+        provenance: where it comes from, JSON-able.
+
+    Raises:
+        evolve.core.errors.UserError: the state is another network's.
     """
     from evolve.learngene.ancestor_file import save_ancestor as save
 

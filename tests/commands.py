@@ -29,7 +29,8 @@ COMMAND = [sys.executable, "-m", "evolve.cli"]
 SKETCHING = [
     sys.executable,
     "-c",
-    "import pictures, pytest; from evolve.cli.main import main; pictures.sketched(pytest.MonkeyPatch()); main()",
+    "import pictures, pytest; from evolve.cli.main import main; "
+    "pictures.sketched(pytest.MonkeyPatch()); main()",
 ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from evolve.engine.engine import run_stages
 from evolve.lineage import scenario
 from evolve.report.curves import LineageRecord
-from evolve.runs.opened import Opened, Order, open_run, run_record
+from evolve.runs.run import Run, RunRequest, open_run, run_record
 
 PERFORM = "evolve.lineage.perform:perform_stage"
 SETTINGS: dict[str, Any] = {
@@ -47,13 +47,15 @@ def toml(changes: Mapping[str, Any] | None = None) -> str:
     )
 
 
-def opened(file: Path, out: Path, store: Path, *overrides: str, seed: int = 0) -> Opened:
+def opened(file: Path, out: Path, store: Path, *overrides: str, seed: int = 0) -> Run:
     """The lineage of the scenario in ``file``, with SECTION.KEY=VALUE ``overrides``."""
     chosen = scenario.load(str(file), "paper", overrides)
-    return open_run(Order(out, store, device="cpu", scenario=chosen, seed=seed), lambda text: None)
+    return open_run(
+        RunRequest(out, store, device="cpu", scenario=chosen, seed=seed), lambda text: None
+    )
 
 
-def computed(run: Opened) -> LineageRecord:
+def computed(run: Run) -> LineageRecord:
     """Compute what is missing of ``run``, in this process."""
     run_stages(run.stages, run.store.root, PERFORM, run.context, 0, lambda event: None)
     return run_record(run)

@@ -20,7 +20,7 @@ import click
 import numpy as np
 import torch
 
-from evolve.cli.gene import Images, Weights, asked, run_and_task
+from evolve.cli.ancestors import Images, Weights, find_condensation, run_and_task
 from evolve.cli.options import DATA, DEVICE
 from evolve.condensers.candidates import Choice, candidate
 from evolve.condensers.condense import condense_ancestor
@@ -157,11 +157,11 @@ def request_of(
             f"{ancestor}: give RUN@TASK, a finished run's folder and a lineage length, such as runs/fig6/naive-seed2@5"
         )
     settled = (*overrides, "condense.method=meta-network", f"condense.granularity={granularity}")
-    opened, stages, _ = asked(
+    run, stages, _ = find_condensation(
         ancestor, Images(None, None, None, settled), Weights(None, 1.0, 32), dict(place)
     )
-    request = condensation(stages[-1], opened.store, opened.context, lambda fraction, text: None)
-    settings = opened.world.settings
+    request = condensation(stages[-1], run.store, run.context, lambda fraction, text: None)
+    settings = run.world.settings
     c = replace(request.c, trial_tasks=settings.condense.trial_tasks)
     return replace(request, c=c, descend=settings.descend, inherit=settings.inherit)
 

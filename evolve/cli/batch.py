@@ -1,4 +1,4 @@
-"""`evolve batch FILE` and `evolve batch plan FILE`. Imports nothing heavy until a command needs it."""
+"""`evolve batch FILE` and its plan. Imports nothing heavy until a command needs it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ OPTIONS = (
     click.option(
         "--store",
         type=StorePlace(),
-        help="Results folder or address (s3://bucket/prefix); default: $EVOLVE_STORE or store/ beside the batch's folder.",
+        help=(
+            "Results folder or address (s3://bucket/prefix); default: "
+            "$EVOLVE_STORE or store/ beside the batch's folder."
+        ),
     ),
     DEVICE,
     WORKERS,
@@ -66,7 +69,7 @@ class _FileFirst(click.Group):
 
 
 def batch_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What every batch command takes beside the file."""
+    """Give a command what every batch command takes beside the file."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command
@@ -74,7 +77,10 @@ def batch_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group(cls=_FileFirst)
 def batch() -> None:
-    """Run a grid of lineages from a batch file and compare them: evolve batch FILE. Shipped ones go by name; `batch list` shows them."""
+    """Run a grid of lineages from a batch file and compare them.
+
+    evolve batch FILE runs a file of yours, or a shipped one by its name; `batch list` shows those.
+    """
 
 
 @batch.command("run", hidden=True)
@@ -92,7 +98,10 @@ def run(name: str, **options: Any) -> None:
 @click.argument("name", metavar="FILE")
 @batch_options
 def plan(name: str, **options: Any) -> None:
-    """Print the batch's cases, distinct stages, what is in the store, what sharing saves and the time left."""
+    """Print the batch's cases and stages, and how long they take.
+
+    Beside the distinct stages stand what is in the store, what sharing saves, and the time left.
+    """
     from evolve.runs.batch.execute import show_plan
 
     show_plan(_order(name, **options))
@@ -105,8 +114,8 @@ def list_shipped() -> None:
     from evolve.runs.batch import file
 
     for name in shipped(file.ABLATIONS):
-        found = file.load(name)
-        click.echo(f"{name:20} {len(found.cases):4} lineages  {found.title}")
+        shipped_batch = file.load(name)
+        click.echo(f"{name:20} {len(shipped_batch.cases):4} lineages  {shipped_batch.title}")
 
 
 def _order(
@@ -118,10 +127,10 @@ def _order(
     **options: Any,
 ) -> Any:
     from evolve.runs.batch import file
-    from evolve.runs.batch.opened import BatchOrder, default_out
+    from evolve.runs.batch.run import BatchRequest, default_out
     from evolve.runs.folder import default_store
 
     chosen = file.load(name, profile, overrides, seeds, base)
     out = options.pop("out") or default_out(chosen)
     store = options.pop("store") or default_store(out)
-    return BatchOrder(out, store, **options, batch=chosen)
+    return BatchRequest(out, store, **options, batch=chosen)

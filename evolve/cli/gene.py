@@ -1,64 +1,66 @@
-"""`evolve condense`, `evolve export` and `evolve inherit`: learngenes, ancestors and descendants as files of their own."""
+"""Learngenes, ancestors and descendants as files: `evolve condense`, `export` and `inherit`."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from evolve.core import toml
-from evolve.core.durable import to_json
+from evolve.cli.ancestors import (
+    SCREEN,
+    Images,
+    Weights,
+    find_condensation,
+    open_ancestor,
+    run_and_task,
+)
 from evolve.core.errors import UserError
 from evolve.core.version import __version__
 from evolve.data.sources import load_images
-from evolve.engine.devices import choose_device, provenance
 from evolve.engine.engine import Notice, StageProgress, run_stages
 from evolve.engine.store import Stage
-from evolve.learngene import ancestor_file, model_file
+from evolve.learngene import model_file
 from evolve.learngene.ancestor_file import AncestorFile
 from evolve.learngene.learngene import unflatten
-from evolve.learngene.tensor_file import digest
-from evolve.lineage import recipes, scenario
 from evolve.lineage.outcomes import trunk
-from evolve.networks.family import architecture, from_json
-from evolve.runs.folder import RUN_FILE, default_out, default_store
-from evolve.runs.opened import Opened, Order, open_run, order_from_run
+from evolve.networks.family import from_json
+from evolve.runs.run import Run
 from evolve.runs.screens.rows import compact
 
-SCREEN = Console(stderr=True)
-
-
-@dataclass(frozen=True)
-class Images:
-    """Which images condense an ancestor that comes as a file, and how: a scenario with its options."""
-
-    scenario: str | None
-    profile: str | None
-    seed: int | None
-    overrides: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Which network a plain state dict is of; an ancestor file of ours says that itself."""
-
-    network: str | None
-    width: float
-    size: int
+if TYPE_CHECKING:
+    from evolve.condensers.null import Row
 
 
 def condense(
     ancestor: str, out: Path, images: Images, weights: Weights, place: dict[str, Any], force: bool
 ) -> None:
-    """Condense an ancestor, FILE or RUN@TASK, into a learngene's file. What the store holds already is taken from there."""
+    """Condense an ancestor into a learngene's file.
+
+    What the store holds already is taken from there.
+
+    Args:
+        ancestor: FILE or RUN@TASK.
+        out: the file to write.
+        images: what condenses a FILE.
+        weights: what a FILE holds.
+        place: "store", "data_dir" and "device", as the command's options.
+        force: replace a file that is there.
+
+    Raises:
+        UserError: names the option that does not fit.
+    """
     check_out(out, force)
-    opened, stages, origin = asked(ancestor, images, weights, place)
+    run, stages, origin = find_condensation(ancestor, images, weights, place)
+    _compute(ancestor, run, stages)
+    _save_learngene(run, stages[-1], origin, out)
+    print(
+        f"next: evolve inspect {out}; "
+        f"evolve inherit --learngene {out} --classes 10 --out model.safetensors"
+    )
+
+
+def _compute(ancestor: str, run: Run, stages: Sequence[Stage]) -> None:
+    """Compute the stages that the store lacks, with a line that says how far they are."""
     with SCREEN.status(f"condensing {ancestor}") as status:
 
         def show(event: Any) -> None:
@@ -68,24 +70,28 @@ def condense(
                 SCREEN.print(event.text, style="dim")
 
         run_stages(
-            lambda: stages,
-            opened.store.root,
+            lambda: list(stages),
+            run.store.root,
             "evolve.lineage.perform:perform_stage",
-            opened.context,
+            run.context,
             0,
             show,
         )
-    stage = stages[-1]
-    result = opened.store.get(stage.key)
+
+
+def _save_learngene(run: Run, stage: Stage, origin: Mapping[str, Any], out: Path) -> None:
+    """Write the learngene that the store holds, with where it comes from; print its layers."""
+    result = run.store.get(stage.key)
     if result is None:
         raise UserError(
-            f"{opened.store.root}: the result of {stage.label} is damaged; run the same command again to compute it anew"
+            f"{run.store.root}: the result of {stage.label} is damaged; "
+            "run the same command again to compute it anew"
         )
     record = result.record
     chosen = {name: record[name] for name in ("status", "selected_by", "margin")}
-    origin |= {
-        "seed": opened.order.seed,
-        "method": opened.world.settings.condense.method,
+    described = dict(origin) | {
+        "seed": run.request.seed,
+        "method": run.world.settings.condense.method,
         "key": stage.key,
         **chosen,
         "evolve": __version__,
@@ -93,17 +99,19 @@ def condense(
     unflatten(
         result.tensors("learngene"),
         from_json(record["ancestor_plan"]),
-        origin | _normalised(opened),
+        described | _normalised(run),
     ).save(out)
     print(f"{out}: {', '.join(record['layers'])} ({record['selected_by']})")
     print_trials(record["trials"], record["groups"])
-    print(
-        f"next: evolve inspect {out}; evolve inherit --learngene {out} --classes 10 --out model.safetensors"
-    )
 
 
 def print_trials(trials: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[str]]) -> None:
-    """Every candidate set that method "trial" tried, by its share of the weights; nothing without any."""
+    """Print every candidate set that method "trial" tried, by its share of the weights.
+
+    Args:
+        trials: as the condensation's record holds them; nothing is printed without any.
+        groups: the layers of each place.
+    """
     if not trials:
         return
     print("tried on condensing classes:  weights   gain (points)   layers")
@@ -118,18 +126,31 @@ def print_trials(trials: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[
 def null_test(
     ancestor: str, count: int, images: Images, weights: Weights, place: dict[str, Any]
 ) -> None:
-    """Print what the condensation of an ancestor chose, beside ``count`` of each kind of null; nothing is written."""
-    from evolve.condensers.null import KINDS, check_method, moved, null_test
+    """Print what a condensation chose, beside condensations that can have learned nothing.
+
+    Nothing is written.
+
+    Args:
+        ancestor: FILE or RUN@TASK.
+        count: how many of each kind of null.
+        images: what condenses a FILE.
+        weights: what a FILE holds.
+        place: "store", "data_dir" and "device", as the command's options.
+
+    Raises:
+        UserError: names the option that does not fit.
+    """
+    from evolve.condensers.null import check_method, moved, null_test
     from evolve.lineage.perform import condensation
 
-    opened, stages, _ = asked(ancestor, images, weights, place)
-    check_method(opened.world.settings.condense.method)
+    run, stages, _ = find_condensation(ancestor, images, weights, place)
+    check_method(run.world.settings.condense.method)
     with SCREEN.status(f"condensing {ancestor}") as status:
 
         def show(fraction: float, text: str) -> None:
             status.update(f"condensing {ancestor}: {fraction:.0%}, {text}")
 
-        request = condensation(stages[-1], opened.store, opened.context, show)
+        request = condensation(stages[-1], run.store, run.context, show)
         true, rows = null_test(request, count)
     layers = ", ".join(name for place in true.selected for name in request.groups[place])
     far = moved(request.c.method, true)
@@ -137,79 +158,76 @@ def null_test(
         f"{ancestor}: {layers} ({true.selected_by}){'' if far is None else f', movement {far:.2f}'}"
     )
     print(
-        f"{count} of each, beside it:{'':14} decided  same set  overlap{'' if far is None else '  movement'}"
+        f"{count} of each, beside it:{'':14} decided  same set  "
+        f"overlap{'' if far is None else '  movement'}"
     )
+    _print_nulls(rows)
+
+
+def _print_nulls(rows: Sequence[Row]) -> None:
+    """A line a kind of null: how often it decided, chose the same set, and its overlap."""
+    from evolve.condensers.null import KINDS
+
     for row in rows:
         shared = f"{row.overlap:.2f}" if row.decided else "-"
         last = "" if row.moved is None else f"{row.moved:10.2f}"
         print(
-            f"{row.kind:38}{row.decided:3} of {row.count:<3}{row.same:3} of {row.count:<3}{shared:>6}{last}   {KINDS[row.kind]}"
+            f"{row.kind:38}{row.decided:3} of {row.count:<3}"
+            f"{row.same:3} of {row.count:<3}{shared:>6}{last}   {KINDS[row.kind]}"
         )
-
-
-def asked(
-    ancestor: str, images: Images, weights: Weights, place: dict[str, Any]
-) -> tuple[Opened, list[Stage], dict[str, Any]]:
-    """The condensation of FILE or RUN@TASK, last, after those that it needs, and what to say of where the ancestor comes from."""
-    found = run_and_task(ancestor)
-    if found is None:
-        return _of_file(Path(ancestor), images, weights, place)
-    given = {
-        "--scenario": images.scenario,
-        "--profile": images.profile,
-        "--seed": images.seed,
-        "--network": weights.network,
-    }
-    if name := next((name for name, value in given.items() if value is not None), ""):
-        raise UserError(
-            f"--ancestor {ancestor}: a run says itself which images, which seed and which network; leave {name} out"
-        )
-    opened, before = _open(*found, images.overrides, place)
-    origin = {
-        "scenario": opened.order.scenario.settings.name,
-        "profile": opened.order.scenario.profile,
-        "lineage": found[1],
-    }
-    return opened, _condensations(opened, found[1], before), origin
 
 
 def export(ancestor: str, out: Path, place: dict[str, Any], force: bool) -> None:
-    """Write the ancestor RUN@TASK into a file of its own."""
+    """Write a run's ancestor into a file of its own.
+
+    Args:
+        ancestor: RUN@TASK.
+        out: the file to write.
+        place: "store", "data_dir" and "device", as the command's options.
+        force: replace a file that is there.
+
+    Raises:
+        UserError: the run has no such ancestor, or not yet.
+    """
     check_out(out, force)
-    found = run_and_task(ancestor)
-    if found is None:
+    run_task = run_and_task(ancestor)
+    if run_task is None:
         raise UserError(
-            f"{ancestor}: expected RUN@TASK, a run's folder and a lineage length, such as runs/glyphs-seq25-quick-seed0@7"
+            f"{ancestor}: expected RUN@TASK, a run's folder and a lineage length, "
+            "such as runs/glyphs-seq25-quick-seed0@7"
         )
-    opened, stage = _open(*found, (), place)
-    result = opened.store.get(stage.key)
+    run, stage = open_ancestor(*run_task, (), place)
+    result = run.store.get(stage.key)
     if result is None:
         raise UserError(
-            f"{opened.store.root}: the result of {stage.label} is damaged; `evolve resume {found[0]}` computes it anew"
+            f"{run.store.root}: the result of {stage.label} is damaged; "
+            f"`evolve resume {run_task[0]}` computes it anew"
         )
-    settings = opened.world.settings
-    origin = {
+    settings = run.world.settings
+    AncestorFile(
+        settings.ancestor.network,
+        settings.ancestor.width,
+        settings.data.size,
+        trunk(result.tensors("ancestor")),
+        _ancestor_origin(run, stage, run_task[1]),
+        result.record,
+    ).save(out)
+    print(f"{out}: the ancestor after {run_task[1]} tasks")
+    print(f"next: evolve inspect {out}")
+
+
+def _ancestor_origin(run: Run, stage: Stage, length: int) -> dict[str, Any]:
+    """Where an exported ancestor comes from, for its file."""
+    settings = run.world.settings
+    return {
         "scenario": settings.name,
-        "profile": opened.order.scenario.profile,
-        "seed": opened.order.seed,
-        "lineage": found[1],
-    }
-    origin |= {
+        "profile": run.request.scenario.profile,
+        "seed": run.request.seed,
+        "lineage": length,
         "strategy": settings.ancestor.strategy,
         "key": stage.key,
         "evolve": __version__,
-    } | _normalised(opened)
-    a = settings.ancestor
-    AncestorFile(
-        a.network,
-        a.width,
-        settings.data.size,
-        trunk(result.tensors("ancestor")),
-        origin,
-        result.record,
-    ).save(out)
-    print(f"{out}: the ancestor after {found[1]} tasks")
-    print(f"next: evolve inspect {out}")
+    } | _normalised(run)
 
 
 def inherit(
@@ -223,7 +241,22 @@ def inherit(
     form: str,
     force: bool,
 ) -> None:
-    """Write a network that inherits a learngene, for its owner to train."""
+    """Write a network that inherits a learngene, for its owner to train.
+
+    Args:
+        learngene: the learngene's file.
+        classes: how many the network tells apart.
+        out: the file to write.
+        seed: of the fresh layers.
+        method: a registered inheritor.
+        embeddings: "random" or "inherited", of a ViT.
+        descendant: which draw of the fresh layers.
+        form: "evolve", or "plain" for torchvision's or timm's names.
+        force: replace a file that is there.
+
+    Raises:
+        UserError: the file is no learngene, or an argument does not fit it.
+    """
     check_out(out, force)
     model, origin = model_file.inherit(learngene, classes, seed, method, embeddings, descendant)
     model_file.save(out, model, origin | {"evolve": __version__}, form)
@@ -237,10 +270,19 @@ def inherit(
 
 
 def check_out(out: Path, force: bool) -> None:
-    """Raises UserError rather than let a file be replaced that is there, or be written where no folder is."""
+    """Refuse to replace a file, or to write where no folder is.
+
+    Args:
+        out: the file to be written.
+        force: it may be replaced.
+
+    Raises:
+        UserError: says so.
+    """
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise UserError(
-            f"--out {out}: expected a file's name in a folder that is there, such as gene.safetensors"
+            f"--out {out}: expected a file's name in a folder that is there, "
+            "such as gene.safetensors"
         )
     if out.exists() and not force:
         raise UserError(
@@ -248,140 +290,13 @@ def check_out(out: Path, force: bool) -> None:
         )
 
 
-def run_and_task(text: str) -> tuple[Path, int] | None:
-    """RUN@TASK as a run's folder and a lineage length; None for anything else."""
-    folder, at, task = text.rpartition("@")
-    if not at or Path(text).is_file():
-        return None
-    if not (Path(folder) / RUN_FILE).is_file():
-        raise UserError(
-            f"{text}: {folder} is not a run folder (no {RUN_FILE}); give one that `evolve run` made, such as runs/glyphs-seq25-quick-seed0@7"
-        )
-    with suppress(ValueError):
-        if task.isascii() and int(task) >= 0:
-            return Path(folder), int(task)
-    raise UserError(
-        f"{text}: {task!r} is no lineage length; give a whole number, such as {folder}@7"
-    )
-
-
-def _open(
-    folder: Path, task: int, overrides: Sequence[str], place: dict[str, Any]
-) -> tuple[Opened, Stage]:
-    """The run with its [condense] settings overridden, and its ancestor after ``task`` tasks. UserError where it has not got so far."""
-    order = order_from_run(folder, place["data_dir"], place["store"], place["device"], 0)
-    if other := [text for text in overrides if not text.strip().startswith("condense.")]:
-        raise UserError(
-            f"--set {other[0]}: another setting than the run's; with RUN@TASK only condense.* can be set"
-        )
-    settings = order.scenario.settings
-    for text in overrides:
-        settings = toml.override(settings, text)
-    scenario.check(settings, "--set")
-    opened = open_run(
-        replace(order, scenario=replace(order.scenario, settings=settings)),
-        lambda text: SCREEN.print(text, style="dim"),
-    )
-    tasks = settings.stream.tasks
-    if task > tasks:
-        raise UserError(
-            f"{folder}@{task}: the run's ancestor learns {tasks} tasks; give a lineage length from 0 to {tasks}"
-        )
-    stage = recipes.accumulate(opened.world, 0, None)
-    for number in range(1, task + 1):
-        stage = recipes.accumulate(opened.world, number, stage)
-    if not opened.store.has(stage.key):
-        raise UserError(
-            f"{folder}@{task}: the store does not hold this ancestor; `evolve resume {folder}` computes it"
-        )
-    return opened, stage
-
-
-def _of_file(
-    file: Path, images: Images, weights: Weights, place: dict[str, Any]
-) -> tuple[Opened, list[Stage], dict[str, Any]]:
-    """The condensation of an ancestor's file, after what it needs, with the settings it is to be
-    done by, and what to say of it.
-    """
-    if images.scenario is None:
-        raise UserError(
-            f"--ancestor {file}: say with --scenario which images condense it, such as --scenario cifar-seq25 --profile quick"
-        )
-    ancestor = (
-        ancestor_file.import_weights(file, weights.network, weights.width, weights.size)
-        if weights.network
-        else ancestor_file.load(file)
-    )
-    named = (
-        f"ancestor.network={json.dumps(ancestor.network)}",
-        f"ancestor.width={ancestor.width!r}",
-    )
-    chosen, seed = (
-        scenario.load(images.scenario, images.profile or "paper", (*images.overrides, *named)),
-        images.seed or 0,
-    )
-    size = chosen.settings.data.size
-    if architecture(ancestor.network, ancestor.width, size) != ancestor.architecture:
-        raise UserError(
-            f"--ancestor {file}: is made for images of {ancestor.size} pixels, the scenario's have {size}; add --set data.size={ancestor.size}"
-        )
-    out = default_out(chosen, seed)
-    order = Order(
-        out,
-        place["store"] or default_store(out),
-        place["data_dir"],
-        place["device"],
-        scenario=chosen,
-        seed=seed,
-    )
-    opened = open_run(order, lambda text: SCREEN.print(text, style="dim"))
-    before = _imported(opened, ancestor)
-    origin = {
-        "ancestor": file.name,
-        "ancestor_from": ancestor.provenance,
-        "scenario": chosen.settings.name,
-        "profile": chosen.profile,
-    }
-    return opened, _condensations(opened, 0, before, of="file "), origin
-
-
-def _condensations(opened: Opened, length: int, ancestor: Stage, of: str = "") -> list[Stage]:
-    """The condensation of an ancestor, last, after those that it needs."""
-    return [
-        *recipes.rivals(opened.world, length, ancestor, of).values(),
-        recipes.condense(opened.world, length, ancestor, of),
-    ]
-
-
-def _imported(opened: Opened, ancestor: AncestorFile) -> Stage:
-    """The ancestor as a finished stage of the store, under the hash of its content."""
-    content = digest({}, ancestor.state)
-    record = hashlib.sha256(to_json(ancestor.record)).hexdigest() if ancestor.record else ""
-    recipe = {
-        "version": 1,
-        "content": content,
-        "record": record,
-        "network": recipes.network(opened.world.settings),
-        "inputs": {},
-    }
-    stage = Stage("import", "import of an ancestor", recipe, {})
-    if not opened.store.has(stage.key):
-        tensors = {f"model.trunk.{name}": tensor for name, tensor in ancestor.state.items()}
-        opened.store.put(
-            stage, ancestor.record, {"ancestor": tensors}, provenance(choose_device("cpu"))
-        )
-    return stage
-
-
-def _normalised(opened: Opened) -> dict[str, Any]:
-    """What the network expects images to look like: (pixels / 255 - mean) / std, by channel."""
-    images = load_images(
-        opened.world.settings.data, opened.context["data_dir"], opened.context["cache_dir"]
-    )
+def _normalised(run: Run) -> dict[str, Any]:
+    """What the network expects of images: (pixels / 255 - mean) / std, by channel."""
+    images = load_images(run.world.settings.data, run.context["data_dir"], run.context["cache_dir"])
     return {
         "normalise": {
             "mean": list(images.mean),
             "std": list(images.std),
-            "size": opened.world.settings.data.size,
+            "size": run.world.settings.data.size,
         }
     }

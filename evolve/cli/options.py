@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from evolve.runs.folder import StorePlace
+
+if TYPE_CHECKING:
+    from evolve.runs.run import RunRequest
 
 DATA = click.option(
     "--data",
@@ -30,12 +35,46 @@ REFERENCE = click.option(
     help="Take the plain path everywhere: the same mathematics, slower, other rounding.",
 )
 
-
-OPTIONS = (
+SET_HELP = "Override one setting, such as --set ancestor.strategy=ewc; may be given many times."
+PROFILE = click.option(
+    "--profile",
+    default="paper",
+    show_default=True,
+    help="quick: the scenario's [quick] values; paper: as the file says.",
+)
+SEED = click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Seed of tasks, weights and batches.",
+)
+OUT = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Run folder; default: runs/<scenario>-<profile>-seed<n>.",
+)
+STORE = click.option(
+    "--store",
+    type=StorePlace(),
+    help=(
+        "Results folder or address (s3://bucket/prefix); default: "
+        "$EVOLVE_STORE or store/ beside the run folder."
+    ),
+)
+SET = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help=SET_HELP)
+FORCE = click.option("--force", is_flag=True, help="Replace the file of --out if it is there.")
+FILE_OUT = click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="The .safetensors file to write."
+)
+CLUSTER = (
     click.option(
         "--scheduler",
         metavar="WHERE",
-        help="Compute on a Dask cluster: tcp://HOST:PORT or a scheduler file (.json), local, slurm, pbs, sge, lsf, oar, moab, htcondor.",
+        help=(
+            "Compute on a Dask cluster: tcp://HOST:PORT or a scheduler file (.json), local, "
+            "slurm, pbs, sge, lsf, oar, moab, htcondor."
+        ),
     ),
     click.option(
         "--jobs",
@@ -57,8 +96,18 @@ OPTIONS = (
 )
 
 
+def lineage_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that name one lineage and where it lies."""
+    for option in reversed((PROFILE, SEED, DATA, OUT, STORE, DEVICE, WORKERS, REFERENCE, SET)):
+        command = option(command)
+    return command
+
+
 def cluster_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give ``command`` the options; it gets them as ``cluster``, an :class:`evolve.engine.cluster.Cluster` or None."""
+    """Give a command the options of a Dask cluster.
+
+    It gets them as ``cluster``, an :class:`evolve.engine.cluster.Cluster` or None.
+    """
 
     @wraps(command)
     def wrapped(
@@ -75,6 +124,38 @@ def cluster_options(command: Callable[..., None]) -> Callable[..., None]:
             *args, cluster=chosen(scheduler, jobs, gpu_share, settings, rest["workers"]), **rest
         )
 
-    for option in reversed(OPTIONS):
+    for option in reversed(CLUSTER):
         wrapped = option(wrapped)
     return wrapped
+
+
+def run_request(
+    name: str,
+    profile: str,
+    seed: int,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    store: Path | None,
+    **place: Any,
+) -> RunRequest:
+    """The run that :func:`lineage_options` ask for.
+
+    Args:
+        name: a shipped scenario's name, or a file.
+        profile: "paper" or "quick".
+        seed: of tasks, weights and batches.
+        overrides: "section.key=value", on top of the file.
+        out: the run's folder; None: the default.
+        store: the store's folder; None: the default.
+        place: the other fields of :class:`evolve.runs.run.Place`.
+
+    Raises:
+        UserError: names file, key and value that do not fit.
+    """
+    from evolve.lineage import scenario
+    from evolve.runs.folder import default_out, default_store
+    from evolve.runs.run import RunRequest
+
+    chosen = scenario.load(name, profile, overrides)
+    out = out or default_out(chosen, seed, place["reference"])
+    return RunRequest(out, store or default_store(out), **place, scenario=chosen, seed=seed)

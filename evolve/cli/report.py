@@ -24,7 +24,10 @@ PATH = click.Path(path_type=Path)
     help="Results folder or address (s3://bucket/prefix); default: the one each run recorded.",
 )
 def report(folders: tuple[Path, ...], out: Path | None, store: Path | None) -> None:
-    """Write one HTML page about runs and batches: curves, tables, genomes, cost, commands. It needs no network and no other file."""
+    """Write one HTML page about runs and batches.
+
+    It holds curves, tables, genomes, cost and commands, and needs no network and no other file.
+    """
     from evolve.report.page.write import PAGE
     from evolve.runs.read import write_report
 

@@ -21,7 +21,10 @@ STORE = click.option(
 @STORE
 @click.pass_context
 def store(context: click.Context, root: Path | None) -> None:
-    """Print what the store of results holds, by stage and by run; `evolve store gc` removes what no run refers to."""
+    """Print what the store of results holds.
+
+    Results are listed by stage and by run. `evolve store gc` removes what no run refers to.
+    """
     context.obj = root
     if context.invoked_subcommand is None:
         from evolve.cli.store_tables import print_store
@@ -66,8 +69,9 @@ def gc(
 @STORE
 @click.pass_context
 def mirror(context: click.Context, address: str | None, off: bool, root: Path | None) -> None:
-    """Keep a copy of all results at ADDRESS (s3://bucket/prefix, gs://...) and take from there what this store lacks.
+    """Keep a copy of all results at ADDRESS.
 
+    ADDRESS is s3://bucket/prefix, gs://... and the like. What this store lacks is taken from there.
     A new folder becomes a store. Without ADDRESS: say where the mirror is.
     """
     from evolve.cli.store_tables import set_mirror
@@ -77,7 +81,11 @@ def mirror(context: click.Context, address: str | None, off: bool, root: Path | 
 
 
 def _open(root: Path | None, make: bool = False) -> Any:
-    """The store that is there. UserError where none is, unless one is to be made: a typing error must not make one."""
+    """The store that is there.
+
+    Raises:
+        UserError: none is there, and none is to be made. A typing error must not make one.
+    """
     from evolve.core.errors import UserError
     from evolve.engine.store import Store
     from evolve.runs.folder import default_store
@@ -85,6 +93,7 @@ def _open(root: Path | None, make: bool = False) -> Any:
     place = root or default_store(Path("runs") / "any")
     if not make and not (place / "store.json").is_file():
         raise UserError(
-            f"--store {place}: no store is there (no store.json); give the folder that `evolve run` keeps its results in"
+            f"--store {place}: no store is there (no store.json); "
+            "give the folder that `evolve run` keeps its results in"
         )
     return Store(place, lambda text: click.echo(text, err=True))

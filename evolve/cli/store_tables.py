@@ -19,55 +19,82 @@ LARGEST = 5  # results that are named one by one
 
 
 def print_store(store: Store) -> None:
-    """Sizes by kind of stage, by run, and the largest results. A run that cannot be read gets a line."""
-    console, known, items = (
+    """Print sizes by kind of stage, by run, and the largest results.
+
+    A run that cannot be read gets a line.
+    """
+    console, counted, items = (
         Console(markup=False, highlight=False),
         census(store),
         list(contents(store)),
     )
-    named = references(store, known.runs)
+    named = references(store, counted.runs)
     console.print(f"store {store.root}: {decimal(sum(item.size for item in items))}")
     console.print(_kinds(items))
     results = {item.key: item for item in items if _is_result(item)}
-    console.print(_by_run(results, named, known))
+    console.print(_by_run(results, named, counted))
     console.print(_largest(results, named))
-    for problem in known.problems:
+    for problem in counted.problems:
         console.print(f"unreadable   {problem}", soft_wrap=True)
-    _say_vanished(known)
+    _say_vanished(counted)
     console.print("`evolve store gc` removes what no run refers to.", style="dim")
 
 
 def collect_garbage(
     store: Store, yes: bool, dry_run: bool, everything: bool, forget: Sequence[str]
 ) -> None:
-    """Show what no run refers to, ask, remove it. UserError where that cannot be known."""
-    known = census(store, forget)
-    shown = garbage(store, known, everything)
-    for run in known.runs:
+    """Show what no run refers to, ask, and remove it.
+
+    Args:
+        store: the store.
+        yes: do not ask.
+        dry_run: only show.
+        everything: also imported ancestors and what was condensed from them.
+        forget: machines whose runs refer to nothing any more.
+
+    Raises:
+        UserError: a run cannot be read, so what it refers to is unknown.
+    """
+    counted = census(store, forget)
+    shown = garbage(store, counted, everything)
+    for run in counted.runs:
         click.echo(f"refers       {_short(run.folder)}{f'   ({run.note})' if run.note else ''}")
-    _say_vanished(known)
+    _say_vanished(counted)
     if not shown:
         click.echo(f"{store.root}: nothing that no run refers to")
     else:
         Console(markup=False, highlight=False).print(_kinds(shown))
-    if dry_run or not (shown or known.vanished):
+    if dry_run or not (shown or counted.vanished):
         return
     if shown and not yes:
         click.confirm(
-            f"Remove {len(shown)} things ({decimal(sum(item.size for item in shown))}) from {store.root}?",
+            f"Remove {len(shown)} things ({decimal(sum(item.size for item in shown))}) "
+            f"from {store.root}?",
             abort=True,
         )
     removed = remove(store, shown, everything, forget)
     if shown:
         click.echo(
-            f"removed      {len(removed)} of {len(shown)}, {decimal(sum(item.size for item in removed))}"
+            f"removed      {len(removed)} of {len(shown)}, "
+            f"{decimal(sum(item.size for item in removed))}"
         )
     if len(removed) < len(shown):
         click.echo("kept         what a run has begun to use or compute meanwhile")
 
 
 def set_mirror(store: Store, address: str | None, off: bool) -> None:
-    """Begin or end to mirror, or say where; what the store holds already is copied first."""
+    """Begin or end to mirror a store, or say where its mirror is.
+
+    What the store holds already is copied first.
+
+    Args:
+        store: the store.
+        address: where to, such as s3://bucket/prefix.
+        off: use the mirror no more.
+
+    Raises:
+        StoreError: the address cannot be reached.
+    """
     if off or address:
         store.mirror_at(None if off else address)
     if store.mirror is None:
@@ -79,11 +106,12 @@ def set_mirror(store: Store, address: str | None, off: bool) -> None:
     click.echo(f"{store.root}: mirrored at {store.mirror.address}; {len(results)} results here")
 
 
-def _say_vanished(known: Census) -> None:
-    for folder in dict.fromkeys(card.folder for card in known.vanished):
-        if not any(run.folder == folder for run in known.runs):
+def _say_vanished(counted: Census) -> None:
+    for folder in dict.fromkeys(card.folder for card in counted.vanished):
+        if not any(run.folder == folder for run in counted.runs):
             click.echo(
-                f"gone         {_short(folder)}: the run is not there any more, so it refers to nothing"
+                f"gone         {_short(folder)}: the run is not there any more, "
+                "so it refers to nothing"
             )
 
 
@@ -120,13 +148,13 @@ def _kinds(items: Iterable[Item]) -> Table:
 
 
 def _by_run(
-    results: Mapping[str, Item], named: Mapping[Path, Mapping[str, Stage]], known: Census
+    results: Mapping[str, Item], named: Mapping[Path, Mapping[str, Stage]], counted: Census
 ) -> Table:
     """One row a run: what it refers to, and how much of that only it refers to."""
     table = _table("results", "bytes", "its own", "shared", "run")
     users = Counter(key for stages in named.values() for key in stages)
     notes = {
-        run.folder: run.note for run in sorted(known.runs, key=lambda run: run.note, reverse=True)
+        run.folder: run.note for run in sorted(counted.runs, key=lambda run: run.note, reverse=True)
     }  # of a folder's runs the one it holds
     for folder, stages in named.items():
         mine = [results[key] for key in stages if key in results]

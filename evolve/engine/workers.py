@@ -313,8 +313,7 @@ def _output_to(log: Path) -> Iterator[None]:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError:
         handle = os.open(os.devnull, os.O_WRONLY)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush_streams()
     kept = os.dup(1), os.dup(2)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
@@ -324,8 +323,7 @@ def _output_to(log: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+            _flush_streams()
         os.dup2(kept[0], 1)
         os.dup2(kept[1], 2)
         os.close(kept[0])
@@ -333,6 +331,13 @@ def _output_to(log: Path) -> Iterator[None]:
         with suppress(OSError):
             if log.stat().st_size == 0:
                 log.unlink()
+
+
+def _flush_streams() -> None:
+    """Write out what was printed; a stream is None in a process that was started without it."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
 
 
 def _find(dotted: str) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""What a batch leaves: every case's own report, the long-form data, and the table that compares the methods."""
+"""What a batch leaves: the table that compares the methods, and the long-form data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,21 @@ def write_batch(
     records: Sequence[tuple[Case, LineageRecord]],
     out: Path,
 ) -> list[Path]:
-    """Write table.md, table.tex, table.json, economy.png and .svg, and descendants.csv and .parquet (long form) into ``out``; each whole or not at all."""
+    """Write a batch's tables and its economy picture, each file whole or not at all.
+
+    Args:
+        batch: the batch.
+        tables: metric -> rows of the comparison.
+        records: cases with what they measured.
+        out: the batch's folder.
+
+    Returns:
+        table.md, table.tex, table.json, descendants.csv and .parquet (long form), and, where it was
+        measured, economy.png and .svg.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
     files = {
         "table.md": markdown(batch, tables),
         "table.tex": latex(batch, tables),
@@ -50,7 +64,14 @@ def write_batch(
 
 
 def varieties(records: Sequence[tuple[Case, LineageRecord]]) -> dict[str, list[LineageRecord]]:
-    """Case name -> its lineages by seed: what can be pooled, in the batch's order."""
+    """The lineages that can be pooled: those of one case.
+
+    Args:
+        records: cases with what they measured.
+
+    Returns:
+        Case name -> its lineages by seed, in the batch's order.
+    """
     pooled: dict[str, list[LineageRecord]] = {}
     for case, record in records:
         pooled.setdefault(case.name, []).append(record)
@@ -60,7 +81,14 @@ def varieties(records: Sequence[tuple[Case, LineageRecord]]) -> dict[str, list[L
 
 
 def economy_lines(records: Sequence[tuple[Case, LineageRecord]]) -> list[str]:
-    """What every case's learngene carries of the whole ancestor's gain, a sentence each, where that control was measured."""
+    """What every case's learngene carries of the whole ancestor's gain.
+
+    Args:
+        records: cases with what they measured.
+
+    Returns:
+        A sentence a case; none for a case without that control.
+    """
     sentences = {
         name: economy_sentence(economy(pooled)) for name, pooled in varieties(records).items()
     }
@@ -105,7 +133,12 @@ def cells(row: Row) -> tuple[str, str, str, str]:
 
 
 def plus_minus(i: Interval, signed: bool = False) -> str:
-    """Points as "61.24 [56.1, 66.3]"."""
+    """Points as "61.24 [56.1, 66.3]".
+
+    Args:
+        i: in points; without bounds only its mean stands.
+        signed: with the sign, as a difference has it.
+    """
     mean = f"{i.mean:+.2f}" if signed else f"{i.mean:.2f}"
     return (
         mean
@@ -123,25 +156,33 @@ def note(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
         for row in rows
     )
     text = (
-        "Mean over downstream tasks and generations with a 95 % interval (seeds, then tasks, resampled); differences are paired by "
-        "task and seed; p of a t-test by Holm's correction, which decides, and the test's interval at the corrected level. "
+        "Mean over downstream tasks and generations with a 95 % interval (seeds, then tasks, "
+        "resampled); differences are paired by "
+        "task and seed; p of a t-test by Holm's correction, which decides, "
+        "and the test's interval at the corrected level. "
         f"Seeds {', '.join(map(str, seeds))}."
     )
     if few:
-        text += " With fewer than three seeds the test counts tasks, so it speaks of these ancestors only."
+        text += (
+            " With fewer than three seeds the test counts tasks, "
+            "so it speaks of these ancestors only."
+        )
     if batch.controls:
         text += " A control's row is its mean over the lengths at which it was measured."
     return text + " Bold: better than every other method by the corrected test."
 
 
 def power_words(metric: str, rows: Sequence[Row]) -> str:
-    """What the table could have seen; empty without any test."""
+    """What the table could resolve; empty without any test."""
     size = power(rows)
     if math.isnan(size):
         return ""
     tests = sum(row.difference is not None and not math.isnan(row.difference.p) for row in rows)
     which = "" if tests == 1 else f" (median of {tests} comparisons, corrected for their number)"
-    return f"A difference of {size:.1f} points in {METRIC_WORDS[metric]} would have been found 8 times in 10{which}."
+    return (
+        f"A difference of {size:.1f} points in {METRIC_WORDS[metric]} would have been found 8 "
+        f"times in 10{which}."
+    )
 
 
 def markdown(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
@@ -149,7 +190,8 @@ def markdown(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
     parts = [f"# {batch.title or batch.name} ({batch.profile})\n"]
     for metric, rows in tables.items():
         parts.append(
-            f"| {batch.method} | {TITLES[metric]} | minus {reference_of(batch, rows)} | p | lineages |\n|---|---|---|---|---|"
+            f"| {batch.method} | {TITLES[metric]} | minus {reference_of(batch, rows)} | p | "
+            "lineages |\n|---|---|---|---|---|"
         )
         for row in rows:
             mean, gap, p, count = cells(row)
@@ -189,7 +231,7 @@ def latex(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> str:
 
 
 def reference_of(batch: Batch, rows: Sequence[Row]) -> str:
-    """The reference's name."""
+    """The name of the reference."""
     return batch.reference or (rows[0].method if rows else "reference")
 
 

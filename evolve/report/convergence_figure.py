@@ -1,6 +1,8 @@
-"""How the condensations of a run went: losses, alpha and the gradient of the meta-network against the iteration, a line a generation.
+"""How the condensations of a run went, a line a generation.
 
-Drawn as :mod:`evolve.report.figures` draws; the curves are :mod:`evolve.condensers.meta_network.convergence`'s.
+Losses, alpha and the gradient of the meta-network stand against the iteration. Drawn as
+:mod:`evolve.report.figures` draws; the curves are
+:mod:`evolve.condensers.meta_network.convergence`'s.
 """
 
 from __future__ import annotations
@@ -26,7 +28,16 @@ NEEDED = (
 
 
 def courses(records: Sequence[LineageRecord]) -> list[tuple[int, dict[str, Array]]]:
-    """Lineage length and curves of every condensation that kept them; of others than the meta-network's there are none."""
+    """Lineage length and curves of every condensation that kept them.
+
+    Only the meta-network's condensations do.
+
+    Args:
+        records: the lineages.
+
+    Returns:
+        (length, curve's name -> values at the ends of stretches of iterations).
+    """
     return [
         (g.lineage, {name: np.array(g.history[name], dtype=np.float64) for name in NEEDED})
         for record in records
@@ -36,54 +47,31 @@ def courses(records: Sequence[LineageRecord]) -> list[tuple[int, dict[str, Array
 
 
 def convergence_figure(records: Sequence[LineageRecord], summary: Summary) -> Any:
-    """Four panels: L_cls, L_meta, alpha (mean over the pairs, with the band from the least to the largest) and the mean over the iterations so far
-    of |grad phi|^2, which Theorem 1 bounds by a constant / sqrt(T).
+    """Draw how the condensations went, in four panels.
 
-    Raises ValueError where :func:`courses` has none.
+    L_cls, L_meta, alpha (mean over the pairs, with the band from the least to the largest), and the
+    mean over the iterations so far of |grad phi|^2, which Theorem 1 bounds by a constant / sqrt(T).
+
+    Args:
+        records: the lineages.
+        summary: of the same, for the title.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        ValueError: :func:`courses` has none.
     """
     drawn = courses(records)
     if not drawn:
         raise ValueError("no condensation of these records kept its course")
     figure = new_figure(8.2, 6.6)
-    (upper_left, upper_right), (lower_left, lower_right) = panels = figure.subplots(2, 2)
+    panels = figure.subplots(2, 2)
     longest = max(lineage for lineage, _ in drawn)
-    for lineage, curves in sorted(drawn, key=lambda one: one[0]):
-        style = {"color": _shade(lineage, longest), "lw": 1.0}
-        x = curves["iteration"]
-        upper_left.plot(x, curves["classification"], **style)
-        upper_right.plot(x, curves["matching"], **style)
-        lower_left.fill_between(
-            x,
-            curves["alpha_min"],
-            curves["alpha_max"],
-            color=style["color"],
-            alpha=min(0.2, 0.6 / len(drawn)),
-            lw=0,
-        )
-        lower_left.plot(x, curves["alpha_mean"], **style)
-        lower_right.plot(x, running_mean(curves), **style)
-    _theorem(lower_right, [curves for _, curves in drawn])
-    for axes, label in zip(
-        panels.flat,
-        (
-            "$L_{cls}$, training batches",
-            "$L_{meta}$, meta-data",
-            "alpha of the pairs",
-            r"mean of $|\nabla_\phi|^2$ so far",
-        ),
-        strict=True,
-    ):
-        axes.set_ylabel(label)
-    upper_right.set_yscale("log")
-    for axes in panels[1]:
-        axes.set_xlabel("iteration of Algorithm 1")
-    lower_left.annotate(
-        "line: mean; band: least to largest pair",
-        (0.02, 0.03),
-        xycoords="axes fraction",
-        fontsize=7.5,
-        color="#333333",
-    )
+    for lineage, curves in sorted(drawn, key=lambda course: course[0]):
+        _draw_course(panels.flat, curves, _shade(lineage, longest), min(0.2, 0.6 / len(drawn)))
+    _theorem(panels[1][1], [curves for _, curves in drawn])
+    _label(panels)
     _lengths(figure, panels, longest)
     figure.suptitle(
         f"{summary.scenario} ({summary.profile}): how the condensations went",
@@ -95,15 +83,61 @@ def convergence_figure(records: Sequence[LineageRecord], summary: Summary) -> An
     return figure
 
 
+def _draw_course(panels: Any, curves: Mapping[str, Array], colour: Any, alpha: float) -> None:
+    """One condensation's line in each of the four panels; ``alpha``: how opaque its band is."""
+    upper_left, upper_right, lower_left, lower_right = panels
+    style = {"color": colour, "lw": 1.0}
+    x = curves["iteration"]
+    upper_left.plot(x, curves["classification"], **style)
+    upper_right.plot(x, curves["matching"], **style)
+    lower_left.fill_between(
+        x, curves["alpha_min"], curves["alpha_max"], color=colour, alpha=alpha, lw=0
+    )
+    lower_left.plot(x, curves["alpha_mean"], **style)
+    lower_right.plot(x, running_mean(curves), **style)
+
+
+def _label(panels: Any) -> None:
+    labels = (
+        "$L_{cls}$, training batches",
+        "$L_{meta}$, meta-data",
+        "alpha of the pairs",
+        r"mean of $|\nabla_\phi|^2$ so far",
+    )
+    for axes, label in zip(panels.flat, labels, strict=True):
+        axes.set_ylabel(label)
+    panels[0][1].set_yscale("log")
+    for axes in panels[1]:
+        axes.set_xlabel("iteration of Algorithm 1")
+    panels[1][0].annotate(
+        "line: mean; band: least to largest pair",
+        (0.02, 0.03),
+        xycoords="axes fraction",
+        fontsize=7.5,
+        color="#333333",
+    )
+
+
 def running_mean(curves: Mapping[str, Array]) -> Array:
-    """(1 / T) sum over the first T iterations of |grad phi|^2, at every T where a stretch ends: Theorem 1's left side."""
+    """Theorem 1's left side: (1 / T) sum over the first T iterations of |grad phi|^2.
+
+    Args:
+        curves: "iteration" and "gradient" of one condensation, a value a stretch of iterations.
+
+    Returns:
+        Its value at every T where a stretch ends.
+    """
     counts = np.diff(curves["iteration"], prepend=0)
     mean: Array = np.cumsum(curves["gradient"] * counts) / curves["iteration"]
     return mean
 
 
 def _theorem(axes: Any, drawn: Sequence[Mapping[str, Array]]) -> None:
-    """Theorem 1's 1 / sqrt(T): its constant is not known, so the line starts where the steepest curve does; only its slope says something."""
+    """Draw Theorem 1's 1 / sqrt(T).
+
+    Its constant is not known, so the line starts where the steepest curve does. Only its slope says
+    something.
+    """
     last = max(float(curves["iteration"][-1]) for curves in drawn)
     first = min(float(curves["iteration"][0]) for curves in drawn)
     height = max(float(running_mean(curves)[0]) for curves in drawn)

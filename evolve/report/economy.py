@@ -1,8 +1,9 @@
-"""The economy of the gene: how much of the whole ancestor's gain a learngene carries, in how little of its weights.
+"""The economy of the gene: how much of the whole ancestor's gain a learngene carries.
 
-The whole ancestor, fine-tuned, is the positive control: what could have been inherited at most. Its gain is over its own architecture
-from scratch, a learngene's over the descendant's architecture from scratch; both are paired by downstream task. Gains are percentage
-points, shares are fractions.
+Beside it stands how little of the weights that takes. The whole ancestor, fine-tuned, is the
+positive control: what could have been inherited at most. Its gain is over its own architecture from
+scratch, a learngene's over the descendant's architecture from scratch. Both are paired by
+downstream task. Gains are percentage points, shares are fractions.
 """
 
 from __future__ import annotations
@@ -30,10 +31,15 @@ ROUNDING = 1e-9  # two means of the same accuracies may differ by less
 
 @dataclass(frozen=True)
 class Economy:
-    """One lineage length of one or several pooled seeds, or (``lineage`` None) the mean over all trained lengths measured.
+    """One lineage length of pooled seeds, or the mean over all trained lengths measured.
 
-    ``weights``: share of the ancestor's weights inherited; ``gain`` and ``whole``: points over from-scratch of the learngene and of the
-    whole ancestor; ``share``: gain / whole, its bounds NaN where whole is not above 0, when a share means nothing.
+    Attributes:
+        lineage: the length; None: the mean.
+        weights: share of the ancestor's weights that is inherited.
+        gain: the learngene's, points over from-scratch.
+        whole: the whole ancestor's, points over from-scratch.
+        share: gain / whole; its bounds are NaN where whole is not above 0, when a share means
+            nothing.
     """
 
     lineage: int | None
@@ -44,17 +50,27 @@ class Economy:
 
     @property
     def decided(self) -> bool:
-        """Whether the positive control is there: the whole ancestor's gain lies above 0, as printed."""
+        """Whether the positive control is there: whole's gain lies above 0, as printed."""
         return above(self.whole) > 0
 
 
 @dataclass(frozen=True)
 class Learning:
-    """How fast descendants learn, means over descendants, trained lengths and seeds. Accuracies in %; NaN where nothing was measured.
+    """How fast descendants learn: means over descendants, trained lengths and seeds.
 
-    ``newborn``: before any training (nearest class mean); ``area``: mean height of the learning curve between the first and the last
-    tested epoch; ``epochs``: the first tested epoch at which the inherited reach the from-scratch's final accuracy, the mean over the
-    ``reached`` of ``asked`` generations in which they do; ``epochs_scratch``: the same of the from-scratch, in those generations.
+    Accuracies are in %; NaN where nothing was measured.
+
+    Attributes:
+        newborn: accuracy before any training (nearest class mean).
+        newborn_scratch: the same, from scratch.
+        newborn_whole: the same, of the whole ancestor.
+        area: mean height of the learning curve between the first and the last tested epoch.
+        area_scratch: the same, from scratch.
+        epochs: the first tested epoch at which the inherited reach the from-scratch's final
+            accuracy, mean over the generations in which they do.
+        epochs_scratch: the same of the from-scratch, in those generations.
+        reached: in how many generations they do.
+        asked: of how many.
     """
 
     newborn: float
@@ -69,26 +85,54 @@ class Learning:
 
 
 def above(interval: Interval) -> int:
-    """1 where the interval, as it is printed here, lies above 0, -1 below, else 0 (also without bounds)."""
+    """On which side of 0 an interval lies, as it is printed here.
+
+    Args:
+        interval: in points.
+
+    Returns:
+        1 above, -1 below, else 0 (also without bounds).
+    """
     return 0 if math.isnan(interval.low) else side(interval.low, interval.high, DECIMALS)
 
 
 def whole_gains(g: Generation) -> tuple[float, ...]:
-    """The whole ancestor minus its own architecture from scratch by descendant, fractions; empty without these controls."""
+    """The whole ancestor minus its own architecture from scratch, by descendant.
+
+    Args:
+        g: the generation.
+
+    Returns:
+        Fractions; empty without these controls.
+    """
     return (
         differences(g.full_ancestor, g.full_scratch) if g.full_ancestor and g.full_scratch else ()
     )
 
 
 def economies(records: Sequence[LineageRecord]) -> tuple[Economy, ...]:
-    """One for every trained lineage length that all seeds have measured with all controls needed, by length; may be empty."""
+    """One economy for every trained lineage length that has all it needs.
+
+    Args:
+        records: lineages of one scenario that differ in their seed.
+
+    Returns:
+        By length; only lengths that all seeds have measured with all controls.
+    """
     complete = [{g.lineage: g for g in evolved(record) if _complete(g)} for record in records]
     common = sorted(set.intersection(*map(set, complete))) if complete else []
     return tuple(_economy(length, [[seed[length]] for seed in complete]) for length in common)
 
 
 def economy(records: Sequence[LineageRecord]) -> Economy | None:
-    """The mean over those lengths; None where there are none."""
+    """The mean over the lengths of :func:`economies`.
+
+    Args:
+        records: lineages of one scenario that differ in their seed.
+
+    Returns:
+        None where there are no such lengths.
+    """
     lengths = {point.lineage for point in economies(records)}
     return (
         _economy(None, [[g for g in evolved(r) if g.lineage in lengths] for r in records])
@@ -98,7 +142,7 @@ def economy(records: Sequence[LineageRecord]) -> Economy | None:
 
 
 def learning(records: Sequence[LineageRecord]) -> Learning:
-    """Over all trained generations of the records."""
+    """How fast descendants learn, over all trained generations of the records."""
     generations = [g for record in records for g in evolved(record)]
 
     def mean(
@@ -131,7 +175,14 @@ def learning(records: Sequence[LineageRecord]) -> Learning:
 
 
 def area(descent: Descent) -> float:
-    """Mean height of the learning curve between its first and last tested epoch, a fraction; NaN from fewer than two tests."""
+    """Mean height of the learning curve between its first and last tested epoch.
+
+    Args:
+        descent: one method's descendants.
+
+    Returns:
+        A fraction, by the trapezoid rule; NaN from fewer than two tests.
+    """
     if len(descent.tested) < 2:
         return math.nan
     curve = np.mean(np.array(descent.curves), axis=0)
@@ -140,7 +191,10 @@ def area(descent: Descent) -> float:
 
 
 def _epochs_to(descent: Descent, goal: Descent) -> float:
-    """The first tested epoch at which the mean accuracy reaches ``goal``'s final one; NaN if none does."""
+    """The first tested epoch at which the mean accuracy reaches ``goal``'s final one.
+
+    NaN if none does.
+    """
     curve, wanted = np.mean(np.array(descent.curves), axis=0), np.mean(goal.accuracy) - ROUNDING
     return next(
         (
@@ -163,10 +217,10 @@ def _complete(g: Generation) -> bool:
 
 def _economy(lineage: int | None, seeds: Sequence[Sequence[Generation]]) -> Economy:
     gain = [
-        _mean_by_task([differences(g.inherited, g.scratch) for g in one if g.scratch])
-        for one in seeds
+        _mean_by_task([differences(g.inherited, g.scratch) for g in generations if g.scratch])
+        for generations in seeds
     ]
-    whole = [_mean_by_task([whole_gains(g) for g in one]) for one in seeds]
+    whole = [_mean_by_task([whole_gains(g) for g in generations]) for generations in seeds]
     held, pairs = pooled_interval(whole), sum(map(len, whole))
     share = (
         Interval(*ratio_interval(gain, whole), pairs)
@@ -175,7 +229,9 @@ def _economy(lineage: int | None, seeds: Sequence[Sequence[Generation]]) -> Econ
     )
     return Economy(
         lineage=lineage,
-        weights=float(np.mean([g.share for one in seeds for g in one if g.share is not None])),
+        weights=float(
+            np.mean([g.share for generations in seeds for g in generations if g.share is not None])
+        ),
         gain=pooled_interval(gain),
         whole=held,
         share=share,
@@ -186,27 +242,59 @@ def _mean_by_task(rows: Sequence[Sequence[float]]) -> Array:
     return 100 * np.mean(np.array(rows, dtype=np.float64), axis=0)
 
 
-def economy_sentence(found: Economy | None) -> str:
-    """What the learngene promises, as one line: "12 % of the weights carry 71 % of the whole ancestor's gain"."""
-    if found is None:
+def economy_sentence(point: Economy | None) -> str:
+    """What the learngene promises, as one line.
+
+    An example: "12 % of the weights carry 71 % of the whole ancestor's gain".
+
+    Args:
+        point: the economy; None: nothing was measured, and the line is empty.
+    """
+    if point is None:
         return ""
-    weights, whole, gain = (
-        f"{100 * found.weights:.0f} % of the weights",
-        _points(found.whole),
-        _points(found.gain),
+    if not point.decided:
+        return _undecided(point)
+    weights, whole, gain = _in_words(point)
+    if above(point.gain) < 0:
+        return (
+            f"The ancestor has what is wanted (the whole one gains {whole}), "
+            f"the learngene harms ({weights}, {gain})."
+        )
+    if above(point.gain) == 0:
+        return (
+            f"The ancestor has what is wanted (the whole one gains {whole}), "
+            f"the learngene is not shown to carry any of it ({weights}, {gain})."
+        )
+    s = point.share
+    return (
+        f"{weights} carry {100 * s.mean:.0f} % [{100 * s.low:.0f}, {100 * s.high:.0f}] "
+        f"of the whole ancestor's gain ({gain} of {whole})."
     )
-    if math.isnan(found.whole.low):
-        return f"The learngene ({weights}) gains {gain}, the whole ancestor {whole}: one task gives no interval, so no share is named."
-    if above(found.whole) < 0:
-        return f"The whole ancestor harms ({whole}): there was nothing to inherit, so this says nothing of the learngene ({gain})."
-    if not found.decided:
-        return f"Not even the whole ancestor is shown to gain ({whole}), so there is nothing that the learngene ({gain}) could carry a share of."
-    if above(found.gain) < 0:
-        return f"The ancestor has what is wanted (the whole one gains {whole}), the learngene harms ({weights}, {gain})."
-    if above(found.gain) == 0:
-        return f"The ancestor has what is wanted (the whole one gains {whole}), the learngene is not shown to carry any of it ({weights}, {gain})."
-    s = found.share
-    return f"{weights} carry {100 * s.mean:.0f} % [{100 * s.low:.0f}, {100 * s.high:.0f}] of the whole ancestor's gain ({gain} of {whole})."
+
+
+def _in_words(point: Economy) -> tuple[str, str, str]:
+    """Weights, the whole ancestor's gain and the learngene's."""
+    share = f"{100 * point.weights:.0f} % of the weights"
+    return share, _points(point.whole), _points(point.gain)
+
+
+def _undecided(point: Economy) -> str:
+    """Why no share is named: the positive control is not there."""
+    weights, whole, gain = _in_words(point)
+    if math.isnan(point.whole.low):
+        return (
+            f"The learngene ({weights}) gains {gain}, the whole ancestor {whole}: "
+            "one task gives no interval, so no share is named."
+        )
+    if above(point.whole) < 0:
+        return (
+            f"The whole ancestor harms ({whole}): there was nothing to inherit, "
+            f"so this says nothing of the learngene ({gain})."
+        )
+    return (
+        f"Not even the whole ancestor is shown to gain ({whole}), "
+        f"so there is nothing that the learngene ({gain}) could carry a share of."
+    )
 
 
 def _points(interval: Interval) -> str:
@@ -220,37 +308,46 @@ def _beside(others: Mapping[str, float]) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
-def learning_sentence(found: Learning) -> str:
+def learning_sentence(course: Learning) -> str:
     """How the newborn and the learning compare, as far as it was measured."""
     parts = []
-    if not math.isnan(found.newborn):
+    if not math.isnan(course.newborn):
         others = {
-            "from scratch": found.newborn_scratch,
-            "the whole ancestor's": found.newborn_whole,
+            "from scratch": course.newborn_scratch,
+            "the whole ancestor's": course.newborn_whole,
         }
         parts.append(
-            f"Before any training the newborn tell {found.newborn:.1f} % apart{_beside(others)}."
+            f"Before any training the newborn tell {course.newborn:.1f} % apart{_beside(others)}."
         )
-    if found.asked and not found.reached:
+    if course.asked and not course.reached:
         parts.append("From-scratch's final accuracy is reached at none of the lengths.")
-    if not math.isnan(found.epochs):
+    if not math.isnan(course.epochs):
         where = (
             ""
-            if found.reached == found.asked
-            else f" (at {found.reached} of {found.asked} lengths)"
+            if course.reached == course.asked
+            else f" (at {course.reached} of {course.asked} lengths)"
         )
         parts.append(
-            f"From-scratch's final accuracy is reached after {found.epochs:.1f} epochs instead of {found.epochs_scratch:.1f}{where}."
+            f"From-scratch's final accuracy is reached after {course.epochs:.1f} epochs instead "
+            f"of {course.epochs_scratch:.1f}{where}."
         )
-    if not math.isnan(found.area):
+    if not math.isnan(course.area):
         parts.append(
-            f"Area under the learning curve: {found.area:.1f} %{_beside({'from scratch': found.area_scratch})}."
+            f"Area under the learning curve: {course.area:.1f} "
+            f"%{_beside({'from scratch': course.area_scratch})}."
         )
     return " ".join(parts)
 
 
 def sentences(records: Sequence[LineageRecord]) -> list[str]:
-    """What a run or several pooled seeds end with, beside gain and verdict; as much as was measured."""
+    """What a run or several pooled seeds end with, beside gain and verdict.
+
+    Args:
+        records: lineages of one scenario that differ in their seed.
+
+    Returns:
+        As many lines as were measured.
+    """
     return [
         line
         for line in (economy_sentence(economy(records)), learning_sentence(learning(records)))

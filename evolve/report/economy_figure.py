@@ -1,7 +1,9 @@
-"""The economy of the gene as a picture: share of the ancestor's weights inherited against share of the whole ancestor's gain.
+"""The economy of the gene as a picture.
 
-One mark a condenser and lineage length. Below the diagonal a weight carries less than its part of the gain, above it more; from
-scratch and the whole ancestor are the two ends. The line is the frontier of the trials (condenser "trial"), on condensing classes.
+The share of the ancestor's weights inherited stands against the share of the whole ancestor's gain,
+one mark a condenser and lineage length. Below the diagonal a weight carries less than its part of
+the gain, above it more. From scratch and the whole ancestor are the two ends. The line is the
+frontier of the trials (condenser "trial"), on condensing classes.
 """
 
 from __future__ import annotations
@@ -24,7 +26,16 @@ LEAST = 0.4  # % of the weights at which the axis begins; from scratch stands th
 
 
 def economy_figure(varieties: Mapping[str, Sequence[LineageRecord]], title: str = "") -> Any:
-    """``varieties``: lineages by what they are called (a condenser, a case), each pooled over its seeds. None of them may be drawn twice."""
+    """Draw the economy of the gene.
+
+    Args:
+        varieties: lineages by what they are called (a condenser, a case), each pooled over its
+            seeds. None of them may be drawn twice.
+        title: the picture's.
+
+    Returns:
+        A matplotlib figure.
+    """
     figure = new_figure(8.2, 5.2)
     axes = figure.subplots()
     _draw_ends(axes)
@@ -39,7 +50,10 @@ def economy_figure(varieties: Mapping[str, Sequence[LineageRecord]], title: str 
         _draw_variety(axes, name, shown, colour, marker)
     _finish(axes, title)
     figure.legend(loc="outside right upper", fontsize=7.5)
-    note = "Numbers at the marks: lineage length; bars: 95 % interval, cut where they leave the picture."
+    note = (
+        "Numbers at the marks: lineage length; bars: 95 % interval, "
+        "cut where they leave the picture."
+    )
     if left_out:
         note += f" {left_out} lengths are left out: there the whole ancestor is not shown to gain."
     figure.supxlabel(textwrap.fill(note, 130), x=0.02, ha="left", fontsize=7.5, color="#333333")
@@ -113,16 +127,21 @@ def _draw_variety(
 
 
 def frontier(records: Sequence[LineageRecord]) -> list[tuple[float, float]]:
-    """Of all candidate sets tried, those that no smaller set matches: (% of the weights, mean % of the whole ancestor's gain)."""
+    """Of all candidate sets tried, those that no smaller set matches.
+
+    Args:
+        records: lineages whose condenser is "trial".
+
+    Returns:
+        (% of the weights, mean % of the whole ancestor's gain), by weights.
+    """
     parts: dict[tuple[str, ...], list[float]] = {}
     shares: dict[tuple[str, ...], float] = {}
     for g in (g for record in records for g in evolved(record)):
         whole = next((trial.gain for trial in g.trials if WHOLE in trial.origin), 0.0)
         for trial in g.trials if whole > 0 else ():
-            name = (
-                *trial.layers,
-                *((WHOLE,) if WHOLE in trial.origin else ()),
-            )  # it may hold more than all its layers
+            # The whole ancestor may hold more than all its layers, so it is a set of its own.
+            name = (*trial.layers, *((WHOLE,) if WHOLE in trial.origin else ()))
             parts.setdefault(name, []).append(100 * trial.gain / whole)
             shares[name] = 100 * trial.share
     often = max(map(len, parts.values()), default=0)

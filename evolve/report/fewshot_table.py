@@ -1,4 +1,7 @@
-"""Table III: every few-shot learner's accuracy over the downstream tasks, beside the descendants of the last generation on the same tasks."""
+"""Table III: every few-shot learner's accuracy over the downstream tasks.
+
+Beside the learners stand the descendants of the last generation on the same tasks.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,12 @@ INHERITED = "inherited"
 
 @dataclass(frozen=True)
 class Line:
-    """One method over all tasks of all seeds. ``accuracy`` is a fraction; ``behind``: inherited minus this method, paired by task, None where
-    nothing has been inherited yet, for the inherited descendants themselves, or where the method diverged.
+    """One method over all tasks of all seeds.
+
+    Attributes:
+        accuracy: a fraction.
+        behind: inherited minus this method, paired by task. None where nothing has been inherited
+            yet, for the inherited descendants themselves, or where the method diverged.
     """
 
     method: str
@@ -30,17 +37,25 @@ class Line:
     behind: Interval | None
     lineage: int | None  # the generation that ``behind`` compares with
     backbone: str = ""  # the network's architecture, of several seeds every one
-    others: bool = False  # ``behind`` compares with descendants of another architecture: the condenser chose other layers
+    # ``behind`` compares with another architecture's descendants: the condenser chose other layers.
+    others: bool = False
     trouble: str = ""  # "diverged (...)": then ``accuracy`` is chance
 
 
 def table(records: Sequence[LineageRecord]) -> list[Line]:
-    """The learners that all seeds have measured, after the last generation's inherited descendants; nothing without a learner."""
+    """The learners that all seeds have measured, after the last generation's descendants.
+
+    Args:
+        records: lineages of one scenario that differ in their seed.
+
+    Returns:
+        A line a method; nothing without a learner.
+    """
     learners = (
         [
-            one.method
-            for one in records[0].fewshot
-            if all(_find(record, one.method) for record in records)
+            learner.method
+            for learner in records[0].fewshot
+            if all(_find(record, learner.method) for record in records)
         ]
         if records
         else []
@@ -87,7 +102,14 @@ def rows(records: Sequence[LineageRecord]) -> Iterator[dict[str, object]]:
 
 
 def sentences(records: Sequence[LineageRecord]) -> list[str]:
-    """A line a method, in percent and points; then, where they differ, the architectures that stand behind the differences."""
+    """The table in words, in percent and points.
+
+    Args:
+        records: lineages of one scenario that differ in their seed.
+
+    Returns:
+        A line a method. Where the architectures behind the differences differ, they end the list.
+    """
     lines = table(records)
     return [*(_sentence(line) for line in lines), *filter(None, [architectures(lines)])]
 
@@ -102,11 +124,17 @@ def _sentence(line: Line) -> str:
 
 
 def architectures(lines: Sequence[Line]) -> str:
-    """Which architectures a table compares, where learners and descendants differ in them; else nothing."""
+    """Which architectures a table compares, where learners and descendants differ in them.
+
+    Else nothing.
+    """
     others = list(dict.fromkeys(line.backbone for line in lines if line.others))
     if not others:
         return ""
-    return f"the architectures differ: learners {', '.join(others)}; inherited {lines[0].backbone} (the condenser's choice)"
+    return (
+        f"the architectures differ: learners {', '.join(others)}; inherited {lines[0].backbone} "
+        "(the condenser's choice)"
+    )
 
 
 def bare(description: str) -> str:
@@ -119,24 +147,26 @@ def _joined(descriptions: Iterable[str]) -> str:
 
 
 def _find(record: LineageRecord, method: str) -> Descent | None:
-    return next((one for one in record.fewshot if one.method == method), None)
+    return next((learner for learner in record.fewshot if learner.method == method), None)
 
 
 def _line(method: str, records: Sequence[LineageRecord], lineage: int | None) -> Line:
-    found = [one for record in records if (one := _find(record, method))]
-    accuracy = pooled_interval([np.array(one.accuracy) for one in found])
+    learners = [learner for record in records if (learner := _find(record, method))]
+    accuracy = pooled_interval([np.array(learner.accuracy) for learner in learners])
     backbone, diverged = (
-        _joined(bare(one.backbone) for one in found),
-        sum(one.diverged for one in found),
+        _joined(bare(learner.backbone) for learner in learners),
+        sum(learner.diverged for learner in learners),
     )
     if diverged:
-        where = f" in {diverged} of {len(found)} seeds" if len(found) > 1 else ""
+        where = f" in {diverged} of {len(learners)} seeds" if len(learners) > 1 else ""
         return Line(
             method, accuracy, None, lineage, backbone, trouble=f"diverged (loss not finite){where}"
         )
     if lineage is None:
         return Line(method, accuracy, None, None, backbone)
-    pairs = list(zip((evolved(record)[-1] for record in records), found, strict=True))
-    behind = pooled_interval([np.array(differences(g.inherited, one)) for g, one in pairs])
-    others = any(one.backbone and bare(g.descendant) != bare(one.backbone) for g, one in pairs)
+    pairs = list(zip((evolved(record)[-1] for record in records), learners, strict=True))
+    behind = pooled_interval([np.array(differences(g.inherited, learner)) for g, learner in pairs])
+    others = any(
+        learner.backbone and bare(g.descendant) != bare(learner.backbone) for g, learner in pairs
+    )
     return Line(method, accuracy, behind, lineage, backbone, others)

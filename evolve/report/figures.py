@@ -1,7 +1,8 @@
-"""Figures of a lineage, drawn without a screen and without global matplotlib state. Accuracies are in %.
+"""Figures of a lineage, drawn without a screen and without global matplotlib state.
 
-Colours are Okabe and Ito's (safe for colour-blind readers); line styles and markers tell them apart in grey.
-matplotlib is imported inside the functions: the command line must start quickly.
+Accuracies are in %. Colours are Okabe and Ito's (safe for colour-blind readers); line styles and
+markers tell them apart in grey. matplotlib is imported inside the functions: the command line must
+start quickly.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from evolve.report.curves import (
-    FALLBACKS,
     Descent,
     Generation,
     Interval,
@@ -25,7 +25,6 @@ from evolve.report.curves import (
     Summary,
     aligned,
     gains,
-    point_interval,
     pooled_interval,
 )
 from evolve.report.economy import whole_gains
@@ -42,12 +41,12 @@ BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = (
     "#666666",
 )
 # name in the paper's words -> (field of Generation, colour, line style, marker)
-METHODS: dict[str, tuple[str, str, str, str]] = {
+METHODS: dict[str, tuple[str, str, Any, str]] = {
     "from-scratch, same architecture": ("scratch", RED, "--", "s"),
     "shuffled learngene": ("shuffled", PINK, ":", "v"),
     "joint training of the ancestor": ("joint", GREEN, "-.", "^"),
-    "whole ancestor, fine-tuned": ("full_ancestor", ORANGE, (0, (5, 1, 1, 1, 1, 1)), "D"),  # type: ignore[dict-item]
-    "from-scratch with the ancestor's hints": ("distilled", SKY, (0, (1, 1)), "P"),  # type: ignore[dict-item]
+    "whole ancestor, fine-tuned": ("full_ancestor", ORANGE, (0, (5, 1, 1, 1, 1, 1)), "D"),
+    "from-scratch with the ancestor's hints": ("distilled", SKY, (0, (1, 1)), "P"),
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 Points = dict[int, list[Array]]  # lineage length -> one array a seed
@@ -71,13 +70,19 @@ def _style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure of so many inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
 def encode(draw: Callable[[], Any], kind: str) -> bytes:
-    """Draw a figure and give its file's bytes ("png" or "svg"); the same figure gives the same bytes."""
+    """Draw a figure and encode it; the same figure gives the same bytes.
+
+    Args:
+        draw: makes the figure.
+        kind: "png" or "svg".
+    """
     with _style():
         figure, out = draw(), io.BytesIO()
         figure.savefig(
@@ -87,7 +92,14 @@ def encode(draw: Callable[[], Any], kind: str) -> bytes:
 
 
 def pixels(draw: Callable[[], Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Draw a figure as uint8 [height, width, 3]."""
+    """Draw a figure.
+
+    Args:
+        draw: makes the figure.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with _style():
@@ -97,7 +109,17 @@ def pixels(draw: Callable[[], Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def evolution_figure(records: Sequence[LineageRecord], summary: Summary) -> Any:
-    """The evolution curve with its controls; below it the paired gain and the ancestor's own accuracy."""
+    """Draw the evolution curve with its controls.
+
+    Below it stand the paired gain and the ancestor's own accuracy.
+
+    Args:
+        records: lineages of one scenario that differ in their seed.
+        summary: of the same.
+
+    Returns:
+        A matplotlib figure.
+    """
     with_ancestor = any(g.ancestor_accuracy is not None for r in records for g in r.generations)
     figure = new_figure(8.2, 8.6 if with_ancestor else 7.2)
     ratios = [3.2, 1.5, 1.1] if with_ancestor else [3.2, 1.5]
@@ -136,9 +158,8 @@ def _draw_accuracy(axes: Any, records: Sequence[LineageRecord], summary: Summary
             zorder=2,
         )
     label = f"inherited learngene, mean and 95 % of {_count(inherited)} descendants"
-    first = min(
-        1, summary.tasks
-    )  # a pretrained ancestor that learns no task stands at 0 and is not untrained
+    # A pretrained ancestor that learns no task stands at 0 and is not untrained.
+    first = min(1, summary.tasks)
     _line_with_band(axes, {x: v for x, v in inherited.items() if x >= first}, BLUE, "-", "o", label)
     for label, (name, colour, style, marker) in METHODS.items():
         _line(axes, _points(records, attrgetter(name), least=first), colour, style, marker, label)
@@ -150,9 +171,8 @@ def _draw_accuracy(axes: Any, records: Sequence[LineageRecord], summary: Summary
             100 * float(np.mean(reference)), color=GREY, lw=1, ls=(0, (1, 1)), label=label, zorder=1
         )
     low, high = axes.get_ylim()
-    axes.set_ylim(
-        max(0, low), min(100, high)
-    )  # an interval over few descendants may reach beyond what an accuracy can be
+    # An interval over few descendants may reach beyond what an accuracy can be.
+    axes.set_ylim(max(0, low), min(100, high))
     axes.set_ylabel("descendants' test accuracy (%)")
     axes.legend(fontsize=7.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.03))
 
@@ -179,7 +199,7 @@ def _draw_gain(axes: Any, records: Sequence[LineageRecord], summary: Summary) ->
 
 
 def _draw_whole_gain(axes: Any, points: Points) -> None:
-    """What could have been inherited at most: the whole ancestor over its own architecture from scratch."""
+    """What can be inherited at most: the whole ancestor over its own architecture."""
     _, colour, style, marker = METHODS["whole ancestor, fine-tuned"]
     _line(
         axes, points, colour, style, marker, "whole ancestor over its own architecture from scratch"
@@ -226,7 +246,10 @@ def _points(
 def _gathered(
     records: Sequence[LineageRecord], values: Callable[[Generation], Sequence[float]]
 ) -> Points:
-    """A hundred times the values at the lineage lengths where every seed has some, as the page's tables pool."""
+    """A hundred times the values at the lineage lengths where every seed has some.
+
+    The page's tables pool in the same way.
+    """
     return aligned(
         [
             {
@@ -295,7 +318,10 @@ def _whisker(axes: Any, x: int, interval: Interval, colour: str) -> None:
 
 
 def _mark_zero(axes: Any, values: list[Array] | None, records: Sequence[LineageRecord]) -> None:
-    """Lineage length 0: no task of the stream learned, which is another thing than untrained where it began from a checkpoint."""
+    """Mark lineage length 0: no task of the stream learned.
+
+    That is another thing than untrained where the ancestor began from a checkpoint.
+    """
     if values:
         begun = any(record.settings.get("ancestor", {}).get("checkpoint") for record in records)
         interval = pooled_interval(values)
@@ -314,8 +340,10 @@ def _mark_zero(axes: Any, values: list[Array] | None, records: Sequence[LineageR
 
 
 def _draw_trend(axes: Any, lengths: Sequence[int], points: Points, t: Trend) -> None:
-    """Where a rise or fall is claimed: the slope's line through the centre of the curve, with the
-    fan of its interval. Nothing where none is: a line would claim what the verdict does not.
+    """Where a rise or fall is claimed, draw the slope's line through the centre of the curve.
+
+    The fan of its interval stands around it. Nothing is drawn where nothing is claimed: a line
+    would claim what the verdict does not.
     """
     lengths = [length for length in lengths if length in points]
     if not (t.rises or t.falls) or not lengths:
@@ -330,172 +358,3 @@ def _draw_trend(axes: Any, lengths: Sequence[int], points: Points, t: Trend) -> 
     axes.annotate(
         label, (0.995, 0.02), xycoords="axes fraction", ha="right", va="bottom", fontsize=7.5
     )
-
-
-def genome_figure(records: Sequence[LineageRecord], title: str = "") -> Any:
-    """Which layers the learngene consisted of: layers by lineage length, one panel a seed, shaded by a~ (Eq. 9)."""
-    drawn = [record for record in records if record.generations]
-    rows = max((len(g.all_layers) for r in drawn for g in r.generations), default=1)
-    figure = new_figure(8.2, 1.0 + max(1, len(drawn)) * (0.9 + 0.21 * rows))
-    panels = figure.subplots(max(1, len(drawn)), 1, squeeze=False)[:, 0]
-    for axes, record in zip(panels, drawn, strict=False):
-        _draw_genome(figure, axes, record, f"seed {record.seed}")
-    panels[-1].set_xlabel("lineage length (tasks the ancestor has learned)")
-    panels[0].set_title(title or "the learngene along the lineage", loc="left", fontweight="bold")
-    _genome_legend(figure)
-    return figure
-
-
-def _draw_genome(figure: Any, axes: Any, record: LineageRecord, name: str) -> None:
-    from matplotlib import colormaps
-    from matplotlib.colors import Normalize
-    from matplotlib.patches import Rectangle
-
-    scores = [s for g in record.generations for s in g.scores if math.isfinite(s)]
-    norm = Normalize(min(scores), max(scores)) if scores and min(scores) < max(scores) else None
-    layers = max((g.all_layers for g in record.generations), key=len)
-    columns = {
-        length: column
-        for column, length in enumerate(
-            sorted({*record.lengths, *(g.lineage for g in record.generations)})
-        )
-    }
-    for g in record.generations:
-        column = columns[g.lineage]
-        for row, layer in enumerate(g.all_layers):
-            held = layer in g.selected
-            shade = (
-                0.5
-                if norm is None or row >= len(g.scores) or not math.isfinite(g.scores[row])
-                else float(norm(g.scores[row]))
-            )
-            colour = (
-                colormaps["Blues"](0.45 + 0.5 * shade)
-                if held
-                else colormaps["Greys"](0.03 + 0.32 * shade)
-            )
-            hatch = "////" if g.status in FALLBACKS else None
-            axes.add_patch(
-                Rectangle(
-                    (column - 0.48, row - 0.46),
-                    0.96,
-                    0.92,
-                    facecolor=colour,
-                    edgecolor="white",
-                    lw=0,
-                    hatch=hatch,
-                )
-            )
-            if held:
-                axes.plot(column, row, "o", color="white", ms=3)
-    axes.set(xlim=(-0.6, max(columns.values()) + 0.6), ylim=(len(layers) - 0.5, -0.5), ylabel=name)
-    axes.set_xticks(list(columns.values()), [str(length) for length in columns], fontsize=7.5)
-    axes.set_yticks(range(len(layers)), layers, fontsize=7.5)
-    axes.grid(False)
-    if norm is not None:
-        from matplotlib.cm import ScalarMappable
-
-        bar = figure.colorbar(ScalarMappable(norm, _dark_greys()), ax=axes, pad=0.01, fraction=0.03)
-        bar.set_label("score a~ (darker: higher)", fontsize=7.5)
-        bar.ax.tick_params(labelsize=6.5)
-
-
-def _dark_greys() -> Any:
-    from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap(colormaps["Greys"](np.linspace(0.03, 0.75, 128)))
-
-
-def _genome_legend(figure: Any) -> None:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    held = (Patch(facecolor="#3787c0"), Line2D([], [], marker="o", color="white", ms=3, ls="none"))
-    names = ["inherited", "not inherited", "condenser tied or collapsed: fallback layers"]
-    handles = [
-        held,
-        Patch(facecolor="#dddddd"),
-        Patch(facecolor="#6baed6", edgecolor="white", hatch="////", lw=0),
-    ]
-    figure.legend(handles, names, loc="outside lower left", ncols=3, fontsize=7.5)
-
-
-def alpha_figure(generation: Generation) -> Any:
-    """The alpha matrix, ancestor layers [L] by pseudo-descendant layers [K] (Eq. 8), with the scores a~ at its side."""
-    alpha: Array = np.array(generation.alpha, dtype=np.float64)
-    figure = new_figure(6.4, 1.6 + 0.24 * len(alpha))
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[2.2, 1])
-    image = left.imshow(alpha, aspect="auto", cmap="cividis", interpolation="nearest")
-    figure.colorbar(image, ax=left, pad=0.02, label="alpha")
-    left.set(
-        xlabel="pseudo-descendant layer k",
-        title=f"lineage length {generation.lineage}: {generation.status}",
-    )
-    left.set_xticks(range(alpha.shape[1]), [str(k + 1) for k in range(alpha.shape[1])])
-    left.set_yticks(range(len(alpha)), generation.all_layers[: len(alpha)])
-    left.grid(False)
-    colours = [
-        BLUE if layer in generation.selected else "#bbbbbb" for layer in generation.all_layers
-    ]
-    right.barh(range(len(generation.scores)), generation.scores, color=colours)
-    if generation.scores:
-        right.axvline(1 / len(generation.scores), color="black", lw=0.8, ls="--")
-        spread = [s for s in (*generation.scores, 1 / len(generation.scores)) if math.isfinite(s)]
-        pad = (max(spread) - min(spread)) * 0.1 + 1e-6
-        right.set_xlim(min(spread) - pad, max(spread) + pad)
-        right.xaxis.get_major_locator().set_params(nbins=3)
-    right.set_title("a~ and 1/L (dashed)")
-    return figure
-
-
-def learning_figure(generation: Generation) -> Any:
-    """Test accuracy of one generation's descendants over their epochs, every method; band: 95 % of the descendants."""
-    figure = new_figure(6.4, 4.0)
-    axes = figure.subplots()
-    methods: list[tuple[str, Descent | None, str, str]] = [
-        ("inherited learngene", generation.inherited, BLUE, "-")
-    ]
-    methods += [
-        (label, getattr(generation, name), colour, style)
-        for label, (name, colour, style, _) in METHODS.items()
-    ]
-    for label, descent, colour, style in methods:
-        if descent is None or not descent.tested:
-            continue
-        x = descent.tested
-        intervals = [
-            point_interval([100 * curve[place] for curve in descent.curves])
-            for place in range(len(x))
-        ]
-        axes.plot(
-            x,
-            [i.mean for i in intervals],
-            color=colour,
-            ls=style,
-            lw=1.5,
-            label=label,
-            marker="." if len(x) < 5 else None,
-        )
-        if descent.method == generation.inherited.method:
-            axes.fill_between(
-                x,
-                [i.low for i in intervals],
-                [i.high for i in intervals],
-                color=colour,
-                alpha=0.15,
-                lw=0,
-            )
-    axes.set(
-        xlabel="epoch",
-        ylabel="descendants' test accuracy (%)",
-        title=f"lineage length {generation.lineage}",
-    )
-    if axes.lines:
-        axes.legend(fontsize=7.5, loc="lower right")
-    return figure
-
-
-def has_alpha(generation: Generation) -> bool:
-    """Fixed selections have no alpha to draw."""
-    return bool(generation.alpha) and bool(generation.alpha[0])

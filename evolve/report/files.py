@@ -1,6 +1,7 @@
-"""Report files of one run, or of several seeds pooled: figures, tables and a summary, from records alone.
+"""Report files of one run, or of several seeds pooled, from records alone.
 
-The same records give the same bytes, so a report can be compared, cached and kept under version control.
+They are figures, tables and a summary. The same records give the same bytes, so a report can be
+compared, cached and kept under version control.
 """
 
 from __future__ import annotations
@@ -25,21 +26,33 @@ from evolve.report.curves import (
     Summary,
     paired_gain,
     point_interval,
-    summarise,
 )
 from evolve.report.economy import economies, economy, economy_sentence, learning
 from evolve.report.economy_figure import economy_figure, has_economy
+from evolve.report.genome_figure import genome_figure
+from evolve.report.pooling import summarise
 from evolve.report.verdict import gain_sentence, verdict
 
 Row = dict[str, Any]
 
 
 def write_report(records: LineageRecord | Sequence[LineageRecord], out: Path) -> list[Path]:
-    """Write curve.png/.svg, genome.png, generations.csv, descendants.csv, learning.csv and summary.json to ``out``, convergence.png/.svg where
-    the meta-network condensed, and fewshot.csv where few-shot learners were measured.
+    """Write a report's files into ``out``, each replaced whole.
 
-    Accuracies in the CSV files are fractions, gains too; ``summary.json`` has percentage points. Each file is
-    replaced whole. UserError (one line) when the folder cannot be written or the records cannot be pooled.
+    They are curve.png and .svg, genome.png, generations.csv, descendants.csv, learning.csv and
+    summary.json; convergence.png and .svg where the meta-network condensed; economy.png and .svg
+    and fewshot.csv where these were measured. Accuracies and gains in the CSV files are fractions;
+    summary.json has percentage points.
+
+    Args:
+        records: one lineage, or several of one scenario that differ in their seed.
+        out: the folder; made where it is not there.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: the folder cannot be written, or the records cannot be pooled.
     """
     pooled = (
         [records]
@@ -57,7 +70,14 @@ def write_report(records: LineageRecord | Sequence[LineageRecord], out: Path) ->
 
 
 def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
-    """File name -> content. Everything is made before the first byte is written."""
+    """Make a report's files; all of them before the first byte is written.
+
+    Args:
+        records: lineages of one scenario that differ in their seed.
+
+    Returns:
+        File name -> content.
+    """
     from evolve.report import convergence_figure, figures
 
     summary = summarise(records)
@@ -66,7 +86,7 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
     files = {
         "curve.png": figures.encode(lambda: figures.evolution_figure(records, summary), "png"),
         "curve.svg": figures.encode(lambda: figures.evolution_figure(records, summary), "svg"),
-        "genome.png": figures.encode(lambda: figures.genome_figure(records, title), "png"),
+        "genome.png": figures.encode(lambda: genome_figure(records, title), "png"),
         "generations.csv": csv_bytes(generation_rows(records)),
         "descendants.csv": csv_bytes(descendant_rows(records)),
         "learning.csv": csv_bytes(learning_rows(records)),
@@ -91,14 +111,17 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
 
 
 def generation_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
-    """One row a seed and generation: what was inherited, the point of the curve, the gain, the ancestor."""
+    """One row a seed and generation: what was inherited, the curve's point, gain, ancestor."""
     for record in records:
         for g in record.generations:
             yield {**_run(record), "lineage": g.lineage, **_genome(g), **_measures(g), **_scores(g)}
 
 
 def descendant_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
-    """Long form: one row a seed, generation, method and descendant. The reference and few-shot learners stand without a lineage length."""
+    """Long form: one row a seed, generation, method and descendant.
+
+    The reference and few-shot learners stand without a lineage length.
+    """
     for record, lineage, descent in _descents(records):
         for i, accuracy in enumerate(descent.accuracy):
             epochs = len(descent.train_loss[i]) if i < len(descent.train_loss) else ""
@@ -117,7 +140,10 @@ def descendant_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
 
 
 def learning_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
-    """Long form: one row an epoch of every descendant; no test accuracy where an epoch was not tested."""
+    """Long form: one row an epoch of every descendant.
+
+    There is no test accuracy where an epoch was not tested.
+    """
     for record, lineage, descent in _descents(records):
         for i, losses in enumerate(descent.train_loss):
             tests = dict(zip(descent.tested, descent.curves[i], strict=True))
@@ -211,7 +237,10 @@ def _renamed(reference: Descent) -> Descent:
 
 
 def csv_bytes(rows: Iterable[Row]) -> bytes:
-    """Columns in the order of first appearance; floats by repr so that they read back exactly; NaN and None empty."""
+    """Rows as CSV; columns in the order of first appearance.
+
+    Floats are written by repr so that they read back exactly. NaN and None are empty.
+    """
     kept, columns = _columned(rows)
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
@@ -221,7 +250,10 @@ def csv_bytes(rows: Iterable[Row]) -> bytes:
 
 
 def parquet_bytes(rows: Iterable[Row]) -> bytes:
-    """The same table as Parquet, for pandas, polars, R and DuckDB; a column of numbers and texts is one of texts, what is undefined is null."""
+    """The same table as Parquet, for pandas, polars, R and DuckDB.
+
+    A column of numbers and texts is one of texts; what is undefined is null.
+    """
     import pyarrow
     from pyarrow import parquet
 
@@ -262,7 +294,7 @@ def _cell(value: Any) -> Any:
 
 
 def finite(value: Any) -> Any:
-    """JSON has no NaN."""
+    """A value with None for every number that is not finite: JSON has no NaN."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

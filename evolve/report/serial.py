@@ -33,8 +33,12 @@ LEAST_SPREAD = 1e-9  # points: what is left of a curve that has no noise
 
 @dataclass(frozen=True)
 class Calibration:
-    """``critical``: half-width of the interval in standard errors. ``found``: the slope that is
-    found to differ from 0 in POWER of the samples, in half-widths of a typical (median) interval.
+    """How wide an interval must be, and what it resolves.
+
+    Attributes:
+        critical: half-width of the interval in standard errors.
+        found: the slope that is told from 0 in POWER of the samples, in half-widths of a typical
+            (median) interval.
     """
 
     critical: float
@@ -43,8 +47,9 @@ class Calibration:
 
 @dataclass(frozen=True)
 class _Model:
-    """One member of the family at given points, T of them, of which F = T - 3 tell of noise (see
-    :func:`_residual_basis`).
+    """One member of the family at T given points.
+
+    F = T - 3 of them tell of noise (see :func:`_residual_basis`).
     """
 
     root: Array  # [T, T], root @ root.T is the covariance
@@ -60,45 +65,66 @@ class _Design:
 
 
 def slope(x: tuple[float, ...], curves: Array) -> Array:
-    """Least-squares slopes [...] of curves [..., T] against x, per unit of x."""
+    """Least-squares slopes, per unit of x.
+
+    Args:
+        x: [T].
+        curves: [..., T].
+
+    Returns:
+        [...].
+    """
     return np.asarray(curves @ _weights(x), dtype=np.float64)
 
 
 def slope_error(lengths: tuple[int, ...], x: tuple[float, ...], curves: Array) -> Array:
-    """Standard error [...] of the mean slope of k curves [..., k, T], averaged over the family of
-    noises.
+    """Standard error of the mean slope of k curves, averaged over the family of noises.
 
     Args:
         lengths: tasks learned at the T points, at least 3, rising: the noise's clock.
         x: the same on the scale against which the slope is taken.
-        curves: the seeds' mean curves, in any unit.
+        curves: the seeds' mean curves [..., k, T], in any unit.
 
     Returns:
-        The errors in the curves' unit per unit of x; 0 where no curve has any noise.
+        The errors [...] in the curves' unit per unit of x; 0 where no curve has any noise.
     """
     return _errors(_design(lengths, x), np.asarray(curves, dtype=np.float64))
 
 
 @lru_cache(maxsize=64)
 def calibration(lengths: tuple[int, ...], x: tuple[float, ...], count: int) -> Calibration:
-    """For the mean slope of ``count`` curves; the largest of the family's quantiles (see the
-    module's text).
+    """The calibration for the mean slope of ``count`` curves.
+
+    It is the largest of the family's quantiles (see the module's text).
+
+    Args:
+        lengths: as for :func:`slope_error`.
+        x: as for :func:`slope_error`.
+        count: how many curves, k.
     """
     design = _design(lengths, x)
     drawn = [_simulated(design, model, count, number) for number, model in enumerate(design.models)]
     critical = max(float(np.quantile(np.abs(slopes) / errors, LEVEL)) for slopes, errors in drawn)
-    found = max(
+    resolved = max(
         float(np.quantile(critical * e - s, POWER) / np.median(critical * e)) for s, e in drawn
     )
-    return Calibration(critical, found)
+    return Calibration(critical, resolved)
 
 
 def covariances(lengths: tuple[int, ...]) -> list[Array]:
-    """The family at these lengths, [T, T] each, of mean variance 1."""
+    """The family of noises at T lineage lengths.
+
+    Args:
+        lengths: rising, at least 1.
+
+    Returns:
+        Covariances [T, T] of mean variance 1: independent noise, then AR(1), a random walk and one
+        that slows, each mixed with independent noise.
+    """
     t = np.asarray(lengths, dtype=np.float64)
     gap = np.abs(np.subtract.outer(t, t))
     slowing = np.minimum.outer(1 + np.log(t), 1 + np.log(t))  # steps of variance 1 / task
-    walks = [one / np.mean(np.diag(one)) for one in (np.minimum.outer(t, t), slowing)]
+    walks = [walk / np.mean(np.diag(walk)) for walk in (np.minimum.outer(t, t), slowing)]
     parts = [*(rho**gap for rho in RHOS), *walks]
     alone = np.eye(len(t))
     return [alone] + [(1 - share) * alone + share * part for part in parts for share in SHARES]
@@ -125,8 +151,9 @@ def _weights(x: tuple[float, ...]) -> Array:
 
 
 def _residual_basis(x: tuple[float, ...]) -> Array:
-    """Orthonormal columns [T, F] that are blind to every parabola; to every straight line where T <
-    BENDS_FROM.
+    """Orthonormal columns [T, F] that are blind to every parabola.
+
+    Where T < BENDS_FROM, to every straight line only.
     """
     degree = 2 if len(x) >= BENDS_FROM else 1
     trends = np.vander(np.asarray(x, dtype=np.float64), degree + 1)
@@ -150,13 +177,16 @@ def _errors(design: _Design, curves: Array) -> Array:
 
 
 def _simulated(design: _Design, model: _Model, count: int, number: int) -> tuple[Array, Array]:
-    """Mean slopes [DRAWS] of curves of this noise alone, and their errors. Always the same draws."""
+    """Mean slopes [DRAWS] of curves of this noise alone, and their errors.
+
+    The draws are always the same.
+    """
     import torch
 
     from evolve.core.randomness import generator
 
     points = len(design.weights)
-    made = generator(0, "serial", number, count, points)
-    noise = torch.randn(DRAWS, count, points, generator=made, dtype=torch.float64).numpy()
+    source = generator(0, "serial", number, count, points)
+    noise = torch.randn(DRAWS, count, points, generator=source, dtype=torch.float64).numpy()
     curves = noise @ model.root.T
     return (curves @ design.weights).mean(axis=-1), _errors(design, curves)

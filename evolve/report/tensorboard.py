@@ -1,9 +1,10 @@
-"""TensorBoard files of a lineage: the evolution curve while it grows. x (global_step) is the lineage length.
+"""TensorBoard files of a lineage: the evolution curve while it grows.
 
-TensorBoard wants the steps of a tag in rising order and keeps what a crashed run wrote. So generations are written
-in order, and on every start all event files of ours in the folder are emptied and everything known is written anew
-with ``purge_step=0``: a TensorBoard that is already running drops the old points, a fresh one never sees them.
-Accuracies are in %, gains in points. torch is imported late, inside.
+x (global_step) is the lineage length. TensorBoard wants the steps of a tag in rising order and
+keeps what a crashed run wrote. So generations are written in order, and on every start all event
+files of ours in the folder are emptied and everything known is written anew with ``purge_step=0``:
+a TensorBoard that is already running drops the old points, a fresh one never sees them. Accuracies
+are in %, gains in points. torch is imported late, inside.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from evolve.report.curves import (
     evolved,
     gains,
     point_interval,
-    summarise,
 )
+from evolve.report.pooling import summarise
 from evolve.report.trends import STEP
 from evolve.report.verdict import gain_sentence, verdict
 
@@ -66,16 +67,34 @@ LAYOUT = {
 
 
 def write_tensorboard(record: LineageRecord, folder: Path, labels: Mapping[str, str] = {}) -> None:
-    """Write everything a record holds, replacing what an earlier call wrote. UserError when it cannot be written."""
+    """Write everything a record holds, replacing what an earlier call wrote.
+
+    Args:
+        record: the lineage.
+        folder: where the event files go.
+        labels: stand among the settings on the HPARAMS page.
+
+    Raises:
+        UserError: the files cannot be written.
+    """
     Board(folder, record, labels).close()
 
 
 class Board:
-    """The event file of one seed's lineage; ``add`` generations as they are measured, in any order.
+    """The event file of one seed's lineage; ``add`` generations as they are measured.
 
-    Opening it rewrites what ``record`` holds. A generation that is ahead waits for the ones before it (TensorBoard
-    would drop points that arrive late); one that is late or comes again causes a rewrite. ``labels`` stand among the settings on the HPARAMS page.
-    Numbers are written for every generation, pictures at the end, of the last one.
+    They may come in any order. Opening a board rewrites what ``record`` holds. A generation that is
+    ahead waits for the ones before it, since TensorBoard would drop points that arrive late. One
+    that is late or comes again causes a rewrite. Numbers are written for every generation, pictures
+    at the end, of the last one.
+
+    Args:
+        folder: where the event file goes.
+        record: what is measured already.
+        labels: stand among the settings on the HPARAMS page.
+
+    Raises:
+        UserError: the files cannot be written.
     """
 
     def __init__(self, folder: Path, record: LineageRecord, labels: Mapping[str, str] = {}) -> None:
@@ -87,7 +106,14 @@ class Board:
         self._rewrite()
 
     def add(self, generation: Generation) -> None:
-        """Show one more generation. UserError when the folder cannot be written any more."""
+        """Show one more generation.
+
+        Args:
+            generation: the generation.
+
+        Raises:
+            UserError: the folder cannot be written any more.
+        """
         late = generation.lineage <= self._last
         self._known[generation.lineage] = generation
         if late:
@@ -97,7 +123,10 @@ class Board:
                 self._write_ready()
 
     def close(self) -> None:
-        """Write what still waits, the last generation's pictures and the headline numbers; safe to call twice."""
+        """Write what still waits, the last generation's pictures and the headline numbers.
+
+        It is safe to call twice.
+        """
         if self._writer is None:
             return
         with writable(self.folder):
@@ -165,13 +194,15 @@ class Board:
 
     def _images(self, g: Generation) -> None:
         from evolve.report import figures
+        from evolve.report.generation_figures import alpha_figure, has_alpha, learning_figure
+        from evolve.report.genome_figure import genome_figure
 
         drawings = {
-            "genome": lambda: figures.genome_figure([self.record]),
-            "learning curves": lambda: figures.learning_figure(g),
+            "genome": lambda: genome_figure([self.record]),
+            "learning curves": lambda: learning_figure(g),
         }
-        if figures.has_alpha(g):
-            drawings["alpha"] = lambda: figures.alpha_figure(g)
+        if has_alpha(g):
+            drawings["alpha"] = lambda: alpha_figure(g)
         for tag, draw in drawings.items():
             self._writer.add_image(tag, figures.pixels(draw), g.lineage, dataformats="HWC")
 
@@ -202,7 +233,15 @@ class Board:
 
 
 def hparams(record: LineageRecord, labels: Mapping[str, str] = {}) -> dict[str, Any]:
-    """What the HPARAMS page knows of a lineage: ``labels``, where it comes from, every setting by "section.key"."""
+    """What the HPARAMS page knows of a lineage.
+
+    Args:
+        record: the lineage.
+        labels: further entries.
+
+    Returns:
+        The labels, where the lineage comes from, every setting by "section.key".
+    """
     return {
         **labels,
         "scenario": record.scenario,
@@ -213,7 +252,15 @@ def hparams(record: LineageRecord, labels: Mapping[str, str] = {}) -> dict[str, 
 
 
 def scalars(g: Generation, reference: Descent | None = None) -> dict[str, float]:
-    """Tag -> value of one generation; accuracies in %, gains in points. May hold NaN."""
+    """What one generation measured, by TensorBoard's tags.
+
+    Args:
+        g: the generation.
+        reference: the from-scratch descendants of the paper's architecture.
+
+    Returns:
+        Tag -> value; accuracies in %, gains in points. It may hold NaN.
+    """
     values: dict[str, float] = {}
     values |= _interval("descendants", g.inherited.accuracy) | _interval("gain", gains(g))
     for i, accuracy in enumerate(g.inherited.accuracy, start=1):
@@ -238,10 +285,16 @@ def scalars(g: Generation, reference: Descent | None = None) -> dict[str, float]
 
 
 def clear_ours(folder: Path) -> float:
-    """Empty the event files that we wrote into this folder; the newest one's time (s since 1970, 0 if none).
+    """Empty the event files that we wrote into this folder.
 
-    They are emptied, not removed: a running TensorBoard that finds the file it reads gone never looks at the next
-    one. Files that have been empty for a while go.
+    They are emptied, not removed: a running TensorBoard that finds the file it reads gone never
+    looks at the next one. Files that have been empty for a while go.
+
+    Args:
+        folder: where they lie; nobody else's files are touched.
+
+    Returns:
+        The newest one's time, s since 1970; 0 if there was none.
     """
     newest = 0.0
     for path in sorted(folder.glob(f"events.out.tfevents.*{SUFFIX}")):
@@ -258,7 +311,13 @@ def clear_ours(folder: Path) -> float:
 
 
 def wait_until_after(stamp: float) -> None:
-    """A running TensorBoard reads only files whose names sort after the one it knows; names start with the second."""
+    """Wait until a new event file's name sorts after the newest one's.
+
+    A running TensorBoard reads only such files. Names start with the second.
+
+    Args:
+        stamp: the newest one's time, s since 1970.
+    """
     while stamp <= time.time() < stamp + 1:
         time.sleep(0.05)
 
@@ -270,13 +329,18 @@ def _interval(tag: str, values: tuple[float, ...]) -> dict[str, float]:
 
 def _about(record: LineageRecord) -> str:
     return (
-        f"**{record.scenario}** ({record.profile}), seed {record.seed}. The x axis is the lineage length: tasks the ancestor has learned. "
-        "Accuracies are in %, gains in percentage points. For the evolution curve with its interval open CUSTOM SCALARS."
+        f"**{record.scenario}** ({record.profile}), seed {record.seed}. "
+        "The x axis is the lineage length: tasks the ancestor has learned. "
+        "Accuracies are in %, gains in percentage points. "
+        "For the evolution curve with its interval open CUSTOM SCALARS."
     )
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"ancestor": {"lr": 0.1}} -> {"ancestor.lr": 0.1}; values that TensorBoard cannot hold become text."""
+    """{"ancestor": {"lr": 0.1}} -> {"ancestor.lr": 0.1}.
+
+    Values that TensorBoard cannot hold become text.
+    """
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
@@ -288,11 +352,19 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextmanager
 def writable(folder: Path) -> Iterator[None]:
-    """Turn an OSError inside into one line that names the folder."""
+    """Turn an OSError inside into one line that names the folder.
+
+    Args:
+        folder: what is written into.
+
+    Raises:
+        UserError: that line.
+    """
     try:
         yield
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
-            f"cannot write TensorBoard files to {folder}: {reason}; free some space or choose another folder"
+            f"cannot write TensorBoard files to {folder}: {reason}; "
+            "free some space or choose another folder"
         ) from error

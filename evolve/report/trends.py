@@ -1,10 +1,9 @@
-"""Does a curve rise with lineage length? Its slope on a named scale, with the one interval that
-decides, on plain arrays.
+"""Does a curve rise with lineage length? Its slope on a named scale, on plain arrays.
 
-A table holds one seed's values: rows are lineage lengths, columns the descendants (one downstream
-task each; the same tasks in every row). Only the seeds' mean curves count for a trend: what a task
-adds to all lengths drops out of a slope, and the rows of one lineage share their ancestor, so they
-are not independent measurements.
+One interval decides. A table holds one seed's values: rows are lineage lengths, columns the
+descendants (one downstream task each; the same tasks in every row). Only the seeds' mean curves
+count for a trend: what a task adds to all lengths drops out of a slope, and the rows of one lineage
+share their ancestor, so they are not independent measurements.
 """
 
 from __future__ import annotations
@@ -26,10 +25,9 @@ RESAMPLES = 10_000
 LEAST_POINTS = 3
 SEEDS_AS_UNITS = 3  # from so many on, a trend's interval is Student's over the seeds' slopes
 DECIMALS = 12  # differences of accuracies carry float noise of 1e-17, which must not break ties
+# What a slope is taken against, chosen before looking: measured lengths are about geometric, and
+# gains saturate, so every doubling counts the same.
 SCALE, STEP = "log2 length", "doubling of length"
-"""What a slope is taken against, chosen before looking: measured lengths are about geometric, and gains saturate, so every doubling
-counts the same.
-"""
 PRINTED = 2  # decimals of an interval's bounds; claims are made of what is printed
 
 
@@ -69,22 +67,40 @@ class Trend:
 
 
 def side(low: float, high: float, decimals: int = PRINTED) -> int:
-    """1 where an interval lies above 0, -1 below, else 0 (also without bounds). Bounds count as
-    they are printed: one that rounds to 0.00 touches 0, so that no sentence contradicts the numbers
-    beside it.
+    """1 where an interval lies above 0, -1 below, else 0 (also without bounds).
+
+    Bounds count as they are printed: one that rounds to 0.00 touches 0, so that no sentence
+    contradicts the numbers beside it.
+
+    Args:
+        low: the interval's lower bound; NaN: none.
+        high: its upper bound.
+        decimals: with which it is printed.
     """
     return int(round(low, decimals) > 0) - int(round(high, decimals) < 0)
 
 
 def t_quantile(freedom: int, level: float = LEVEL) -> float:
-    """Two-sided quantile of Student's t: 2.776 for 4 degrees of freedom at 95 %."""
+    """Two-sided quantile of Student's t: 2.776 for 4 degrees of freedom at 95 %.
+
+    Args:
+        freedom: degrees of freedom.
+        level: of the interval.
+    """
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + level) / 2))
 
 
 def mean_interval(values: Sequence[float] | Array) -> tuple[float, float, float, int]:
-    """(mean, low, high, n) by Student's t over the finite values. No interval (NaN) from fewer than two."""
+    """The mean of the finite values with its interval by Student's t.
+
+    Args:
+        values: in any unit.
+
+    Returns:
+        (mean, low, high, n) in that unit; no interval (NaN) from fewer than two values.
+    """
     finite = np.asarray(values, dtype=np.float64)
     finite = finite[np.isfinite(finite)]
     n = len(finite)
@@ -99,10 +115,16 @@ def mean_interval(values: Sequence[float] | Array) -> tuple[float, float, float,
 
 @lru_cache(maxsize=64)
 def t_found(freedom: int, level: float = LEVEL) -> float:
-    """The size that a two-sided t-test finds in POWER of the samples, in half-widths of a typical
-    (median) interval of that level.
+    """The size that a two-sided t-test resolves in POWER of the samples.
 
     From the noncentral t distribution: 1.43 for many degrees of freedom at 95 %, 1.58 for two.
+
+    Args:
+        freedom: degrees of freedom.
+        level: of the test's interval.
+
+    Returns:
+        The size in half-widths of a typical (median) interval of that level.
     """
     from scipy.optimize import brentq
     from scipy.stats import chi2, nct
@@ -114,13 +136,12 @@ def t_found(freedom: int, level: float = LEVEL) -> float:
 
 
 def trend(lengths: Sequence[int], tables: Sequence[Array]) -> Trend:
-    """Trend of the mean over seeds and columns: the mean of the seeds' least-squares slopes, and
-    its 95 % interval.
+    """Trend of the mean over seeds and columns, with its 95 % interval.
 
-    From SEEDS_AS_UNITS seeds on the interval is Student's over the seeds' slopes, whatever the
-    noise within a lineage: it speaks of lineages in general. One or two seeds give slopes too few
-    for that; their interval allows for noise that is correlated along the lineage
-    (:mod:`evolve.report.serial`) and speaks of these lineages only.
+    It is the mean of the seeds' least-squares slopes. From SEEDS_AS_UNITS seeds on the interval is
+    Student's over the seeds' slopes, whatever the noise within a lineage: it speaks of lineages in
+    general. One or two seeds give slopes too few for that. Their interval allows for noise that is
+    correlated along the lineage (:mod:`evolve.report.serial`) and speaks of these lineages only.
 
     Args:
         lengths: the rows' lineage lengths, rising, >= 1 where there are enough of them for a trend.
@@ -134,20 +155,28 @@ def trend(lengths: Sequence[int], tables: Sequence[Array]) -> Trend:
     slopes = np.round(serial.slope(x, curves), DECIMALS)
     mean, low, high, _ = mean_interval(slopes)
     if seeds >= SEEDS_AS_UNITS:
-        half, found = (high - low) / 2, t_found(seeds - 1)
+        half, resolved = (high - low) / 2, t_found(seeds - 1)
     else:
         calibrated = serial.calibration(at, x, seeds)
         error = float(serial.slope_error(at, x, curves))
-        half, found = calibrated.critical * error, calibrated.found
+        half, resolved = calibrated.critical * error, calibrated.found
     rho = spearman(lengths, np.mean([table.mean(axis=1) for table in tables], axis=0))
     if not half > serial.LEAST_SPREAD:  # numbers without any spread prove nothing
         half = math.nan
-    return Trend(points, seeds, columns, SCALE, rho, mean, mean - half, mean + half, half * found)
+    return Trend(
+        points, seeds, columns, SCALE, rho, mean, mean - half, mean + half, half * resolved
+    )
 
 
 def spearman(lengths: Sequence[int], values: Sequence[float] | Array) -> float:
-    """Spearman's rank correlation; NaN where the values are constant: there is no order to speak
-    of.
+    """Spearman's rank correlation.
+
+    Args:
+        lengths: [T].
+        values: [T], in any unit.
+
+    Returns:
+        In [-1, 1]; NaN where the values are constant: there is no order to speak of.
     """
     from scipy.stats import rankdata
 
@@ -159,11 +188,18 @@ def spearman(lengths: Sequence[int], values: Sequence[float] | Array) -> float:
 
 
 def bootstrap(groups: Sequence[Array]) -> tuple[float, float, float]:
-    """(mean, low, high) of the mean over groups of each group's mean, by resampling groups, then their members.
+    """The mean over groups of each group's mean, with a resampled interval.
 
-    One group (one seed): only its members are resampled. The interval is the expanded percentile interval
-    (Hesterberg 2015, "What teachers should know about the bootstrap"): with so few units the plain percentiles
-    are too narrow, so their levels are moved out to Phi(-sqrt(n / (n - 1)) t). NaN bounds from a single unit.
+    Groups are resampled, then their members; of one group (one seed) only its members. The interval
+    is the expanded percentile interval (Hesterberg 2015, "What teachers should know about the
+    bootstrap"). With so few units the plain percentiles are too narrow, so their levels are moved
+    out to Phi(-sqrt(n / (n - 1)) t).
+
+    Args:
+        groups: one array of members a group.
+
+    Returns:
+        (mean, low, high); NaN bounds from a single unit.
     """
     mean = float(np.mean([group.mean() for group in groups]))
     tail = _tail(groups)
@@ -176,7 +212,17 @@ def bootstrap(groups: Sequence[Array]) -> tuple[float, float, float]:
 
 
 def ratio_interval(tops: Sequence[Array], bottoms: Sequence[Array]) -> tuple[float, float, float]:
-    """(ratio, low, high) of two means over the same groups and members, resampled together as :func:`bootstrap` does."""
+    """The ratio of two means over the same groups and members, with its interval.
+
+    Both are resampled together, as :func:`bootstrap` does.
+
+    Args:
+        tops: one array of members a group.
+        bottoms: the same groups and members.
+
+    Returns:
+        (ratio, low, high); NaN bounds from a single unit.
+    """
     ratio = float(
         np.mean([group.mean() for group in tops]) / np.mean([group.mean() for group in bottoms])
     )
@@ -226,8 +272,8 @@ def _draws(sizes: tuple[int, ...]) -> tuple[NDArray[np.int64], Array]:
 
     from evolve.core.randomness import generator
 
-    made = generator(0, "bootstrap", *sizes)
+    source = generator(0, "bootstrap", *sizes)
     groups = len(sizes)
-    chosen = torch.randint(groups, (RESAMPLES, groups), generator=made)
-    members = torch.rand(RESAMPLES, groups, max(sizes), generator=made, dtype=torch.float64)
+    chosen = torch.randint(groups, (RESAMPLES, groups), generator=source)
+    members = torch.rand(RESAMPLES, groups, max(sizes), generator=source, dtype=torch.float64)
     return chosen.numpy(), members.numpy()

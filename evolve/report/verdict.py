@@ -13,7 +13,11 @@ from evolve.report.trends import LEAST_POINTS, SEEDS_AS_UNITS, Trend, side
 
 
 def verdict(summary: Summary) -> str:
-    """What the data support, in plain words, with the effect size that would have been seen."""
+    """What the data support, in plain words, with the effect that they could resolve.
+
+    Args:
+        summary: one run, or several seeds pooled.
+    """
     if len(summary.lengths) < LEAST_POINTS:
         count = len(summary.lengths)
         start = (
@@ -21,7 +25,8 @@ def verdict(summary: Summary) -> str:
         )
     elif math.isnan(summary.gain.slope):
         start = (
-            f"Accuracy changes by {slope_words(summary.accuracy)} with lineage length. The from-scratch control was off "
+            f"Accuracy changes by {slope_words(summary.accuracy)} with lineage length. "
+            "The from-scratch control was off "
             "(controls.from_scratch), so the data cannot say whether what is inherited gets better."
         )
     else:
@@ -30,7 +35,10 @@ def verdict(summary: Summary) -> str:
 
 
 def slope_words(t: Trend) -> str:
-    """A slope with its interval: "+2.31 points per doubling of length (95 % +0.52 to +4.10)"."""
+    """A slope with its interval, in words.
+
+    An example: "+2.31 points per doubling of length (95 % +0.52 to +4.10)".
+    """
     bounds = "no interval" if math.isnan(t.low) else f"95 % {t.low:+.2f} to {t.high:+.2f}"
     return f"{t.slope:+.2f} {t.unit} ({bounds})"
 
@@ -44,12 +52,18 @@ def _of_gain(summary: Summary) -> str:
         return f"The data support a rise of the gain with lineage length: {numbers}."
     if gain.falls:
         return f"The data support a fall of the gain with lineage length, not a rise: {numbers}."
-    return f"The data do not support a rise with lineage length: {_halfway(summary)}{numbers}.{_resolution(gain)}"
+    return (
+        "The data do not support a rise with lineage length: "
+        f"{_halfway(summary)}{numbers}.{_resolution(gain)}"
+    )
 
 
 def _halfway(summary: Summary) -> str:
     if summary.accuracy.rises:
-        return "accuracy rises, but the gain over from-scratch of the same architectures is not shown to; "
+        return (
+            "accuracy rises, but the gain over from-scratch of the same architectures is not "
+            "shown to; "
+        )
     return ""
 
 
@@ -71,14 +85,20 @@ def _few_seeds(summary: Summary) -> str:
         else f"These are {count} seeds: they speak"
     )
     which = "this ancestor and its" if count == 1 else "these ancestors and their"
-    return f" {start} of {which} tasks alone; pool {SEEDS_AS_UNITS} seeds or more with `evolve summary`."
+    return (
+        f" {start} of {which} tasks alone; pool {SEEDS_AS_UNITS} seeds or more with `evolve "
+        "summary`."
+    )
 
 
 def _diverged(summary: Summary) -> str:
     if not summary.diverged:
         return ""
     who = "1 descendant" if summary.diverged == 1 else f"{summary.diverged} descendants"
-    return f" {who} diverged (the loss was not finite): such an accuracy is chance and stands in the means; lower descend.lr."
+    return (
+        f" {who} diverged (the loss was not finite): such an accuracy is chance and stands in the "
+        "means; lower descend.lr."
+    )
 
 
 def gain_sentence(summary: Summary) -> str:

@@ -1,13 +1,15 @@
-"""What a batch's folder says about itself, batch.json: which case is which method, what pairs them, and how the batch was started.
+"""batch.json: what a batch's folder says about itself.
 
-A reader needs neither the batch file nor its scenarios: every case's resolved settings stand in its own run.json.
+It names the case of every lineage, its method, what pairs it, and how the batch was started. A
+reader needs neither the batch file nor its scenarios: the resolved settings of every case stand
+in its own run.json.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,18 @@ ABOUT = ("name", "title", "profile", "origin", "method", "reference")
 
 
 def write_batch_file(batch: Batch, out: Path, command: Sequence[str]) -> Path:
-    """Write batch.json into ``out``. A folder that holds the same batch keeps the command and the versions it was started with."""
+    """Write batch.json into ``out``.
+
+    A folder that holds the same batch keeps the command and the versions it was started with.
+
+    Args:
+        batch: what the folder holds.
+        out: the batch's folder.
+        command: the words of the command line.
+
+    Returns:
+        The file.
+    """
     cases = [{**_case(case), "folder": case.folder} for case in batch.cases]
     described: dict[str, Any] = {"format": FORMAT, **{name: getattr(batch, name) for name in ABOUT}}
     described |= {
@@ -42,9 +55,9 @@ def write_batch_file(batch: Batch, out: Path, command: Sequence[str]) -> Path:
         "versions": {"python": platform.python_version(), **versions()},
     }
     if (out / BATCH_FILE).exists():
-        known = _read(out)
-        if all(known.get(name) == value for name, value in described.items()):
-            started = {name: known[name] for name in started}
+        earlier = _read(out)
+        if all(earlier.get(name) == value for name, value in described.items()):
+            started = {name: earlier[name] for name in started}
     return write_whole(
         out / BATCH_FILE,
         (json.dumps(described | started, indent=1) + "\n").encode(),
@@ -53,23 +66,23 @@ def write_batch_file(batch: Batch, out: Path, command: Sequence[str]) -> Path:
 
 
 def check_folder(batch: Batch, out: Path) -> None:
-    """Whether ``out`` may be this batch's folder. UserError for a run's, somebody else's, or a batch's whose lineages would drop out of its tables."""
+    """Check that ``out`` may be this batch's folder.
+
+    Args:
+        batch: what is to be computed.
+        out: an existing folder.
+
+    Raises:
+        UserError: it is a run's folder or somebody else's, or holds a batch whose lineages would
+            drop out of its tables.
+    """
     if (out / RUN_FILE).exists():
         raise UserError(
             f"--out {out}: is the folder of a run; give a batch a folder of its own with --out"
         )
     mine = {case.folder for case in batch.cases}
     if is_batch(out):
-        known = [
-            str(one.get("folder"))
-            for one in _read(out).get("cases", ())
-            if isinstance(one, Mapping)
-        ]
-        if lost := [folder for folder in known if folder not in mine]:
-            what = f"{len(lost)} lineages that this command leaves out ({lost[0]}{', ...' if len(lost) > 1 else ''})"
-            raise UserError(
-                f"--out {out}: holds a batch of {what}; give another folder with --out (what is computed already is taken from the store)"
-            )
+        _check_same(out, mine)
         return
     if other := [
         path.name
@@ -77,24 +90,50 @@ def check_folder(batch: Batch, out: Path) -> None:
         if not path.name.startswith(".") and path.name not in mine
     ]:
         raise UserError(
-            f"--out {out}: not empty and not a batch of evolve (holds {other[0]}); give a new folder with --out"
+            f"--out {out}: not empty and not a batch of evolve (holds {other[0]}); give a new "
+            "folder with --out"
+        )
+
+
+def _check_same(out: Path, mine: Set[str]) -> None:
+    """Refuse a command that leaves out lineages which the batch in ``out`` has."""
+    cases = _read(out).get("cases", ())
+    earlier = [str(case.get("folder")) for case in cases if isinstance(case, Mapping)]
+    if lost := [folder for folder in earlier if folder not in mine]:
+        what = (
+            f"{len(lost)} lineages that this command leaves out "
+            f"({lost[0]}{', ...' if len(lost) > 1 else ''})"
+        )
+        raise UserError(
+            f"--out {out}: holds a batch of {what}; give another folder with --out "
+            "(what is computed already is taken from the store)"
         )
 
 
 def read_batch_file(folder: Path) -> BatchFolder:
-    """The inverse. Raises UserError where batch.json is damaged, or a case's folder is not there."""
-    found = _read(folder)
+    """Read batch.json back.
+
+    Args:
+        folder: the batch's.
+
+    Raises:
+        UserError: batch.json is damaged, or a case's folder is not there.
+    """
+    described = _read(folder)
     try:
-        cases = tuple(_read_case(folder, one) for one in found["cases"])
-        axes = {axis: tuple(values) for axis, values in found["axes"].items()}
+        cases = tuple(_read_case(folder, entry) for entry in described["cases"])
+        axes = {axis: tuple(values) for axis, values in described["axes"].items()}
         batch = Batch(
-            **{name: str(found[name]) for name in ABOUT},
+            **{name: str(described[name]) for name in ABOUT},
             cases=cases,
             axes=axes,
-            controls=tuple(found["controls"]),
+            controls=tuple(described["controls"]),
         )
         return BatchFolder(
-            batch, tuple(map(str, found["command"])), dict(found["versions"]), str(found["text"])
+            batch,
+            tuple(map(str, described["command"])),
+            dict(described["versions"]),
+            str(described["text"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(folder, error) from None
@@ -109,8 +148,8 @@ def _case(case: Case) -> dict[str, Any]:
     return {name: value for name, value in asdict(case).items() if name != "scenario"}
 
 
-def _read_case(folder: Path, one: Mapping[str, Any]) -> Case:
-    run = folder / one["folder"]
+def _read_case(folder: Path, entry: Mapping[str, Any]) -> Case:
+    run = folder / entry["folder"]
     facts = read_run(run)
     resolved = Scenario(
         toml.from_dict(facts["settings"], str(run / "run.json")),
@@ -118,11 +157,11 @@ def _read_case(folder: Path, one: Mapping[str, Any]) -> Case:
         str(run / "run.json"),
     )
     return Case(
-        str(one["name"]),
-        int(one["seed"]),
-        str(one["method"]),
-        tuple(one["pairing"]),
-        dict(one["values"]),
+        str(entry["name"]),
+        int(entry["seed"]),
+        str(entry["method"]),
+        tuple(entry["pairing"]),
+        dict(entry["values"]),
         resolved,
     )
 
@@ -134,10 +173,10 @@ def _text(batch: Batch) -> str:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / BATCH_FILE).read_text(encoding="utf-8"))
-        if found["format"] != FORMAT:
-            raise ValueError(f"format {found['format']!r}, this evolve reads {FORMAT}")
-        return dict(found)
+        described = json.loads((folder / BATCH_FILE).read_text(encoding="utf-8"))
+        if described["format"] != FORMAT:
+            raise ValueError(f"format {described['format']!r}, this evolve reads {FORMAT}")
+        return dict(described)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(folder, error) from None
 
@@ -145,5 +184,6 @@ def _read(folder: Path) -> dict[str, Any]:
 def _damaged(folder: Path, error: Exception) -> UserError:
     reason = f"{error} is missing" if isinstance(error, KeyError) else error
     return UserError(
-        f"{folder / BATCH_FILE}: damaged or not written by evolve ({reason}); remove it and repeat the `evolve batch` command"
+        f"{folder / BATCH_FILE}: damaged or not written by evolve ({reason}); remove it and "
+        "repeat the `evolve batch` command"
     )

@@ -9,13 +9,20 @@ from evolve.lineage.world import World
 
 
 def check_rooms(world: World, resident: Any, origin: str) -> None:
-    """Let every room refuse, before anything is computed, settings that its images or its strategy do not allow."""
+    """Let every room check its settings against the images before anything is computed.
+
+    Args:
+        world: settings, classes and seed of the run.
+        resident: the images, a Resident.
+        origin: where the settings come from; error messages begin with it.
+
+    Raises:
+        UserError: a setting that the images or the strategy do not allow.
+    """
     from evolve.ancestor.accumulate import check_strategy
     from evolve.condensers.batches import draw_images
     from evolve.data.streams import stream_tasks
     from evolve.descendants.descendants import downstream_tasks
-    from evolve.descendants.fewshot.episodes import Episodes
-    from evolve.descendants.fewshot.methods import LEARNERS
 
     s = world.settings
     try:
@@ -31,14 +38,23 @@ def check_rooms(world: World, resident: Any, origin: str) -> None:
         downstream_tasks(s.descend, world.descend_classes, resident, world.seed)
         if s.condense.method == "trial":
             downstream_tasks(s.descend, world.condense_classes, resident, world.seed, "condensing")
-        if any("episodes" in LEARNERS[name].reads for name in s.fewshot.learners):
-            Episodes(
-                resident,
-                world.ancestor_classes,
-                s.descend.classes_per_task,
-                s.fewshot,
-                world.seed,
-                s.stream.images_per_class,
-            ).check()
+        _check_episodes(world, resident)
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
+
+
+def _check_episodes(world: World, resident: Any) -> None:
+    """Whether the ancestor's classes give the episodes that a few-shot learner asks for."""
+    from evolve.descendants.fewshot.episodes import Episodes
+    from evolve.descendants.fewshot.methods import LEARNERS
+
+    s = world.settings
+    if any("episodes" in LEARNERS[name].reads for name in s.fewshot.learners):
+        Episodes(
+            resident,
+            world.ancestor_classes,
+            s.descend.classes_per_task,
+            s.fewshot,
+            world.seed,
+            s.stream.images_per_class,
+        ).check()

@@ -12,13 +12,14 @@ from evolve.core.errors import UserError
 from evolve.engine.engine import Notice, StageDone, StageProgress, StageStarted, run_stages
 from evolve.lineage.collect import generation
 from evolve.lineage.schedule import measured
-from evolve.report.curves import LineageRecord, summarise
+from evolve.report.curves import LineageRecord
 from evolve.report.economy import sentences
+from evolve.report.pooling import summarise
 from evolve.report.verdict import gain_sentence, verdict
 from evolve.runs.folder import claimed
-from evolve.runs.opened import (
-    Opened,
-    Order,
+from evolve.runs.run import (
+    Run,
+    RunRequest,
     crew,
     open_run,
     prepare_folder,
@@ -30,38 +31,44 @@ from evolve.runs.screens.summary import say
 from evolve.runs.snapshots import thin
 
 
-def execute(order: Order, argv: list[str]) -> None:
-    """Run or continue ``order`` to its end, then write the report. Ctrl-C stops cleanly and says how to go on."""
+def execute(request: RunRequest, argv: list[str]) -> None:
+    """Run or continue a lineage to its end, then write the report.
+
+    Ctrl-C stops cleanly and says how to go on.
+
+    Args:
+        request: what to run, and where.
+        argv: the words of the command line, for run.json.
+
+    Raises:
+        UserError: something the user gave does not fit.
+        StageFailure: a stage could not be computed.
+    """
     threading.excepthook = _thread_error
-    with stoppable(), claimed(order.out):
+    with stoppable(), claimed(request.out):
         display = Display(
-            order.scenario.settings.name, order.scenario.profile, order.seed, str(order.out)
+            request.scenario.settings.name, request.scenario.profile, request.seed, str(request.out)
         )
         with display:
-            opened = open_run(order, display.notice)
-            prepare_folder(opened, argv)
-            watcher = Watcher(opened, display)
-            try:
-                watcher.run()
-            except KeyboardInterrupt:
-                display.notice(
-                    f"stopped; every finished stage is kept. Continue with: evolve resume {order.out}"
-                )
-                raise
+            run = open_run(request, display.notice)
+            prepare_folder(run, argv)
+            watcher = Watcher(run, display)
+            watcher.compute()
             display.notice("writing the report")
             record = watcher.finish()
-        thinned = thin(opened.store, [opened.world])
-    print_end(order, record)
+        thinned = thin(run.store, [run.world])
+    print_end(request, record)
     for line in thinned:
         say(line)
-    if len(opened.makers) > 1:
+    if len(run.makers) > 1:
         say(
-            f"Mind: the results come from different versions or devices ({'; '.join(opened.makers)}); bit equality holds only within one."
+            "Mind: the results come from different versions or devices "
+            f"({'; '.join(run.makers)}); bit equality holds only within one."
         )
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the run to end; it ends as after Ctrl-C."""
+    """Raised by a signal that asks the run to end; it ends as after Ctrl-C."""
 
     def __init__(self, signal: int) -> None:
         self.signal = signal
@@ -69,7 +76,10 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP (timeout, a batch system, a closed terminal) stop the run as cleanly as Ctrl-C does."""
+    """Let SIGTERM and SIGHUP stop the run as cleanly as Ctrl-C does.
+
+    A timeout, a batch system or a closed terminal sends them.
+    """
 
     def stop(number: int, frame: object) -> None:
         raise Stopped(number)
@@ -90,41 +100,54 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _thread_error(found: threading.ExceptHookArgs) -> None:
-    """TensorBoard's writer thread meets a full disk before we do; our own line names it, its traceback would only hide that."""
-    if not isinstance(found.exc_value, OSError):
-        threading.__excepthook__(found)
+def _thread_error(failure: threading.ExceptHookArgs) -> None:
+    """Print the traceback of a thread's exception, but for an OSError.
+
+    TensorBoard's writer thread meets a full disk before we do. Our own line names it, and the
+    traceback would only hide that.
+    """
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 class Watcher:
-    """Turns the engine's events into the display's and TensorBoard's."""
+    """Passes the engine's events on to the display and to TensorBoard."""
 
-    def __init__(self, opened: Opened, display: Display) -> None:
+    def __init__(self, run: Run, display: Display) -> None:
         from evolve.report.tensorboard import Board
 
-        self.opened, self.display = opened, display
-        self.left = remaining_seconds(opened)
+        self.run, self.display = run, display
+        self.left = remaining_seconds(run)
         self.total = sum(self.left.values())
         self.shown: set[int] = set()
         self.fractions: dict[str, float] = {}
-        self.board = Board(self.opened.order.out / "tensorboard", run_record(self.opened))
+        self.board = Board(self.run.request.out / "tensorboard", run_record(self.run))
 
-    def run(self) -> None:
-        """Execute what is missing."""
+    def compute(self) -> None:
+        """Compute the stages that the store lacks."""
         self._show_finished(fresh=False)
-        order, opened = self.opened.order, self.opened
-        run_stages(
-            opened.stages,
-            opened.store.root,
-            "evolve.lineage.perform:perform_stage",
-            opened.context,
-            crew(order, [opened]),
-            self.on_event,
-        )
+        request, run = self.run.request, self.run
+        try:
+            run_stages(
+                run.stages,
+                run.store.root,
+                "evolve.lineage.perform:perform_stage",
+                run.context,
+                crew(request, [run]),
+                self.on_event,
+            )
+        except KeyboardInterrupt:
+            self.display.notice(
+                f"stopped; every finished stage is kept. Continue with: evolve resume {request.out}"
+            )
+            raise
         self._show_finished(fresh=True)
 
     def on_event(self, event: Any) -> None:
-        """One event of the engine. A failed stage needs no line: the exception that ends the run carries it."""
+        """Show one event of the engine.
+
+        A failed stage needs no line: the exception that ends the run carries it.
+        """
         if isinstance(event, StageStarted):
             self.display.stage_started(event.stage.label)
         elif isinstance(event, StageProgress):
@@ -134,39 +157,39 @@ class Watcher:
             self.fractions[event.stage.key] = 1.0
             self.display.stage_done(event.stage.label)
             self._show_finished(fresh=True)
-            self.left = remaining_seconds(self.opened)
+            self.left = remaining_seconds(self.run)
         elif isinstance(event, Notice):
             self.display.notice(event.text)
         self._eta()
 
     def finish(self) -> LineageRecord:
-        """Close TensorBoard, write the report and the learngenes."""
+        """Close TensorBoard; write the report, the learngenes and the page."""
         from evolve.report.files import write_report
         from evolve.report.page.write import PAGE
         from evolve.runs.read import write_report as write_page
 
-        record, out = run_record(self.opened), self.opened.order.out
+        record, out = run_record(self.run), self.run.request.out
         self.board.close()
         write_report([record], out)
-        export_learngenes(self.opened, record)
+        export_learngenes(self.run, record)
         if record.generations:
             write_page([out], out / PAGE)
         return record
 
     def _show_finished(self, fresh: bool) -> None:
         """Show every generation that has become complete, in order of lineage length."""
-        known = {stage.place: stage for stage in self.opened.stages()}
-        tasks = self.opened.world.settings.stream.tasks
-        for length in measured(self.opened.world.settings):
+        places = {stage.place: stage for stage in self.run.stages()}
+        tasks = self.run.world.settings.stream.tasks
+        for length in measured(self.run.world.settings):
             if length in self.shown:
                 continue
-            found = generation(self.opened.world, length, known, self.opened.peek)
-            if found is None:
+            complete = generation(self.run.world, length, places, self.run.peek)
+            if complete is None:
                 continue
             self.shown.add(length)
-            self.display.generation(found, tasks)
+            self.display.generation(complete, tasks)
             if fresh:  # the writer was made with all that was known before
-                self.board.add(found)
+                self.board.add(complete)
 
     def _eta(self) -> None:
         left = sum(
@@ -176,20 +199,29 @@ class Watcher:
         self.display.set_eta(self.total - left, self.total)
 
 
-def export_learngenes(opened: Opened, record: LineageRecord) -> None:
-    """Every generation's learngene as one file a stranger can open, in the run folder."""
+def export_learngenes(run: Run, record: LineageRecord) -> None:
+    """Write every generation's learngene into the run folder, each as a file of its own.
+
+    Args:
+        run: the run, with all condensations in its store.
+        record: what it measured.
+
+    Raises:
+        UserError: a result in the store is damaged.
+    """
     from evolve.learngene.learngene import unflatten
     from evolve.networks.family import from_json
 
-    known = {stage.place: stage for stage in opened.stages()}
-    folder = opened.order.out / "learngenes"
+    places = {stage.place: stage for stage in run.stages()}
+    folder = run.request.out / "learngenes"
     for shown in record.generations:
-        stage = known["condense", "", "", shown.lineage, 0]
+        stage = places["condense", "", "", shown.lineage, 0]
         path = folder / f"lineage-{shown.lineage:02d}.safetensors"
-        found = opened.store.get(stage.key)
-        if found is None:
+        condensation = run.store.get(stage.key)
+        if condensation is None:
             raise UserError(
-                f"{opened.store.root}: the result of {stage.label} is damaged; run the same command again to compute it anew"
+                f"{run.store.root}: the result of {stage.label} is damaged; run the same command "
+                "again to compute it anew"
             )
         origin = {
             "scenario": record.scenario,
@@ -200,22 +232,23 @@ def export_learngenes(opened: Opened, record: LineageRecord) -> None:
             "selected_by": shown.selected_by,
             "evolve": record.versions.get("evolve", ""),
         }
-        plan = from_json(found.record["ancestor_plan"])
+        plan = from_json(condensation.record["ancestor_plan"])
         folder.mkdir(exist_ok=True)
-        unflatten(found.tensors("learngene"), plan, origin).save(path)
+        unflatten(condensation.tensors("learngene"), plan, origin).save(path)
 
 
-def print_end(order: Order, record: LineageRecord) -> None:
-    """The verdict, and where everything is."""
+def print_end(request: RunRequest, record: LineageRecord) -> None:
+    """Print the verdict, and where everything is."""
     summary = summarise([record])
     say(gain_sentence(summary))
     say(verdict(summary))
     for line in sentences([record]):
         say(line)
-    print(f"report       {order.out / 'report.html'}   (everything on one page)")
+    print(f"report       {request.out / 'report.html'}   (everything on one page)")
     print(
-        f"picture      {order.out / 'curve.png'}   (which layers were inherited: {order.out / 'genome.png'})"
+        f"picture      {request.out / 'curve.png'}   (which layers were inherited: "
+        f"{request.out / 'genome.png'})"
     )
-    print(f"tables       {order.out / 'generations.csv'}, descendants.csv, summary.json")
-    print(f"learngenes   {order.out / 'learngenes'}")
-    print(f"tensorboard  tensorboard --logdir {order.out / 'tensorboard'}")
+    print(f"tables       {request.out / 'generations.csv'}, descendants.csv, summary.json")
+    print(f"learngenes   {request.out / 'learngenes'}")
+    print(f"tensorboard  tensorboard --logdir {request.out / 'tensorboard'}")

@@ -38,7 +38,14 @@ OURS = (RUN_FILE, "scenario.toml", "tensorboard", "damaged-run.json")
 
 
 def default_out(chosen: Scenario, seed: int, reference: bool = False) -> Path:
-    """runs/<scenario>-<profile>-seed<n>; overrides add a short hash, so that two ablations do not meet in one folder."""
+    """The folder of a run that was given none: runs/<scenario>-<profile>-seed<n>.
+
+    Args:
+        chosen: the scenario. Its overrides add a short hash, so that two ablations do not meet in
+            one folder.
+        seed: the run's.
+        reference: whether it takes the plain path.
+    """
     name = f"{chosen.settings.name}-{chosen.profile}-seed{seed}{'-reference' if reference else ''}"
     if chosen.overrides:
         name += "-" + hashlib.sha256("\n".join(sorted(chosen.overrides)).encode()).hexdigest()[:6]
@@ -46,7 +53,16 @@ def default_out(chosen: Scenario, seed: int, reference: bool = False) -> Path:
 
 
 def default_store(out: Path) -> Path:
-    """$EVOLVE_STORE (a folder, or an address), else "store" beside the run's folder, so that the runs of one folder share their stages."""
+    """The store of a run that was given none: $EVOLVE_STORE, else "store" beside the run's folder.
+
+    So the runs of one folder share their stages.
+
+    Args:
+        out: the run's folder.
+
+    Returns:
+        The store's folder; for an address in $EVOLVE_STORE, the local folder that mirrors it.
+    """
     given = os.environ.get("EVOLVE_STORE")
     return (
         StorePlace().convert(given, None, None).expanduser()
@@ -56,33 +72,54 @@ def default_store(out: Path) -> Path:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """A run folder's run.json. Raises UserError where there is none or it is damaged."""
+    """Read run.json of a run's folder.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        The entries that FACTS names.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
     file = folder / RUN_FILE
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        facts = json.loads(file.read_text(encoding="utf-8"))
         for name, kind in FACTS.items():
-            if not isinstance(found[name], kind):
-                raise ValueError(f"{name} is {found[name]!r}")
-        if {role: type(ids) for role, ids in found["classes"].items()} != dict.fromkeys(
+            if not isinstance(facts[name], kind):
+                raise ValueError(f"{name} is {facts[name]!r}")
+        if {role: type(ids) for role, ids in facts["classes"].items()} != dict.fromkeys(
             ("ancestor", "condense", "descend"), list
         ):
             raise ValueError("classes are not those of three roles")
-        return {name: found[name] for name in FACTS}
+        return {name: facts[name] for name in FACTS}
     except FileNotFoundError:
-        made = "runs/glyphs-seq25-quick-seed0"
+        example = "runs/glyphs-seq25-quick-seed0"
         raise UserError(
-            f"{folder}: not a run folder (no {RUN_FILE}); give a folder that `evolve run` made, such as {made}"
+            f"{folder}: not a run folder (no {RUN_FILE}); give a folder that `evolve run` made, "
+            f"such as {example}"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{file}: damaged or not written by evolve ({error}); repeat the original `evolve run` command"
+            f"{file}: damaged or not written by evolve ({error}); repeat the original `evolve "
+            "run` command"
         ) from None
 
 
 def find_store(folder: Path, recorded: str, given: Path | None) -> Path:
-    """The store of a run: the one given, the one it recorded, or (both moved together) the one beside it.
+    """Find the store of a run: the one given, else the one it recorded, else the one beside it.
 
-    Raises UserError when none of them is there: computing everything anew elsewhere would hide what exists.
+    The last is right where run and store have moved together.
+
+    Args:
+        folder: the run's folder.
+        recorded: the store that its run.json names.
+        given: the store that the user named, if any.
+
+    Raises:
+        UserError: none of them is there. To compute everything anew elsewhere would hide what
+            exists.
     """
     places = [given] if given else [Path(recorded), folder.resolve().parent / "store"]
     for place in places:
@@ -93,18 +130,27 @@ def find_store(folder: Path, recorded: str, given: Path | None) -> Path:
 
 @contextmanager
 def claimed(out: Path) -> Iterator[None]:
-    """Hold the run folder, so that two processes do not write one run's pictures at once."""
+    """Hold the run folder, so that two processes do not write one run's pictures at once.
+
+    Args:
+        out: the run's folder; made where it is not there.
+
+    Raises:
+        UserError: another process holds it, or nothing can be written there.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock", timeout=0)
         lock.acquire()
     except Timeout:
         raise UserError(
-            f"{out}: another process is running this run; wait for it, stop it, or give another --out"
+            f"{out}: another process is running this run; wait for it, stop it, or give another "
+            "--out"
         ) from None
     except (OSError, NotImplementedError) as error:
         raise UserError(
-            f"--out {out}: cannot write there ({getattr(error, 'strerror', None) or error}); give another folder with --out"
+            f"--out {out}: cannot write there ({getattr(error, 'strerror', None) or error}); give "
+            "another folder with --out"
         ) from None
     try:
         yield
@@ -117,9 +163,12 @@ def claimed(out: Path) -> Iterator[None]:
 
 
 def again_command(folder: Path, facts: Mapping[str, Any]) -> str:
-    """The command that computes a run again from its resolved settings, into its own folder and store, whatever it was started by.
+    """The command that computes a run again from its resolved settings, into its own folder and
+    store.
 
-    ``facts``: as its run.json holds them.
+    Args:
+        folder: the run's folder.
+        facts: as its run.json holds them.
     """
     words = [
         "evolve",
@@ -137,7 +186,11 @@ def again_command(folder: Path, facts: Mapping[str, Any]) -> str:
 
 
 def _known_run(out: Path) -> dict[str, Any] | None:
-    """The run that this folder holds, if any; a damaged run.json is put aside. UserError for a folder of somebody else's."""
+    """The run that this folder holds, if any; a damaged run.json is put aside.
+
+    Raises:
+        UserError: the folder is somebody else's.
+    """
     if (out / RUN_FILE).exists():
         try:
             return read_run(out)
@@ -147,38 +200,47 @@ def _known_run(out: Path) -> dict[str, Any] | None:
     other = [p.name for p in out.iterdir() if not p.name.startswith(".") and p.name not in OURS]
     if other:
         raise UserError(
-            f"--out {out}: not empty and not a run of evolve (holds {other[0]}); give a new folder with --out"
+            f"--out {out}: not empty and not a run of evolve (holds {other[0]}); give a new "
+            "folder with --out"
         )
     return None
 
 
-def _check_same(out: Path, known: dict[str, Any], facts: dict[str, Any]) -> None:
-    changed = [name for name, value in facts.items() if known[name] != value]
+def _check_same(out: Path, held: dict[str, Any], facts: dict[str, Any]) -> None:
+    changed = [name for name, value in facts.items() if held[name] != value]
     if changed in (["fingerprint"], ["fingerprint", "classes"]):
         raise UserError(
-            f"{out}: the images are not those this run began with; give the same ones with --data, or a new folder with --out"
+            f"{out}: the images are not those this run began with; give the same ones with "
+            "--data, or a new folder with --out"
         )
     if changed:
         raise UserError(
-            f"--out {out}: holds another run (its {', '.join(changed)} differ); give another folder with --out"
+            f"--out {out}: holds another run (its {', '.join(changed)} differ); give another "
+            "folder with --out"
         )
 
 
 class StorePlace(click.ParamType):
-    """A store's folder, or an address (s3://bucket/prefix): then a folder under $XDG_CACHE_HOME that is mirrored there."""
+    """A store's folder, or an address such as s3://bucket/prefix.
+
+    For an address the store is a folder under $XDG_CACHE_HOME that is mirrored there.
+    """
 
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The folder. StoreError for an address that cannot be reached."""
+        """The folder that ``value`` means.
+
+        Raises:
+            StoreError: the address cannot be reached.
+        """
         if isinstance(value, Path) or "://" not in value:
             return Path(value)
         from evolve.engine.store import Store
 
+        readable = re.sub(r"[^a-z0-9]+", "-", value.lower())
         folder = (
-            user_cache()
-            / "stores"
-            / f"{re.sub(r'[^a-z0-9]+', '-', value.lower())}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+            user_cache() / "stores" / f"{readable}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
         )
         store = Store(folder)
         if store.mirror is None:

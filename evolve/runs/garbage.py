@@ -1,4 +1,7 @@
-"""What lies in a store, which run refers to what of it, and what nobody refers to. Removes only that, and only under the store's gate."""
+"""What lies in a store, which run refers to what of it, and what nobody refers to.
+
+Only the last is removed, and only under the store's gate.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ from evolve.runs.referrers import Card, cards
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run that refers to the store."""
+class Referrer:
+    """A run that refers to the store. ``note``: why it counts, where that is not plain."""
 
     folder: Path
     world: World
@@ -33,21 +36,27 @@ class Run:
 
 @dataclass
 class Census:
-    """The runs that are known. ``problems``: one line each of those that cannot be read, so that nobody knows what they refer to."""
+    """The runs that refer to a store.
 
-    runs: list[Run] = field(default_factory=list)
+    Attributes:
+        runs: those that count.
+        vanished: cards of runs that are not there any more.
+        problems: one line for each run that cannot be read, so that nobody knows what it refers to.
+    """
+
+    runs: list[Referrer] = field(default_factory=list)
     vanished: list[Card] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def add(self, run: Run) -> None:
-        """Unless it is there already."""
+    def add(self, run: Referrer) -> None:
+        """Add a run, unless it is there already."""
         if not any(run.folder == other.folder and run.world == other.world for other in self.runs):
             self.runs.append(run)
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing in the store. ``key``: of its stage, "" for what belongs to none."""
+    """One thing in the store. ``key``: that of its stage, "" for what belongs to none."""
 
     kind: str  # a result's kind of stage, or "checkpoints", "damaged", "logs", "images"
     path: Path
@@ -56,47 +65,60 @@ class Item:
 
 
 def census(store: Store, forget: Sequence[str] = ()) -> Census:
-    """The runs that registered and are there still.
+    """Count the runs that registered and are there still.
 
-    A run on another machine whose folder cannot be seen from here counts, unless that machine is to be forgotten.
+    A run on another machine whose folder cannot be seen from here counts, unless that machine is to
+    be forgotten.
+
+    Args:
+        store: the store.
+        forget: names of such machines.
     """
-    found = Census()
-    with _noting(found):
+    counted = Census()
+    with _noting(counted):
         for card in cards(store):
-            with _noting(found):
-                _judge(card, found, forget)
-    return found
+            with _noting(counted):
+                _judge(card, counted, forget)
+    return counted
 
 
 @contextmanager
-def _noting(found: Census) -> Iterator[None]:
+def _noting(counted: Census) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        found.problems.append(str(error))
+        counted.problems.append(str(error))
 
 
-def _judge(card: Card, found: Census, forget: Sequence[str]) -> None:
-    """Whether a card counts: its folder holds that run, or may soon, or cannot be seen from here."""
+def _judge(card: Card, counted: Census, forget: Sequence[str]) -> None:
+    """Count a card whose folder holds that run, or may soon, or cannot be seen from here."""
     origin = f"{card.folder}: {card.file}"
     held = read_run(card.folder) if (card.folder / RUN_FILE).is_file() else None
     far = not card.ours and card.host not in forget
     if not (held or card.young or far):
-        found.vanished.append(card)
+        counted.vanished.append(card)
         return
     world = world_of(card.facts, origin)
     if held and world_of(held, str(card.folder / RUN_FILE)) == world:
-        found.add(Run(card.folder, world))
+        counted.add(Referrer(card.folder, world))
     elif card.young:
-        found.add(Run(card.folder, world, "opened within the last hour"))
+        counted.add(Referrer(card.folder, world, "opened within the last hour"))
     elif far:
-        found.add(Run(card.folder, world, f"on {card.host}, cannot be seen from here"))
+        counted.add(Referrer(card.folder, world, f"on {card.host}, cannot be seen from here"))
     else:
-        found.vanished.append(card)  # another run lies in its folder now
+        counted.vanished.append(card)  # another run lies in its folder now
 
 
-def references(store: Store, runs: Iterable[Run]) -> dict[Path, dict[str, Stage]]:
-    """Run folder -> key -> stage, of all stages that its run has or will have, as far as they can be named now."""
+def references(store: Store, runs: Iterable[Referrer]) -> dict[Path, dict[str, Stage]]:
+    """The stages that each run has or will have, as far as they can be named now.
+
+    Args:
+        store: the store.
+        runs: those that refer to it.
+
+    Returns:
+        Run folder -> key -> stage.
+    """
     peek = cache(store.record)
     named: dict[Path, dict[str, Stage]] = {}
     for run in runs:
@@ -107,7 +129,10 @@ def references(store: Store, runs: Iterable[Run]) -> dict[Path, dict[str, Stage]
 
 
 def contents(store: Store) -> Iterator[Item]:
-    """All that lies in the store, but for its locks, the registrations and what processes are writing now."""
+    """All that lies in the store.
+
+    Left out are its locks, the registrations, and what processes are writing now.
+    """
     root = store.root
     for path in sorted(root.glob("results/*/*/*")):
         yield Item(path.parent.parent.name, path, size_of(path), path.name)
@@ -135,25 +160,35 @@ def size_of(path: Path) -> int:
     return total
 
 
-def garbage(store: Store, known: Census, everything: bool = False) -> list[Item]:
-    """What no run refers to. Imported ancestors and what was condensed from them stay, unless ``everything``; so do the images (by source
-    and size) that a run's settings name.
+def garbage(store: Store, counted: Census, everything: bool = False) -> list[Item]:
+    """What no run refers to.
 
-    Raises UserError where a run cannot be read, or none is known at all: then nobody knows.
+    Imported ancestors and what was condensed from them stay. So do images, by source and size, that
+    a run's settings name.
+
+    Args:
+        store: the store.
+        counted: its runs.
+        everything: imported ancestors and what was condensed from them are garbage, too.
+
+    Raises:
+        UserError: a run cannot be read, or none is known at all. Then nobody knows what is garbage.
     """
-    for problem in known.problems:
+    for problem in counted.problems:
         raise UserError(
-            f"{problem} (until then nobody knows which results that run refers to, so nothing was removed)"
+            f"{problem} (until then nobody knows which results that run refers to, so nothing was "
+            "removed)"
         )
     items = list(contents(store))
-    if not known.runs and any(item.key for item in items):
+    if not counted.runs and any(item.key for item in items):
         raise UserError(
-            f"{store.root}: no run is known that refers to this store; `evolve resume` the runs that do, or, if there are none, remove the folder"
+            f"{store.root}: no run is known that refers to this store; `evolve resume` the runs "
+            "that do, or, if there are none, remove the folder"
         )
-    referred = {key for stages in references(store, known.runs).values() for key in stages}
+    referred = {key for stages in references(store, counted.runs).values() for key in stages}
     sources = {
         f"{source}-{run.world.settings.data.size}-"
-        for run in known.runs
+        for run in counted.runs
         for source in _sources(run.world)
     }
 
@@ -186,29 +221,44 @@ def _of_import(store: Store, item: Item) -> bool:
 def remove(
     store: Store, shown: Sequence[Item], everything: bool = False, forget: Sequence[str] = ()
 ) -> list[Item]:
-    """Remove those of ``shown`` that are garbage still, and are not being computed now; returns them.
+    """Remove what is still garbage and not being computed now.
 
-    Under the gate: a run that opened the store since they were shown has registered and is asked, one that opens it now waits, then finds
-    them gone and computes them.
+    This happens under the gate. A run that opened the store since ``shown`` was listed has
+    registered and is asked. One that opens it now waits, then finds those results gone and computes
+    them.
+
+    Args:
+        store: the store.
+        shown: what the user was shown.
+        everything: as for :func:`garbage`.
+        forget: as for :func:`census`.
+
+    Returns:
+        The items that were removed.
     """
     removed = []
     with store.bin() as discard, store.gate():
-        known = census(store, forget)
-        still = {item.path for item in garbage(store, known, everything)}
+        counted = census(store, forget)
+        still = {item.path for item in garbage(store, counted, everything)}
         for item in shown:
             with suppress(StageLocked, Timeout):
                 if item.path in still:
                     with _unheld(store, item):
                         discard(item.path)
                     removed.append(item)
-        for card in known.vanished:
+        for card in counted.vanished:
             discard(card.file)
     return removed
 
 
 @contextmanager
 def _unheld(store: Store, item: Item) -> Iterator[None]:
-    """Keep others from computing the stage, or decoding the images; raises StageLocked or Timeout where they do."""
+    """Keep others from computing the stage, or from decoding the images.
+
+    Raises:
+        StageLocked: another process is computing the stage.
+        Timeout: another process is decoding the images.
+    """
     if item.kind == "images":
         with FileLock(
             item.path.with_name(item.path.name.removeprefix(".").removesuffix(".part") + ".lock"),

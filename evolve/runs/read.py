@@ -1,4 +1,4 @@
-"""Reads the folders of runs and batches and what their stores hold, and writes the page about them."""
+"""Reads the folders of runs and batches and their stores, and writes the page about them."""
 
 from __future__ import annotations
 
@@ -16,29 +16,38 @@ from evolve.report.page.section import Line, Section, Spent
 from evolve.report.page.write import write_page
 from evolve.runs.batch_folder import BATCH_FILE, is_batch, read_batch_file
 from evolve.runs.folder import RUN_FILE, again_command, read_run
-from evolve.runs.opened import Opened, order_from_run, run_record
+from evolve.runs.run import Run, request_from_run, run_record
 
 
 @dataclass
 class Reader:
-    """Reads folders; every result of a store is read once, however many lineages share it."""
+    """Reads folders. Every result of a store is read once, however many lineages share it."""
 
     store: Path | None = None
     stores: dict[Path, tuple[Store, dict[str, Result]]] = field(default_factory=dict)
 
     def sections(self, folders: Sequence[Path]) -> list[Section]:
-        """One section a batch, in the order given, then one for each set of runs that can be pooled. Raises UserError for other folders."""
-        found, runs = [], []
+        """The page's sections: one a batch in the order given, then one for each set of runs that
+        pool.
+
+        Args:
+            folders: folders of runs and batches.
+
+        Raises:
+            UserError: a folder is neither.
+        """
+        batches, runs = [], []
         for folder in dict.fromkeys(folders):
             if is_batch(folder):
-                found.append(self._batch(folder))
+                batches.append(self._batch(folder))
             elif (folder / RUN_FILE).is_file():
                 runs.append(folder)
             else:
                 raise UserError(
-                    f"{folder}: neither a run's folder ({RUN_FILE}) nor a batch's ({BATCH_FILE}); give one that `evolve run` or `evolve batch` made"
+                    f"{folder}: neither a run's folder ({RUN_FILE}) nor a batch's ({BATCH_FILE}); "
+                    "give one that `evolve run` or `evolve batch` made"
                 )
-        return found + self._runs(runs)
+        return batches + self._runs(runs)
 
     def _batch(self, folder: Path) -> Section:
         held = read_batch_file(folder)
@@ -56,58 +65,68 @@ class Reader:
         return [
             Section(
                 f"{lines[0].record.scenario} ({lines[0].record.profile})",
-                tuple(sorted(lines, key=lambda one: one.case.seed)),
+                tuple(sorted(lines, key=lambda line: line.case.seed)),
             )
             for lines in groups.values()
         ]
 
     def _line(self, folder: Path, case: Case | None = None) -> Line:
-        opened = self._opened(folder)
+        run = self._opened(folder)
         facts = read_run(folder)
-        record = run_record(opened)
+        record = run_record(run)
         case = case or Case(
-            record.scenario, record.seed, record.scenario, (), {}, opened.order.scenario
+            record.scenario, record.seed, record.scenario, (), {}, run.request.scenario
         )
         draws = method(case.scenario.settings.condense.method).draws
-        return Line(case, folder, record, _took(opened), facts, again_command(folder, facts), draws)
+        return Line(case, folder, record, _took(run), facts, again_command(folder, facts), draws)
 
-    def _opened(self, folder: Path) -> Opened:
+    def _opened(self, folder: Path) -> Run:
         """The run with its store, without its images."""
-        order = order_from_run(folder, None, self.store, "auto", 0)
+        request = request_from_run(folder, None, self.store, "auto", 0)
         world = world_of(read_run(folder), str(folder / RUN_FILE))
-        root = order.store.resolve()
+        root = request.store.resolve()
         if root not in self.stores:
             self.stores[root] = Store(root), {}
         store, results = self.stores[root]
-        return Opened(order, world, store, {}, results)
+        return Run(request, world, store, {}, results)
 
 
-def _took(opened: Opened) -> dict[str, Spent]:
+def _took(run: Run) -> dict[str, Spent]:
     """What the lineage's finished stages took."""
     return {
-        stage.key: _spent(opened.results[stage.key])
-        for stage in opened.stages()
-        if opened.peek(stage.key) is not None
+        stage.key: _spent(run.results[stage.key])
+        for stage in run.stages()
+        if run.peek(stage.key) is not None
     }
 
 
 def _spent(result: Result) -> Spent:
-    made, kind = result.manifest["provenance"], result.manifest["kind"]
+    provenance, kind = result.manifest["provenance"], result.manifest["kind"]
     took, maker = (
-        made["spent"],
-        f"evolve {made['evolve']}, torch {made['torch']} on {made['device']}",
+        provenance["spent"],
+        f"evolve {provenance['evolve']}, torch {provenance['torch']} on {provenance['device']}",
     )
     return Spent(kind, took["seconds"], took["cpu_seconds"], took["resumed"], maker)
 
 
 def write_report(folders: Sequence[Path], out: Path, store: Path | None = None) -> Path:
-    """Write the page about ``folders`` (runs and batches) to ``out``.
+    """Write the page about runs and batches.
 
-    Raises UserError for another folder, where nothing has been measured yet, and where the file cannot be written.
+    Args:
+        folders: folders of runs and batches.
+        out: the HTML file.
+        store: their store; None: the one that each recorded.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: another kind of folder, nothing measured yet, or a file that cannot be written.
     """
     sections = Reader(store).sections(folders)
     if not any(section.measured for section in sections):
         raise UserError(
-            f"{folders[0]}: no generation has been measured yet: repeat the command that made it, or give its store with --store"
+            f"{folders[0]}: no generation has been measured yet: repeat the command that made it, "
+            "or give its store with --store"
         )
     return write_page(sections, out)

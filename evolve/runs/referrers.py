@@ -1,6 +1,7 @@
-"""Which runs refer to a store: every run that opens one leaves a card in ``runs/``, so that nothing it needs is taken for garbage.
+"""Which runs refer to a store: every run that opens one leaves a card in ``runs/``.
 
-A card says all that the names of the run's stages follow from, so it counts before its folder holds anything, and on another machine.
+So nothing that a run needs is taken for garbage. A card says all that the names of the run's stages
+follow from. So it counts before its folder holds anything, and on another machine.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ GRACE = 3600.0  # seconds that a card counts although its folder holds no run ye
 
 @dataclass(frozen=True)
 class Card:
-    """One registration. ``facts`` is what :func:`world_of` reads."""
+    """One registration. ``facts`` is what :func:`evolve.lineage.world.world_of` reads."""
 
     file: Path
     folder: Path
@@ -38,7 +39,9 @@ class Card:
 
     @property
     def young(self) -> bool:
-        """Whether the run may not have written its folder yet. A clock ahead of ours counts as young."""
+        """Whether the run may not have written its folder yet. A clock ahead of ours counts as
+        young.
+        """
         return not self.begun and time.time() - self.time < GRACE
 
     @property
@@ -48,9 +51,19 @@ class Card:
 
 
 def register(store: Store, folder: Path, world: World, begun: bool = False) -> None:
-    """Say that the run in ``folder`` refers to this store; before it reads any result, and again, ``begun``, once the folder holds it.
+    """Record that the run in ``folder`` refers to this store.
 
-    StoreError or UserError where that cannot be written: a run that nobody knows of could lose its results.
+    A run does so before it reads any result, and again once its folder holds it.
+
+    Args:
+        store: the store.
+        folder: the run's folder.
+        world: what names its stages.
+        begun: whether the folder holds the run.
+
+    Raises:
+        StoreError, UserError: the card cannot be written. A run that nobody knows of could lose its
+        results.
     """
     place = folder.resolve()
     who = {
@@ -69,27 +82,30 @@ def register(store: Store, folder: Path, world: World, begun: bool = False) -> N
 
 
 def cards(store: Store) -> Iterator[Card]:
-    """Every registration. UserError for one that cannot be read: what it refers to is then unknown."""
+    """Every registration.
+
+    Raises:
+        UserError: one cannot be read, so what it refers to is unknown.
+    """
     for file in sorted((store.root / "runs").glob("*.json")):
         with suppress(FileNotFoundError):
             try:
-                found = json.loads(file.read_bytes())
-                places = (
-                    Path(found["folder"]),
-                    (store.root / found["beside"]).resolve(),
-                )  # the latter: store and run have moved together
+                entry = json.loads(file.read_bytes())
+                # The second place is right where store and run have moved together.
+                places = (Path(entry["folder"]), (store.root / entry["beside"]).resolve())
                 folder = next(
                     (place for place in places if (place / RUN_FILE).is_file()), places[0]
                 )
                 yield Card(
                     file,
                     folder,
-                    found["host"],
-                    float(found["time"]),
-                    bool(found["begun"]),
-                    found["run"],
+                    entry["host"],
+                    float(entry["time"]),
+                    bool(entry["begun"]),
+                    entry["run"],
                 )
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
-                    f"store: {file}: damaged ({error}): remove it, and `evolve resume` the run that it named, if there is one"
+                    f"store: {file}: damaged ({error}): remove it, and `evolve resume` the run "
+                    "that it named, if there is one"
                 ) from None

@@ -1,6 +1,8 @@
-"""Snapshots: what an accumulate stage leaves of the ancestor. They are most of a store; ``ancestor.keep`` thins them once a run is done.
+"""Snapshots: what an accumulate stage leaves of the ancestor.
 
-A thinned snapshot keeps its record, which reports read. Who needs its tensors computes them again, from the last one before it that is whole.
+They are most of a store. ``ancestor.keep`` thins them once a run is done. A thinned snapshot keeps
+its record, which reports read. Who needs its tensors computes them again, from the last whole
+snapshot before it.
 """
 
 from __future__ import annotations
@@ -20,20 +22,27 @@ TENSORS = ("ancestor",)  # the files that are dropped
 
 
 def thin(store: Store, worlds: Sequence[World]) -> list[str]:
-    """Drop the snapshots that these runs, which are done, do not keep, and that no other run keeps or still needs. Lines to say about it.
+    """Drop the snapshots that finished runs do not keep and no other run keeps or still needs.
 
     Where another run cannot be read, nothing is dropped: nobody knows what it needs.
+
+    Args:
+        store: the store.
+        worlds: the runs that are done.
+
+    Returns:
+        Lines to say about it.
     """
     sparing = [world for world in worlds if world.settings.ancestor.keep != "all"]
     if not sparing:
         return []
     with store.gate():
-        known = census(store)
-        if known.problems:
-            return [f"no snapshot was thinned: {known.problems[0]}"]
-        stages = references(store, known.runs)
+        counted = census(store)
+        if counted.problems:
+            return [f"no snapshot was thinned: {counted.problems[0]}"]
+        stages = references(store, counted.runs)
         needed = {
-            key for run in known.runs for key in _needed(run.world, stages[run.folder], store)
+            key for run in counted.runs for key in _needed(run.world, stages[run.folder], store)
         }
         freed = [
             size
@@ -44,12 +53,13 @@ def thin(store: Store, worlds: Sequence[World]) -> list[str]:
     if not freed:
         return []
     return [
-        f"{len(freed)} snapshots were thinned ({decimal(sum(freed))}): what condenses one of them again computes it anew first"
+        f"{len(freed)} snapshots were thinned ({decimal(sum(freed))}): what condenses one of them "
+        "again computes it anew first"
     ]
 
 
 def keeps(world: World, stage: Stage) -> bool:
-    """Whether ``ancestor.keep`` keeps this snapshot: of all, the last, or every n-th and the last."""
+    """Whether ``ancestor.keep`` keeps it: all snapshots, the last, or every n-th and the last."""
     keep, task = world.settings.ancestor.keep, stage.recipe["task"]
     return (
         keep == "all"
@@ -59,7 +69,7 @@ def keeps(world: World, stage: Stage) -> bool:
 
 
 def _needed(world: World, stages: Mapping[str, Stage], store: Store) -> Iterator[str]:
-    """The keys of the snapshots that a run keeps, and of all inputs of what it has still to compute."""
+    """The snapshots that a run keeps, and all inputs of what it has still to compute, by key."""
     for key, stage in stages.items():
         if stage.kind == "accumulate" and keeps(world, stage):
             yield key
@@ -77,5 +87,8 @@ def _snapshots(world: World) -> Iterator[Stage]:
 def _drop(store: Store, stage: Stage, world: World) -> int:
     keep, task = world.settings.ancestor.keep, stage.recipe["task"]
     why = f"the snapshot after task {task} was thinned (ancestor.keep = {json.dumps(keep)}): "
-    advice = "`evolve condense RUN@TASK`, or any run that condenses it with other settings, computes it anew first"
+    advice = (
+        "`evolve condense RUN@TASK`, or any run that condenses it with other settings, computes "
+        "it anew first"
+    )
     return store.thin(stage.key, TENSORS, why + advice)

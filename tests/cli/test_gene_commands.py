@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import evolve
-from evolve.cli import inspect as inspection
+from evolve.cli import file_table
 from evolve.cli.main import cli
 from evolve.core.errors import UserError
 from evolve.engine.store import Store
@@ -30,6 +30,7 @@ from evolve.learngene.learngene import Learngene, extract, load, unflatten
 from evolve.networks.family import architecture, from_json
 from evolve.networks.foreign_names import plain_names
 from evolve.networks.network import initialise
+from evolve.runs.run import prepare_folder
 
 TINY = tiny.toml(
     {
@@ -275,6 +276,18 @@ def test_a_state_dict_of_torchvisions_names_condenses(here: Path) -> None:
     )
 
 
+def test_what_helps_where_the_store_lacks_an_ancestor(here: Path, tmp_path: Path) -> None:
+    """A joint ancestor of a length that is not measured is never trained, so no resume helps."""
+    words = ("ancestor.strategy=joint", "stream.measure=2")
+    run = tiny.opened(here / "tiny.toml", tmp_path / "joint", tmp_path / "store", *words)
+    run.request.out.mkdir()
+    prepare_folder(run, ["evolve"])
+    with pytest.raises(UserError, match="at measured lineage lengths only; give one of 0, 2$"):
+        call("export", f"{run.request.out}@1", "--out", "x")
+    with pytest.raises(UserError, match="`evolve resume .*joint` computes it"):
+        call("export", f"{run.request.out}@2", "--out", "x")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -489,7 +502,7 @@ def test_a_plain_file_needs_no_evolve(
             "--out",
             f"{form}.safetensors",
         )
-    lines = inspection.facts(Path("plain.safetensors"))["build"]
+    lines = file_table.facts(Path("plain.safetensors"))["build"]
     assert "evolve" not in lines
     found: dict[str, Any] = {}
     exec(lines, found)
@@ -703,7 +716,7 @@ def test_a_strangers_names_and_words_do_nothing_to_the_terminal(
     tensor_file.write(
         path, "learngene", about, {f"[/a]/{part}": tensor for part, tensor in parts.items()}
     )
-    inspection.inspect(path, as_json=False)
+    file_table.print_file(path, as_json=False)
     shown = capsys.readouterr().out
     assert (
         "[/a]" in shown
@@ -714,7 +727,7 @@ def test_a_strangers_names_and_words_do_nothing_to_the_terminal(
     )
     tensor_file.write(path, "learngene", about | {"layers": ["\x1b[2J\n"]}, {})
     with pytest.raises(UserError) as caught:
-        inspection.inspect(path, as_json=False)
+        file_table.print_file(path, as_json=False)
     assert "\x1b" not in str(caught.value) and "\n" not in str(caught.value)
 
 

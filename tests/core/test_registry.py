@@ -14,7 +14,7 @@ import pytest
 import torch
 from packages import package
 
-from evolve.cli import inspect as inspection
+from evolve.cli.plugins import print_plugins
 from evolve.condensers.condense import condense_ancestor
 from evolve.condensers.interface import Request
 from evolve.core import registry
@@ -119,7 +119,7 @@ def test_what_cannot_be_imported_is_one_line(
     refused(lambda: registry.find("inheritors", "broken"), r"ValueError: first\)", "other 0.1")
     install({"inheritors": {"exits": "make"}}, "import nosuchmodule", "third", "0.1")
     refused(lambda: registry.find("inheritors", "exits"), "nosuchmodule", "third 0.1")
-    inspection.plugins()
+    print_plugins()
     shown = capsys.readouterr().out
     assert all(
         word in shown
@@ -140,7 +140,7 @@ def test_ours_cannot_be_replaced_and_twins_are_refused(
     install({"inheritors": {"twin": "make"}}, "make = print", "other", "0.1")
     refused(lambda: registry.find("inheritors", "twin"), "uninstall all but one")
     refused(lambda: registry.find("inheritors", "twin"), "other 0.1")
-    inspection.plugins()
+    print_plugins()
     assert "not used: the name is evolve's" in " ".join(capsys.readouterr().out.split())
 
 

@@ -10,8 +10,8 @@ from tiny import rows
 
 from evolve.lineage.world import ancestor_plan
 from evolve.networks.family import from_json
-from evolve.report.curves import summarise
 from evolve.report.files import write_report
+from evolve.report.pooling import summarise
 
 pytestmark = pytest.mark.slow
 

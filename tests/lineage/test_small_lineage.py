@@ -240,6 +240,25 @@ def test_without_anyone_to_read_it_the_lineage_goes_on(finished: Path, place: Pa
         assert "Traceback" not in done.stderr, (shell, done.stderr)
 
 
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_a_stage_is_computed_where_the_shell_closed_the_streams(
+    finished: Path, place: Path, closed: str
+) -> None:
+    result = min((place / "runs" / "store" / "results" / "descend").glob("*/*"))
+    shutil.rmtree(result)
+    command = shlex.join([*SKETCHING, "resume", str(finished), "--workers", "1"])
+    done = subprocess.run(
+        ["bash", "-c", f"{command} {closed}"],
+        cwd=place,
+        env=environment(),
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (result / "manifest.json").is_file()
+
+
 def test_plan_and_summary(finished: Path, place: Path) -> None:
     words = ["--set", "controls.joint=3", "--set", "controls.full_ancestor=3"]
     plan = evolve("plan", "tiny.toml", "--out", "runs/two", *words, cwd=place)

@@ -10,13 +10,14 @@ import tiny
 import torch
 from test_small_lineage import TINY
 
-from evolve.report.curves import LineageRecord, summarise
+from evolve.report.curves import LineageRecord
 from evolve.report.files import write_report
+from evolve.report.pooling import summarise
 from evolve.report.verdict import verdict
-from evolve.runs.opened import Opened
+from evolve.runs.run import Run
 
 
-def run(folder: Path, *overrides: str, seed: int = 0) -> tuple[LineageRecord, Opened]:
+def run(folder: Path, *overrides: str, seed: int = 0) -> tuple[LineageRecord, Run]:
     (folder / "tiny.toml").write_text(TINY)
     words = ["stream.tasks=2", "ancestor.epochs=1", "descend.epochs=1", *overrides]
     opened = tiny.opened(folder / "tiny.toml", folder / "run", folder / "store", *words, seed=seed)

@@ -15,10 +15,11 @@ from tiny import rows
 
 from evolve.core.errors import UserError
 from evolve.core.registry import records
-from evolve.report.curves import LineageRecord, summarise
+from evolve.report.curves import LineageRecord
 from evolve.report.files import write_report
+from evolve.report.pooling import summarise
 from evolve.report.verdict import gain_sentence
-from evolve.runs.opened import Opened
+from evolve.runs.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +99,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(place: Path) -> None:
         ).read_bytes(), name
 
 
-def lineage(place: Path, *overrides: str) -> tuple[LineageRecord, Opened]:
+def lineage(place: Path, *overrides: str) -> tuple[LineageRecord, Run]:
     words = [
         "stream.tasks=1",
         "ancestor.epochs=1",

@@ -16,6 +16,7 @@ from scipy import stats
 from evolve.core.errors import UserError
 from evolve.report import curves, trends
 from evolve.report.curves import Descent, Generation, LineageRecord
+from evolve.report.pooling import summarise
 from evolve.report.trends import Array
 from evolve.report.verdict import gain_sentence, verdict
 
@@ -115,7 +116,7 @@ def test_the_described_rank_correlation_is_scipys(values: list[int]) -> None:
 
 def test_slope_is_least_squares_of_the_mean_curve_on_the_named_scale() -> None:
     made = simulated(np.random.default_rng(0), 0.1)
-    summary = curves.summarise([made])
+    summary = summarise([made])
     means = [100 * np.mean(g.inherited.accuracy) for g in made.generations]
     assert summary.accuracy.slope == pytest.approx(
         stats.linregress(np.log2(range(1, 26)), means).slope
@@ -163,8 +164,7 @@ def test_bootstrap_of_seeds_sees_what_seeds_do_not_share() -> None:
 def test_flat_truth_is_rarely_called_a_rise() -> None:
     rng = np.random.default_rng(11)
     called = [
-        "do not support a rise" not in verdict(curves.summarise([simulated(rng, 0.0)]))
-        for _ in range(200)
+        "do not support a rise" not in verdict(summarise([simulated(rng, 0.0)])) for _ in range(200)
     ]
     assert np.mean(called) < 0.06
 
@@ -246,7 +246,7 @@ def test_a_verdict_says_what_the_intervals_beside_it_say(
             high - low,
         )
 
-    made = curves.summarise([simulated(np.random.default_rng(0), 0.0, 4, s) for s in range(seeds)])
+    made = summarise([simulated(np.random.default_rng(0), 0.0, 4, s) for s in range(seeds)])
     text = verdict(replace(made, gain=of(a, b), accuracy=of(c, d)))
     printed = re.findall(
         r"95 % ([+-][\d.]+) to ([+-][\d.]+)", text.split("accuracy +")[0].split("accuracy -")[0]
@@ -261,7 +261,7 @@ def test_a_verdict_says_what_the_intervals_beside_it_say(
 @given(st.floats(-1, 1), st.floats(0, 1))
 @settings(deadline=None)
 def test_the_gain_sentence_says_what_its_interval_says(mean: float, half: float) -> None:
-    made = curves.summarise([simulated(np.random.default_rng(0), 0.0, 4)])
+    made = summarise([simulated(np.random.default_rng(0), 0.0, 4)])
     effect = curves.Effect("from-scratch", curves.Interval(mean, mean - half, mean + half, 5), 4)
     text = gain_sentence(replace(made, effects=(effect,)))
     found = re.search(r"\[([+-][\d.]+), ([+-][\d.]+)\]", text)
@@ -272,10 +272,7 @@ def test_the_gain_sentence_says_what_its_interval_says(mean: float, half: float)
 
 def test_who_a_verdict_speaks_of() -> None:
     rng = np.random.default_rng(5)
-    texts = [
-        verdict(curves.summarise([simulated(rng, 0.2, seed=s) for s in range(n)]))
-        for n in (1, 2, 3)
-    ]
+    texts = [verdict(summarise([simulated(rng, 0.2, seed=s) for s in range(n)])) for n in (1, 2, 3)]
     assert all("The data support a rise of the gain" in text for text in texts)
     assert "one lineage (one seed): it speaks of this ancestor" in texts[0]
     assert "2 seeds: they speak of these ancestors" in texts[1] and "alone" not in texts[2]
@@ -283,7 +280,7 @@ def test_who_a_verdict_speaks_of() -> None:
 
 def test_strong_rise_is_nearly_always_seen() -> None:
     rng = np.random.default_rng(12)
-    found = [curves.summarise([simulated(rng, 0.15)]).accuracy.rises for _ in range(60)]
+    found = [summarise([simulated(rng, 0.15)]).accuracy.rises for _ in range(60)]
     assert np.mean(found) > 0.95
 
 
@@ -297,7 +294,7 @@ def test_the_mean_gain_of_several_seeds_is_not_surer_than_its_seeds() -> None:
             scratch = rng.normal(0.7, 0.05, 5)
             shift = rng.normal(0, 0.02) + rng.normal(0, 0.02, 5)
             records.append(record(np.tile(scratch + shift, (4, 1)), scratch, seed))
-        effect = curves.summarise(records).effect("from-scratch")
+        effect = summarise(records).effect("from-scratch")
         assert effect is not None
         return effect.interval.low > 0 or effect.interval.high < 0
 
@@ -312,7 +309,7 @@ def test_untrained_ancestors_are_compared_by_gain() -> None:
         generation(1, [0.74, 0.64], hard),
         generation(2, [0.74, 0.64], hard),
     )
-    effect = curves.summarise([LineageRecord("toy", "full", 0, 2, points)]).effect("lineage 0")
+    effect = summarise([LineageRecord("toy", "full", 0, 2, points)]).effect("lineage 0")
     assert effect is not None and effect.interval.mean == pytest.approx(3.0)
 
 
@@ -323,10 +320,8 @@ def test_diverged_descendants_are_named() -> None:
         train_loss=((1.0, math.nan),) + whole.generations[4].inherited.train_loss[1:],
     )
     points = tuple(replace(g, inherited=broken) if g.lineage == 5 else g for g in whole.generations)
-    assert "diverged" not in verdict(curves.summarise([whole]))
-    assert "1 descendant diverged" in verdict(
-        curves.summarise([replace(whole, generations=points)])
-    )
+    assert "diverged" not in verdict(summarise([whole]))
+    assert "1 descendant diverged" in verdict(summarise([replace(whole, generations=points)]))
 
 
 def test_rise_of_accuracy_alone_is_not_a_rise() -> None:
@@ -336,7 +331,7 @@ def test_rise_of_accuracy_alone_is_not_a_rise() -> None:
     points = tuple(
         generation(t + 1, climb[t], climb[t] + rng.normal(0, 0.01, 5)) for t in range(25)
     )
-    text = verdict(curves.summarise([LineageRecord("toy", "full", 0, 25, points)]))
+    text = verdict(summarise([LineageRecord("toy", "full", 0, 25, points)]))
     assert (
         "do not support a rise" in text
         and "accuracy rises, but the gain" in text
@@ -348,7 +343,7 @@ def test_fall_is_called_a_fall() -> None:
     rng = np.random.default_rng(0)
     for seeds in (1, 5):
         made = [simulated(rng, -0.2, seed=s) for s in range(seeds)]
-        assert "support a fall of the gain" in verdict(curves.summarise(made))
+        assert "support a fall of the gain" in verdict(summarise(made))
 
 
 @pytest.mark.parametrize("points", [0, 1, 2, 3])
@@ -357,7 +352,7 @@ def test_short_and_constant_lineages_give_words_without_warnings(points: int, co
     made = record(np.full((points, columns), 0.5), np.full(columns, 0.5))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        text = verdict(curves.summarise([made])) + gain_sentence(curves.summarise([made]))
+        text = verdict(summarise([made])) + gain_sentence(summarise([made]))
     assert "nan" not in text
     assert ("Too few generations" in text) == (points < 3)
     assert "support a rise with" not in text.replace("do not support", "")
@@ -365,7 +360,7 @@ def test_short_and_constant_lineages_give_words_without_warnings(points: int, co
 
 def test_pairs_are_tasks_averaged_over_generations() -> None:
     table = np.array([[0.6, 0.7], [0.62, 0.74], [0.64, 0.72]])
-    effect = curves.summarise([record(table, np.array([0.6, 0.6]))]).effect("from-scratch")
+    effect = summarise([record(table, np.array([0.6, 0.6]))]).effect("from-scratch")
     assert effect is not None and effect.interval.n == 2 and effect.generations == 3
     expected = stats.t.interval(0.95, 1, loc=7.0, scale=stats.sem([2.0, 12.0]))
     assert (effect.interval.low, effect.interval.high) == pytest.approx(expected)
@@ -377,7 +372,7 @@ def test_controls_are_compared_where_they_exist() -> None:
     zero = generation(0, [0.4, 0.5], [0.5, 0.5])
     points = (zero, made.generations[0], first, *made.generations[2:])
     made = replace(made, generations=points, reference=descent(0, "from-scratch", [0.6, 0.7]))
-    summary = curves.summarise([made])
+    summary = summarise([made])
     found = {effect.over: (effect.interval.mean, effect.generations) for effect in summary.effects}
     expected = {
         "from-scratch": (10, 4),
@@ -393,7 +388,7 @@ def test_controls_are_compared_where_they_exist() -> None:
 def test_pooling_uses_the_lengths_that_every_seed_has() -> None:
     rng = np.random.default_rng(0)
     long, short = simulated(rng, 0.0, 8, seed=1), replace(simulated(rng, 0.0, 5, seed=2), tasks=8)
-    assert curves.summarise([long, short]).lengths == (1, 2, 3, 4, 5)
+    assert summarise([long, short]).lengths == (1, 2, 3, 4, 5)
 
 
 @pytest.mark.parametrize(
@@ -403,18 +398,18 @@ def test_pooling_uses_the_lengths_that_every_seed_has() -> None:
 def test_what_cannot_be_pooled_is_refused_by_name(change: dict[str, object], word: str) -> None:
     made = simulated(np.random.default_rng(0), 0.0, 3)
     with pytest.raises(UserError, match=word):
-        curves.summarise([made, replace(made, **{"seed": 1, **change})])  # type: ignore[arg-type]
+        summarise([made, replace(made, **{"seed": 1, **change})])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no lineage"):
-        curves.summarise([])
+        summarise([])
 
 
 @pytest.mark.usefixtures("no_rendering")
 def test_a_run_without_the_from_scratch_control_has_no_gain_and_says_so(tmp_path: Path) -> None:
     whole = simulated(np.random.default_rng(3), rise=0.3)
     bare = replace(whole, generations=tuple(replace(g, scratch=None) for g in whole.generations))
-    summary = curves.summarise([bare])
+    summary = summarise([bare])
     assert math.isnan(summary.gain.slope) and summary.effect("from-scratch") is None
-    assert summary.accuracy == curves.summarise([whole]).accuracy and summary.accuracy.rises
+    assert summary.accuracy == summarise([whole]).accuracy and summary.accuracy.rises
     assert "from-scratch control was off" in verdict(summary)
     assert "support a rise" not in verdict(summary)
     from evolve.report.files import write_report
@@ -424,7 +419,7 @@ def test_a_run_without_the_from_scratch_control_has_no_gain_and_says_so(tmp_path
 
 def test_a_lineage_of_no_tasks_has_its_gain_at_length_0_and_no_untrained_ancestor() -> None:
     alone = LineageRecord("toy", "full", 0, 0, (generation(0, [0.7, 0.8], [0.6, 0.6]),))
-    found = curves.summarise([alone])
+    found = summarise([alone])
     effect = found.effect("from-scratch")
     assert (
         found.measured == 1
@@ -432,7 +427,7 @@ def test_a_lineage_of_no_tasks_has_its_gain_at_length_0_and_no_untrained_ancesto
         and effect.interval.mean == pytest.approx(15)
         and found.effect("lineage 0") is None
     )
-    before = curves.summarise([replace(alone, tasks=3)])
+    before = summarise([replace(alone, tasks=3)])
     assert before.measured == 0 and before.effect("from-scratch") is None
 
 
@@ -441,7 +436,7 @@ def test_no_trend_is_drawn_where_none_is_claimed() -> None:
     from evolve.report import figures
 
     def dashes(made: LineageRecord) -> list[int]:
-        summary = curves.summarise([made])
+        summary = summarise([made])
         panels = figures.evolution_figure([made], summary).axes
         return [
             sum(line.get_color() == "black" and line.is_dashed() for line in axes.lines)

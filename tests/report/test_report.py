@@ -17,6 +17,7 @@ from evolve.core.errors import UserError
 from evolve.report import files as report
 from evolve.report.convergence_figure import running_mean
 from evolve.report.curves import Descent, Generation, LineageRecord
+from evolve.report.genome_figure import genome_figure
 
 LAYERS = ("conv1", "conv2", "conv3")
 
@@ -151,7 +152,7 @@ def test_partial_lineages_and_missing_controls_can_be_drawn(tmp_path: Path, poin
 
 def test_svg_speaks_the_papers_words_and_names_the_interval() -> None:
     from evolve.report import figures
-    from evolve.report.curves import summarise
+    from evolve.report.pooling import summarise
 
     figure = figures.evolution_figure([lineage()], summarise([lineage()]))
     axes = figure.axes[0]
@@ -177,9 +178,8 @@ def test_svg_speaks_the_papers_words_and_names_the_interval() -> None:
 
 
 def test_genome_marks_what_was_inherited_and_hatches_fallbacks() -> None:
-    from evolve.report import figures
 
-    axes = figures.genome_figure([lineage()]).axes[0]
+    axes = genome_figure([lineage()]).axes[0]
     dots = {(int(line.get_xdata()[0]), int(line.get_ydata()[0])) for line in axes.lines}
     assert dots == {(t, row) for t in range(5) for row in (0, 2)}
     hatched = {round(patch.get_x() + 0.48) for patch in axes.patches if patch.get_hatch()}

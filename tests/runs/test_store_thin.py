@@ -22,8 +22,8 @@ from evolve.lineage import scenario
 from evolve.report.curves import LineageRecord
 from evolve.report.files import write_report
 from evolve.runs.garbage import census
-from evolve.runs.opened import Opened, prepare_folder, run_record
 from evolve.runs.referrers import register
+from evolve.runs.run import Run, prepare_folder, run_record
 from evolve.runs.screens.summary import summarise_runs
 from evolve.runs.snapshots import thin
 
@@ -48,23 +48,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def opened(place: Path, out: str, *overrides: str) -> Opened:
+def opened(place: Path, out: str, *overrides: str) -> Run:
     found = tiny.opened(
         place / "tiny.toml", place / out, place / out.split("/")[0] / "store", *overrides
     )
-    found.order.out.mkdir(parents=True, exist_ok=True)
+    found.request.out.mkdir(parents=True, exist_ok=True)
     prepare_folder(found, ["evolve"])
     return found
 
 
-def finish(run: Opened) -> list[str]:
+def finish(run: Run) -> list[str]:
     """Compute, report and thin, as a session does, in this process."""
     with sketches():
-        write_report([tiny.computed(run)], run.order.out)
+        write_report([tiny.computed(run)], run.request.out)
     return thin(run.store, [run.world])
 
 
-def whole(run: Opened) -> list[int]:
+def whole(run: Run) -> list[int]:
     """The tasks after which the snapshot is whole; every one has its record."""
     found = [
         (stage.recipe["task"], run.store.get(stage.key))
@@ -75,9 +75,9 @@ def whole(run: Opened) -> list[int]:
     return [task for task, result in found if result is not None and not result.thinned]
 
 
-def numbers(run: Opened) -> list[bytes]:
+def numbers(run: Run) -> list[bytes]:
     return [
-        (run.order.out / name).read_bytes()
+        (run.request.out / name).read_bytes()
         for name in (
             "generations.csv",
             "descendants.csv",
@@ -90,42 +90,42 @@ def numbers(run: Opened) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def kept(place: Path) -> Opened:
+def kept(place: Path) -> Run:
     run = opened(place, "kept/run")
     assert finish(run) == [] and whole(run) == [0, 1, 2, 3, 4]
     return run
 
 
 @pytest.fixture(scope="module")
-def thinned(place: Path) -> Opened:
+def thinned(place: Path) -> Run:
     run = opened(place, "thinned/run", 'ancestor.keep="last"')
     (said,) = finish(run)
     assert said.startswith("4 snapshots") and whole(run) == [4]
     return run
 
 
-def record(run: Opened) -> LineageRecord:
-    again = Opened(run.order, run.world, run.store, run.context, {})
+def record(run: Run) -> LineageRecord:
+    again = Run(run.request, run.world, run.store, run.context, {})
     return run_record(again)
 
 
-def test_a_thinned_run_reports_what_the_whole_one_reports(kept: Opened, thinned: Opened) -> None:
+def test_a_thinned_run_reports_what_the_whole_one_reports(kept: Run, thinned: Run) -> None:
     assert numbers(thinned) == numbers(kept)
     assert (
         record(thinned).generations == record(kept).generations
         and len(record(kept).generations) == 5
     )
     with sketches():
-        write_report([record(thinned)], thinned.order.out)  # from the store as it is now
+        write_report([record(thinned)], thinned.request.out)  # from the store as it is now
     assert numbers(thinned) == numbers(kept)
 
 
-def test_keep_changes_no_key(kept: Opened, thinned: Opened) -> None:
+def test_keep_changes_no_key(kept: Run, thinned: Run) -> None:
     assert [stage.key for stage in kept.stages()] == [stage.key for stage in thinned.stages()]
 
 
 def test_another_condenser_on_thinned_snapshots_gets_the_same_numbers(
-    place: Path, kept: Opened, thinned: Opened
+    place: Path, kept: Run, thinned: Run
 ) -> None:
     other = ("condense.method=random", "condense.top_k=3")
     expected = opened(place, "kept/random", *other)
@@ -143,7 +143,7 @@ def test_another_condenser_on_thinned_snapshots_gets_the_same_numbers(
     assert whole(run) == [0, 1, 2, 3, 4]  # computed anew on the way
     assert finish(run) != [] and whole(run) == [4]
     assert numbers(run) == numbers(expected)
-    summarise_runs([run.order.out], None)  # reads the records of thinned snapshots
+    summarise_runs([run.request.out], None)  # reads the records of thinned snapshots
 
 
 def test_only_the_last_whole_one_before_is_gone_back_to(place: Path) -> None:
@@ -175,7 +175,7 @@ def test_runs_that_keep_differently_do_not_hurt_each_other(place: Path) -> None:
         3,
         4,
     ]  # the other one keeps them, and has nothing left to compute
-    (everything.order.out / "run.json").unlink()
+    (everything.request.out / "run.json").unlink()
     unfinished = opened(place, "shared/open", "condense.method=random", "ancestor.keep=3")
     assert thin(sparing.store, [sparing.world]) == []  # it still needs every snapshot
     finish(unfinished)
@@ -193,16 +193,16 @@ def test_a_run_that_cannot_be_read_keeps_everything(place: Path) -> None:
     assert "no snapshot was thinned" in said and "other" in said and whole(run) == [0, 1, 2, 3, 4]
 
 
-def test_exporting_a_thinned_snapshot_says_why_not(thinned: Opened, tmp_path: Path) -> None:
+def test_exporting_a_thinned_snapshot_says_why_not(thinned: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'after task 1 was thinned \(ancestor.keep = "last"\)'):
         export(
-            f"{thinned.order.out}@1",
+            f"{thinned.request.out}@1",
             tmp_path / "x.safetensors",
             {"data_dir": None, "store": None, "device": "cpu"},
             False,
         )
     export(
-        f"{thinned.order.out}@4",
+        f"{thinned.request.out}@4",
         tmp_path / "x.safetensors",
         {"data_dir": None, "store": None, "device": "cpu"},
         False,

@@ -35,7 +35,7 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class Run:
+class Stretch:
     """Neighbouring ancestor layers compared at one resolution: their channels ``first:last`` and their side."""
 
     first: int
@@ -72,13 +72,13 @@ class Layout:
         """Descendant layers of one kind share the ancestor's prepared maps."""
         return self.descendant[k][1], self.moments(k)
 
-    def runs(self, k: int) -> tuple[Run, ...]:
+    def runs(self, k: int) -> tuple[Stretch, ...]:
         """The ancestor's layers cut into runs of equal side, for kind(k): natively small maps stay small if by moments."""
         side_k, moments = self.kind(k)
         sides = [min(side, side_k) if moments else side_k for _, side in self.ancestor]
         cuts = [i for i in range(len(sides)) if i == 0 or sides[i] != sides[i - 1]] + [len(sides)]
         return tuple(
-            Run(self.offsets[a], self.offsets[b], tuple(range(a, b)), sides[a])
+            Stretch(self.offsets[a], self.offsets[b], tuple(range(a, b)), sides[a])
             for a, b in pairwise(cuts)
         )
 
@@ -200,7 +200,7 @@ class Matcher:
     @torch.no_grad()
     def freeze(self, ancestor: Sequence[Tensor], value: bool = True) -> Frozen:
         """The frozen side of the ancestor's maps [B, C_l, S, S]. Without ``value`` there is no energy, which no derivative but alpha's needs."""
-        pooled, made = self.pool(ancestor), dict[Run, Tensor]()
+        pooled, made = self.pool(ancestor), dict[Stretch, Tensor]()
         maps: dict[tuple[int, bool], tuple[Tensor, ...]] = {}
         energy: dict[tuple[int, bool], Tensor] = {}
         totals: dict[tuple[int, bool], Tensor] = {}
@@ -294,7 +294,7 @@ class Matcher:
         u = self._matrix(side, target)
         return (maps * self._both_axes(maps, side, u.t() @ u)).sum(1)
 
-    def _total(self, maps: Tensor, run: Run, target: int, pooled: Tensor) -> Tensor:
+    def _total(self, maps: Tensor, run: Stretch, target: int, pooled: Tensor) -> Tensor:
         """Sum over pixels of UZ, per channel: [B, side^2, C] -> [B, C]."""
         native = self.layout.ancestor[run.layers[0]][1]
         if all(self.layout.ancestor[l][1] == native for l in run.layers) and target % native == 0:

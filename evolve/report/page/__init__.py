@@ -1,1 +1,4 @@
-"""One HTML page about runs and batches that needs nothing else: figures, tables, words and the commands behind them (docs/report.md)."""
+"""One HTML page about runs and batches that needs nothing else (docs/report.md).
+
+It holds figures, tables, words and the commands behind them.
+"""

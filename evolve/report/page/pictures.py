@@ -1,4 +1,7 @@
-"""Evolution curves side by side: one a method, pooled over seeds, for one pairing of a batch. Accuracies in %, gains in points."""
+"""Evolution curves side by side: one a method, pooled over seeds, for one pairing of a batch.
+
+Accuracies are in %, gains in points.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from evolve.report.compare import CONTROLS, METRICS, Batch, Case, Values, contro
 from evolve.report.curves import Interval, LineageRecord, aligned, pooled_interval
 from evolve.report.figures import MARKERS, new_figure
 
-# Okabe and Ito's colours without the yellow, which is too pale for a line; the lengths of the three lists have no common divisor, so 252 curves differ.
+# Okabe and Ito's colours without the yellow, which is too pale for a line. The lengths of the three
+# lists have no common divisor, so 252 curves differ.
 COLOURS = ("#0072B2", "#D55E00", "#000000", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES: tuple[Any, ...] = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 CONTROL_COLOUR = "#666666"
@@ -34,14 +38,21 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """The curves that may be compared: lineages that differ in nothing but the method and the seed."""
+    """The curves that may be compared: lineages that differ in the method and the seed only."""
 
     title: str  # the values of the other axes; "" where there are none
     curves: tuple[Curve, ...]
 
 
 def panels(batch: Batch, measured: Sequence[Pair]) -> list[Panel]:
-    """A panel for every pairing that has measured anything; the controls are those of the reference's lineages."""
+    """A panel for every pairing that has measured anything.
+
+    The controls are those of the reference's lineages.
+
+    Args:
+        batch: the batch.
+        measured: its cases with what they measured.
+    """
     grouped: dict[tuple[str, ...], list[Pair]] = defaultdict(list)
     for case, record in measured:
         grouped[case.pairing].append((case, record))
@@ -53,13 +64,13 @@ def panels(batch: Batch, measured: Sequence[Pair]) -> list[Panel]:
 
 def _curves(batch: Batch, pairs: Sequence[Pair]) -> list[Curve]:
     by_method = {method: [r for c, r in pairs if c.method == method] for method in batch.methods}
-    found = [curve(method, records) for method, records in by_method.items() if records]
+    curves = [curve(method, records) for method, records in by_method.items() if records]
     reference = (
         by_method.get(batch.reference, [])
         if batch.reference
         else next((records for records in by_method.values() if records), [])
     )
-    return found + _controls(reference, batch.controls)
+    return curves + _controls(reference, batch.controls)
 
 
 def curve(label: str, records: Sequence[LineageRecord]) -> Curve:
@@ -74,25 +85,42 @@ def lineage_curves(records: Sequence[LineageRecord]) -> list[Curve]:
 
 def _controls(records: Sequence[LineageRecord], names: Sequence[str]) -> list[Curve]:
     """Those of the controls that were measured."""
-    found = (Curve(name, pooled(records, control_values(name)), {}, control=True) for name in names)
-    return [one for one in found if one.accuracy]
+    curves = (
+        Curve(name, pooled(records, control_values(name)), {}, control=True) for name in names
+    )
+    return [control for control in curves if control.accuracy]
 
 
 def pooled(records: Sequence[LineageRecord], values: Values) -> dict[int, Interval]:
     """The mean at every lineage length that all lineages have measured, finite everywhere.
 
-    Its 95 % interval is Student's over the tasks of one seed; of several, seeds are resampled, then tasks.
+    Its 95 % interval is Student's over the tasks of one seed; of several, seeds are resampled, then
+    tasks.
+
+    Args:
+        records: lineages that differ in their seed.
+        values: reads one generation's, as fractions.
+
+    Returns:
+        Lineage length -> interval in points.
     """
     rows = aligned([points(record.generations, values) for record in records])
     return {length: pooled_interval(seeds) for length, seeds in rows.items()}
 
 
 def panel_figure(panel: Panel, untrained: bool) -> Any:
-    """Accuracy above, gain over from-scratch below, against lineage length; bars are 95 % intervals, set side by side so that none hides another.
+    """Draw accuracy above, gain over from-scratch below, against lineage length.
 
-    ``untrained``: lineage length 0 is an untrained ancestor, drawn hollow and apart.
+    Bars are 95 % intervals, set side by side so that none hides another.
+
+    Args:
+        panel: the curves.
+        untrained: lineage length 0 is an untrained ancestor, drawn hollow and apart.
+
+    Returns:
+        A matplotlib figure.
     """
-    gains = any(one.gain for one in panel.curves)
+    gains = any(line.gain for line in panel.curves)
     figure = new_figure(8.2, 6.4 if gains else 4.2)
     axes = figure.subplots(
         2 if gains else 1, 1, sharex=True, squeeze=False, height_ratios=[3, 2] if gains else [1]
@@ -108,7 +136,7 @@ def panel_figure(panel: Panel, untrained: bool) -> Any:
     if panel.title:
         axes[0].set_title(panel.title, loc="left", fontsize=9)
     figure.legend(
-        handles, [_visible(one.label) for one in panel.curves], loc="outside lower left", ncols=3
+        handles, [_visible(line.label) for line in panel.curves], loc="outside lower left", ncols=3
     )
     return figure
 
@@ -116,13 +144,15 @@ def panel_figure(panel: Panel, untrained: bool) -> Any:
 def _draw(axes: Any, panel: Panel, metric: str, untrained: bool) -> list[Any]:
     """Draw every curve; their handles for the legend."""
     handles, looks = [], zip(cycle(COLOURS), cycle(MARKERS), cycle(STYLES), strict=False)
-    lengths = {length for one in panel.curves for length in getattr(one, metric)}
+    lengths = {length for line in panel.curves for length in getattr(line, metric)}
     span = max(lengths, default=0) - min(lengths, default=0)
     step = min(0.012 * (span or 1), 0.5 / len(panel.curves))
-    for number, (one, (colour, marker, style)) in enumerate(zip(panel.curves, looks, strict=False)):
-        points: Points = getattr(one, metric)
+    for number, (line, (colour, marker, style)) in enumerate(
+        zip(panel.curves, looks, strict=False)
+    ):
+        points: Points = getattr(line, metric)
         look = {
-            "color": CONTROL_COLOUR if one.control else colour,
+            "color": CONTROL_COLOUR if line.control else colour,
             "marker": marker,
             "ms": 4.5,
             "elinewidth": 1,
@@ -130,9 +160,9 @@ def _draw(axes: Any, panel: Panel, metric: str, untrained: bool) -> list[Any]:
         }
         shift = (number - (len(panel.curves) - 1) / 2) * step
         first = 1 if untrained else 0
-        line = {"ls": (0, (1, 1)) if one.control else style, "lw": 1.4}
+        stroke = {"ls": (0, (1, 1)) if line.control else style, "lw": 1.4}
         handles.append(
-            _bars(axes, {x: i for x, i in points.items() if x >= first}, shift, look | line)
+            _bars(axes, {x: i for x, i in points.items() if x >= first}, shift, look | stroke)
         )
         _bars(
             axes,

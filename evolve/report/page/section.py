@@ -1,4 +1,7 @@
-"""What the page tells about: the named runs' and batches' records, and what their stages took. Needs no images."""
+"""What the page tells about: runs' and batches' records, and what their stages took.
+
+It needs no images.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from typing import Any
 
 from evolve.report.compare import Batch, Case
 from evolve.report.compare_tables import varieties
-from evolve.report.curves import LineageRecord, Summary, summarise
+from evolve.report.curves import LineageRecord, Summary
+from evolve.report.pooling import summarise
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,13 @@ class Spent:
 
 @dataclass(frozen=True)
 class Line:
-    """One lineage. ``spent``: by stage key, finished stages only; ``facts``: its run.json, ``command`` among them;
-    ``again``: the command that computes it again; ``draws``: whether another seed finds another learngene.
+    """One lineage.
+
+    Attributes:
+        spent: by stage key, finished stages only.
+        facts: its run.json, ``command`` among them.
+        again: the command that computes it again.
+        draws: whether another seed selects another learngene.
     """
 
     case: Case
@@ -41,7 +50,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """A batch, or runs of one scenario that differ in nothing but the seed. ``batch`` is None for runs."""
+    """A batch, or runs of one scenario that differ in nothing but the seed.
+
+    ``batch`` is None for runs.
+    """
 
     title: str
     lines: tuple[Line, ...]
@@ -70,7 +82,12 @@ class Section:
 
 @dataclass(frozen=True)
 class BatchFolder:
-    """A batch as its folder holds it. ``command``: the words that started it first; ``text``: the batch file as it was then."""
+    """A batch as its folder holds it.
+
+    Attributes:
+        command: the words that started it first.
+        text: the batch file as it was then.
+    """
 
     batch: Batch
     command: tuple[str, ...]

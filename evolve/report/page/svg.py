@@ -1,4 +1,7 @@
-"""A matplotlib figure as SVG inside an HTML page: text stays text, ids do not meet those of other figures, the same bytes every time."""
+"""A matplotlib figure as SVG inside an HTML page.
+
+Text stays text, ids do not meet those of other figures, and the bytes are the same every time.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,18 @@ from evolve.report import figures
 NAMESPACE = re.compile(r"^\{[^}]*\}")
 REFERENCE = re.compile(r"url\(#([^)]*)\)")
 LINK = "{http://www.w3.org/1999/xlink}href"
-DROPPED = (
-    "metadata",
-    "style",
-)  # the style holds two rules for the whole page; they stand on the figure instead
+# The style holds two rules for the whole page; they stand on the figure instead.
+DROPPED = ("metadata", "style")
 ROUND = "stroke-linejoin: round; stroke-linecap: butt"
 
 
 def inline(draw: Callable[[], Any], name: str, alt: str) -> str:
-    """The figure that ``draw`` makes as an <svg> element, to be placed in HTML as it is.
+    """Draw a figure as an <svg> element, to be placed in HTML as it is.
 
-    ``name``: what the ids begin with, unique on the page; ``alt``: what a screen reader says in its place.
+    Args:
+        draw: makes the figure.
+        name: what the ids begin with, unique on the page.
+        alt: what a screen reader says in its place.
     """
 
     def with_text() -> Any:
@@ -50,20 +54,23 @@ def inline(draw: Callable[[], Any], name: str, alt: str) -> str:
 
 
 def _tidy(element: ElementTree.Element, name: str, used: Set[str]) -> None:
-    """Take namespaces away (HTML knows svg), let every id that something refers to begin with ``name``, and drop the others and the spaces."""
+    """Take namespaces away, which HTML does not need, and spaces.
+
+    Every id that something refers to begins with ``name``; the others are dropped.
+    """
     element.tag = NAMESPACE.sub("", element.tag)
-    found = {
+    attributes = {
         NAMESPACE.sub("", key): " ".join(REFERENCE.sub(rf"url(#{name}-\1)", value).split())
         for key, value in element.attrib.items()
     }
-    if found.get("href", "").startswith("#"):
-        found["href"] = f"#{name}-{found['href'][1:]}"
-    if "id" in found and found["id"] in used:
-        found["id"] = f"{name}-{found['id']}"
+    if attributes.get("href", "").startswith("#"):
+        attributes["href"] = f"#{name}-{attributes['href'][1:]}"
+    if "id" in attributes and attributes["id"] in used:
+        attributes["id"] = f"{name}-{attributes['id']}"
     else:
-        found.pop("id", None)
+        attributes.pop("id", None)
     element.attrib.clear()
-    element.attrib.update(found)
+    element.attrib.update(attributes)
     element.text, element.tail = _text(element.text), _text(element.tail)
     for child in list(element):
         if NAMESPACE.sub("", child.tag) in DROPPED:

@@ -1,4 +1,7 @@
-"""The page's tables as plain text in rows: the template escapes it. Accuracies in %, gains and differences in points, times in seconds."""
+"""The page's tables as plain text in rows: the template escapes it.
+
+Accuracies are in %, gains and differences in points, times in seconds.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,13 @@ OVER = {
 
 @dataclass(frozen=True)
 class Row:
-    """``cells``: the first names the row. ``bold``: only where a test supports it. ``total``: a sum, set apart."""
+    """One row of a table.
+
+    Attributes:
+        cells: the first names the row.
+        bold: only where a test supports it.
+        total: a sum, set apart.
+    """
 
     cells: tuple[str, ...]
     bold: bool = False
@@ -36,7 +45,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """``words``: how many columns from the left hold words; the others are numbers."""
+    """A table.
+
+    ``words``: how many columns from the left hold words; the others are numbers.
+    """
 
     caption: str
     heads: tuple[str, ...]
@@ -46,7 +58,7 @@ class Table:
 
 def comparison(batch: Batch, tables: Mapping[str, Sequence[Compared]]) -> list[Table]:
     """The methods side by side, a table a metric."""
-    found = []
+    shown_tables = []
     for metric, rows in tables.items():
         heads = (
             batch.method,
@@ -56,8 +68,8 @@ def comparison(batch: Batch, tables: Mapping[str, Sequence[Compared]]) -> list[T
             "lineages",
         )
         shown = tuple(Row((_name(row), *cells(row)), row.best) for row in rows)
-        found.append(Table(f"Comparison by {TITLES[metric]}", heads, shown))
-    return [table for table in found if table.rows]
+        shown_tables.append(Table(f"Comparison by {TITLES[metric]}", heads, shown))
+    return [table for table in shown_tables if table.rows]
 
 
 def _name(row: Compared) -> str:
@@ -66,8 +78,8 @@ def _name(row: Compared) -> str:
 
 def effects(summaries: Mapping[str, Summary]) -> Table | None:
     """Inherited minus every control, paired by task, a row a case; None without any control."""
-    found = {name: {e.over: e for e in summary.effects} for name, summary in summaries.items()}
-    overs = list(dict.fromkeys(over for one in found.values() for over in one))
+    by_case = {name: {e.over: e for e in summary.effects} for name, summary in summaries.items()}
+    overs = list(dict.fromkeys(over for of_case in by_case.values() for over in of_case))
     if not overs:
         return None
     rows = [
@@ -75,14 +87,15 @@ def effects(summaries: Mapping[str, Summary]) -> Table | None:
             (
                 name,
                 *(
-                    f"{plus_minus(one[o].interval, signed=True)} ({one[o].interval.n} pairs)"
-                    if o in one
+                    f"{plus_minus(of_case[o].interval, signed=True)} "
+                    f"({of_case[o].interval.n} pairs)"
+                    if o in of_case
                     else "not measured"
                     for o in overs
                 ),
             )
         )
-        for name, one in found.items()
+        for name, of_case in by_case.items()
     ]
     heads = ("case", *(f"minus {OVER.get(over, over)}" for over in overs))
     return Table(
@@ -94,10 +107,10 @@ def effects(summaries: Mapping[str, Summary]) -> Table | None:
 
 def fewshot(varieties: Mapping[str, Sequence[LineageRecord]]) -> Table | None:
     """Table III's learners beside every case's descendants, on the same tasks; None without any."""
-    found = {name: fewshot_table.table(records) for name, records in varieties.items()}
-    differ = any(line.others for lines in found.values() for line in lines)
+    tables = {name: fewshot_table.table(records) for name, records in varieties.items()}
+    differ = any(line.others for lines in tables.values() for line in lines)
     rows = tuple(
-        Row(_beside(name, line, differ)) for name, lines in found.items() for line in lines
+        Row(_beside(name, line, differ)) for name, lines in tables.items() for line in lines
     )
     shown = ("architecture",) if differ else ()
     heads = (
@@ -144,8 +157,8 @@ def _points(i: Interval) -> Interval:
 
 def numbers(title: str, curves: Sequence[Curve]) -> Table:
     """What a panel shows, number by number: a row a lineage length."""
-    columns = [(f"{one.label}: accuracy (%)", one.accuracy) for one in curves] + [
-        (f"{one.label}: gain (points)", one.gain) for one in curves if one.gain
+    columns = [(f"{line.label}: accuracy (%)", line.accuracy) for line in curves] + [
+        (f"{line.label}: gain (points)", line.gain) for line in curves if line.gain
     ]
     lengths = sorted({length for _, points in columns for length in points})
     rows = tuple(
@@ -161,7 +174,7 @@ def numbers(title: str, curves: Sequence[Curve]) -> Table:
 
 
 def economy(varieties: Mapping[str, Sequence[LineageRecord]]) -> Table:
-    """What the economy picture shows: a row a case and lineage length, and the mean over the lineage."""
+    """What the economy picture shows: a row a case and lineage length, and the mean."""
     rows = []
     for name, records in varieties.items():
         for point in (*economies(records), overall(records)):
@@ -217,7 +230,10 @@ def _share(value: float | None) -> str:
 
 
 def ancestors(varieties: Mapping[str, Sequence[LineageRecord]]) -> Table | None:
-    """The ancestors at the end of their lineages, mean over seeds; None where there was no stream."""
+    """The ancestors at the end of their lineages, mean over seeds.
+
+    None where there was no stream.
+    """
     rows = []
     for name, records in varieties.items():
         last = [evolved(record)[-1] for record in records if evolved(record)]
@@ -247,14 +263,20 @@ def ancestors(varieties: Mapping[str, Sequence[LineageRecord]]) -> Table | None:
 
 
 def _mean(fractions: Sequence[float | None]) -> str:
-    found = [100 * value for value in fractions if value is not None and math.isfinite(value)]
-    return f"{math.fsum(found) / len(found):.2f}" if found else ""
+    percents = [100 * value for value in fractions if value is not None and math.isfinite(value)]
+    return f"{math.fsum(percents) / len(percents):.2f}" if percents else ""
 
 
 def cost(lines: Sequence[Line]) -> Table | None:
-    """CPU seconds of every lineage's stages by kind, as if it had run alone, and its share: a stage that several need is divided among them.
+    """CPU seconds of every lineage's stages by kind, as if it had run alone, and its share.
 
-    None without any result.
+    A stage that several lineages need is divided among them.
+
+    Args:
+        lines: the lineages.
+
+    Returns:
+        The table; None without any result.
     """
     owners = Counter(key for line in lines for key in line.spent)
     stages = {key: spent for line in lines for key, spent in line.spent.items()}
@@ -290,7 +312,7 @@ def cost(lines: Sequence[Line]) -> Table | None:
 def _costs(spent: Iterable[Spent], kinds: Sequence[str]) -> list[str]:
     held = list(spent)
     return [
-        *(_sum(one for one in held if one.kind == kind) for kind in kinds),
+        *(_sum(stage for stage in held if stage.kind == kind) for kind in kinds),
         _sum(held),
         _sum(held, wall=True),
     ]
@@ -305,12 +327,15 @@ def _share_of(line: Line, owners: Mapping[str, int]) -> str:
 
 def _sum(spent: Iterable[Spent], wall: bool = False) -> str:
     held = list(spent)
-    return _seconds(sum(one.seconds if wall else one.cpu for one in held), partly(held))
+    return _seconds(sum(stage.seconds if wall else stage.cpu for stage in held), partly(held))
 
 
 def partly(spent: Iterable[Spent]) -> bool:
-    """Whether the sum is a lower bound: some results say only what was left after an interruption."""
-    return any(one.resumed for one in spent)
+    """Whether the sum is a lower bound.
+
+    Some results say only what was left after an interruption.
+    """
+    return any(stage.resumed for stage in spent)
 
 
 def _seconds(total: float, least: bool) -> str:

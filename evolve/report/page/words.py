@@ -1,4 +1,7 @@
-"""The page's sentences: what the data support, and what a reader must keep in mind. Nothing is claimed that a test does not carry."""
+"""The page's sentences: what the data support, and what a reader must keep in mind.
+
+Nothing is claimed that a test does not carry.
+"""
 
 from __future__ import annotations
 
@@ -16,40 +19,57 @@ from evolve.report.verdict import gain_sentence, verdict
 
 
 def findings(batch: Batch, tables: Mapping[str, Sequence[Compared]]) -> list[str]:
-    """The comparison in words: the differences that hold after correction, those that do not, and whether one row is best."""
-    found = []
+    """The comparison in words.
+
+    First the differences that hold after correction, then those that do not, then whether one row
+    is best.
+
+    Args:
+        batch: the batch.
+        tables: metric -> rows of the comparison.
+    """
+    lines = []
     for metric, rows in tables.items():
         reference, name = reference_of(batch, rows), METRIC_WORDS[metric]
         held = [row for row in rows if row.difference and row.difference.side]
-        found += [_difference(row, name, reference) for row in held]
+        lines += [_difference(row, name, reference) for row in held]
         others = [row.method for row in rows if row.difference and row not in held]
         if others:
-            found.append(f"Not shown to differ from {reference} in {name}: {', '.join(others)}.")
+            lines.append(f"Not shown to differ from {reference} in {name}: {', '.join(others)}.")
         best = next((row for row in rows if row.best), None)
         if best:
-            found.append(
-                f"{best.method} has the highest {name}; its difference to every other row is supported after correction."
+            lines.append(
+                f"{best.method} has the highest {name}; "
+                "its difference to every other row is supported after correction."
             )
         elif len(rows) > 1:
-            found.append(f"No row is shown to be better in {name} than all the others.")
+            lines.append(f"No row is shown to be better in {name} than all the others.")
         if power := power_words(metric, rows):
-            found.append(power)
-    return found
+            lines.append(power)
+    return lines
 
 
 def _difference(row: Compared, metric: str, reference: str) -> str:
     _, gap, p, _ = cells(row)
     assert row.difference is not None, "only rows with a difference are told of"
     side = "above" if row.difference.side > 0 else "below"
-    return f"{row.method} is {side} {reference} in {metric}: {gap} points (corrected p {p if p.startswith('<') else f'= {p}'})."
+    return (
+        f"{row.method} is {side} {reference} in {metric}: {gap} points "
+        f"(corrected p {p if p.startswith('<') else f'= {p}'})."
+    )
 
 
 def verdicts(section: Section) -> list[tuple[str, str]]:
-    """(case, what its lineages show), pooled over seeds."""
+    """What each case's lineages show, pooled over seeds.
+
+    Returns:
+        (case, sentences).
+    """
     return [
         (
             name,
-            f"{gain_sentence(summary)} {economy_sentence(economy(section.varieties[name]))} {verdict(summary)}",
+            f"{gain_sentence(summary)} {economy_sentence(economy(section.varieties[name]))} "
+            f"{verdict(summary)}",
         )
         for name, summary in section.summaries.items()
     ]
@@ -66,9 +86,15 @@ def _seeds(section: Section) -> Iterator[str]:
         return
     named = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
     if section.batch and len(seeds) < SEEDS_AS_UNITS:
-        yield f"Only {named}: the tests count downstream tasks, not seeds, so they speak of these ancestors only."
+        yield (
+            f"Only {named}: the tests count downstream tasks, not seeds, "
+            "so they speak of these ancestors only."
+        )
     elif len(seeds) < SEEDS_AS_UNITS:
-        yield f"Only {named}: a trend speaks of these ancestors and their tasks only; from {SEEDS_AS_UNITS} seeds on it speaks of others."
+        yield (
+            f"Only {named}: a trend speaks of these ancestors and their tasks only; "
+            f"from {SEEDS_AS_UNITS} seeds on it speaks of others."
+        )
     elif len(seeds) < SEEDS_WANTED:
         yield f"Only {named}: intervals over so few are wide; {SEEDS_WANTED} are wanted."
 
@@ -97,25 +123,38 @@ def _generations(section: Section) -> Iterator[str]:
         start = f"{name}: " if section.batch else ""
         if summary.fallbacks:
             yield (
-                f"{start}in {summary.fallbacks} of {summary.measured} generations the condenser was tied or had collapsed; "
+                f"{start}in {summary.fallbacks} of {summary.measured} generations the condenser "
+                "was tied or had collapsed; "
                 "the fallback layers were inherited (hatched in the genome picture)."
             )
         if summary.diverged:
-            yield f"{start}{summary.diverged} descendants diverged (the loss was not finite); their accuracy is chance and stands in the means."
+            yield (
+                f"{start}{summary.diverged} descendants diverged (the loss was not finite); "
+                "their accuracy is chance and stands in the means."
+            )
     drawing = [line for line in section.lines if line.draws]
     if any(
         g.status == "selected" and g.agreement is None
         for line in drawing
         for g in line.record.generations
     ):
-        yield "Layers were selected from one condensation each (condense.repeats = 1): whether another pseudo-descendant would choose the same is not known."
+        yield (
+            "Layers were selected from one condensation each (condense.repeats = 1): "
+            "whether another pseudo-descendant would choose the same is not known."
+        )
 
 
 def _origins(section: Section) -> Iterator[str]:
     if any(line.case.scenario.settings.data.source == "glyphs" for line in section.lines):
-        yield "The images are rendered characters: they show how the instrument works and are no evidence about photographs."
+        yield (
+            "The images are rendered characters: they show how the instrument works and are no "
+            "evidence about photographs."
+        )
     if len(section.makers) > 1:
-        yield f"Results come from different versions or devices ({'; '.join(section.makers)}); bit equality holds only within one."
+        yield (
+            f"Results come from different versions or devices ({'; '.join(section.makers)}); "
+            "bit equality holds only within one."
+        )
     if not timed(section.lines):
         yield "Some times are lower bounds (≥): the stage went on after an interruption."
 

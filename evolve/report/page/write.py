@@ -1,6 +1,6 @@
-"""Makes the page: gathers figures, tables and words section by section, fills the template, replaces the file whole.
+"""Makes the page: figures, tables and words section by section, filled into the template.
 
-The same folders and store give the same bytes.
+The file is replaced whole. The same folders and store give the same bytes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from evolve.report.compare import METRICS, compare
 from evolve.report.curves import LineageRecord
 from evolve.report.economy import learning, learning_sentence
 from evolve.report.economy_figure import economy_figure, has_economy
+from evolve.report.genome_figure import genome_figure
 from evolve.report.page import pictures as curves
 from evolve.report.page import tables, words
 from evolve.report.page.section import Section
@@ -35,7 +37,7 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class Picture:
-    """``svg``: an element, already safe; ``table``: the same in numbers or words."""
+    """A figure. ``svg``: an element, already safe; ``table``: the same in numbers or words."""
 
     svg: str
     caption: str
@@ -51,13 +53,25 @@ class Source:
 
 
 def write_page(sections: Sequence[Section], out: Path) -> Path:
-    """Write the page about ``sections`` to ``out``. Raises UserError where the file cannot be written."""
+    """Write the page.
+
+    Args:
+        sections: what it tells about.
+        out: the HTML file; its folder is made where it is not there.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     page = render(sections).encode()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"report {out}: its folder cannot be made ({error.strerror or error}); give another --out"
+            f"report {out}: its folder cannot be made ({error.strerror or error}); "
+            "give another --out"
         ) from error
     return write_whole(out, page, "report")
 
@@ -67,10 +81,11 @@ def render(sections: Sequence[Section]) -> str:
     parts = [_part(section, f"s{number}") for number, section in enumerate(sections, start=1)]
     title = parts[0]["title"] if len(parts) == 1 else f"{len(parts)} reports"
     environment = _environment()
+    assert environment.loader is not None, "_environment gives it one"
     own: dict[str, Any] = {
         name: environment.loader.get_source(environment, f"page.{name}")[0]
         for name in ("css", "js")
-    }  # type: ignore[union-attr]
+    }
     return environment.get_template("page.html").render(
         parts=parts, title=title, evolve=__version__, **own
     )
@@ -97,7 +112,7 @@ def _part(section: Section, ident: str) -> dict[str, Any]:
         if held
         else {}
     )
-    varieties, verdicts = section.varieties, words.verdicts(section)
+    verdicts = words.verdicts(section)
     return dict(
         ident=ident,
         title=section.title,
@@ -108,6 +123,17 @@ def _part(section: Section, ident: str) -> dict[str, Any]:
         caveats=words.caveats(section),
         comparison=tables.comparison(held.batch, compared) if held else [],
         note=finish.note(held.batch, compared) if held else "",
+        sources=list(_sources(section, compared)),
+        **_results(section, ident),
+        **_origins(section),
+    )
+
+
+def _results(section: Section, ident: str) -> dict[str, Any]:
+    """Figures, and the tables that belong to no comparison."""
+    varieties = section.varieties
+    controls = (tables.effects(section.summaries), tables.ancestors(varieties))
+    return dict(
         curves=list(_curves(section, ident)),
         economy=list(_economy(section, ident)),
         learning=[
@@ -115,25 +141,26 @@ def _part(section: Section, ident: str) -> dict[str, Any]:
             for name, records in varieties.items()
             if (line := learning_sentence(learning(records)))
         ],
-        controls=[
-            table
-            for table in (tables.effects(section.summaries), tables.ancestors(varieties))
-            if table
-        ],
+        controls=[table for table in controls if table],
         fewshot=tables.fewshot(varieties),
         genomes=list(_genomes(varieties, ident)),
         cost=tables.cost(section.lines),
+    )
+
+
+def _origins(section: Section) -> dict[str, Any]:
+    """Where the results come from, and how to compute them again."""
+    held = section.batch
+    images = {
+        f"{line.case.scenario.settings.data.source}, fingerprint {line.facts['fingerprint']}"
+        for line in section.lines
+    }
+    return dict(
         commands=_commands(section),
         versions=held.versions if held else section.lines[0].facts["versions"],
         makers=section.makers,
-        images=sorted(
-            {
-                f"{line.case.scenario.settings.data.source}, fingerprint {line.facts['fingerprint']}"
-                for line in section.lines
-            }
-        ),
+        images=sorted(images),
         rerun=[line.again for line in section.lines],
-        sources=list(_sources(section, compared)),
     )
 
 
@@ -141,11 +168,15 @@ def _about(section: Section) -> str:
     if section.batch:
         batch, seeds = section.batch.batch, sorted({line.case.seed for line in section.lines})
         return (
-            f"Batch {batch.name}, profile {batch.profile}: {len(batch.cases)} lineages, {len(batch.methods)} values of {batch.method}, "
+            f"Batch {batch.name}, profile {batch.profile}: {len(batch.cases)} lineages, "
+            f"{len(batch.methods)} values of {batch.method}, "
             f"seeds {', '.join(map(str, seeds))}; {len(section.measured)} lineages have results."
         )
     seeds = [line.case.seed for line in section.lines]
-    return f"{section.lines[0].case.scenario.settings.title or section.lines[0].record.scenario}; seed {', '.join(map(str, seeds))}."
+    return (
+        f"{section.lines[0].case.scenario.settings.title or section.lines[0].record.scenario}; "
+        f"seed {', '.join(map(str, seeds))}."
+    )
 
 
 def _curves(section: Section, ident: str) -> Iterator[Picture]:
@@ -156,45 +187,63 @@ def _curves(section: Section, ident: str) -> Iterator[Picture]:
             curves.panels(section.batch.batch, section.measured), start=1
         ):
             where = f" ({panel.title})" if panel.title else ""
-            labels = ", ".join(one.label for one in panel.curves)
-            alt = f"Evolution curves{where}: accuracy and gain by lineage length for {labels}. The table below it holds the numbers."
-            svg = inline(
-                lambda panel=panel: curves.panel_figure(panel, untrained),
-                f"{ident}-curve{number}",
-                alt,
-            )  # type: ignore[misc]
-            caption = f"Evolution curves{where}: mean over seeds and descendants, bars: 95 % interval. Hollow: lineage length 0, the untrained ancestor."
+            labels = ", ".join(line.label for line in panel.curves)
+            alt = (
+                f"Evolution curves{where}: accuracy and gain by lineage length for {labels}. "
+                "The table below it holds the numbers."
+            )
+            draw = partial(curves.panel_figure, panel, untrained)
+            svg = inline(draw, f"{ident}-curve{number}", alt)
+            caption = (
+                f"Evolution curves{where}: mean over seeds and descendants, bars: 95 % interval. "
+                "Hollow: lineage length 0, the untrained ancestor."
+            )
             yield Picture(
                 svg, caption, tables.numbers(f"Numbers of the figure{where}", panel.curves)
             )
         return
     for name, records in section.varieties.items():
         summary = section.summaries[name]
-        alt = f"Evolution curve of {section.title}: {gain_sentence(summary)} The table below it holds the numbers."
-        svg = inline(
-            lambda records=records, summary=summary: figures.evolution_figure(records, summary),
-            f"{ident}-curve",
-            alt,
-        )  # type: ignore[misc]
-        caption = "Evolution curve with every control, the paired gain and the ancestor. Band: 95 % of the descendants."
+        alt = (
+            f"Evolution curve of {section.title}: {gain_sentence(summary)} The table below it "
+            "holds the numbers."
+        )
+        draw = partial(figures.evolution_figure, records, summary)
+        svg = inline(draw, f"{ident}-curve", alt)
+        caption = (
+            "Evolution curve with every control, the paired gain and the ancestor. Band: "
+            "95 % of the descendants."
+        )
         yield Picture(
             svg, caption, tables.numbers("Numbers of the figure", curves.lineage_curves(records))
         )
 
 
 def _economy(section: Section, ident: str) -> Iterator[Picture]:
-    """How much of the whole ancestor's gain is in how much of its weights; of a batch all cases in one picture."""
+    """How much of the whole ancestor's gain is in how much of its weights.
+
+    Of a batch all cases stand in one picture.
+    """
     shown = {name: records for name, records in section.varieties.items() if has_economy(records)}
     if not shown:
         return
-    alt = "Share of the whole ancestor's gain against share of its weights inherited; the table below it holds the numbers."
+    alt = (
+        "Share of the whole ancestor's gain against share of its weights inherited; "
+        "the table below it holds the numbers."
+    )
     svg = inline(lambda: economy_figure(shown), f"{ident}-economy", alt)
-    caption = "Economy of the gene: a mark a case and lineage length; bars: 95 % interval over tasks, or seeds and tasks."
+    caption = (
+        "Economy of the gene: a mark a case and lineage length; bars: 95 % interval over tasks, "
+        "or seeds and tasks."
+    )
     yield Picture(svg, caption, tables.economy(shown))
 
 
 def _genomes(varieties: Mapping[str, Sequence[LineageRecord]], ident: str) -> Iterator[Picture]:
-    """A picture for every genome; cases that inherited the same layers by the same scores share one."""
+    """A picture for every genome.
+
+    Cases that inherited the same layers by the same scores share one.
+    """
     alike: dict[Any, list[str]] = {}
     for name, records in varieties.items():
         seen = tuple(
@@ -209,12 +258,12 @@ def _genomes(varieties: Mapping[str, Sequence[LineageRecord]], ident: str) -> It
         alike.setdefault(seen, []).append(name)
     for number, names in enumerate(alike.values(), start=1):
         records, text = varieties[names[0]], "; ".join(names)
-        alt = f"Which layers were inherited at each lineage length in {text}; the table below it says the same in words."
-        svg = inline(
-            lambda records=records, title=names[0]: figures.genome_figure(records, title),
-            f"{ident}-genome{number}",
-            alt,
-        )  # type: ignore[misc]
+        alt = (
+            f"Which layers were inherited at each lineage length in {text}; "
+            "the table below it says the same in words."
+        )
+        draw = partial(genome_figure, records, names[0])
+        svg = inline(draw, f"{ident}-genome{number}", alt)
         caption = (
             f"Genome of {text}: blue with a dot: inherited; grey: not; hatched: fallback layers."
         )

@@ -1,1 +1,1 @@
-"""A batch: a grid of lineages over one scenario, run on one store, compared in one table (docs/batches.md)."""
+"""A batch: a grid of lineages over one scenario, run on one store and compared in one table."""

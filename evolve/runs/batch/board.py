@@ -1,6 +1,7 @@
-"""TensorBoard of a whole batch: every case's own files, and in the batch's folder the list of axes and headline metrics of the HPARAMS page.
+"""TensorBoard of a whole batch: every case's own files, and an overview in the batch's folder.
 
-Without that list TensorBoard takes the first case's settings for all, so an axis that only other cases have could not be filtered by.
+The overview lists the axes and headline metrics of the HPARAMS page. Without it TensorBoard takes
+the first case's settings for all, so an axis that only other cases have could not be filtered by.
 """
 
 from __future__ import annotations
@@ -25,7 +26,16 @@ Value = bool | int | float | str
 
 
 def write_board(batch: Batch, records: Sequence[tuple[Case, LineageRecord]], out: Path) -> None:
-    """Write every measured lineage's TensorBoard files and the batch's overview into ``out``. UserError when it cannot be written."""
+    """Write every measured lineage's TensorBoard files, and the batch's overview, into ``out``.
+
+    Args:
+        batch: the batch.
+        records: cases with what they measured.
+        out: the batch's folder.
+
+    Raises:
+        UserError: the files cannot be written.
+    """
     from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb
     from torch.utils.tensorboard import SummaryWriter
 
@@ -33,18 +43,23 @@ def write_board(batch: Batch, records: Sequence[tuple[Case, LineageRecord]], out
         write_tensorboard(record, out / case.folder / "tensorboard", _labels(case))
     with writable(out):
         wait_until_after(clear_ours(out))
-        writer: Any = SummaryWriter(str(out), purge_step=0, filename_suffix=SUFFIX)  # type: ignore[no-untyped-call]
+        make: Any = SummaryWriter
+        writer = make(str(out), purge_step=0, filename_suffix=SUFFIX)
         axes = [HParam(name, _domain(values)) for name, values in columns(batch, records).items()]
         writer.file_writer.add_summary(hparams_config_pb(axes, [Metric(tag) for tag in HEADLINE]))
         writer.close()
 
 
 def columns(batch: Batch, records: Sequence[tuple[Case, LineageRecord]]) -> dict[str, list[Value]]:
-    """What cases may be filtered by -> its values: the case, the method, every axis, the seed."""
+    """What cases may be filtered by: the case, the method, every axis, the seed.
+
+    Returns:
+        Name -> its values.
+    """
     axes = dict.fromkeys([*batch.axes, *(axis for case in batch.cases for axis in case.values)])
-    found = [hparams(record, _labels(case)) for case, record in records]
+    cases = [hparams(record, _labels(case)) for case, record in records]
     return {
-        name: list(dict.fromkeys(one[name] for one in found if name in one))
+        name: list(dict.fromkeys(settings[name] for settings in cases if name in settings))
         for name in ("case", "method", *axes, "seed")
     }
 
@@ -54,7 +69,10 @@ def _labels(case: Case) -> Mapping[str, str]:
 
 
 def _domain(values: Sequence[Value]) -> Any:
-    """The values to choose from; None where there is none, or they are of several types, which TensorBoard does not take."""
+    """The values to choose from.
+
+    None where there is none, or they are of several types, which TensorBoard does not take.
+    """
     from tensorboard.plugins.hparams.summary_v2 import Discrete
 
     return Discrete(values) if len({type(value) for value in values}) == 1 else None

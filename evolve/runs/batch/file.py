@@ -59,10 +59,17 @@ def load(
     seeds: Sequence[int] = (),
     base: str | None = None,
 ) -> Batch:
-    """Read a batch; every case's scenario is resolved and checked, ``overrides`` ("section.key=value") on top of all, ``seeds`` and the scenario
-    ``base`` instead of the file's. With another scenario the batch's name ends in it.
+    """Read a batch file; every case's scenario is resolved and checked.
 
-    Raises UserError naming file, key and value, or the case that cannot be.
+    Args:
+        name: a shipped batch's name, or a file.
+        profile: "paper" or "quick".
+        overrides: "section.key=value" on top of everything.
+        seeds: instead of the file's; empty: the file's.
+        base: a scenario instead of the file's; the batch's name then ends in it.
+
+    Raises:
+        UserError: names file, key and value, or the case that cannot be.
     """
     path = find("batch", name, ABLATIONS)
     table = read_toml(path)
@@ -70,12 +77,7 @@ def load(
     quick = _table(table, "quick", str(path))
     _known(quick, ("seeds", "set", "axes", "case"), str(path), "quick.")
     if profile == "quick":
-        table |= {
-            "seeds": quick.get("seeds", table.get("seeds", [0])),
-            "set": {**_flat_table(table, "set", path), **_flat_table(quick, "set", path)},
-        }
-        table |= {"axes": {**_flat_table(table, "axes", path), **_flat_table(quick, "axes", path)}}
-        table |= {"case": quick.get("case", table.get("case", []))}
+        table |= _quick_values(table, quick, path)
     if seeds:
         table["seeds"] = list(seeds)
     if base is not None:
@@ -83,9 +85,20 @@ def load(
     reader = _Reader(path, table, profile, overrides)
     if base is not None and "scenario" in reader.varied:
         raise UserError(
-            f"--scenario {base}: the cases of {path} differ in their scenario; change it there, or give a file without that axis"
+            f"--scenario {base}: the cases of {path} differ in their scenario; change it there, "
+            "or give a file without that axis"
         )
     return reader.batch()
+
+
+def _quick_values(table: Mapping[str, Any], quick: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What the file's [quick] table puts in the place of its own values."""
+    return {
+        "seeds": quick.get("seeds", table.get("seeds", [0])),
+        "set": {**_flat_table(table, "set", path), **_flat_table(quick, "set", path)},
+        "axes": {**_flat_table(table, "axes", path), **_flat_table(quick, "axes", path)},
+        "case": quick.get("case", table.get("case", [])),
+    }
 
 
 class _Reader:
@@ -98,14 +111,15 @@ class _Reader:
         self.base = table.get("scenario")
         if not isinstance(self.base, str):
             raise UserError(
-                f'{path}: scenario is missing: name a shipped scenario or a TOML file, such as scenario = "glyphs-seq25"'
+                f"{path}: scenario is missing: name a shipped scenario or a TOML file, "
+                'such as scenario = "glyphs-seq25"'
             )
         self.fixed = _flat_table(table, "set", path)
         self.axes = {
             axis: self._values(axis, values)
             for axis, values in _flat_table(table, "axes", path).items()
         }
-        self.zips = [self._zip(one) for one in self._list("zip")]
+        self.zips = [self._zip(table_of_zip) for table_of_zip in self._list("zip")]
         self.listed = self._list("case")
         self._check_overrides()
 
@@ -122,13 +136,13 @@ class _Reader:
             )
         axis, reference, controls = self._report()
         varieties = [self._case(_named(values), values, axis) for values in grid] + [
-            self._listed(dict(one), axis) for one in self.listed
+            self._listed(dict(listed), axis) for listed in self.listed
         ]
         cases = [replace(case, seed=seed) for case in varieties for seed in seeds]
         self._distinct(cases)
         title = str(self.table.get("title", ""))
         name = str(self.table.get("name", self.path.stem))
-        made = Batch(
+        grid_batch = Batch(
             name,
             title,
             self.profile,
@@ -139,23 +153,27 @@ class _Reader:
             self._all_axes(),
             controls,
         )
-        if reference and reference not in made.methods:
+        if reference and reference not in grid_batch.methods:
             raise UserError(
-                f"{self.path}: report.reference = {reference!r}: allowed are the methods {', '.join(made.methods)}"
+                f"{self.path}: report.reference = {reference!r}: allowed are the methods "
+                f"{', '.join(grid_batch.methods)}"
             )
-        return made
+        return grid_batch
 
     @property
     def varied(self) -> set[str]:
         """What the cases differ in."""
-        return {*self._all_axes(), *(key for one in self.listed for key in one if key != "name")}
+        return {
+            *self._all_axes(),
+            *(key for listed in self.listed for key in listed if key != "name"),
+        }
 
     def _check_overrides(self) -> None:
-        """What cases differ in names their rows and folders, so it cannot be overridden for all of them."""
+        """Refuse overrides of what the cases differ in: that names their rows and folders."""
         varied = self.varied
         for text in self.overrides:
             key = text.partition("=")[0].strip()
-            if found := next(
+            if shared := next(
                 (
                     axis
                     for axis in varied
@@ -164,7 +182,8 @@ class _Reader:
                 "",
             ):
                 raise UserError(
-                    f"--set {text}: the cases of {self.path} differ in {found}; change it there, or give a file without that axis"
+                    f"--set {text}: the cases of {self.path} differ in {shared}; change it there, "
+                    "or give a file without that axis"
                 )
 
     def _seeds(self) -> list[int]:
@@ -176,7 +195,8 @@ class _Reader:
             or len(set(seeds)) < len(seeds)
         ):
             raise UserError(
-                f"{self.path}: seeds = {seeds!r}: expected a list of different whole numbers from 0, such as [0, 1, 2]"
+                f"{self.path}: seeds = {seeds!r}: expected a list of different whole numbers from "
+                "0, such as [0, 1, 2]"
             )
         return seeds
 
@@ -186,10 +206,10 @@ class _Reader:
         return tuple(values)
 
     def _list(self, key: str) -> list[Mapping[str, Any]]:
-        found = self.table.get(key, [])
-        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        tables = self.table.get(key, [])
+        if not isinstance(tables, list) or not all(isinstance(entry, dict) for entry in tables):
             raise UserError(f"{self.path}: {key}: expected tables written [[{key}]]")
-        return [flat(one) for one in found]
+        return [flat(entry) for entry in tables]
 
     def _zip(self, table: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
         axes = {axis: self._values(axis, values) for axis, values in table.items()}
@@ -200,14 +220,20 @@ class _Reader:
         return axes
 
     def _all_axes(self) -> dict[str, tuple[Any, ...]]:
-        return {**self.axes, **{axis: values for one in self.zips for axis, values in one.items()}}
+        return {
+            **self.axes,
+            **{axis: values for zipped in self.zips for axis, values in zipped.items()},
+        }
 
     def _grid(self) -> list[Overrides]:
         if not self.axes and not self.zips:
             return []
         rows = [
-            [dict(zip(one, values, strict=True)) for values in zip(*one.values(), strict=True)]
-            for one in self.zips
+            [
+                dict(zip(zipped, values, strict=True))
+                for values in zip(*zipped.values(), strict=True)
+            ]
+            for zipped in self.zips
         ]
         columns = [[{axis: value} for value in values] for axis, values in self.axes.items()]
         return [
@@ -223,25 +249,25 @@ class _Reader:
         axis = report.get("method", axes[0] if axes else CASE)
         if axis not in (*axes, CASE):
             raise UserError(
-                f"{self.path}: report.method = {axis!r}: allowed are the axes {', '.join(axes) or '(none)'}, or {CASE!r}"
+                f"{self.path}: report.method = {axis!r}: allowed are the axes "
+                f"{', '.join(axes) or '(none)'}, or {CASE!r}"
             )
         controls = report.get("controls", [])
         if not isinstance(controls, list) or any(name not in CONTROLS for name in controls):
             raise UserError(
-                f"{self.path}: report.controls = {controls!r}: expected a list of {', '.join(CONTROLS)}"
+                f"{self.path}: report.controls = {controls!r}: expected a list of "
+                f"{', '.join(CONTROLS)}"
             )
         return axis, str(report.get("reference", "")), tuple(controls)
 
     def _case(self, name: str, values: Overrides, axis: str, method: str = "") -> Case:
         """What all seeds of a case share; the seed is put in afterwards."""
         resolved = self._scenario({**self.fixed, **values}, name)
-        tied = next(
-            (one for one in self.zips if axis in one), {axis: ()}
-        )  # what moves with the method belongs to it
+        # What moves with the method belongs to it.
+        tied = next((zipped for zipped in self.zips if axis in zipped), {axis: ()})
         others = [] if axis == CASE else [other for other in self._all_axes() if other not in tied]
-        written = {
-            "scenario": values.get("scenario", self.base)
-        }  # two files may give themselves one name
+        # By its file: two files may give themselves one name.
+        written = {"scenario": values.get("scenario", self.base)}
         pairing = tuple(
             f"{other}={toml.toml_value(written.get(other) or _value(resolved.settings, other))}"
             for other in others
@@ -253,7 +279,7 @@ class _Reader:
     def _method(
         self, name: str, values: Overrides, axis: str, tied: Mapping[str, tuple[Any, ...]]
     ) -> str:
-        """The axis's value; with all that moves with it, where that alone would name two methods."""
+        """The axis's value, with all that moves with it where it alone would name two methods."""
         if axis not in values:
             return name
         texts = [_short(value) for value in tied[axis]]
@@ -268,7 +294,8 @@ class _Reader:
         name = values.pop("name", None) or _named(values)
         if not isinstance(name, str) or not name:
             raise UserError(
-                f'{self.path}: [[case]]: give it a name and settings, such as condense.method = "fixed"'
+                f"{self.path}: [[case]]: give it a name and settings, "
+                'such as condense.method = "fixed"'
             )
         return self._case(name, values, axis, method=name)
 
@@ -295,26 +322,31 @@ class _Reader:
             row = case.method, case.pairing, case.seed
             if case.folder in seen:
                 raise UserError(
-                    f"{self.path}: cases {seen[case.folder]!r} and {case.name!r} would share the folder {case.folder}; name them apart"
+                    f"{self.path}: cases {seen[case.folder]!r} and {case.name!r} would share the "
+                    f"folder {case.folder}; name them apart"
                 )
             if row in rows:
                 raise UserError(
-                    f"{self.path}: cases {rows[row]!r} and {case.name!r} would both be the method {case.method!r}; name them apart"
+                    f"{self.path}: cases {rows[row]!r} and {case.name!r} would both be the method "
+                    f"{case.method!r}; name them apart"
                 )
             seen[case.folder] = rows[row] = case.name
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> Overrides:
-    """Nested tables as "section.key" -> value, two levels deep: what lies below is a value of its own (a strategy's arguments)."""
-    found: Overrides = {}
+    """Nested tables as "section.key" -> value, two levels deep.
+
+    What lies below is a value of its own, such as a strategy's arguments.
+    """
+    values: Overrides = {}
     for key, value in table.items():
         if isinstance(value, Mapping) and "." not in prefix:
-            found |= flat(value, f"{prefix}{key}.")
+            values |= flat(value, f"{prefix}{key}.")
         elif isinstance(value, Mapping):
-            found |= {f"{prefix}{key}.{inner}": one for inner, one in value.items()}
+            values |= {f"{prefix}{key}.{inner}": setting for inner, setting in value.items()}
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            values[f"{prefix}{key}"] = value
+    return values
 
 
 def _named(values: Mapping[str, Any]) -> str:
@@ -326,8 +358,8 @@ def _value(settings: Any, axis: str) -> Any:
     if axis == "scenario":
         return settings.name
     section, name, *below = axis.split(".")
-    found = getattr(getattr(settings, section), name)
-    return found.get(below[0], "default") if below else found
+    setting = getattr(getattr(settings, section), name)
+    return setting.get(below[0], "default") if below else setting
 
 
 def _short(value: Any) -> str:
@@ -335,10 +367,10 @@ def _short(value: Any) -> str:
 
 
 def _table(table: Mapping[str, Any], key: str, file: str) -> dict[str, Any]:
-    found = table.get(key, {})
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: {key} = {found!r}: expected a table [{key}]")
-    return found
+    section = table.get(key, {})
+    if not isinstance(section, dict):
+        raise UserError(f"{file}: {key} = {section!r}: expected a table [{key}]")
+    return section
 
 
 def _flat_table(table: Mapping[str, Any], key: str, path: Path) -> Overrides:

@@ -1,8 +1,10 @@
 """What a stage costs on one core, in seconds, from its settings alone.
 
-The costs of training steps (`evolve.networks.cost`) were fitted once to the table of docs/performance.md (`evolve bench --growth` prints it for any
-machine and sets the formula beside it); `evolve plan` times a few steps and scales each kind of stage by measured over estimated. What differs from
-method to method stands in the methods' records. No number of a lineage depends on it.
+The costs of training steps (`evolve.networks.cost`) were fitted once to the table of
+docs/performance.md. `evolve bench --growth` prints that table for any machine and sets the formula
+beside it. `evolve plan` times a few steps and scales each kind of stage by measured over estimated.
+What differs from method to method stands in the methods' records. No number of a lineage depends on
+it.
 """
 
 from __future__ import annotations
@@ -28,12 +30,20 @@ TRANSPORT_SECONDS = 6e-5  # one optimal transport between few places
 
 
 def images_per_class(settings: Settings, role: str) -> tuple[int, int]:
-    """Training and test images a class that the role's source holds, after the hold-out."""
+    """Images a class that a role's source holds, after the hold-out.
+
+    Args:
+        settings: the run's.
+        role: "ancestor", "condense" or "descend".
+
+    Returns:
+        Training images and test images.
+    """
     data = settings.data
     source = data.source if role == "ancestor" else descend_source(data)
-    known = SOURCES.get(source, PLUGGED)
-    train, test = known.held or (data.glyph_train, data.glyph_test)
-    if known.capped:
+    source_record = SOURCES.get(source, PLUGGED)
+    train, test = source_record.held or (data.glyph_train, data.glyph_test)
+    if source_record.capped:
         train = min(train, data.images_per_class or train)
     return max(1, train - data.holdout), test + data.holdout
 
@@ -45,7 +55,13 @@ def _seen_per_class(settings: Settings) -> int:
 
 
 def seconds(settings: Settings, kind: str, recipe: Mapping[str, Any]) -> float:
-    """One stage on one core."""
+    """Seconds of one stage on one core.
+
+    Args:
+        settings: the run's.
+        kind: the stage's.
+        recipe: what the stage reads, as its key holds it.
+    """
     ancestor = ancestor_plan(settings)
     if kind == "accumulate":
         return _accumulate_seconds(settings, ancestor, recipe)
@@ -58,10 +74,12 @@ def seconds(settings: Settings, kind: str, recipe: Mapping[str, Any]) -> float:
         return _fewshot_seconds(settings, paper_descendant(settings), recipe["learner"])
     if recipe["method"] == "full-ancestor":
         return _descend_seconds(settings, ancestor)
-    one = _descend_seconds(
+    descent = _descend_seconds(
         settings, from_json(recipe["plan"]) if "plan" in recipe else _expected(settings, ancestor)
     )
-    return one + _hints_seconds(settings, ancestor) if recipe["method"] == "distilled" else one
+    return (
+        descent + _hints_seconds(settings, ancestor) if recipe["method"] == "distilled" else descent
+    )
 
 
 def _accumulate_seconds(s: Settings, plan: Architecture, recipe: Mapping[str, Any]) -> float:
@@ -69,8 +87,8 @@ def _accumulate_seconds(s: Settings, plan: Architecture, recipe: Mapping[str, An
     if task == 0:
         return 0.1
     train, test = _seen_per_class(s), images_per_class(s, "ancestor")[1]
-    known = records("strategies").get(recipe["ancestor"]["strategy"])
-    share = task if known and known.whole else 1
+    strategy = records("strategies").get(recipe["ancestor"]["strategy"])
+    share = task if strategy and strategy.whole else 1
     images = train * s.stream.classes_per_task * share * s.ancestor.epochs
     return Work(
         plan,
@@ -130,8 +148,9 @@ def _descend_seconds(s: Settings, plan: Architecture) -> float:
 
 
 def _fewshot_seconds(s: Settings, plan: Architecture, learner: str) -> float:
-    """Episodes, the pre-training of those that have one, and the adapting to every downstream task; a second-order inner step counts as a
-    gradient and two Hessian products (timed).
+    """Episodes, pre-training where there is one, and adaptation to every downstream task.
+
+    A second-order inner step counts as a gradient and two Hessian products (timed).
     """
     f, d, (train, test) = s.fewshot, s.descend, images_per_class(s, "descend")
     seen = _seen_per_class(s)
@@ -170,18 +189,25 @@ def _fewshot_seconds(s: Settings, plan: Architecture, learner: str) -> float:
 
 
 def estimate(settings: Settings, workers: int = 2) -> float:
-    """Seconds for a whole lineage from an empty store: the serial chain or the shared rest, whichever is longer."""
+    """Seconds of a whole lineage from an empty store.
+
+    This is the serial chain or the shared rest, whichever is longer.
+
+    Args:
+        settings: the run's.
+        workers: worker processes.
+    """
     c, tasks = settings.controls, settings.stream.tasks
     recipe = {"ancestor": {"strategy": settings.ancestor.strategy}}
     trained_at = measured(settings) if settings.ancestor.strategy == "joint" else range(tasks + 1)
     chain = sum(seconds(settings, "accumulate", recipe | {"task": t}) for t in trained_at)
-    one = seconds(settings, "descend", {"method": "inherited"})
+    descent = seconds(settings, "descend", {"method": "inherited"})
     generations = len(measured(settings))
     trained = generations - (c.untrained and tasks > 0)
     descents = generations * (1 + c.from_scratch * c.draws) + sum(
         trained // every for every in (c.shuffled, c.joint, c.distilled) if every
     )
-    rest = descents * one + generations * seconds(settings, "condense", {})
+    rest = descents * descent + generations * seconds(settings, "condense", {})
     others = settings.condense.rivals if settings.condense.method == "trial" else ()
     rest += generations * sum(
         seconds(settings, "condense", {"condense": {"method": name}}) for name in others

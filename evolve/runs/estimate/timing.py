@@ -1,4 +1,4 @@
-"""Times a few real steps of every room on this machine, so that `evolve plan` can say how long a lineage takes here."""
+"""Times a few real steps of every room here, so that `evolve plan` can say how long a run takes."""
 
 from __future__ import annotations
 
@@ -15,47 +15,49 @@ from evolve.engine.devices import choose_device
 from evolve.runs.estimate import cost
 
 if TYPE_CHECKING:
-    from evolve.runs.opened import Opened
+    from evolve.runs.run import Run
 
-SHORT, LONG = (
-    4,
-    12,
-)  # optimizer steps of the two timed runs; their difference is free of what a run costs once
+# Optimizer steps of the two timed runs; their difference is free of what a run costs once.
+SHORT, LONG = 4, 12
 
 
-def measure_speed(opened: Opened) -> dict[str, float]:
-    """Measured over estimated seconds, by stage kind, for the kinds that still have stages to do; 1 where nothing is left."""
-    kinds = {stage.kind for stage in opened.missing()}
+def measure_speed(run: Run) -> dict[str, float]:
+    """Measured over estimated seconds, by kind of stage.
+
+    Args:
+        run: whose stages are timed, with few steps each.
+
+    Returns:
+        The ratio for every kind that still has stages to do; 1 for the others.
+    """
+    kinds = {stage.kind for stage in run.missing()}
     ratios = {"accumulate": 1.0, "condense": 1.0, "descend": 1.0, "fewshot": 1.0}
     if not kinds:
         return ratios
     torch.set_num_threads(1)
     from evolve.data.sources import load_images
 
-    images = load_images(
-        opened.context["data"], opened.context["data_dir"], opened.context["cache_dir"]
-    )
-    resident = Resident(images, choose_device(opened.order.device))
+    images = load_images(run.context["data"], run.context["data_dir"], run.context["cache_dir"])
+    resident = Resident(images, choose_device(run.request.device))
     timed = (kinds - {"fewshot"}) | ({"descend"} if "fewshot" in kinds else set())
     for kind in timed:
-        ratios[kind] = _ratio(kind, opened, resident)
-    ratios["fewshot"] = ratios[
-        "descend"
-    ]  # learners are estimated; their backbone's steps are a descendant's
+        ratios[kind] = _ratio(kind, run, resident)
+    # Learners are estimated; their backbone's steps are a descendant's.
+    ratios["fewshot"] = ratios["descend"]
     return ratios
 
 
-def _ratio(kind: str, opened: Opened, resident: Resident) -> float:
-    room: Callable[[Opened, Settings, Resident], None] = {
+def _ratio(kind: str, run: Run, resident: Resident) -> float:
+    room: Callable[[Run, Settings, Resident], None] = {
         "accumulate": _accumulate,
         "condense": _condense,
         "descend": _descend,
     }[kind]
     spent, expected = [], []
     for steps in (2, SHORT, LONG):  # the first one warms up
-        settings = _shortened(opened.world.settings, kind, steps)
+        settings = _shortened(run.world.settings, kind, steps)
         begun = time.perf_counter()
-        room(opened, settings, resident)
+        room(run, settings, resident)
         spent.append(time.perf_counter() - begun)
         recipe: dict[str, Any] = {
             "task": 1,
@@ -83,9 +85,8 @@ def _shortened(s: Settings, kind: str, steps: int) -> Settings:
             train, max(4, round(2 * s.condense.batch / (1 - s.condense.meta_fraction) / classes))
         )
         briefly = replace(s.condense, epochs=steps // 2, images_per_class=images, trial_tasks=2)
-        alone = replace(
-            s.controls, untrained=False
-        )  # one length: what is from scratch is trained for it alone
+        # One length: what is from scratch is trained for it alone.
+        alone = replace(s.controls, untrained=False)
         learning = _shortened(s, "descend", steps)  # trial's descendants learn as the lineage's
         return replace(
             learning, condense=briefly, stream=replace(s.stream, tasks=1), controls=alone
@@ -97,10 +98,10 @@ def _shortened(s: Settings, kind: str, steps: int) -> Settings:
     )
 
 
-def _accumulate(opened: Opened, s: Settings, resident: Resident) -> None:
+def _accumulate(run: Run, s: Settings, resident: Resident) -> None:
     from evolve.ancestor.accumulate import accumulate
 
-    world = opened.world
+    world = run.world
     start = accumulate(
         s.ancestor,
         s.stream,
@@ -124,11 +125,11 @@ def _accumulate(opened: Opened, s: Settings, resident: Resident) -> None:
         [],
         NoCheckpoint(),
         silent,
-        opened.order.reference,
+        run.request.reference,
     )
 
 
-def _condense(opened: Opened, s: Settings, resident: Resident) -> None:
+def _condense(run: Run, s: Settings, resident: Resident) -> None:
     from evolve.condensers.condense import condense_ancestor
     from evolve.condensers.interface import Request
     from evolve.lineage.world import ancestor_plan
@@ -140,44 +141,48 @@ def _condense(opened: Opened, s: Settings, resident: Resident) -> None:
             plan,
             state,
             {},
-            opened.world.condense_classes,
+            run.world.condense_classes,
             resident,
             s.condense,
             0,
             silent,
-            opened.order.reference,
+            run.request.reference,
             descend=s.descend,
             inherit=s.inherit,
         )
     )
 
 
-def _descend(opened: Opened, s: Settings, resident: Resident) -> None:
+def _descend(run: Run, s: Settings, resident: Resident) -> None:
     from evolve.descendants.descendants import downstream_tasks, train_together
     from evolve.learngene.inheritance import inherit
     from evolve.lineage.world import paper_descendant
 
-    tasks = downstream_tasks(s.descend, opened.world.descend_classes, resident, 0)
+    tasks = downstream_tasks(s.descend, run.world.descend_classes, resident, 0)
     plan, numbers = paper_descendant(s), range(len(tasks))
     models = [
         inherit(plan, None, s.descend.classes_per_task, 0, number).to(resident.device)
         for number in numbers
     ]
-    train_together(models, tasks, resident, s.descend, 0, numbers, silent, opened.order.reference)
+    train_together(models, tasks, resident, s.descend, 0, numbers, silent, run.request.reference)
 
 
 class NoCheckpoint:
     """A checkpoint that keeps nothing."""
 
     def load(self) -> None:
+        """Nothing was kept."""
         return None
 
     def save(self, tensors: Any, meta: Any) -> None:
+        """Keep nothing."""
         pass
 
     def clear(self) -> None:
+        """There is nothing to clear."""
         pass
 
 
 def silent(fraction: float, text: str) -> None:
+    """A progress report that says nothing."""
     pass

@@ -1,4 +1,4 @@
-"""What the user sees of a batch: its plan, a line for every finished stage, a bar in a terminal, the table at the end."""
+"""The screens of a batch: its plan, a line a finished stage, a bar, the tables at the end."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from rich.table import Table
 
 from evolve.core.spent import duration
 from evolve.engine.engine import Event, Notice, StageDone, StageFailed, StageStarted
+from evolve.engine.stage import Stage
 from evolve.report.compare import Batch, Row
 from evolve.report.compare_tables import TITLES, cells, note, power_words, reference_of
 from evolve.runs.estimate import cost
-from evolve.runs.opened import worker_places
+from evolve.runs.run import worker_places
 
 if TYPE_CHECKING:
-    from evolve.runs.batch.opened import OpenBatch
+    from evolve.runs.batch.run import BatchRun
 
 
 class BatchScreen:
-    """Use as a context manager; ``event`` takes the engine's."""
+    """Shows a batch while it is computed: a context manager whose ``event`` takes the engine's."""
 
-    def __init__(self, opened: OpenBatch) -> None:
+    def __init__(self, batch_run: BatchRun) -> None:
         self.console = Console(highlight=False)
-        self.opened, self.begun = opened, time.monotonic()
+        self.batch_run, self.begun = batch_run, time.monotonic()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -53,13 +54,13 @@ class BatchScreen:
         self.progress.stop()
 
     def notice(self, text: str) -> None:
-        """A line of its own."""
+        """Print a line of its own."""
         self.console.print(text, style="dim", markup=False, soft_wrap=True)
 
     def event(self, event: Any) -> None:
-        """One event of the engine."""
+        """Show one event of the engine."""
         self._show(event)
-        self.progress.update(self.task, total=self.opened.count, completed=self.done)
+        self.progress.update(self.task, total=self.batch_run.count, completed=self.done)
 
     def _show(self, event: Event) -> None:
         if isinstance(event, StageDone):
@@ -87,17 +88,46 @@ class BatchScreen:
         return f"{spent // 3600}:{spent // 60 % 60:02}:{spent % 60:02}"
 
 
-def print_plan(opened: OpenBatch) -> None:
-    """Cases, distinct stages, what the store has, what sharing saves, and the time left by the cost formula."""
-    batch, console = opened.order.batch, Console(highlight=False)
-    owners = opened.owners()
-    weights = _weights(opened)
-    stages = opened.stages()
-    first = opened.lineages[0]
+def print_plan(batch_run: BatchRun) -> None:
+    """Print cases, stages, what the store has, what sharing saves, and the time left."""
+    batch, console = batch_run.request.batch, Console(highlight=False)
+    owners = batch_run.owners()
+    weights = _weights(batch_run)
+    stages = batch_run.stages()
+    first = batch_run.lineages[0]
     missing = [s for s in stages if not first.store.has(s.key)]
     console.print(
         f"{batch.name} ({batch.profile}): {len(batch.cases)} lineages", markup=False, soft_wrap=True
     )
+    console.print(_stage_table(stages, missing, owners, weights))
+    alone = sum(weights[s.key] * len(owners[s.key]) for s in stages)
+    shared = sum(weights[s.key] for s in stages)
+    workers = len(worker_places(first.request, batch_run.lineages))
+    if alone > 0:
+        console.print(
+            f"sharing saves {1 - shared / alone:.0%} of the work of running every lineage by itself"
+        )
+    rest = sum(weights[s.key] for s in missing)
+    console.print(
+        f"left: about {duration(rest / workers)} with {workers} workers "
+        "(rough; `evolve plan SCENARIO` times this machine)"
+    )
+    waiting = sum(case.scenario.settings.controls.from_scratch for case in batch.cases)
+    if waiting and missing:
+        console.print(
+            "not counted: from-scratch controls "
+            "whose architecture the condensers have yet to choose",
+            style="dim",
+        )
+
+
+def _stage_table(
+    stages: Sequence[Stage],
+    missing: Sequence[Stage],
+    owners: Mapping[str, Sequence[str]],
+    weights: Mapping[str, float],
+) -> Table:
+    """One row a kind of stage. ``weights``: estimated seconds by stage key."""
     table = Table(box=None, pad_edge=False)
     for title in ("stage", "asked for", "distinct", "in the store", "left", "left takes"):
         table.add_column(title, justify="left" if title == "stage" else "right")
@@ -113,36 +143,21 @@ def print_plan(opened: OpenBatch) -> None:
             str(len(left)),
             duration(sum(weights[s.key] for s in left)),
         )
-    console.print(table)
-    alone = sum(weights[s.key] * len(owners[s.key]) for s in stages)
-    shared = sum(weights[s.key] for s in stages)
-    workers = len(worker_places(first.order, opened.lineages))
-    if alone > 0:
-        console.print(
-            f"sharing saves {1 - shared / alone:.0%} of the work of running every lineage by itself"
-        )
-    rest = sum(weights[s.key] for s in missing)
-    console.print(
-        f"left: about {duration(rest / workers)} with {workers} workers (rough; `evolve plan SCENARIO` times this machine)"
-    )
-    waiting = sum(case.scenario.settings.controls.from_scratch for case in batch.cases)
-    if waiting and missing:
-        console.print(
-            "not counted: from-scratch controls whose architecture the condensers have yet to choose",
-            style="dim",
-        )
+    return table
 
 
-def _weights(opened: OpenBatch) -> Mapping[str, float]:
-    found: dict[str, float] = {}
-    for one in opened.lineages:
-        for stage in one.stages():
-            found.setdefault(stage.key, cost.seconds(one.world.settings, stage.kind, stage.recipe))
-    return found
+def _weights(batch_run: BatchRun) -> Mapping[str, float]:
+    weights: dict[str, float] = {}
+    for run in batch_run.lineages:
+        for stage in run.stages():
+            weights.setdefault(
+                stage.key, cost.seconds(run.world.settings, stage.kind, stage.recipe)
+            )
+    return weights
 
 
 def print_tables(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> None:
-    """The comparison, metric by metric; a file or pipe gets lines as long as they are."""
+    """Print the comparison, metric by metric; a file or pipe gets lines as long as they are."""
     console = Console(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = 1000

@@ -1,7 +1,7 @@
 """What the user sees while a lineage runs: a live screen in a terminal, plain lines anywhere else.
 
-It only looks on: nothing here can change a number, and a terminal that is too small or cannot show a character
-must not end a run. rich is imported late, inside.
+It only looks on: nothing here can change a number. A terminal that is too small, or cannot show a
+character, must not end a run. rich is imported late, inside.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NARROWEST = 64  # columns below which plain lines tell more than a cut table
 
 
 class Display:
-    """Shows a running lineage. Use as a context manager; methods may come from any thread."""
+    """Shows a running lineage: a context manager, whose methods may be called from any thread."""
 
     def __init__(
         self,
@@ -36,9 +36,8 @@ class Display:
         self.running: dict[str, _Running] = {}
         self.rows: dict[int, tuple[str, ...]] = {}
         self.total = 0
-        self._stream: IO[str] | None = (
-            stream if stream is not None else sys.stdout
-        )  # None: started without one (>&-)
+        # None where the process was started without one (>&-).
+        self._stream: IO[str] | None = stream if stream is not None else sys.stdout
         self._screen: Any = None
         self._live = _can_be_live(self._stream) if live is None else live
 
@@ -61,17 +60,20 @@ class Display:
         self.close()
 
     def stage_started(self, label: str) -> None:
+        """A stage has begun."""
         self.running[label] = _Running(time.monotonic())
 
     def stage_progress(self, label: str, fraction: float, text: str = "") -> None:
+        """A stage has come so far; ``fraction`` is in [0, 1]."""
         stage = self.running.setdefault(label, _Running(time.monotonic()))
         stage.fraction, stage.text = min(1.0, max(0.0, fraction)), text
 
     def stage_done(self, label: str) -> None:
+        """A stage has ended."""
         self.running.pop(label, None)
 
     def notice(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         clean = CONTROL_CHARACTERS.sub(" ", text)
         if self._screen is not None:
             self._screen.print(clean)
@@ -79,16 +81,24 @@ class Display:
             self._line(clean)
 
     def generation(self, generation: Generation, total: int) -> None:
-        """One more point of the curve, of ``total``; the same lineage length again replaces the row."""
+        """Show one more point of the curve; the same lineage length again replaces its row.
+
+        Args:
+            generation: the point.
+            total: how many there will be.
+        """
         self.total = total
         self.rows[generation.lineage] = cells = row(generation)
         if self._screen is None:
             length, layers, margin, ancestor, descendants, gain = cells
-            text = f"lineage {length}/{total}: layers {layers}, margin {margin}, ancestor {ancestor} %, descendants {descendants} %"
+            text = (
+                f"lineage {length}/{total}: layers {layers}, margin {margin}, ancestor {ancestor} "
+                f"%, descendants {descendants} %"
+            )
             self._line(f"{text}, gain over from-scratch {gain} points{self._left()}")
 
     def set_eta(self, done_weight: float, total_weight: float) -> None:
-        """Work done and in all, in any unit that is proportional to time."""
+        """Set the work done and the work in all, in any unit that is proportional to time."""
         self.eta.set(done_weight, total_weight)
 
     def close(self) -> None:
@@ -117,15 +127,13 @@ class Display:
             )
         try:
             print(safe, file=self._stream, flush=True)
-        except (
-            OSError,
-            ValueError,
-        ):  # the reader went away or the disk is full: the lineage goes on without words
+        except (OSError, ValueError):
+            # The reader went away or the disk is full: the lineage goes on without words.
             self._stream = None
 
 
 def _can_be_live(stream: IO[str] | None) -> bool:
-    """A terminal that can move its cursor, show the characters we draw with, and is wide enough for the table."""
+    """Whether the terminal can move its cursor, show our characters, and is wide enough."""
     from rich.console import Console
 
     if stream is None:

@@ -14,7 +14,14 @@ HEADINGS = ("length", "inherited layers", "margin", "ancestor %", "descendants %
 
 
 def compact(names: Sequence[str], most: int = 0) -> str:
-    """Layer names in few characters: ("conv1", "conv11", "conv12", "conv13") -> "1 11-13"; cut to ``most`` with "…"."""
+    """Layer names in few characters.
+
+    ("conv1", "conv11", "conv12", "conv13") becomes "1 11-13".
+
+    Args:
+        names: the layers.
+        most: characters at which it is cut, with "…"; 0: never.
+    """
     numbers: list[int] = []
     others: list[str] = []
     for name in names:
@@ -33,13 +40,13 @@ def compact(names: Sequence[str], most: int = 0) -> str:
 
 def _stretches(numbers: Sequence[int]) -> list[tuple[int, int]]:
     """Runs of consecutive numbers as (first, last)."""
-    found: list[tuple[int, int]] = []
+    stretches: list[tuple[int, int]] = []
     for number in numbers:
-        if found and number == found[-1][1] + 1:
-            found[-1] = (found[-1][0], number)
+        if stretches and number == stretches[-1][1] + 1:
+            stretches[-1] = (stretches[-1][0], number)
         else:
-            found.append((number, number))
-    return found
+            stretches.append((number, number))
+    return stretches
 
 
 def row(g: Generation) -> tuple[str, ...]:
@@ -52,8 +59,8 @@ def row(g: Generation) -> tuple[str, ...]:
         if abs(g.margin) < 1e-4
         else f"{g.margin:.4f}"
     )
-    known = g.ancestor_accuracy is not None and math.isfinite(g.ancestor_accuracy)
-    ancestor = f"{100 * (g.ancestor_accuracy or 0):.1f}" if known else "-"
+    measured = g.ancestor_accuracy is not None and math.isfinite(g.ancestor_accuracy)
+    ancestor = f"{100 * (g.ancestor_accuracy or 0):.1f}" if measured else "-"
     layers = compact(g.selected, 26 - len(mark)) + mark
     descendants, gain = point_interval(g.inherited.accuracy).percent(), paired_gain(g).percent("+")
     return str(g.lineage), layers, margin, ancestor, descendants, gain
@@ -67,7 +74,10 @@ class _Running:
 
 
 class Eta:
-    """Time left, from the weight of work done since the first call; what the store already held does not count."""
+    """Time left, from the weight of work done since the first call.
+
+    What the store already held does not count.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -76,6 +86,7 @@ class Eta:
         self.done = self.total = 0.0
 
     def set(self, done: float, total: float) -> None:
+        """Say how much is done of how much, in any unit that is proportional to time."""
         now = self._clock()
         self._start = self._start or (now, done)
         self.done, self.total = done, max(done, total)
@@ -86,6 +97,7 @@ class Eta:
 
     @property
     def fraction(self) -> float:
+        """The part that is done, in [0, 1]."""
         return self.done / self.total if self.total > 0 else 0.0
 
     def left(self) -> float | None:

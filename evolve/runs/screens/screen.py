@@ -1,4 +1,7 @@
-"""The live terminal screen that :mod:`evolve.runs.screens.display` shows; rich draws it four times a second in its own thread."""
+"""The live terminal screen that :mod:`evolve.runs.screens.display` shows.
+
+rich draws it four times a second in its own thread.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,7 @@ class Screen:
         )
 
     def start(self) -> None:
+        """Begin to draw."""
         self._live.start()
 
     def close(self) -> None:
@@ -46,6 +50,7 @@ class Screen:
             self.console.print(self.table(len(self.display.rows)))
 
     def print(self, text: str) -> None:
+        """Print a line above the moving part."""
         self._live.console.print(Text(text, style="yellow"))
 
     def draw(self) -> RenderableType:
@@ -65,6 +70,7 @@ class Screen:
         return Group(*parts)
 
     def table(self, last: int) -> Table:
+        """The last ``last`` generations as a table."""
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for heading in HEADINGS:
             justify: JustifyMethod = "left" if heading == "inherited layers" else "right"
@@ -109,7 +115,7 @@ class Screen:
 
 
 def _bar_line(label: str, fraction: float, text: str, width: int, style: str) -> Table:
-    """One line: label, bar, percentage, text; the text is what gives way when the line is narrow."""
+    """One line: label, bar, percentage, text. The text gives way where the line is narrow."""
     line = Table.grid(padding=(0, 1), expand=True)
     line.add_column(width=24, no_wrap=True, overflow="ellipsis")
     line.add_column(width=width)

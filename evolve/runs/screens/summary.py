@@ -1,4 +1,4 @@
-"""`evolve summary`: one run, or several seeds of one scenario pooled, read back from their stores."""
+"""`evolve summary`: one run, or several seeds of one scenario, read back from their stores."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from evolve.core.errors import UserError
 from evolve.engine.store import Store
 from evolve.lineage.collect import collect
 from evolve.lineage.world import described, world_of
-from evolve.report.curves import LineageRecord, Summary, summarise
+from evolve.report.curves import LineageRecord, Summary
 from evolve.report.economy import sentences
+from evolve.report.pooling import summarise
 from evolve.report.verdict import gain_sentence, verdict
 from evolve.runs.folder import find_store, read_run
 
@@ -30,21 +31,28 @@ def say(text: str) -> None:
 
 
 def summarise_runs(folders: Iterable[Path], out: Path | None, store: Path | None = None) -> None:
-    """Pool runs of one scenario that differ in seed; print effects and verdict, write the pooled report into ``out`` if given.
+    """Pool runs of one scenario that differ in seed; print effects and verdict.
 
-    Raises UserError when the runs differ in anything but their seed, or have measured nothing yet.
+    Args:
+        folders: the runs' folders.
+        out: where to write the pooled report; None: nowhere.
+        store: their store; None: the one that each recorded.
+
+    Raises:
+        UserError: the runs differ in more than their seed, or have measured nothing yet.
     """
     from evolve.report.files import write_report
 
     records = [record_of(folder, store) for folder in folders]
-    found = summarise(records)
-    if not found.measured:
+    summary = summarise(records)
+    if not summary.measured:
         raise UserError(
-            "no generation has been measured yet: continue the run with `evolve resume`, or give its store with --store"
+            "no generation has been measured yet: continue the run with `evolve resume`, or give "
+            "its store with --store"
         )
-    print_effects(found)
-    say(gain_sentence(found))
-    say(verdict(found))
+    print_effects(summary)
+    say(gain_sentence(summary))
+    say(verdict(summary))
     for line in sentences(records):
         say(line)
     if out is not None:
@@ -53,7 +61,7 @@ def summarise_runs(folders: Iterable[Path], out: Path | None, store: Path | None
 
 
 def print_effects(summary: Summary) -> None:
-    """Every paired difference as a table: points, 95 % interval over pairs."""
+    """Print every paired difference: points, and the 95 % interval over pairs."""
     from rich.console import Console
     from rich.table import Table
 
@@ -79,15 +87,23 @@ def print_effects(summary: Summary) -> None:
 
 
 def record_of(folder: Path, given: Path | None = None) -> LineageRecord:
-    """A run's record from its folder and store, without its images. Makes nothing."""
-    found = read_run(folder)
-    world = world_of(found, str(folder / "run.json"))
-    store = Store(find_store(folder, found["store"], given))
+    """Read a run's record from its folder and store, without its images. Writes nothing.
+
+    Args:
+        folder: the run's folder.
+        given: its store; None: the one that it recorded.
+
+    Raises:
+        UserError: the folder is no run's, or its store is not there.
+    """
+    facts = read_run(folder)
+    world = world_of(facts, str(folder / "run.json"))
+    store = Store(find_store(folder, facts["store"], given))
     return collect(
         world,
         store.record,
-        found["scenario"],
-        found["profile"],
+        facts["scenario"],
+        facts["profile"],
         described(world, toml.to_dict(world.settings)),
-        found["versions"],
+        facts["versions"],
     )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from evolve.cli import plan as listing
+from evolve.cli import plan_tables as listing
 from evolve.core.fewshot_settings import FewshotSettings
 from evolve.core.settings import DataSettings
 from evolve.data.sources import load_images
@@ -375,13 +375,13 @@ def test_a_plan_scales_learners_by_a_descendants_steps_and_says_that_they_are_es
         missing=lambda: [stage],
         stages=lambda: [stage],
         context=measured_context(store),
-        order=SimpleNamespace(device="cpu"),
+        request=SimpleNamespace(device="cpu"),
         world=w,
     )
     assert timing.measure_speed(opened)["fewshot"] == 3.0 and asked == ["descend"]
-    monkeypatch.setattr(listing, "open_run", lambda order, say: opened)
+    monkeypatch.setattr(listing, "open_run", lambda request, say: opened)
     monkeypatch.setattr(listing, "remaining_seconds", lambda opened: {stage.key: 10.0})
-    monkeypatch.setattr(listing, "worker_places", lambda order, opened: ["cpu"])
-    listing.plan_table(opened.order)
+    monkeypatch.setattr(listing, "worker_places", lambda request, opened: ["cpu"])
+    listing.plan_table(opened.request)
     said = capsys.readouterr().out
     assert "few-shot: estimated, not timed" in said and "left: about 30 s" in said

@@ -15,7 +15,7 @@ from evolve.lineage.world import World
 from evolve.networks.family import architecture
 from evolve.report.compare import Batch, Case
 from evolve.runs.batch_folder import write_batch_file
-from evolve.runs.opened import Opened, Order, prepare_folder
+from evolve.runs.run import Run, RunRequest, prepare_folder
 
 NAME = "<script>alert('x')</script> & \"co\" $x_1$"
 SETTINGS = (
@@ -59,8 +59,8 @@ def result(stage: Stage, score: Score, diverged: bool = False) -> dict[str, Any]
             "margin": 0.0,
             "status": "tied",
             "selected_by": "fallback",
-            "trials": [],
             "agreement": None,
+            "trials": [],
             "history": {},
         }
     accuracy = [score(stage) + 0.02 * i for i in range(3)]
@@ -84,8 +84,8 @@ def make_run(
 ) -> Scenario:
     """A run whose stages up to generation ``upto`` are in the store; each took ``spent``."""
     chosen = scenario.load("glyphs-seq25", "paper", (*SETTINGS, *overrides))
-    opened = Opened(
-        Order(folder, store, scenario=chosen, seed=seed),
+    opened = Run(
+        RunRequest(folder, store, scenario=chosen, seed=seed),
         World(chosen.settings, seed, "f" * 8, tuple(range(9)), (10, 11), (20, 21, 22)),
         Store(store),
         {},

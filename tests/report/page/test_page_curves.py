@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evolve.condensers.methods import method as method_record
+from evolve.condensers.methods import method as condenser
 from evolve.lineage.scenario import load
 from evolve.report.compare import METRICS, Batch, Case
-from evolve.report.curves import Descent, Generation, Interval, LineageRecord, summarise
+from evolve.report.curves import Descent, Generation, Interval, LineageRecord
 from evolve.report.figures import evolution_figure
 from evolve.report.page.pictures import Curve, Panel, lineage_curves, panel_figure, panels, pooled
 from evolve.report.page.section import Line, Section
 from evolve.report.page.svg import inline
 from evolve.report.page.words import caveats
+from evolve.report.pooling import summarise
 
 SCENARIO = load("glyphs-seq25")
 
@@ -200,6 +201,5 @@ def test_only_a_condenser_that_draws_is_said_to_have_drawn_once() -> None:
         case = Case(
             "a", 0, "a", (), {}, load("glyphs-seq25", "quick", (f"condense.method={method}",))
         )
-        draws = method_record(method).draws
-        section = Section("t", (Line(case, Path(), made, {}, {}, "evolve run", draws),))
+        section = Section("t", (Line(case, Path(), made, {}, {}, "", condenser(method).draws),))
         assert any("one condensation each" in line for line in caveats(section)) == expected

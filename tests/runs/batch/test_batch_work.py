@@ -10,7 +10,7 @@ from evolve.data import sources
 from evolve.engine.scheduler import StageDone, StageProgress, StageStarted
 from evolve.lineage import scenario
 from evolve.runs.batch import file
-from evolve.runs.batch.opened import BatchOrder, OpenBatch
+from evolve.runs.batch.run import BatchRequest, BatchRun
 from evolve.runs.screens.batch import BatchScreen
 
 BATCH = """
@@ -35,9 +35,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "b.toml"
 
 
-def opened(path: Path) -> OpenBatch:
-    return OpenBatch(
-        BatchOrder(
+def opened(path: Path) -> BatchRun:
+    return BatchRun(
+        BatchRequest(
             path.parent / "runs" / "b",
             path.parent / "store",
             device="cpu",
@@ -85,7 +85,7 @@ def test_a_stage_of_several_cases_is_named_once_after_the_first(path):
 def test_an_event_names_no_stages(path, monkeypatch):
     batch = opened(path)
     stages = batch.stages()
-    monkeypatch.setattr(OpenBatch, "stages", lambda self: pytest.fail("named again"))
+    monkeypatch.setattr(BatchRun, "stages", lambda self: pytest.fail("named again"))
     with BatchScreen(batch) as screen:
         for stage in stages[:3]:
             screen.event(StageStarted(stage))

@@ -13,6 +13,7 @@ from scipy import stats
 
 from evolve.lineage.scenario import load
 from evolve.report import compare as room
+from evolve.report import paired
 from evolve.report.compare import Batch, Case
 from evolve.report.curves import Descent, Generation, LineageRecord
 
@@ -148,17 +149,17 @@ def test_noise_is_seldom_called_best():
 
 
 def test_holm_by_hand():
-    assert room.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert paired.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert (
-        room.holm([]) == []
-        and math.isnan(room.holm([math.nan, 0.2])[0])
-        and room.holm([math.nan, 0.2])[1] == 0.2
+        paired.holm([]) == []
+        and math.isnan(paired.holm([math.nan, 0.2])[0])
+        and paired.holm([math.nan, 0.2])[1] == 0.2
     )
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
 def test_holm_never_lowers_a_p_keeps_their_order_and_is_at_most_bonferroni(ps):
-    found = room.holm(ps)
+    found = paired.holm(ps)
     assert all(p <= q <= min(1.0, p * len(ps)) + 1e-12 for p, q in zip(ps, found, strict=True))
     order = np.argsort(ps, kind="stable")
     assert all(found[a] <= found[b] + 1e-12 for a, b in zip(order, order[1:], strict=False))
@@ -239,8 +240,8 @@ def batch_of_noise(rng, methods, seeds, tasks, shift=0.0):
             s: shift * (number == 0) + rng.normal(0, 1) + rng.normal(0, 2, tasks)
             for s in range(seeds)
         }
-        found[str(number)] = room.paired_test(groups)
-    return room.corrected(found)
+        found[str(number)] = paired.paired_test(groups)
+    return paired.corrected(found)
 
 
 @pytest.mark.parametrize(
@@ -274,10 +275,10 @@ def test_three_seeds_and_eight_comparisons_cannot_find_three_points():
 )
 def test_an_interval_excludes_0_exactly_where_the_corrected_test_says_so(drawn_tests):
     tests = {
-        str(i): room.Paired(mean, error, freedom, 5, 3)
+        str(i): paired.Paired(mean, error, freedom, 5, 3)
         for i, (mean, error, freedom) in enumerate(drawn_tests)
     }
-    for d in room.corrected(tests).values():
-        if abs(d.holm - room.ALPHA) > 1e-6:
+    for d in paired.corrected(tests).values():
+        if abs(d.holm - paired.ALPHA) > 1e-6:
             assert (d.interval.low > 0, d.interval.high < 0) == (d.side > 0, d.side < 0)
-            assert (d.side != 0) == (d.holm < room.ALPHA)
+            assert (d.side != 0) == (d.holm < paired.ALPHA)

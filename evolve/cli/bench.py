@@ -1,0 +1,63 @@
+"""`evolve bench`. Imports nothing heavy until the command is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from evolve.cli.options import DEVICE
+
+
+@click.command()
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="CASE",
+    help="Measure this case; may be given many times. Default: all.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    help="Interleaved rounds a case; default: 7, with --quick 2.",
+)
+@click.option("--quick", is_flag=True, help="A smoke test of about a minute, too short to quote.")
+@click.option(
+    "--kernels", is_flag=True, help="Instead: our convolutions beside the library's, by shape."
+)
+@click.option(
+    "--growth",
+    is_flag=True,
+    help="Instead: how each kind of stage's cost grows, beside `evolve plan`'s formula.",
+)
+@DEVICE
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write all raw numbers into this file.",
+)
+def bench(
+    only: tuple[str, ...],
+    rounds: int | None,
+    quick: bool,
+    kernels: bool,
+    growth: bool,
+    device: str,
+    json_file: Path | None,
+) -> None:
+    """Time our training against plain PyTorch and Avalanche loops.
+
+    The rounds are interleaved, on this machine.
+    """
+    if kernels:
+        from evolve.benchmarks.speed.kernel_table import kernel_table
+
+        return kernel_table()
+    if growth:
+        from evolve.benchmarks.speed.growth import growth_table
+
+        return growth_table()
+    from evolve.benchmarks.speed.bench import bench as measure
+
+    measure(only, rounds, quick, device, json_file)

@@ -1,0 +1,112 @@
+"""The tables of `evolve scenarios` and `evolve plan`: what there is, and what it costs."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from rich.console import Console
+from rich.table import Table
+
+from evolve.core.shipped import shipped
+from evolve.core.spent import duration
+from evolve.lineage import scenario
+from evolve.lineage.schedule import measured
+from evolve.runs.estimate import cost
+from evolve.runs.run import Run, RunRequest, open_run, remaining_seconds, worker_places
+
+
+def scenario_table() -> None:
+    """Print every shipped scenario with its title and a rough cost by profile."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("scenario", "quick", "paper", "what it is"):
+        table.add_column(title, no_wrap=title != "what it is")
+    for name in shipped("scenarios"):
+        costs = {
+            p: duration(cost.estimate(scenario.load(name, p).settings)) for p in scenario.PROFILES
+        }
+        table.add_row(
+            name, f"~{costs['quick']}", f"~{costs['paper']}", scenario.load(name).settings.title
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        "Costs are rough, for two CPU cores; `evolve plan SCENARIO` measures this machine.",
+        style="dim",
+    )
+
+
+def plan_table(request: RunRequest) -> None:
+    """Print the stages by kind: how many, how many in the store, how long the rest takes here.
+
+    Args:
+        request: the run that is planned; a few of its steps are timed.
+
+    Raises:
+        UserError: something the user gave does not fit.
+    """
+    from evolve.runs.estimate.timing import measure_speed
+
+    console = Console()
+    run = open_run(request, lambda text: console.print(text, style="dim"))
+    workers = len(worker_places(request, [run]))  # before the timing takes some of a GPU
+    speed = measure_speed(run)
+    left = remaining_seconds(run)
+    table = Table(box=None, pad_edge=False)
+    for title in ("stage", "in all", "in the store", "left", "one takes", "left takes"):
+        table.add_column(title, justify="left" if title == "stage" else "right")
+    stages, keys = _by_kind(run)
+    for kind, count in stages.items():
+        open_keys = [key for key in keys[kind] if key in left]
+        rest = sum(left[key] for key in open_keys) * speed[kind.split()[0]]
+        each = duration(rest / len(open_keys)) if open_keys else "-"
+        table.add_row(
+            kind,
+            str(count),
+            str(count - len(open_keys)),
+            str(len(open_keys)),
+            each,
+            duration(rest) if open_keys else "-",
+        )
+    console.print(table)
+    _total(console, run, {key: left[key] for key in left}, speed, workers)
+
+
+def _by_kind(run: Run) -> tuple[Counter[str], dict[str, list[str]]]:
+    count: Counter[str] = Counter()
+    keys: dict[str, list[str]] = defaultdict(list)
+    for stage in {s.key: s for s in run.stages()}.values():
+        kind = stage.kind if stage.kind != "descend" else f"descend {stage.method}"
+        count[kind] += 1
+        keys[kind].append(stage.key)
+    return count, keys
+
+
+def _total(
+    console: Console, run: Run, left: dict[str, float], speed: dict[str, float], workers: int
+) -> None:
+    kinds = {stage.key: stage.kind for stage in run.stages()}
+    spent = {key: seconds * speed[kinds[key]] for key, seconds in left.items()}
+    chain = sum(seconds for key, seconds in spent.items() if kinds[key] == "accumulate")
+    if not spent:
+        console.print("left: nothing, every stage is in the store")
+        return
+    whole = max(chain, sum(spent.values()) / workers)
+    console.print(
+        f"left: about {duration(whole)} with {workers} worker "
+        f"process{'es' if workers > 1 else ''} (measured by a few timed steps)"
+    )
+    if any(kinds[key] == "fewshot" for key in spent):
+        console.print(
+            "few-shot: estimated, not timed; scaled by what a descendant's steps take here",
+            style="dim",
+        )
+    settings = run.world.settings
+    unknown = len(measured(settings)) - sum(
+        s.method == "from-scratch" and s.length is not None and s.draw == 0 for s in run.stages()
+    )
+    if run.world.settings.controls.from_scratch and unknown > 0:
+        console.print(
+            f"not counted: up to {unknown} from-scratch controls whose architecture the condenser "
+            "has yet to choose",
+            style="dim",
+        )

@@ -1,0 +1,45 @@
+"""`evolve plugins`. Imports nothing heavy until the command is called."""
+
+from __future__ import annotations
+
+import click
+
+from evolve.core import registry
+from evolve.core.errors import UserError
+from evolve.core.version import __version__
+
+
+@click.command()
+def plugins() -> None:
+    """List what a scenario may name, and which package brings it."""
+    print_plugins()
+
+
+def print_plugins() -> None:
+    """Print every name of every kind, with the package that brings it and its help line.
+
+    One that cannot be imported stands with the reason.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("kind", "name", "package", "help or state"):
+        table.add_column(title, no_wrap=title != "help or state")
+    for kind in registry.TABLES:
+        for name, record in registry.records(kind).items():
+            table.add_row(kind, name, f"evolve {__version__}", record.help)
+        for name, points in registry.plugged(kind).items():
+            for point in points:
+                table.add_row(kind, name, registry.owner(point), _state(kind, name))
+    Console(markup=False, emoji=False).print(table)
+
+
+def _state(kind: str, name: str) -> str:
+    if name in registry.records(kind):
+        return "not used: the name is evolve's own"
+    try:
+        registry.find(kind, name)
+    except UserError as error:
+        return str(error)
+    return "good"
