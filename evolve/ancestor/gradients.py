@@ -1,4 +1,6 @@
-"""What Heur-Learngene looks at while the ancestor learns: how much of each layer's weight gradient is above a threshold (paper, 5.2)."""
+"""What Heur-Learngene looks at while the ancestor learns: how much of each layer's weight gradient
+is above a threshold (paper, 5.2).
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,18 @@ from evolve.networks.fast.compiled import parameters
 from evolve.networks.network import Network
 
 EVERY = 8
-"""One batch in so many is looked at, from an epoch's first on: the mean over a task needs no more, and training takes no longer."""
+"""One batch in so many is looked at, from an epoch's first on: the mean over a task needs no more,
+and training takes no longer.
+"""
 
 
 class GradientFractions:
-    """Per integral layer, the share of its weights' gradient entries above ``threshold`` (signed), over one task's batches.
+    """Per integral layer, the share of its weights' gradient entries above ``threshold`` (signed),
+    over one task's batches.
 
-    A layer's weights are its tensors of two or more dimensions; one that gets no gradient counts as 0. Entries are counted as whole
-    numbers, so a task that is resumed from :meth:`state` ends with the same fractions as one that ran through.
+    A layer's weights are its tensors of two or more dimensions; one that gets no gradient counts as
+    0. Entries are counted as whole numbers, so a task that is resumed from :meth:`state` ends with
+    the same fractions as one that ran through.
     """
 
     def __init__(self, network: Network, threshold: float) -> None:
@@ -74,7 +80,9 @@ class GradientFractions:
 
 
 def above(layers: Sequence[Sequence[Tensor]], threshold: float) -> Tensor:
-    """How many numbers of each layer's tensors (on the CPU, of one float dtype) are greater than ``threshold``, int64 [layers]."""
+    """How many numbers of each layer's tensors (on the CPU, of one float dtype) are greater than
+    ``threshold``, int64 [layers].
+    """
     tensors = [
         (n, t if parameters.side_by_side(t) else t.contiguous())
         for n, layer in enumerate(layers)

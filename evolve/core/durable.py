@@ -1,7 +1,8 @@
 """How bytes reach the disk whole or not at all: flushed files, checked digests, one-line errors.
 
-The store and its checkpoints are built from these few functions. torch is imported only by the two functions
-that turn tensors into bytes and back, so a process that merely looks at the store does not need it.
+The store and its checkpoints are built from these few functions. torch is imported only by the two
+functions that turn tensors into bytes and back, so a process that merely looks at the store does
+not need it.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _ADVICE = {
-    errno.ENOSPC: "the disk is full: free some space there, or give another folder, and run again; finished stages are kept",
-    errno.EDQUOT: "the disk quota is used up: free some space, or give another folder, and run again; finished stages are kept",
+    errno.ENOSPC: "the disk is full: free some space there, or give another folder, and run again; "
+    "finished stages are kept",
+    errno.EDQUOT: "the disk quota is used up: free some space, or give another folder, and run "
+    "again; finished stages are kept",
     errno.EROFS: "the file system is read-only: give a folder that can be written",
     errno.EACCES: "permission denied: give a folder that you may write, or change its permissions",
     errno.EPERM: "permission denied: give a folder that you may write, or change its permissions",
-    errno.ENOTDIR: "a file is in the way where a folder is needed: give another folder, or move that file away",
-    errno.EEXIST: "a file is in the way where a folder is needed: give another folder, or move that file away",
+    errno.ENOTDIR: "a file is in the way where a folder is needed: give another folder, or move "
+    "that file away",
+    errno.EEXIST: "a file is in the way where a folder is needed: give another folder, or move "
+    "that file away",
 }
 
 
@@ -44,9 +49,12 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def plain(value: Any, where: str = "value") -> Any:
-    """A deep copy in JSON's own types: dict (keys str), list, str, int, float, bool, None. Tuples become lists.
+    """A deep copy in JSON's own types: dict (keys str), list, str, int, float, bool, None.
 
-    Raises TypeError, naming the place, for anything else: a key or a record must mean the same when it is read back.
+    Tuples become lists.
+
+    Raises TypeError, naming the place, for anything else: a key or a record must mean the same when
+    it is read back.
     """
     if value is None or type(value) in (bool, int, float, str):
         return value
@@ -61,15 +69,19 @@ def plain(value: Any, where: str = "value") -> Any:
 
 
 def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, floats by repr. NaN and infinities raise ValueError."""
+    """The one JSON text of a value: sorted keys, no spaces, floats by repr.
+
+    NaN and infinities raise ValueError.
+    """
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def to_json(value: Any) -> bytes:
     """Readable JSON bytes that read back equal, floats bit for bit.
 
-    JSON has no NaN or infinities and a diverged training has them, so they are written as {"$float": "nan"}, "inf" or
-    "-inf": valid JSON for every reader, and :func:`from_json` restores them.
+    JSON has no NaN or infinities and a diverged training has them, so they are written as
+    {"$float": "nan"}, "inf" or "-inf": valid JSON for every reader, and :func:`from_json` restores
+    them.
     """
     return (json.dumps(_tag(plain(value)), indent=1, allow_nan=False) + "\n").encode()
 
@@ -93,7 +105,10 @@ def _tag(value: Any) -> Any:
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor], note: Mapping[str, str] | None = None) -> bytes:
-    """A safetensors file in memory, contiguous CPU copies (shared storage is fine). ``note`` goes into its header."""
+    """A safetensors file in memory, contiguous CPU copies (shared storage is fine).
+
+    ``note`` goes into its header.
+    """
     import torch
     from safetensors.torch import save
 
@@ -112,7 +127,10 @@ def tensors_from_bytes(data: bytes) -> dict[str, Tensor]:
 
 
 def note_of(data: bytes) -> dict[str, str]:
-    """The note in a safetensors header: 8 bytes of length (little endian), then JSON. KeyError, ValueError where there is none."""
+    """The note in a safetensors header: 8 bytes of length (little endian), then JSON.
+
+    KeyError, ValueError where there is none.
+    """
     length = int.from_bytes(data[:8], "little")
     note: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
     return note
@@ -140,9 +158,11 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def write_whole(path: Path, data: bytes, what: str) -> Path:
-    """Replace a file: a reader sees the old one or the new one, never a part, and a failed write leaves nothing behind.
+    """Replace a file: a reader sees the old one or the new one, never a part, and a failed write
+    leaves nothing behind.
 
-    Raises UserError "``what`` ``path``: ..." where that is impossible (full disk, read-only folder).
+    Raises UserError "``what`` ``path``: ..." where that is impossible (full disk, read-only
+    folder).
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -158,7 +178,8 @@ def write_whole(path: Path, data: bytes, what: str) -> Path:
             else "give a folder that you may write"
         )
         raise UserError(
-            f"{what} {path}: cannot be written ({error.strerror or error}); {mend} and run the same command again"
+            f"{what} {path}: cannot be written ({error.strerror or error}); {mend} and run the "
+            "same command again"
         ) from error
     return path
 

@@ -1,7 +1,7 @@
 """Every random draw of a lineage, made from (seed, purpose), never from global state.
 
-A stage that draws only from here gives the same numbers in any order of execution, in any process and
-after any resume; two methods that name the same purpose get the same draw, so they are paired.
+A stage that draws only from here gives the same numbers in any order of execution, in any process
+and after any resume; two methods that name the same purpose get the same draw, so they are paired.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU generator for one purpose. Draws are made on the CPU so that the device cannot change them."""
+    """A CPU generator for one purpose.
+
+    Draws are made on the CPU so that the device cannot change them.
+    """
     made = torch.Generator(device="cpu")
     made.manual_seed(derive_seed(seed, *purpose))
     return made
@@ -33,7 +36,8 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
 def isolated_rng(seed: int) -> Iterator[None]:
     """Seed the global generators of torch, numpy and random inside; put them back on leaving.
 
-    For libraries that draw from global state (Avalanche): inside, they see a state that depends on ``seed`` alone.
+    For libraries that draw from global state (Avalanche): inside, they see a state that depends on
+    ``seed`` alone.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():

@@ -1,7 +1,9 @@
-"""The door: what a scenario may name, ours and what other packages bring by entry points (docs/plugins.md).
+"""The door: what a scenario may name, ours and what other packages bring by entry points
+(docs/plugins.md).
 
-A package offers, say, a condenser by an entry point in the group "evolve.condensers"; its name then stands beside ours in scenarios,
-errors and ``evolve plugins``. Nothing is imported before it is asked for by name. Ours cannot be replaced.
+A package offers, say, a condenser by an entry point in the group "evolve.condensers"; its name then
+stands beside ours in scenarios, errors and ``evolve plugins``. Nothing is imported before it is
+asked for by name. Ours cannot be replaced.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ TABLES = {
     "condensers": "evolve.condensers.methods:CONDENSERS",  # Request -> Condensed
     "inheritors": "evolve.learngene.inheritors:INHERITORS",  # (ancestor, layers) -> descendant
     "sources": "evolve.data.methods:SOURCES",  # (DataSettings, folder) -> Prepared
-    "strategies": "evolve.ancestor.methods:STRATEGIES",  # a plug-in's: arguments -> Avalanche plugin
+    # a plug-in's: arguments -> Avalanche plugin
+    "strategies": "evolve.ancestor.methods:STRATEGIES",
     "learners": "evolve.descendants.fewshot.methods:LEARNERS",  # Setup -> Learner
 }
 REFUSED = {"strategies": "evolve.ancestor.methods:REFUSED"}  # name -> why it cannot run here
@@ -50,7 +53,9 @@ def records(kind: str) -> Mapping[str, Any]:
 
 @cache
 def plugged(kind: str) -> Mapping[str, tuple[EntryPoint, ...]]:
-    """Every name of a kind that other packages bring, with who brings it; also names that are ours, which are never used."""
+    """Every name of a kind that other packages bring, with who brings it; also names that are ours,
+    which are never used.
+    """
     found: dict[str, tuple[EntryPoint, ...]] = {}
     for point in () if kind in CLOSED else entry_points(group=f"evolve.{kind}"):
         found[point.name] = (*found.get(point.name, ()), point)
@@ -63,23 +68,29 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def find(kind: str, name: str) -> Any:
-    """What ``name`` stands for. KeyError for an unknown name; UserError, naming the package, for a plug-in that cannot be had."""
+    """What ``name`` stands for.
+
+    KeyError for an unknown name; UserError, naming the package, for a plug-in that cannot be had.
+    """
     if name in records(kind):
         return loaded(records(kind)[name].code)
     first, *others = plugged(kind)[name]
     if others:
         raise UserError(
-            f"plug-in {name!r} of evolve.{kind} is brought by {origin(kind, name)}; uninstall all but one of them"
+            f"plug-in {name!r} of evolve.{kind} is brought by {origin(kind, name)}; uninstall all "
+            "but one of them"
         )
     try:
         found = first.load()
     except Exception as error:  # whatever a stranger's module raises
         raise UserError(
-            f"{_called(kind, name)} cannot be imported ({_reason(error)}); mend or uninstall that package"
+            f"{_called(kind, name)} cannot be imported ({_reason(error)}); mend or uninstall that "
+            "package"
         ) from None
     if not callable(found):
         raise UserError(
-            f"{_called(kind, name)} is a {type(found).__name__} where a callable is needed; see docs/plugins.md"
+            f"{_called(kind, name)} is a {type(found).__name__} where a callable is needed; see "
+            "docs/plugins.md"
         )
     return found
 
@@ -100,19 +111,27 @@ def loaded(place: str) -> Any:
 
 
 def origin(kind: str, name: str) -> str | None:
-    """ "package version" of a plug-in, for stage keys and provenance: another version may compute other numbers. None for ours."""
+    """ "package version" of a plug-in, for stage keys and provenance: another version may compute
+    other numbers.
+
+    None for ours.
+    """
     return None if name in records(kind) else " and ".join(map(owner, plugged(kind)[name]))
 
 
 def marked(kind: str, name: str) -> dict[str, str]:
-    """What a recipe says of a plug-in that its stage uses: name, package and version. Empty for ours."""
+    """What a recipe says of a plug-in that its stage uses: name, package and version.
+
+    Empty for ours.
+    """
     package = origin(kind, name)
     return {f"plugin:{kind}": f"{name} of {package}"} if package else {}
 
 
 def check_marks(recipe: Mapping[str, Any]) -> None:
-    """Whether what is installed here is what the recipe was made with, its tables' marks included. UserError for a plug-in that is gone or changed:
-    its numbers would go by the other one's key.
+    """Whether what is installed here is what the recipe was made with, its tables' marks included.
+
+    UserError for a plug-in that is gone or changed: its numbers would go by the other one's key.
     """
     for key, mark in recipe.items():
         if isinstance(mark, Mapping):
@@ -122,7 +141,8 @@ def check_marks(recipe: Mapping[str, Any]) -> None:
             here = marked(kind, name)[key] if name in names(kind) else "not installed"
             if here != mark:
                 raise UserError(
-                    f"plug-in {mark} is what this result was asked of, here it is {here}; install that version, or run the command again"
+                    f"plug-in {mark} is what this result was asked of, here it is {here}; install "
+                    "that version, or run the command again"
                 )
 
 
@@ -133,7 +153,11 @@ def owner(point: EntryPoint) -> str:
 
 @contextmanager
 def blamed(kind: str, name: str) -> Iterator[None]:
-    """Around a call of what ``name`` stands for: whatever a plug-in raises becomes one line that names it and the place. Ours raise as they do."""
+    """Around a call of what ``name`` stands for: whatever a plug-in raises becomes one line that
+    names it and the place.
+
+    Ours raise as they do.
+    """
     try:
         yield
     except UserError:
@@ -143,7 +167,8 @@ def blamed(kind: str, name: str) -> Iterator[None]:
             raise
         place = extract_tb(error.__traceback__)[-1]
         raise UserError(
-            f"{_called(kind, name)} failed ({_reason(error)}; {place.filename}, line {place.lineno}); mend that package"
+            f"{_called(kind, name)} failed ({_reason(error)}; {place.filename}, line "
+            f"{place.lineno}); mend that package"
         ) from error
 
 

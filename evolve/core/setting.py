@@ -1,4 +1,6 @@
-"""How one setting is declared; apart from ``settings.py`` so that a room may declare its own section beside its code."""
+"""How one setting is declared; apart from ``settings.py`` so that a room may declare its own
+section beside its code.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ def setting(
     most: float | None = None,
     key: bool = True,
 ) -> Any:
-    """A dataclass field with the limits and help that errors and ``evolve show`` quote. ``registry``: its names (plug-ins' too) are choices."""
+    """A dataclass field with the limits and help that errors and ``evolve show`` quote.
+
+    ``registry``: its names (plug-ins' too) are choices.
+    """
     metadata = {
         "help": help,
         "choices": choices,

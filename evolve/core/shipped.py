@@ -31,10 +31,12 @@ def find(what: str, name: str, place: str) -> Path:
             return path
     if path.suffix == ".toml" or "/" in name:
         raise UserError(
-            f"{what} file {name}: no such file; give the path of a TOML file or one of: {', '.join(known)}"
+            f"{what} file {name}: no such file; give the path of a TOML file or one of: "
+            f"{', '.join(known)}"
         )
     close = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise UserError(
-        f"{what} '{name}' is not known; {hint}shipped are: {', '.join(known)} (or give a .toml file by path)"
+        f"{what} '{name}' is not known; {hint}shipped are: {', '.join(known)} (or give a .toml "
+        "file by path)"
     )

@@ -39,7 +39,10 @@ def to_dict(settings: Any) -> dict[str, Any]:
 
 
 def override(settings: Settings, text: str) -> Settings:
-    """``settings`` with one "section.key=value" put in. Raises UserError, naming it, for one that does not fit."""
+    """``settings`` with one "section.key=value" put in.
+
+    Raises UserError, naming it, for one that does not fit.
+    """
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or "." not in key:
@@ -73,7 +76,8 @@ def _build(base: Any, table: Mapping[str, Any], file: str, prefix: str, shown: s
             close = difflib.get_close_matches(key, known, 1)
             hint = f"did you mean {prefix}{close[0]}? " if close else ""
             raise UserError(
-                f"{file}: unknown key {shown}{name} = {_show(value)}; {hint}allowed here: {', '.join(known)}"
+                f"{file}: unknown key {shown}{name} = {_show(value)}; {hint}allowed here: "
+                f"{', '.join(known)}"
             )
         current = getattr(base, key)
         if is_dataclass(current):
@@ -186,10 +190,13 @@ def _show(value: Any) -> str:
 
 
 def dump(settings: Settings, header: str = "", profile: str = "paper") -> str:
-    """The resolved scenario as a TOML file a user can edit and run; each key's help stands behind it."""
+    """The resolved scenario as a TOML file a user can edit and run; each key's help stands behind
+    it.
+    """
     lines = [f"# {line}" for line in header.splitlines()]
     lines.append(
-        f"profile = {toml_value(profile)}  # what it was resolved for; names the results, changes no number"
+        f"profile = {toml_value(profile)}  # what it was resolved for; names the results, changes "
+        "no number"
     )
     for f in fields(settings):
         value = getattr(settings, f.name)

@@ -1,4 +1,6 @@
-"""Decoded images on disk: written once, whole or not at all, checked when opened, mapped by every process that reads them."""
+"""Decoded images on disk: written once, whole or not at all, checked when opened, mapped by every
+process that reads them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ Roles = Mapping[str, Sequence[int]]  # class ids by role: a source's own split
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a source decodes to. ``pixels`` is uint8 [N, size, size, 3]: the order that channels_last tensors have in memory."""
+    """What a source decodes to.
+
+    ``pixels`` is uint8 [N, size, size, 3]: the order that channels_last tensors have in memory.
+    """
 
     pixels: np.ndarray
     labels: np.ndarray  # int64 [N]
@@ -50,7 +55,9 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Streamed:
-    """What a source too large for memory decodes to: ``blocks(n)`` gives the images from number n on, uint8 [b, size, size, 3] each."""
+    """What a source too large for memory decodes to: ``blocks(n)`` gives the images from number n
+    on, uint8 [b, size, size, 3] each.
+    """
 
     blocks: Callable[[int], Iterator[np.ndarray]]
     size: int
@@ -62,9 +69,11 @@ class Streamed:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A source that has found its input: ``identity`` (JSON) says which input, ``decode`` does the slow work.
+    """A source that has found its input: ``identity`` (JSON) says which input, ``decode`` does the
+    slow work.
 
-    A split of its own comes from here if it is known without decoding, else from what ``decode`` gives.
+    A split of its own comes from here if it is known without decoding, else from what ``decode``
+    gives.
     """
 
     identity: Mapping[str, Any]
@@ -75,12 +84,15 @@ class Prepared:
 
 
 def cached(cache_dir: Path, name: str, prepared: Prepared, report: Report) -> Decoded:
-    """``prepared``'s images, from ``cache_dir`` or decoded now and kept there; the pixels are a copy-on-write memmap, from 4 GiB on a read-only one.
+    """``prepared``'s images, from ``cache_dir`` or decoded now and kept there; the pixels are a
+    copy-on-write memmap, from 4 GiB on a read-only one.
 
-    Every opening checks the content against its sha256 (about 1 s a GB): a damaged entry is rebuilt. From 4 GiB on the pixels are read
-    for that only where their file is not the one checked last (:func:`_stamp`). Several processes may call this at once; one decodes, the
-    others wait. A read-only folder that holds the entry is enough. An interrupted decoding of more than 1 GiB goes on where it stopped.
-    DataError if the entry cannot be written, or (before anything is decoded, for a Streamed source) if there is no room for it.
+    Every opening checks the content against its sha256 (about 1 s a GB): a damaged entry is
+    rebuilt. From 4 GiB on the pixels are read for that only where their file is not the one checked
+    last (:func:`_stamp`). Several processes may call this at once; one decodes, the others wait. A
+    read-only folder that holds the entry is enough. An interrupted decoding of more than 1 GiB goes
+    on where it stopped. DataError if the entry cannot be written, or (before anything is decoded,
+    for a Streamed source) if there is no room for it.
     """
     entry = cache_dir / f"{name}-{_key(prepared.identity)}"
     found = _open(entry, report)
@@ -102,7 +114,8 @@ def cached(cache_dir: Path, name: str, prepared: Prepared, report: Report) -> De
         ) from None
     if found is None:
         raise DataError(
-            f"{entry}: what was written there cannot be read back; check the disk, or choose another folder with EVOLVE_CACHE"
+            f"{entry}: what was written there cannot be read back; check the disk, or choose "
+            "another folder with EVOLVE_CACHE"
         )
     return found
 
@@ -128,7 +141,8 @@ def _open(entry: Path, report: Report) -> Decoded | None:
     """The entry if it is there and whole."""
     try:
         meta = json.loads((entry / META).read_text("utf-8"))
-        # Copy-on-write: torch wants writable memory, and the file must never change. Linux refuses that for more than there is memory.
+        # Copy-on-write: torch wants writable memory, and the file must never change. Linux refuses
+        # that for more than there is memory.
         large = (entry / PIXELS).stat().st_size >= LARGE
         pixels = np.load(entry / PIXELS, mmap_mode="r" if large else "c", allow_pickle=False)
         labels = np.array(meta["labels"], dtype=np.int64)
@@ -156,7 +170,8 @@ def _intact(entry: Path, pixels: np.ndarray, sha256: str, report: Report) -> boo
         if json.loads((entry / STAMP).read_text("utf-8")) == stamp:
             return True
     report(
-        f"checking {decimal(pixels.nbytes)} of decoded images in {entry} (again only if that file changes)"
+        f"checking {decimal(pixels.nbytes)} of decoded images in {entry} (again only if that file "
+        "changes)"
     )
     if pixel_digest(pixels) != sha256:
         return False
@@ -166,8 +181,10 @@ def _intact(entry: Path, pixels: np.ndarray, sha256: str, report: Report) -> boo
 
 
 def _stamp(file: Path) -> dict[str, int]:
-    """What changes when anything writes to the file, replaces it or copies it elsewhere. It cannot see a disk that decays silently:
-    delete verified.json to have a large entry read and checked again.
+    """What changes when anything writes to the file, replaces it or copies it elsewhere.
+
+    It cannot see a disk that decays silently: delete verified.json to have a large entry read and
+    checked again.
     """
     info = file.stat()
     return {
@@ -190,7 +207,9 @@ def _check(meta: Mapping[str, Any]) -> str:
 
 
 def _write(entry: Path, decoded: Decoded | Streamed, report: Report) -> None:
-    """Write into a hidden folder and rename it; what a failure leaves is kept only where decoding can go on from it."""
+    """Write into a hidden folder and rename it; what a failure leaves is kept only where decoding
+    can go on from it.
+    """
     folder = entry.parent / f".{entry.name}.part"
     try:
         folder.mkdir(exist_ok=True)
@@ -212,7 +231,10 @@ def _write(entry: Path, decoded: Decoded | Streamed, report: Report) -> None:
 
 
 def _write_pixels(folder: Path, decoded: Decoded | Streamed, report: Report) -> str:
-    """The .npy file, from where an earlier writer stopped; returns the sha256 of all its pixels. DataError if there is no room."""
+    """The .npy file, from where an earlier writer stopped; returns the sha256 of all its pixels.
+
+    DataError if there is no room.
+    """
     shape = (len(decoded.labels), decoded.size, decoded.size, 3)
     each = decoded.size * decoded.size * 3
     with open(folder / PIXELS, "ab+") as file:
@@ -246,7 +268,9 @@ def _next(blocks: Iterator[np.ndarray], folder: Path) -> np.ndarray | None:
 def _resume(
     folder: Path, file: IO[bytes], shape: tuple[int, ...], report: Report
 ) -> tuple[int, Any]:
-    """Cut the file to what an earlier writer is known to have finished, its header at least: (images in it, their running sha256)."""
+    """Cut the file to what an earlier writer is known to have finished, its header at least:
+    (images in it, their running sha256).
+    """
     done, digest = 0, hashlib.sha256()
     with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads((folder / DONE).read_text("utf-8"))
@@ -273,14 +297,20 @@ def _resume(
 def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        advice = "make room, choose another folder with EVOLVE_CACHE, or ask for less (data.size; data.images_per_class for photographs)"
+        advice = (
+            "make room, choose another folder with EVOLVE_CACHE, or ask for less (data.size; "
+            "data.images_per_class for photographs)"
+        )
         raise DataError(
-            f"{folder.parent}: decoded images need {needed} bytes ({decimal(needed)}) there and {free} bytes ({decimal(free)}) are free; {advice}"
+            f"{folder.parent}: decoded images need {needed} bytes ({decimal(needed)}) there and "
+            f"{free} bytes ({decimal(free)}) are free; {advice}"
         )
 
 
 def _write_json(file: Path, value: Any) -> None:
-    """Write beside, flush, rename: several processes may do this at once, and a reader sees all or nothing."""
+    """Write beside, flush, rename: several processes may do this at once, and a reader sees all or
+    nothing.
+    """
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with open(beside, "w", encoding="utf-8") as text:

@@ -110,7 +110,10 @@ def _unpacked(folder: Path) -> list[Any]:
 
 
 def _sets(folder: Path, report: Report) -> list[Any]:
-    """torchvision's training and test set. It checks the md5 of every unpacked file before it unpickles one."""
+    """torchvision's training and test set.
+
+    It checks the md5 of every unpacked file before it unpickles one.
+    """
     from torchvision.datasets import CIFAR100
 
     try:
@@ -136,7 +139,8 @@ def _ensure_archive(archive: Path, report: Report) -> None:
         _download(archive)
     elif (found := calculate_md5(archive)) != MD5:
         raise DataError(
-            f"{archive} is damaged (md5 {found}, should be {MD5}); delete it to have it downloaded, or put {URL} there"
+            f"{archive} is damaged (md5 {found}, should be {MD5}); delete it to have it "
+            f"downloaded, or put {URL} there"
         )
 
 
@@ -167,7 +171,10 @@ def _receive(answer: Any) -> bytes:
 
 
 def _unreachable(archive: Path, reason: object) -> DataError:
-    advice = f"put {ARCHIVE} from {URL} (md5 {MD5}) into {archive.parent}, or choose another folder with --data"
+    advice = (
+        f"put {ARCHIVE} from {URL} (md5 {MD5}) into {archive.parent}, or choose another "
+        "folder with --data"
+    )
     return DataError(f"cannot download CIFAR-100 ({reason}); {advice}")
 
 

@@ -1,8 +1,10 @@
-"""Embedded images: 100 characters in ten fonts under random pose, colours, texture, strokes, blur and noise.
+"""Embedded images: 100 characters in ten fonts under random pose, colours, texture, strokes, blur
+and noise.
 
-They need no download and no licence beyond matplotlib's own fonts. Every draw comes from (glyph_seed, class, role, purpose),
-so an image depends neither on how many others are made nor on their order. The pixel arithmetic is element-wise IEEE, without
-BLAS, vectorised trigonometry or normal deviates, so that another processor makes the same bytes with the same libraries.
+They need no download and no licence beyond matplotlib's own fonts. Every draw comes from
+(glyph_seed, class, role, purpose), so an image depends neither on how many others are made nor on
+their order. The pixel arithmetic is element-wise IEEE, without BLAS, vectorised trigonometry or
+normal deviates, so that another processor makes the same bytes with the same libraries.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from evolve.data.cache import Decoded, Prepared, Report
 
 RENDER_VERSION = 1  # raise it with any change of the images: old caches are then left alone
 
-# No look-alikes: neither O nor o beside 0, no l or I beside 1, no case twins (c s u v w x z), no Latin twins in Greek or Cyrillic.
+# No look-alikes: neither O nor o beside 0, no l or I beside 1, no case twins (c s u v w x z), no
+# Latin twins in Greek or Cyrillic.
 CHARACTERS = (
     "ABCDEFGHJKLMNPQRSTUVWXYZ"
     "0123456789"
@@ -54,7 +57,10 @@ STROKES = 3  # two behind the glyph, one before it
 
 
 def prepare(data: DataSettings, data_dir: Path) -> Prepared:
-    """The glyphs of ``data``: 100 classes of glyph_train training and glyph_test test images. ``data_dir`` is not used."""
+    """The glyphs of ``data``: 100 classes of glyph_train training and glyph_test test images.
+
+    ``data_dir`` is not used.
+    """
     identity = {
         "source": "glyphs",
         "size": data.size,
@@ -67,7 +73,8 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
 
     def decode(report: Report) -> Decoded:
         report(
-            f"drawing {len(CHARACTERS)} glyph classes of {data.glyph_train} + {data.glyph_test} images, {data.size} pixels a side"
+            f"drawing {len(CHARACTERS)} glyph classes of {data.glyph_train} + {data.glyph_test} "
+            f"images, {data.size} pixels a side"
         )
         return draw_all(data.size, data.glyph_seed, data.glyph_train, data.glyph_test)
 
@@ -90,7 +97,9 @@ def draw_all(
 
 
 def draw(class_id: int, role: str, size: int, seed: int, count: int) -> np.ndarray:
-    """The first ``count`` images of a class and role ("train" or "test") as uint8 [count, size, size, 3]."""
+    """The first ``count`` images of a class and role ("train" or "test") as uint8 [count, size,
+    size, 3].
+    """
     cells = _uniform(count, GRID * GRID * 3, seed, class_id, role, "texture")
     image = _background(_uniform(count, 10, seed, class_id, role, "ground"), cells, size)
     paint = _uniform(count, 8, seed, class_id, role, "paint")
@@ -123,7 +132,9 @@ def _uniform(
 
 
 def _background(u: np.ndarray, cells: np.ndarray, size: int) -> np.ndarray:
-    """A colour gradient in a random direction plus coarse coloured texture: float32 [count, size, size, 3] around [0, 1]."""
+    """A colour gradient in a random direction plus coarse coloured texture: float32 [count, size,
+    size, 3] around [0, 1].
+    """
     count = len(u)
     light = 0.2 + 0.6 * u[:, 0:1]
     first = light + 0.3 * (u[:, 1:4] - 0.5)
@@ -157,7 +168,9 @@ def _ink(ground: np.ndarray, u: np.ndarray) -> np.ndarray:
 
 
 def _lay(image: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """``image`` with ``colour`` [count, 3] laid over it where ``mask`` (uint8 [count, size, size]) is."""
+    """``image`` with ``colour`` [count, 3] laid over it where ``mask`` (uint8 [count, size, size])
+    is.
+    """
     cover = mask.astype(np.float32)[..., None] / np.float32(255)
     return image + (colour[:, None, None, :] - image) * cover
 
@@ -181,7 +194,9 @@ def _neighbours(image: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _glyph_masks(class_id: int, u: np.ndarray, size: int) -> np.ndarray:
-    """The class's character under random font, rotation, scale, aspect, shear and shift: uint8 [count, size, size]."""
+    """The class's character under random font, rotation, scale, aspect, shear and shift: uint8
+    [count, size, size].
+    """
     from PIL import Image
 
     wide = OVERSAMPLE * size
@@ -243,7 +258,9 @@ def _face(name: str, pixels: int):  # type: ignore[no-untyped-def]  # PIL.ImageF
 
 
 def _stroke_masks(u: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lines and arcs that distract: uint8 [count, size, size] for those behind the glyph and for the one before it."""
+    """Lines and arcs that distract: uint8 [count, size, size] for those behind the glyph and for
+    the one before it.
+    """
     from PIL import Image, ImageDraw
 
     wide = OVERSAMPLE * size

@@ -1,9 +1,12 @@
-"""miniImageNet, the paper's ImageNet100: 100 classes of 600 photographs, split 64 / 16 / 20 by class (Ravi and Larochelle, ICLR 2017).
+"""miniImageNet, the paper's ImageNet100: 100 classes of 600 photographs, split 64 / 16 / 20 by
+class (Ravi and Larochelle, ICLR 2017).
 
-Two distributions are read: ``train.csv``, ``val.csv``, ``test.csv`` (columns filename,label) beside a folder ``images``, and the three files
-``mini-imagenet-cache-{train,val,test}.pkl``. The classes of train are the ancestor's (ids 0 to 63, by name), those of val the condensing
-ones (64 to 79), those of test the descendants' (80 to 99). There is no official test set within a class: the last sixth of its photographs (100
-of 600), by file name or, in the .pkl files, which have no names, by their order there, are the test images.
+Two distributions are read: ``train.csv``, ``val.csv``, ``test.csv`` (columns filename,label) beside
+a folder ``images``, and the three files ``mini-imagenet-cache-{train,val,test}.pkl``. The classes
+of train are the ancestor's (ids 0 to 63, by name), those of val the condensing ones (64 to 79),
+those of test the descendants' (80 to 99). There is no official test set within a class: the last
+sixth of its photographs (100 of 600), by file name or, in the .pkl files, which have no names, by
+their order there, are the test images.
 """
 
 from __future__ import annotations
@@ -34,8 +37,14 @@ from evolve.data.pickles import load_arrays
 
 PARTS = {"ancestor": "train", "condense": "val", "descend": "test"}
 TEST_SHARE = 6  # one in so many photos of a class is a test image
-CONVERT = "get the files again, or use the distribution with train.csv, val.csv, test.csv and a folder images"
-EXPECTED = "train.csv, val.csv, test.csv beside a folder images, or mini-imagenet-cache-train.pkl, -val.pkl and -test.pkl"
+CONVERT = (
+    "get the files again, or use the distribution with train.csv, val.csv, test.csv and a "
+    "folder images"
+)
+EXPECTED = (
+    "train.csv, val.csv, test.csv beside a folder images, or "
+    "mini-imagenet-cache-train.pkl, -val.pkl and -test.pkl"
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,10 @@ class Class:
 
 
 def prepare(data: DataSettings, data_dir: Path) -> Prepared:
-    """miniImageNet found in ``data_dir``. DataError when neither distribution is there or a file of it does not fit."""
+    """miniImageNet found in ``data_dir``.
+
+    DataError when neither distribution is there or a file of it does not fit.
+    """
     tables, pickled = (
         [data_dir / name.format(part) for part in PARTS.values()]
         for name in ("{}.csv", "mini-imagenet-cache-{}.pkl")
@@ -69,7 +81,8 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
     else:
         missing = ", ".join(file.name for file in (*tables, *pickled) if not file.is_file())
         raise DataError(
-            f"{data_dir}: no miniImageNet there ({missing} missing); give the folder that holds {EXPECTED} with --data"
+            f"{data_dir}: no miniImageNet there ({missing} missing); give the folder that holds "
+            f"{EXPECTED} with --data"
         )
     identity = {"source": "miniimagenet", "size": data.size, **found} | cap_identity(
         data.images_per_class, data.split_seed
@@ -78,7 +91,10 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
 
 
 def from_tables(tables: Sequence[Path]) -> list[Class]:
-    """The classes of train.csv, val.csv and test.csv, by role and name. DataError for a line, a photo or a class that does not fit."""
+    """The classes of train.csv, val.csv and test.csv, by role and name.
+
+    DataError for a line, a photo or a class that does not fit.
+    """
     classes: list[Class] = []
     for role, table in zip(PARTS, tables, strict=True):
         photos: dict[str, list[str]] = {}
@@ -96,7 +112,8 @@ def from_tables(tables: Sequence[Path]) -> list[Class]:
                 or name.startswith("/")
             ):
                 raise DataError(
-                    f"{table}: line {number} has no file name and label; expected columns filename,label"
+                    f"{table}: line {number} has no file name and label; expected columns "
+                    "filename,label"
                 )
             photos.setdefault(label, []).append(str(PurePosixPath(name)))  # "./x.jpg" is x.jpg
         classes += [Class(label, role, sorted(names)) for label, names in sorted(photos.items())]
@@ -104,7 +121,10 @@ def from_tables(tables: Sequence[Path]) -> list[Class]:
 
 
 def from_pickles(arrays: Sequence[Any], files: Sequence[Path]) -> list[Class]:
-    """The classes of the three pickles' contents; a photo is (number of the pickle, row). DataError for contents that do not fit."""
+    """The classes of the three pickles' contents; a photo is (number of the pickle, row).
+
+    DataError for contents that do not fit.
+    """
     classes: list[Class] = []
     for place, (role, found, file) in enumerate(zip(PARTS, arrays, files, strict=True)):
         images, members = (
@@ -119,7 +139,8 @@ def from_pickles(arrays: Sequence[Any], files: Sequence[Path]) -> list[Class]:
         )
         if not isinstance(images, np.ndarray) or not fits or not isinstance(members, dict):
             raise DataError(
-                f"{file}: expected image_data, uint8 [N, side, side, 3], and class_dict, class -> rows; {CONVERT}"
+                f"{file}: expected image_data, uint8 [N, side, side, 3], and class_dict, class -> "
+                f"rows; {CONVERT}"
             )
         for label, rows in sorted(members.items(), key=lambda item: str(item[0])):
             numbers = np.asarray(rows)
@@ -130,7 +151,8 @@ def from_pickles(arrays: Sequence[Any], files: Sequence[Path]) -> list[Class]:
                 or (numbers >= len(images)).any()
             ):
                 raise DataError(
-                    f"{file}: class_dict gives {label} no list of rows of image_data, which has {len(images)}; {CONVERT}"
+                    f"{file}: class_dict gives {label} no list of rows of image_data, which has "
+                    f"{len(images)}; {CONVERT}"
                 )
             classes.append(Class(str(label), role, [(place, row) for row in numbers.tolist()]))
     return checked(
@@ -139,27 +161,35 @@ def from_pickles(arrays: Sequence[Any], files: Sequence[Path]) -> list[Class]:
 
 
 def checked(classes: list[Class], where: Path, called: Callable[[Any], str]) -> list[Class]:
-    """The classes, if each stands in one part only and has a photograph to train on and one to test with, and each photograph is listed once.
+    """The classes, if each stands in one part only and has a photograph to train on and one to test
+    with, and each photograph is listed once.
 
-    A second listing could stand on the other side of the cut between training and test images. ``called``: a photograph, for the message.
+    A second listing could stand on the other side of the cut between training and test images.
+    ``called``: a photograph, for the message.
     """
     seen: set[str] = set()
     class_of: dict[Any, str] = {}
     for c in classes:
         if c.name in seen:
             raise DataError(
-                f"{where}: class {c.name} is in two of the parts train, val and test; get the split again"
+                f"{where}: class {c.name} is in two of the parts train, val and test; get the "
+                "split again"
             )
         if len(c.photos) < 2:
             raise DataError(
-                f"{where}: class {c.name} has {len(c.photos)} photograph; at least 2 are needed, one to train on and one to test with"
+                f"{where}: class {c.name} has {len(c.photos)} photograph; at least 2 are needed, "
+                "one to train on and one to test with"
             )
         seen.add(c.name)
         for photo in c.photos:
             if photo in class_of:
-                listed = f"{called(photo)} is listed twice, in class {class_of[photo]} and in class {c.name}"
+                listed = (
+                    f"{called(photo)} is listed twice, in class {class_of[photo]} and in "
+                    f"class {c.name}"
+                )
                 raise DataError(
-                    f"{where}: {listed}; a photograph is in one class once: remove one, or get the split again"
+                    f"{where}: {listed}; a photograph is in one class once: remove one, or get the "
+                    "split again"
                 )
             class_of[photo] = c.name
     if {c.role for c in classes} != set(PARTS):

@@ -1,4 +1,6 @@
-"""Photographs on disk -> uint8 squares in any number: the shorter side resized to ``size``, then the centre (torchvision's way)."""
+"""Photographs on disk -> uint8 squares in any number: the shorter side resized to ``size``, then
+the centre (torchvision's way).
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,11 @@ Photo = TypeVar("Photo")  # whatever a source calls one by
 
 
 def decode(path: Path, size: int) -> np.ndarray:
-    """A photo as uint8 [size, size, 3]: the pixels of torchvision's ImageFolder, Resize(size) (bilinear, antialiased) and CenterCrop(size).
+    """A photo as uint8 [size, size, 3]: the pixels of torchvision's ImageFolder, Resize(size)
+    (bilinear, antialiased) and CenterCrop(size).
 
-    As there, grey and CMYK become RGB, and a rotation noted in EXIF is not applied. DataError, naming the file, if it cannot be read.
+    As there, grey and CMYK become RGB, and a rotation noted in EXIF is not applied. DataError,
+    naming the file, if it cannot be read.
     """
     try:
         return square(_read(path), size)
@@ -76,11 +80,13 @@ def blocks(
     total: int,
     report: Report,
 ) -> Iterator[np.ndarray]:
-    """``convert`` of every item, stacked, :data:`BLOCK` at a time; ``done`` of ``total`` images came before.
+    """``convert`` of every item, stacked, :data:`BLOCK` at a time; ``done`` of ``total`` images
+    came before.
 
-    As many threads as torch uses, usually one a core (Pillow gives up the interpreter's lock while it decodes), work two blocks ahead of
-    the reader. ``report`` gets a line at most every five seconds and every per cent. Raises what ``convert`` raises for the first item
-    that it cannot convert.
+    As many threads as torch uses, usually one a core (Pillow gives up the interpreter's lock while
+    it decodes), work two blocks ahead of the reader. ``report`` gets a line at most every five
+    seconds and every per cent. Raises what ``convert`` raises for the first item that it cannot
+    convert.
     """
     progress = Progress(done, total, report)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -125,12 +131,15 @@ class Progress:
         self.said = now, self.done
         left = (now - self.begun) / (self.done - self.first) * (self.total - self.done)
         self.report(
-            f"decoded {self.done} of {self.total} images ({100 * self.done // self.total} %), about {duration(left)} left"
+            f"decoded {self.done} of {self.total} images ({100 * self.done // self.total} %), "
+            f"about {duration(left)} left"
         )
 
 
 def photos_below(folder: Path) -> list[str]:
-    """Names, relative to ``folder``, of all photos in it and below, in torchvision's ImageFolder's order."""
+    """Names, relative to ``folder``, of all photos in it and below, in torchvision's ImageFolder's
+    order.
+    """
     found = []
     for place, _, files in sorted(os.walk(folder, followlinks=True)):
         below = os.path.relpath(place, folder)
@@ -140,7 +149,10 @@ def photos_below(folder: Path) -> list[str]:
 
 
 def capped(names: Sequence[Photo], limit: int, split_seed: int, class_name: str) -> list[Photo]:
-    """``limit`` of a class's photos in their order, drawn by (split_seed, class name); 0: all. A larger limit only adds photos."""
+    """``limit`` of a class's photos in their order, drawn by (split_seed, class name); 0: all.
+
+    A larger limit only adds photos.
+    """
     if not 0 < limit < len(names):
         return list(names)
     order = torch.randperm(
@@ -155,10 +167,12 @@ def cap_identity(limit: int, split_seed: int) -> dict[str, int]:
 
 
 def identify(folders: Iterable[tuple[Path, Sequence[str]]]) -> str:
-    """A hash over all (folder, photos' names), and over size and time of every photo, or of about a hundred of a folder with 200 or more.
+    """A hash over all (folder, photos' names), and over size and time of every photo, or of about a
+    hundred of a folder with 200 or more.
 
-    To look at 1.3 million files at every start would take minutes on a network disk. So in a large folder an added, removed or renamed
-    photo is always noticed, one replaced under its own name mostly not.
+    To look at 1.3 million files at every start would take minutes on a network disk. So in a large
+    folder an added, removed or renamed photo is always noticed, one replaced under its own name
+    mostly not.
     """
     digest = hashlib.sha256()
     for folder, names in folders:

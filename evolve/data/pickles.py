@@ -1,7 +1,8 @@
 """Reads a pickle of numpy arrays without letting it run anything.
 
-A pickle is a program: it may name any function and call it. This unpickler knows only what numpy makes its arrays of, so any
-other name ends the reading before it is looked up. What is left to a stranger is an array of nonsense; callers check what they get.
+A pickle is a program: it may name any function and call it. This unpickler knows only what numpy
+makes its arrays of, so any other name ends the reading before it is looked up. What is left to a
+stranger is an array of nonsense; callers check what they get.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype")} | {
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Dicts, lists, strings, numbers and numpy arrays; pickle.UnpicklingError, with the name, for whatever else a pickle asks for."""
+    """Dicts, lists, strings, numbers and numpy arrays; pickle.UnpicklingError, with the name, for
+    whatever else a pickle asks for.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in ALLOWED:
@@ -45,7 +48,11 @@ def latin1(text: str, encoding: str) -> bytes:
 
 
 def load_arrays(path: Path, convert: str) -> Any:
-    """What the file holds, Python 2's included. DataError, with ``convert`` as the way out, for a file that is damaged or wants to run something."""
+    """What the file holds, Python 2's included.
+
+    DataError, with ``convert`` as the way out, for a file that is damaged or wants to run
+    something.
+    """
     try:
         with open(path, "rb") as file:
             return ArrayUnpickler(file, encoding="latin1").load()

@@ -15,7 +15,9 @@ from evolve.data.cache import Decoded, Prepared, Report, Streamed
 
 
 def prepared_by(source: str, data: DataSettings, folder: Path) -> Prepared:
-    """What the source ``source`` prepares. UserError, naming the plug-in, for anything that is no set of images.
+    """What the source ``source`` prepares.
+
+    UserError, naming the plug-in, for anything that is no set of images.
 
     Ours are not looked at: their tests do that.
     """
@@ -51,4 +53,7 @@ def _problems(decoded: Any, size: int) -> Iterator[str]:
     if isinstance(decoded, Decoded) and (
         decoded.pixels.dtype != np.uint8 or decoded.pixels.shape != (images, size, size, 3)
     ):
-        yield f"decoded to pixels {decoded.pixels.dtype} {decoded.pixels.shape}, not uint8 {(images, size, size, 3)}"
+        yield (
+            f"decoded to pixels {decoded.pixels.dtype} {decoded.pixels.shape}, not uint8 "
+            f"{(images, size, size, 3)}"
+        )

@@ -1,4 +1,7 @@
-"""Which classes play which role: the ancestor's, the condenser's, the descendants' (paper, 5.1). No class has two roles."""
+"""Which classes play which role: the ancestor's, the condenser's, the descendants' (paper, 5.1).
+
+No class has two roles.
+"""
 
 from __future__ import annotations
 
@@ -100,12 +103,15 @@ class Splits:
 
 
 def make_splits(data: DataSettings, images: ImageSet) -> Splits:
-    """The roles' class ids in ``images``: listed ones as listed; the others ``data.split`` many, drawn by ``split_seed``.
+    """The roles' class ids in ``images``: listed ones as listed; the others ``data.split`` many,
+    drawn by ``split_seed``.
 
-    They are drawn from the classes left; of a source that brings its own split (miniImageNet), from that role's. A second source's
-    condense and descend classes are listed by their ids in that source, and drawn from its classes; the ancestor's are the first one's.
-    UserError, naming the key: a class listed twice or in two roles, an id that does not exist, more classes asked for than there are; or
-    naming the class: it is the ancestor's in the first source and has another role in the second.
+    They are drawn from the classes left; of a source that brings its own split (miniImageNet), from
+    that role's. A second source's condense and descend classes are listed by their ids in that
+    source, and drawn from its classes; the ancestor's are the first one's. UserError, naming the
+    key: a class listed twice or in two roles, an id that does not exist, more classes asked for
+    than there are; or naming the class: it is the ancestor's in the first source and has another
+    role in the second.
     """
     offsets = {"ancestor": 0, "condense": images.second, "descend": images.second}
     named = {
@@ -125,12 +131,16 @@ def make_splits(data: DataSettings, images: ImageSet) -> Splits:
         left = [class_id for class_id in pool if class_id not in taken]
         counts = {role: data.split[ROLES.index(role)] for role in roles}
         if sum(counts.values()) > len(left):
-            wanted = f"{sum(counts.values())} classes ({', '.join(f'{role} {count}' for role, count in counts.items())})"
+            wanted = (
+                f"{sum(counts.values())} classes "
+                f"({', '.join(f'{role} {count}' for role, count in counts.items())})"
+            )
             source = images.source_of(pool[0]) + (
                 "'s own split" if images.roles and roles[0] in images.roles else ""
             )
             raise UserError(
-                f"data.split asks for {wanted}, but {source} has {len(left)} to draw from; ask for fewer"
+                f"data.split asks for {wanted}, but {source} has {len(left)} to draw from; ask for "
+                "fewer"
             )
         order = torch.randperm(len(left), generator=generator(data.split_seed, "split")).tolist()
         for role, count in counts.items():
@@ -158,7 +168,9 @@ def _pools(drawn: Sequence[str], images: ImageSet) -> Iterator[tuple[Sequence[in
 
 
 def _check_shared(chosen: Mapping[str, Sequence[int]], images: ImageSet) -> None:
-    """Two sources may hold the same classes, and the same photographs of them: imagenet, miniimagenet and tinyimagenet all name ILSVRC's wnids."""
+    """Two sources may hold the same classes, and the same photographs of them: imagenet,
+    miniimagenet and tinyimagenet all name ILSVRC's wnids.
+    """
     learned = {images.class_names[class_id]: class_id for class_id in chosen["ancestor"]}
     shared = [
         (role, class_id)
@@ -177,8 +189,10 @@ def _check_shared(chosen: Mapping[str, Sequence[int]], images: ImageSet) -> None
         )
         also = f", and {len(shared) - 1} more are shared" if len(shared) > 1 else ""
         raise UserError(
-            f"class {name} has two roles, ancestor ({first}) and {role} ({second}){also}; what the ancestor learned must not test its descendants: "
-            f"list classes that share no name in data.ancestor_classes, data.condense_classes and data.descend_classes, or choose another data.descend_source"
+            f"class {name} has two roles, ancestor ({first}) and {role} ({second}){also}; what the "
+            "ancestor learned must not test its descendants: "
+            "list classes that share no name in data.ancestor_classes, data.condense_classes and "
+            "data.descend_classes, or choose another data.descend_source"
         )
 
 
@@ -196,12 +210,14 @@ def _check_listed(
         for class_id in named[role]:
             if not 0 <= class_id < classes:
                 raise UserError(
-                    f"{key}: no class {class_id}; {source} has {classes} classes, ids 0 to {classes - 1}"
+                    f"{key}: no class {class_id}; {source} has {classes} classes, ids 0 to "
+                    f"{classes - 1}"
                 )
             place = class_id + offsets[role]
             if place in owner:
                 where = "twice" if owner[place] == key else f"in {owner[place]} too"
                 raise UserError(
-                    f"{key}: class {class_id} ({images.class_names[place]}) is listed {where}; a class has one role"
+                    f"{key}: class {class_id} ({images.class_names[place]}) is listed {where}; a "
+                    "class has one role"
                 )
             owner[place] = key

@@ -1,4 +1,6 @@
-"""The ancestor's stream of tasks (paper 5.3): drawn independently of each other, so classes recur and some never appear."""
+"""The ancestor's stream of tasks (paper 5.3): drawn independently of each other, so classes recur
+and some never appear.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ from evolve.data.resident import Resident
 
 @dataclass(frozen=True, eq=False)
 class StreamTask:
-    """One task of the stream. ``classes`` stand in the order drawn; ``train`` and ``test`` index the resident images."""
+    """One task of the stream.
+
+    ``classes`` stand in the order drawn; ``train`` and ``test`` index the resident images.
+    """
 
     number: int  # 1-based
     classes: tuple[int, ...]
@@ -33,14 +38,19 @@ class StreamTask:
 def stream_tasks(
     s: StreamSettings, class_ids: Sequence[int], resident: Resident, seed: int, count: int
 ) -> list[StreamTask]:
-    """Tasks 1..``count``. Task t depends on ``seed`` and t alone (not on ``count``), a class's images on ``seed`` and the class.
+    """Tasks 1..``count``.
 
-    Raises UserError when the ancestor has fewer classes, or a class fewer images, than ``s`` asks for.
+    Task t depends on ``seed`` and t alone (not on ``count``), a class's images on ``seed`` and the
+    class.
+
+    Raises UserError when the ancestor has fewer classes, or a class fewer images, than ``s`` asks
+    for.
     """
     pool = sorted(class_ids)
     if s.classes_per_task > len(pool):
         raise UserError(
-            f"stream.classes_per_task = {s.classes_per_task}: the ancestor has {len(pool)} classes; ask for 2 to {len(pool)}"
+            f"stream.classes_per_task = {s.classes_per_task}: the ancestor has {len(pool)} "
+            f"classes; ask for 2 to {len(pool)}"
         )
     drawn: dict[int, tuple[Tensor, Tensor]] = {}
     tasks = []
@@ -62,7 +72,8 @@ def stream_tasks(
 def class_images(
     class_id: int, wanted: int, resident: Resident, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """A class's training images, ``wanted`` of them (0: all) drawn from ``seed`` and the class, and its test images: int64 indices.
+    """A class's training images, ``wanted`` of them (0: all) drawn from ``seed`` and the class, and
+    its test images: int64 indices.
 
     Raises UserError when there are fewer, or none of either.
     """
@@ -70,11 +81,13 @@ def class_images(
     if wanted > len(train):
         name = f"stream.images_per_class = {wanted}"
         raise UserError(
-            f"{name}: class {resident.own_id(class_id)} has {len(train)} training images; ask for 1 to {len(train)}, or 0 for all"
+            f"{name}: class {resident.own_id(class_id)} has {len(train)} training images; ask for "
+            f"1 to {len(train)}, or 0 for all"
         )
     if not len(train) or not len(test):
         raise UserError(
-            f"data: class {resident.own_id(class_id)} has {len(train)} training and {len(test)} test images; the stream needs both"
+            f"data: class {resident.own_id(class_id)} has {len(train)} training and {len(test)} "
+            "test images; the stream needs both"
         )
     if wanted:
         kept = torch.randperm(len(train), generator=generator(seed, "stream-images", class_id))[
@@ -85,7 +98,9 @@ def class_images(
 
 
 def class_labels(task: StreamTask, head: str, class_ids: Sequence[int]) -> dict[int, int]:
-    """Class id -> label: 0..n-1 in the task's own order (shared, per-task), or the place among all ancestor classes (single)."""
+    """Class id -> label: 0..n-1 in the task's own order (shared, per-task), or the place among all
+    ancestor classes (single).
+    """
     order = sorted(class_ids) if head == "single" else task.classes
     place = {class_id: label for label, class_id in enumerate(order)}
     return {class_id: place[class_id] for class_id in task.classes}
@@ -104,7 +119,9 @@ def labels_of(index: Tensor, labels: dict[int, int], resident: Resident) -> Tens
 
 
 class _Images(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Single images without augmentation, for the parts of Avalanche that want a torch dataset (EWC's importances, its eval)."""
+    """Single images without augmentation, for the parts of Avalanche that want a torch dataset
+    (EWC's importances, its eval).
+    """
 
     def __init__(self, resident: Resident, index: Tensor, targets: list[int]) -> None:
         self.resident, self.index, self.targets = resident, index, targets
@@ -117,7 +134,9 @@ class _Images(torch.utils.data.Dataset):  # type: ignore[type-arg]
 
 
 def make_dataset(resident: Resident, index: Tensor, labels: Tensor, task_labels: Tensor) -> Any:
-    """An Avalanche classification dataset that also knows its images' ``resident_index``, through subsets and concatenations."""
+    """An Avalanche classification dataset that also knows its images' ``resident_index``, through
+    subsets and concatenations.
+    """
     load_avalanche()
     from avalanche.benchmarks.utils import DataAttribute
     from avalanche.benchmarks.utils.classification_dataset import (
@@ -138,7 +157,9 @@ def make_dataset(resident: Resident, index: Tensor, labels: Tensor, task_labels:
 def make_benchmark(
     tasks: Sequence[StreamTask], resident: Resident, head: str, class_ids: Sequence[int]
 ) -> Any:
-    """An Avalanche benchmark with one training and one test experience a task, labelled as ``head`` needs."""
+    """An Avalanche benchmark with one training and one test experience a task, labelled as ``head``
+    needs.
+    """
     load_avalanche()
     from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline
     from avalanche.benchmarks.scenarios.task_aware import with_task_labels
@@ -158,7 +179,9 @@ def make_benchmark(
 
 
 def load_avalanche() -> None:
-    """Import Avalanche (seconds, the first time) without letting it write its config file into the home folder."""
+    """Import Avalanche (seconds, the first time) without letting it write its config file into the
+    home folder.
+    """
     if "avalanche" in sys.modules:
         return
     with _elsewhere("~/.avalanche"), warnings.catch_warnings():
@@ -171,7 +194,8 @@ def load_avalanche() -> None:
 def _elsewhere(prefix: str) -> Iterator[None]:
     """Inside, ``os.path.expanduser`` sends paths that start with ``prefix`` to a temporary folder.
 
-    Avalanche reads its config once, while it is imported. Changing HOME instead would also move the caches of all it imports.
+    Avalanche reads its config once, while it is imported. Changing HOME instead would also move the
+    caches of all it imports.
     """
     real = os.path.expanduser
     with tempfile.TemporaryDirectory(prefix="evolve-avalanche-") as folder:

@@ -1,7 +1,8 @@
-"""Tiny ImageNet (Stanford CS231n): the official zip or its unpacked folder, with all 200 classes or fewer.
+"""Tiny ImageNet (Stanford CS231n): the official zip or its unpacked folder, with all 200 classes or
+fewer.
 
-Training images are ``train/<wnid>/images/*.JPEG``; the test images are the labelled validation images, ``val/images`` by
-``val/val_annotations.txt`` (the archive's own test set has no labels).
+Training images are ``train/<wnid>/images/*.JPEG``; the test images are the labelled validation
+images, ``val/images`` by ``val/val_annotations.txt`` (the archive's own test set has no labels).
 """
 
 from __future__ import annotations
@@ -39,14 +40,19 @@ class Photo:
 
 
 def prepare(data: DataSettings, data_dir: Path) -> Prepared:
-    """Tiny ImageNet found at or in ``data_dir``. DataError when it is not there or holds no training images."""
+    """Tiny ImageNet found at or in ``data_dir``.
+
+    DataError when it is not there or holds no training images.
+    """
     files = find(data_dir)
     identity = {"source": "tinyimagenet", "size": data.size, **files.identity()}
     return Prepared(identity, lambda report: decode_all(files, data.size, report), MEAN, STD)
 
 
 def find(data_dir: Path) -> Files:
-    """``data_dir`` as the zip, the unpacked folder, or a folder that contains either (the folder is preferred)."""
+    """``data_dir`` as the zip, the unpacked folder, or a folder that contains either (the folder is
+    preferred).
+    """
     if data_dir.is_file():
         return ZipFiles(data_dir, TOPS, AGAIN)
     for folder in (data_dir, data_dir / FOLDER):
@@ -59,12 +65,15 @@ def find(data_dir: Path) -> Files:
 
 
 def decode_all(files: Files, size: int, report: Report) -> Decoded:
-    """Every photo as RGB of ``size`` pixels a side, training images first; classes in the order of their wnids."""
+    """Every photo as RGB of ``size`` pixels a side, training images first; classes in the order of
+    their wnids.
+    """
     reader = files.open()
     try:
         photos, wnids = catalogue(files, reader)
         report(
-            f"decoding {len(photos)} images of {files.where} (once; later runs read them from the cache)"
+            f"decoding {len(photos)} images of {files.where} (once; later runs read them from the "
+            "cache)"
         )
         pixels = np.empty((len(photos), size, size, 3), np.uint8)
         last = time.monotonic()
@@ -94,7 +103,8 @@ def catalogue(files: Files, reader: Reader) -> tuple[list[Photo], list[str]]:
     present = set(names)
     if ANNOTATIONS not in present:
         raise DataError(
-            f"{files.where}: no {ANNOTATIONS} in it, which labels the test images; unpack the official archive again"
+            f"{files.where}: no {ANNOTATIONS} in it, which labels the test images; unpack the "
+            "official archive again"
         )
     test = sorted(
         (wnid, name)
@@ -104,7 +114,8 @@ def catalogue(files: Files, reader: Reader) -> tuple[list[Photo], list[str]]:
     missing = next((name for _, name in test if name not in present), None)
     if missing:
         raise DataError(
-            f"{files.where}: {missing} is named in {ANNOTATIONS} but is not there; unpack the official archive again"
+            f"{files.where}: {missing} is named in {ANNOTATIONS} but is not there; unpack the "
+            "official archive again"
         )
     return photos + [Photo(name, class_id[wnid], True) for wnid, name in test], wnids
 
@@ -117,13 +128,16 @@ def labelled(text: bytes, where: Path) -> Iterator[tuple[str, str]]:
             continue
         if len(parts) < 2:
             raise DataError(
-                f"{where}: {ANNOTATIONS} line {number} is not 'image<tab>wnid<tab>box'; unpack the official archive again"
+                f"{where}: {ANNOTATIONS} line {number} is not 'image<tab>wnid<tab>box'; unpack the "
+                "official archive again"
             )
         yield f"val/images/{parts[0].strip()}", parts[1].strip()
 
 
 def decode(raw: bytes, size: int, name: str) -> np.ndarray:
-    """A JPEG as uint8 [size, size, 3]: grey becomes RGB; shrinking averages, over whole cells where they are whole."""
+    """A JPEG as uint8 [size, size, 3]: grey becomes RGB; shrinking averages, over whole cells where
+    they are whole.
+    """
     from PIL import Image
 
     try:

@@ -33,17 +33,22 @@ _NAME = re.compile(r"(\d{8})-([0-9a-f]{64})\.safetensors")
 
 @dataclass(frozen=True)
 class FolderCheckpoint:
-    """Files ``<number>-<sha256>.safetensors`` in one folder: the name says what the content must be.
+    """Files ``<number>-<sha256>.safetensors`` in one folder: the name says what the content must
+    be.
 
-    A new file is complete and in place before the older one goes, so a kill at any moment leaves a good one.
-    Hold the stage's lock while you use it: two writers would be two computations of the same stage.
+    A new file is complete and in place before the older one goes, so a kill at any moment leaves a
+    good one. Hold the stage's lock while you use it: two writers would be two computations of the
+    same stage.
     """
 
     folder: Path
     scratch: Callable[[], AbstractContextManager[Path]]
 
     def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Keep ``tensors`` and ``meta`` (JSON-able) instead of what was kept before. Raises StoreError (full disk)."""
+        """Keep ``tensors`` and ``meta`` (JSON-able) instead of what was kept before.
+
+        Raises StoreError (full disk).
+        """
         with storage_errors(self.folder):
             data = tensors_to_bytes(tensors, {"note": to_json(meta).decode()})
             older = list(self._files())
@@ -80,7 +85,9 @@ class FolderCheckpoint:
 
 
 class ThrottledCheckpoint:
-    """A checkpoint that is written at most every ``seconds``: an epoch of a small network takes less time than its checkpoint is worth."""
+    """A checkpoint that is written at most every ``seconds``: an epoch of a small network takes
+    less time than its checkpoint is worth.
+    """
 
     def __init__(
         self, inner: Checkpoint, seconds: float, clock: Callable[[], float] = time.monotonic

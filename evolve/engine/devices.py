@@ -1,4 +1,6 @@
-"""The device that computes: chosen, set to give the same numbers every time, and named in a result's provenance."""
+"""The device that computes: chosen, set to give the same numbers every time, and named in a
+result's provenance.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ def choose_device(name: str) -> torch.device:
 
 
 def repeatable(device: torch.device) -> torch.device:
-    """Choose kernels that give the same numbers every time on one GPU, within this worker's share of its memory; a CPU with one thread
-    does so anyway.
+    """Choose kernels that give the same numbers every time on one GPU, within this worker's share
+    of its memory; a CPU with one thread does so anyway.
     """
     if device.type == "cuda":
         if part := os.environ.get(PART):

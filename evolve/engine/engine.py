@@ -1,8 +1,10 @@
-"""Who executes missing stages: this process, or a crew of workers. Knows stages and the store, not lineages.
+"""Who executes missing stages: this process, or a crew of workers.
 
-``expand`` names all stages that can be named now; a stage whose inputs are in the store and whose result is not is
-ready. Nothing else decides the order, so a resume, another number of workers, another crew or a second run on the same
-store gives the same numbers.
+Knows stages and the store, not lineages.
+
+``expand`` names all stages that can be named now; a stage whose inputs are in the store and whose
+result is not is ready. Nothing else decides the order, so a resume, another number of workers,
+another crew or a second run on the same store gives the same numbers.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ class Crew(Protocol):
     sets: bool
 
     def run(self, scheduler: Scheduler, perform: str, context: Mapping[str, Any]) -> None:
-        """Compute what ``scheduler`` names until nothing is left; then, or when something ends it, nothing that it began runs on."""
+        """Compute what ``scheduler`` names until nothing is left; then, or when something ends it,
+        nothing that it began runs on.
+        """
 
 
 def run_stages(
@@ -64,15 +68,18 @@ def run_stages(
 ) -> dict[str, str]:
     """Execute stages until all that ``expand`` names are in the store.
 
-    ``perform`` is "package.module:function"; it is called as ``function(stage, store, context, progress)`` and puts the
-    result. What its module may have beside it for sets of stages: see :class:`evolve.engine.scheduler.Sets`. ``workers`` processes run at
-    once; 0 computes in this process; any other crew may stand there instead.
+    ``perform`` is "package.module:function"; it is called as ``function(stage, store, context,
+    progress)`` and puts the result. What its module may have beside it for sets of stages: see
+    :class:`evolve.engine.scheduler.Sets`. ``workers`` processes run at once; 0 computes in this
+    process; any other crew may stand there instead.
 
-    Raises the stage's own UserError; UserError when a worker process died twice in one stage; StageFailure for any
-    other exception. KeyboardInterrupt ends the workers and goes through. No worker that the call began outlives it.
+    Raises the stage's own UserError; UserError when a worker process died twice in one stage;
+    StageFailure for any other exception. KeyboardInterrupt ends the workers and goes through. No
+    worker that the call began outlives it.
 
-    With ``keep_going`` a stage that fails ends only what needs it: the others go on, and the call returns {key: one line} of the stages
-    that failed and of those that lacked their result (else it returns nothing).
+    With ``keep_going`` a stage that fails ends only what needs it: the others go on, and the call
+    returns {key: one line} of the stages that failed and of those that lacked their result (else it
+    returns nothing).
     """
     store = Store(store_root, lambda text: events(Notice(text)))
     crew = (
@@ -119,7 +126,9 @@ class Here:
 
 
 class Local:
-    """Up to one worker process on this machine for each of ``places``, its own environment variables, if any."""
+    """Up to one worker process on this machine for each of ``places``, its own environment
+    variables, if any.
+    """
 
     sets = True
 
@@ -197,7 +206,10 @@ class _Shift:
             f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         )
         if twice := [stage for stage in stages if self.deaths[stage.key] > 1]:  # it was alone then
-            text = f"its worker process died twice ({reason}; signal 9 is mostly a lack of memory: try fewer --workers)"
+            text = (
+                f"its worker process died twice ({reason}; signal 9 is mostly a lack of "
+                "memory: try fewer --workers)"
+            )
             log = self.scheduler.store.log(twice[0].key)
             return self.scheduler.fail(
                 twice[0],

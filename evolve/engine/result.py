@@ -22,13 +22,16 @@ from evolve.engine.stage import stage_key
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Folders whose files this process has hashed, with what identified the manifest then: only thinning changes a result, and its manifest with it.
+# Folders whose files this process has hashed, with what identified the manifest then: only thinning
+# changes a result, and its manifest with it.
 verified: dict[Path, tuple[int, int]] = {}
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished stage: ``record`` is its JSON part, ``tensors(name)`` reads one of its tensor files when asked."""
+    """A finished stage: ``record`` is its JSON part, ``tensors(name)`` reads one of its tensor
+    files when asked.
+    """
 
     record: dict[str, Any]
     path: Path
@@ -40,7 +43,10 @@ class Result:
         return "thinned" in self.manifest
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of ``<name>.safetensors``, fresh copies. KeyError if the stage wrote none of that name, Thinned if they were dropped."""
+        """The tensors of ``<name>.safetensors``, fresh copies.
+
+        KeyError if the stage wrote none of that name, Thinned if they were dropped.
+        """
         file = f"{name}.safetensors"
         _refuse_thinned(self.manifest, file)
         if file not in self.manifest["files"]:
@@ -55,7 +61,8 @@ class Result:
                 raise
         if digest(data) != self.manifest["files"][file]["sha256"]:
             raise StoreError(
-                f"store: {self.path / file}: changed while it was in use: run again, it will be computed anew"
+                f"store: {self.path / file}: changed while it was in use: run again, it will be "
+                "computed anew"
             )
         return tensors_from_bytes(data)
 

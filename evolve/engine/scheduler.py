@@ -1,9 +1,11 @@
-"""What there is to compute: the events a caller hears, and which stages are ready, running, done and failed.
+"""What there is to compute: the events a caller hears, and which stages are ready, running, done
+and failed.
 
 Knows stages and the store; not lineages, and not who computes (:mod:`evolve.engine.engine`).
 
-Where a wide computation is faster than many narrow ones (descendants on a GPU), several ready stages are taken as a set. Which may go
-together, the module that computes them knows (:class:`Sets`).
+Where a wide computation is faster than many narrow ones (descendants on a GPU), several ready
+stages are taken as a set. Which may go together, the module that computes them knows
+(:class:`Sets`).
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ class StageProgress:
 
 @dataclass(frozen=True)
 class StageDone:
-    """Once for every stage. ``from_store``: it was there already, or another run finished it first."""
+    """Once for every stage.
+
+    ``from_store``: it was there already, or another run finished it first.
+    """
 
     stage: Stage
     seconds: float
@@ -53,14 +58,18 @@ Event = StageStarted | StageProgress | StageDone | StageFailed | Notice
 
 
 class StageFailure(RuntimeError):
-    """A stage raised something no user can mend: one line that names the stage and the log with the traceback."""
+    """A stage raised something no user can mend: one line that names the stage and the log with the
+    traceback.
+    """
 
 
 class Sets:
-    """Which ready stages may be computed in one go, as ``perform``'s module says; without these names in it, none.
+    """Which ready stages may be computed in one go, as ``perform``'s module says; without these
+    names in it, none.
 
-    ``set_key(stage, context)``: stages of one key, unless it is None, may form a set. ``SET_LIMIT``: of so many at most.
-    ``perform_set(stages, store, context, progress)`` puts the result of each, equal to what ``perform`` would have put.
+    ``set_key(stage, context)``: stages of one key, unless it is None, may form a set.
+    ``SET_LIMIT``: of so many at most. ``perform_set(stages, store, context, progress)`` puts the
+    result of each, equal to what ``perform`` would have put.
     """
 
     def __init__(self, perform: str, context: Mapping[str, Any]) -> None:
@@ -79,7 +88,10 @@ class Sets:
 
 
 class Scheduler:
-    """Which stages are done, running and ready; what the messages of a computation mean for them. Without ``sets`` each goes alone."""
+    """Which stages are done, running and ready; what the messages of a computation mean for them.
+
+    Without ``sets`` each goes alone.
+    """
 
     def __init__(
         self,
@@ -119,8 +131,9 @@ class Scheduler:
     def take(self) -> list[Stage]:
         """A ready stage with those that may go with it, now running; empty if nothing is ready.
 
-        Lowest priority first, then those that go alone (a set takes long, and they may unlock others), then expand's order; those of
-        other runs last. A set takes what is ready now: waiting for more would only idle.
+        Lowest priority first, then those that go alone (a set takes long, and they may unlock
+        others), then expand's order; those of other runs last. A set takes what is ready now:
+        waiting for more would only idle.
         """
         ready = [
             s
@@ -152,7 +165,9 @@ class Scheduler:
             self.alone.add(stage.key)
 
     def check_finished(self) -> None:
-        """With nothing running and nothing ready, all must be done; raises StageFailure if an input has no maker."""
+        """With nothing running and nothing ready, all must be done; raises StageFailure if an input
+        has no maker.
+        """
         while lacking := [
             stage
             for stage in self._waiting()
@@ -167,7 +182,10 @@ class Scheduler:
             )
 
     def receive(self, key: str, what: str, *content: Any) -> bool:
-        """Act on one message of :func:`evolve.engine.workers.execute`; True if the stage ended. Raises what ends the run."""
+        """Act on one message of :func:`evolve.engine.workers.execute`; True if the stage ended.
+
+        Raises what ends the run.
+        """
         if what == "notice":
             self.events(Notice(content[0]))
             return False

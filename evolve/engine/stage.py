@@ -24,8 +24,11 @@ def stage_key(kind: str, recipe: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Stage:
-    """One pure computation. ``recipe`` and ``kind`` make its key; the other fields say where it stands, for people (``label``), for
-    the scheduler (``priority``: lower runs first) and for whoever looks for it (``place``).
+    """One pure computation.
+
+    ``recipe`` and ``kind`` make its key; the other fields say where it stands, for people
+    (``label``), for the scheduler (``priority``: lower runs first) and for whoever looks for it
+    (``place``).
     """
 
     kind: str  # "accumulate" | "condense" | "descend" | "fewshot"
@@ -47,7 +50,8 @@ class Stage:
         object.__setattr__(self, "inputs", dict(self.inputs))
         if self.recipe.get("inputs", {}) != self.inputs:
             raise ValueError(
-                f"stage {self.label!r}: recipe['inputs'] must equal inputs, or the key would not depend on them"
+                f"stage {self.label!r}: recipe['inputs'] must equal inputs, or the key would not "
+                "depend on them"
             )
 
     @property

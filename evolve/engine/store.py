@@ -1,13 +1,16 @@
-"""The folder that holds every finished stage's result, under the key of the stage (evolve.engine.stage).
+"""The folder that holds every finished stage's result, under the key of the stage
+(evolve.engine.stage).
 
-A result is whole or absent, checked when it is read, and computed by one process at a time. Nothing here knows what a lineage is.
+A result is whole or absent, checked when it is read, and computed by one process at a time. Nothing
+here knows what a lineage is.
 
     results/<kind>/<key[:2]>/<key>/   manifest.json  result.json  <name>.safetensors
     partial/<key>/                    checkpoints of unfinished stages
     runs/                             which runs refer to this store (evolve.runs.referrers)
     locks/  tmp/  damaged/  logs/
 
-A thinned result keeps its record and has lost tensor files, whose digests its manifest keeps: put again, it takes only the same.
+A thinned result keeps its record and has lost tensor files, whose digests its manifest keeps: put
+again, it takes only the same.
 """
 
 from __future__ import annotations
@@ -69,9 +72,8 @@ __all__ = [
 FORMAT = 1
 _PATIENCE = 1.0  # seconds between two words of one who waits for a lock
 _MACHINE = digest(platform.node().encode())[:8]
-_FOREIGN_SECONDS = (
-    86400.0  # of so long ago, what another machine was writing is rubbish, whatever the clocks say
-)
+# of so long ago, what another machine was writing is rubbish, whatever the clocks say
+_FOREIGN_SECONDS = 86400.0
 
 
 class StageLocked(Exception):
@@ -83,10 +85,12 @@ def _warn(text: str) -> None:
 
 
 class Store:
-    """The results under ``root``; made if it is not there. Any number of processes may use one at once.
+    """The results under ``root``; made if it is not there.
 
-    ``report`` gets one line for every damaged result that was put aside. Raises StoreError when the folder cannot be
-    made or written, holds something else, or has another format.
+    Any number of processes may use one at once.
+
+    ``report`` gets one line for every damaged result that was put aside. Raises StoreError when the
+    folder cannot be made or written, holds something else, or has another format.
     """
 
     def __init__(self, root: Path, report: Callable[[str], None] = _warn) -> None:
@@ -110,7 +114,8 @@ class Store:
     def get(self, key: str) -> Result | None:
         """The result, its files checked against their sha256 once per process, or None.
 
-        A damaged one (cut short, flipped bits, a missing file) is moved to ``damaged/``, reported, and None: compute it anew.
+        A damaged one (cut short, flipped bits, a missing file) is moved to ``damaged/``, reported,
+        and None: compute it anew.
         """
         with storage_errors(self.root):
             path = self._find(key) or self._pull(key)
@@ -133,10 +138,13 @@ class Store:
         tensors: Mapping[str, Mapping[str, Tensor]],
         provenance: Mapping[str, Any],
     ) -> Result:
-        """Store a stage's result and forget its checkpoints. ``tensors``: file name -> tensor name -> tensor.
+        """Store a stage's result and forget its checkpoints.
 
-        All or nothing: written aside, flushed, renamed into place. If another process was first, its result stays. A thinned one that is
-        there stays too and gets its tensor files back; StoreError if these are not the bytes that it had.
+        ``tensors``: file name -> tensor name -> tensor.
+
+        All or nothing: written aside, flushed, renamed into place. If another process was first,
+        its result stays. A thinned one that is there stays too and gets its tensor files back;
+        StoreError if these are not the bytes that it had.
         """
         files = {"result.json": to_json(record)}
         for name, group in tensors.items():
@@ -167,10 +175,11 @@ class Store:
         return found
 
     def thin(self, key: str, names: Sequence[str], why: str) -> int:
-        """Drop a result's tensor files of these names and keep its record; the bytes freed, 0 for a stage that is being computed.
+        """Drop a result's tensor files of these names and keep its record; the bytes freed, 0 for a
+        stage that is being computed.
 
-        ``why`` is the line that whoever asks for the tensors will get. Killed anywhere, this leaves the result whole or thinned; called
-        again, it finishes what was begun.
+        ``why`` is the line that whoever asks for the tensors will get. Killed anywhere, this leaves
+        the result whole or thinned; called again, it finishes what was begun.
         """
         with storage_errors(self.root), suppress(StageLocked), self.unheld(key):
             if (found := self.get(key)) is None:
@@ -200,7 +209,9 @@ class Store:
 
     @contextmanager
     def bin(self) -> Iterator[Callable[[Path], None]]:
-        """A function that takes a file or folder out of the store: gone at once for every reader; its bytes go at the end, or by a sweep."""
+        """A function that takes a file or folder out of the store: gone at once for every reader;
+        its bytes go at the end, or by a sweep.
+        """
         with storage_errors(self.root), self._scratch() as folder:
 
             def discard(path: Path) -> None:
@@ -217,9 +228,12 @@ class Store:
 
     @contextmanager
     def lock(self, key: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Hold the right to compute a stage; a dead holder loses it (:mod:`evolve.engine.lease`). Not reentrant.
+        """Hold the right to compute a stage; a dead holder loses it (:mod:`evolve.engine.lease`).
 
-        ``waiting`` is called when someone else holds it, and about every second while that lasts; what it raises ends the wait.
+        Not reentrant.
+
+        ``waiting`` is called when someone else holds it, and about every second while that lasts;
+        what it raises ends the wait.
         """
         lock = self._lease(key)
         with storage_errors(self.root / "locks"):
@@ -234,7 +248,9 @@ class Store:
 
     @contextmanager
     def unheld(self, key: str) -> Iterator[None]:
-        """Hold a stage's lock, which nobody else holds; raises StageLocked at once where somebody does."""
+        """Hold a stage's lock, which nobody else holds; raises StageLocked at once where somebody
+        does.
+        """
 
         def refuse() -> None:
             raise StageLocked(key)
@@ -243,11 +259,18 @@ class Store:
             yield
 
     def gate(self) -> AbstractContextManager[None]:
-        """Around a change of who refers to this store, and around whatever drops what nobody refers to. Held for moments only."""
+        """Around a change of who refers to this store, and around whatever drops what nobody refers
+        to.
+
+        Held for moments only.
+        """
         return self.lock("gate")
 
     def locked(self, key: str) -> bool:
-        """Whether some process is computing this stage now. The lock is taken and given back to find out."""
+        """Whether some process is computing this stage now.
+
+        The lock is taken and given back to find out.
+        """
         lock = self._lease(key)
         if not lock.file.exists():
             return False
@@ -284,7 +307,8 @@ class Store:
                 and not marker.exists()
             ):
                 raise StoreError(
-                    f"store: {self.root} is not empty and not a store (no store.json): give an empty or new folder"
+                    f"store: {self.root} is not empty and not a store (no store.json): give an "
+                    "empty or new folder"
                 )
             new = self.root / f"store.json.{secrets.token_hex(6)}"
             write_file(new, to_json({"format": FORMAT}))
@@ -295,7 +319,8 @@ class Store:
             found, address = told["format"], told.get("mirror")
         except (ValueError, TypeError, KeyError):
             raise StoreError(
-                f"store: {marker} cannot be read: it should hold the format, {FORMAT}; give another folder"
+                f"store: {marker} cannot be read: it should hold the format, {FORMAT}; give "
+                "another folder"
             ) from None
         if found != FORMAT:
             advice = "give a new folder, or use the evolve that wrote it"
@@ -305,7 +330,9 @@ class Store:
         self.mirror = Mirror(address) if address else None
 
     def mirror_at(self, address: str | None) -> None:
-        """Have every process that opens this store from now on copy its results to this address, and take from there what it lacks; None ends that."""
+        """Have every process that opens this store from now on copy its results to this address,
+        and take from there what it lacks; None ends that.
+        """
         mirror = Mirror(address) if address else None
         if mirror is not None:
             mirror.holds("")  # an address that does not answer is not written down
@@ -350,16 +377,23 @@ class Store:
         return final
 
     def _restore(self, found: Result, files: Mapping[str, bytes]) -> None:
-        """Give a thinned result its tensor files back. Its manifest comes last, so until then it is thinned."""
+        """Give a thinned result its tensor files back.
+
+        Its manifest comes last, so until then it is thinned.
+        """
         lost = found.manifest["thinned"]["files"]
         if changed := [
             name
             for name, expected in lost.items()
             if name not in files or digest(files[name]) != expected["sha256"]
         ]:
-            advice = "another machine, device or version computed it then; give another --store to compute all of it anew here"
+            advice = (
+                "another machine, device or version computed it then; give another --store "
+                "to compute all of it anew here"
+            )
             raise StoreError(
-                f"store: {found.path / changed[0]}: computed again it has other bytes than before it was thinned: {advice}"
+                f"store: {found.path / changed[0]}: computed again it has other bytes than before "
+                f"it was thinned: {advice}"
             )
         for name in lost:
             self._replace(found.path / name, files[name])
@@ -377,7 +411,9 @@ class Store:
         sync_folder(file.parent)
 
     def _put_aside(self, path: Path) -> Result | None:
-        """Move a damaged result away, unless another process already has, and a good one has taken its place."""
+        """Move a damaged result away, unless another process already has, and a good one has taken
+        its place.
+        """
         with self.lock("damaged"):
             try:
                 return read_result(path)
@@ -389,13 +425,17 @@ class Store:
                     number += 1
                 os.rename(path, target)
                 self._report(
-                    f"damaged result {path.name} ({damage}) moved to {target}; it will be computed again"
+                    f"damaged result {path.name} ({damage}) moved to {target}; it will be computed "
+                    "again"
                 )
                 return None
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
-        """A folder of this process's own. A lock beside it tells others on this machine whether its owner lives."""
+        """A folder of this process's own.
+
+        A lock beside it tells others on this machine whether its owner lives.
+        """
         while True:
             name = f"{_MACHINE}-{os.getpid()}-{secrets.token_hex(6)}"
             guard, folder = self.root / "tmp" / f"{name}.lock", self.root / "tmp" / name
@@ -415,7 +455,9 @@ class Store:
             lock.release()
 
     def sweep(self) -> None:
-        """Remove what dead processes left: their temporary folders, and checkpoints of stages that are finished."""
+        """Remove what dead processes left: their temporary folders, and checkpoints of stages that
+        are finished.
+        """
         for guard in (self.root / "tmp").glob("*.lock"):
             lock = FileLock(guard)
             with suppress(Timeout, FileNotFoundError):
@@ -434,7 +476,10 @@ class Store:
                     self.checkpoint(folder.name).clear()
 
     def _whole(self, key: str) -> bool:
-        """Whether the result lies here with all its files. A thinned one may be under computation again, from its checkpoint."""
+        """Whether the result lies here with all its files.
+
+        A thinned one may be under computation again, from its checkpoint.
+        """
         path = self._find(key)
         with suppress(OSError, ValueError):
             return path is not None and "thinned" not in from_json(

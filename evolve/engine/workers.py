@@ -1,7 +1,8 @@
-"""One stage or one set of stages at a time, in a process of its own: what a worker does, and the local crew's handle of it.
+"""One stage or one set of stages at a time, in a process of its own: what a worker does, and the
+local crew's handle of it.
 
-A worker computes on one thread (faster on a shared machine, and bit-stable), keeps its caches from stage to stage,
-ignores Ctrl-C (the engine decides) and dies with its parent, whatever kills that.
+A worker computes on one thread (faster on a shared machine, and bit-stable), keeps its caches from
+stage to stage, ignores Ctrl-C (the engine decides) and dies with its parent, whatever kills that.
 """
 
 from __future__ import annotations
@@ -50,11 +51,14 @@ _KEPT_BYTES = 1 << 30
 def execute(
     stages: Sequence[Stage], store: Store, perform: str, context: Mapping[str, Any], send: Send
 ) -> None:
-    """Compute one stage, or several as a set, and tell ``send`` how it went; raises nothing but KeyboardInterrupt.
+    """Compute one stage, or several as a set, and tell ``send`` how it went; raises nothing but
+    KeyboardInterrupt.
 
-    Sends (key, "progress", fraction, text), (key, "waiting") and (key, "notice", text) while it runs, and for each stage one of these at
-    the end: (key, "done", seconds, from_store), (key, "lost", role) for a damaged input, (key, "refused", UserError), (key, "failed", one
-    line); of a set also (key, "held") if another process is computing it, and (key, "apart") if it has to be computed alone.
+    Sends (key, "progress", fraction, text), (key, "waiting") and (key, "notice", text) while it
+    runs, and for each stage one of these at the end: (key, "done", seconds, from_store), (key,
+    "lost", role) for a damaged input, (key, "refused", UserError), (key, "failed", one line); of a
+    set also (key, "held") if another process is computing it, and (key, "apart") if it has to be
+    computed alone.
     """
     if len(stages) == 1:
         _execute_one(stages[0], store, perform, context, partial(send, stages[0].key))
@@ -65,7 +69,10 @@ def execute(
 def execute_quietly(
     stages: Sequence[Stage], store: Store, perform: str, context: Mapping[str, Any], send: Send
 ) -> None:
-    """:func:`execute`, with what this process prints meanwhile in the first stage's log. A finished stage needs none."""
+    """:func:`execute`, with what this process prints meanwhile in the first stage's log.
+
+    A finished stage needs none.
+    """
     with _output_to(store.log(stages[0].key)):
         execute(stages, store, perform, context, send)
     for stage in stages:
@@ -101,9 +108,11 @@ def _execute_one(
 def _execute_set(
     stages: Sequence[Stage], store: Store, perform: str, context: Mapping[str, Any], send: Send
 ) -> None:
-    """Under all locks that are free: two processes with overlapping sets that waited for each other would wait for ever.
+    """Under all locks that are free: two processes with overlapping sets that waited for each other
+    would wait for ever.
 
-    Whatever goes wrong, nobody knows in which stage: those without a result have to be computed alone, and then it shows.
+    Whatever goes wrong, nobody knows in which stage: those without a result have to be computed
+    alone, and then it shows.
     """
     left = [stage.key for stage in stages]
     mine: list[Stage] = []
@@ -170,7 +179,9 @@ def _needed(stage: Stage, store: Store, tell: Send) -> bool:
 
 
 class Worker:
-    """A worker process as the engine sees it. ``stages`` is what it computes now, by key; empty while idle.
+    """A worker process as the engine sees it.
+
+    ``stages`` is what it computes now, by key; empty while idle.
 
     ``place``: environment variables of its own, such as the one GPU that it sees.
     """
@@ -228,7 +239,9 @@ class Worker:
 
 @contextmanager
 def birth(environment: Mapping[str, str]) -> Iterator[None]:
-    """Around a start: the child gets these variables, and no Ctrl-C even before its first line runs."""
+    """Around a start: the child gets these variables, and no Ctrl-C even before its first line
+    runs.
+    """
     before = {name: os.environ.get(name) for name in environment}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.environ.update(environment)
@@ -276,10 +289,11 @@ def _next(connection: Connection) -> list[Stage] | None:
 
 
 def keep_memory() -> None:
-    """Let glibc keep freed memory instead of handing it back to the kernel at once, only to fault it in again page by page.
+    """Let glibc keep freed memory instead of handing it back to the kernel at once, only to fault
+    it in again page by page.
 
-    Every step of a training frees and takes the same megabytes: without this a fifth to a third of a step goes into page faults.
-    Nothing happens under another C library.
+    Every step of a training frees and takes the same megabytes: without this a fifth to a third of
+    a step goes into page faults. Nothing happens under another C library.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -305,7 +319,8 @@ def _die_with(parent: int) -> None:
 
 @contextmanager
 def _output_to(log: Path) -> Iterator[None]:
-    """Send what libraries print, and a crash's last words, to the stage's log; an empty log is removed.
+    """Send what libraries print, and a crash's last words, to the stage's log; an empty log is
+    removed.
 
     The screen belongs to the engine's caller. Nothing is kept when even the log cannot be written.
     """
@@ -336,7 +351,9 @@ def _output_to(log: Path) -> Iterator[None]:
 
 
 def _find(dotted: str) -> Callable[..., None]:
-    """The function that "package.module:function" names; torch, if that brought it in, is held to one thread."""
+    """The function that "package.module:function" names; torch, if that brought it in, is held to
+    one thread.
+    """
     module, _, name = dotted.partition(":")
     found: Callable[..., None] = getattr(importlib.import_module(module), name)
     if "torch" in sys.modules:

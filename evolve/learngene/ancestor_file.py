@@ -1,4 +1,6 @@
-"""A whole ancestor in one file: ours (:mod:`evolve.learngene.tensor_file`), or a plain state dict of a registered network."""
+"""A whole ancestor in one file: ours (:mod:`evolve.learngene.tensor_file`), or a plain state dict
+of a registered network.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,11 @@ WIDTHS = (1 / 64, 4.0)
 
 @dataclass
 class AncestorFile:
-    """An ancestor with the name of its network, its state dict ("layers.conv1.conv.weight", "head.weight") and where it comes from.
+    """An ancestor with the name of its network, its state dict ("layers.conv1.conv.weight",
+    "head.weight") and where it comes from.
 
-    ``record``: what its training recorded, which some condensers read; empty for one that was not trained here.
+    ``record``: what its training recorded, which some condensers read; empty for one that was not
+    trained here.
     """
 
     network: str
@@ -43,11 +47,15 @@ class AncestorFile:
         return architecture(self.network, self.width, self.size)
 
     def save(self, path: Path) -> None:
-        """Write one .safetensors file, complete or not at all. UserError where that is impossible, or the state is another network's."""
+        """Write one .safetensors file, complete or not at all.
+
+        UserError where that is impossible, or the state is another network's.
+        """
         made = self.architecture
         if problem := misfit(made, self.state):
             raise UserError(
-                f"ancestor {path}: {problem}; give the state dict of {self.network} at width {self.width:g} for {self.size} pixels"
+                f"ancestor {path}: {problem}; give the state dict of {self.network} at width "
+                f"{self.width:g} for {self.size} pixels"
             )
         about = {
             "network": {"network": self.network, "width": self.width, "size": self.size},
@@ -66,12 +74,16 @@ def save_ancestor(
     state: Mapping[str, Tensor],
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write an ancestor trained elsewhere, for `evolve condense`: the state dict of a registered ``network``, under our names, torchvision's
-    (VGG, ResNet) or timm's (ViT). UserError for another network's, an unknown network, or a width or size beyond :data:`WIDTHS`, :data:`SIZES`.
+    """Write an ancestor trained elsewhere, for `evolve condense`: the state dict of a registered
+    ``network``, under our names, torchvision's (VGG, ResNet) or timm's (ViT).
+
+    UserError for another network's, an unknown network, or a width or size beyond :data:`WIDTHS`,
+    :data:`SIZES`.
     """
     if not _allowed(width, size):
         raise UserError(
-            f"ancestor {path}: width {width:g}, size {size}: allowed are widths from 1/64 to {WIDTHS[1]:g} and sizes from {SIZES[0]} to {SIZES[1]} pixels"
+            f"ancestor {path}: width {width:g}, size {size}: allowed are widths from 1/64 to "
+            f"{WIDTHS[1]:g} and sizes from {SIZES[0]} to {SIZES[1]} pixels"
         )
     made = architecture(network, width, size)
     AncestorFile(network, width, size, renamed(state, made), dict(provenance or {})).save(path)
@@ -82,12 +94,18 @@ def _allowed(width: float, size: int) -> bool:
 
 
 def load(path: Path) -> AncestorFile:
-    """Read an ancestor file of ours. UserError, one line, for one that is missing, foreign, truncated or altered."""
+    """Read an ancestor file of ours.
+
+    UserError, one line, for one that is missing, foreign, truncated or altered.
+    """
     return read(path, *tensor_file.read(path, KIND))
 
 
 def read(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AncestorFile:
-    """The ancestor of a file's description and tensors. UserError where they do not fit each other."""
+    """The ancestor of a file's description and tensors.
+
+    UserError where they do not fit each other.
+    """
     try:
         made, named = tensor_file.described(about["plan"]), about["network"]
         network, width, size = named["network"], float(named["width"]), named["size"]
@@ -110,22 +128,27 @@ def read(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
 
 
 def import_weights(path: Path, network: str, width: float, size: int) -> AncestorFile:
-    """A plain state dict (.safetensors, or torch.save's, read with weights_only: nothing is executed) of a registered network.
+    """A plain state dict (.safetensors, or torch.save's, read with weights_only: nothing is
+    executed) of a registered network.
 
-    Its names may be ours, torchvision's (VGG) or timm's (ViT), below "state_dict" or "model" and behind "module." too. A head that does
-    not fit is left out: condensing reads none. UserError for a file that is missing, foreign or another network's.
+    Its names may be ours, torchvision's (VGG) or timm's (ViT), below "state_dict" or "model" and
+    behind "module." too. A head that does not fit is left out: condensing reads none. UserError for
+    a file that is missing, foreign or another network's.
     """
     made = architecture(network, width, size)
     state = renamed(_tensors(path), made)
     if problem := misfit(made, state):
         raise UserError(
-            f"ancestor {path}: {problem}; give the state dict of {network} at width {width:g} for {size} pixels, or another --network"
+            f"ancestor {path}: {problem}; give the state dict of {network} at width {width:g} for "
+            f"{size} pixels, or another --network"
         )
     return AncestorFile(network, width, size, state, {"file": Path(path).name})
 
 
 def renamed(found: Mapping[str, Tensor], made: Architecture) -> dict[str, Tensor]:
-    """A state dict under our names, whoever's it has, with a head: its own, or zeros for one class where that is no head of ours."""
+    """A state dict under our names, whoever's it has, with a head: its own, or zeros for one class
+    where that is no head of ours.
+    """
     plain = {theirs: ours for ours, theirs in plain_names(made).items()}
     state = {plain.get(name, name): tensor for name, tensor in found.items()}
     known = made.state_shapes()
@@ -141,7 +164,10 @@ def misfit(made: Architecture, state: Mapping[str, Tensor]) -> str | None:
     """What in a state dict does not fit the architecture, in words; None if all does."""
     wanted = made.state_shapes()
     if missing := [name for name in (*wanted, *HEAD) if name not in state]:
-        return f"{len(missing)} of its {len(wanted) + len(HEAD)} tensors are missing, {missing[0]} among them"
+        return (
+            f"{len(missing)} of its {len(wanted) + len(HEAD)} tensors are missing, "
+            f"{missing[0]} among them"
+        )
     if other := [name for name in state if name not in wanted and name not in HEAD]:
         return f"{other[0]} is no tensor of it"
     if wrong := [
@@ -153,7 +179,10 @@ def misfit(made: Architecture, state: Mapping[str, Tensor]) -> str | None:
         1
     ).head.in_features  # only now: a file that holds its tensors has room for them
     if not fits_head(weight, bias, columns):
-        return f"its head has shapes {tuple(weight.shape)} and {tuple(bias.shape)}, not (classes, {columns}) and (classes,)"
+        return (
+            f"its head has shapes {tuple(weight.shape)} and {tuple(bias.shape)}, not (classes, "
+            f"{columns}) and (classes,)"
+        )
     return None
 
 
@@ -174,7 +203,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         data = Path(path).read_bytes()
     except OSError as error:
         raise UserError(
-            f"ancestor {path}: cannot be read ({error.strerror or error}); give a .safetensors or .pth file"
+            f"ancestor {path}: cannot be read ({error.strerror or error}); give a .safetensors or "
+            ".pth file"
         ) from None
     try:
         found = (
@@ -193,6 +223,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         Exception
     ) as error:  # whatever a foreign file makes the parsers raise; nothing of it was executed
         raise UserError(
-            f"ancestor {path}: not a state dict of tensors alone; save one with torch.save(model.state_dict(), FILE)"
+            f"ancestor {path}: not a state dict of tensors alone; save one with "
+            "torch.save(model.state_dict(), FILE)"
         ) from error
     return named

@@ -13,12 +13,15 @@ from evolve.networks.network import Network, initialise
 def inherit(
     plan: Architecture, learngene: Learngene | None, classes: int, seed: int, descendant: int
 ) -> Network:
-    """A descendant of ``plan``: every layer drawn at random, then the learngene's copied in where the plan inherits.
+    """A descendant of ``plan``: every layer drawn at random, then the learngene's copied in where
+    the plan inherits.
 
-    The draw depends on (seed, descendant, the layer's place, its shape) alone, so descendant n has the same random layers with
-    every method, and equal architectures are equal networks; ``learngene`` None leaves all of them random (from scratch). The tensors are copies:
-    training the descendant touches neither learngene nor ancestor nor a sibling. BN running statistics travel along.
-    Raises ValueError for a learngene that lacks a layer of the plan or holds it in another shape.
+    The draw depends on (seed, descendant, the layer's place, its shape) alone, so descendant n has
+    the same random layers with every method, and equal architectures are equal networks;
+    ``learngene`` None leaves all of them random (from scratch). The tensors are copies: training
+    the descendant touches neither learngene nor ancestor nor a sibling. BN running statistics
+    travel along. Raises ValueError for a learngene that lacks a layer of the plan or holds it in
+    another shape.
     """
     model = plan.build(classes)
     initialise(model, seed, "descendant", descendant, names=plan.places())
@@ -34,14 +37,16 @@ def _copy(model: Network, plan: Architecture, learngene: Learngene) -> None:
         for given in mixture:
             if given not in learngene.layers:
                 raise ValueError(
-                    f"{layer} inherits {given}, but the learngene holds {', '.join(learngene.layers) or 'nothing'}"
+                    f"{layer} inherits {given}, but the learngene holds "
+                    f"{', '.join(learngene.layers) or 'nothing'}"
                 )
         for part in plan.shapes(layer):
             target = own[f"layers.{layer}.{part}"]
             for given in mixture:
                 if target.shape != (held := learngene.layers[given][part]).shape:
                     raise ValueError(
-                        f"{layer}.{part}: the learngene's shape is {tuple(held.shape)}, the plan's {tuple(target.shape)}"
+                        f"{layer}.{part}: the learngene's shape is {tuple(held.shape)}, the plan's "
+                        f"{tuple(target.shape)}"
                     )
             target.copy_(_mixed(learngene, mixture, part))
 

@@ -1,4 +1,7 @@
-"""Inheritors: which descendant the selected layers of an ancestor become (docs/inheritance.md). A descendant is data until it is built."""
+"""Inheritors: which descendant the selected layers of an ancestor become (docs/inheritance.md).
+
+A descendant is data until it is built.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +38,13 @@ def stack(ancestor: Architecture, selected: Sequence[str]) -> Architecture:
 
 
 def repeat(ancestor: Architecture, selected: Sequence[str]) -> Architecture:
-    """A descendant as deep as the ancestor, in which a selected layer repeats until the next selected one.
+    """A descendant as deep as the ancestor, in which a selected layer repeats until the next
+    selected one.
 
-    After SWS (Xia et al., "Exploring Learngene via Stage-wise Weight Sharing", arXiv 2404.16897), whose descendants repeat the one
-    layer that a stage shared. Each slot receives, of the selected layers of its :func:`kin`, the nearest at or before it; a slot
-    before all of them the first. Kin without a selected layer are fresh. ValueError for a layer that the ancestor does not have.
+    After SWS (Xia et al., "Exploring Learngene via Stage-wise Weight Sharing", arXiv 2404.16897),
+    whose descendants repeat the one layer that a stage shared. Each slot receives, of the selected
+    layers of its :func:`kin`, the nearest at or before it; a slot before all of them the first. Kin
+    without a selected layer are fresh. ValueError for a layer that the ancestor does not have.
     """
     wanted = check_names(ancestor, selected)
     given: dict[str, Mixture] = {}
@@ -54,12 +59,14 @@ def repeat(ancestor: Architecture, selected: Sequence[str]) -> Architecture:
 
 
 def linear(ancestor: Architecture, selected: Sequence[str]) -> Architecture:
-    """A descendant as deep as the ancestor whose layers are linear in their depth, theta_l = theta_B + l theta_A.
+    """A descendant as deep as the ancestor whose layers are linear in their depth, theta_l =
+    theta_B + l theta_A.
 
-    After TLEG (Xia et al., "Transformer as Linear Expansion of Learngene", arXiv 2312.05614, which writes l/L for l: the same family).
-    There theta_A and theta_B are trained; here they are the least-squares line through the selected layers of a :func:`kin` at their
-    depths, so each slot is a mixture of those. A single selected layer is repeated; kin without one are fresh.
-    ValueError for a layer that the ancestor does not have.
+    After TLEG (Xia et al., "Transformer as Linear Expansion of Learngene", arXiv 2312.05614, which
+    writes l/L for l: the same family). There theta_A and theta_B are trained; here they are the
+    least-squares line through the selected layers of a :func:`kin` at their depths, so each slot is
+    a mixture of those. A single selected layer is repeated; kin without one are fresh. ValueError
+    for a layer that the ancestor does not have.
     """
     wanted = check_names(ancestor, selected)
     depth = {name: place for place, name in enumerate(ancestor.layer_names)}
@@ -75,7 +82,8 @@ def linear(ancestor: Architecture, selected: Sequence[str]) -> Architecture:
 
 
 def line(depths: Sequence[int], at: int) -> list[Fraction]:
-    """w with sum(w_j theta_j) the value ``at`` a depth of the least-squares line through the points (``depths`` [n], theta); they sum to 1.
+    """w with sum(w_j theta_j) the value ``at`` a depth of the least-squares line through the points
+    (``depths`` [n], theta); they sum to 1.
 
     ``depths`` must differ; one point gives a constant.
     """
@@ -89,9 +97,11 @@ def line(depths: Sequence[int], at: int) -> list[Fraction]:
 
 
 def kin(ancestor: Architecture) -> Groups:
-    """The integral layers in groups whose tensors fit each other's slots: those of one stage and equal shapes, in order.
+    """The integral layers in groups whose tensors fit each other's slots: those of one stage and
+    equal shapes, in order.
 
-    Where all layers have equal shapes (a ViT's blocks) there is one resolution, and all are one group.
+    Where all layers have equal shapes (a ViT's blocks) there is one resolution, and all are one
+    group.
     """
     shape = {name: tuple(sorted(ancestor.shapes(name).items())) for name in ancestor.layer_names}
     if len(set(shape.values())) == 1:
@@ -106,7 +116,9 @@ def kin(ancestor: Architecture) -> Groups:
 
 
 def made_by(method: str, ancestor: Architecture, selected: Sequence[str]) -> Architecture:
-    """What the inheritor ``method`` makes. UserError, naming the plug-in, for a descendant that the learngene cannot fill.
+    """What the inheritor ``method`` makes.
+
+    UserError, naming the plug-in, for a descendant that the learngene cannot fill.
 
     Ours are not looked at: their tests do that.
     """
@@ -127,7 +139,8 @@ def _check(
             raise nonsense(
                 "inheritors",
                 method,
-                f"lets {layer} inherit {', '.join(sorted(missing))}; the learngene holds {', '.join(selected)}",
+                f"lets {layer} inherit {', '.join(sorted(missing))}; the learngene holds "
+                f"{', '.join(selected)}",
             )
         if other := [given for given in mixture if ancestor.shapes(given) != made.shapes(layer)]:
             raise nonsense(

@@ -1,7 +1,9 @@
-"""The learngene: some of the ancestor's integral layers with where they come from, in one file a stranger can open.
+"""The learngene: some of the ancestor's integral layers with where they come from, in one file a
+stranger can open.
 
-The file (:mod:`evolve.learngene.tensor_file`, docs/learngene.md) is a plain .safetensors with tensors named "conv11/bn.weight"; its header's
-"evolve.learngene" is JSON text that holds the ancestor's architecture, the layers and their provenance.
+The file (:mod:`evolve.learngene.tensor_file`, docs/learngene.md) is a plain .safetensors with
+tensors named "conv11/bn.weight"; its header's "evolve.learngene" is JSON text that holds the
+ancestor's architecture, the layers and their provenance.
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ KIND = "learngene"
 
 @dataclass
 class Learngene:
-    """Copies of integral layers (paper, 4.1: a VGG's conv and BN with its running statistics, a ViT's encoder block; never the head).
+    """Copies of integral layers (paper, 4.1: a VGG's conv and BN with its running statistics, a
+    ViT's encoder block; never the head).
 
-    ``layers``: layer name -> part ("conv.weight") -> tensor. ``ancestor_plan``: the network they were taken from.
-    ``provenance``: JSON-able; lineage length, seed, scenario, keys, versions.
+    ``layers``: layer name -> part ("conv.weight") -> tensor. ``ancestor_plan``: the network they
+    were taken from. ``provenance``: JSON-able; lineage length, seed, scenario, keys, versions.
     """
 
     layers: dict[str, dict[str, Tensor]]
@@ -34,7 +37,10 @@ class Learngene:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write one .safetensors file, complete or not at all. Raises UserError where that is impossible (full disk)."""
+        """Write one .safetensors file, complete or not at all.
+
+        Raises UserError where that is impossible (full disk).
+        """
         about = {
             "plan": self.ancestor_plan.to_json(),
             "layers": list(self.layers),
@@ -48,7 +54,8 @@ def extract(
 ) -> Learngene:
     """Copies of the layers ``selected``, in the plan's order, out of its network's state dict.
 
-    Raises ValueError for a layer that ``plan`` does not have, KeyError for a state dict of another network.
+    Raises ValueError for a layer that ``plan`` does not have, KeyError for a state dict of another
+    network.
     """
     wanted = check_names(plan, set(selected).difference(plan.extras)) | set(selected)
     layers = {
@@ -84,9 +91,11 @@ def unflatten(
 
 
 def shuffled(learngene: Learngene, seed: int, *purpose: str | int) -> Learngene:
-    """The shuffled control: every tensor's entries permuted within the tensor, each by its own generator.
+    """The shuffled control: every tensor's entries permuted within the tensor, each by its own
+    generator.
 
-    Each tensor keeps its distribution of values (so a running variance stays positive) and loses its structure.
+    Each tensor keeps its distribution of values (so a running variance stays positive) and loses
+    its structure.
     """
 
     def permuted(tensor: Tensor, layer: str, part: str) -> Tensor:
@@ -103,7 +112,9 @@ def shuffled(learngene: Learngene, seed: int, *purpose: str | int) -> Learngene:
 
 
 def load(path: Path) -> Learngene:
-    """Read a learngene file. Raises UserError, one line, for a file that is missing, foreign, truncated or altered.
+    """Read a learngene file.
+
+    Raises UserError, one line, for a file that is missing, foreign, truncated or altered.
 
     Reads tensors and JSON only: nothing in the file is ever executed.
     """
@@ -111,7 +122,10 @@ def load(path: Path) -> Learngene:
 
 
 def read(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Learngene:
-    """The learngene of a file's description and tensors. UserError where they do not fit each other; ``path`` is for its text."""
+    """The learngene of a file's description and tensors.
+
+    UserError where they do not fit each other; ``path`` is for its text.
+    """
     try:
         plan = tensor_file.described(about["plan"])
         return Learngene(_nested(tensors, plan, about["layers"]), plan, dict(about["provenance"]))
@@ -122,7 +136,9 @@ def read(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
 def _nested(
     tensors: Mapping[str, Tensor], plan: Architecture, layers: list[str]
 ) -> dict[str, dict[str, Tensor]]:
-    """Tensors by layer; raises KeyError or ValueError unless they are exactly the plan's layers, in shape and number."""
+    """Tensors by layer; raises KeyError or ValueError unless they are exactly the plan's layers, in
+    shape and number.
+    """
     shapes = {name: plan.shapes(name) for name in layers}
     if len(tensors) != sum(map(len, shapes.values())):
         raise ValueError("other tensors than its layers'")

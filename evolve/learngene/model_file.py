@@ -1,4 +1,6 @@
-"""A descendant as a plain torch module and as a file: from a learngene to a network that its owner trains in his own code."""
+"""A descendant as a plain torch module and as a file: from a learngene to a network that its owner
+trains in his own code.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,11 @@ MOST_CLASSES = 1 << 16
 def inherit(
     path: Path, classes: int, seed: int, method: str, embeddings: str, descendant: int
 ) -> tuple[Network, dict[str, Any]]:
-    """The descendant of a learngene's file, every parameter of it to be trained, and where it comes from.
+    """The descendant of a learngene's file, every parameter of it to be trained, and where it comes
+    from.
 
-    Equal to descendant number ``descendant`` of a lineage of this ``seed``. UserError for a file that is no learngene, an inheritor that
-    is not known or cannot work with it.
+    Equal to descendant number ``descendant`` of a lineage of this ``seed``. UserError for a file
+    that is no learngene, an inheritor that is not known or cannot work with it.
     """
     if not 1 <= classes <= MOST_CLASSES:
         raise UserError(f"{classes} classes: allowed are 1 to {MOST_CLASSES}")
@@ -84,7 +87,9 @@ def chosen_settings(method: str, embeddings: str) -> InheritSettings:
 
 
 def save(path: Path, model: Network, provenance: Mapping[str, Any], form: str = "evolve") -> None:
-    """Write a network with its architecture. ``form`` "evolve": for :func:`load`; "plain": its tensors are named as torchvision's or timm's
+    """Write a network with its architecture.
+
+    ``form`` "evolve": for :func:`load`; "plain": its tensors are named as torchvision's or timm's
     modules name them, so that it can be had without evolve too (`evolve inspect` prints the lines).
 
     UserError where that is impossible, or there is no such module.
@@ -92,7 +97,8 @@ def save(path: Path, model: Network, provenance: Mapping[str, Any], form: str = 
     names = sequential_names(model.architecture)
     if form == "plain" and not names:
         raise UserError(
-            "--format plain: neither torchvision nor timm has this network; leave --format out and load it with evolve.load_model"
+            "--format plain: neither torchvision nor timm has this network; leave --format out and "
+            "load it with evolve.load_model"
         )
     state = {
         names[name] if form == "plain" else name: tensor
@@ -103,7 +109,10 @@ def save(path: Path, model: Network, provenance: Mapping[str, Any], form: str = 
 
 
 def load(path: Path) -> Network:
-    """The network of a file, in either form. UserError, one line, for a file that is missing, foreign, truncated or altered."""
+    """The network of a file, in either form.
+
+    UserError, one line, for a file that is missing, foreign, truncated or altered.
+    """
     made, state = read(path, *tensor_file.read(path, KIND))
     model = made.build(len(state["head.bias"]))
     model.load_state_dict(state)
@@ -113,7 +122,10 @@ def load(path: Path) -> Network:
 def read(
     path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> tuple[Architecture, dict[str, Tensor]]:
-    """The architecture and the state dict, under our names, of a file's description and tensors. UserError where they do not fit each other."""
+    """The architecture and the state dict, under our names, of a file's description and tensors.
+
+    UserError where they do not fit each other.
+    """
     try:
         made = tensor_file.described(about["plan"])
         if about["form"] not in FORMATS:

@@ -1,7 +1,9 @@
-"""Files of our own: a plain .safetensors any reader opens, with a JSON description and a checksum in its header.
+"""Files of our own: a plain .safetensors any reader opens, with a JSON description and a checksum
+in its header.
 
-Learngenes, ancestors and descendants are such files, told apart by the header's key ("evolve.learngene", ...). Reading
-one reads tensors and JSON, executes nothing, and takes no more memory than the file holds.
+Learngenes, ancestors and descendants are such files, told apart by the header's key
+("evolve.learngene", ...). Reading one reads tensors and JSON, executes nothing, and takes no more
+memory than the file holds.
 """
 
 from __future__ import annotations
@@ -25,12 +27,17 @@ from evolve.networks.family import from_json
 FORMAT = 1
 KINDS = ("learngene", "ancestor", "model")
 LARGEST = 10**9
-"""Numbers in a network that a file may describe (4 GB as float32; VGG16 at width 4 has a quarter of it)."""
+"""Numbers in a network that a file may describe (4 GB as float32; VGG16 at width 4 has a quarter of
+it).
+"""
 _LARGEST_INT, _LARGEST_DEPTH, _MOST_VALUES, _MOST_LAYERS = 1 << 16, 16, 100_000, 4096
 
 
 def write(path: Path, kind: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write one file, complete or not at all. Raises UserError where that is impossible (full disk)."""
+    """Write one file, complete or not at all.
+
+    Raises UserError where that is impossible (full disk).
+    """
     signed = {"format": FORMAT, **about}
     signed["sha256"] = digest(signed, tensors)
     write_whole(Path(path), tensors_to_bytes(tensors, {f"evolve.{kind}": canonical(signed)}), kind)
@@ -77,16 +84,19 @@ def _parse(
         ) from error
     if kind not in kinds:
         raise UserError(
-            f"{what} {path}: is the file of evolve for {'an ancestor' if kind == 'ancestor' else f'a {kind}'}, not {what}; give another file"
+            f"{what} {path}: is the file of evolve for "
+            f"{'an ancestor' if kind == 'ancestor' else f'a {kind}'}, not {what}; give another file"
         )
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else None
         raise UserError(
-            f"{what} {path}: has format {found}, this version of evolve reads {FORMAT}; write it again with this version"
+            f"{what} {path}: has format {found}, this version of evolve reads {FORMAT}; write it "
+            "again with this version"
         )
     if about.pop("sha256", None) != checksum:
         raise UserError(
-            f"{what} {path}: its content does not match its checksum, so it was altered or damaged; get it again"
+            f"{what} {path}: its content does not match its checksum, so it was altered or "
+            "damaged; get it again"
         )
     if not isinstance(about.get("provenance"), dict):
         raise misfit(path, kind, "it has no provenance")
@@ -120,7 +130,10 @@ def canonical(value: Any) -> str:
 
 
 def described(value: Any) -> Architecture:
-    """The architecture that a file's JSON describes. ValueError for nonsense, and for one too large to be built, before any memory is taken."""
+    """The architecture that a file's JSON describes.
+
+    ValueError for nonsense, and for one too large to be built, before any memory is taken.
+    """
     numbers = list(_numbers(value, 0, [_MOST_VALUES]))
     if not all(math.isfinite(number) and abs(number) <= _LARGEST_INT for number in numbers):
         raise ValueError(f"a number above {_LARGEST_INT}, or not finite")
@@ -149,7 +162,9 @@ def _numbers(value: Any, depth: int, left: list[int]) -> Iterator[float]:
 
 
 class Bounded(TorchDispatchMode):
-    """Inside it, making tensors of more than ``limit`` numbers in all raises ValueError before their memory is taken."""
+    """Inside it, making tensors of more than ``limit`` numbers in all raises ValueError before
+    their memory is taken.
+    """
 
     def __init__(self, limit: int) -> None:
         super().__init__()

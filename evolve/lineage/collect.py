@@ -26,7 +26,9 @@ def collect(
     settings: Mapping[str, Any],
     versions: Mapping[str, Any],
 ) -> LineageRecord:
-    """Every generation whose measurements are complete; a lineage still under way gives a shorter record."""
+    """Every generation whose measurements are complete; a lineage still under way gives a shorter
+    record.
+    """
     known = lineage.places(world, peek)
     found = (generation(world, length, known, peek) for length in measured(world.settings))
     return LineageRecord(
@@ -133,7 +135,9 @@ def _fewshot(stages: Iterable[Stage], peek: Peek) -> Iterator[Descent]:
 def _from_scratch(
     world: World, of: int | str, length: int, known: Mapping[Place, Stage], peek: Peek
 ) -> Descent | None:
-    """A from-scratch control, the mean of its draws; None while one is missing, or where the control is off."""
+    """A from-scratch control, the mean of its draws; None while one is missing, or where the
+    control is off.
+    """
     owner, at = ("", of) if isinstance(of, int) else (of, None)
     draws = range(world.settings.controls.draws)
     stages = [known.get(("descend", "from-scratch", owner, at, draw)) for draw in draws]

@@ -30,7 +30,10 @@ def _load(
 
 
 def _chosen_data(context: Mapping[str, Any], recipe: Mapping[str, Any]) -> DataSettings:
-    """A run has one set of images; a batch may have several, by fingerprint. An untrained ancestor reads none but asks for their size."""
+    """A run has one set of images; a batch may have several, by fingerprint.
+
+    An untrained ancestor reads none but asks for their size.
+    """
     held: DataSettings | dict[str, DataSettings] = context["data"]
     if isinstance(held, DataSettings):
         return held
@@ -47,6 +50,7 @@ def resident_images(context: Mapping[str, Any], recipe: Mapping[str, Any]) -> Re
     )
     if expected is not None and fingerprint != expected:
         raise UserError(
-            f"data {context['data_dir']}: the images changed while the run was going on; run the command again"
+            f"data {context['data_dir']}: the images changed while the run was going on; run the "
+            "command again"
         )
     return resident

@@ -1,4 +1,5 @@
-"""THE page to read first: a lineage, in the paper's words, as a chain of stages (paper 5.3, Figure 6).
+"""THE page to read first: a lineage, in the paper's words, as a chain of stages (paper 5.3, Figure
+6).
 
     accumulate(0) -> accumulate(1) -> ... -> accumulate(25)     the ancestor learns task after task
                           |                       |
@@ -6,8 +7,9 @@
                           |                       |
                       descend(1)     ...      descend(25)       five descendants inherit it and learn their own tasks
 
-A stage's key is the hash of all that determines its numbers, its inputs' keys among them; its result lies in the store under
-that key. So "what is left to do" is always the same question: which of these stages is not in the store yet?
+A stage's key is the hash of all that determines its numbers, its inputs' keys among them; its
+result lies in the store under that key. So "what is left to do" is always the same question: which
+of these stages is not in the store yet?
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ from evolve.networks.architecture import Architecture
 def lineage(world: World, peek: Peek) -> Iterator[Stage]:
     """Every stage of the lineage that can be named now, generation by generation.
 
-    A from-scratch control has the architecture that its generation's condenser chose, so it can be named only once ``peek``
-    finds that choice; ask again after each result.
+    A from-scratch control has the architecture that its generation's condenser chose, so it can be
+    named only once ``peek`` finds that choice; ask again after each result.
     """
     controls, lengths = world.settings.controls, measured(world.settings)
     if controls.from_scratch:

@@ -51,7 +51,9 @@ OWN = (
 
 
 def _settings(kind: type, table: Mapping[str, Any]) -> Any:
-    """Settings from a recipe's table; what stands beside them there (an image size, a plug-in's version) is left out."""
+    """Settings from a recipe's table; what stands beside them there (an image size, a plug-in's
+    version) is left out.
+    """
     known = {f.name for f in fields(kind)}
     return kind(
         **{
@@ -98,13 +100,17 @@ def accumulate_outcome(
 
 
 def _pretrained(recipe: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights that the recipe's ancestor starts from. Raises UserError when the file is not the one the recipe was made for."""
+    """The weights that the recipe's ancestor starts from.
+
+    Raises UserError when the file is not the one the recipe was made for.
+    """
     from evolve.networks.vit_checkpoint import content, read
 
     file, a = context["checkpoint"], recipe["ancestor"]
     if content(file) != recipe["checkpoint"]:
         raise UserError(
-            f'ancestor.checkpoint = "{file}": the file changed while the run was going on; run the command again'
+            f'ancestor.checkpoint = "{file}": the file changed while the run was going on; run the '
+            "command again"
         )
     plan = architecture(a["network"], a["width"], a["size"])
     assert isinstance(plan, ViTPlan), "scenario.check allows no other"
@@ -190,7 +196,10 @@ def descend_outcomes(
     resident: Resident,
     progress: Progress,
 ) -> list[Outcome]:
-    """The descendants of all stages; every stage's have the same tasks and numbers. The stages differ in nothing but :data:`OWN`."""
+    """The descendants of all stages; every stage's have the same tasks and numbers.
+
+    The stages differ in nothing but :data:`OWN`.
+    """
     from evolve.descendants.descendants import downstream_tasks, train_together
     from evolve.learngene.inheritance import inherit
 
@@ -311,7 +320,9 @@ def _inheritance(
 
 
 def lr_scale(recipe: Mapping[str, Any]) -> float:
-    """What the learning rate of the inherited layers is multiplied by; a from-scratch or distilled stage names none."""
+    """What the learning rate of the inherited layers is multiplied by; a from-scratch or distilled
+    stage names none.
+    """
     inherits = recipe["method"] not in ("from-scratch", "distilled")
     return float(recipe["inherit"]["lr_scale"]) if inherits else 1.0
 
@@ -334,7 +345,9 @@ def _plan(recipe: Mapping[str, Any]) -> Architecture:
 
 
 def trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The ancestor network's own state dict, out of an accumulate result (which also holds its strategy's state)."""
+    """The ancestor network's own state dict, out of an accumulate result (which also holds its
+    strategy's state).
+    """
     from evolve.ancestor.accumulate import load_trunk
 
     return load_trunk(tensors)

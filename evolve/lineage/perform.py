@@ -42,9 +42,12 @@ __all__ = [
 def perform_stage(
     stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress
 ) -> None:
-    """Compute ``stage`` and put it into ``store``. ``context`` holds what cannot change a number: paths and the device.
+    """Compute ``stage`` and put it into ``store``.
 
-    Raises UserError when the images are not those the recipe was made for, or a setting asks for more than they hold.
+    ``context`` holds what cannot change a number: paths and the device.
+
+    Raises UserError when the images are not those the recipe was made for, or a setting asks for
+    more than they hold.
     """
     rooms: Mapping[str, Callable[..., Outcome]] = {
         "accumulate": partial(accumulate_outcome, context),
@@ -63,10 +66,12 @@ def perform_stage(
 
 
 def set_key(stage: Stage, context: Mapping[str, Any]) -> Hashable | None:
-    """What descend stages have in common that may train together, on a GPU; None for those that go alone.
+    """What descend stages have in common that may train together, on a GPU; None for those that go
+    alone.
 
-    A CPU gains nothing from more descendants at once, nor does the plain path, which distillation and a learning rate of their own for
-    inherited layers always take; company must not lead others onto it.
+    A CPU gains nothing from more descendants at once, nor does the plain path, which distillation
+    and a learning rate of their own for inherited layers always take; company must not lead others
+    onto it.
     """
     if (
         stage.kind != "descend"
@@ -82,8 +87,8 @@ def set_key(stage: Stage, context: Mapping[str, Any]) -> Hashable | None:
 def perform_set(
     stages: Sequence[Stage], store: Store, context: Mapping[str, Any], progress: Progress
 ) -> None:
-    """Train the descendants of all ``stages``, of one :func:`set_key`, side by side, and put each stage's result as :func:`perform_stage`
-    would have.
+    """Train the descendants of all ``stages``, of one :func:`set_key`, side by side, and put each
+    stage's result as :func:`perform_stage` would have.
 
     Raises what that raises; the results of all stages are put at the end or, mostly, none.
     """
@@ -119,6 +124,9 @@ def _inputs(
 def condensation(
     stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress
 ) -> Request:
-    """What a condense stage asks for, its ancestor fetched from the store. Raises UserError as :func:`perform_stage` does."""
+    """What a condense stage asks for, its ancestor fetched from the store.
+
+    Raises UserError as :func:`perform_stage` does.
+    """
     images = resident_images(context, stage.recipe)
     return condense_request(stage, _inputs(stage, store, context, progress), images, progress)

@@ -16,7 +16,8 @@ from evolve.lineage.world import World, ancestor_plan, paper_descendant
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
 
-# Raised by hand when a kind's numbers change for the same settings; results of the older version are then simply not found.
+# Raised by hand when a kind's numbers change for the same settings; results of the older version
+# are then simply not found.
 VERSIONS = {"accumulate": 1, "condense": 1, "descend": 1, "fewshot": 1}
 TASKS = (
     "descendants",
@@ -41,7 +42,10 @@ RIVAL = "rival "  # begins the role of an input of method "trial"
 def accumulate(
     world: World, task: int, previous: Stage | None, strategy: str | None = None
 ) -> Stage:
-    """The ancestor after ``task`` tasks. Task 0 is the untrained (or pretrained) ancestor, which no training setting can change."""
+    """The ancestor after ``task`` tasks.
+
+    Task 0 is the untrained (or pretrained) ancestor, which no training setting can change.
+    """
     s = world.settings
     stream = _keyed(s.stream, without=("tasks",) if s.ancestor.head != "per-task" else ())
     recipe: dict[str, Any] = {"version": VERSIONS["accumulate"], "task": task, "seed": world.seed}
@@ -75,7 +79,10 @@ def accumulate(
 
 
 def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
-    """Ancestor -> learngene. The pseudo-descendant's draw does not depend on the lineage length: generations are paired."""
+    """Ancestor -> learngene.
+
+    The pseudo-descendant's draw does not depend on the lineage length: generations are paired.
+    """
     s = world.settings
     recipe = {
         "version": VERSIONS["condense"],
@@ -136,7 +143,9 @@ def descend(world: World, method: str, length: int, source: Stage) -> Stage:
 
 
 def distilled(world: World, length: int, learngene: Stage, ancestor: Stage) -> Stage:
-    """From-scratch descendants of the learngene's architecture, with the ancestor's features as hints where they would inherit (paper, Table II)."""
+    """From-scratch descendants of the learngene's architecture, with the ancestor's features as
+    hints where they would inherit (paper, Table II).
+    """
     recipe = (
         _descend_recipe(world) | {"method": "distilled"} | _inheriting(world.settings, "distilled")
     )
@@ -148,9 +157,12 @@ def distilled(world: World, length: int, learngene: Stage, ancestor: Stage) -> S
 
 
 def from_scratch(world: World, plan: Architecture, of: int | str, draw: int = 0) -> Stage:
-    """The same descendants with all layers random. It depends on no ancestor, so equal architectures share one result.
+    """The same descendants with all layers random.
 
-    ``of``: a lineage length, or :data:`PAPERS` or :data:`WHOLE`; ``draw``: 0 is paired with the inherited, layer by layer.
+    It depends on no ancestor, so equal architectures share one result.
+
+    ``of``: a lineage length, or :data:`PAPERS` or :data:`WHOLE`; ``draw``: 0 is paired with the
+    inherited, layer by layer.
     """
     recipe = _descend_recipe(world) | {
         "method": "from-scratch",
@@ -163,7 +175,9 @@ def from_scratch(world: World, plan: Architecture, of: int | str, draw: int = 0)
 
 
 def fewshot(world: World, learner: str) -> Stage:
-    """A few-shot learner of Table III on the paper's descendant: meta-trained on the ancestor's classes, measured on the descendants' tasks."""
+    """A few-shot learner of Table III on the paper's descendant: meta-trained on the ancestor's
+    classes, measured on the descendants' tasks.
+    """
     s = world.settings
     recipe = {
         "version": VERSIONS["fewshot"],
@@ -196,7 +210,9 @@ def heir(world: World, chosen: Mapping[str, Any]) -> Architecture:
 
 
 def network(settings: Settings) -> dict[str, Any]:
-    """What names the ancestor's architecture in a recipe: the image size, where its layers depend on it, and the package that brings it."""
+    """What names the ancestor's architecture in a recipe: the image size, where its layers depend
+    on it, and the package that brings it.
+    """
     a = settings.ancestor
     sized = {} if a.network == "vgg16" else {"size": settings.data.size}
     return {"network": a.network, "width": a.width} | sized | marked("networks", a.network)
@@ -246,7 +262,9 @@ def _trial(s: Settings) -> dict[str, Any]:
 
 
 def _fixed_numbers(s: Settings) -> list[int]:
-    """The fixed set as ``condense.fixed`` numbers it: layers from 1, or groups, where a named set's layers could be taken for groups."""
+    """The fixed set as ``condense.fixed`` numbers it: layers from 1, or groups, where a named set's
+    layers could be taken for groups.
+    """
     layers = fixed_layers(s)
     groups = ancestor_plan(s).integral_layers(s.condense.granularity)
     if s.condense.fixed or max(layers) >= len(groups):

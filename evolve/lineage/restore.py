@@ -1,4 +1,6 @@
-"""An input whose tensors were thinned is computed again before they are read (evolve.runs.snapshots says who thins, and why)."""
+"""An input whose tensors were thinned is computed again before they are read (evolve.runs.snapshots
+says who thins, and why).
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,12 @@ from evolve.engine.store import Result, Store
 
 
 def whole(store: Store, key: str, compute: Callable[[Stage], None]) -> Result | None:
-    """The result under ``key``, its tensors computed again where they were thinned; None if it is not there.
+    """The result under ``key``, its tensors computed again where they were thinned; None if it is
+    not there.
 
-    ``compute`` performs one stage, and comes back here for that stage's own inputs: so the nearest whole one before it is where it
-    starts. Locks are taken from later stages to earlier ones only, so no two processes wait for each other.
+    ``compute`` performs one stage, and comes back here for that stage's own inputs: so the nearest
+    whole one before it is where it starts. Locks are taken from later stages to earlier ones only,
+    so no two processes wait for each other.
     """
     found = store.get(key)
     if found is None or not found.thinned:

@@ -1,4 +1,7 @@
-"""A scenario file (TOML) -> frozen settings. Every error names the file, the key, the value and what is allowed."""
+"""A scenario file (TOML) -> frozen settings.
+
+Every error names the file, the key, the value and what is allowed.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ PROFILES = ("quick", "paper")
 
 
 def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Scenario:
-    """Read scenario ``name`` (shipped name or path), apply ``[quick]`` if asked, then ``section.key=value`` overrides.
+    """Read scenario ``name`` (shipped name or path), apply ``[quick]`` if asked, then
+    ``section.key=value`` overrides.
 
     Raises UserError naming file, key and value for anything that does not fit.
     """
@@ -27,12 +31,14 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
     stated = table.pop("profile", None)
     if stated is not None and stated not in PROFILES:
         raise UserError(
-            f"{path}: profile = {_show(stated)}: allowed are {', '.join(PROFILES)} (it says what the file was resolved for)"
+            f"{path}: profile = {_show(stated)}: allowed are {', '.join(PROFILES)} (it says what "
+            "the file was resolved for)"
         )
     quick = table.pop("quick", None)
     if quick is None and profile == "quick" and stated != "quick":
         raise UserError(
-            f"{path}: has no [quick] tables, so --profile quick would run it in full; add some or leave --profile out"
+            f"{path}: has no [quick] tables, so --profile quick would run it in full; add some or "
+            "leave --profile out"
         )
     quick = {} if quick is None else quick
     if not isinstance(quick, dict):
@@ -49,7 +55,8 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
 
 
 def check(settings: Settings, file: str) -> None:
-    """What can be refused before any image is read: class lists, and numbers that contradict each other.
+    """What can be refused before any image is read: class lists, and numbers that contradict each
+    other.
 
     Raises UserError.
     """
@@ -59,13 +66,22 @@ def check(settings: Settings, file: str) -> None:
 
 def _problems(s: Settings) -> Iterator[str]:
     if not re.fullmatch(r"[\w.-]*\w[\w.-]*", s.name):
-        yield f"name = {_show(s.name)}: allowed are letters, digits, '.', '_' and '-' (it names the run folder)"
+        yield (
+            f"name = {_show(s.name)}: allowed are letters, digits, '.', '_' and '-' (it names "
+            "the run folder)"
+        )
     yield from _split_problems(s)
     yield from _network_problems(s)
     if s.stream.tasks == 0 and not (s.ancestor.checkpoint and s.controls.untrained):
-        yield "stream.tasks = 0: that is one pretrained ancestor at lineage length 0; give its ancestor.checkpoint and controls.untrained = true, or tasks"
+        yield (
+            "stream.tasks = 0: that is one pretrained ancestor at lineage length 0; give its "
+            "ancestor.checkpoint and controls.untrained = true, or tasks"
+        )
     if s.condense.repeats > 1 and not condenser_table.method(s.condense.method).draws:
-        yield f"condense.repeats = {s.condense.repeats}: method {s.condense.method} draws nothing, so every repeat would be the same; allowed is 1"
+        yield (
+            f"condense.repeats = {s.condense.repeats}: method {s.condense.method} draws "
+            "nothing, so every repeat would be the same; allowed is 1"
+        )
     methods = {s.condense.method, *(s.condense.rivals if s.condense.method == "trial" else ())}
     if "fisher" in methods and s.ancestor.strategy in ("scr", "cope"):
         key = (
@@ -80,27 +96,45 @@ def _problems(s: Settings) -> Iterator[str]:
         shown = toml_value(rivals)
         yield f"condense.rivals = {shown}: expected other condensers than trial, each once"
     if s.condense.args and methods <= condenser_table.CONDENSERS.keys():
-        yield f"condense.args = {toml_value(s.condense.args)}: method {s.condense.method} takes none, they are a plug-in's; allowed is {{}}"
+        yield (
+            f"condense.args = {toml_value(s.condense.args)}: method {s.condense.method} takes "
+            f"none, they are a plug-in's; allowed is {{}}"
+        )
     for room in ("ancestor", "condense", "descend", "fewshot"):
         chosen = getattr(s, room).augment
         if (
             "flip" in chosen
             and (s.data.source if room == "ancestor" else descend_source(s.data)) == "glyphs"
         ):
-            yield f'{room}.augment = {list(chosen)}: glyphs are characters and lose their class when flipped; allowed: ["crop"] or []'
+            yield (
+                f"{room}.augment = {list(chosen)}: glyphs are characters and lose their class "
+                'when flipped; allowed: ["crop"] or []'
+            )
 
 
 def _network_problems(s: Settings) -> Iterator[str]:
     ancestor = architecture(s.ancestor.network, s.ancestor.width, s.data.size)
     convs, layers = len(ancestor.layer_names), len(ancestor.integral_layers(s.condense.granularity))
     if max(s.condense.fixed, default=0) > convs:
-        yield f"condense.fixed = {list(s.condense.fixed)}: name at least one of the ancestor's layers 1 to {convs}"
+        yield (
+            f"condense.fixed = {list(s.condense.fixed)}: name at least one of the ancestor's "
+            f"layers 1 to {convs}"
+        )
     if s.condense.top_k > layers:
-        yield f"condense.top_k = {s.condense.top_k}: at most {layers}, the ancestor's layers at granularity {s.condense.granularity}"
+        yield (
+            f"condense.top_k = {s.condense.top_k}: at most {layers}, the ancestor's layers at "
+            f"granularity {s.condense.granularity}"
+        )
     if s.ancestor.checkpoint and ancestor.family != "vit":
-        yield f'ancestor.checkpoint = {_show(s.ancestor.checkpoint)}: only a ViT starts from one, ancestor.network is {s.ancestor.network}; allowed is ""'
+        yield (
+            f"ancestor.checkpoint = {_show(s.ancestor.checkpoint)}: only a ViT starts from one, "
+            f'ancestor.network is {s.ancestor.network}; allowed is ""'
+        )
     if s.inherit.embeddings == "inherited" and not ancestor.carried:
-        yield f'inherit.embeddings = "inherited": {s.ancestor.network} has none to inherit; allowed is "random"'
+        yield (
+            f'inherit.embeddings = "inherited": {s.ancestor.network} has none to inherit; '
+            'allowed is "random"'
+        )
 
 
 def _split_problems(s: Settings) -> Iterator[str]:
@@ -115,7 +149,10 @@ def _split_problems(s: Settings) -> Iterator[str]:
     given = [role for role, ids in roles.items() if ids]
     if given and len(given) < 3 and not two:
         missing = next(role for role in roles if role not in given)
-        yield f"data.{missing}_classes is empty: name the classes of all three roles or of none (then data.split counts are drawn)"
+        yield (
+            f"data.{missing}_classes is empty: name the classes of all three roles or of none "
+            "(then data.split counts are drawn)"
+        )
     for role, ids in roles.items():
         twice = sorted({i for i in ids if ids.count(i) > 1})
         if twice:
@@ -127,9 +164,15 @@ def _split_problems(s: Settings) -> Iterator[str]:
         for second in names[index + 1 :]:
             shared = sorted(set(roles[first]) & set(roles[second]))
             if shared and not (two and first == "ancestor"):
-                yield f"data.{second}_classes: class {shared[0]} is also in data.{first}_classes; the three splits may share no class"
+                yield (
+                    f"data.{second}_classes: class {shared[0]} is also in data.{first}_classes; "
+                    "the three splits may share no class"
+                )
     if len(s.data.split) != 3:
-        yield f"data.split = {list(s.data.split)}: expected three counts: ancestor, condensing, descendant classes"
+        yield (
+            f"data.split = {list(s.data.split)}: expected three counts: ancestor, condensing, "
+            "descendant classes"
+        )
         return
     trial = (
         (("descend.classes_per_task", "condense", s.descend.classes_per_task),)

@@ -12,7 +12,9 @@ from evolve.core.settings import Settings
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture
 
-SET_LIMIT = 8  # stages that train as one set at most: 40 descendants, the widest graph that is tried (evolve.descendants.trainers.graph_check.WIDTHS)
+# stages that train as one set at most: 40 descendants, the widest graph that is tried
+# (evolve.descendants.trainers.graph_check.WIDTHS)
+SET_LIMIT = 8
 
 
 Peek = Callable[
@@ -30,14 +32,15 @@ class World:
     ancestor_classes: tuple[int, ...]
     condense_classes: tuple[int, ...]
     descend_classes: tuple[int, ...]
-    reference: bool = (
-        False  # the plain path everywhere: the same mathematics, other rounding, so other keys
-    )
+    # the plain path everywhere: the same mathematics, other rounding, so other keys
+    reference: bool = False
     checkpoint: str = ""  # content (sha256) of the pretrained weights that the ancestor starts from
 
     @property
     def arithmetic(self) -> str:
-        """What a stage's rounding depends on, for its key: VGGs have compiled kernels (on a CPU), others the library's."""
+        """What a stage's rounding depends on, for its key: VGGs have compiled kernels (on a CPU),
+        others the library's.
+        """
         if self.reference:
             return "reference"
         return "compiled" if ancestor_plan(self.settings).family == "vgg" else "fast"
@@ -58,7 +61,9 @@ def ancestor_plan(settings: Settings) -> Architecture:
 
 
 def paper_descendant(settings: Settings) -> Architecture:
-    """The paper's descendant (VGG8, ResNet12, ...) at this lineage's width; the pseudo-descendant's architecture too."""
+    """The paper's descendant (VGG8, ResNet12, ...) at this lineage's width; the pseudo-descendant's
+    architecture too.
+    """
     return ancestor_plan(settings).paper_descendant()
 
 
@@ -75,7 +80,10 @@ def facts(world: World) -> dict[str, Any]:
 
 
 def world_of(found: Mapping[str, Any], origin: str) -> World:
-    """The inverse of :func:`facts`; also of what run.json holds. UserError, naming ``origin``, for settings that this evolve does not know."""
+    """The inverse of :func:`facts`; also of what run.json holds.
+
+    UserError, naming ``origin``, for settings that this evolve does not know.
+    """
     try:
         settings = toml.from_dict(found["settings"], origin)
         ancestor, condense, descend = (
@@ -93,12 +101,15 @@ def world_of(found: Mapping[str, Any], origin: str) -> World:
         )
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{origin}: damaged ({error!r}): remove it, and `evolve resume` the run that it named, if there is one"
+            f"{origin}: damaged ({error!r}): remove it, and `evolve resume` the run that it named, "
+            "if there is one"
         ) from None
 
 
 def described(world: World, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with what else two runs must share to be pooled: the images and their split, and pretrained weights."""
+    """Settings with what else two runs must share to be pooled: the images and their split, and
+    pretrained weights.
+    """
     split = {role: " ".join(map(str, ids)) for role, ids in world.roles.items()}
     start = {"pretrained": {"content": world.checkpoint}} if world.checkpoint else {}
     ancestor = {
