@@ -1,6 +1,6 @@
-"""The outcome of one stage, by kind: its recipe and its inputs in; record and tensors out.
+"""The outcome of one stage, by kind: recipe and inputs go in, a record and tensors come out.
 
-The page where the rooms (arrays and models in, arrays and models out) are called.
+This page calls the rooms that compute: ancestor, condensers, learngene and descendants.
 """
 
 from __future__ import annotations
@@ -42,24 +42,18 @@ if TYPE_CHECKING:
 CHECKPOINT_SECONDS = 10.0  # what a crash may cost of a task under way
 
 Outcome = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
-OWN = (
-    "method",
-    "plan",
-    "inputs",
-    "inherit",
-)  # what may differ in a descend stage's recipe within a set
+# what may differ in a descend stage's recipe within a set
+OWN = ("method", "plan", "inputs", "inherit")
 
 
 def _settings(kind: type, table: Mapping[str, Any]) -> Any:
-    """Settings from a recipe's table; what stands beside them there (an image size, a plug-in's
-    version) is left out.
-    """
-    known = {f.name for f in fields(kind)}
+    """Settings from a recipe's table, less what else stands there (such as an image size)."""
+    names = {f.name for f in fields(kind)}
     return kind(
         **{
             name: tuple(value) if isinstance(value, list) else value
             for name, value in table.items()
-            if name in known
+            if name in names
         }
     )
 
@@ -72,6 +66,22 @@ def accumulate_outcome(
     store: Store,
     progress: Progress,
 ) -> Outcome:
+    """Let the ancestor learn one task (paper, 5.3); task 0 only builds it.
+
+    Args:
+        context: what cannot change a number: paths and the device.
+        stage: an "accumulate" stage.
+        inputs: "previous", the ancestor before; nothing for task 0.
+        resident: the images.
+        store: where an interrupted task's checkpoint lies.
+        progress: is told the part done, 0..1, and what is being done.
+
+    Returns:
+        The record (accuracies and what the condensers read) and file "ancestor", the state dict.
+
+    Raises:
+        UserError: the pretrained weights are not those the recipe was made for.
+    """
     from evolve.ancestor.accumulate import (  # imports Avalanche, which takes seconds
         Accumulated,
         accumulate,
@@ -102,7 +112,8 @@ def accumulate_outcome(
 def _pretrained(recipe: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Tensor]:
     """The weights that the recipe's ancestor starts from.
 
-    Raises UserError when the file is not the one the recipe was made for.
+    Raises:
+        UserError: the file is not the one the recipe was made for.
     """
     from evolve.networks.vit_checkpoint import content, read
 
@@ -120,6 +131,14 @@ def _pretrained(recipe: Mapping[str, Any], context: Mapping[str, Any]) -> dict[s
 def condense_request(
     stage: Stage, inputs: Mapping[str, Result], resident: Resident, progress: Progress
 ) -> Request:
+    """What a "condense" stage asks of its condenser.
+
+    Args:
+        stage: a "condense" stage.
+        inputs: "ancestor", and for method "trial" the other methods' choices.
+        resident: the images.
+        progress: is told the part done, 0..1, and what is being done.
+    """
     from evolve.condensers.interface import Request
 
     recipe = stage.recipe
@@ -144,6 +163,18 @@ def condense_request(
 def condense_outcome(
     stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress
 ) -> Outcome:
+    """Choose the learngene's layers and take them out of the ancestor (paper, 4.2).
+
+    Args:
+        stage: a "condense" stage.
+        inputs: "ancestor", and for method "trial" the other methods' choices.
+        resident: the images.
+        store: not read.
+        progress: is told the part done, 0..1, and what is being done.
+
+    Returns:
+        The record (the choice and what led to it) and file "learngene", the layers' tensors.
+    """
     from evolve.condensers.condense import condense_ancestor
 
     request = condense_request(stage, inputs, resident, progress)
@@ -160,7 +191,7 @@ def condense_outcome(
         "margin": chosen.margin,
         "status": chosen.status,
         "selected_by": chosen.selected_by,
-        "repeats": [list(one) for one in chosen.repeats],
+        "repeats": [list(repeat) for repeat in chosen.repeats],
         "agreement": chosen.agreement,
         "history": chosen.history,
         "effort": dict(chosen.effort),
@@ -171,7 +202,7 @@ def condense_outcome(
 
 
 def _rivals(inputs: Mapping[str, Result]) -> dict[str, tuple[int, ...]]:
-    """What other condensers chose, by name; one that decided nothing chose nothing."""
+    """What other condensers chose, by name. One that decided nothing chose nothing."""
     records = {
         role.removeprefix(RIVAL): result.record
         for role, result in inputs.items()
@@ -187,6 +218,7 @@ def _rivals(inputs: Mapping[str, Result]) -> dict[str, tuple[int, ...]]:
 def descend_outcome(
     stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress
 ) -> Outcome:
+    """Train and measure the descendants of one "descend" stage, see :func:`descend_outcomes`."""
     return descend_outcomes([stage], [inputs], resident, progress)[0]
 
 
@@ -196,9 +228,17 @@ def descend_outcomes(
     resident: Resident,
     progress: Progress,
 ) -> list[Outcome]:
-    """The descendants of all stages; every stage's have the same tasks and numbers.
+    """Build descendants, train them on the same tasks, and measure them (paper, 5.3).
 
-    The stages differ in nothing but :data:`OWN`.
+    Args:
+        stages: "descend" stages whose recipes differ in nothing but :data:`OWN`.
+        inputs: of each stage: "learngene" or "ancestor", both when distilled, none from scratch.
+        resident: the images.
+        progress: is told the part done, 0..1, and what is being done.
+
+    Returns:
+        Of each stage the record (accuracies and losses, one descendant after the other) and file
+        "correct": of descendant n uint8 [test images], 1 where it is right.
     """
     from evolve.descendants.descendants import downstream_tasks, train_together
     from evolve.learngene.inheritance import inherit
@@ -207,22 +247,13 @@ def descend_outcomes(
     settings: DescendSettings = _settings(DescendSettings, shared["descend"])
     tasks = downstream_tasks(settings, shared["classes"], resident, seed)
     heirs = [_inheritance(stage.recipe, given) for stage, given in zip(stages, inputs, strict=True)]
-    numbers = range(len(tasks))
+    numbers, size = range(len(tasks)), len(stages)
     drawn = derive_seed(seed, "draw", shared["draw"]) if shared["draw"] else seed
     models = [
         inherit(*heir, settings.classes_per_task, drawn, number).to(resident.device)
         for heir in heirs
         for number in numbers
     ]
-    size, reference = len(stages), shared["arithmetic"] == "reference"
-
-    def report(fraction: float, text: str) -> None:
-        progress(
-            fraction,
-            f"{len(tasks)} descendants{f' (of {len(models)} together)' if size > 1 else ''}, {text}",
-        )
-
-    teacher = _teacher(shared, inputs[0], resident.device, settings.distill_weight)
     trained = train_together(
         models,
         tasks * size,
@@ -230,18 +261,40 @@ def descend_outcomes(
         settings,
         drawn,
         [*numbers] * size,
-        report,
-        reference,
+        _counted(progress, len(tasks), len(models)),
+        shared["arithmetic"] == "reference",
         lr_scale(shared),
-        teacher,
+        _teacher(shared, inputs[0], resident.device, settings.distill_weight),
     )
     parts = [trained[start : start + len(tasks)] for start in range(0, len(trained), len(tasks))]
     return [_measured(plan, tasks, part) for (plan, _), part in zip(heirs, parts, strict=True)]
 
 
+def _counted(progress: Progress, each: int, together: int) -> Progress:
+    """Progress of a stage's ``each`` descendants, where ``together`` train at once."""
+    also = f" (of {together} together)" if together > each else ""
+
+    def report(fraction: float, text: str) -> None:
+        progress(fraction, f"{each} descendants{also}, {text}")
+
+    return report
+
+
 def fewshot_outcome(
     stage: Stage, inputs: Mapping[str, Result], resident: Resident, store: Store, progress: Progress
 ) -> Outcome:
+    """Meta-train a few-shot learner and measure it on the descendants' tasks (paper, Table III).
+
+    Args:
+        stage: a "fewshot" stage.
+        inputs: none.
+        resident: the images.
+        store: where an interrupted training's checkpoint lies.
+        progress: is told the part done, 0..1, and what is being done.
+
+    Returns:
+        The record (accuracies and losses) and file "correct": of task n one number a test image.
+    """
     from evolve.descendants.descendants import downstream_tasks
     from evolve.descendants.fewshot.measure import meta_train_and_measure, thinned
     from evolve.learngene.inheritance import inherit
@@ -253,7 +306,7 @@ def fewshot_outcome(
     network = inherit(from_json(recipe["plan"]), None, chosen.classes_per_task, seed, 0).to(
         resident.device
     )
-    found = meta_train_and_measure(
+    measured = meta_train_and_measure(
         recipe["learner"],
         network,
         recipe["ancestor_classes"],
@@ -266,20 +319,20 @@ def fewshot_outcome(
         recipe["images_per_class"],
     )
     record = {
-        "accuracy": [correct.double().mean().item() for correct in found.correct],
-        "test_images": [len(correct) for correct in found.correct],
+        "accuracy": [correct.double().mean().item() for correct in measured.correct],
+        "test_images": [len(correct) for correct in measured.correct],
         "classes": [list(task.classes) for task in tasks],
-        "losses": thinned(found.losses),
-        "undecided": found.undecided,
+        "losses": thinned(measured.losses),
+        "undecided": measured.undecided,
         "plan": recipe["plan"],
     }
-    return record, {"correct": {f"task{n}": correct for n, correct in enumerate(found.correct)}}
+    return record, {"correct": {f"task{n}": correct for n, correct in enumerate(measured.correct)}}
 
 
 def _measured(
     plan: Architecture, tasks: Sequence[DownstreamTask], trained: Sequence[Trained]
 ) -> Outcome:
-    """A descend stage's result."""
+    """The result of one "descend" stage."""
     record = {
         "accuracy": [t.last for t in trained],
         "best": [t.best for t in trained],
@@ -305,24 +358,21 @@ def _inheritance(
     if method == "from-scratch":
         return from_json(recipe["plan"]), None
     if method == "full-ancestor":
-        return ancestor.whole(), extract(
-            trunk(inputs["ancestor"].tensors("ancestor")), ancestor, ancestor.all_layers
-        )
-    found = inputs["learngene"]
+        state = trunk(inputs["ancestor"].tensors("ancestor"))
+        return ancestor.whole(), extract(state, ancestor, ancestor.all_layers)
+    gene = inputs["learngene"]
     chosen: InheritSettings = _settings(InheritSettings, recipe["inherit"])
-    plan = descendant(ancestor, found.record["layers"], chosen)
+    plan = descendant(ancestor, gene.record["layers"], chosen)
     if method == "distilled":
         return plan, None
-    learngene = unflatten(found.tensors("learngene"), ancestor)
-    return plan, shuffled(
-        learngene, recipe["seed"], "shuffle"
-    ) if method == "shuffled" else learngene
+    learngene = unflatten(gene.tensors("learngene"), ancestor)
+    if method == "shuffled":
+        learngene = shuffled(learngene, recipe["seed"], "shuffle")
+    return plan, learngene
 
 
 def lr_scale(recipe: Mapping[str, Any]) -> float:
-    """What the learning rate of the inherited layers is multiplied by; a from-scratch or distilled
-    stage names none.
-    """
+    """The factor on the learning rate of inherited layers; 1 for a stage that inherits none."""
     inherits = recipe["method"] not in ("from-scratch", "distilled")
     return float(recipe["inherit"]["lr_scale"]) if inherits else 1.0
 
@@ -345,9 +395,7 @@ def _plan(recipe: Mapping[str, Any]) -> Architecture:
 
 
 def trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The ancestor network's own state dict, out of an accumulate result (which also holds its
-    strategy's state).
-    """
+    """The ancestor network's own state dict, out of an accumulate result."""
     from evolve.ancestor.accumulate import load_trunk
 
     return load_trunk(tensors)

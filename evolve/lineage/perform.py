@@ -1,4 +1,4 @@
-"""Computes one stage: fetches its inputs from the store, has its outcome computed, puts the result."""
+"""Computes one stage: fetches its inputs from the store, calls its room, and puts the result."""
 
 from __future__ import annotations
 
@@ -30,24 +30,30 @@ if TYPE_CHECKING:
     from evolve.condensers.interface import Request
 
 __all__ = [
-    "SET_LIMIT",
+    "SET_LIMIT",  # read by the engine (evolve.engine.scheduler.Sets)
     "InputLost",
     "condensation",
     "perform_set",
     "perform_stage",
     "set_key",
-]  # the engine reads the first
+]
 
 
 def perform_stage(
     stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress
 ) -> None:
-    """Compute ``stage`` and put it into ``store``.
+    """Compute ``stage`` and put its result into ``store``.
 
-    ``context`` holds what cannot change a number: paths and the device.
+    Args:
+        stage: what to compute.
+        store: where the inputs lie and the result goes.
+        context: what cannot change a number: paths and the device.
+        progress: is told the part done, 0..1, and what is being done.
 
-    Raises UserError when the images are not those the recipe was made for, or a setting asks for
-    more than they hold.
+    Raises:
+        UserError: the images are not those the recipe was made for, or a setting asks for more than
+            they hold.
+        InputLost: an input was damaged.
     """
     rooms: Mapping[str, Callable[..., Outcome]] = {
         "accumulate": partial(accumulate_outcome, context),
@@ -66,12 +72,18 @@ def perform_stage(
 
 
 def set_key(stage: Stage, context: Mapping[str, Any]) -> Hashable | None:
-    """What descend stages have in common that may train together, on a GPU; None for those that go
-    alone.
+    """What "descend" stages have in common that may train together.
 
-    A CPU gains nothing from more descendants at once, nor does the plain path, which distillation
-    and a learning rate of their own for inherited layers always take; company must not lead others
-    onto it.
+    A CPU gains nothing from more descendants at once. Nor does the plain path, which distillation
+    always takes, and so does a learning rate of its own for inherited layers. One such stage must
+    not lead others onto that path.
+
+    Args:
+        stage: any stage.
+        context: names the device.
+
+    Returns:
+        The common key, on a GPU; None for a stage that goes alone.
     """
     if (
         stage.kind != "descend"
@@ -87,10 +99,19 @@ def set_key(stage: Stage, context: Mapping[str, Any]) -> Hashable | None:
 def perform_set(
     stages: Sequence[Stage], store: Store, context: Mapping[str, Any], progress: Progress
 ) -> None:
-    """Train the descendants of all ``stages``, of one :func:`set_key`, side by side, and put each
-    stage's result as :func:`perform_stage` would have.
+    """Train the descendants of several stages side by side, and put each stage's result.
 
-    Raises what that raises; the results of all stages are put at the end or, mostly, none.
+    Every result is the one that :func:`perform_stage` would have put. The results are put at the
+    end: all of them or, mostly, none.
+
+    Args:
+        stages: stages of one :func:`set_key`.
+        store: where the inputs lie and the results go.
+        context: what cannot change a number: paths and the device.
+        progress: is told the part done, 0..1, and what is being done.
+
+    Raises:
+        UserError, InputLost: as :func:`perform_stage` does.
     """
     check_marks(stages[0].recipe)  # a set's are alike
     spent = stopwatch()
@@ -103,7 +124,10 @@ def perform_set(
 
 
 class InputLost(RuntimeError):
-    """An input was damaged and has been set aside; it has to be computed again before this stage."""
+    """An input was damaged and has been set aside.
+
+    It has to be computed again before this stage.
+    """
 
 
 def _inputs(
@@ -124,9 +148,16 @@ def _inputs(
 def condensation(
     stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress
 ) -> Request:
-    """What a condense stage asks for, its ancestor fetched from the store.
+    """What a "condense" stage asks of its condenser, the ancestor fetched from the store.
 
-    Raises UserError as :func:`perform_stage` does.
+    Args:
+        stage: a "condense" stage.
+        store: where the ancestor lies.
+        context: what cannot change a number: paths and the device.
+        progress: is told the part done, 0..1, and what is being done.
+
+    Raises:
+        UserError, InputLost: as :func:`perform_stage` does.
     """
     images = resident_images(context, stage.recipe)
     return condense_request(stage, _inputs(stage, store, context, progress), images, progress)

@@ -6,7 +6,8 @@ Every error names the file, the key, the value and what is allowed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 
 from evolve.condensers import methods as condenser_table
 from evolve.core.errors import UserError
@@ -19,10 +20,15 @@ PROFILES = ("quick", "paper")
 
 
 def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Scenario:
-    """Read scenario ``name`` (shipped name or path), apply ``[quick]`` if asked, then
-    ``section.key=value`` overrides.
+    """Read a scenario: its file, then ``[quick]`` if asked, then the overrides.
 
-    Raises UserError naming file, key and value for anything that does not fit.
+    Args:
+        name: a shipped scenario's name, or the path of a file.
+        profile: "paper" or "quick".
+        overrides: texts "section.key=value", the later ones win.
+
+    Raises:
+        UserError: something does not fit; it names file, key and value.
     """
     path = find("scenario", name, "scenarios")
     table = read_toml(path)
@@ -55,10 +61,14 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
 
 
 def check(settings: Settings, file: str) -> None:
-    """What can be refused before any image is read: class lists, and numbers that contradict each
-    other.
+    """Refuse what can be refused before any image is read: what contradicts itself.
 
-    Raises UserError.
+    Args:
+        settings: a whole scenario.
+        file: where it comes from, for the error.
+
+    Raises:
+        UserError: it names file, key and value.
     """
     for problem in _problems(settings):
         raise UserError(f"{file}: {problem}")
@@ -77,6 +87,18 @@ def _problems(s: Settings) -> Iterator[str]:
             "stream.tasks = 0: that is one pretrained ancestor at lineage length 0; give its "
             "ancestor.checkpoint and controls.untrained = true, or tasks"
         )
+    yield from _condense_problems(s)
+    for room in ("ancestor", "condense", "descend", "fewshot"):
+        chosen = getattr(s, room).augment
+        source = s.data.source if room == "ancestor" else descend_source(s.data)
+        if "flip" in chosen and source == "glyphs":
+            yield (
+                f"{room}.augment = {list(chosen)}: glyphs are characters and lose their class "
+                'when flipped; allowed: ["crop"] or []'
+            )
+
+
+def _condense_problems(s: Settings) -> Iterator[str]:
     if s.condense.repeats > 1 and not condenser_table.method(s.condense.method).draws:
         yield (
             f"condense.repeats = {s.condense.repeats}: method {s.condense.method} draws "
@@ -100,16 +122,6 @@ def _problems(s: Settings) -> Iterator[str]:
             f"condense.args = {toml_value(s.condense.args)}: method {s.condense.method} takes "
             f"none, they are a plug-in's; allowed is {{}}"
         )
-    for room in ("ancestor", "condense", "descend", "fewshot"):
-        chosen = getattr(s, room).augment
-        if (
-            "flip" in chosen
-            and (s.data.source if room == "ancestor" else descend_source(s.data)) == "glyphs"
-        ):
-            yield (
-                f"{room}.augment = {list(chosen)}: glyphs are characters and lose their class "
-                'when flipped; allowed: ["crop"] or []'
-            )
 
 
 def _network_problems(s: Settings) -> Iterator[str]:
@@ -138,14 +150,30 @@ def _network_problems(s: Settings) -> Iterator[str]:
 
 
 def _split_problems(s: Settings) -> Iterator[str]:
-    two = (
-        descend_source(s.data) != s.data.source
-    )  # then every source's ids are its own, and roles need not be listed together
     roles = {
         "ancestor": s.data.ancestor_classes,
         "condense": s.data.condense_classes,
         "descend": s.data.descend_classes,
     }
+    # With two sources every source's ids are its own, and roles need not be listed together.
+    two = descend_source(s.data) != s.data.source
+    yield from _listing_problems(roles, two)
+    yield from _overlap_problems(roles, two)
+    if len(s.data.split) != 3:
+        yield (
+            f"data.split = {list(s.data.split)}: expected three counts: ancestor, condensing, "
+            "descendant classes"
+        )
+        return
+    counts = {
+        role: len(ids) or count
+        for (role, ids), count in zip(roles.items(), s.data.split, strict=True)
+    }
+    yield from _count_problems(s, counts)
+
+
+def _listing_problems(roles: Mapping[str, Sequence[int]], two: bool) -> Iterator[str]:
+    """What is wrong with a role's list by itself."""
     given = [role for role, ids in roles.items() if ids]
     if given and len(given) < 3 and not two:
         missing = next(role for role in roles if role not in given)
@@ -159,34 +187,27 @@ def _split_problems(s: Settings) -> Iterator[str]:
             yield f"data.{role}_classes: class {twice[0]} stands there twice; each class once"
         if any(i < 0 for i in ids):
             yield f"data.{role}_classes: class {min(ids)} is negative; allowed are class ids from 0"
-    names = list(roles)
-    for index, first in enumerate(names):
-        for second in names[index + 1 :]:
-            shared = sorted(set(roles[first]) & set(roles[second]))
-            if shared and not (two and first == "ancestor"):
-                yield (
-                    f"data.{second}_classes: class {shared[0]} is also in data.{first}_classes; "
-                    "the three splits may share no class"
-                )
-    if len(s.data.split) != 3:
-        yield (
-            f"data.split = {list(s.data.split)}: expected three counts: ancestor, condensing, "
-            "descendant classes"
-        )
-        return
-    trial = (
-        (("descend.classes_per_task", "condense", s.descend.classes_per_task),)
-        if s.condense.method == "trial"
-        else ()
-    )
-    counts = {
-        role: len(ids) or count
-        for (role, ids), count in zip(roles.items(), s.data.split, strict=True)
-    }
-    for key, role, wanted in (
+
+
+def _overlap_problems(roles: Mapping[str, Sequence[int]], two: bool) -> Iterator[str]:
+    """Which two roles share a class."""
+    for first, second in combinations(roles, 2):
+        shared = sorted(set(roles[first]) & set(roles[second]))
+        if shared and not (two and first == "ancestor"):
+            yield (
+                f"data.{second}_classes: class {shared[0]} is also in data.{first}_classes; "
+                "the three splits may share no class"
+            )
+
+
+def _count_problems(s: Settings, counts: Mapping[str, int]) -> Iterator[str]:
+    """Which tasks ask for more classes than their role has."""
+    tasks = [
         ("stream.classes_per_task", "ancestor", s.stream.classes_per_task),
         ("descend.classes_per_task", "descend", s.descend.classes_per_task),
-        *trial,
-    ):
+    ]
+    if s.condense.method == "trial":
+        tasks.append(("descend.classes_per_task", "condense", s.descend.classes_per_task))
+    for key, role, wanted in tasks:
         if wanted > counts[role]:
             yield f"{key} = {wanted}: at most {counts[role]}, the {role} classes of the split"

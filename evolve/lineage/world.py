@@ -17,9 +17,8 @@ from evolve.networks.family import architecture
 SET_LIMIT = 8
 
 
-Peek = Callable[
-    [str], "Mapping[str, Any] | None"
-]  # a stage's key -> its record, if it is in the store
+# a stage's key -> its record, if it is in the store
+Peek = Callable[[str], "Mapping[str, Any] | None"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,9 @@ class World:
 
     @property
     def arithmetic(self) -> str:
-        """What a stage's rounding depends on, for its key: VGGs have compiled kernels (on a CPU),
-        others the library's.
+        """What a stage's rounding depends on, for its key.
+
+        On a CPU, VGGs have compiled kernels and the others the library's.
         """
         if self.reference:
             return "reference"
@@ -61,14 +61,12 @@ def ancestor_plan(settings: Settings) -> Architecture:
 
 
 def paper_descendant(settings: Settings) -> Architecture:
-    """The paper's descendant (VGG8, ResNet12, ...) at this lineage's width; the pseudo-descendant's
-    architecture too.
-    """
+    """The paper's descendant (VGG8, ResNet12, ...) at this width; the pseudo-descendant's plan."""
     return ancestor_plan(settings).paper_descendant()
 
 
 def facts(world: World) -> dict[str, Any]:
-    """A world as JSON-able values, under the names that run.json has for them."""
+    """A world as plain values, under the names that run.json has for them."""
     return {
         "seed": world.seed,
         "settings": toml.to_dict(world.settings),
@@ -79,25 +77,30 @@ def facts(world: World) -> dict[str, Any]:
     }
 
 
-def world_of(found: Mapping[str, Any], origin: str) -> World:
-    """The inverse of :func:`facts`; also of what run.json holds.
+def world_of(entries: Mapping[str, Any], origin: str) -> World:
+    """Read a world back, the inverse of :func:`facts`.
 
-    UserError, naming ``origin``, for settings that this evolve does not know.
+    Args:
+        entries: what :func:`facts` gave, or all of a run.json.
+        origin: the file, for errors.
+
+    Raises:
+        UserError: an entry is missing, or this evolve does not know a setting; it names ``origin``.
     """
     try:
-        settings = toml.from_dict(found["settings"], origin)
+        settings = toml.from_dict(entries["settings"], origin)
         ancestor, condense, descend = (
-            tuple(found["classes"][role]) for role in ("ancestor", "condense", "descend")
+            tuple(entries["classes"][role]) for role in ("ancestor", "condense", "descend")
         )
         return World(
             settings,
-            found["seed"],
-            found["fingerprint"],
+            entries["seed"],
+            entries["fingerprint"],
             ancestor,
             condense,
             descend,
-            found["reference"],
-            found["checkpoint"],
+            entries["reference"],
+            entries["checkpoint"],
         )
     except (KeyError, TypeError) as error:
         raise UserError(
@@ -107,14 +110,18 @@ def world_of(found: Mapping[str, Any], origin: str) -> World:
 
 
 def described(world: World, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with what else two runs must share to be pooled: the images and their split, and
-    pretrained weights.
+    """Settings, with whatever else two runs must share to be pooled.
+
+    That is the images and their split, the arithmetic, and pretrained weights.
+
+    Args:
+        world: the lineage.
+        settings: its settings as plain values.
     """
     split = {role: " ".join(map(str, ids)) for role, ids in world.roles.items()}
     start = {"pretrained": {"content": world.checkpoint}} if world.checkpoint else {}
-    ancestor = {
-        name: value for name, value in settings["ancestor"].items() if name != "keep"
-    }  # what stays on disk changes no number
+    # What stays on disk (ancestor.keep) changes no number.
+    ancestor = {name: value for name, value in settings["ancestor"].items() if name != "keep"}
     return {
         **settings,
         "ancestor": ancestor,
