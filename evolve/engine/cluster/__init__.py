@@ -1,4 +1,5 @@
-"""Stages on a Dask cluster: one that is there, one on this machine, or one of batch jobs (SLURM, PBS, ...).
+"""Stages on a Dask cluster: one that is there, one on this machine, or one of batch jobs (SLURM,
+PBS, ...).
 
 Importing this imports neither Dask nor torch. The user's side is docs/cluster.md.
 """
@@ -26,8 +27,9 @@ FORMS = f"a scheduler's address (tcp://host:8786), its file (.json), local, {', 
 class Cluster:
     """Which cluster computes. Nothing here can change a number.
 
-    ``workers``: with an address, how many stages at once at most; with "local" the processes; with a batch system the processes of
-    one job. 0 leaves it to the scheduler's workers, the cores, or one a job. ``settings``: the batch system's, repeated keys as lists.
+    ``workers``: with an address, how many stages at once at most; with "local" the processes; with
+    a batch system the processes of one job. 0 leaves it to the scheduler's workers, the cores, or
+    one a job. ``settings``: the batch system's, repeated keys as lists.
     """
 
     scheduler: str
@@ -44,7 +46,10 @@ def chosen(
     settings: tuple[str, ...],
     workers: int,
 ) -> Cluster | None:
-    """The cluster that the command line's options mean; None: this machine's own processes. Raises UserError for what does not fit."""
+    """The cluster that the command line's options mean; None: this machine's own processes.
+
+    Raises UserError for what does not fit.
+    """
     given = {"--jobs": jobs, "--gpu-share": gpu_share, "--cluster": settings or None}
     if scheduler is None:
         if name := next((name for name, value in given.items() if value is not None), ""):

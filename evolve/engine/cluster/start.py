@@ -1,4 +1,6 @@
-"""Reaching a cluster: connect to a scheduler that is there, or start one with workers on this machine or as batch jobs."""
+"""Reaching a cluster: connect to a scheduler that is there, or start one with workers on this
+machine or as batch jobs.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ LISTS = (
 
 @contextmanager
 def connected(cluster: Cluster) -> Iterator[Any]:
-    """A ``distributed.Client``. What was started for it ends with it; a scheduler that was there stays, without our stages.
+    """A ``distributed.Client``.
+
+    What was started for it ends with it; a scheduler that was there stays, without our stages.
 
     Raises UserError when Dask is missing, nobody answers, or the batch system refuses the settings.
     """
@@ -74,7 +78,8 @@ def _load(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
-            f"--scheduler needs {error.name or module}: pip install -e '.[cluster]' in evolve's folder"
+            f"--scheduler needs {error.name or module}: pip install -e '.[cluster]' in evolve's "
+            "folder"
         ) from None
 
 
@@ -89,14 +94,16 @@ def _client(distributed: Any, where: Any) -> Any:
     except (OSError, ValueError, TimeoutError) as error:
         line = first_line(error) or type(error).__name__
         raise UserError(
-            f"--scheduler {where}: no scheduler answers ({line}); start one with `dask scheduler`, or check the address"
+            f"--scheduler {where}: no scheduler answers ({line}); start one with `dask scheduler`, "
+            "or check the address"
         ) from None
 
 
 def _local(distributed: Any, cluster: Cluster) -> Any:
     """Its threads, and so the processes that they start, never hear a Ctrl-C."""
     share = cluster.gpu_share
-    resource_tracker.ensure_running()  # the first start of a process would start it, and let Ctrl-C through again
+    # the first start of a process would start it, and let Ctrl-C through again
+    resource_tracker.ensure_running()
     with birth(ONE_THREAD):
         return distributed.LocalCluster(
             n_workers=cluster.workers or (int(1 / share + 1e-9) if share else None),
@@ -110,7 +117,9 @@ def _local(distributed: Any, cluster: Cluster) -> Any:
 
 
 def _batch_system(cluster: Cluster) -> Any:
-    """The batch system's cluster with its jobs asked for: each ``processes`` workers of one thread; a job that ends early is replaced."""
+    """The batch system's cluster with its jobs asked for: each ``processes`` workers of one thread;
+    a job that ends early is replaced.
+    """
     kind = getattr(_load("dask_jobqueue"), SYSTEMS[cluster.scheduler])
     processes = cluster.workers or (int(1 / cluster.gpu_share + 1e-9) if cluster.gpu_share else 1)
     settings: dict[str, Any] = {
@@ -122,7 +131,8 @@ def _batch_system(cluster: Cluster) -> Any:
         f"jobqueue.{cluster.scheduler}.memory", None
     ):
         raise UserError(
-            f"--scheduler {cluster.scheduler}: how much memory has a job? Say it with --cluster memory=4GB (or in ~/.config/dask/jobqueue.yaml)"
+            f"--scheduler {cluster.scheduler}: how much memory has a job? Say it with --cluster "
+            "memory=4GB (or in ~/.config/dask/jobqueue.yaml)"
         )
     if cluster.gpu_share:
         settings["worker_extra_args"] = [
@@ -136,14 +146,17 @@ def _batch_system(cluster: Cluster) -> Any:
     except (OSError, ValueError, TypeError) as error:
         line = first_line(error) or type(error).__name__
         raise UserError(
-            f"--scheduler {cluster.scheduler}: {line} (settings go by --cluster KEY=VALUE or ~/.config/dask/jobqueue.yaml)"
+            f"--scheduler {cluster.scheduler}: {line} (settings go by --cluster KEY=VALUE or "
+            "~/.config/dask/jobqueue.yaml)"
         ) from None
     made.adapt(minimum_jobs=cluster.jobs, maximum_jobs=cluster.jobs)
     return made
 
 
 def _check_names(kind: Any, cluster: Cluster) -> None:
-    """Refuse a setting that neither the cluster nor its jobs know, and one that is a list where it must not be."""
+    """Refuse a setting that neither the cluster nor its jobs know, and one that is a list where it
+    must not be.
+    """
     makers: list[Callable[..., Any]] = [
         made.__init__ for made in (*kind.__mro__, *kind.job_cls.__mro__) if "__init__" in vars(made)
     ]
@@ -170,13 +183,16 @@ def _check_names(kind: Any, cluster: Cluster) -> None:
     for key, value in cluster.settings.items():
         if key in OURS:
             raise UserError(
-                f"--cluster {key}: --jobs says how many jobs, --workers how many processes in each, one thread a process"
+                f"--cluster {key}: --jobs says how many jobs, --workers how many processes in "
+                "each, one thread a process"
             )
         if key not in allowed:
             raise UserError(
-                f"--cluster {key}: {cluster.scheduler} has no such setting; allowed are {', '.join(allowed)}"
+                f"--cluster {key}: {cluster.scheduler} has no such setting; allowed are "
+                f"{', '.join(allowed)}"
             )
         if isinstance(value, list) and key not in LISTS:
             raise UserError(
-                f"--cluster {key}: given {len(value)} times; only {', '.join(LISTS)} may be repeated"
+                f"--cluster {key}: given {len(value)} times; only {', '.join(LISTS)} may be "
+                "repeated"
             )

@@ -1,4 +1,5 @@
-"""What a Dask worker does with one stage: look whether it is fit, then compute it as a local worker would, under the store's lock.
+"""What a Dask worker does with one stage: look whether it is fit, then compute it as a local worker
+would, under the store's lock.
 
 The scheduler imports this module too: nothing heavy at its top.
 """
@@ -16,8 +17,9 @@ from typing import Any
 
 from evolve.core.errors import UserError
 from evolve.core.version import versions
+from evolve.engine.execution import execute_quietly
 from evolve.engine.store import Stage, Store
-from evolve.engine.workers import ONE_THREAD, execute_quietly, keep_memory
+from evolve.engine.workers import ONE_THREAD, keep_memory
 
 BLAS_THREADS = tuple(
     name for name in ONE_THREAD if name.startswith(("OMP", "MKL", "OPENBLAS"))
@@ -28,7 +30,10 @@ SETTLE_SECONDS = 70.0  # NFS may show a folder's new entry after acdirmax, by de
 
 @dataclass(frozen=True)
 class Assignment:
-    """One stage for whichever worker gets it. ``paths``: what must be there besides the store; ``topic``: where it reports."""
+    """One stage for whichever worker gets it.
+
+    ``paths``: what must be there besides the store; ``topic``: where it reports.
+    """
 
     stage: Stage
     store_root: Path
@@ -40,11 +45,16 @@ class Assignment:
 
 
 class Released(KeyboardInterrupt):
-    """Nobody wants the stage any more. As after Ctrl-C, no room takes it for an error of its own."""
+    """Nobody wants the stage any more.
+
+    As after Ctrl-C, no room takes it for an error of its own.
+    """
 
 
 def compute(packed: bytes) -> tuple[Any, ...]:
-    """The message that ends the stage, as :func:`evolve.engine.workers.execute` sends it, or ("", "unfit", why) or ("", "released")."""
+    """The message that ends the stage, as :func:`evolve.engine.execution.execute` sends it, or ("",
+    "unfit", why) or ("", "released").
+    """
     from distributed import get_worker
 
     worker = get_worker()
@@ -91,17 +101,31 @@ def compute(packed: bytes) -> tuple[Any, ...]:
 
 
 def unfit(work: Assignment, threads: int) -> str:
-    """Why this process would not compute the very bits that the client's would, or could not; empty if it is fit."""
+    """Why this process would not compute the very bits that the client's would, or could not; empty
+    if it is fit.
+    """
     here = versions()
     for name, wanted in work.versions.items():
         if here[name] != wanted:
-            return f"has {name} {here[name]}, this command {wanted}: their results may differ in bits; install the same version on both"
+            return (
+                f"has {name} {here[name]}, this command {wanted}: their results may differ in "
+                "bits; install the same version on both"
+            )
     if threads != 1:
-        return f"runs {threads} threads: start it with --nthreads 1 (and --nworkers as many as it has cores)"
+        return (
+            f"runs {threads} threads: start it with --nthreads 1 (and --nworkers as many as it "
+            "has cores)"
+        )
     if wrong := next((name for name in BLAS_THREADS if os.environ.get(name) != "1"), ""):
-        return f"has {wrong}={os.environ.get(wrong)}: start it with its nanny (Dask's default), or with {wrong}=1"
+        return (
+            f"has {wrong}={os.environ.get(wrong)}: start it with its nanny (Dask's default), "
+            f"or with {wrong}=1"
+        )
     if not (work.store_root / "store.json").is_file():
-        return f"does not see the store {work.store_root}: give a --store on a folder that all machines share, under the same path"
+        return (
+            f"does not see the store {work.store_root}: give a --store on a folder that all "
+            "machines share, under the same path"
+        )
     if lost := next((path for path in work.paths if not path.exists()), None):
         return (
             f"does not see {lost}: put it on a folder that all machines share, under the same path"
@@ -112,7 +136,8 @@ def unfit(work: Assignment, threads: int) -> str:
 def settle(store: Store, keys: Iterable[str], seconds: float = SETTLE_SECONDS) -> bool:
     """Wait until this machine, too, sees the results of ``keys``; False if it does not.
 
-    Over NFS a machine may go on not seeing a folder that another has just made; listing the one around it makes it look again.
+    Over NFS a machine may go on not seeing a folder that another has just made; listing the one
+    around it makes it look again.
     """
     end = time.monotonic() + seconds
     wanted = list(keys)
