@@ -1,7 +1,6 @@
-"""The records of the continual strategies: their code, arguments, the heads they work with, and why
-the others cannot run here.
+"""The records of the continual strategies: code, arguments, heads, and which ones cannot run.
 
-Imports neither torch nor Avalanche, so that settings and the command line may read it;
+It imports neither torch nor Avalanche, so that settings and the command line may read it.
 ``evolve.ancestor.strategies`` holds the strategies.
 """
 
@@ -30,8 +29,9 @@ CONTRADICTS = (
 
 @dataclass(frozen=True)
 class Argument:
-    """What a scenario may write under ``ancestor.strategy_args``: a number from ``least`` to
-    ``most``, or one of ``choices``.
+    """What a scenario may write for one of ancestor.strategy_args.
+
+    It is a number from ``least`` to ``most``, or one of ``choices``.
     """
 
     default: Any
@@ -41,6 +41,7 @@ class Argument:
     choices: tuple[str, ...] = ()
 
     def fits(self, value: Any) -> bool:
+        """Whether this value is allowed."""
         if self.kind is str:
             return value in self.choices
         if self.kind is bool:
@@ -51,7 +52,7 @@ class Argument:
         return number and self.least <= value <= self.most and math.isfinite(value)
 
     def allowed(self) -> str:
-        """The rest of an error's sentence."""
+        """What is allowed, as the end of an error's sentence."""
         if self.kind is str:
             return f"allowed are {', '.join(self.choices)}"
         if self.kind is bool:
@@ -66,10 +67,10 @@ class Argument:
 
 @dataclass(frozen=True)
 class Strategy(Record):
-    """A strategy's arguments, the heads it works with and ``why`` not the others; ``whole``:
-    whether it trains on all tasks so far.
+    """A strategy's arguments, the heads it works with and ``why`` not with the others.
 
-    ``code``: one of our templates, or a plugin in the plain one.
+    ``whole``: whether it trains on all tasks so far. ``code``: one of our templates, or a plugin in
+    the plain one.
     """
 
     arguments: Mapping[str, Argument] = field(default_factory=dict)
@@ -313,25 +314,30 @@ REFUSED: dict[str, str] = {
 
 
 def check_strategy(a: AncestorSettings) -> dict[str, Any]:
-    """The strategy's arguments with their defaults.
+    """The strategy's arguments, with their defaults.
 
-    Raises UserError naming the argument, or the strategy that cannot work, or not with the head,
-    what is allowed and why.
+    Args:
+        a: the scenario's [ancestor].
+
+    Raises:
+        UserError: an argument, or the strategy itself or with this head, cannot work; the line says
+            what is allowed and why.
     """
     if reason := refusal("strategies", a.strategy):
         raise UserError(reason)
     if a.strategy not in STRATEGIES:  # a plug-in's, which looks at its arguments itself
         return dict(a.strategy_args)
-    known = STRATEGIES[a.strategy]
-    if a.head not in known.heads:
-        heads = " or ".join(f'"{head}"' for head in known.heads)
+    strategy = STRATEGIES[a.strategy]
+    if a.head not in strategy.heads:
+        heads = " or ".join(f'"{head}"' for head in strategy.heads)
         raise UserError(
-            f'ancestor.head = "{a.head}" with ancestor.strategy = "{a.strategy}": {known.why}; set '
+            f'ancestor.head = "{a.head}" with ancestor.strategy = "{a.strategy}": {strategy.why}; '
+            "set "
             f"ancestor.head to {heads}"
         )
     for name, value in a.strategy_args.items():
-        _check_argument(a.strategy, name, value, known.arguments)
-    chosen = {name: argument.default for name, argument in known.arguments.items()} | dict(
+        _check_argument(a.strategy, name, value, strategy.arguments)
+    chosen = {name: argument.default for name, argument in strategy.arguments.items()} | dict(
         a.strategy_args
     )
     if a.strategy == "ewc" and (chosen["mode"] == "online") != (chosen["decay_factor"] is not None):
@@ -353,10 +359,12 @@ def check_strategy(a: AncestorSettings) -> dict[str, Any]:
     return chosen
 
 
-def _check_argument(strategy: str, name: str, value: Any, known: Mapping[str, Argument]) -> None:
+def _check_argument(
+    strategy: str, name: str, value: Any, arguments: Mapping[str, Argument]
+) -> None:
     where = f"ancestor.strategy_args.{name}"
-    if name not in known:
-        allowed = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+    if name not in arguments:
+        allowed = f"it takes {', '.join(sorted(arguments))}" if arguments else "it takes none"
         raise UserError(f"{where}: not an argument of strategy {strategy}; {allowed}")
-    if not known[name].fits(value):
-        raise UserError(f"{where} = {value!r}: {known[name].allowed()}")
+    if not arguments[name].fits(value):
+        raise UserError(f"{where} = {value!r}: {arguments[name].allowed()}")

@@ -1,4 +1,7 @@
-"""Strategies without a penalty or images: a fresh start for every task, and weights of the head that are consolidated."""
+"""Strategies without a penalty or images.
+
+One starts afresh for every task, the other consolidates weights of the head.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from evolve.ancestor.strategies.template import ResidentStrategy, Restarting, St
 class FromScratch(Restarting, FromScratchTrainingPlugin):
     """Avalanche's training from scratch: every task starts from the untrained ancestor.
 
-    Avalanche 0.6 sets the parameters back but not BN's statistics, which then stem from all tasks. The optimizer starts anew in any case.
+    Avalanche 0.6 sets the parameters back but not BN's statistics, which then stem from all tasks.
+    The optimizer starts anew in any case.
     """
 
     def __init__(self) -> None:
@@ -26,8 +30,9 @@ class FromScratch(Restarting, FromScratchTrainingPlugin):
 
 
 class CWRStar(Stored, CWRStarPlugin):
-    """Avalanche's CWR*: a class's row of the head is averaged over the tasks that showed it, and, by ``freeze``, only the head learns
-    after the first task.
+    """Avalanche's CWR*: a class's row of the head is averaged over the tasks that showed it.
+
+    By ``freeze`` only the head learns after the first task.
     """
 
     def __init__(self, freeze: bool) -> None:
@@ -37,7 +42,9 @@ class CWRStar(Stored, CWRStarPlugin):
         super().__init__(strategy.model, "trunk.head", self.freeze)
 
     def state(self) -> State:
-        """Rows float32 [classes seen, c] in ``meta``'s order, and how many images each class had."""
+        """The head's rows, float32 [classes seen, c] in the order of ``meta``, and each class's
+        images.
+        """
         rows = self.model.saved_weights
         tensors = {"rows": torch.stack([torch.from_numpy(row) for row in rows.values()])}
         return tensors, {

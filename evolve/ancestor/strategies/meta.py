@@ -35,11 +35,14 @@ class _Reservoir(ReservoirSamplingBuffer):
 
 
 class LaMAML(ResidentStrategy, AvalancheLaMAML):
-    """Avalanche's LaMAML (the one without the package higher). The weights follow their own learned rates: of the ancestor's optimizer only
-    ``batch`` and ``epochs`` matter, unless ``sync_update``.
+    """Avalanche's LaMAML (the one without the package higher).
 
-    Avalanche draws the weights anew by its own rule; here the ancestor stays as drawn. It cuts a batch into ``n_inner_updates`` parts,
-    of which the last may be empty or of one image, too few for BN; here there are fewer parts where that would happen.
+    The weights follow their own learned rates: of the ancestor's optimizer only ``batch`` and
+    ``epochs`` matter, unless ``sync_update``.
+
+    Avalanche draws the weights anew by its own rule; here the ancestor stays as drawn. It cuts a
+    batch into ``n_inner_updates`` parts, of which the last may be empty or of one image, too few
+    for BN; here there are fewer parts where that would happen.
     """
 
     def __init__(
@@ -47,9 +50,8 @@ class LaMAML(ResidentStrategy, AvalancheLaMAML):
     ) -> None:
         drawn = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         with isolated_rng(derive_seed(seed, "ancestor", "avalanche")), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Avalanche is transitioning"
-            )  # of its own arguments
+            # Avalanche warns of its own arguments.
+            warnings.filterwarnings("ignore", message="Avalanche is transitioning")
             super().__init__(
                 model=_TwoInputs(model.trunk), seed=seed, arguments=arguments, **common
             )
@@ -63,9 +65,8 @@ class LaMAML(ResidentStrategy, AvalancheLaMAML):
         for parameter, rate in zip(
             self.model.parameters(), self.alpha_params.values(), strict=True
         ):
-            rate.data = torch.empty_like(parameter).copy_(
-                rate.data
-            )  # a weight keeps its order in memory only beside a rate in the same
+            # A weight keeps its order in memory only beside a rate in the same order.
+            rate.data = torch.empty_like(parameter).copy_(rate.data)
 
     def _before_inner_updates(self, **kwargs: Any) -> None:
         count = len(self.mb_y)

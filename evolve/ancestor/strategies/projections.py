@@ -40,7 +40,9 @@ class Patterns(Stored):
             self.patterns.append((index, label, head))
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """As many as Avalanche keeps, drawn as it draws them: without repeats and without regard to class."""
+        """Keep as many images as Avalanche keeps, drawn as it draws them: without repeats, of any
+        class.
+        """
         index, label, task = rows_of(strategy.experience.dataset)
         kept = torch.randperm(len(index))[: self.patterns_per_experience]
         self.patterns.append((index[kept], label[kept], task[kept]))
@@ -49,8 +51,9 @@ class Patterns(Stored):
 class GEM(Patterns, GEMPlugin):
     """Avalanche's Gradient Episodic Memory.
 
-    Its quadratic programme is solved by non-negative least squares (scipy) instead of a solver package that Avalanche only suggests.
-    Images are gathered when needed; Avalanche keeps them. Holds one gradient a task: tasks x parameters floats.
+    Its quadratic programme is solved by non-negative least squares (scipy) instead of a solver
+    package that Avalanche only suggests. Images are gathered when needed; Avalanche keeps them.
+    Holds one gradient a task: tasks x parameters floats.
     """
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
@@ -59,9 +62,16 @@ class GEM(Patterns, GEMPlugin):
             self.memory_y[task], self.memory_tid[task] = label, head.to(strategy.device)
 
     def solve_quadprog(self, g: Tensor) -> Tensor:
-        """min_v |M'v + g|^2 / 2 (+ 1e-3 |v|^2 / 2) with v >= memory_strength; M'v + g [parameters] is the step's new gradient (GEM, Eq. 11).
+        """Solve GEM's quadratic programme (Eq. 11).
 
-        With P = MM' + 1e-3 = LL' and v = strength + u that is min |L'u + L^-1 (Mg + P strength)|^2 over u >= 0.
+        It is min_v |M'v + g|^2 / 2 (+ 1e-3 |v|^2 / 2) with v >= memory_strength. With P = MM' +
+        1e-3 = LL' and v = strength + u that is min |L'u + L^-1 (Mg + P strength)|^2 over u >= 0.
+
+        Args:
+            g: the step's gradient, [parameters].
+
+        Returns:
+            M'v + g, the new gradient, [parameters].
         """
         memories, gradient = self.G.cpu().double().numpy(), g.cpu().double().numpy()
         product = memories @ memories.T + 1e-3 * np.eye(len(memories))
@@ -72,10 +82,11 @@ class GEM(Patterns, GEMPlugin):
 
 
 class AGEM(Patterns, AGEMPlugin):
-    """Avalanche's Averaged GEM: the reference gradient is that of a fresh sample of all tasks' patterns, equally many of each task.
+    """Avalanche's Averaged GEM.
 
-    Avalanche 0.6 takes gradients for contiguous tensors, which those of weights in channels_last are not; the two hooks that do are
-    written anew.
+    The reference gradient is that of a fresh sample of all tasks' patterns, equally many of each
+    task. Avalanche 0.6 takes gradients for contiguous tensors, which those of weights in
+    channels_last are not; the two hooks that do are written anew.
     """
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
@@ -87,7 +98,7 @@ class AGEM(Patterns, AGEMPlugin):
         ]
         parts = zip(*streams, strict=True)
         self.buffer_dliter = (
-            [torch.cat(columns) for columns in zip(*found, strict=True)][:3] for found in parts
+            [torch.cat(columns) for columns in zip(*step, strict=True)][:3] for step in parts
         )
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
@@ -109,7 +120,9 @@ class AGEM(Patterns, AGEMPlugin):
             )
             parameters = list(strategy.model.parameters())
             for parameter, part in zip(
-                parameters, gradient.split([one.numel() for one in parameters]), strict=True
+                parameters,
+                gradient.split([parameter.numel() for parameter in parameters]),
+                strict=True,
             ):
                 if parameter.grad is not None:
                     parameter.grad.copy_(part.view_as(parameter))
@@ -118,7 +131,9 @@ class AGEM(Patterns, AGEMPlugin):
 def _gradient(model: Any) -> Tensor:
     """All parameters' gradients as one vector; zero where there is none (other tasks' heads)."""
     parts = [
-        torch.zeros_like(one).flatten() if one.grad is None else one.grad.flatten()
-        for one in model.parameters()
+        torch.zeros_like(parameter).flatten()
+        if parameter.grad is None
+        else parameter.grad.flatten()
+        for parameter in model.parameters()
     ]
     return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Strategies that hold the weights that matter near the ancestor of the last task: EWC and Synaptic Intelligence."""
+"""Strategies that hold weights near the last task's ancestor: EWC and Synaptic Intelligence."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from evolve.ancestor.strategies.template import ResidentStrategy, State, Stored
 class EWC(Stored, EWCPlugin):
     """Avalanche's EWC, with its penalty in closed form.
 
-    Avalanche sums F_i (theta - theta_i)^2 over all earlier tasks i, so its steps, memory and state grow with the lineage. That sum
-    is a parabola A d^2 - 2 B d + C in d = theta - theta_last; a new task only moves its centre and adds F to A. In mode "online"
-    A is the decayed sum, B and C are zero. F (``compute_importances``) is Avalanche's.
+    Avalanche sums F_i (theta - theta_i)^2 over all earlier tasks i, so its steps, memory and state
+    grow with the lineage. That sum is a parabola A d^2 - 2 B d + C in d = theta - theta_last; a new
+    task only moves its centre and adds F to A. In mode "online" A is the decayed sum, B and C are
+    zero. F (``compute_importances``) is Avalanche's.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -61,7 +62,9 @@ class EWC(Stored, EWCPlugin):
             self.curvature[name], self.shift[name], self.centre[name] = new, shift, here
 
     def state(self) -> State:
-        """The centre is the model itself at the task's end, so it is not stored again."""
+        """The parabola. Its centre is the model itself at the task's end, so it is not stored
+        again.
+        """
         kept = {"curvature": self.curvature, "shift": self.shift}
         tensors = {
             f"{role}.{name}": value
@@ -83,9 +86,10 @@ class EWC(Stored, EWCPlugin):
 class SI(Stored, SynapticIntelligencePlugin):
     """Avalanche's Synaptic Intelligence, mended.
 
-    On a CPU, Avalanche 0.6 keeps views of contiguous parameters where it means to keep their earlier values: every path
-    length and every penalty is then zero. It also needs a gradient for every parameter, which unused heads do not have, and
-    looks up the parameters' names by pattern four times an iteration, which takes longer than the step itself.
+    On a CPU, Avalanche 0.6 keeps views of contiguous parameters where it means to keep their
+    earlier values: every path length and every penalty is then zero. It also needs a gradient for
+    every parameter, which unused heads do not have, and looks up the parameters' names by pattern
+    four times an iteration, which takes longer than the step itself.
     """
 
     _names: list[str] | None = None
@@ -128,7 +132,10 @@ class SI(Stored, SynapticIntelligencePlugin):
         return [(name, parameters[name]) for name in self._names]
 
     def state(self) -> State:
-        """What outlasts a task: the summed importances. The values they hold on to are the model's own at the task's end."""
+        """What outlasts a task: the summed importances.
+
+        The values they hold on to are the model's own at the task's end.
+        """
         kept = {"importance": self.ewc_data[1], "path": self.syn_data["cum_trajectory"]}
         return {
             f"{role}.{name}": value.data

@@ -51,9 +51,10 @@ class Replay(Remembering, ReplayPlugin):
 
 
 class GDumb(Remembering, Restarting, GDumbPlugin):
-    """Avalanche's GDumb: the untrained ancestor learns a class-balanced memory of all tasks, the new one's images included.
+    """Avalanche's GDumb: the untrained ancestor learns a class-balanced memory of all tasks.
 
-    Avalanche puts a copy in the model's place; here the weights return to the untrained ones in place.
+    The new task's images are among it. Avalanche puts a copy in the model's place; here the weights
+    return to the untrained ones in place.
     """
 
     def attach(self, strategy: ResidentStrategy) -> None:
@@ -69,7 +70,10 @@ class GDumb(Remembering, Restarting, GDumbPlugin):
 
 
 class MIR(Remembering, MIRPlugin):
-    """Avalanche's Maximally Interfered Retrieval. As there, classes of the last batch of a task are not replayed in the next."""
+    """Avalanche's Maximally Interfered Retrieval.
+
+    As there, classes of the last batch of a task are not replayed in the next.
+    """
 
     last = torch.zeros(0, dtype=torch.int64)  # the labels of an epoch's last batch
     excluded: Sequence[int] = ()

@@ -31,7 +31,7 @@ LONELY_SECONDS = 20.0  # without any worker, before it is said
 
 
 class Dask:
-    """See :class:`evolve.engine.engine.Crew`.
+    """A crew (:class:`evolve.engine.engine.Crew`) whose workers are a Dask cluster's.
 
     Each stage goes alone: a GPU is filled by several workers with a share each.
     """
@@ -42,9 +42,15 @@ class Dask:
         self.cluster = cluster
 
     def run(self, scheduler: Scheduler, perform: str, context: Mapping[str, Any]) -> None:
-        """Compute the scheduler on the cluster.
+        """Compute what the scheduler names on the cluster.
 
-        UserError also when the cluster is lost or a worker of it is unfit.
+        Args:
+            scheduler: names the ready stages and hears how they went.
+            perform: see :func:`evolve.engine.engine.run_stages`.
+            context: what ``perform`` gets beside the stage.
+
+        Raises:
+            UserError: also when the cluster is lost, or a worker of it is unfit.
         """
         with connected(self.cluster) as client:
             _Shift(scheduler, perform, context, self.cluster, client).run()
@@ -64,12 +70,8 @@ class _Shift:
         cluster: Cluster,
         client: Any,
     ) -> None:
-        self.scheduler, self.perform, self.cluster, self.client = (
-            scheduler,
-            perform,
-            cluster,
-            client,
-        )
+        self.scheduler, self.perform = scheduler, perform
+        self.cluster, self.client = cluster, client
         self.context = {
             name: value.absolute() if isinstance(value, Path) else value
             for name, value in context.items()
@@ -86,9 +88,7 @@ class _Shift:
         self.threads, self.looked, self.lonely_since = 1, 0.0, time.monotonic()
 
     def run(self) -> None:
-        """Until nothing is left; then, or when something ends the run, nobody computes for it any
-        more.
-        """
+        """Run until nothing is left. In the end nobody computes for it any more."""
         topic = self.inbox.put
         self.client.subscribe_topic(self._topic, lambda event: topic(("report", *event[1])))
         self.client.subscribe_topic("all", lambda event: topic(("cluster", event[1])))
@@ -119,14 +119,13 @@ class _Shift:
         return f"{stage.kind}-{stage.key}-{self.store_id}"
 
     def _assign(self) -> None:
-        """As many stages as can run now: what is asked for later then goes by priority, and no
-        worker dies with a queue.
+        """Submit as many stages as can run now.
+
+        What is asked for later then goes by priority, and no worker dies with a queue.
         """
-        most = (
-            min(self.threads, self.cluster.workers)
-            if self.cluster.workers and self.cluster.scheduler not in ("local", *SYSTEMS)
-            else self.threads
-        )
+        most = self.threads
+        if self.cluster.workers and self.cluster.scheduler not in ("local", *SYSTEMS):
+            most = min(most, self.cluster.workers)
         while len(self.scheduler.running) < most and (stages := self.scheduler.take()):
             self._submit(stages[0])
             self.scheduler.start(stages)
@@ -154,8 +153,8 @@ class _Shift:
             future.add_done_callback(lambda ended: self.inbox.put(("ended", stage.key, ended)))
 
     def _hear(self, key: str, what: str, *content: Any) -> None:
-        """A report about a stage of this store, perhaps one that only another client of the
-        scheduler wants.
+        """Act on a report about a stage; perhaps only another client of the scheduler wants that
+        stage.
         """
         if key not in self.futures:
             return
@@ -204,7 +203,7 @@ class _Shift:
         )
 
     def _notice_death(self, event: Any) -> None:
-        """A worker is gone: what it was computing begins again elsewhere, once."""
+        """Note that a worker is gone: what it was computing begins again elsewhere, once."""
         if (
             not isinstance(event, dict)
             or event.get("action") != "remove-worker"
@@ -235,7 +234,7 @@ class _Shift:
         )
 
     def _look(self) -> None:
-        """How many stages can run at once; and say so, once, if there is nobody to run them."""
+        """See how many stages can run at once, and say so, once, if there is nobody to run them."""
         with self._reaching():
             threads = sum(self.client.nthreads().values())
         self.threads, self.looked = max(1, threads), time.monotonic()
