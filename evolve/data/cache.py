@@ -135,7 +135,7 @@ def cached(cache_dir: Path, name: str, prepared: Prepared, report: Report) -> De
 def _decode(prepared: Prepared, name: str, report: Report) -> Decoded | Streamed:
     try:
         return prepared.decode(report)
-    except OSError as error:  # not the cache's: say whose
+    except OSError as error:  # the source's, not the cache's
         raise DataError(f"{name}: its files cannot be read ({error})") from None
 
 
@@ -276,7 +276,7 @@ def _write_pixels(folder: Path, decoded: Decoded | Streamed, report: Report) -> 
 def _next(blocks: Iterator[np.ndarray], folder: Path) -> np.ndarray | None:
     try:
         return next(blocks, None)
-    except OSError as error:  # not the cache's: say whose
+    except OSError as error:  # the source's, not the cache's
         raise DataError(
             f"{folder.name.strip('.').removesuffix('.part')}: its files cannot be read ({error})"
         ) from None

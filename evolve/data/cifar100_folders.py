@@ -234,7 +234,7 @@ def decode(raw: bytes, name: str) -> np.ndarray:
 
 
 def _check(image: Any) -> None:
-    """ValueError, with the reason, for an image that cannot be CIFAR's; no pixel is decoded."""
+    """Refuse an image that cannot be CIFAR's, by ValueError; no pixel is decoded."""
     if image.size != (SIDE, SIDE):
         raise ValueError(f"it is {image.width}x{image.height}")
     if image.format in DRAWINGS:
@@ -248,7 +248,7 @@ def _check(image: Any) -> None:
 
 
 def _rgb(image: Any) -> Any:
-    """ValueError where a pixel is not opaque: its colour would be invented."""
+    """The image as RGB; ValueError where a pixel is not opaque: its colour would be invented."""
     if image.mode not in ("LA", "PA", "RGBA") and "transparency" not in image.info:
         return image.convert("RGB")
     full = image.convert("RGBA")

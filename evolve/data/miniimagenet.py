@@ -222,12 +222,28 @@ def checked(classes: list[Class], where: Path, called: Callable[[Any], str]) -> 
 def decode_folder(
     images: Path, classes: list[Class], data: DataSettings, report: Report
 ) -> Streamed:
-    """Decode the photographs of the folder ``images``, see :func:`arranged`."""
+    """Decode the photographs of a folder, see :func:`arranged`.
+
+    Args:
+        images: the folder.
+        classes: all of them.
+        data: the scenario's [data].
+        report: gets lines about the progress.
+    """
     return arranged(classes, data, images, lambda name: decode(images / name, data.size), report)
 
 
 def decode_pickles(files: Sequence[Path], data: DataSettings, report: Report) -> Streamed:
-    """Decode the photographs in the three .pkl files, all of them in memory meanwhile (1.3 GB)."""
+    """Decode the photographs in the three .pkl files, all of them in memory meanwhile (1.3 GB).
+
+    Args:
+        files: the three, in the order of :data:`PARTS`.
+        data: the scenario's [data].
+        report: gets lines about the progress.
+
+    Raises:
+        DataError: a content does not fit.
+    """
     from PIL import Image
 
     arrays = [load_arrays(file, CONVERT) for file in files]

@@ -28,10 +28,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # torchvision's IMG_EXTENSIONS
 EXTENSIONS = tuple(".jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp".split())
 BLOCK = 256  # photos a block
-PROBES = 100  # files of a folder whose size and time are looked at, about
+PROBES = 100  # about so many files of a folder have their size and time looked at
 PATIENCE = 5.0  # seconds between two lines of progress, at least
 
-Photo = TypeVar("Photo")  # whatever a source calls one by
+Photo = TypeVar("Photo")  # whatever a source names a photo by
 
 
 def decode(path: Path, size: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from evolve.networks.fast.compiled import images as compiled
 
 KNOWN = ("crop", "flip")
 AHEAD = 64  # batches that are prepared at once
-# of a GPU's memory that images may take: workers share it, and networks need room
+# The part of a GPU's memory that images may take: workers share it, and networks need room.
 DEVICE_SHARE = 0.25
 
 

@@ -120,6 +120,10 @@ def join(first: ImageSet, second: ImageSet) -> ImageSet:
     """One set of the ancestor's and the descendants' images.
 
     The second's class ids come after the first's.
+
+    Args:
+        first: the ancestor's source, whose mean and std count.
+        second: the descendants' source.
     """
     classes = len(first.class_names)
     roles = {

@@ -63,4 +63,4 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
-PART = "EVOLVE_GPU_PART"  # of a GPU's whole memory, that a worker may take
+PART = "EVOLVE_GPU_PART"  # the share of a GPU's memory that a worker may take

@@ -24,8 +24,8 @@ from evolve.engine.store_folder import FORMAT
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Folders whose files this process has hashed, with what identified the manifest then: only thinning
-# changes a result, and its manifest with it.
+# Folders whose files this process has hashed -> the manifest's identity then. Only thinning changes
+# a result, and it writes the manifest anew.
 verified: dict[Path, tuple[int, int]] = {}
 
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Result", "Stage", "StageLocked", "Store", "Thinned", "stage_key"]
 
-_PATIENCE = 1.0  # seconds between two words of one who waits for a lock
+_PATIENCE = 1.0  # seconds between two calls of ``waiting``
 
 
 class StageLocked(Exception):

@@ -78,7 +78,15 @@ class StoreFolder:
             return self.place(folder, final)
 
     def place(self, folder: Path, final: Path) -> bool:
-        """Rename the complete ``folder`` to ``final``; False if one is there, which stays."""
+        """Rename a complete folder into place.
+
+        Args:
+            folder: from :meth:`scratch`.
+            final: where it shall stand.
+
+        Returns:
+            False if another one stands there, which stays.
+        """
         sync_folder(folder)
         make_folder(final.parent)
         try:
@@ -91,7 +99,12 @@ class StoreFolder:
         return True
 
     def replace(self, file: Path, data: bytes) -> None:
-        """Put a file in place whole, over an older one if there is one."""
+        """Put a file in place whole, over an older one if there is one.
+
+        Args:
+            file: the file.
+            data: its content.
+        """
         with self.scratch() as folder:
             write_file(folder / file.name, data)
             os.replace(folder / file.name, file)
@@ -108,7 +121,7 @@ class StoreFolder:
             guard, folder = self.root / "tmp" / f"{name}.lock", self.root / "tmp" / name
             lock = FileLock(guard)
             lock.acquire()
-            # A sweep may take it for a dead one's between its making and its locking.
+            # A sweep may have removed it between its making and its locking.
             if guard.exists():
                 break
             lock.release()

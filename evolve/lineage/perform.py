@@ -11,17 +11,19 @@ from evolve.core.registry import check_marks
 from evolve.core.spent import Progress, stopwatch
 from evolve.engine.devices import choose_device, provenance
 from evolve.engine.store import Result, Stage, Store
-from evolve.lineage.images import resident_images
-from evolve.lineage.outcomes import (
+from evolve.lineage.descend_outcomes import (
     OWN,
-    Outcome,
-    accumulate_outcome,
-    condense_outcome,
-    condense_request,
     descend_outcome,
     descend_outcomes,
     fewshot_outcome,
     lr_scale,
+)
+from evolve.lineage.images import resident_images
+from evolve.lineage.outcomes import (
+    Outcome,
+    accumulate_outcome,
+    condense_outcome,
+    condense_request,
 )
 from evolve.lineage.restore import whole
 from evolve.lineage.world import SET_LIMIT

@@ -37,9 +37,11 @@ class Dual(ResidentStrategy):
     batch_size_mem: int
 
     def state(self) -> State:
+        """The memory."""
         return memory_state(self.storage_policy)
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         restore_memory(self.storage_policy, tensors, meta, self.resident)
 
     def _before_training_epoch(self, **kwargs: Any) -> None:
@@ -69,6 +71,7 @@ class DER(Dual, AvalancheDER):
         settle(self.storage_policy)
 
     def state(self) -> State:
+        """The memory and its logits, float32 [n, classes], by group."""
         tensors, meta = super().state()
         groups = self.storage_policy.buffer_groups.items()
         return tensors | {
@@ -76,6 +79,7 @@ class DER(Dual, AvalancheDER):
         }, meta
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         super().restore(tensors, meta)
         for key, group in self.storage_policy.buffer_groups.items():
             if len(group.buffer):

@@ -26,6 +26,7 @@ class FromScratch(Restarting, FromScratchTrainingPlugin):
         super().__init__(reset_optimizer=False)
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Return to the untrained ancestor."""
         strategy.model.load_state_dict(self.untrained)
 
 
@@ -39,6 +40,7 @@ class CWRStar(Stored, CWRStarPlugin):
         self.freeze = freeze  # Avalanche wants the model here, which attach brings
 
     def attach(self, strategy: ResidentStrategy) -> None:
+        """Make Avalanche's plugin, which wants the model."""
         super().__init__(strategy.model, "trunk.head", self.freeze)
 
     def state(self) -> State:
@@ -55,6 +57,7 @@ class CWRStar(Stored, CWRStarPlugin):
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         for label, row, images in zip(
             meta["classes"], tensors["rows"], meta["images"], strict=True
         ):

@@ -23,6 +23,7 @@ class LwF(Stored, LwFPlugin):
     """
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Make the ancestor as it is now the next task's teacher."""
         super().after_training_exp(strategy, **kwargs)
         self._set_classes(
             {str(task): sorted(classes) for task, classes in self.lwf.prev_classes_by_task.items()}
@@ -36,6 +37,7 @@ class LwF(Stored, LwFPlugin):
             self.lwf.prev_classes_by_task[int(task)] = set(labels)
 
     def state(self) -> State:
+        """The classes seen so far, by task."""
         return {}, {
             "classes": {
                 str(task): sorted(classes)
@@ -46,6 +48,7 @@ class LwF(Stored, LwFPlugin):
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned; the teacher is the ancestor itself."""
         self._set_classes(meta["classes"])
         self.lwf.expcount = strategy.clock.train_exp_counter
         self.lwf.prev_model = copy.deepcopy(strategy.model)
@@ -65,6 +68,7 @@ class LFL(Stored, LFLPlugin):
         """Avalanche asks here for a model class of its own; ours embeds by its trunk."""
 
     def compute_features(self, model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings [B, c] of the images by the ancestor and by its teacher, in eval mode."""
         assert self.prev_model is not None
         self.prev_model.eval()
         model.eval()
@@ -88,6 +92,7 @@ class FeatureDistillation(Stored, FeatureDistillationPlugin):
     """
 
     def attach(self, strategy: ResidentStrategy) -> None:
+        """Catch what goes into the heads."""
         catch = Catch(strategy.model)
         for head in (strategy.model.trunk.head, *getattr(strategy.model, "heads", ())):
             head.register_forward_pre_hook(catch)
@@ -95,6 +100,7 @@ class FeatureDistillation(Stored, FeatureDistillationPlugin):
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """The teacher is the ancestor as the last task left it, so it is not stored again."""
         self.prev_model = copy.deepcopy(strategy.model)
         self.prev_model.train()
 

@@ -41,8 +41,8 @@ class FeatureReplay(ResidentStrategy, AvalancheFeatureReplay):
 
     def __init__(self, *, model: Any, arguments: Mapping[str, Any], **common: Any) -> None:
         head: nn.Linear = model.trunk.head
-        # Avalanche takes the last layer away, which the ancestor needs: it gets another name for it
-        # to take.
+        # Avalanche takes the last layer away. The ancestor needs it, so it gets a second name that
+        # Avalanche may take.
         model.__dict__["last"] = head
         super().__init__(
             model=model,
@@ -84,6 +84,9 @@ class FeatureReplay(ResidentStrategy, AvalancheFeatureReplay):
         settle(self.storage_policy)
 
     def state(self) -> State:
+        """The remembered embeddings, float32 [n, c], and draws by class, and the classes seen so
+        far.
+        """
         groups = self.storage_policy.buffer_groups
         tensors = {f"{label}.weight": group._buffer_weights for label, group in groups.items()}
         tensors |= {
@@ -97,6 +100,7 @@ class FeatureReplay(ResidentStrategy, AvalancheFeatureReplay):
         }
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         self._criterion.old_classes = set(meta["seen"])
         for label, size in meta["groups"]:
             group = self.storage_policy.buffer_groups[label] = ReservoirSamplingBuffer(size)

@@ -30,6 +30,7 @@ class GenerativeReplay(Stored, GenerativeReplayPlugin):
         self.nhid, self.lr = nhid, lr
 
     def attach(self, strategy: ResidentStrategy) -> None:
+        """Make the generator and the strategy that trains it."""
         resident, a = strategy.resident, strategy.a
         with isolated_rng(derive_seed(strategy.seed, "ancestor", "generator")):
             self.generator = MlpVAE(
@@ -51,10 +52,12 @@ class GenerativeReplay(Stored, GenerativeReplayPlugin):
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         # Avalanche replays by this number, where the amount increases.
+        """Tell Avalanche how many images are replayed."""
         strategy.experience.current_experience = strategy.task - 1
         super().before_training_exp(strategy, **kwargs)
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Train the generator on the task."""
         rest = len(strategy.experience.dataset) % strategy.train_mb_size
         # A last batch of one image is dropped: BN needs two.
         self.generator_strategy.train(
@@ -63,10 +66,12 @@ class GenerativeReplay(Stored, GenerativeReplayPlugin):
         super().after_training_exp(strategy, **kwargs)
 
     def state(self) -> State:
+        """The generator's state dict."""
         return dict(self.generator.state_dict()), {}
 
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         self.generator.load_state_dict(tensors)
         self.untrained_solver = self.inner.untrained_solver = False

@@ -39,11 +39,13 @@ class MAS(Stored, MASPlugin):
         return importance
 
     def state(self) -> State:
+        """The importance of every weight."""
         return pack(importance=self.importance), {}
 
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned; the weights to hold on to are the model's own."""
         self.params = copy_params_dict(strategy.model)
         self.importance = unpack(tensors, "importance", strategy.device)
 
@@ -56,9 +58,15 @@ class RWalk(Stored, RWalkPlugin):
     """
 
     def attach(self, strategy: ResidentStrategy) -> None:
+        """Note the device."""
         self.device = strategy.device
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Refuse a ``delta_t`` that is longer than the task.
+
+        Raises:
+            UserError: it names the argument and what is allowed.
+        """
         steps = strategy.train_epochs * len(strategy.dataloader)
         if steps < self.delta_t:
             raise UserError(
@@ -67,10 +75,12 @@ class RWalk(Stored, RWalkPlugin):
             )
 
     def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Take the step's gradient, and go back to training mode."""
         super().before_training_iteration(strategy, *args, **kwargs)
         strategy.model.train()
 
     def state(self) -> State:
+        """Scores, importances and penalties of every weight."""
         return pack(
             scores=self.exp_scores, importance=self.iter_importance, penalties=self.exp_penalties
         ), {}
@@ -78,6 +88,7 @@ class RWalk(Stored, RWalkPlugin):
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned; the weights to hold on to are the model's own."""
         self.exp_params = copy_params_dict(strategy.model)
         self.exp_scores, self.exp_penalties = (
             unpack(tensors, role, strategy.device) for role in ("scores", "penalties")
@@ -85,6 +96,7 @@ class RWalk(Stored, RWalkPlugin):
         self.iter_importance = unpack(tensors, "importance", strategy.device)
 
     def running(self) -> dict[str, Tensor]:
+        """What the walk has gathered since the task's start."""
         return pack(
             params=self.checkpoint_params,
             loss=self.checkpoint_loss,
@@ -93,6 +105,7 @@ class RWalk(Stored, RWalkPlugin):
         )
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`running` returned."""
         self.checkpoint_params, self.checkpoint_loss = (
             unpack(tensors, role, self.device) for role in ("params", "loss")
         )

@@ -30,6 +30,7 @@ class ClassMemory(ClassBalancedBuffer):
     """
 
     def post_adapt(self, agent: Any, exp: Any) -> None:
+        """Take up images of the task."""
         super().post_adapt(agent, exp)
         settle(self)
 

@@ -76,10 +76,12 @@ class LaMAML(ResidentStrategy, AvalancheLaMAML):
         super()._before_inner_updates(**kwargs)
 
     def state(self) -> State:
+        """The memory, and the rate of every weight."""
         tensors, meta = memory_state(self.buffer.storage_policy)
         return tensors | self.running(), meta
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         restore_memory(self.buffer.storage_policy, tensors, meta, self.resident)
         rates = {
             name.removeprefix("rate."): tensor.to(self.device)
@@ -91,8 +93,10 @@ class LaMAML(ResidentStrategy, AvalancheLaMAML):
         self.alpha_params_initialized = True
 
     def running(self) -> dict[str, Tensor]:
+        """The rate of every weight."""
         return {f"rate.{name}": rate.detach() for name, rate in self.alpha_params.items()}
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`running` returned."""
         for name, rate in self.alpha_params.items():
             rate.data.copy_(tensors[f"rate.{name}"])

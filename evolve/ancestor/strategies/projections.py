@@ -22,9 +22,11 @@ class Patterns(Stored):
     patterns_per_experience: int
 
     def attach(self, strategy: ResidentStrategy) -> None:
+        """Start without any."""
         self.patterns: list[Rows] = []
 
     def state(self) -> State:
+        """The patterns of every task, int64 [n] each."""
         tensors = {
             f"{task}.{name}": part
             for task, rows in enumerate(self.patterns)
@@ -35,6 +37,7 @@ class Patterns(Stored):
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         for task in range(meta["tasks"]):
             index, label, head = (tensors[f"{task}.{name}"] for name in ("index", "label", "task"))
             self.patterns.append((index, label, head))
@@ -57,6 +60,7 @@ class GEM(Patterns, GEMPlugin):
     """
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Gather the images of all patterns."""
         for task, (index, label, head) in enumerate(self.patterns):
             self.memory_x[task] = strategy.resident.batch(index)
             self.memory_y[task], self.memory_tid[task] = label, head.to(strategy.device)
@@ -90,6 +94,7 @@ class AGEM(Patterns, AGEMPlugin):
     """
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Begin to draw samples of the patterns."""
         self.buffers = self.patterns  # Avalanche asks whether there are any
         each = max(1, self.sample_size // max(1, len(self.patterns)))
         streams = [
@@ -102,6 +107,7 @@ class AGEM(Patterns, AGEMPlugin):
         )
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Take the reference gradient of a sample."""
         if self.patterns:
             strategy.optimizer.zero_grad()
             images, labels, task = self.sample_from_memory()
@@ -110,6 +116,7 @@ class AGEM(Patterns, AGEMPlugin):
 
     @torch.no_grad()
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Turn the step's gradient g where it is against the reference r: g - r (g.r) / (r.r)."""
         if not self.patterns:
             return
         gradient = _gradient(strategy.model)

@@ -73,6 +73,7 @@ class SCR(ResidentStrategy, AvalancheSCR):
         return scores
 
     def state(self) -> State:
+        """The memory, and the mean embedding of every class."""
         tensors, meta = self.replay_plugin.state()
         means = self.model.eval_classifier.class_means_dict
         return tensors | {f"mean.{label}": mean for label, mean in means.items()}, meta | {
@@ -80,6 +81,7 @@ class SCR(ResidentStrategy, AvalancheSCR):
         }
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         self.replay_plugin.restore(tensors, meta, self)
         self.model.eval_classifier.replace_class_means_dict(
             {label: tensors[f"mean.{label}"] for label in meta["means"]}
@@ -97,6 +99,7 @@ class CoPE(Remembering, CoPEPlugin):
         self.arguments = arguments
 
     def attach(self, strategy: ResidentStrategy) -> None:
+        """Draw the first prototypes, and classify by the nearest one."""
         classes = strategy.model.trunk.head.out_features
         super().__init__(n_classes=classes, p_size=classes, **self.arguments)
         self.storage_policy = ClassMemory(self.mem_size)
@@ -119,32 +122,40 @@ class CoPE(Remembering, CoPEPlugin):
         strategy._criterion = self.ppp_loss
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Let remembered images join every batch."""
         strategy.dataloader.memory = memory_rows(self.storage_policy)
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Normalise the output."""
         strategy.mb_output = normalize(strategy.mb_output)
         super().after_forward(strategy, **kwargs)
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Move the prototypes."""
         self._update_prototypes()
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Take up images of the task."""
         self.storage_policy.post_adapt(strategy, strategy.experience)
 
     def state(self) -> State:
+        """The memory and the prototypes."""
         tensors, meta = super().state()
         return tensors | self.running(), meta
 
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         super().restore(tensors, meta, strategy)
         self.resume(tensors)
 
     def running(self) -> dict[str, Tensor]:
+        """The prototypes, [classes, c]."""
         return {"prototypes": self._prototypes()}
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`running` returned."""
         device = self.p_mem[0].device
         for label, prototype in enumerate(tensors["prototypes"].to(device).split(1)):
             self.p_mem[label] = prototype

@@ -30,6 +30,7 @@ class EWC(Stored, EWCPlugin):
         self.constant = torch.zeros(())  # C
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Add ewc_lambda times the parabola of every weight to the loss."""
         if self.curvature:
             penalty = self.constant.to(strategy.device)
             for name, parameter in strategy.model.named_parameters():
@@ -41,6 +42,9 @@ class EWC(Stored, EWCPlugin):
 
     @torch.no_grad()
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Add the task's importances to the parabola, and move its centre to the weights as they
+        are now.
+        """
         with torch.enable_grad():
             measured = self.compute_importances(
                 strategy.model,
@@ -76,6 +80,7 @@ class EWC(Stored, EWCPlugin):
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         self.constant = tensors["constant"].to(strategy.device)
         for name, parameter in strategy.model.named_parameters():
             self.curvature[name] = tensors[f"curvature.{name}"].to(strategy.device)
@@ -95,6 +100,7 @@ class SI(Stored, SynapticIntelligencePlugin):
     _names: list[str] | None = None
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Note where the weights start."""
         super().before_training_exp(strategy, **kwargs)
         self._names = [
             name for name, _ in self.allowed_parameters(strategy.model, self.excluded_parameters)
@@ -102,10 +108,12 @@ class SI(Stored, SynapticIntelligencePlugin):
         _unalias(self.ewc_data[0])
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Note the weights before the step."""
         for name, parameter in self._parameters(strategy):
             self.syn_data["old_theta"][name].data = parameter.detach().cpu().flatten().clone()
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Add lambda / 2 sum(importance (theta - start)^2) to the loss."""
         task = min(strategy.clock.train_exp_counter, len(self.si_lambda) - 1)
         half = self.si_lambda[task] / 2
         penalty = torch.zeros((), device=strategy.device)
@@ -115,6 +123,7 @@ class SI(Stored, SynapticIntelligencePlugin):
         strategy.loss += penalty
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Add gradient times movement to the path of every weight."""
         for name, parameter in self._parameters(strategy):
             if parameter.grad is not None:
                 moved = parameter.detach().cpu().flatten() - self.syn_data["old_theta"][name].data
@@ -123,6 +132,7 @@ class SI(Stored, SynapticIntelligencePlugin):
                 )
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Turn the paths into importances."""
         super().after_training_exp(strategy, **kwargs)
         _unalias(self.ewc_data[0])
 
@@ -146,6 +156,7 @@ class SI(Stored, SynapticIntelligencePlugin):
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         self.create_syn_data(strategy.model, self.ewc_data, self.syn_data, self.excluded_parameters)
         for full, tensor in tensors.items():
             role, name = full.split(".", 1)
@@ -154,9 +165,11 @@ class SI(Stored, SynapticIntelligencePlugin):
             ].data = tensor.clone()
 
     def running(self) -> dict[str, Tensor]:
+        """The paths of the weights since the task's start."""
         return {name: value.data for name, value in self.syn_data["trajectory"].items()}
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`running` returned."""
         for name, tensor in tensors.items():
             self.syn_data["trajectory"][name].data = tensor.clone()
 

@@ -66,16 +66,19 @@ class Restarting(Stored):
     """Keeps ``untrained``, the ancestor before its first task, which may be a pretrained one."""
 
     def attach(self, strategy: ResidentStrategy) -> None:
+        """Keep the untrained weights."""
         self.untrained = {
             name: tensor.clone() for name, tensor in strategy.model.state_dict().items()
         }
 
     def state(self) -> State:
+        """The untrained weights."""
         return {f"untrained.{name}": tensor for name, tensor in self.untrained.items()}, {}
 
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned."""
         self.untrained = {name: tensors[f"untrained.{name}"] for name in self.untrained}
 
 
@@ -178,13 +181,16 @@ class ResidentStrategy(_Template):
         return ({}, {}) if self.plugin is None else self.plugin.state()
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state` returned."""
         if self.plugin is not None:
             self.plugin.restore(tensors, meta, self)
 
     def running(self) -> dict[str, Tensor]:
+        """What an epoch leaves to the next one of the same task."""
         return {} if self.plugin is None else self.plugin.running()
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`running` returned."""
         if self.plugin is not None:
             self.plugin.resume(tensors)
 

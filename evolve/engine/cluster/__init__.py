@@ -35,7 +35,7 @@ class Cluster:
     scheduler: str
     jobs: int = 1
     workers: int = 0
-    gpu_share: float = 0.0  # of a GPU, that one stage takes; 0: stages do not ask for a GPU
+    gpu_share: float = 0.0  # the part of a GPU that a stage takes; 0: it asks for none
     settings: dict[str, str | list[str]] = field(default_factory=dict)
 
 

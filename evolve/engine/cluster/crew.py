@@ -27,7 +27,7 @@ from evolve.engine.scheduler import Notice, Scheduler
 from evolve.engine.store import Stage
 
 GLANCE_SECONDS = 1.0  # between two looks at how many workers there are
-LONELY_SECONDS = 20.0  # without any worker, before it is said
+LONELY_SECONDS = 20.0  # without any worker before the user is told
 
 
 class Dask:
@@ -182,7 +182,7 @@ class _Shift:
         key, what, *content = message
         if what == "unfit":
             raise UserError(content[0])
-        if what == "released":  # another client's wish to end it and ours to have it crossed
+        if what == "released":  # another client ended it just as we asked for it
             return self._submit(stage)
         if what == "done" and not settle(self.scheduler.store, [key]):
             raise UserError(

@@ -105,7 +105,7 @@ def _client(distributed: Any, where: Any) -> Any:
 def _local(distributed: Any, cluster: Cluster) -> Any:
     """A cluster on this machine. Its threads and their processes never hear a Ctrl-C."""
     share = cluster.gpu_share
-    # the first start of a process would start it, and let Ctrl-C through again
+    # Started here: the first start of a process would start it, and let Ctrl-C through again.
     resource_tracker.ensure_running()
     with birth(ONE_THREAD):
         return distributed.LocalCluster(
