@@ -141,7 +141,7 @@ def noisy(stage: Stage, store: Store, context: Mapping[str, Any], progress: Prog
 
 def hang(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
     progress(0.5, "hanging")
-    with store._scratch():
+    with store.folder.scratch():
         time.sleep(60)
 
 

@@ -1,4 +1,7 @@
-"""What Heur-Learngene looks at while the ancestor learns: how much of each layer's weight gradient is above a threshold (paper, 5.2)."""
+"""What Heur-Learngene looks at while the ancestor learns (paper, 5.2).
+
+That is how much of each layer's weight gradient is above a threshold.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,17 @@ from evolve.networks.fast.compiled import parameters
 from evolve.networks.network import Network
 
 EVERY = 8
-"""One batch in so many is looked at, from an epoch's first on: the mean over a task needs no more, and training takes no longer."""
+"""One batch in so many is looked at, from an epoch's first on: the mean over a task needs no more,
+and training takes no longer.
+"""
 
 
 class GradientFractions:
-    """Per integral layer, the share of its weights' gradient entries above ``threshold`` (signed), over one task's batches.
+    """Of each integral layer, the share of weight-gradient entries above ``threshold`` (signed).
 
-    A layer's weights are its tensors of two or more dimensions; one that gets no gradient counts as 0. Entries are counted as whole
-    numbers, so a task that is resumed from :meth:`state` ends with the same fractions as one that ran through.
+    It is taken over one task's batches. A layer's weights are its tensors of two or more
+    dimensions; one that gets no gradient counts as 0. Entries are counted as whole numbers, so a
+    task that is resumed from :meth:`state` ends with the same fractions as one that ran through.
     """
 
     def __init__(self, network: Network, threshold: float) -> None:
@@ -31,7 +37,7 @@ class GradientFractions:
         self.batches = self._step = 0
 
     def step(self) -> None:
-        """After an optimizer's step, while its gradients are still there."""
+        """Count, after an optimizer's step, while its gradients are still there."""
         if self._step % EVERY == 0:
             self.counts += self._above()
             self.batches += 1
@@ -52,11 +58,11 @@ class GradientFractions:
         )
 
     def end_epoch(self) -> None:
-        """The next step is an epoch's first."""
+        """Note that the next step is an epoch's first."""
         self._step = 0
 
     def fractions(self) -> list[float]:
-        """One number in [0, 1] a layer; 0 before any batch."""
+        """The share of each layer, in [0, 1]; 0 before any batch."""
         sizes = [sum(p.numel() for p in weights) for weights in self.weights]
         return [
             count / max(1, size * self.batches)
@@ -64,7 +70,7 @@ class GradientFractions:
         ]
 
     def state(self) -> dict[str, Any]:
-        """JSON, at the end of an epoch."""
+        """The counts so far, JSON-able, at the end of an epoch."""
         return {"counts": self.counts.tolist(), "batches": self.batches}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -74,7 +80,15 @@ class GradientFractions:
 
 
 def above(layers: Sequence[Sequence[Tensor]], threshold: float) -> Tensor:
-    """How many numbers of each layer's tensors (on the CPU, of one float dtype) are greater than ``threshold``, int64 [layers]."""
+    """How many numbers of each layer's tensors are greater than ``threshold``.
+
+    Args:
+        layers: of each layer its tensors, on the CPU, all of one float dtype.
+        threshold: the number that does not count itself.
+
+    Returns:
+        int64 [layers].
+    """
     tensors = [
         (n, t if parameters.side_by_side(t) else t.contiguous())
         for n, layer in enumerate(layers)

@@ -1,6 +1,7 @@
-"""The records of the continual strategies: their code, arguments, the heads they work with, and why the others cannot run here.
+"""The records of the continual strategies: code, arguments, heads, and which ones cannot run.
 
-Imports neither torch nor Avalanche, so that settings and the command line may read it; ``evolve.ancestor.strategies`` holds the strategies.
+It imports neither torch nor Avalanche, so that settings and the command line may read it.
+``evolve.ancestor.strategies`` holds the strategies.
 """
 
 from __future__ import annotations
@@ -20,12 +21,18 @@ ALL = ("shared", "per-task", "single")
 SEPARATE = ("single", "per-task")
 POLICIES = ("experience-balanced", "class-balanced", "reservoir")
 ONE_LABEL = "it needs one label a class over all tasks"
-CONTRADICTS = "a class that recurs has another label in each task, so earlier images would contradict new ones"
+CONTRADICTS = (
+    "a class that recurs has another label in each task, so earlier images would "
+    "contradict new ones"
+)
 
 
 @dataclass(frozen=True)
 class Argument:
-    """What a scenario may write under ``ancestor.strategy_args``: a number from ``least`` to ``most``, or one of ``choices``."""
+    """What a scenario may write for one of ancestor.strategy_args.
+
+    It is a number from ``least`` to ``most``, or one of ``choices``.
+    """
 
     default: Any
     kind: type = float
@@ -34,6 +41,7 @@ class Argument:
     choices: tuple[str, ...] = ()
 
     def fits(self, value: Any) -> bool:
+        """Whether this value is allowed."""
         if self.kind is str:
             return value in self.choices
         if self.kind is bool:
@@ -44,7 +52,7 @@ class Argument:
         return number and self.least <= value <= self.most and math.isfinite(value)
 
     def allowed(self) -> str:
-        """The rest of an error's sentence."""
+        """What is allowed, as the end of an error's sentence."""
         if self.kind is str:
             return f"allowed are {', '.join(self.choices)}"
         if self.kind is bool:
@@ -59,8 +67,10 @@ class Argument:
 
 @dataclass(frozen=True)
 class Strategy(Record):
-    """A strategy's arguments, the heads it works with and ``why`` not the others; ``whole``: whether
-    it trains on all tasks so far. ``code``: one of our templates, or a plugin in the plain one.
+    """A strategy's arguments, the heads it works with and ``why`` not with the others.
+
+    ``whole``: whether it trains on all tasks so far. ``code``: one of our templates, or a plugin in
+    the plain one.
     """
 
     arguments: Mapping[str, Argument] = field(default_factory=dict)
@@ -268,23 +278,33 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 OWN_NETWORK = "it comes with a network of its own, and the ancestor must be the scenario's"
-NO_TRAINING = "it changes how images are classified, not what the ancestor's layers learn: they would be naive's"
+NO_TRAINING = (
+    "it changes how images are classified, not what the ancestor's layers learn: they "
+    "would be naive's"
+)
 REFUSED: dict[str, str] = {
     "pnn": OWN_NETWORK + " (a column of layers a task)",
     "packnet": "Avalanche's does not support batch normalisation",
     "ar1": OWN_NETWORK + " (a pretrained MobileNet)",
     "l2p": OWN_NETWORK + " (a pretrained ViT with a pool of prompts)",
     "expert-gate": OWN_NETWORK + " (an AlexNet a task)",
-    "slda": "it fits a classifier on a network that is already trained; the ancestor would learn nothing",
+    "slda": "it fits a classifier on a network that is already trained; the ancestor would learn "
+    "nothing",
     "ncm": NO_TRAINING,
     "fecam": NO_TRAINING,
-    "icarl": "it learns a class only in the first task that shows it, and classes recur on this stream",
-    "bic": "Avalanche's cannot set validation images aside here, and it corrects the newest classes' bias against the older ones', and on this stream a class may be both",
+    "icarl": "it learns a class only in the first task that shows it, and classes recur on this "
+    "stream",
+    "bic": "Avalanche's cannot set validation images aside here, and it corrects the newest "
+    "classes' bias against the older ones', and on this stream a class may be both",
     "mer": "it steps on one image at a time, for which batch normalisation has no statistics",
-    "rar": "Avalanche's cuts the network open by torch.fx, which cannot trace it, and clips images to 0..1, which normalised ones leave",
-    "gss-greedy": "Avalanche's adds single images' gradients to every update and replays unfilled places of its memory as blank images of class 0",
-    "online-naive": 'Avalanche gave it up for naive: set ancestor.strategy to "naive" and ancestor.epochs to 1',
-    "der++": 'set ancestor.strategy to "der": with ancestor.strategy_args.beta above 0, as by default, it is DER++',
+    "rar": "Avalanche's cuts the network open by torch.fx, which cannot trace it, and clips images "
+    "to 0..1, which normalised ones leave",
+    "gss-greedy": "Avalanche's adds single images' gradients to every update and replays unfilled "
+    "places of its memory as blank images of class 0",
+    "online-naive": 'Avalanche gave it up for naive: set ancestor.strategy to "naive" and '
+    "ancestor.epochs to 1",
+    "der++": 'set ancestor.strategy to "der": with ancestor.strategy_args.beta above 0, as by '
+    "default, it is DER++",
     "lamaml-higher": 'it needs the package higher: set ancestor.strategy to "la-maml"',
     "object-detection": "it detects objects, and the stream has classes",
     "autoencoder": "it trains an autoencoder, not a classifier",
@@ -294,27 +314,36 @@ REFUSED: dict[str, str] = {
 
 
 def check_strategy(a: AncestorSettings) -> dict[str, Any]:
-    """The strategy's arguments with their defaults. Raises UserError naming the argument, or the strategy that cannot
-    work, or not with the head, what is allowed and why.
+    """The strategy's arguments, with their defaults.
+
+    Args:
+        a: the scenario's [ancestor].
+
+    Raises:
+        UserError: an argument, or the strategy itself or with this head, cannot work; the line says
+            what is allowed and why.
     """
     if reason := refusal("strategies", a.strategy):
         raise UserError(reason)
     if a.strategy not in STRATEGIES:  # a plug-in's, which looks at its arguments itself
         return dict(a.strategy_args)
-    known = STRATEGIES[a.strategy]
-    if a.head not in known.heads:
-        heads = " or ".join(f'"{head}"' for head in known.heads)
+    strategy = STRATEGIES[a.strategy]
+    if a.head not in strategy.heads:
+        heads = " or ".join(f'"{head}"' for head in strategy.heads)
         raise UserError(
-            f'ancestor.head = "{a.head}" with ancestor.strategy = "{a.strategy}": {known.why}; set ancestor.head to {heads}'
+            f'ancestor.head = "{a.head}" with ancestor.strategy = "{a.strategy}": {strategy.why}; '
+            "set "
+            f"ancestor.head to {heads}"
         )
     for name, value in a.strategy_args.items():
-        _check_argument(a.strategy, name, value, known.arguments)
-    chosen = {name: argument.default for name, argument in known.arguments.items()} | dict(
+        _check_argument(a.strategy, name, value, strategy.arguments)
+    chosen = {name: argument.default for name, argument in strategy.arguments.items()} | dict(
         a.strategy_args
     )
     if a.strategy == "ewc" and (chosen["mode"] == "online") != (chosen["decay_factor"] is not None):
         raise UserError(
-            'ancestor.strategy_args.decay_factor: needed with mode = "online", and only there; a number from 0 to 1'
+            'ancestor.strategy_args.decay_factor: needed with mode = "online", and only there; a '
+            "number from 0 to 1"
         )
     for name, pool in (
         ("batch_size_mem", "mem_size"),
@@ -324,15 +353,18 @@ def check_strategy(a: AncestorSettings) -> dict[str, Any]:
         if name in chosen and pool in chosen and chosen[name] > chosen[pool]:
             where = f"ancestor.strategy_args.{name} = {chosen[name]}"
             raise UserError(
-                f"{where}: more than ancestor.strategy_args.{pool} = {chosen[pool]}, of which it is drawn; lower it"
+                f"{where}: more than ancestor.strategy_args.{pool} = {chosen[pool]}, of which it "
+                "is drawn; lower it"
             )
     return chosen
 
 
-def _check_argument(strategy: str, name: str, value: Any, known: Mapping[str, Argument]) -> None:
+def _check_argument(
+    strategy: str, name: str, value: Any, arguments: Mapping[str, Argument]
+) -> None:
     where = f"ancestor.strategy_args.{name}"
-    if name not in known:
-        allowed = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+    if name not in arguments:
+        allowed = f"it takes {', '.join(sorted(arguments))}" if arguments else "it takes none"
         raise UserError(f"{where}: not an argument of strategy {strategy}; {allowed}")
-    if not known[name].fits(value):
-        raise UserError(f"{where} = {value!r}: {known[name].allowed()}")
+    if not arguments[name].fits(value):
+        raise UserError(f"{where} = {value!r}: {arguments[name].allowed()}")

@@ -1,4 +1,7 @@
-"""What a learner keeps, from its accuracy matrix. Row t (1-based): test accuracies on tasks 1..t after learning task t."""
+"""What a learner keeps, from its accuracy matrix.
+
+Row t (from 1) holds the test accuracies on tasks 1 to t after task t is learned.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,22 @@ Rows = Sequence[Sequence[float]]
 
 
 def average_accuracy(rows: Rows) -> float:
-    """Mean of the last row: A_k of Chaudhry et al., "Riemannian Walk for Incremental Learning" (ECCV 2018), Section 3; in 0..1."""
+    """The mean of the last row, in 0..1.
+
+    A_k of Chaudhry et al., "Riemannian Walk for Incremental Learning" (ECCV 2018), Section 3.
+    """
     last = rows[-1]
     return sum(last) / len(last)
 
 
 def forgetting(rows: Rows) -> float | None:
-    """F_k of Chaudhry et al. (ECCV 2018), Eq. 5: over the earlier tasks, the mean of the best accuracy a task had before
-    the last row, minus its accuracy in the last row. In -1..1, negative when later tasks helped; None for fewer than two tasks.
+    """How far accuracies of earlier tasks fell from their best, on average.
+
+    F_k of Chaudhry et al. (ECCV 2018), Eq. 5: over the earlier tasks, the mean of the best accuracy
+    a task had before the last row, minus its accuracy in the last row.
+
+    Returns:
+        A number in -1..1, negative when later tasks helped; None for fewer than two tasks.
     """
     _check(rows)
     tasks = len(rows)
@@ -29,8 +40,14 @@ def forgetting(rows: Rows) -> float | None:
 
 
 def backward_transfer(rows: Rows) -> float | None:
-    """BWT of Lopez-Paz and Ranzato, "Gradient Episodic Memory" (NeurIPS 2017), Eq. 3: over the earlier tasks, the mean of the
-    accuracy in the last row minus the accuracy right after the task was learned. In -1..1; None for fewer than two tasks.
+    """How far accuracies of earlier tasks have changed since they were learned, on average.
+
+    BWT of Lopez-Paz and Ranzato, "Gradient Episodic Memory" (NeurIPS 2017), Eq. 3: over the earlier
+    tasks, the mean of the accuracy in the last row minus the accuracy right after the task was
+    learned.
+
+    Returns:
+        A number in -1..1; None for fewer than two tasks.
     """
     _check(rows)
     tasks = len(rows)

@@ -1,7 +1,8 @@
 """How bytes reach the disk whole or not at all: flushed files, checked digests, one-line errors.
 
-The store and its checkpoints are built from these few functions. torch is imported only by the two functions
-that turn tensors into bytes and back, so a process that merely looks at the store does not need it.
+The store and its checkpoints are built from these few functions. Only the two functions that turn
+tensors into bytes and back import torch, so a process that merely looks at the store does not need
+it.
 """
 
 from __future__ import annotations
@@ -22,19 +23,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _ADVICE = {
-    errno.ENOSPC: "the disk is full: free some space there, or give another folder, and run again; finished stages are kept",
-    errno.EDQUOT: "the disk quota is used up: free some space, or give another folder, and run again; finished stages are kept",
+    errno.ENOSPC: "the disk is full: free some space there, or give another folder, and run again; "
+    "finished stages are kept",
+    errno.EDQUOT: "the disk quota is used up: free some space, or give another folder, and run "
+    "again; finished stages are kept",
     errno.EROFS: "the file system is read-only: give a folder that can be written",
     errno.EACCES: "permission denied: give a folder that you may write, or change its permissions",
     errno.EPERM: "permission denied: give a folder that you may write, or change its permissions",
-    errno.ENOTDIR: "a file is in the way where a folder is needed: give another folder, or move that file away",
-    errno.EEXIST: "a file is in the way where a folder is needed: give another folder, or move that file away",
+    errno.ENOTDIR: "a file is in the way where a folder is needed: give another folder, or move "
+    "that file away",
+    errno.EEXIST: "a file is in the way where a folder is needed: give another folder, or move "
+    "that file away",
 }
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn any OSError inside into one StoreError line that names the path and says what to do."""
+    """Turn any OSError inside into one line that says what to do.
+
+    Args:
+        path: what the line names if the error names no file.
+
+    Raises:
+        StoreError: instead of the OSError.
+    """
     try:
         yield
     except OSError as error:
@@ -44,9 +56,16 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def plain(value: Any, where: str = "value") -> Any:
-    """A deep copy in JSON's own types: dict (keys str), list, str, int, float, bool, None. Tuples become lists.
+    """A deep copy in JSON's own types; tuples become lists.
 
-    Raises TypeError, naming the place, for anything else: a key or a record must mean the same when it is read back.
+    A key or a record must mean the same when it is read back, so anything else is refused.
+
+    Args:
+        value: dicts (keys str), lists, tuples, str, int, float, bool, None.
+        where: what the error calls the value.
+
+    Raises:
+        TypeError: something in it is of another type; it names the place.
     """
     if value is None or type(value) in (bool, int, float, str):
         return value
@@ -61,24 +80,34 @@ def plain(value: Any, where: str = "value") -> Any:
 
 
 def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, floats by repr. NaN and infinities raise ValueError."""
+    """The one JSON text of a value: sorted keys, no spaces, floats by repr.
+
+    Raises:
+        TypeError: see :func:`plain`.
+        ValueError: a float is NaN or infinite.
+    """
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def to_json(value: Any) -> bytes:
     """Readable JSON bytes that read back equal, floats bit for bit.
 
-    JSON has no NaN or infinities and a diverged training has them, so they are written as {"$float": "nan"}, "inf" or
-    "-inf": valid JSON for every reader, and :func:`from_json` restores them.
+    JSON has no NaN or infinities and a diverged training has them, so they are written as
+    {"$float": "nan"}, "inf" or "-inf": valid JSON for every reader, and :func:`from_json` restores
+    them.
     """
     return (json.dumps(_tag(plain(value)), indent=1, allow_nan=False) + "\n").encode()
 
 
 def from_json(data: bytes) -> Any:
-    """Inverse of :func:`to_json`; raises ValueError for damaged text."""
+    """The inverse of :func:`to_json`.
+
+    Raises:
+        ValueError: the text is damaged.
+    """
     return json.loads(
         data,
-        object_hook=lambda found: float(found["$float"]) if found.keys() == {"$float"} else found,
+        object_hook=lambda table: float(table["$float"]) if table.keys() == {"$float"} else table,
     )
 
 
@@ -93,7 +122,12 @@ def _tag(value: Any) -> Any:
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor], note: Mapping[str, str] | None = None) -> bytes:
-    """A safetensors file in memory, contiguous CPU copies (shared storage is fine). ``note`` goes into its header."""
+    """A safetensors file in memory.
+
+    Args:
+        tensors: by name, on any device; shared storage is fine. The file has contiguous copies.
+        note: goes into the file's header.
+    """
     import torch
     from safetensors.torch import save
 
@@ -112,27 +146,36 @@ def tensors_from_bytes(data: bytes) -> dict[str, Tensor]:
 
 
 def note_of(data: bytes) -> dict[str, str]:
-    """The note in a safetensors header: 8 bytes of length (little endian), then JSON. KeyError, ValueError where there is none."""
+    """The note in the header of a safetensors file: 8 bytes of length (little endian), then JSON.
+
+    Raises:
+        KeyError, ValueError: there is none.
+    """
     length = int.from_bytes(data[:8], "little")
     note: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
     return note
 
 
 def digest(data: bytes) -> str:
+    """The sha256 of bytes, in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
-    found = hashlib.sha256()
+    """The sha256 of a file, in hex; it is read in pieces."""
+    content = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
-            found.update(piece)
-    return found.hexdigest()
+            content.update(piece)
+    return content.hexdigest()
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a new file and flush it to the disk."""
+    """Write a new file and flush it to the disk.
+
+    Raises:
+        OSError: it is there already, or cannot be written.
+    """
     with path.open("xb") as file:
         file.write(data)
         file.flush()
@@ -140,9 +183,20 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def write_whole(path: Path, data: bytes, what: str) -> Path:
-    """Replace a file: a reader sees the old one or the new one, never a part, and a failed write leaves nothing behind.
+    """Replace a file: a reader sees the old one or the new one, never a part.
 
-    Raises UserError "``what`` ``path``: ..." where that is impossible (full disk, read-only folder).
+    A failed write leaves nothing behind.
+
+    Args:
+        path: the file.
+        data: its new content.
+        what: what the error calls it.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        UserError: "``what`` ``path``: ..."; it cannot be written (full disk, read-only folder).
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -158,13 +212,18 @@ def write_whole(path: Path, data: bytes, what: str) -> Path:
             else "give a folder that you may write"
         )
         raise UserError(
-            f"{what} {path}: cannot be written ({error.strerror or error}); {mend} and run the same command again"
+            f"{what} {path}: cannot be written ({error.strerror or error}); {mend} and run the "
+            "same command again"
         ) from error
     return path
 
 
 def user_cache() -> Path:
-    """This user's cache for evolve, not made yet. RuntimeError without a home."""
+    """This user's cache for evolve, not made yet.
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolve"
 
 

@@ -1,4 +1,7 @@
-"""Errors that a user can cause and mend. The command line prints them as one line and exits with code 2."""
+"""Errors that a user can cause and mend.
+
+The command line prints them as one line and exits with code 2.
+"""
 
 import re
 

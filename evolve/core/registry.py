@@ -1,7 +1,8 @@
-"""The door: what a scenario may name, ours and what other packages bring by entry points (docs/plugins.md).
+"""What a scenario may name: our methods, and what other packages bring (docs/plugins.md).
 
-A package offers, say, a condenser by an entry point in the group "evolve.condensers"; its name then stands beside ours in scenarios,
-errors and ``evolve plugins``. Nothing is imported before it is asked for by name. Ours cannot be replaced.
+A package offers, say, a condenser by an entry point in the group "evolve.condensers". Its name then
+stands beside ours in scenarios, errors and ``evolve plugins``. Nothing is imported before it is
+asked for by name. Ours cannot be replaced.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ TABLES = {
     "condensers": "evolve.condensers.methods:CONDENSERS",  # Request -> Condensed
     "inheritors": "evolve.learngene.inheritors:INHERITORS",  # (ancestor, layers) -> descendant
     "sources": "evolve.data.methods:SOURCES",  # (DataSettings, folder) -> Prepared
-    "strategies": "evolve.ancestor.methods:STRATEGIES",  # a plug-in's: arguments -> Avalanche plugin
+    # a plug-in's: arguments -> Avalanche plugin
+    "strategies": "evolve.ancestor.methods:STRATEGIES",
     "learners": "evolve.descendants.fewshot.methods:LEARNERS",  # Setup -> Learner
 }
 REFUSED = {"strategies": "evolve.ancestor.methods:REFUSED"}  # name -> why it cannot run here
@@ -33,8 +35,9 @@ CLOSED = ("learners",)  # kinds that no other package adds to
 
 @dataclass(frozen=True)
 class Record:
-    """A method of ours: its ``code`` as "module:attribute", imported when it is asked for, and a
-    line of ``help``. Kinds that are known more of have a record class of their own.
+    """A method of ours: ``code`` as "module:attribute", imported when asked for, and its ``help``.
+
+    A kind of which more is to be said has a record class of its own.
     """
 
     code: str
@@ -43,18 +46,25 @@ class Record:
 
 @cache
 def records(kind: str) -> Mapping[str, Any]:
-    """Our records of a kind by name. KeyError for an unknown kind."""
+    """Our records of a kind, by name.
+
+    Raises:
+        KeyError: there is no such kind.
+    """
     table: Mapping[str, Any] = loaded(TABLES[kind])
     return table
 
 
 @cache
 def plugged(kind: str) -> Mapping[str, tuple[EntryPoint, ...]]:
-    """Every name of a kind that other packages bring, with who brings it; also names that are ours, which are never used."""
-    found: dict[str, tuple[EntryPoint, ...]] = {}
+    """Every name of a kind that other packages bring, with who brings it.
+
+    Names that are ours are among them; they are never used.
+    """
+    points: dict[str, tuple[EntryPoint, ...]] = {}
     for point in () if kind in CLOSED else entry_points(group=f"evolve.{kind}"):
-        found[point.name] = (*found.get(point.name, ()), point)
-    return found
+        points[point.name] = (*points.get(point.name, ()), point)
+    return points
 
 
 def names(kind: str) -> tuple[str, ...]:
@@ -63,29 +73,49 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def find(kind: str, name: str) -> Any:
-    """What ``name`` stands for. KeyError for an unknown name; UserError, naming the package, for a plug-in that cannot be had."""
+    """What a name stands for.
+
+    Args:
+        kind: one of :data:`TABLES`.
+        name: ours or a plug-in's.
+
+    Raises:
+        KeyError: an unknown name.
+        UserError: the plug-in cannot be had; it names the package.
+    """
     if name in records(kind):
         return loaded(records(kind)[name].code)
     first, *others = plugged(kind)[name]
     if others:
         raise UserError(
-            f"plug-in {name!r} of evolve.{kind} is brought by {origin(kind, name)}; uninstall all but one of them"
+            f"plug-in {name!r} of evolve.{kind} is brought by {origin(kind, name)}; uninstall all "
+            "but one of them"
         )
     try:
-        found = first.load()
+        method = first.load()
     except Exception as error:  # whatever a stranger's module raises
         raise UserError(
-            f"{_called(kind, name)} cannot be imported ({_reason(error)}); mend or uninstall that package"
+            f"{_called(kind, name)} cannot be imported ({_reason(error)}); mend or uninstall that "
+            "package"
         ) from None
-    if not callable(found):
+    if not callable(method):
         raise UserError(
-            f"{_called(kind, name)} is a {type(found).__name__} where a callable is needed; see docs/plugins.md"
+            f"{_called(kind, name)} is a {type(method).__name__} where a callable is needed; see "
+            "docs/plugins.md"
         )
-    return found
+    return method
 
 
 def refusal(kind: str, name: str) -> str | None:
-    """One line on why ``name`` cannot run here, and what can; None for all other names."""
+    """Why a name that one might expect cannot run here, and what can.
+
+    Args:
+        kind: one of :data:`TABLES`.
+        name: any name.
+
+    Returns:
+        One line; None for all other names.
+    """
     reasons = loaded(REFUSED[kind]) if kind in REFUSED else {}
     if name not in reasons:
         return None
@@ -100,19 +130,37 @@ def loaded(place: str) -> Any:
 
 
 def origin(kind: str, name: str) -> str | None:
-    """ "package version" of a plug-in, for stage keys and provenance: another version may compute other numbers. None for ours."""
+    """The "package version" of a plug-in: another version may compute other numbers.
+
+    Args:
+        kind: one of :data:`TABLES`.
+        name: ours or a plug-in's.
+
+    Returns:
+        The text; None for ours.
+    """
     return None if name in records(kind) else " and ".join(map(owner, plugged(kind)[name]))
 
 
 def marked(kind: str, name: str) -> dict[str, str]:
-    """What a recipe says of a plug-in that its stage uses: name, package and version. Empty for ours."""
+    """What a recipe says of a plug-in that its stage uses: name, package and version.
+
+    Args:
+        kind: one of :data:`TABLES`.
+        name: ours or a plug-in's.
+
+    Returns:
+        One entry for the recipe; none for ours.
+    """
     package = origin(kind, name)
     return {f"plugin:{kind}": f"{name} of {package}"} if package else {}
 
 
 def check_marks(recipe: Mapping[str, Any]) -> None:
-    """Whether what is installed here is what the recipe was made with, its tables' marks included. UserError for a plug-in that is gone or changed:
-    its numbers would go by the other one's key.
+    """Check that the plug-ins installed here are those that the recipe was made with.
+
+    Raises:
+        UserError: a plug-in is gone or changed; its numbers would go by the other one's key.
     """
     for key, mark in recipe.items():
         if isinstance(mark, Mapping):
@@ -122,18 +170,27 @@ def check_marks(recipe: Mapping[str, Any]) -> None:
             here = marked(kind, name)[key] if name in names(kind) else "not installed"
             if here != mark:
                 raise UserError(
-                    f"plug-in {mark} is what this result was asked of, here it is {here}; install that version, or run the command again"
+                    f"plug-in {mark} is what this result was asked of, here it is {here}; install "
+                    "that version, or run the command again"
                 )
 
 
 def owner(point: EntryPoint) -> str:
-    """The "package version" that brings it."""
+    """The "package version" that brings an entry point."""
     return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
 
 
 @contextmanager
 def blamed(kind: str, name: str) -> Iterator[None]:
-    """Around a call of what ``name`` stands for: whatever a plug-in raises becomes one line that names it and the place. Ours raise as they do."""
+    """Around a call of what ``name`` stands for: whatever a plug-in raises becomes one line.
+
+    Args:
+        kind: one of :data:`TABLES`.
+        name: ours or a plug-in's.
+
+    Raises:
+        UserError: it names the plug-in and the place. What ours raise goes through.
+    """
     try:
         yield
     except UserError:
@@ -143,12 +200,19 @@ def blamed(kind: str, name: str) -> Iterator[None]:
             raise
         place = extract_tb(error.__traceback__)[-1]
         raise UserError(
-            f"{_called(kind, name)} failed ({_reason(error)}; {place.filename}, line {place.lineno}); mend that package"
+            f"{_called(kind, name)} failed ({_reason(error)}; {place.filename}, line "
+            f"{place.lineno}); mend that package"
         ) from error
 
 
 def nonsense(kind: str, name: str, what: str) -> UserError:
-    """The error for a plug-in that returned something else than it should."""
+    """The error for a plug-in that returned something else than it should.
+
+    Args:
+        kind: one of :data:`TABLES`.
+        name: the plug-in's.
+        what: the sentence's verb and the rest: "returned None, not a Prepared".
+    """
     return UserError(
         f"{_called(kind, name)} {what}; mend that package (docs/plugins.md says what is expected)"
     )

@@ -1,4 +1,7 @@
-"""How one setting is declared; apart from ``settings.py`` so that a room may declare its own section beside its code."""
+"""How one setting is declared.
+
+It stands apart from ``settings.py`` so that a room may declare its own section beside its code.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,17 @@ def setting(
     most: float | None = None,
     key: bool = True,
 ) -> Any:
-    """A dataclass field with the limits and help that errors and ``evolve show`` quote. ``registry``: its names (plug-ins' too) are choices."""
+    """A dataclass field with the limits and the help that errors and ``evolve show`` quote.
+
+    Args:
+        default: the value; not a list, since settings are frozen.
+        help: one line.
+        choices: the values that are allowed.
+        registry: a kind whose names are choices too, also the plug-ins'.
+        least: the smallest number that is allowed.
+        most: the largest.
+        key: whether the setting can change a number, and so stands in stage keys.
+    """
     metadata = {
         "help": help,
         "choices": choices,

@@ -10,31 +10,42 @@ from evolve.core.errors import UserError
 
 
 def shipped(place: str) -> dict[str, Path]:
-    """Name -> file of every file that lies in the folder ``place``, such as "scenarios"."""
+    """The files of a folder that comes with the package, by name without suffix.
+
+    Args:
+        place: the folder, such as "scenarios".
+    """
     package = Path(__file__).resolve().parents[1]
     folder = package / place if (package / place).is_dir() else package.parent / place
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def find(what: str, name: str, place: str) -> Path:
-    """The shipped file of that name, or a user's own by path.
+    """The shipped file of a name, or a user's own by path.
+
+    Args:
+        what: what is looked for, for the error: "scenario".
+        name: a shipped file's name, or a path.
+        place: the folder of the shipped ones.
 
     Raises:
-        UserError: there is neither; ``what`` says what was looked for.
+        UserError: there is neither.
     """
-    known = shipped(place)
-    if name in known:
-        return known[name]
+    files = shipped(place)
+    if name in files:
+        return files[name]
     path = Path(name)
     with suppress(OSError):  # a name too long for a file is not one
         if path.is_file():
             return path
     if path.suffix == ".toml" or "/" in name:
         raise UserError(
-            f"{what} file {name}: no such file; give the path of a TOML file or one of: {', '.join(known)}"
+            f"{what} file {name}: no such file; give the path of a TOML file or one of: "
+            f"{', '.join(files)}"
         )
-    close = difflib.get_close_matches(name, known, 1)
+    close = difflib.get_close_matches(name, files, 1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise UserError(
-        f"{what} '{name}' is not known; {hint}shipped are: {', '.join(known)} (or give a .toml file by path)"
+        f"{what} '{name}' is not known; {hint}shipped are: {', '.join(files)} (or give a .toml "
+        "file by path)"
     )

@@ -1,4 +1,7 @@
-"""What a computation takes: seconds on the wall and of the CPU, for a result's provenance, and in words. Never part of a key: it cannot change a number."""
+"""What a computation takes: seconds on the wall and of the CPU, for provenance, and in words.
+
+It is never part of a key: it cannot change a number.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,13 @@ def duration(seconds: float) -> str:
 
 
 def stopwatch() -> Callable[..., dict[str, Any]]:
-    """Start measuring. The function that comes back says what one stage took since, as a result's manifest holds it.
+    """Start measuring.
 
-    ``stages`` that were computed in one go have equal shares. ``resumed``: the stage went on from a checkpoint, so this is what was left of it.
-    CPU seconds are the process's (on a GPU: what the host worked).
+    Returns:
+        A function that says what one stage took since, as a result's manifest holds it. Its
+        ``stages`` that were computed in one go have equal shares. ``resumed``: the stage went on
+        from a checkpoint, so this is what was left of it. CPU seconds are the process's (on a GPU:
+        what the host worked).
     """
     wall, cpu = time.monotonic(), time.process_time()
 

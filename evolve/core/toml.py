@@ -26,9 +26,19 @@ from evolve.core.registry import names as registered
 from evolve.core.registry import refusal
 from evolve.core.settings import Settings
 
+WANTED = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+
 
 def from_dict(table: Mapping[str, Any], origin: str) -> Settings:
-    """Settings from the plain dict that :func:`to_dict` made (a run's run.json)."""
+    """Settings from the plain dict that :func:`to_dict` made.
+
+    Args:
+        table: such as a run.json's settings.
+        origin: the file, for errors.
+
+    Raises:
+        UserError: something does not fit; it names file, key and value.
+    """
     return _build(Settings(), dict(table), origin, "")
 
 
@@ -39,7 +49,18 @@ def to_dict(settings: Any) -> dict[str, Any]:
 
 
 def override(settings: Settings, text: str) -> Settings:
-    """``settings`` with one "section.key=value" put in. Raises UserError, naming it, for one that does not fit."""
+    """Put one "section.key=value" into settings.
+
+    Args:
+        settings: stay as they are.
+        text: as a user writes it behind --set.
+
+    Returns:
+        The changed settings.
+
+    Raises:
+        UserError: it does not fit; the line names it.
+    """
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or "." not in key:
@@ -64,16 +85,17 @@ def override(settings: Settings, text: str) -> Settings:
 
 def _build(base: Any, table: Mapping[str, Any], file: str, prefix: str, shown: str = "") -> Any:
     """``base`` with the table's values put in, each checked against its field."""
-    known = {f.name: f for f in fields(base)}
+    allowed = {f.name: f for f in fields(base)}
     hints = typing.get_type_hints(type(base))
     changes: dict[str, Any] = {}
     for key, value in table.items():
         name = f"{prefix}{key}"
-        if key not in known:
-            close = difflib.get_close_matches(key, known, 1)
+        if key not in allowed:
+            close = difflib.get_close_matches(key, allowed, 1)
             hint = f"did you mean {prefix}{close[0]}? " if close else ""
             raise UserError(
-                f"{file}: unknown key {shown}{name} = {_show(value)}; {hint}allowed here: {', '.join(known)}"
+                f"{file}: unknown key {shown}{name} = {_show(value)}; {hint}allowed here: "
+                f"{', '.join(allowed)}"
             )
         current = getattr(base, key)
         if is_dataclass(current):
@@ -84,60 +106,55 @@ def _build(base: Any, table: Mapping[str, Any], file: str, prefix: str, shown: s
             changes[key] = _build(current, value, file, f"{name}.", shown)
         else:
             changes[key] = _convert(
-                value, hints[key], known[key].metadata, f"{file}: {shown}{name}"
+                value, hints[key], allowed[key].metadata, f"{file}: {shown}{name}"
             )
     return replace(base, **changes)
 
 
 def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> Any:
+    """``value`` as the type ``hint``, checked against ``limits``; ``where`` begins the error."""
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, (list, tuple)):
             raise UserError(f"{where} = {_show(value)}: expected a list, such as [1, 2]")
         inner = typing.get_args(hint)[0]
         return tuple(_convert(item, inner, limits, where) for item in value)
     if typing.get_origin(hint) is dict or hint is dict:
-        if not isinstance(value, Mapping):
-            raise UserError(
-                f"{where} = {_show(value)}: expected a table, such as {{ mem_size = 200 }}"
-            )
-        if odd := next((item for item in value.values() if not _is_plain(item)), None):
-            raise UserError(
-                f"{where}: {_show(odd)}: expected numbers, strings, true or false, or lists of them"
-            )
-        return dict(value)
-    if hint in (
-        int | str,
-        int | str | tuple[int, ...],
-    ):  # one of the words, a number, or (the latter) a list of numbers
+        return _table(value, where)
+    if hint in (int | str, int | str | tuple[int, ...]):
+        return _word_or_number(value, hint != int | str, limits, where)
+    return _single(value, hint, limits, where)
 
-        def counts(number: Any) -> bool:
-            return (
-                isinstance(number, int)
-                and not isinstance(number, bool)
-                and number >= limits["least"]
-            )
 
-        if (
-            hint != int | str
-            and isinstance(value, (list, tuple))
-            and value
-            and all(map(counts, value))
-        ):
-            return tuple(value)
-        if not isinstance(value, (list, tuple)) and (value in limits["choices"] or counts(value)):
-            return value
-        listed = "" if hint == int | str else ", or a list of such numbers"
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where} = {_show(value)}: expected a table, such as {{ mem_size = 200 }}")
+    if odd := next((item for item in value.values() if not _is_plain(item)), None):
         raise UserError(
-            f"{where} = {_show(value)}: allowed is{_limits(limits).lstrip(':')}{listed}"
+            f"{where}: {_show(odd)}: expected numbers, strings, true or false, or lists of them"
         )
-    wanted = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}[
-        hint
-    ]
-    fits = (
-        isinstance(value, bool)
-        if hint is bool
-        else isinstance(value, hint) and not isinstance(value, bool)
-    )
+    return dict(value)
+
+
+def _word_or_number(value: Any, lists: bool, limits: Mapping[str, Any], where: str) -> Any:
+    """One of the words, a number or, if ``lists``, a list of numbers."""
+
+    def counts(number: Any) -> bool:
+        whole = isinstance(number, int) and not isinstance(number, bool)
+        return whole and number >= limits["least"]
+
+    listed = isinstance(value, (list, tuple))
+    if lists and listed and value and all(map(counts, value)):
+        return tuple(value)
+    if not listed and (value in limits["choices"] or counts(value)):
+        return value
+    also = ", or a list of such numbers" if lists else ""
+    raise UserError(f"{where} = {_show(value)}: allowed is{_limits(limits).lstrip(':')}{also}")
+
+
+def _single(value: Any, hint: type, limits: Mapping[str, Any], where: str) -> Any:
+    """A number, a string or a truth value."""
+    wanted = WANTED[hint]
+    fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value, fits = float(value) if abs(value) < 10**300 else math.inf, True
     if not fits or (isinstance(value, float) and not math.isfinite(value)):
@@ -160,25 +177,20 @@ def _is_plain(value: Any) -> bool:
 
 def _choices(limits: Mapping[str, Any]) -> tuple[Any, ...] | None:
     choices: tuple[Any, ...] | None = limits.get("choices")
-    return (
-        (*(choices or ()), *registered(limits["registry"])) if limits.get("registry") else choices
-    )
+    if not limits.get("registry"):
+        return choices
+    return (*(choices or ()), *registered(limits["registry"]))
 
 
 def _limits(limits: Mapping[str, Any]) -> str:
+    """The limits as the end of a sentence."""
+    least, most = limits.get("least"), limits.get("most")
     if choices := _choices(limits):
-        return (
-            ": one of "
-            + ", ".join(str(c) for c in choices)
-            + (
-                f", or a number, at least {least:g}"
-                if (least := limits.get("least")) is not None
-                else ""
-            )
-        )
-    parts = [f"at least {limits['least']:g}"] if limits.get("least") is not None else []
-    parts += [f"at most {limits['most']:g}"] if limits.get("most") is not None else []
-    return (", " + " and ".join(parts)) if parts else ""
+        also = "" if least is None else f", or a number, at least {least:g}"
+        return f": one of {', '.join(map(str, choices))}{also}"
+    parts = [] if least is None else [f"at least {least:g}"]
+    parts += [] if most is None else [f"at most {most:g}"]
+    return f", {' and '.join(parts)}" if parts else ""
 
 
 def _show(value: Any) -> str:
@@ -186,10 +198,17 @@ def _show(value: Any) -> str:
 
 
 def dump(settings: Settings, header: str = "", profile: str = "paper") -> str:
-    """The resolved scenario as a TOML file a user can edit and run; each key's help stands behind it."""
+    """The resolved scenario as a TOML file that a user can edit and run.
+
+    Args:
+        settings: all of them; each key's help stands behind it.
+        header: lines of comment for the top.
+        profile: what the settings were resolved for.
+    """
     lines = [f"# {line}" for line in header.splitlines()]
     lines.append(
-        f"profile = {toml_value(profile)}  # what it was resolved for; names the results, changes no number"
+        f"profile = {toml_value(profile)}  # what it was resolved for; names the results, changes "
+        "no number"
     )
     for f in fields(settings):
         value = getattr(settings, f.name)
@@ -224,11 +243,14 @@ def toml_value(value: Any) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file's tables. UserError where it cannot be read or is no TOML."""
+    """A TOML file's tables.
+
+    Raises:
+        UserError: it cannot be read, or is no TOML.
+    """
     try:
-        return tomllib.loads(
-            path.read_text(encoding="utf-8-sig")
-        )  # Notepad writes a byte order mark
+        # Notepad writes a byte order mark.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:

@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 def batches(order: Tensor, size: int) -> list[Tensor]:
-    """``order`` [n] in parts of ``size``; a last part of one joins the part before it."""
+    """Cut an order into batches; a last batch of one image joins the batch before it.
+
+    Args:
+        order: int64 [n].
+        size: images a batch.
+    """
     parts = list(order.split(size))
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
@@ -15,6 +20,6 @@ def batches(order: Tensor, size: int) -> list[Tensor]:
 
 
 def batch_count(count: int, size: int) -> int:
-    """How many parts :func:`batches` makes of ``count`` places."""
+    """How many batches :func:`batches` makes of ``count`` images."""
     whole, rest = divmod(count, size)
     return max(1, whole + (rest > 1))

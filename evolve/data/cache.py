@@ -1,4 +1,7 @@
-"""Decoded images on disk: written once, whole or not at all, checked when opened, mapped by every process that reads them."""
+"""Decoded images on disk: written once, whole or not at all, and checked when they are opened.
+
+Every process that reads them maps the same file.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ Roles = Mapping[str, Sequence[int]]  # class ids by role: a source's own split
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a source decodes to. ``pixels`` is uint8 [N, size, size, 3]: the order that channels_last tensors have in memory."""
+    """What a source decodes to.
+
+    ``pixels`` is uint8 [N, size, size, 3]: the order that channels_last tensors have in memory.
+    """
 
     pixels: np.ndarray
     labels: np.ndarray  # int64 [N]
@@ -50,7 +56,10 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Streamed:
-    """What a source too large for memory decodes to: ``blocks(n)`` gives the images from number n on, uint8 [b, size, size, 3] each."""
+    """What a source too large for memory decodes to.
+
+    ``blocks(n)`` gives the images from number n on, in blocks uint8 [b, size, size, 3].
+    """
 
     blocks: Callable[[int], Iterator[np.ndarray]]
     size: int
@@ -62,9 +71,10 @@ class Streamed:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A source that has found its input: ``identity`` (JSON) says which input, ``decode`` does the slow work.
+    """A source whose files are there, though nothing is decoded yet.
 
-    A split of its own comes from here if it is known without decoding, else from what ``decode`` gives.
+    ``identity`` (JSON) says which files, ``decode`` does the slow work. A split of its own comes
+    from here if it can be told without decoding, else from what ``decode`` gives.
     """
 
     identity: Mapping[str, Any]
@@ -75,47 +85,62 @@ class Prepared:
 
 
 def cached(cache_dir: Path, name: str, prepared: Prepared, report: Report) -> Decoded:
-    """``prepared``'s images, from ``cache_dir`` or decoded now and kept there; the pixels are a copy-on-write memmap, from 4 GiB on a read-only one.
+    """The images of a source, from the cache or decoded now and kept there.
 
-    Every opening checks the content against its sha256 (about 1 s a GB): a damaged entry is rebuilt. From 4 GiB on the pixels are read
-    for that only where their file is not the one checked last (:func:`_stamp`). Several processes may call this at once; one decodes, the
-    others wait. A read-only folder that holds the entry is enough. An interrupted decoding of more than 1 GiB goes on where it stopped.
-    DataError if the entry cannot be written, or (before anything is decoded, for a Streamed source) if there is no room for it.
+    Every opening checks the content against its sha256 (about 1 s a GB); a damaged entry is
+    rebuilt. From 4 GiB on, the pixels are read for that only where their file is not the one
+    checked last (:func:`_stamp`). Several processes may call this at once: one decodes, the others
+    wait. A read-only folder that holds the entry is enough. An interrupted decoding of more than 1
+    GiB goes on where it stopped.
+
+    Args:
+        cache_dir: made if it is not there.
+        name: begins the name of the entry.
+        prepared: the source.
+        report: gets a line when something slow begins.
+
+    Returns:
+        The images; the pixels are a copy-on-write memmap, from 4 GiB on a read-only one.
+
+    Raises:
+        DataError: the entry cannot be written, or there is no room for it (for a Streamed source
+            that is seen before anything is decoded).
     """
     entry = cache_dir / f"{name}-{_key(prepared.identity)}"
-    found = _open(entry, report)
-    if found is not None:
-        return found
+    decoded = _open(entry, report)
+    if decoded is not None:
+        return decoded
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{entry}.lock"):
-            found = _open(entry, report)
-            if found is None:
+            decoded = _open(entry, report)
+            if decoded is None:
                 _clear(entry, report)
                 _write(entry, _decode(prepared, name, report), report)
-                found = _open(entry, report)
+                decoded = _open(entry, report)
     except OSError as error:
         reason = error.strerror or str(error)
         advice = "make room or make it writable, or choose another folder with EVOLVE_CACHE"
         raise DataError(
             f"{cache_dir}: cannot keep decoded images there ({reason}); {advice}"
         ) from None
-    if found is None:
+    if decoded is None:
         raise DataError(
-            f"{entry}: what was written there cannot be read back; check the disk, or choose another folder with EVOLVE_CACHE"
+            f"{entry}: what was written there cannot be read back; check the disk, or choose "
+            "another folder with EVOLVE_CACHE"
         )
-    return found
+    return decoded
 
 
 def _decode(prepared: Prepared, name: str, report: Report) -> Decoded | Streamed:
     try:
         return prepared.decode(report)
-    except OSError as error:  # not the cache's: say whose
+    except OSError as error:  # the source's, not the cache's
         raise DataError(f"{name}: its files cannot be read ({error})") from None
 
 
 def pixel_digest(pixels: np.ndarray) -> str:
-    """sha256 of the pixels' bytes in [N, size, size, 3] order."""
+    """The sha256 of the pixels' bytes in [N, size, size, 3] order, in hex."""
     return hashlib.sha256(np.ascontiguousarray(pixels).reshape(-1).data).hexdigest()
 
 
@@ -125,10 +150,11 @@ def _key(identity: Mapping[str, Any]) -> str:
 
 
 def _open(entry: Path, report: Report) -> Decoded | None:
-    """The entry if it is there and whole."""
+    """The entry if it is there and whole, else None."""
     try:
         meta = json.loads((entry / META).read_text("utf-8"))
-        # Copy-on-write: torch wants writable memory, and the file must never change. Linux refuses that for more than there is memory.
+        # Copy-on-write: torch wants writable memory, and the file must never change. Linux refuses
+        # that for more than there is memory.
         large = (entry / PIXELS).stat().st_size >= LARGE
         pixels = np.load(entry / PIXELS, mmap_mode="r" if large else "c", allow_pickle=False)
         labels = np.array(meta["labels"], dtype=np.int64)
@@ -148,7 +174,7 @@ def _open(entry: Path, report: Report) -> Decoded | None:
 
 
 def _intact(entry: Path, pixels: np.ndarray, sha256: str, report: Report) -> bool:
-    """Whether the pixels have this checksum; a large file with an equal stamp is taken at its word."""
+    """Whether the pixels have this checksum; a large file is believed if its stamp is equal."""
     if pixels.nbytes < LARGE:
         return pixel_digest(pixels) == sha256
     stamp = _stamp(entry / PIXELS) | {"sha256": sha256}
@@ -156,7 +182,8 @@ def _intact(entry: Path, pixels: np.ndarray, sha256: str, report: Report) -> boo
         if json.loads((entry / STAMP).read_text("utf-8")) == stamp:
             return True
     report(
-        f"checking {decimal(pixels.nbytes)} of decoded images in {entry} (again only if that file changes)"
+        f"checking {decimal(pixels.nbytes)} of decoded images in {entry} (again only if that file "
+        "changes)"
     )
     if pixel_digest(pixels) != sha256:
         return False
@@ -166,8 +193,10 @@ def _intact(entry: Path, pixels: np.ndarray, sha256: str, report: Report) -> boo
 
 
 def _stamp(file: Path) -> dict[str, int]:
-    """What changes when anything writes to the file, replaces it or copies it elsewhere. It cannot see a disk that decays silently:
-    delete verified.json to have a large entry read and checked again.
+    """What changes when anything writes to the file, replaces it or copies it elsewhere.
+
+    It cannot see a disk that decays silently: delete verified.json to have a large entry read and
+    checked again.
     """
     info = file.stat()
     return {
@@ -190,7 +219,10 @@ def _check(meta: Mapping[str, Any]) -> str:
 
 
 def _write(entry: Path, decoded: Decoded | Streamed, report: Report) -> None:
-    """Write into a hidden folder and rename it; what a failure leaves is kept only where decoding can go on from it."""
+    """Write into a hidden folder and rename it.
+
+    What a failure leaves is kept only where decoding can go on from it.
+    """
     folder = entry.parent / f".{entry.name}.part"
     try:
         folder.mkdir(exist_ok=True)
@@ -212,7 +244,14 @@ def _write(entry: Path, decoded: Decoded | Streamed, report: Report) -> None:
 
 
 def _write_pixels(folder: Path, decoded: Decoded | Streamed, report: Report) -> str:
-    """The .npy file, from where an earlier writer stopped; returns the sha256 of all its pixels. DataError if there is no room."""
+    """Write the .npy file, from where an earlier writer stopped.
+
+    Returns:
+        The sha256 of all its pixels.
+
+    Raises:
+        DataError: there is no room.
+    """
     shape = (len(decoded.labels), decoded.size, decoded.size, 3)
     each = decoded.size * decoded.size * 3
     with open(folder / PIXELS, "ab+") as file:
@@ -237,7 +276,7 @@ def _write_pixels(folder: Path, decoded: Decoded | Streamed, report: Report) -> 
 def _next(blocks: Iterator[np.ndarray], folder: Path) -> np.ndarray | None:
     try:
         return next(blocks, None)
-    except OSError as error:  # not the cache's: say whose
+    except OSError as error:  # the source's, not the cache's
         raise DataError(
             f"{folder.name.strip('.').removesuffix('.part')}: its files cannot be read ({error})"
         ) from None
@@ -246,22 +285,26 @@ def _next(blocks: Iterator[np.ndarray], folder: Path) -> np.ndarray | None:
 def _resume(
     folder: Path, file: IO[bytes], shape: tuple[int, ...], report: Report
 ) -> tuple[int, Any]:
-    """Cut the file to what an earlier writer is known to have finished, its header at least: (images in it, their running sha256)."""
+    """Cut the file to what an earlier writer has finished, the header at least.
+
+    Returns:
+        The number of images in it, and their running sha256.
+    """
     done, digest = 0, hashlib.sha256()
     with suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads((folder / DONE).read_text("utf-8"))
+        earlier = json.loads((folder / DONE).read_text("utf-8"))
         file.seek(0)
         np.lib.format.read_magic(file)
         if np.lib.format.read_array_header_1_0(file)[0] != shape:
             raise ValueError("another set of images")
-        left = known["images"] * int(np.prod(shape[1:]))
+        left = earlier["images"] * int(np.prod(shape[1:]))
         while left and (piece := file.read(min(left, 1 << 24))):
             digest.update(piece)
             left -= len(piece)
-        if left == 0 and digest.hexdigest() == known["sha256"]:
+        if left == 0 and digest.hexdigest() == earlier["sha256"]:
             file.truncate(file.tell())
-            report(f"going on after {known['images']} images that an interrupted run decoded")
-            return known["images"], digest
+            report(f"going on after {earlier['images']} images that an interrupted run decoded")
+            return earlier["images"], digest
     file.truncate(0)
     (folder / DONE).unlink(missing_ok=True)
     np.lib.format.write_array_header_1_0(
@@ -273,14 +316,18 @@ def _resume(
 def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        advice = "make room, choose another folder with EVOLVE_CACHE, or ask for less (data.size; data.images_per_class for photographs)"
+        advice = (
+            "make room, choose another folder with EVOLVE_CACHE, or ask for less (data.size; "
+            "data.images_per_class for photographs)"
+        )
         raise DataError(
-            f"{folder.parent}: decoded images need {needed} bytes ({decimal(needed)}) there and {free} bytes ({decimal(free)}) are free; {advice}"
+            f"{folder.parent}: decoded images need {needed} bytes ({decimal(needed)}) there and "
+            f"{free} bytes ({decimal(free)}) are free; {advice}"
         )
 
 
 def _write_json(file: Path, value: Any) -> None:
-    """Write beside, flush, rename: several processes may do this at once, and a reader sees all or nothing."""
+    """Write beside, flush, rename: a reader sees all or nothing, whoever else writes."""
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with open(beside, "w", encoding="utf-8") as text:

@@ -50,6 +50,10 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
     network. Class folders must be there, and are another set of images. Behind another ancestor's
     source the condensing and descendant classes are the authors', unless the scenario lists some.
 
+    Args:
+        data: the scenario's [data].
+        data_dir: where the files lie, or go.
+
     Raises:
         DataError: ``data_dir`` is meant to be class folders and is not.
     """
@@ -79,7 +83,16 @@ def find(place: Path) -> Official | Files:
 
 
 def decode_all(place: Official, size: int, report: Report) -> Decoded:
-    """The 50,000 training, then the 10,000 test images; downloaded if there is no file yet."""
+    """Decode the 50,000 training, then the 10,000 test images.
+
+    Args:
+        place: where the official files lie; downloaded if there is no file yet.
+        size: pixels a side.
+        report: gets a line when something slow begins.
+
+    Raises:
+        DataError: the files cannot be had, or are damaged.
+    """
     parts = _unpacked(place.folder) if place.unpacked else _sets(place.folder, report)
     if size != folders.SIDE:
         report(f"resizing {sum(len(part.data) for part in parts)} images to {size} pixels a side")
@@ -92,7 +105,10 @@ def decode_all(place: Official, size: int, report: Report) -> Decoded:
 def _unpacked(folder: Path) -> list[Any]:
     """torchvision's training and test set out of the unpacked folder, whatever it is called.
 
-    Every file's md5 is checked before it is unpickled. DataError: the files that are not whole.
+    Every file's md5 is checked before it is unpickled.
+
+    Raises:
+        DataError: files are not whole; it names them.
     """
     from torchvision.datasets import CIFAR100
     from torchvision.datasets.utils import check_integrity
@@ -110,7 +126,7 @@ def _unpacked(folder: Path) -> list[Any]:
 
 
 def _sets(folder: Path, report: Report) -> list[Any]:
-    """torchvision's training and test set. It checks the md5 of every unpacked file before it unpickles one."""
+    """torchvision's training and test set; it checks every file's md5 before it unpickles one."""
     from torchvision.datasets import CIFAR100
 
     try:
@@ -134,9 +150,10 @@ def _ensure_archive(archive: Path, report: Report) -> None:
     if not archive.exists():
         report(f"downloading {URL} to {archive.parent} (169 MB)")
         _download(archive)
-    elif (found := calculate_md5(archive)) != MD5:
+    elif (md5 := calculate_md5(archive)) != MD5:
         raise DataError(
-            f"{archive} is damaged (md5 {found}, should be {MD5}); delete it to have it downloaded, or put {URL} there"
+            f"{archive} is damaged (md5 {md5}, should be {MD5}); delete it to have it "
+            f"downloaded, or put {URL} there"
         )
 
 
@@ -167,7 +184,10 @@ def _receive(answer: Any) -> bytes:
 
 
 def _unreachable(archive: Path, reason: object) -> DataError:
-    advice = f"put {ARCHIVE} from {URL} (md5 {MD5}) into {archive.parent}, or choose another folder with --data"
+    advice = (
+        f"put {ARCHIVE} from {URL} (md5 {MD5}) into {archive.parent}, or choose another "
+        "folder with --data"
+    )
     return DataError(f"cannot download CIFAR-100 ({reason}); {advice}")
 
 

@@ -113,9 +113,11 @@ def decode_all(files: Files, size: int, report: Report) -> Streamed:
 
 
 def by_class(names: Iterable[str], counts: Mapping[str, int]) -> Held:
-    """Names "train/<class>/<file>" and "test/<class>/<file>", by role and class, sorted.
+    """Sort names "train/<class>/<file>" and "test/<class>/<file>" by role and class.
 
-    Names of any other depth are left out; ``counts`` has the roles as its keys.
+    Args:
+        names: below the set's root; those of any other depth are left out.
+        counts: has the roles as its keys.
     """
     held: dict[str, dict[str, list[str]]] = {top: {} for top in counts}
     for name in sorted(names):
@@ -126,7 +128,12 @@ def by_class(names: Iterable[str], counts: Mapping[str, int]) -> Held:
 
 
 def wrong_counts(held: Held, counts: Mapping[str, int]) -> Iterator[str]:
-    """What is missing or too much against ``counts`` images of each official class, in phrases."""
+    """Say in phrases what is missing or too much.
+
+    Args:
+        held: the names that are there.
+        counts: images of each official class, by role.
+    """
     for top, classes in held.items():
         if not classes:
             yield f"no images in {top}/<class>/"
@@ -150,13 +157,23 @@ def _some(names: list[str]) -> str:
 def stream(
     files: Files, names: list[str], start: int, size: int, report: Report
 ) -> Iterator[np.ndarray]:
-    """The images from number ``start`` on, in blocks, uint8 [b, size, size, 3] each.
+    """Decode the images from number ``start`` on.
 
     After the first image that cannot be taken nothing more is given, so that nothing wrong gets
-    into the cache; the others are looked at all the same, and the line says how many are bad.
+    into the cache. The others are looked at all the same, and the line says how many are bad.
+
+    Args:
+        files: the set.
+        names: of all images, in order.
+        start: the first image's number.
+        size: pixels a side.
+        report: gets lines about the progress.
+
+    Returns:
+        Blocks uint8 [b, size, size, 3].
 
     Raises:
-        DataError: in the end, naming the first such image.
+        DataError: in the end, naming the first image that cannot be taken.
     """
     reader = files.open()
     bad: list[tuple[int, str]] = []
@@ -217,7 +234,7 @@ def decode(raw: bytes, name: str) -> np.ndarray:
 
 
 def _check(image: Any) -> None:
-    """ValueError, with the reason, for an image that cannot be CIFAR's; no pixel is decoded."""
+    """Refuse an image that cannot be CIFAR's, by ValueError; no pixel is decoded."""
     if image.size != (SIDE, SIDE):
         raise ValueError(f"it is {image.width}x{image.height}")
     if image.format in DRAWINGS:
@@ -231,7 +248,7 @@ def _check(image: Any) -> None:
 
 
 def _rgb(image: Any) -> Any:
-    """ValueError where a pixel is not opaque: its colour would be invented."""
+    """The image as RGB; ValueError where a pixel is not opaque: its colour would be invented."""
     if image.mode not in ("LA", "PA", "RGBA") and "transparency" not in image.info:
         return image.convert("RGB")
     full = image.convert("RGBA")
@@ -241,7 +258,15 @@ def _rgb(image: Any) -> Any:
 
 
 def resized(pixels: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [32, 32, 3] to [size, size, 3], bilinear; Pillow's averages when it shrinks."""
+    """An image of another size, bilinear; Pillow's averages when it shrinks.
+
+    Args:
+        pixels: uint8 [32, 32, 3].
+        size: pixels a side.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
     if size == len(pixels):
         return pixels
     from PIL import Image

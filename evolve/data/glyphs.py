@@ -1,8 +1,9 @@
-"""Embedded images: 100 characters in ten fonts under random pose, colours, texture, strokes, blur and noise.
+"""Embedded images: 100 characters in ten fonts under random pose, colours, texture and noise.
 
-They need no download and no licence beyond matplotlib's own fonts. Every draw comes from (glyph_seed, class, role, purpose),
-so an image depends neither on how many others are made nor on their order. The pixel arithmetic is element-wise IEEE, without
-BLAS, vectorised trigonometry or normal deviates, so that another processor makes the same bytes with the same libraries.
+They need no download and no licence beyond matplotlib's own fonts. Every draw comes from
+(glyph_seed, class, role, purpose), so an image depends neither on how many others are made nor on
+their order. The pixel arithmetic is element-wise IEEE, without BLAS, vectorised trigonometry or
+normal deviates, so that another processor makes the same bytes with the same libraries.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +26,8 @@ from evolve.data.cache import Decoded, Prepared, Report
 
 RENDER_VERSION = 1  # raise it with any change of the images: old caches are then left alone
 
-# No look-alikes: neither O nor o beside 0, no l or I beside 1, no case twins (c s u v w x z), no Latin twins in Greek or Cyrillic.
+# No look-alikes: neither O nor o beside 0, no l or I beside 1, no case twins (c s u v w x z), no
+# Latin twins in Greek or Cyrillic.
 CHARACTERS = (
     "ABCDEFGHJKLMNPQRSTUVWXYZ"
     "0123456789"
@@ -54,7 +57,12 @@ STROKES = 3  # two behind the glyph, one before it
 
 
 def prepare(data: DataSettings, data_dir: Path) -> Prepared:
-    """The glyphs of ``data``: 100 classes of glyph_train training and glyph_test test images. ``data_dir`` is not used."""
+    """The glyphs: 100 classes of glyph_train training and glyph_test test images.
+
+    Args:
+        data: the scenario's [data].
+        data_dir: not read.
+    """
     identity = {
         "source": "glyphs",
         "size": data.size,
@@ -67,7 +75,8 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
 
     def decode(report: Report) -> Decoded:
         report(
-            f"drawing {len(CHARACTERS)} glyph classes of {data.glyph_train} + {data.glyph_test} images, {data.size} pixels a side"
+            f"drawing {len(CHARACTERS)} glyph classes of {data.glyph_train} + {data.glyph_test} "
+            f"images, {data.size} pixels a side"
         )
         return draw_all(data.size, data.glyph_seed, data.glyph_train, data.glyph_test)
 
@@ -77,7 +86,15 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
 def draw_all(
     size: int, seed: int, train: int, test: int, classes: Sequence[int] = range(len(CHARACTERS))
 ) -> Decoded:
-    """``classes`` as images: per class ``train`` training images, then ``test`` test images."""
+    """Draw whole classes: of each the training images, then the test images.
+
+    Args:
+        size: pixels a side.
+        seed: data.glyph_seed.
+        train: training images a class.
+        test: test images a class.
+        classes: numbers of :data:`CHARACTERS`.
+    """
     parts = [
         draw(class_id, role, size, seed, count)
         for class_id in classes
@@ -90,7 +107,18 @@ def draw_all(
 
 
 def draw(class_id: int, role: str, size: int, seed: int, count: int) -> np.ndarray:
-    """The first ``count`` images of a class and role ("train" or "test") as uint8 [count, size, size, 3]."""
+    """Draw the first images of a class and role.
+
+    Args:
+        class_id: the number of its character.
+        role: "train" or "test".
+        size: pixels a side.
+        seed: data.glyph_seed.
+        count: how many.
+
+    Returns:
+        uint8 [count, size, size, 3].
+    """
     cells = _uniform(count, GRID * GRID * 3, seed, class_id, role, "texture")
     image = _background(_uniform(count, 10, seed, class_id, role, "ground"), cells, size)
     paint = _uniform(count, 8, seed, class_id, role, "paint")
@@ -100,30 +128,27 @@ def draw(class_id: int, role: str, size: int, seed: int, count: int) -> np.ndarr
     )
     behind, before = _stroke_masks(strokes, size)
     image = _lay(image, behind, strokes[:, 0, 7:10])
-    image = _lay(
-        image,
-        _glyph_masks(class_id, _uniform(count, 8, seed, class_id, role, "pose"), size),
-        _ink(ground, paint),
-    )
+    pose = _uniform(count, 8, seed, class_id, role, "pose")
+    image = _lay(image, _glyph_masks(class_id, pose, size), _ink(ground, paint))
     image = _lay(image, before, strokes[:, 2, 7:10])
-    return _camera(
-        image, paint[:, 5:7], _uniform(count, size * size * 3, seed, class_id, role, "noise")
-    )
+    noise = _uniform(count, size * size * 3, seed, class_id, role, "noise")
+    return _camera(image, paint[:, 5:7], noise)
 
 
 def _uniform(
     count: int, width: int, seed: int, class_id: int, role: str, purpose: str
 ) -> np.ndarray:
     """Uniform [0, 1) float32 [count, width]; a longer draw begins with the shorter one."""
-    return (
-        torch.rand(count * width, generator=generator(seed, "glyphs", class_id, role, purpose))
-        .numpy()
-        .reshape(count, width)
-    )
+    source = generator(seed, "glyphs", class_id, role, purpose)
+    return torch.rand(count * width, generator=source).numpy().reshape(count, width)
 
 
 def _background(u: np.ndarray, cells: np.ndarray, size: int) -> np.ndarray:
-    """A colour gradient in a random direction plus coarse coloured texture: float32 [count, size, size, 3] around [0, 1]."""
+    """A colour gradient in a random direction plus coarse coloured texture.
+
+    Returns:
+        float32 [count, size, size, 3] around [0, 1].
+    """
     count = len(u)
     light = 0.2 + 0.6 * u[:, 0:1]
     first = light + 0.3 * (u[:, 1:4] - 0.5)
@@ -157,13 +182,13 @@ def _ink(ground: np.ndarray, u: np.ndarray) -> np.ndarray:
 
 
 def _lay(image: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """``image`` with ``colour`` [count, 3] laid over it where ``mask`` (uint8 [count, size, size]) is."""
+    """Lay ``colour`` [count, 3] over the image where ``mask`` (uint8 [count, size, size]) is."""
     cover = mask.astype(np.float32)[..., None] / np.float32(255)
     return image + (colour[:, None, None, :] - image) * cover
 
 
 def _camera(image: np.ndarray, u: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Blur (binomial, of random weight), noise (uniform, of random strength) and rounding to uint8."""
+    """Blur (binomial, of random weight), add noise (uniform, of random strength), round."""
     weight = u[:, 0, None, None, None]
     for axis in (1, 2):
         image = image + weight * (_neighbours(image, axis) - image) * np.float32(0.6)
@@ -181,19 +206,23 @@ def _neighbours(image: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _glyph_masks(class_id: int, u: np.ndarray, size: int) -> np.ndarray:
-    """The class's character under random font, rotation, scale, aspect, shear and shift: uint8 [count, size, size]."""
+    """The class's character under random font, rotation, scale, aspect, shear and shift.
+
+    Returns:
+        uint8 [count, size, size].
+    """
     from PIL import Image
 
     wide = OVERSAMPLE * size
-    made = np.empty((len(u), size, size), np.uint8)
+    masks = np.empty((len(u), size, size), np.uint8)
     for place, row in enumerate(u.tolist()):
         stencil = _stencil(class_id, int(row[0] * len(FONTS)), wide)
         coefficients = _inverse_pose(row[1:], stencil.size, wide)
         posed = stencil.transform(
             (wide, wide), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
         )
-        made[place] = np.asarray(posed.reduce(OVERSAMPLE))
-    return made
+        masks[place] = np.asarray(posed.reduce(OVERSAMPLE))
+    return masks
 
 
 def _inverse_pose(u: Sequence[float], stencil: tuple[int, int], wide: int) -> tuple[float, ...]:
@@ -217,8 +246,8 @@ def _inverse_pose(u: Sequence[float], stencil: tuple[int, int], wide: int) -> tu
 
 
 @lru_cache(maxsize=2048)
-def _stencil(class_id: int, font: int, wide: int):  # type: ignore[no-untyped-def]  # PIL.Image.Image, imported late
-    """The character upright, white on black, cut to its outline plus a margin."""
+def _stencil(class_id: int, font: int, wide: int) -> Any:
+    """The character as a Pillow image: upright, white on black, its outline plus a margin."""
     from PIL import Image, ImageDraw
 
     text, face = CHARACTERS[class_id], _face(FONTS[font], wide)
@@ -229,7 +258,8 @@ def _stencil(class_id: int, font: int, wide: int):  # type: ignore[no-untyped-de
 
 
 @lru_cache(maxsize=64)
-def _face(name: str, pixels: int):  # type: ignore[no-untyped-def]  # PIL.ImageFont.FreeTypeFont, imported late
+def _face(name: str, pixels: int) -> Any:
+    """The font, a Pillow FreeTypeFont."""
     from matplotlib import get_data_path
     from PIL import ImageFont
 
@@ -243,14 +273,16 @@ def _face(name: str, pixels: int):  # type: ignore[no-untyped-def]  # PIL.ImageF
 
 
 def _stroke_masks(u: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lines and arcs that distract: uint8 [count, size, size] for those behind the glyph and for the one before it."""
+    """Lines and arcs that distract.
+
+    Returns:
+        uint8 [count, size, size] for those behind the glyph, and for the one before it.
+    """
     from PIL import Image, ImageDraw
 
     wide = OVERSAMPLE * size
-    behind, before = (
-        np.empty((len(u), size, size), np.uint8),
-        np.empty((len(u), size, size), np.uint8),
-    )
+    behind = np.empty((len(u), size, size), np.uint8)
+    before = np.empty_like(behind)
     for place, strokes in enumerate(u.tolist()):
         for target, chosen in ((behind, strokes[:2]), (before, strokes[2:])):
             canvas = Image.new("L", (wide, wide), 0)
@@ -261,7 +293,7 @@ def _stroke_masks(u: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return behind, before
 
 
-def _stroke(pen, u: Sequence[float], wide: int, thick: bool) -> None:  # type: ignore[no-untyped-def]  # PIL.ImageDraw.ImageDraw
+def _stroke(pen: Any, u: Sequence[float], wide: int, thick: bool) -> None:
     """One stroke on ``pen``: nothing, a line or an arc, at whole pixels."""
     x0, y0, x1, y1 = (int(value * wide) for value in u[1:5])
     width = 1 + int(u[5] * (0.12 if thick else 0.06) * wide)
@@ -269,10 +301,5 @@ def _stroke(pen, u: Sequence[float], wide: int, thick: bool) -> None:  # type: i
         pen.line((x0, y0, x1, y1), fill=255, width=width)
     elif u[0] < 0.75:
         start = int(u[6] * 360)
-        pen.arc(
-            (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)),
-            start,
-            start + 200,
-            fill=255,
-            width=width,
-        )
+        box = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+        pen.arc(box, start, start + 200, fill=255, width=width)

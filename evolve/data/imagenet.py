@@ -1,7 +1,8 @@
 """ImageNet (ILSVRC-2012), or any set of photographs in the layout of torchvision's ImageFolder.
 
-Training images are ``train/<class>/*``, test images ``val/<class>/*``. For ILSVRC-2012 as it is distributed ``val/`` may also be flat, labelled
-by Kaggle's ``LOC_val_solution.csv``, by ``val.csv`` (file name, class) or by the devkit's ``ILSVRC2012_validation_ground_truth.txt``.
+Training images are ``train/<class>/*``, test images ``val/<class>/*``. For ILSVRC-2012 as it is
+distributed ``val/`` may also be flat, labelled by Kaggle's ``LOC_val_solution.csv``, by ``val.csv``
+(file name, class) or by the devkit's ``ILSVRC2012_validation_ground_truth.txt``.
 """
 
 from __future__ import annotations
@@ -32,14 +33,19 @@ TABLES = ("LOC_val_solution.csv", "val.csv")
 DEVKIT = "ILSVRC2012_devkit_t12/data"
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 ACCEPTED = (
-    f"accepted are val/<class>/ folders, or photos in val/ with {TABLES[0]} or {TABLES[1]} (lines 'file name,class') "
-    f"or the folder {DEVKIT} ({TRUTH} and {META}) beside train/; with data.holdout the test images may come from train/ instead"
+    f"accepted are val/<class>/ folders, or photos in val/ with {TABLES[0]} or {TABLES[1]} (lines "
+    "'file name,class') "
+    f"or the folder {DEVKIT} ({TRUTH} and {META}) beside train/; with data.holdout the test images "
+    "may come from train/ instead"
 )
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The dataset's folder. ``top`` is where tables and devkit lie: the same, or above it in Kaggle's archive."""
+    """The dataset's folder.
+
+    ``top`` is where tables and devkit lie: the same, or above it in Kaggle's archive.
+    """
 
     root: Path
     top: Path
@@ -65,7 +71,15 @@ class Part:
 
 
 def prepare(data: DataSettings, data_dir: Path) -> Prepared:
-    """The photographs found in ``data_dir``. DataError when there are none or the test images cannot be told."""
+    """The photographs that lie in ``data_dir``.
+
+    Args:
+        data: the scenario's [data].
+        data_dir: the folder with train/, or one with Kaggle's folder in it.
+
+    Raises:
+        DataError: there are none, or the classes of the test images cannot be told.
+    """
     layout = find(data_dir)
     classes = class_folders(layout.root / "train")
     listed = [(part.folder, part.names) for part in class_parts(layout.root / "train", classes)]
@@ -96,35 +110,62 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
 
 
 def find(data_dir: Path) -> Layout:
-    """``data_dir`` itself or Kaggle's folder in it."""
+    """The data set that lies in ``data_dir`` itself, or in Kaggle's folder in it.
+
+    Raises:
+        DataError: there is no folder train.
+    """
     for root in (data_dir, data_dir / KAGGLE):
         if (root / "train").is_dir():
             kaggle = PurePosixPath(root.resolve().as_posix()).match(f"*/{KAGGLE}")
             return Layout(root, root.resolve().parents[2] if kaggle else root)
-    advice = "give the folder that holds train/<class>/*.JPEG and val/ with --data (or one with a folder 'imagenet' in it that does)"
+    advice = (
+        "give the folder that holds train/<class>/*.JPEG and val/ with --data (or one with a "
+        "folder 'imagenet' in it that does)"
+    )
     raise DataError(f"{data_dir}: no folder train there; {advice}")
 
 
 def class_folders(train: Path) -> list[str]:
-    """The classes: the folders in train/, sorted."""
-    found = sorted(
+    """The classes: the folders in train/, sorted.
+
+    Raises:
+        DataError: there are none.
+    """
+    folders = sorted(
         place.name for place in train.iterdir() if place.is_dir() and not place.name.startswith(".")
     )
-    if not found:
+    if not folders:
         raise DataError(
             f"{train}: no folders in it; expected train/<class>/*.JPEG, one folder a class"
         )
-    return found
+    return folders
 
 
 def class_parts(folder: Path, classes: list[str]) -> list[Part]:
-    """The photos in ``folder``'s folders of these classes."""
+    """The photos in the folders of these classes.
+
+    Args:
+        folder: train/ or val/.
+        classes: names of folders in it.
+    """
     return [Part(name, folder / name, photos_below(folder / name)) for name in classes]
 
 
 def labelled_by(layout: Layout, classes: list[str], holdout: int) -> Path | None:
-    """What tells the test images' classes: val/ itself, by its folders, or the file that labels a flat val/. None where there is
-    neither and ``holdout`` makes training images test images; DataError where it does not.
+    """What tells the test images' classes.
+
+    Args:
+        layout: the data set.
+        classes: the training classes.
+        holdout: training images a class that become test images.
+
+    Returns:
+        val/ itself, by its folders, or the file that labels a flat val/. None where there is
+        neither, and ``holdout`` makes test images.
+
+    Raises:
+        DataError: there is neither, and no ``holdout``.
     """
     val = layout.root / "val"
     if any((val / name).is_dir() for name in classes):
@@ -141,20 +182,25 @@ def labelled_by(layout: Layout, classes: list[str], holdout: int) -> Path | None
 def decode_all(
     layout: Layout, classes: list[str], labels: Path | None, data: DataSettings, report: Report
 ) -> Streamed:
-    """All photos, training images first, each role by class and file name; at most data.images_per_class training images a class."""
+    """All photos, the training images first, each role by class and file name.
+
+    Args:
+        layout: the data set.
+        classes: the training classes.
+        labels: what :func:`labelled_by` gave.
+        data: the scenario's [data]; it limits the size and the training images a class.
+        report: gets lines about the progress.
+    """
     train = class_parts(layout.root / "train", classes)
+    limit, seed = data.images_per_class, data.split_seed
     train = [
-        Part(
-            p.class_name,
-            p.folder,
-            capped(p.names, data.images_per_class, data.split_seed, p.class_name),
-        )
-        for p in train
+        Part(p.class_name, p.folder, capped(p.names, limit, seed, p.class_name)) for p in train
     ]
     parts = [*train, *test_parts(layout, classes, labels)]
     photos = [(part.folder, name) for part in parts for name in part.names]
     report(
-        f"decoding {len(photos)} images of {layout.root} (once; later runs read them from the cache)"
+        f"decoding {len(photos)} images of {layout.root} (once; later runs read them from the "
+        "cache)"
     )
     return Streamed(
         blocks=lambda start: blocks(
@@ -174,7 +220,16 @@ def decode_all(
 
 
 def test_parts(layout: Layout, classes: list[str], labels: Path | None) -> list[Part]:
-    """The test images of the training classes; those of other classes are left out. DataError for a table that does not fit the photos."""
+    """The test images of the training classes; those of other classes are left out.
+
+    Args:
+        layout: the data set.
+        classes: the training classes.
+        labels: what :func:`labelled_by` gave.
+
+    Raises:
+        DataError: the table does not fit the photos.
+    """
     val = layout.root / "val"
     if labels is None:
         return []
@@ -188,7 +243,8 @@ def test_parts(layout: Layout, classes: list[str], labels: Path | None) -> list[
             name = called(photo, present, val, labels)
             if name in class_of:
                 raise DataError(
-                    f"{labels}: {name} is listed twice, as {class_of[name]!r} and as {class_name!r}; a photo has one line: remove one"
+                    f"{labels}: {name} is listed twice, as {class_of[name]!r} and as "
+                    f"{class_name!r}; a photo has one line: remove one"
                 )
             class_of[name] = class_name
             chosen[class_name].append(name)
@@ -200,7 +256,7 @@ def test_parts(layout: Layout, classes: list[str], labels: Path | None) -> list[
 
 
 def by_stem(names: Sequence[str]) -> dict[str, list[str]]:
-    """Names of photos by what they are called without folder and suffix, as Kaggle's table calls them."""
+    """Names of photos by their stems: without folder and suffix, as Kaggle's table calls them."""
     stems: dict[str, list[str]] = {}
     for name in names:
         stems.setdefault(PurePosixPath(name).stem, []).append(name)
@@ -208,9 +264,16 @@ def by_stem(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def called(photo: str, present: Mapping[str, Sequence[str]], val: Path, labels: Path) -> str:
-    """The photo in val/ that is called so in ``labels``: by its name relative to val/, else the only one with this stem.
+    """The photo in val/ that a table means: by its name, else the only one with this stem.
 
-    ``present`` is :func:`by_stem` of the photos. DataError where there is none, or several and none has exactly this name.
+    Args:
+        photo: as the table calls it.
+        present: :func:`by_stem` of the photos that are there.
+        val: their folder.
+        labels: the table.
+
+    Raises:
+        DataError: there is none, or there are several and none has exactly this name.
     """
     path = PurePosixPath(photo)
     candidates = present.get(path.stem, ())
@@ -218,20 +281,25 @@ def called(photo: str, present: Mapping[str, Sequence[str]], val: Path, labels: 
         return str(path)
     if not candidates:
         raise DataError(
-            f"{val}: {photo!r} is named in {labels.name} but is not there; get the validation images again"
+            f"{val}: {photo!r} is named in {labels.name} but is not there; get the validation "
+            "images again"
         )
     if len(candidates) > 1:
         several = f"{candidates[0]} and {candidates[1]}"
         raise DataError(
-            f"{labels}: {photo!r} may be {several} in {val}; name each photo with folder and suffix, or keep only one of them"
+            f"{labels}: {photo!r} may be {several} in {val}; name each photo with folder and "
+            "suffix, or keep only one of them"
         )
     return candidates[0]
 
 
 def from_table(table: Path) -> Iterator[tuple[str, str]]:
-    """(photo, class) of every line "file name,class". A heading is one more such line, of a class that no photo has.
+    """Read (photo, class) from every line "file name,class".
 
-    DataError, naming the file, for a line of another form or a file that is no CSV in UTF-8.
+    A heading is one more such line, of a class that no photo has.
+
+    Raises:
+        DataError: a line has another form, or the file is no CSV in UTF-8.
     """
     try:
         with open(table, encoding="utf-8", newline="") as file:
@@ -245,13 +313,22 @@ def from_table(table: Path) -> Iterator[tuple[str, str]]:
 
 
 def without_boxes(text: str) -> str:
-    """A table's second column without the boxes that Kaggle writes there, "n01440764 1 2 3 4 n01440764 5 6 7 8". A class may have spaces in its name."""
+    """A table's second column without the boxes that Kaggle writes there.
+
+    "n01440764 1 2 3 4 n01440764 5 6 7 8" is n01440764. A class may have spaces in its name.
+    """
     words = text.split()
     return words[0] if len(words) >= 5 and all(word.isdecimal() for word in words[1:5]) else text
 
 
 def from_devkit(truth: Path) -> Iterator[tuple[str, str]]:
-    """(photo, class): line n of the ground truth is the number, in meta.mat, of the class of validation image n."""
+    """Read (photo, class) from the devkit.
+
+    Line n of the ground truth is the number, in meta.mat, of the class of validation image n.
+
+    Raises:
+        DataError: a file of the devkit is damaged.
+    """
     from scipy.io import loadmat
 
     meta = truth.with_name(META)
@@ -268,6 +345,7 @@ def from_devkit(truth: Path) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(truth.read_text("utf-8", "replace").split(), 1):
         if line not in wnid:
             raise DataError(
-                f"{truth}: line {number} is {line[:40]!r}, no class number of {META}; get the ILSVRC-2012 devkit again"
+                f"{truth}: line {number} is {line[:40]!r}, no class number of {META}; get the "
+                "ILSVRC-2012 devkit again"
             )
         yield f"ILSVRC2012_val_{number:08d}.JPEG", wnid[line]

@@ -24,16 +24,28 @@ class Files(Protocol):
 
     where: Path
 
-    def identity(self) -> dict[str, object]: ...
-    def names(self) -> list[str]: ...
-    def open(self) -> Reader: ...
+    def identity(self) -> dict[str, object]:
+        """What tells this set from others, and changes when it changes; JSON."""
+
+    def names(self) -> list[str]:
+        """The names of all files."""
+
+    def open(self) -> Reader:
+        """A reader, which the caller closes."""
 
 
 class Reader(Protocol):
     """What reads a set's files; several threads may share it."""
 
-    def read(self, name: str) -> bytes: ...
-    def close(self) -> None: ...
+    def read(self, name: str) -> bytes:
+        """A file's content.
+
+        Raises:
+            DataError: it cannot be read; the line names it.
+        """
+
+    def close(self) -> None:
+        """Give back what was opened."""
 
 
 def hidden(name: str) -> bool:
@@ -67,16 +79,22 @@ class FolderFiles:
         return listed
 
     def open(self) -> FolderFiles:
+        """The folder reads its own files."""
         return self
 
     def read(self, name: str) -> bytes:
-        """A file's content. DataError, naming it, where it cannot be read."""
+        """A file's content.
+
+        Raises:
+            DataError: it cannot be read; the line names it.
+        """
         try:
             return (self.where / name).read_bytes()
         except OSError as error:
             raise DataError(f"{self.where / name} cannot be read ({error.strerror})") from None
 
     def close(self) -> None:
+        """There is nothing to close."""
         pass
 
 
@@ -104,6 +122,11 @@ class ZipFiles:
             reader.close()
 
     def open(self) -> ZipReader:
+        """A reader of the zip, which the caller closes.
+
+        Raises:
+            DataError: it is no whole zip.
+        """
         return ZipReader(self.where, self.tops, self.advice)
 
 
@@ -133,7 +156,11 @@ class ZipReader:
             )
 
     def read(self, name: str) -> bytes:
-        """A member's content. DataError, naming it, where it is damaged."""
+        """A member's content.
+
+        Raises:
+            DataError: it is damaged; the line names it.
+        """
         try:
             with self.lock:
                 return self.archive.read(self.members[name])
@@ -148,4 +175,5 @@ class ZipReader:
             raise DataError(f"{self.path}: {name} is damaged ({error}); {self.advice}") from None
 
     def close(self) -> None:
+        """Close the archive."""
         self.archive.close()

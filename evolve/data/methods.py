@@ -9,8 +9,11 @@ from evolve.core.registry import Record
 
 @dataclass(frozen=True)
 class Source(Record):
-    """``held``: its training and test images a class (None: as the glyphs' settings say).
-    ``capped``: whether it knows data.images_per_class.
+    """An image source.
+
+    ``held``: its training and test images a class (None: as the glyphs' settings say).
+
+    ``capped``: whether it reads data.images_per_class.
     """
 
     held: tuple[int, int] | None = None

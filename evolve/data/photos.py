@@ -1,4 +1,7 @@
-"""Photographs on disk -> uint8 squares in any number: the shorter side resized to ``size``, then the centre (torchvision's way)."""
+"""Photographs on disk -> uint8 squares, in any number.
+
+The shorter side is resized to ``size``, then the centre is cut out: torchvision's way.
+"""
 
 from __future__ import annotations
 
@@ -22,28 +25,29 @@ from evolve.data.cache import Report
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-EXTENSIONS = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".ppm",
-    ".bmp",
-    ".pgm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)  # torchvision's IMG_EXTENSIONS
+# torchvision's IMG_EXTENSIONS
+EXTENSIONS = tuple(".jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp".split())
 BLOCK = 256  # photos a block
-PROBES = 100  # files of a folder whose size and time are looked at, about
+PROBES = 100  # about so many files of a folder have their size and time looked at
 PATIENCE = 5.0  # seconds between two lines of progress, at least
 
-Photo = TypeVar("Photo")  # whatever a source calls one by
+Photo = TypeVar("Photo")  # whatever a source names a photo by
 
 
 def decode(path: Path, size: int) -> np.ndarray:
-    """A photo as uint8 [size, size, 3]: the pixels of torchvision's ImageFolder, Resize(size) (bilinear, antialiased) and CenterCrop(size).
+    """Decode a photo: the pixels of torchvision's ImageFolder, Resize(size) and CenterCrop(size).
 
-    As there, grey and CMYK become RGB, and a rotation noted in EXIF is not applied. DataError, naming the file, if it cannot be read.
+    As there, grey and CMYK become RGB, and a rotation noted in EXIF is not applied.
+
+    Args:
+        path: the file.
+        size: pixels a side.
+
+    Returns:
+        uint8 [size, size, 3].
+
+    Raises:
+        DataError: it cannot be read; the line names the file.
     """
     try:
         return square(_read(path), size)
@@ -61,7 +65,15 @@ def _read(path: Path) -> Any:
 
 
 def square(photo: Any, size: int) -> np.ndarray:
-    """A Pillow RGB image as uint8 [size, size, 3]."""
+    """Resize (bilinear, antialiased) and crop an image.
+
+    Args:
+        photo: a Pillow RGB image.
+        size: pixels a side.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
     from torchvision.transforms import functional
 
     return np.asarray(
@@ -76,11 +88,21 @@ def blocks(
     total: int,
     report: Report,
 ) -> Iterator[np.ndarray]:
-    """``convert`` of every item, stacked, :data:`BLOCK` at a time; ``done`` of ``total`` images came before.
+    """Convert items to images, stacked, :data:`BLOCK` at a time.
 
-    As many threads as torch uses, usually one a core (Pillow gives up the interpreter's lock while it decodes), work two blocks ahead of
-    the reader. ``report`` gets a line at most every five seconds and every per cent. Raises what ``convert`` raises for the first item
-    that it cannot convert.
+    As many threads as torch uses, usually one a core (Pillow gives up the interpreter's lock while
+    it decodes), work two blocks ahead of the reader. What ``convert`` raises for the first item
+    that it cannot convert goes through.
+
+    Args:
+        items: the images that are left.
+        convert: an item -> uint8 [size, size, 3].
+        done: how many images came before.
+        total: how many there are in all.
+        report: gets a line at most every five seconds and every per cent.
+
+    Returns:
+        Blocks uint8 [b, size, size, 3].
     """
     progress = Progress(done, total, report)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -103,13 +125,8 @@ class Progress:
     """Says how many images are decoded and how long the rest takes."""
 
     def __init__(self, done: int, total: int, report: Report) -> None:
-        self.begun, self.first, self.done, self.total, self.report = (
-            time.monotonic(),
-            done,
-            done,
-            total,
-            report,
-        )
+        self.begun, self.first = time.monotonic(), done
+        self.done, self.total, self.report = done, total, report
         self.said = (self.begun, done)
 
     def add(self, count: int) -> None:
@@ -125,22 +142,32 @@ class Progress:
         self.said = now, self.done
         left = (now - self.begun) / (self.done - self.first) * (self.total - self.done)
         self.report(
-            f"decoded {self.done} of {self.total} images ({100 * self.done // self.total} %), about {duration(left)} left"
+            f"decoded {self.done} of {self.total} images ({100 * self.done // self.total} %), "
+            f"about {duration(left)} left"
         )
 
 
 def photos_below(folder: Path) -> list[str]:
-    """Names, relative to ``folder``, of all photos in it and below, in torchvision's ImageFolder's order."""
-    found = []
+    """Names of all photos in ``folder`` and below, relative to it, in ImageFolder's order."""
+    photos = []
     for place, _, files in sorted(os.walk(folder, followlinks=True)):
         below = os.path.relpath(place, folder)
         names = sorted(name for name in files if name.lower().endswith(EXTENSIONS))
-        found += names if below == "." else [f"{below}/{name}" for name in names]
-    return found
+        photos += names if below == "." else [f"{below}/{name}" for name in names]
+    return photos
 
 
 def capped(names: Sequence[Photo], limit: int, split_seed: int, class_name: str) -> list[Photo]:
-    """``limit`` of a class's photos in their order, drawn by (split_seed, class name); 0: all. A larger limit only adds photos."""
+    """Some of a class's photos in their order, drawn by (split_seed, class name).
+
+    A larger limit only adds photos.
+
+    Args:
+        names: all of the class.
+        limit: how many; 0: all.
+        split_seed: data.split_seed.
+        class_name: the class.
+    """
     if not 0 < limit < len(names):
         return list(names)
     order = torch.randperm(
@@ -155,10 +182,15 @@ def cap_identity(limit: int, split_seed: int) -> dict[str, int]:
 
 
 def identify(folders: Iterable[tuple[Path, Sequence[str]]]) -> str:
-    """A hash over all (folder, photos' names), and over size and time of every photo, or of about a hundred of a folder with 200 or more.
+    """A hash that changes when photos are added, removed, renamed or, mostly, replaced.
 
-    To look at 1.3 million files at every start would take minutes on a network disk. So in a large folder an added, removed or renamed
-    photo is always noticed, one replaced under its own name mostly not.
+    It is over all (folder, photos' names), and over size and time of every photo, or of about a
+    hundred of a folder with 200 or more. To look at 1.3 million files at every start would take
+    minutes on a network disk. So in a large folder a photo that is replaced under its own name is
+    mostly not noticed.
+
+    Args:
+        folders: each with the names of its photos.
     """
     digest = hashlib.sha256()
     for folder, names in folders:

@@ -1,7 +1,8 @@
 """Reads a pickle of numpy arrays without letting it run anything.
 
-A pickle is a program: it may name any function and call it. This unpickler knows only what numpy makes its arrays of, so any
-other name ends the reading before it is looked up. What is left to a stranger is an array of nonsense; callers check what they get.
+A pickle is a program: it may name any function and call it. This unpickler knows only what numpy
+makes its arrays of, so any other name ends the reading before it is looked up. What is left to a
+stranger is an array of nonsense; callers check what they get.
 """
 
 from __future__ import annotations
@@ -25,9 +26,14 @@ ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype")} | {
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Dicts, lists, strings, numbers and numpy arrays; pickle.UnpicklingError, with the name, for whatever else a pickle asks for."""
+    """Reads dicts, lists, strings, numbers and numpy arrays, and refuses the rest."""
 
     def find_class(self, module: str, name: str) -> Any:
+        """What a pickle's name stands for.
+
+        Raises:
+            pickle.UnpicklingError: it has no place among images.
+        """
         if (module, name) in ALLOWED:
             return super().find_class(module, name)
         if (module, name) == ("_codecs", "encode"):  # how the older protocols write bytes
@@ -38,14 +44,26 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def latin1(text: str, encoding: str) -> bytes:
-    """The one use that pickle itself makes of ``_codecs.encode``."""
+    """The one use that pickle itself makes of ``_codecs.encode``.
+
+    Raises:
+        pickle.UnpicklingError: the encoding is another.
+    """
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"it asks for the encoding {encoding}")
     return text.encode("latin1")
 
 
 def load_arrays(path: Path, convert: str) -> Any:
-    """What the file holds, Python 2's included. DataError, with ``convert`` as the way out, for a file that is damaged or wants to run something."""
+    """What a pickle holds, Python 2's included.
+
+    Args:
+        path: the file.
+        convert: the way out, for the error.
+
+    Raises:
+        DataError: the file is damaged, or wants to run something.
+    """
     try:
         with open(path, "rb") as file:
             return ArrayUnpickler(file, encoding="latin1").load()

@@ -1,4 +1,4 @@
-"""What an image source of another package returns is looked at before anything is kept of it."""
+"""Looks at what an image source of another package returns, before anything is kept of it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,32 @@ from evolve.data.cache import Decoded, Prepared, Report, Streamed
 
 
 def prepared_by(source: str, data: DataSettings, folder: Path) -> Prepared:
-    """What the source ``source`` prepares. UserError, naming the plug-in, for anything that is no set of images.
+    """What a source prepares. Ours are not looked at: their tests do that.
 
-    Ours are not looked at: their tests do that.
+    Args:
+        source: its name.
+        data: the scenario's [data].
+        folder: where its files lie.
+
+    Raises:
+        UserError: a plug-in gave something that is no set of images; the line names it.
     """
     prepare: Callable[[DataSettings, Path], Prepared] = find("sources", source)
     if origin("sources", source) is None:
         return prepare(data, folder)
     with blamed("sources", source):
-        found = prepare(data, folder)
-    if not isinstance(found, Prepared):
-        raise nonsense("sources", source, f"returned {type(found).__name__}, not a Prepared")
+        prepared = prepare(data, folder)
+    if not isinstance(prepared, Prepared):
+        raise nonsense("sources", source, f"returned {type(prepared).__name__}, not a Prepared")
 
     def decode(report: Report) -> Decoded | Streamed:
         with blamed("sources", source):
-            decoded = found.decode(report)
+            decoded = prepared.decode(report)
         for problem in _problems(decoded, data.size):
             raise nonsense("sources", source, problem)
         return decoded
 
-    return replace(found, decode=decode)
+    return replace(prepared, decode=decode)
 
 
 def _problems(decoded: Any, size: int) -> Iterator[str]:
@@ -51,4 +57,7 @@ def _problems(decoded: Any, size: int) -> Iterator[str]:
     if isinstance(decoded, Decoded) and (
         decoded.pixels.dtype != np.uint8 or decoded.pixels.shape != (images, size, size, 3)
     ):
-        yield f"decoded to pixels {decoded.pixels.dtype} {decoded.pixels.shape}, not uint8 {(images, size, size, 3)}"
+        yield (
+            f"decoded to pixels {decoded.pixels.dtype} {decoded.pixels.shape}, not uint8 "
+            f"{(images, size, size, 3)}"
+        )

@@ -1,6 +1,8 @@
-"""All images as one uint8 tensor on a device; a batch is a gather, a scaling, a shift and a flip (on a CPU in one sweep, by a compiled kernel).
+"""All images as one uint8 tensor on a device.
 
-Images that a GPU cannot hold, and those of two sources on a CPU, stay where they are in memory or on disk, and only batches travel.
+A batch is a gather, a scaling, a shift and a flip; on a CPU a compiled kernel does it in one sweep.
+Images that a GPU cannot hold, and those of two sources on a CPU, stay where they are in memory or
+on disk, and only batches travel.
 """
 
 from __future__ import annotations
@@ -18,18 +20,18 @@ from evolve.networks.fast.compiled import images as compiled
 
 KNOWN = ("crop", "flip")
 AHEAD = 64  # batches that are prepared at once
-DEVICE_SHARE = (
-    0.25  # of a GPU's memory that images may take: workers share it, and networks need room
-)
+# The part of a GPU's memory that images may take: workers share it, and networks need room.
+DEVICE_SHARE = 0.25
 
 
 class Resident:
     """Serves normalised batches by index, without a loader, workers or global random state.
 
-    ``labels`` int64 [N], and ``mean`` and ``std``, float32 [1, 3, 1, 1], live on ``device``; so do the images, uint8 [N, 3, H, W] in
-    channels_last memory, where ``held`` says so. On a CPU, images that already lie in that memory order (those of ``load_images`` do)
-    are not copied, so that worker processes share one memmap. Whether a GPU holds them follows from their bytes and from its whole memory,
-    not from what is free just now; the batches are equal either way.
+    On ``device`` live ``labels`` int64 [N], ``mean`` and ``std``, float32 [1, 3, 1, 1], and where
+    ``held`` says so the images, uint8 [N, 3, H, W] in channels_last memory. Whether a GPU holds the
+    images follows from their bytes and from its whole memory, not from what is free just now; the
+    batches are equal either way. On a CPU, images that already lie in that memory order (those of
+    ``load_images`` do) are not copied, so that worker processes share one memmap.
     """
 
     def __init__(self, images: ImageSet, device: torch.device) -> None:
@@ -54,17 +56,37 @@ class Resident:
         )
 
     def indices(self, class_id: int, test: bool) -> Tensor:
-        """Sorted int64 CPU indices of the class's test or training images. KeyError for an unknown class."""
+        """The images of a class, sorted.
+
+        Args:
+            class_id: the class.
+            test: its test images, or its training images.
+
+        Returns:
+            int64 [n] on the CPU.
+
+        Raises:
+            KeyError: there is no such class.
+        """
         return self._by_class[int(class_id), bool(test)].clone()
 
     def batch(
         self, index: Tensor, augment: tuple[str, ...] = (), generator: torch.Generator | None = None
     ) -> Tensor:
-        """Images ``index`` [B] as float32 [B, 3, H, W] in channels_last, normalised by the source's mean and std.
+        """Serve a batch, normalised by the source's mean and std.
 
-        ``augment``: "crop" shifts each image by up to H//8 pixels each way and fills with the mean colour (zero, after
-        normalising); "flip" mirrors each image with probability 1/2. Draws come from ``generator`` (CPU), all crops
-        before all flips whatever the order of ``augment``. ValueError for an unknown name or without a generator.
+        Args:
+            index: int64 [B], the images.
+            augment: "crop" shifts each image by up to H//8 pixels each way and fills with the mean
+                colour (zero, after normalising); "flip" mirrors each image with probability 1/2.
+            generator: draws on the CPU, all crops before all flips whatever the order of
+                ``augment``.
+
+        Returns:
+            float32 [B, 3, H, W] in channels_last memory.
+
+        Raises:
+            ValueError: ``augment`` has an unknown name, or needs a generator.
         """
         return self._prepared(index, *self.draw(len(index), augment, generator))()
 
@@ -74,7 +96,15 @@ class Resident:
         augment: tuple[str, ...] = (),
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
-        """:meth:`batch` of one index after the other, bit for bit, sooner: it draws for several at a time, so ``generator`` may be ahead of what was served."""
+        """Serve :meth:`batch` of one index after the other, bit for bit, sooner.
+
+        It draws for several batches at a time, so the generator may be ahead of what was served.
+
+        Args:
+            indices: int64 [B] each.
+            augment: see :meth:`batch`.
+            generator: see :meth:`batch`.
+        """
         for start in range(0, len(indices), AHEAD):
             part = indices[start : start + AHEAD]
             prepared = [
@@ -93,10 +123,10 @@ class Resident:
                 there,
                 *(None if part is None else sent(part, self.device) for part in (shift, flip)),
             )
-        places, known = index.tolist(), len(self.labels)
-        if places and not 0 <= min(places) <= max(places) < known:
+        places, count = index.tolist(), len(self.labels)
+        if places and not 0 <= min(places) <= max(places) < count:
             raise IndexError(
-                f"images {min(places)} to {max(places)} are asked for, there are {known}"
+                f"images {min(places)} to {max(places)} are asked for, there are {count}"
             )
         if not self.held:
             return lambda: self._compiled(self._raw(index), torch.arange(len(index)), shift, flip)()
@@ -105,7 +135,12 @@ class Resident:
     def _compiled(
         self, images: Tensor, index: Tensor, shift: Tensor | None, flip: Tensor | None
     ) -> Callable[[], Tensor]:
-        """:meth:`gather` on a CPU by a kernel, bit for bit, from bytes [N, ...] as the images' memory holds them; the index must be one of theirs."""
+        """What makes a batch on a CPU by a kernel, equal to :meth:`gather` bit for bit.
+
+        It reads bytes [N, ...] as the images' memory holds them.
+
+        The index must be one of theirs.
+        """
         run = compiled.batch(self.size, shift is not None, flip is not None, torch.float32)
         count, size, more = len(index), self.size, (self._scale, self._shift, shift, flip)
 
@@ -127,8 +162,19 @@ class Resident:
     def draw(
         self, count: int, augment: tuple[str, ...], generator: torch.Generator | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """What :meth:`batch` draws for ``count`` images, on the CPU: crops, int64 [2, count, 1], lines and columns in 0..2 * (H//8)
-        to skip of the padded image, and flips, bool [count]; None for what ``augment`` does not name. Raises as :meth:`batch` does.
+        """Draw what :meth:`batch` needs, on the CPU.
+
+        Args:
+            count: how many images.
+            augment: see :meth:`batch`.
+            generator: see :meth:`batch`.
+
+        Returns:
+            The crops, int64 [2, count, 1]: lines and columns, 0 to 2 * (H//8), to skip of the
+            padded image. The flips, bool [count]. None for what ``augment`` does not name.
+
+        Raises:
+            ValueError: as :meth:`batch` does.
         """
         unknown = set(augment) - set(KNOWN)
         if unknown:
@@ -146,8 +192,15 @@ class Resident:
     def gather(
         self, index: Tensor, shift: Tensor | None = None, flip: Tensor | None = None
     ) -> Tensor:
-        """:meth:`batch` with draws made before (shaped as in :meth:`draw`), bit for bit. All arguments lie on the device and nothing
-        waits for it, nor does a shape depend on a value, so a CUDA graph may hold this (where the images are ``held``).
+        """:meth:`batch` with draws made before, bit for bit.
+
+        All arguments lie on the device and nothing waits for it, nor does a shape depend on a
+        value. So a CUDA graph may hold this (where the images are ``held``).
+
+        Args:
+            index: int64 [B].
+            shift: see :meth:`draw`.
+            flip: see :meth:`draw`.
         """
         rows = self._rows(index)
         if shift is not None:
@@ -158,7 +211,9 @@ class Resident:
         return pixels.permute(0, 3, 1, 2)
 
     def _rows(self, index: Tensor) -> Tensor:
-        """The normalised images as float32 [B, H, W*3]: pixels side by side, as channels_last memory holds them."""
+        """The normalised images as float32 [B, H, W*3], pixels side by side as channels_last has
+        them.
+        """
         raw = self._raw(index).view(len(index), self.size, self.size * 3)
         return raw.to(torch.float32).mul_(self._scale).sub_(self._shift)
 
@@ -184,7 +239,7 @@ class Resident:
         return raw.to(self.device, non_blocking=True)
 
     def _crop(self, rows: Tensor, shift: Tensor) -> Tensor:
-        """Every image shifted by its own (dy, dx): one gather of windows W pixels wide from the zero-padded rows."""
+        """Shift every image by its own (dy, dx): one gather of windows of the padded rows."""
         count, size, reach = len(rows), self.size, self.size // 8
         padded = F.pad(rows, (3 * reach, 3 * reach, reach, reach))
         side = size + 2 * reach
@@ -198,7 +253,7 @@ class Resident:
 
 
 def _tensor(images: np.ndarray) -> Tensor:
-    """A tensor over the array's own memory; nothing here ever writes into it, so a read-only array is fine."""
+    """A tensor over the array's own memory, which may be read-only: nothing here writes into it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(images)
@@ -210,8 +265,10 @@ def _flat(images: Tensor) -> Tensor:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on ``device``; to a GPU from pinned memory, since from any other a copy waits for all
-    work that is queued there.
+    """The tensor on another device.
+
+    To a GPU it goes from pinned memory: from any other a copy waits for all work that is queued
+    there.
     """
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
@@ -224,14 +281,17 @@ def device_bytes(device: torch.device) -> int:
 
 
 def _held(pieces: Sequence[Tensor], device: torch.device) -> bool:
-    """Whether the images are to lie on the device as one tensor. On a CPU a single piece does, wherever it is mapped from."""
+    """Whether the images are to lie on the device as one tensor.
+
+    On a CPU a single piece does, wherever it is mapped from.
+    """
     if device.type == "cpu":
         return len(pieces) == 1
     return sum(piece.numel() for piece in pieces) <= DEVICE_SHARE * device_bytes(device)
 
 
 def _whole(pieces: Sequence[Tensor], device: torch.device) -> Tensor:
-    """The pieces as one tensor on the device, in channels_last memory; the piece itself where that is what it is."""
+    """The pieces as one tensor on the device, in channels_last memory; one piece alone as it is."""
     if len(pieces) == 1:
         return pieces[0].to(device)
     shape = (sum(len(piece) for piece in pieces), *pieces[0].shape[1:])

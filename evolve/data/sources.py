@@ -1,4 +1,4 @@
-"""Image sources behind one door: ``load_images`` gives an :class:`ImageSet`, decoded once and then shared from a cache."""
+"""Image sources behind one door: ``load_images`` gives an :class:`ImageSet` from a cache."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ SAME = "same"  # data.descend_source: the ancestor's
 
 @dataclass(frozen=True)
 class ImageSet:
-    """All images of a lineage. ``images`` may be a memmap, and lies in channels_last order when it comes from ``load_images``.
+    """All images of a lineage.
 
-    With a second source (data.descend_source), ``more`` holds its images, numbered after those of ``images``; its classes stand after the
-    first one's in ``class_names``, and ``second`` says from which id on. Labels, is_test and fingerprint are of both.
+    ``images`` may be a memmap, and lies in channels_last order when it comes from ``load_images``.
+    A second source's images (data.descend_source) are in ``more``, numbered after those of
+    ``images``; its classes stand after the first one's in ``class_names``, from id ``second`` on.
+    Labels, is_test and fingerprint are of both.
     """
 
     name: str
@@ -55,17 +57,31 @@ class ImageSet:
 def load_images(
     data: DataSettings, data_dir: Path | None, cache_dir: Path, report: Report = lambda text: None
 ) -> ImageSet:
-    """The images of ``data.source`` at ``data.size``, with ``data.holdout`` training images a class moved to the test images; and
-    those of ``data.descend_source`` behind them.
+    """Load the images of data.source and, behind them, those of data.descend_source.
 
-    ``data_dir``: where the sources' own files are (default ``~/.cache/evolve/data``), in a folder with the source's name or directly.
-    ``report`` gets a line when something slow begins. Both are normalised by the ancestor's source: inherited layers see what they
-    learned on. DataError: the images cannot be had or kept. UserError: ``data.holdout`` leaves a class without training images.
+    Both are normalised by the ancestor's source: inherited layers see what they learned on.
+
+    Args:
+        data: the scenario's [data]: the size in pixels, and how many training images a class are
+            moved to the test images.
+        data_dir: where the sources' own files are, in a folder with the source's name or directly;
+            None: ``~/.cache/evolve/data``.
+        cache_dir: where decoded images are kept.
+        report: gets a line when something slow begins.
+
+    Raises:
+        DataError: the images cannot be had or kept.
+        UserError: data.holdout leaves a class without training images, or data.images_per_class is
+            set for a source that does not read it.
     """
     if data.images_per_class and not {data.source, data.descend_source} & set(CAPPED):
-        instead = "stream.images_per_class, condense.images_per_class and descend.shots limit what is used of any source"
+        instead = (
+            "stream.images_per_class, condense.images_per_class and descend.shots limit "
+            "what is used of any source"
+        )
         raise UserError(
-            f"data.images_per_class = {data.images_per_class}: only for {' and '.join(CAPPED)}, not {data.source}; {instead}"
+            f"data.images_per_class = {data.images_per_class}: only for {' and '.join(CAPPED)}, "
+            f"not {data.source}; {instead}"
         )
     first = _load(data.source, data, data_dir, cache_dir, report)
     if data.descend_source in (SAME, data.source):
@@ -82,7 +98,8 @@ def _load(
         prepared = prepared_by(source, data, place / source if (place / source).is_dir() else place)
     except OSError as error:
         raise DataError(
-            f"{source}: its files cannot be read ({error}); mend that, or give another folder with --data"
+            f"{source}: its files cannot be read ({error}); mend that, or give another folder with "
+            "--data"
         ) from None
     decoded = cached(Path(cache_dir).expanduser(), f"{source}-{data.size}", prepared, report)
     is_test = hold_out(decoded, data.holdout, data.split_seed)
@@ -100,7 +117,14 @@ def _load(
 
 
 def join(first: ImageSet, second: ImageSet) -> ImageSet:
-    """One set of the ancestor's and the descendants' images: the second's class ids come after the first's."""
+    """One set of the ancestor's and the descendants' images.
+
+    The second's class ids come after the first's.
+
+    Args:
+        first: the ancestor's source, whose mean and std count.
+        second: the descendants' source.
+    """
     classes = len(first.class_names)
     roles = {
         role: [class_id + classes for class_id in ids] for role, ids in (second.roles or {}).items()
@@ -123,7 +147,19 @@ def join(first: ImageSet, second: ImageSet) -> ImageSet:
 
 
 def hold_out(decoded: Decoded, holdout: int, split_seed: int) -> np.ndarray:
-    """``is_test`` [N] with ``holdout`` more training images of every class in it, drawn by (split_seed, class)."""
+    """Move training images of every class to the test images, drawn by (split_seed, class).
+
+    Args:
+        decoded: the images.
+        holdout: how many of every class.
+        split_seed: data.split_seed.
+
+    Returns:
+        ``is_test``, bool [N].
+
+    Raises:
+        UserError: a class is left without training images.
+    """
     is_test = decoded.is_test.copy()
     if holdout == 0:
         return is_test
@@ -132,7 +168,8 @@ def hold_out(decoded: Decoded, holdout: int, split_seed: int) -> np.ndarray:
         if holdout >= len(train):
             has = f"which has {len(train)}; at most {max(0, len(train) - 1)}"
             raise UserError(
-                f"data.holdout = {holdout} leaves no training image of class {class_id} ({name}), {has}"
+                f"data.holdout = {holdout} leaves no training image of class {class_id} ({name}), "
+                f"{has}"
             )
         order = torch.randperm(
             len(train), generator=generator(split_seed, "holdout", class_id)
@@ -144,7 +181,16 @@ def hold_out(decoded: Decoded, holdout: int, split_seed: int) -> np.ndarray:
 def fingerprint(
     decoded: Decoded, is_test: np.ndarray, normalised: Sequence[Sequence[float]]
 ) -> str:
-    """40 hex digits of a sha256 over shape, pixels, labels, ``is_test`` and mean and std: equal content has an equal name, wherever it came from."""
+    """The name of images by their content: equal content has an equal name, wherever it came from.
+
+    Args:
+        decoded: pixels and labels.
+        is_test: bool [N].
+        normalised: mean and std.
+
+    Returns:
+        40 hex digits of a sha256.
+    """
     parts = [
         list(decoded.pixels.shape),
         decoded.digest,

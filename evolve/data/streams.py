@@ -1,4 +1,7 @@
-"""The ancestor's stream of tasks (paper 5.3): drawn independently of each other, so classes recur and some never appear."""
+"""The ancestor's stream of tasks (paper 5.3).
+
+Tasks are drawn independently of each other, so classes recur and some never appear.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ from evolve.data.resident import Resident
 
 @dataclass(frozen=True, eq=False)
 class StreamTask:
-    """One task of the stream. ``classes`` stand in the order drawn; ``train`` and ``test`` index the resident images."""
+    """One task of the stream.
+
+    ``classes`` stand in the order drawn; ``train`` and ``test`` index the images.
+    """
 
     number: int  # 1-based
     classes: tuple[int, ...]
@@ -33,22 +39,32 @@ class StreamTask:
 def stream_tasks(
     s: StreamSettings, class_ids: Sequence[int], resident: Resident, seed: int, count: int
 ) -> list[StreamTask]:
-    """Tasks 1..``count``. Task t depends on ``seed`` and t alone (not on ``count``), a class's images on ``seed`` and the class.
+    """Draw the tasks 1 to ``count``.
 
-    Raises UserError when the ancestor has fewer classes, or a class fewer images, than ``s`` asks for.
+    Task t depends on ``seed`` and t alone, not on ``count``; a class's images depend on ``seed``
+    and the class.
+
+    Args:
+        s: the scenario's [stream].
+        class_ids: the ancestor's classes.
+        resident: the images.
+        seed: the lineage's.
+        count: how many tasks.
+
+    Raises:
+        UserError: the ancestor has fewer classes, or a class fewer images, than ``s`` asks for.
     """
     pool = sorted(class_ids)
     if s.classes_per_task > len(pool):
         raise UserError(
-            f"stream.classes_per_task = {s.classes_per_task}: the ancestor has {len(pool)} classes; ask for 2 to {len(pool)}"
+            f"stream.classes_per_task = {s.classes_per_task}: the ancestor has {len(pool)} "
+            f"classes; ask for 2 to {len(pool)}"
         )
     drawn: dict[int, tuple[Tensor, Tensor]] = {}
     tasks = []
     for number in range(1, count + 1):
-        order = torch.randperm(len(pool), generator=generator(seed, "stream", number))[
-            : s.classes_per_task
-        ]
-        classes = tuple(pool[place] for place in order.tolist())
+        order = torch.randperm(len(pool), generator=generator(seed, "stream", number))
+        classes = tuple(pool[place] for place in order[: s.classes_per_task].tolist())
         for class_id in classes:
             if class_id not in drawn:
                 drawn[class_id] = class_images(class_id, s.images_per_class, resident, seed)
@@ -62,49 +78,78 @@ def stream_tasks(
 def class_images(
     class_id: int, wanted: int, resident: Resident, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """A class's training images, ``wanted`` of them (0: all) drawn from ``seed`` and the class, and its test images: int64 indices.
+    """Draw a class's training images from ``seed`` and the class, and list its test images.
 
-    Raises UserError when there are fewer, or none of either.
+    Args:
+        class_id: the class.
+        wanted: how many training images; 0: all.
+        resident: the images.
+        seed: the lineage's.
+
+    Returns:
+        int64 indices of the training images, and of the test images.
+
+    Raises:
+        UserError: there are fewer, or none of either.
     """
     train, test = resident.indices(class_id, test=False), resident.indices(class_id, test=True)
     if wanted > len(train):
         name = f"stream.images_per_class = {wanted}"
         raise UserError(
-            f"{name}: class {resident.own_id(class_id)} has {len(train)} training images; ask for 1 to {len(train)}, or 0 for all"
+            f"{name}: class {resident.own_id(class_id)} has {len(train)} training images; ask for "
+            f"1 to {len(train)}, or 0 for all"
         )
     if not len(train) or not len(test):
         raise UserError(
-            f"data: class {resident.own_id(class_id)} has {len(train)} training and {len(test)} test images; the stream needs both"
+            f"data: class {resident.own_id(class_id)} has {len(train)} training and {len(test)} "
+            "test images; the stream needs both"
         )
     if wanted:
-        kept = torch.randperm(len(train), generator=generator(seed, "stream-images", class_id))[
-            :wanted
-        ]
-        train = train[kept.sort().values]
+        order = torch.randperm(len(train), generator=generator(seed, "stream-images", class_id))
+        train = train[order[:wanted].sort().values]
     return train, test
 
 
 def class_labels(task: StreamTask, head: str, class_ids: Sequence[int]) -> dict[int, int]:
-    """Class id -> label: 0..n-1 in the task's own order (shared, per-task), or the place among all ancestor classes (single)."""
+    """The labels of a task's classes.
+
+    Args:
+        task: the task.
+        head: "shared" or "per-task": labels 0 to n-1 in the task's own order; "single": the class's
+            place among all the ancestor's.
+        class_ids: the ancestor's classes.
+
+    Returns:
+        Class id -> label.
+    """
     order = sorted(class_ids) if head == "single" else task.classes
     place = {class_id: label for label, class_id in enumerate(order)}
     return {class_id: place[class_id] for class_id in task.classes}
 
 
 def task_label(task: StreamTask, head: str) -> int:
-    """Avalanche's task label: it chooses the head, so it is 0 unless every task has its own."""
+    """Avalanche's task label, which chooses the head: 0 unless every task has its own."""
     return task.number - 1 if head == "per-task" else 0
 
 
 def labels_of(index: Tensor, labels: dict[int, int], resident: Resident) -> Tensor:
-    """Labels int64 [N] (CPU) of the images ``index`` [N]."""
+    """The labels of images.
+
+    Args:
+        index: int64 [N], the images.
+        labels: class id -> label.
+        resident: the images' classes.
+
+    Returns:
+        int64 [N] on the CPU.
+    """
     return torch.tensor(
         [labels[class_id] for class_id in resident.labels.cpu()[index].tolist()], dtype=torch.int64
     )
 
 
 class _Images(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Single images without augmentation, for the parts of Avalanche that want a torch dataset (EWC's importances, its eval)."""
+    """Single images without augmentation, for what in Avalanche wants a torch data set."""
 
     def __init__(self, resident: Resident, index: Tensor, targets: list[int]) -> None:
         self.resident, self.index, self.targets = resident, index, targets
@@ -117,7 +162,16 @@ class _Images(torch.utils.data.Dataset):  # type: ignore[type-arg]
 
 
 def make_dataset(resident: Resident, index: Tensor, labels: Tensor, task_labels: Tensor) -> Any:
-    """An Avalanche classification dataset that also knows its images' ``resident_index``, through subsets and concatenations."""
+    """An Avalanche classification data set that also knows its images' ``resident_index``.
+
+    It keeps it through subsets and concatenations.
+
+    Args:
+        resident: the images.
+        index: int64 [N], which of them.
+        labels: int64 [N].
+        task_labels: int64 [N].
+    """
     load_avalanche()
     from avalanche.benchmarks.utils import DataAttribute
     from avalanche.benchmarks.utils.classification_dataset import (
@@ -138,27 +192,36 @@ def make_dataset(resident: Resident, index: Tensor, labels: Tensor, task_labels:
 def make_benchmark(
     tasks: Sequence[StreamTask], resident: Resident, head: str, class_ids: Sequence[int]
 ) -> Any:
-    """An Avalanche benchmark with one training and one test experience a task, labelled as ``head`` needs."""
+    """An Avalanche benchmark with one training and one test experience a task.
+
+    Args:
+        tasks: the stream.
+        resident: the images.
+        head: how they are labelled, see :func:`class_labels`.
+        class_ids: the ancestor's classes.
+    """
     load_avalanche()
     from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline
     from avalanche.benchmarks.scenarios.task_aware import with_task_labels
 
     def experience(task: StreamTask, index: Tensor) -> Any:
         labels = labels_of(index, class_labels(task, head, class_ids), resident)
-        return make_dataset(
-            resident, index, labels, torch.full_like(labels, task_label(task, head))
-        )
+        task_labels = torch.full_like(labels, task_label(task, head))
+        return make_dataset(resident, index, labels, task_labels)
 
-    made = benchmark_from_datasets(
+    benchmark = benchmark_from_datasets(
         train=[experience(task, task.train) for task in tasks],
         test=[experience(task, task.test) for task in tasks],
     )
-    made = with_classes_timeline(made)
-    return with_task_labels(made) if head == "per-task" else made
+    benchmark = with_classes_timeline(benchmark)
+    return with_task_labels(benchmark) if head == "per-task" else benchmark
 
 
 def load_avalanche() -> None:
-    """Import Avalanche (seconds, the first time) without letting it write its config file into the home folder."""
+    """Import Avalanche, without letting it write its config file into the home folder.
+
+    The first time takes seconds.
+    """
     if "avalanche" in sys.modules:
         return
     with _elsewhere("~/.avalanche"), warnings.catch_warnings():
@@ -171,7 +234,8 @@ def load_avalanche() -> None:
 def _elsewhere(prefix: str) -> Iterator[None]:
     """Inside, ``os.path.expanduser`` sends paths that start with ``prefix`` to a temporary folder.
 
-    Avalanche reads its config once, while it is imported. Changing HOME instead would also move the caches of all it imports.
+    Avalanche reads its config once, while it is imported. To change HOME instead would also move
+    the caches of all it imports.
     """
     real = os.path.expanduser
     with tempfile.TemporaryDirectory(prefix="evolve-avalanche-") as folder:

@@ -1,7 +1,7 @@
-"""Tiny ImageNet (Stanford CS231n): the official zip or its unpacked folder, with all 200 classes or fewer.
+"""Tiny ImageNet (Stanford CS231n): the official zip or its folder, with 200 classes or fewer.
 
-Training images are ``train/<wnid>/images/*.JPEG``; the test images are the labelled validation images, ``val/images`` by
-``val/val_annotations.txt`` (the archive's own test set has no labels).
+Training images are ``train/<wnid>/images/*.JPEG``. The test images are the labelled validation
+images, ``val/images`` by ``val/val_annotations.txt``: the archive's own test set has no labels.
 """
 
 from __future__ import annotations
@@ -33,20 +33,37 @@ AGAIN = f"get {ARCHIVE} again from {URL}"
 
 @dataclass(frozen=True)
 class Photo:
+    """One photo: its name below the set's root, its class and its role."""
+
     name: str
     class_id: int
     is_test: bool
 
 
 def prepare(data: DataSettings, data_dir: Path) -> Prepared:
-    """Tiny ImageNet found at or in ``data_dir``. DataError when it is not there or holds no training images."""
+    """The Tiny ImageNet that lies at or in ``data_dir``.
+
+    Args:
+        data: the scenario's [data].
+        data_dir: see :func:`find`.
+
+    Raises:
+        DataError: it is not there, or holds no training images.
+    """
     files = find(data_dir)
     identity = {"source": "tinyimagenet", "size": data.size, **files.identity()}
     return Prepared(identity, lambda report: decode_all(files, data.size, report), MEAN, STD)
 
 
 def find(data_dir: Path) -> Files:
-    """``data_dir`` as the zip, the unpacked folder, or a folder that contains either (the folder is preferred)."""
+    """The set that lies at or in ``data_dir``.
+
+    It may be the zip, the unpacked folder, or a folder that contains either; the folder is
+    preferred.
+
+    Raises:
+        DataError: there is none.
+    """
     if data_dir.is_file():
         return ZipFiles(data_dir, TOPS, AGAIN)
     for folder in (data_dir, data_dir / FOLDER):
@@ -59,12 +76,19 @@ def find(data_dir: Path) -> Files:
 
 
 def decode_all(files: Files, size: int, report: Report) -> Decoded:
-    """Every photo as RGB of ``size`` pixels a side, training images first; classes in the order of their wnids."""
+    """Decode every photo as RGB, training images first; classes stand in the order of their wnids.
+
+    Args:
+        files: the set.
+        size: pixels a side.
+        report: gets lines about the progress.
+    """
     reader = files.open()
     try:
         photos, wnids = catalogue(files, reader)
         report(
-            f"decoding {len(photos)} images of {files.where} (once; later runs read them from the cache)"
+            f"decoding {len(photos)} images of {files.where} (once; later runs read them from the "
+            "cache)"
         )
         pixels = np.empty((len(photos), size, size, 3), np.uint8)
         last = time.monotonic()
@@ -80,7 +104,18 @@ def decode_all(files: Files, size: int, report: Report) -> Decoded:
 
 
 def catalogue(files: Files, reader: Reader) -> tuple[list[Photo], list[str]]:
-    """All photos, sorted by role, class and name, and the wnids that have training images."""
+    """List all photos, sorted by role, class and name.
+
+    Args:
+        files: the set.
+        reader: opened on it.
+
+    Returns:
+        The photos, and the wnids that have training images.
+
+    Raises:
+        DataError: something is missing.
+    """
     names = sorted(files.names())
     train = [(match.group(1), name) for name in names if (match := TRAIN.fullmatch(name))]
     if not train:
@@ -94,7 +129,8 @@ def catalogue(files: Files, reader: Reader) -> tuple[list[Photo], list[str]]:
     present = set(names)
     if ANNOTATIONS not in present:
         raise DataError(
-            f"{files.where}: no {ANNOTATIONS} in it, which labels the test images; unpack the official archive again"
+            f"{files.where}: no {ANNOTATIONS} in it, which labels the test images; unpack the "
+            "official archive again"
         )
     test = sorted(
         (wnid, name)
@@ -104,26 +140,48 @@ def catalogue(files: Files, reader: Reader) -> tuple[list[Photo], list[str]]:
     missing = next((name for _, name in test if name not in present), None)
     if missing:
         raise DataError(
-            f"{files.where}: {missing} is named in {ANNOTATIONS} but is not there; unpack the official archive again"
+            f"{files.where}: {missing} is named in {ANNOTATIONS} but is not there; unpack the "
+            "official archive again"
         )
     return photos + [Photo(name, class_id[wnid], True) for wnid, name in test], wnids
 
 
 def labelled(text: bytes, where: Path) -> Iterator[tuple[str, str]]:
-    """(image name, wnid) of every line "val_0.JPEG <tab> n03444034 <tab> box"."""
+    """Read (image name, wnid) from every line "val_0.JPEG <tab> n03444034 <tab> box".
+
+    Args:
+        text: the annotations.
+        where: the set, for the error.
+
+    Raises:
+        DataError: a line has another form.
+    """
     for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), 1):
         parts = line.split("\t")
         if not line.strip():
             continue
         if len(parts) < 2:
             raise DataError(
-                f"{where}: {ANNOTATIONS} line {number} is not 'image<tab>wnid<tab>box'; unpack the official archive again"
+                f"{where}: {ANNOTATIONS} line {number} is not 'image<tab>wnid<tab>box'; unpack the "
+                "official archive again"
             )
         yield f"val/images/{parts[0].strip()}", parts[1].strip()
 
 
 def decode(raw: bytes, size: int, name: str) -> np.ndarray:
-    """A JPEG as uint8 [size, size, 3]: grey becomes RGB; shrinking averages, over whole cells where they are whole."""
+    """Decode a JPEG: grey becomes RGB; shrinking averages, over whole cells where they are whole.
+
+    Args:
+        raw: the file's content.
+        size: pixels a side.
+        name: what the error calls it.
+
+    Returns:
+        uint8 [size, size, 3].
+
+    Raises:
+        DataError: it cannot be read.
+    """
     from PIL import Image
 
     try:

@@ -33,17 +33,26 @@ _NAME = re.compile(r"(\d{8})-([0-9a-f]{64})\.safetensors")
 
 @dataclass(frozen=True)
 class FolderCheckpoint:
-    """Files ``<number>-<sha256>.safetensors`` in one folder: the name says what the content must be.
+    """Files ``<number>-<sha256>.safetensors`` in one folder: the name says what the content is.
 
-    A new file is complete and in place before the older one goes, so a kill at any moment leaves a good one.
-    Hold the stage's lock while you use it: two writers would be two computations of the same stage.
+    A new file is complete and in place before the older one goes, so a kill at any moment leaves a
+    good one. Hold the stage's lock while you use it: two writers would be two computations of the
+    same stage.
     """
 
     folder: Path
     scratch: Callable[[], AbstractContextManager[Path]]
 
     def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Keep ``tensors`` and ``meta`` (JSON-able) instead of what was kept before. Raises StoreError (full disk)."""
+        """Keep tensors and notes instead of what was kept before.
+
+        Args:
+            tensors: by name.
+            meta: JSON-able notes that belong to them.
+
+        Raises:
+            StoreError: it cannot be written (full disk).
+        """
         with storage_errors(self.folder):
             data = tensors_to_bytes(tensors, {"note": to_json(meta).decode()})
             older = list(self._files())
@@ -58,7 +67,11 @@ class FolderCheckpoint:
                 path.unlink(missing_ok=True)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest checkpoint that is whole, or None. Damaged ones are passed over."""
+        """The newest checkpoint that is whole; damaged ones are passed over.
+
+        Returns:
+            The tensors and the notes; None where there is no whole checkpoint.
+        """
         with storage_errors(self.folder):
             for _, expected, path in sorted(self._files(), reverse=True):
                 with suppress(FileNotFoundError):
@@ -80,7 +93,10 @@ class FolderCheckpoint:
 
 
 class ThrottledCheckpoint:
-    """A checkpoint that is written at most every ``seconds``: an epoch of a small network takes less time than its checkpoint is worth."""
+    """A checkpoint that is written at most every ``seconds``.
+
+    An epoch of a small network takes less time than its checkpoint is worth.
+    """
 
     def __init__(
         self, inner: Checkpoint, seconds: float, clock: Callable[[], float] = time.monotonic
@@ -89,9 +105,11 @@ class ThrottledCheckpoint:
         self.last = clock()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest checkpoint of the inner one."""
         return self.inner.load()
 
     def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Save to the inner checkpoint if the last time is long enough ago."""
         if self.clock() - self.last >= self.seconds:
             self.inner.save(tensors, meta)
             self.last = self.clock()
@@ -100,7 +118,8 @@ class ThrottledCheckpoint:
 class Checkpoint(Protocol):
     """Where an interrupted task goes on; see ``evolve.engine.checkpoint``."""
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest tensors and notes, or None."""
 
     def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Keeps copies, if anything: the tensors go on changing."""
+        """Keep copies, if anything: the tensors go on changing."""

@@ -1,4 +1,4 @@
-"""The device that computes: chosen, set to give the same numbers every time, and named in a result's provenance."""
+"""The device that computes: chosen, set to repeat its numbers, and named in provenance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from evolve.core.version import __version__
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" takes a GPU where there is one. Raises UserError for a device this machine lacks."""
+    """The device of this name.
+
+    Args:
+        name: "cpu", "cuda" or "auto", which takes a GPU where there is one.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
@@ -23,8 +30,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def repeatable(device: torch.device) -> torch.device:
-    """Choose kernels that give the same numbers every time on one GPU, within this worker's share of its memory; a CPU with one thread
-    does so anyway.
+    """Choose kernels that give the same numbers every time on one GPU.
+
+    A worker takes no more than its share of that GPU's memory. A CPU with one thread gives the same
+    numbers anyway.
+
+    Returns:
+        The same device.
     """
     if device.type == "cuda":
         if part := os.environ.get(PART):
@@ -51,4 +63,4 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
-PART = "EVOLVE_GPU_PART"  # of a GPU's whole memory, that a worker may take
+PART = "EVOLVE_GPU_PART"  # the share of a GPU's memory that a worker may take

@@ -1,8 +1,8 @@
-"""Who executes missing stages: this process, or a crew of workers. Knows stages and the store, not lineages.
+"""Who executes missing stages: this process, or a crew of workers. It knows no lineages.
 
-``expand`` names all stages that can be named now; a stage whose inputs are in the store and whose result is not is
-ready. Nothing else decides the order, so a resume, another number of workers, another crew or a second run on the same
-store gives the same numbers.
+``expand`` names all stages that can be named now. A stage is ready when its inputs are in the store
+and its result is not. Nothing else decides the order, so a resume, another number of workers,
+another crew or a second run on the same store gives the same numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from evolve.core.errors import UserError
+from evolve.engine.execution import execute, named
 from evolve.engine.scheduler import (
     Event,
     Notice,
@@ -26,7 +27,7 @@ from evolve.engine.scheduler import (
     StageStarted,
 )
 from evolve.engine.store import Stage, Store
-from evolve.engine.workers import Worker, execute, named
+from evolve.engine.workers import Worker
 
 __all__ = [
     "Scheduler",
@@ -45,12 +46,19 @@ __all__ = [
 
 
 class Crew(Protocol):
-    """Who computes. ``sets``: whether it takes several stages as one set."""
+    """Who computes. ``sets`` says whether it takes several stages as one set."""
 
     sets: bool
 
     def run(self, scheduler: Scheduler, perform: str, context: Mapping[str, Any]) -> None:
-        """Compute what ``scheduler`` names until nothing is left; then, or when something ends it, nothing that it began runs on."""
+        """Compute what ``scheduler`` names until nothing is left. Nothing that it began outlives
+        it.
+
+        Args:
+            scheduler: names the ready stages and hears how they went.
+            perform: "package.module:function", see :func:`run_stages`.
+            context: what ``perform`` gets beside the stage.
+        """
 
 
 def run_stages(
@@ -64,27 +72,36 @@ def run_stages(
 ) -> dict[str, str]:
     """Execute stages until all that ``expand`` names are in the store.
 
-    ``perform`` is "package.module:function"; it is called as ``function(stage, store, context, progress)`` and puts the
-    result. What its module may have beside it for sets of stages: see :class:`evolve.engine.scheduler.Sets`. ``workers`` processes run at
-    once; 0 computes in this process; any other crew may stand there instead.
+    Ctrl-C (KeyboardInterrupt) ends the workers and goes through. No worker that the call began
+    outlives it.
 
-    Raises the stage's own UserError; UserError when a worker process died twice in one stage; StageFailure for any
-    other exception. KeyboardInterrupt ends the workers and goes through. No worker that the call began outlives it.
+    Args:
+        expand: names all stages that can be named now; called again after each result.
+        store_root: the store's folder.
+        perform: "package.module:function". It is called as ``function(stage, store, context,
+            progress)`` and puts the result. For sets of stages see
+            :class:`evolve.engine.scheduler.Sets`.
+        context: what ``perform`` gets beside the stage; it must survive a pickle.
+        workers: how many processes run at once; 0: this process computes; or another crew.
+        events: is told what happens.
+        keep_going: a stage that fails ends only those that need it.
 
-    With ``keep_going`` a stage that fails ends only what needs it: the others go on, and the call returns {key: one line} of the stages
-    that failed and of those that lacked their result (else it returns nothing).
+    Returns:
+        With ``keep_going`` one line by the key of every stage that failed or lacked a failed one's
+        result; else nothing.
+
+    Raises:
+        UserError: the stage's own, or a worker process died twice in one stage.
+        StageFailure: a stage raised any other exception.
     """
     store = Store(store_root, lambda text: events(Notice(text)))
-    crew = (
-        workers
-        if not isinstance(workers, int)
-        else Local([{}] * workers)
-        if workers > 0
-        else Here()
-    )
-    scheduler = Scheduler(
-        expand, store, events, Sets(perform, context) if crew.sets else None, keep_going
-    )
+    crew: Crew
+    if isinstance(workers, int):
+        crew = Local([{}] * workers) if workers > 0 else Here()
+    else:
+        crew = workers
+    sets = Sets(perform, context) if crew.sets else None
+    scheduler = Scheduler(expand, store, events, sets, keep_going)
     crew.run(scheduler, perform, context)
     return scheduler.failed
 
@@ -119,7 +136,10 @@ class Here:
 
 
 class Local:
-    """Up to one worker process on this machine for each of ``places``, its own environment variables, if any."""
+    """Worker processes on this machine, up to one for each of ``places``.
+
+    A place is that worker's own environment variables, if any.
+    """
 
     sets = True
 
@@ -132,7 +152,7 @@ class Local:
 
 
 class _Shift:
-    """One scheduler's worker processes, started when there is work for them and kept until the end."""
+    """One scheduler's worker processes, started when there is work and kept until the end."""
 
     def __init__(
         self,
@@ -197,7 +217,10 @@ class _Shift:
             f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         )
         if twice := [stage for stage in stages if self.deaths[stage.key] > 1]:  # it was alone then
-            text = f"its worker process died twice ({reason}; signal 9 is mostly a lack of memory: try fewer --workers)"
+            text = (
+                f"its worker process died twice ({reason}; signal 9 is mostly a lack of "
+                "memory: try fewer --workers)"
+            )
             log = self.scheduler.store.log(twice[0].key)
             return self.scheduler.fail(
                 twice[0],

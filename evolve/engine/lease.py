@@ -1,11 +1,12 @@
 """Locks that outlive no holder, on any folder that several machines share.
 
-Within one machine the system's file lock does it: it ends with its process. Between machines it does not: NFS before version 4 keeps the
-lock of a machine that never comes back, other file systems do not show one machine's locks to the others. So a holder has a lease, too: a
-file that it touches. Untouched for ``LEASE_SECONDS``, it is another's, whatever the file lock says.
+Within one machine the system's file lock does it: it ends with its process. Between machines it
+does not. NFS before version 4 keeps the lock of a machine that never comes back; other file systems
+do not show one machine's locks to the others. So a holder also has a lease, a file that it touches.
+Untouched for ``LEASE_SECONDS``, the lease is free, whatever the file lock says.
 
-Whoever is merely cut off from the folder for so long loses it as well, and two then compute one stage. That costs time and nothing
-else: results are pure, and the first one stays.
+A holder that is merely cut off from the folder for so long loses it as well, and two processes then
+compute one stage. That costs time and nothing else: results are pure, and the first one stays.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ _POLL_SECONDS = 0.1
 
 
 class Lease:
-    """A lock called ``stem``: the files ``stem``.lock and, while it is held, ``stem``.lease. Not reentrant."""
+    """A lock called ``stem``: the files ``stem``.lock and, while it is held, ``stem``.lease.
+
+    Not reentrant.
+    """
 
     def __init__(self, stem: Path) -> None:
         self.file = stem.with_suffix(".lock")
@@ -35,9 +39,19 @@ class Lease:
         )
 
     def take(self, seconds: float = 0.0) -> bool:
-        """Whether it could be had within so many seconds. Raises OSError where the folder cannot be written.
+        """Take the lock.
 
-        A lease of another machine must have been seen untouched for its time; so ask the same object again and again.
+        Another machine's lease must have been seen untouched for its time, so ask the same object
+        again and again.
+
+        Args:
+            seconds: how long to wait.
+
+        Returns:
+            Whether it could be had.
+
+        Raises:
+            OSError: the folder cannot be written.
         """
         end = time.monotonic() + seconds
         while not self._take():

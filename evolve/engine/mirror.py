@@ -1,8 +1,9 @@
-"""A copy of a store's results at an fsspec address (s3://bucket/prefix, gs://..., a URL of any file system that fsspec knows).
+"""A copy of a store's results at an fsspec address.
 
-What a store puts is pushed there, what it lacks is pulled from there. Files are named by their content and a result's manifest comes last,
-so a reader sees whole results only, whoever writes at once. There are no locks between machines: two may compute one stage, to the same
-numbers.
+Such an address is s3://bucket/prefix, gs://... or a URL of any file system that fsspec knows. What
+a store puts is pushed there, what it lacks is pulled from there. Files are named by their content
+and a result's manifest comes last. So a reader sees whole results only, whoever writes at once.
+There are no locks between machines: two may compute one stage, to the same numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ MANIFEST = "manifest.json"
 
 
 class Mirror:
-    """The results at ``address``. StoreError, also from every method, where it cannot be reached; nothing local is lost then."""
+    """The results at ``address``.
+
+    Every method raises StoreError where the address cannot be reached. Nothing local is lost then.
+    """
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -39,7 +43,16 @@ class Mirror:
         return key in self._listing() and key not in self._bad
 
     def pull(self, key: str, folder: Path) -> str | None:
-        """Write a result's files into an empty folder; its kind. None if it is not there, or damaged: then it counts as not there."""
+        """Write a result's files into an empty folder.
+
+        Args:
+            key: the stage's key.
+            folder: where the files go.
+
+        Returns:
+            The stage's kind; None if the result is not there, or damaged: then it counts as not
+            there.
+        """
         if not self.holds(key):
             return None
         with self._errors():
@@ -82,8 +95,8 @@ class Mirror:
     def _listing(self) -> dict[str, str]:
         if time.monotonic() >= self._until:
             with self._errors():
-                found: list[str] = self._system.find(f"{self._root}/results")
-            folders = [file.rpartition("/")[0] for file in found if file.endswith(f"/{MANIFEST}")]
+                files: list[str] = self._system.find(f"{self._root}/results")
+            folders = [file.rpartition("/")[0] for file in files if file.endswith(f"/{MANIFEST}")]
             self._known = {folder.rpartition("/")[2]: folder for folder in folders}
             self._until = time.monotonic() + FRESH
         return self._known
@@ -95,7 +108,11 @@ class Mirror:
             yield
         except Exception as error:
             text: Any = first_line(error) or type(error).__name__
-            advice = "check the address, the network, the credentials and that fsspec's package for it is installed (s3: pip install s3fs)"
+            advice = (
+                "check the address, the network, the credentials and that fsspec's package "
+                "for it is installed (s3: pip install s3fs)"
+            )
             raise StoreError(
-                f"mirror {self.address}: {text}; {advice}; finished stages are kept in the local store"
+                f"mirror {self.address}: {text}; {advice}; finished stages are kept in the local "
+                "store"
             ) from error

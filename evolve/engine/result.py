@@ -12,23 +12,26 @@ from evolve.core.durable import (
     digest,
     file_digest,
     from_json,
+    plain,
     storage_errors,
     tensors_from_bytes,
     to_json,
 )
 from evolve.core.errors import StoreError
-from evolve.engine.stage import stage_key
+from evolve.engine.stage import Stage, stage_key
+from evolve.engine.store_folder import FORMAT
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Folders whose files this process has hashed, with what identified the manifest then: only thinning changes a result, and its manifest with it.
+# Folders whose files this process has hashed -> the manifest's identity then. Only thinning changes
+# a result, and it writes the manifest anew.
 verified: dict[Path, tuple[int, int]] = {}
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished stage: ``record`` is its JSON part, ``tensors(name)`` reads one of its tensor files when asked."""
+    """A finished stage: its JSON part ``record``, and its tensor files, by ``tensors(name)``."""
 
     record: dict[str, Any]
     path: Path
@@ -36,11 +39,17 @@ class Result:
 
     @property
     def thinned(self) -> bool:
-        """Whether tensor files have been dropped, see :meth:`Store.thin`."""
+        """Whether tensor files have been dropped (:meth:`evolve.engine.store.Store.thin`)."""
         return "thinned" in self.manifest
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of ``<name>.safetensors``, fresh copies. KeyError if the stage wrote none of that name, Thinned if they were dropped."""
+        """Read the tensors of ``<name>.safetensors``, fresh copies.
+
+        Raises:
+            KeyError: the stage wrote no file of that name.
+            Thinned: its tensors were dropped.
+            StoreError: the file changed since the result was read.
+        """
         file = f"{name}.safetensors"
         _refuse_thinned(self.manifest, file)
         if file not in self.manifest["files"]:
@@ -49,19 +58,20 @@ class Result:
             try:
                 data = (self.path / file).read_bytes()
             except FileNotFoundError:
-                _refuse_thinned(
-                    from_json((self.path / "manifest.json").read_bytes()), file
-                )  # since this result was read
+                # It may have been thinned since this result was read.
+                manifest = from_json((self.path / "manifest.json").read_bytes())
+                _refuse_thinned(manifest, file)
                 raise
         if digest(data) != self.manifest["files"][file]["sha256"]:
             raise StoreError(
-                f"store: {self.path / file}: changed while it was in use: run again, it will be computed anew"
+                f"store: {self.path / file}: changed while it was in use: run again, it will be "
+                "computed anew"
             )
         return tensors_from_bytes(data)
 
 
 class Thinned(StoreError):
-    """The tensors asked for were dropped; the line says why and what that means."""
+    """The tensors asked for were dropped. The line says why, and what that means."""
 
 
 class Damaged(Exception):
@@ -74,8 +84,9 @@ def _refuse_thinned(manifest: Mapping[str, Any], file: str) -> None:
 
 
 def identity_of(path: Path) -> tuple[int, int]:
-    found = (path / "manifest.json").stat()
-    return found.st_ino, found.st_mtime_ns
+    """What changes when a result's manifest is written again: its inode, its time in ns."""
+    status = (path / "manifest.json").stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def seal_of(manifest: Mapping[str, Any]) -> str:
@@ -83,8 +94,39 @@ def seal_of(manifest: Mapping[str, Any]) -> str:
     return digest(to_json({name: value for name, value in manifest.items() if name != "seal"}))
 
 
+def manifest_of(
+    stage: Stage, files: Mapping[str, bytes], provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a result's manifest.json holds.
+
+    Args:
+        stage: what was computed.
+        files: the content by file name.
+        provenance: what computed it.
+    """
+    manifest = {
+        "format": FORMAT,
+        "kind": stage.kind,
+        "key": stage.key,
+        "recipe": stage.recipe,
+        "provenance": plain(provenance, "provenance"),
+        "files": {
+            name: {"sha256": digest(data), "bytes": len(data)} for name, data in files.items()
+        },
+    }
+    return manifest | {"seal": seal_of(manifest)}
+
+
 def read_result(path: Path) -> Result:
-    """Read a result; raises Damaged with the reason, FileNotFoundError if the folder is gone."""
+    """Read a result and check it; its files are hashed once per process.
+
+    Args:
+        path: the result's folder.
+
+    Raises:
+        Damaged: it is not what its manifest says; the text is the reason.
+        FileNotFoundError: the folder is gone.
+    """
     if not path.is_dir():
         raise FileNotFoundError(path)
     check = partial(_check, path)

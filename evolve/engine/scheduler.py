@@ -1,9 +1,9 @@
-"""What there is to compute: the events a caller hears, and which stages are ready, running, done and failed.
+"""What there is to compute: which stages are ready, running, done and failed, and who hears of it.
 
 Knows stages and the store; not lineages, and not who computes (:mod:`evolve.engine.engine`).
 
-Where a wide computation is faster than many narrow ones (descendants on a GPU), several ready stages are taken as a set. Which may go
-together, the module that computes them knows (:class:`Sets`).
+Where a wide computation is faster than many narrow ones (descendants on a GPU), several ready
+stages are taken as a set. The module that computes them says which may go together (:class:`Sets`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from evolve.engine.store import Stage, Store
 
 @dataclass(frozen=True)
 class StageStarted:
+    """A stage is being computed now."""
+
     stage: Stage
 
 
 @dataclass(frozen=True)
 class StageProgress:
+    """How far a stage has come."""
+
     stage: Stage
     fraction: float  # 0..1
     text: str
@@ -31,7 +35,10 @@ class StageProgress:
 
 @dataclass(frozen=True)
 class StageDone:
-    """Once for every stage. ``from_store``: it was there already, or another run finished it first."""
+    """A stage's result is in the store; told once for every stage.
+
+    ``from_store``: it was there already, or another run finished it first.
+    """
 
     stage: Stage
     seconds: float
@@ -40,12 +47,16 @@ class StageDone:
 
 @dataclass(frozen=True)
 class StageFailed:
+    """A stage cannot be computed; ``text`` says why."""
+
     stage: Stage
     text: str
 
 
 @dataclass(frozen=True)
 class Notice:
+    """A line for the user that belongs to no stage."""
+
     text: str
 
 
@@ -53,14 +64,16 @@ Event = StageStarted | StageProgress | StageDone | StageFailed | Notice
 
 
 class StageFailure(RuntimeError):
-    """A stage raised something no user can mend: one line that names the stage and the log with the traceback."""
+    """A stage raised something that no user can mend; the line names the stage and its log."""
 
 
 class Sets:
-    """Which ready stages may be computed in one go, as ``perform``'s module says; without these names in it, none.
+    """Which ready stages may be computed in one go, as the module of ``perform`` says.
 
-    ``set_key(stage, context)``: stages of one key, unless it is None, may form a set. ``SET_LIMIT``: of so many at most.
-    ``perform_set(stages, store, context, progress)`` puts the result of each, equal to what ``perform`` would have put.
+    The module may have three names; without them there are no sets. ``set_key(stage, context)``:
+    stages of one key, unless it is None, may form a set. ``SET_LIMIT``: how many at most.
+    ``perform_set(stages, store, context, progress)`` puts the result of each, equal to what
+    ``perform`` would have put.
     """
 
     def __init__(self, perform: str, context: Mapping[str, Any]) -> None:
@@ -79,7 +92,10 @@ class Sets:
 
 
 class Scheduler:
-    """Which stages are done, running and ready; what the messages of a computation mean for them. Without ``sets`` each goes alone."""
+    """Which stages are done, running and ready, and what a computation's messages mean for them.
+
+    Without ``sets`` every stage goes alone.
+    """
 
     def __init__(
         self,
@@ -89,13 +105,8 @@ class Scheduler:
         sets: Sets | None = None,
         keep_going: bool = False,
     ) -> None:
-        self.expand, self.store, self.events, self.sets, self.keep_going = (
-            expand,
-            store,
-            events,
-            sets,
-            keep_going,
-        )
+        self.expand, self.store, self.events = expand, store, events
+        self.sets, self.keep_going = sets, keep_going
         self.failed: dict[str, str] = {}  # key -> one line
         self.stages: dict[str, Stage] = {}  # in the order of expand, each key once
         self.done: set[str] = set()
@@ -104,29 +115,29 @@ class Scheduler:
         self.refresh()
 
     def refresh(self) -> None:
-        """Ask ``expand`` until it names nothing new that is in the store (content checked) already."""
+        """Ask ``expand`` until it names nothing new whose result is in the store already."""
         while True:
             self.stages = {}
             for stage in self.expand():
                 self.stages.setdefault(stage.key, stage)
-            found = [s for s in self._waiting() if self.store.get(s.key) is not None]
-            if not found:
+            finished = [s for s in self._waiting() if self.store.get(s.key) is not None]
+            if not finished:
                 return
-            for stage in found:
+            for stage in finished:
                 self.done.add(stage.key)
                 self.events(StageDone(stage, 0.0, from_store=True))
 
     def take(self) -> list[Stage]:
-        """A ready stage with those that may go with it, now running; empty if nothing is ready.
+        """Take a ready stage, with those that may go with it. They count as running from now on.
 
-        Lowest priority first, then those that go alone (a set takes long, and they may unlock others), then expand's order; those of
-        other runs last. A set takes what is ready now: waiting for more would only idle.
+        The lowest priority comes first, then those that go alone (a set takes long, and they may
+        unlock others), then the order of ``expand``. Stages that another run computes come last. A
+        set takes what is ready now: waiting for more would only idle.
+
+        Returns:
+            The stages; none if nothing is ready.
         """
-        ready = [
-            s
-            for s in self._waiting()
-            if all(key in self.done or self.store.has(key) for key in s.inputs.values())
-        ]
+        ready = [stage for stage in self._waiting() if self._ready(stage)]
         ready.sort(key=lambda stage: (stage.priority, self._set_key(stage) is not None))
         free = (stage for stage in ready if not self.store.locked(stage.key))
         taken = list(islice(chain(free, ready), 1))  # takes from ``free``, which goes on from there
@@ -137,8 +148,11 @@ class Scheduler:
         self.running |= {stage.key: stage for stage in taken}
         return taken
 
+    def _ready(self, stage: Stage) -> bool:
+        return all(key in self.done or self.store.has(key) for key in stage.inputs.values())
+
     def start(self, stages: Iterable[Stage]) -> None:
-        """Say that they are being computed."""
+        """Tell that these stages are being computed."""
         for stage in stages:
             self.events(StageStarted(stage))
 
@@ -146,13 +160,20 @@ class Scheduler:
         return None if self.sets is None or stage.key in self.alone else self.sets.key(stage)
 
     def give_up(self, stages: Iterable[Stage]) -> None:
-        """They do not run any more; when they are taken again, then each alone."""
+        """Note that these stages do not run any more.
+
+        When they are taken again, each goes alone.
+        """
         for stage in stages:
             del self.running[stage.key]
             self.alone.add(stage.key)
 
     def check_finished(self) -> None:
-        """With nothing running and nothing ready, all must be done; raises StageFailure if an input has no maker."""
+        """Check that all stages are done, with nothing running and nothing ready.
+
+        Raises:
+            StageFailure: no stage computes some stage's input.
+        """
         while lacking := [
             stage
             for stage in self._waiting()
@@ -167,7 +188,19 @@ class Scheduler:
             )
 
     def receive(self, key: str, what: str, *content: Any) -> bool:
-        """Act on one message of :func:`evolve.engine.workers.execute`; True if the stage ended. Raises what ends the run."""
+        """Act on one message of :func:`evolve.engine.execution.execute`.
+
+        Args:
+            key: the stage's key.
+            what: the message's kind.
+            content: the rest of the message.
+
+        Returns:
+            Whether the stage ended.
+
+        Raises:
+            UserError, StageFailure: the stage failed, and that ends the run.
+        """
         if what == "notice":
             self.events(Notice(content[0]))
             return False
@@ -210,7 +243,13 @@ class Scheduler:
             )
 
     def fail(self, stage: Stage, text: str, error: Exception) -> None:
-        """It cannot be computed. Raises ``error``, unless the others are to go on."""
+        """Note that a stage cannot be computed.
+
+        Args:
+            stage: the stage.
+            text: why, for the event.
+            error: what to raise, unless the other stages are to go on.
+        """
         self.running.pop(stage.key, None)
         self.events(StageFailed(stage, text))
         if not self.keep_going:

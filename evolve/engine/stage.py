@@ -1,4 +1,4 @@
-"""What a stage is: a pure computation, and the key that all that determines its numbers hashes to."""
+"""What a stage is: a pure computation, under the hash of all that determines its numbers."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ WORD = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 def stage_key(kind: str, recipe: Mapping[str, Any]) -> str:
-    """First 40 hex digits of the sha256 of the canonical JSON of kind and recipe."""
+    """The key of a stage: 40 hex digits of the sha256 of the canonical JSON of kind and recipe."""
     return hashlib.sha256(canonical({"kind": kind, "recipe": recipe}).encode()).hexdigest()[:40]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One pure computation. ``recipe`` and ``kind`` make its key; the other fields say where it stands, for people (``label``), for
-    the scheduler (``priority``: lower runs first) and for whoever looks for it (``place``).
+    """One pure computation. ``kind`` and ``recipe`` make its key.
+
+    The other fields say where it stands: for people (``label``), for the scheduler (``priority``,
+    lower runs first) and for whoever looks for it (``place``).
     """
 
     kind: str  # "accumulate" | "condense" | "descend" | "fewshot"
     label: str
-    recipe: Mapping[
-        str, Any
-    ]  # all that determines the numbers, JSON-able, the keys of the inputs among it
+    # all that determines the numbers, JSON-able, the keys of the inputs among it
+    recipe: Mapping[str, Any]
     inputs: Mapping[str, str]  # role -> key; the same stands in recipe["inputs"]
     priority: int = 0
     method: str = ""  # what is done, where a kind has several ways
@@ -47,7 +48,8 @@ class Stage:
         object.__setattr__(self, "inputs", dict(self.inputs))
         if self.recipe.get("inputs", {}) != self.inputs:
             raise ValueError(
-                f"stage {self.label!r}: recipe['inputs'] must equal inputs, or the key would not depend on them"
+                f"stage {self.label!r}: recipe['inputs'] must equal inputs, or the key would not "
+                "depend on them"
             )
 
     @property
@@ -57,13 +59,17 @@ class Stage:
 
     @cached_property
     def key(self) -> str:
+        """What the result lies under in the store, see :func:`stage_key`."""
         return stage_key(self.kind, self.recipe)
 
     def labelled(self, label: str) -> Stage:
-        """The same stage under another label; its recipe is not checked, nor its key hashed, again."""
-        made = copy.copy(self)
-        object.__setattr__(made, "label", label)
-        return made
+        """The same stage under another label.
+
+        Its recipe is not checked, nor its key hashed, again.
+        """
+        stage = copy.copy(self)
+        object.__setattr__(stage, "label", label)
+        return stage
 
     def __hash__(self) -> int:
         return hash(self.key)

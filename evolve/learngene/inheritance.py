@@ -13,12 +13,22 @@ from evolve.networks.network import Network, initialise
 def inherit(
     plan: Architecture, learngene: Learngene | None, classes: int, seed: int, descendant: int
 ) -> Network:
-    """A descendant of ``plan``: every layer drawn at random, then the learngene's copied in where the plan inherits.
+    """Build a descendant: every layer drawn at random, then the learngene's copied in (paper, 4.3).
 
-    The draw depends on (seed, descendant, the layer's place, its shape) alone, so descendant n has the same random layers with
-    every method, and equal architectures are equal networks; ``learngene`` None leaves all of them random (from scratch). The tensors are copies:
-    training the descendant touches neither learngene nor ancestor nor a sibling. BN running statistics travel along.
-    Raises ValueError for a learngene that lacks a layer of the plan or holds it in another shape.
+    The draw depends on (seed, descendant, the layer's place, its shape) alone. So descendant n has
+    the same random layers with every method, and equal architectures are equal networks. The
+    inherited tensors are copies: to train the descendant touches neither learngene nor ancestor nor
+    a sibling. BN running statistics travel along.
+
+    Args:
+        plan: the descendant's architecture, and what inherits what.
+        learngene: the layers; None leaves all random (from scratch).
+        classes: outputs of the head.
+        seed: the lineage's.
+        descendant: the descendant's number.
+
+    Raises:
+        ValueError: the learngene lacks a layer of the plan, or holds it in another shape.
     """
     model = plan.build(classes)
     initialise(model, seed, "descendant", descendant, names=plan.places())
@@ -34,20 +44,22 @@ def _copy(model: Network, plan: Architecture, learngene: Learngene) -> None:
         for given in mixture:
             if given not in learngene.layers:
                 raise ValueError(
-                    f"{layer} inherits {given}, but the learngene holds {', '.join(learngene.layers) or 'nothing'}"
+                    f"{layer} inherits {given}, but the learngene holds "
+                    f"{', '.join(learngene.layers) or 'nothing'}"
                 )
         for part in plan.shapes(layer):
             target = own[f"layers.{layer}.{part}"]
             for given in mixture:
                 if target.shape != (held := learngene.layers[given][part]).shape:
                     raise ValueError(
-                        f"{layer}.{part}: the learngene's shape is {tuple(held.shape)}, the plan's {tuple(target.shape)}"
+                        f"{layer}.{part}: the learngene's shape is {tuple(held.shape)}, the plan's "
+                        f"{tuple(target.shape)}"
                     )
             target.copy_(_mixed(learngene, mixture, part))
 
 
 def _mixed(learngene: Learngene, mixture: Mixture, part: str) -> Tensor:
-    """The layers' tensors summed with their coefficients, in float64; of one layer alone, as it is."""
+    """The layers' tensors summed with their coefficients, in float64; one layer alone as it is."""
     tensors = [learngene.layers[name][part] for name in mixture]
     if len(tensors) == 1 and next(iter(mixture.values())) == 1.0:
         return tensors[0]
@@ -57,6 +69,5 @@ def _mixed(learngene: Learngene, mixture: Mixture, part: str) -> Tensor:
         share * tensor.double() for share, tensor in zip(mixture.values(), tensors, strict=True)
     )
     assert isinstance(total, Tensor)
-    return (
-        total.clamp_min(0) if part.endswith("running_var") else total
-    )  # an extrapolated variance may fall below 0
+    # An extrapolated variance may fall below 0.
+    return total.clamp_min(0) if part.endswith("running_var") else total

@@ -1,4 +1,7 @@
-"""Inheritors: which descendant the selected layers of an ancestor become (docs/inheritance.md). A descendant is data until it is built."""
+"""Inheritors: which descendant the selected layers of an ancestor become (docs/inheritance.md).
+
+A descendant is data until it is built.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +23,40 @@ INHERITORS = {
 def descendant(
     ancestor: Architecture, selected: Sequence[str], chosen: InheritSettings
 ) -> Architecture:
-    """The descendant's architecture: what it inherits from where, and what is fresh."""
-    made = made_by(chosen.method, ancestor, selected)
+    """The descendant's architecture: what it inherits from where, and what is fresh.
+
+    Args:
+        ancestor: its architecture.
+        selected: the learngene's layers.
+        chosen: the scenario's [inherit].
+    """
+    plan = built_by(chosen.method, ancestor, selected)
     if chosen.embeddings == "inherited":
-        made = made.with_inherited(
-            {**made.inherits(), **{name: {name: 1.0} for name in ancestor.carried}}
+        plan = plan.with_inherited(
+            {**plan.inherits(), **{name: {name: 1.0} for name in ancestor.carried}}
         )
-    return made
+    return plan
 
 
 def stack(ancestor: Architecture, selected: Sequence[str]) -> Architecture:
-    """The paper's: the layers stacked in ancestor order, bridged by fresh ones (paper, 4.3)."""
+    """The paper's inheritor: layers in ancestor order, bridged by fresh ones (4.3)."""
     return ancestor.stacked(selected)
 
 
 def repeat(ancestor: Architecture, selected: Sequence[str]) -> Architecture:
-    """A descendant as deep as the ancestor, in which a selected layer repeats until the next selected one.
+    """A descendant as deep as the ancestor, in which a selected layer repeats until the next one.
 
-    After SWS (Xia et al., "Exploring Learngene via Stage-wise Weight Sharing", arXiv 2404.16897), whose descendants repeat the one
-    layer that a stage shared. Each slot receives, of the selected layers of its :func:`kin`, the nearest at or before it; a slot
-    before all of them the first. Kin without a selected layer are fresh. ValueError for a layer that the ancestor does not have.
+    After SWS (Xia et al., "Exploring Learngene via Stage-wise Weight Sharing", arXiv 2404.16897),
+    whose descendants repeat the one layer that a stage shared. Each slot receives, of the selected
+    layers of its :func:`kin`, the nearest at or before it; a slot before all of them the first. Kin
+    without a selected layer are fresh.
+
+    Args:
+        ancestor: its architecture.
+        selected: the learngene's layers.
+
+    Raises:
+        ValueError: the ancestor has no such layer.
     """
     wanted = check_names(ancestor, selected)
     given: dict[str, Mixture] = {}
@@ -54,12 +71,21 @@ def repeat(ancestor: Architecture, selected: Sequence[str]) -> Architecture:
 
 
 def linear(ancestor: Architecture, selected: Sequence[str]) -> Architecture:
-    """A descendant as deep as the ancestor whose layers are linear in their depth, theta_l = theta_B + l theta_A.
+    """A descendant as deep as the ancestor whose layers are linear in their depth.
 
-    After TLEG (Xia et al., "Transformer as Linear Expansion of Learngene", arXiv 2312.05614, which writes l/L for l: the same family).
-    There theta_A and theta_B are trained; here they are the least-squares line through the selected layers of a :func:`kin` at their
-    depths, so each slot is a mixture of those. A single selected layer is repeated; kin without one are fresh.
-    ValueError for a layer that the ancestor does not have.
+    Layer l is theta_l = theta_B + l theta_A.
+
+    After TLEG (Xia et al., "Transformer as Linear Expansion of Learngene", arXiv 2312.05614, which
+    writes l/L for l: the same family). There theta_A and theta_B are trained. Here they are the
+    least-squares line through the selected layers of a :func:`kin` at their depths, so each slot is
+    a mixture of those. A single selected layer is repeated; kin without one are fresh.
+
+    Args:
+        ancestor: its architecture.
+        selected: the learngene's layers.
+
+    Raises:
+        ValueError: the ancestor has no such layer.
     """
     wanted = check_names(ancestor, selected)
     depth = {name: place for place, name in enumerate(ancestor.layer_names)}
@@ -75,9 +101,14 @@ def linear(ancestor: Architecture, selected: Sequence[str]) -> Architecture:
 
 
 def line(depths: Sequence[int], at: int) -> list[Fraction]:
-    """w with sum(w_j theta_j) the value ``at`` a depth of the least-squares line through the points (``depths`` [n], theta); they sum to 1.
+    """The coefficients of a least-squares line's value: w with sum(w_j theta_j) that value.
 
-    ``depths`` must differ; one point gives a constant.
+    Args:
+        depths: where the points theta_j are, [n], all different.
+        at: the depth whose value is wanted.
+
+    Returns:
+        w, [n], which sums to 1; one point gives a constant.
     """
     n = len(depths)
     mean = Fraction(sum(depths), n)
@@ -89,47 +120,55 @@ def line(depths: Sequence[int], at: int) -> list[Fraction]:
 
 
 def kin(ancestor: Architecture) -> Groups:
-    """The integral layers in groups whose tensors fit each other's slots: those of one stage and equal shapes, in order.
+    """The integral layers in groups whose tensors fit each other's slots: one stage, equal shapes.
 
-    Where all layers have equal shapes (a ViT's blocks) there is one resolution, and all are one group.
+    Where all layers have equal shapes (a ViT's blocks) there is one resolution, and all are one
+    group.
     """
     shape = {name: tuple(sorted(ancestor.shapes(name).items())) for name in ancestor.layer_names}
     if len(set(shape.values())) == 1:
         return (ancestor.layer_names,)
-    found: list[tuple[str, ...]] = []
+    groups: list[tuple[str, ...]] = []
     for stage in ancestor.integral_layers("stage"):
-        found += [
+        groups += [
             tuple(name for name in stage if shape[name] == kind)
             for kind in dict.fromkeys(shape[name] for name in stage)
         ]
-    return tuple(found)
+    return tuple(groups)
 
 
-def made_by(method: str, ancestor: Architecture, selected: Sequence[str]) -> Architecture:
-    """What the inheritor ``method`` makes. UserError, naming the plug-in, for a descendant that the learngene cannot fill.
+def built_by(method: str, ancestor: Architecture, selected: Sequence[str]) -> Architecture:
+    """The architecture that an inheritor gives. Ours are not looked at: their tests do that.
 
-    Ours are not looked at: their tests do that.
+    Args:
+        method: the inheritor's name.
+        ancestor: its architecture.
+        selected: the learngene's layers.
+
+    Raises:
+        UserError: a plug-in gave a descendant that the learngene cannot fill; the line names it.
     """
     make = find("inheritors", method)
     with blamed("inheritors", method):
-        made: Architecture = make(ancestor, selected)
+        plan: Architecture = make(ancestor, selected)
     if origin("inheritors", method) is not None:
-        _check(sound("inheritors", method, made), ancestor, selected, method)
-    return made
+        _check(sound("inheritors", method, plan), ancestor, selected, method)
+    return plan
 
 
 def _check(
-    made: Architecture, ancestor: Architecture, selected: Sequence[str], method: str
+    plan: Architecture, ancestor: Architecture, selected: Sequence[str], method: str
 ) -> None:
     held = {*selected, *ancestor.carried}
-    for layer, mixture in made.inherits().items():
+    for layer, mixture in plan.inherits().items():
         if missing := set(mixture) - held:
             raise nonsense(
                 "inheritors",
                 method,
-                f"lets {layer} inherit {', '.join(sorted(missing))}; the learngene holds {', '.join(selected)}",
+                f"lets {layer} inherit {', '.join(sorted(missing))}; the learngene holds "
+                f"{', '.join(selected)}",
             )
-        if other := [given for given in mixture if ancestor.shapes(given) != made.shapes(layer)]:
+        if other := [given for given in mixture if ancestor.shapes(given) != plan.shapes(layer)]:
             raise nonsense(
                 "inheritors", method, f"lets {layer} inherit {other[0]}, whose shapes differ"
             )

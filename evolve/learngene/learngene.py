@@ -1,7 +1,8 @@
-"""The learngene: some of the ancestor's integral layers with where they come from, in one file a stranger can open.
+"""The learngene: some of the ancestor's integral layers, in one file that a stranger can open.
 
-The file (:mod:`evolve.learngene.tensor_file`, docs/learngene.md) is a plain .safetensors with tensors named "conv11/bn.weight"; its header's
-"evolve.learngene" is JSON text that holds the ancestor's architecture, the layers and their provenance.
+The file (:mod:`evolve.learngene.tensor_file`, docs/learngene.md) is a plain .safetensors with
+tensors named "conv11/bn.weight". "evolve.learngene" in its header is JSON text that holds the
+ancestor's architecture, the layers and their provenance.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ KIND = "learngene"
 
 @dataclass
 class Learngene:
-    """Copies of integral layers (paper, 4.1: a VGG's conv and BN with its running statistics, a ViT's encoder block; never the head).
+    """Copies of integral layers (paper, 4.1), never the head.
 
-    ``layers``: layer name -> part ("conv.weight") -> tensor. ``ancestor_plan``: the network they were taken from.
-    ``provenance``: JSON-able; lineage length, seed, scenario, keys, versions.
+    An integral layer is a VGG's conv and BN with its running statistics, or a ViT's encoder block.
+    ``layers``: layer name -> part ("conv.weight") -> tensor. ``ancestor_plan``: the network they
+    were taken from. ``provenance``: JSON-able; lineage length, seed, scenario, keys, versions.
     """
 
     layers: dict[str, dict[str, Tensor]]
@@ -34,7 +36,11 @@ class Learngene:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write one .safetensors file, complete or not at all. Raises UserError where that is impossible (full disk)."""
+        """Write one .safetensors file, complete or not at all.
+
+        Raises:
+            UserError: it cannot be written (full disk).
+        """
         about = {
             "plan": self.ancestor_plan.to_json(),
             "layers": list(self.layers),
@@ -46,9 +52,19 @@ class Learngene:
 def extract(
     model_state: Mapping[str, Tensor], plan: Architecture, selected: Iterable[str]
 ) -> Learngene:
-    """Copies of the layers ``selected``, in the plan's order, out of its network's state dict.
+    """Copy layers out of a network's state dict.
 
-    Raises ValueError for a layer that ``plan`` does not have, KeyError for a state dict of another network.
+    Args:
+        model_state: the state dict, "layers.conv1.conv.weight".
+        plan: the network's architecture.
+        selected: names of its layers, in any order.
+
+    Returns:
+        The learngene, its layers in the plan's order.
+
+    Raises:
+        ValueError: ``plan`` has no such layer.
+        KeyError: the state dict is another network's.
     """
     wanted = check_names(plan, set(selected).difference(plan.extras)) | set(selected)
     layers = {
@@ -74,7 +90,13 @@ def flatten(learngene: Learngene) -> dict[str, Tensor]:
 def unflatten(
     tensors: Mapping[str, Tensor], plan: Architecture, origin: Mapping[str, Any] | None = None
 ) -> Learngene:
-    """The inverse of :func:`flatten`; the layers stand in the network's order."""
+    """The inverse of :func:`flatten`; the layers stand in the network's order.
+
+    Args:
+        tensors: "conv11/bn.weight" -> tensor.
+        plan: the network they were taken from.
+        origin: the provenance.
+    """
     held: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         layer, _, part = name.partition("/")
@@ -84,9 +106,15 @@ def unflatten(
 
 
 def shuffled(learngene: Learngene, seed: int, *purpose: str | int) -> Learngene:
-    """The shuffled control: every tensor's entries permuted within the tensor, each by its own generator.
+    """The shuffled control: every tensor's entries permuted within the tensor.
 
-    Each tensor keeps its distribution of values (so a running variance stays positive) and loses its structure.
+    Each tensor keeps its distribution of values (so a running variance stays positive) and loses
+    its structure.
+
+    Args:
+        learngene: stays as it is.
+        seed: the lineage's.
+        purpose: names the draw; every tensor has a generator of its own.
     """
 
     def permuted(tensor: Tensor, layer: str, part: str) -> Tensor:
@@ -103,15 +131,25 @@ def shuffled(learngene: Learngene, seed: int, *purpose: str | int) -> Learngene:
 
 
 def load(path: Path) -> Learngene:
-    """Read a learngene file. Raises UserError, one line, for a file that is missing, foreign, truncated or altered.
+    """Read a learngene file. It reads tensors and JSON only: nothing in the file is ever executed.
 
-    Reads tensors and JSON only: nothing in the file is ever executed.
+    Raises:
+        UserError: it is missing, foreign, truncated or altered.
     """
     return read(path, *tensor_file.read(path, KIND))
 
 
 def read(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Learngene:
-    """The learngene of a file's description and tensors. UserError where they do not fit each other; ``path`` is for its text."""
+    """The learngene of a file's description and tensors.
+
+    Args:
+        path: the file, for the error.
+        about: the description.
+        tensors: "conv11/bn.weight" -> tensor.
+
+    Raises:
+        UserError: they do not fit each other.
+    """
     try:
         plan = tensor_file.described(about["plan"])
         return Learngene(_nested(tensors, plan, about["layers"]), plan, dict(about["provenance"]))
@@ -122,7 +160,11 @@ def read(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
 def _nested(
     tensors: Mapping[str, Tensor], plan: Architecture, layers: list[str]
 ) -> dict[str, dict[str, Tensor]]:
-    """Tensors by layer; raises KeyError or ValueError unless they are exactly the plan's layers, in shape and number."""
+    """Tensors by layer.
+
+    Raises:
+        KeyError, ValueError: they are not exactly the plan's layers, in shape and number.
+    """
     shapes = {name: plan.shapes(name) for name in layers}
     if len(tensors) != sum(map(len, shapes.values())):
         raise ValueError("other tensors than its layers'")

@@ -1,4 +1,4 @@
-"""Reads a lineage's results back out of the store as pure data, for curves, reports and screens."""
+"""Reads a lineage's results out of the store as plain numbers, for reports and screens."""
 
 from __future__ import annotations
 
@@ -26,47 +26,54 @@ def collect(
     settings: Mapping[str, Any],
     versions: Mapping[str, Any],
 ) -> LineageRecord:
-    """Every generation whose measurements are complete; a lineage still under way gives a shorter record."""
-    known = lineage.places(world, peek)
-    found = (generation(world, length, known, peek) for length in measured(world.settings))
+    """Collect every generation whose measurements are complete.
+
+    Args:
+        world: the lineage.
+        peek: a stage's key -> its record, or None.
+        scenario: the scenario's name, for the record.
+        profile: "quick" or "paper", for the record.
+        settings: all settings as plain values, for the record.
+        versions: of evolve and its libraries, for the record.
+
+    Returns:
+        The lineage's record; a shorter one while the lineage is under way.
+    """
+    stages = lineage.places(world, peek)
+    generations = (generation(world, length, stages, peek) for length in measured(world.settings))
     return LineageRecord(
         scenario=scenario,
         profile=profile,
         seed=world.seed,
         tasks=world.settings.stream.tasks,
-        generations=tuple(g for g in found if g is not None),
-        reference=_from_scratch(world, PAPERS, 0, known, peek),
+        generations=tuple(g for g in generations if g is not None),
+        reference=_from_scratch(world, PAPERS, 0, stages, peek),
         settings=dict(settings),
         versions=dict(versions),
         lengths=measured(world.settings),
-        fewshot=tuple(_fewshot(known.values(), peek)),
+        fewshot=tuple(_fewshot(stages.values(), peek)),
     )
 
 
 def generation(
-    world: World, length: int, known: Mapping[Place, Stage], peek: Peek
+    world: World, length: int, places: Mapping[Place, Stage], peek: Peek
 ) -> Generation | None:
-    """One generation, or None while a stage of it is missing."""
-    ancestor = peek(known["accumulate", "", "", length, 0].key)
-    gene = peek(known["condense", "", "", length, 0].key)
-    methods = ["inherited", *(method for method in SPARSE if due(world, method, length))]
-    stages = {method: known.get(("descend", method, "", length, 0)) for method in methods}
-    records = {method: peek(stage.key) if stage else None for method, stage in stages.items()}
-    descents = {
-        method: _descent(record, length, method)
-        for method, record in records.items()
-        if record is not None
-    }
-    wanted: dict[str, int | str] = (
-        {"from-scratch": length} if world.settings.controls.from_scratch else {}
-    )
-    wanted |= {"whole from-scratch": WHOLE} if wanted and "full-ancestor" in methods else {}
-    for name, of in wanted.items():
-        if (control := _from_scratch(world, of, length, known, peek)) is not None:
-            descents[name] = control
-    if ancestor is None or gene is None or len(descents) < len(methods) + len(wanted):
+    """Read one generation's numbers.
+
+    Args:
+        world: the lineage.
+        length: the lineage length, one of ``measured(world.settings)``.
+        places: the lineage's stages by where they stand (:func:`evolve.lineage.lineage.places`).
+        peek: a stage's key -> its record, or None.
+
+    Returns:
+        The generation; None while one of its measurements is missing.
+    """
+    ancestor = peek(places["accumulate", "", "", length, 0].key)
+    gene = peek(places["condense", "", "", length, 0].key)
+    descents = _descents(world, length, places, peek)
+    if ancestor is None or gene is None or None in descents.values():
         return None
-    plan = from_json(gene["ancestor_plan"])
     return Generation(
         lineage=length,
         selected=tuple(_group_name(gene["groups"][index]) for index in gene["selected"]),
@@ -78,25 +85,37 @@ def generation(
         selected_by=gene["selected_by"],
         agreement=gene["agreement"],
         descendant=recipes.heir(world, gene).describe(),
-        share=plan.share(
-            [
-                *gene["layers"],
-                *(plan.carried if world.settings.inherit.embeddings == "inherited" else ()),
-            ]
-        ),
+        share=_share(world, gene),
         trials=tuple(_tried(trial, gene["groups"]) for trial in gene["trials"]),
-        inherited=descents["inherited"],
-        scratch=descents.get("from-scratch"),
-        shuffled=descents.get("shuffled"),
-        joint=descents.get("joint"),
-        full_ancestor=descents.get("full-ancestor"),
-        full_scratch=descents.get("whole from-scratch"),
-        distilled=descents.get("distilled"),
         ancestor_accuracy=ancestor.get("average_accuracy"),
         forgetting=ancestor.get("forgetting"),
         backward_transfer=ancestor.get("backward_transfer"),
         history={name: tuple(values) for name, values in gene["history"].items()},
+        **{name: descent for name, descent in descents.items() if descent is not None},
     )
+
+
+def _descents(
+    world: World, length: int, places: Mapping[Place, Stage], peek: Peek
+) -> dict[str, Descent | None]:
+    """What is measured at this length, by its field of a Generation; None while it is missing."""
+    descents: dict[str, Descent | None] = {}
+    for method in ("inherited", *(method for method in SPARSE if due(world, method, length))):
+        stage = places.get(("descend", method, "", length, 0))
+        record = peek(stage.key) if stage else None
+        descents[method.replace("-", "_")] = _descent(record, length, method) if record else None
+    if world.settings.controls.from_scratch:
+        descents["scratch"] = _from_scratch(world, length, length, places, peek)
+        if "full_ancestor" in descents:
+            descents["full_scratch"] = _from_scratch(world, WHOLE, length, places, peek)
+    return descents
+
+
+def _share(world: World, gene: Mapping[str, Any]) -> float:
+    """The part of the ancestor's weights that a descendant inherits, 0..1."""
+    plan = from_json(gene["ancestor_plan"])
+    inherited = world.settings.inherit.embeddings == "inherited"
+    return plan.share([*gene["layers"], *(plan.carried if inherited else ())])
 
 
 def _tried(trial: Mapping[str, Any], groups: list[list[str]]) -> Tried:
@@ -116,27 +135,26 @@ def _fewshot(stages: Iterable[Stage], peek: Peek) -> Iterator[Descent]:
         if record is not None:
             accuracy, images = tuple(record["accuracy"]), tuple(record["test_images"])
             diverged = record["undecided"] > 0 or not all(map(math.isfinite, record["losses"]))
-            backbone = from_json(record["plan"]).describe()
             yield Descent(
-                0,
-                stage.method,
-                accuracy,
-                accuracy,
-                (),
-                (),
-                images,
-                backbone=backbone,
+                lineage=0,
+                method=stage.method,
+                accuracy=accuracy,
+                best=accuracy,
+                curves=(),
+                train_loss=(),
+                test_images=images,
+                backbone=from_json(record["plan"]).describe(),
                 diverged=diverged,
             )
 
 
 def _from_scratch(
-    world: World, of: int | str, length: int, known: Mapping[Place, Stage], peek: Peek
+    world: World, of: int | str, length: int, places: Mapping[Place, Stage], peek: Peek
 ) -> Descent | None:
-    """A from-scratch control, the mean of its draws; None while one is missing, or where the control is off."""
+    """A from-scratch control, the mean of its draws; None while one of them is missing."""
     owner, at = ("", of) if isinstance(of, int) else (of, None)
     draws = range(world.settings.controls.draws)
-    stages = [known.get(("descend", "from-scratch", owner, at, draw)) for draw in draws]
+    stages = [places.get(("descend", "from-scratch", owner, at, draw)) for draw in draws]
     records = [peek(stage.key) if stage else None for stage in stages]
     descents = [
         _descent(record, length, "from-scratch") for record in records if record is not None
@@ -145,7 +163,7 @@ def _from_scratch(
 
 
 def mean_descent(draws: Sequence[Descent]) -> Descent:
-    """Several draws of the same descendants as one: every number is the mean of theirs."""
+    """Average several draws of the same descendants: every number is the mean of theirs."""
     if len(draws) == 1:
         return draws[0]
     return replace(
@@ -160,7 +178,7 @@ def mean_descent(draws: Sequence[Descent]) -> Descent:
 
 
 def _mean(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    """Of equally long rows, place by place."""
+    """The mean of equally long rows, place by place."""
     return tuple(math.fsum(values) / len(values) for values in zip(*rows, strict=True))
 
 

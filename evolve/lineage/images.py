@@ -16,9 +16,8 @@ from evolve.engine.devices import choose_device, repeatable
 
 @lru_cache(maxsize=8)
 def _images(data: DataSettings, data_dir: Path | None, cache_dir: Path) -> ImageSet:
-    return load_images(
-        data, data_dir, cache_dir
-    )  # reads and checks all of them, so a batch with several sets keeps them open
+    # Loading reads and checks all of them, so a batch with several sets keeps them open.
+    return load_images(data, data_dir, cache_dir)
 
 
 @lru_cache(maxsize=1)  # a GPU holds one set
@@ -30,7 +29,10 @@ def _load(
 
 
 def _chosen_data(context: Mapping[str, Any], recipe: Mapping[str, Any]) -> DataSettings:
-    """A run has one set of images; a batch may have several, by fingerprint. An untrained ancestor reads none but asks for their size."""
+    """The settings of a recipe's images. A batch may have several sets, by fingerprint.
+
+    An untrained ancestor reads no images but asks for their size.
+    """
     held: DataSettings | dict[str, DataSettings] = context["data"]
     if isinstance(held, DataSettings):
         return held
@@ -41,12 +43,26 @@ def _chosen_data(context: Mapping[str, Any], recipe: Mapping[str, Any]) -> DataS
 
 
 def resident_images(context: Mapping[str, Any], recipe: Mapping[str, Any]) -> Resident:
+    """Load the images that a recipe reads, once a process.
+
+    Args:
+        context: the run's folders, its device and its [data], or of a batch each [data] by
+            fingerprint.
+        recipe: a stage's recipe.
+
+    Returns:
+        The images, ready to be served in batches.
+
+    Raises:
+        UserError: the images are not those the recipe was made for.
+    """
     data, expected = _chosen_data(context, recipe), recipe.get("data")
     resident, fingerprint = _load(
         data, context["data_dir"], context["cache_dir"], context["device"]
     )
     if expected is not None and fingerprint != expected:
         raise UserError(
-            f"data {context['data_dir']}: the images changed while the run was going on; run the command again"
+            f"data {context['data_dir']}: the images changed while the run was going on; run the "
+            "command again"
         )
     return resident

@@ -1,4 +1,4 @@
-"""Computes one stage: fetches its inputs from the store, has its outcome computed, puts the result."""
+"""Computes one stage: fetches its inputs from the store, calls its room, and puts the result."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from evolve.core.registry import check_marks
 from evolve.core.spent import Progress, stopwatch
 from evolve.engine.devices import choose_device, provenance
 from evolve.engine.store import Result, Stage, Store
-from evolve.lineage.images import resident_images
-from evolve.lineage.outcomes import (
+from evolve.lineage.descend_outcomes import (
     OWN,
-    Outcome,
-    accumulate_outcome,
-    condense_outcome,
-    condense_request,
     descend_outcome,
     descend_outcomes,
     fewshot_outcome,
     lr_scale,
+)
+from evolve.lineage.images import resident_images
+from evolve.lineage.outcomes import (
+    Outcome,
+    accumulate_outcome,
+    condense_outcome,
+    condense_request,
 )
 from evolve.lineage.restore import whole
 from evolve.lineage.world import SET_LIMIT
@@ -30,21 +32,30 @@ if TYPE_CHECKING:
     from evolve.condensers.interface import Request
 
 __all__ = [
-    "SET_LIMIT",
+    "SET_LIMIT",  # read by the engine (evolve.engine.scheduler.Sets)
     "InputLost",
     "condensation",
     "perform_set",
     "perform_stage",
     "set_key",
-]  # the engine reads the first
+]
 
 
 def perform_stage(
     stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress
 ) -> None:
-    """Compute ``stage`` and put it into ``store``. ``context`` holds what cannot change a number: paths and the device.
+    """Compute ``stage`` and put its result into ``store``.
 
-    Raises UserError when the images are not those the recipe was made for, or a setting asks for more than they hold.
+    Args:
+        stage: what to compute.
+        store: where the inputs lie and the result goes.
+        context: what cannot change a number: paths and the device.
+        progress: is told the part done, 0..1, and what is being done.
+
+    Raises:
+        UserError: the images are not those the recipe was made for, or a setting asks for more than
+            they hold.
+        InputLost: an input was damaged.
     """
     rooms: Mapping[str, Callable[..., Outcome]] = {
         "accumulate": partial(accumulate_outcome, context),
@@ -63,10 +74,18 @@ def perform_stage(
 
 
 def set_key(stage: Stage, context: Mapping[str, Any]) -> Hashable | None:
-    """What descend stages have in common that may train together, on a GPU; None for those that go alone.
+    """What "descend" stages have in common that may train together.
 
-    A CPU gains nothing from more descendants at once, nor does the plain path, which distillation and a learning rate of their own for
-    inherited layers always take; company must not lead others onto it.
+    A CPU gains nothing from more descendants at once. Nor does the plain path, which distillation
+    always takes, and so does a learning rate of its own for inherited layers. One such stage must
+    not lead others onto that path.
+
+    Args:
+        stage: any stage.
+        context: names the device.
+
+    Returns:
+        The common key, on a GPU; None for a stage that goes alone.
     """
     if (
         stage.kind != "descend"
@@ -82,10 +101,19 @@ def set_key(stage: Stage, context: Mapping[str, Any]) -> Hashable | None:
 def perform_set(
     stages: Sequence[Stage], store: Store, context: Mapping[str, Any], progress: Progress
 ) -> None:
-    """Train the descendants of all ``stages``, of one :func:`set_key`, side by side, and put each stage's result as :func:`perform_stage`
-    would have.
+    """Train the descendants of several stages side by side, and put each stage's result.
 
-    Raises what that raises; the results of all stages are put at the end or, mostly, none.
+    Every result is the one that :func:`perform_stage` would have put. The results are put at the
+    end: all of them or, mostly, none.
+
+    Args:
+        stages: stages of one :func:`set_key`.
+        store: where the inputs lie and the results go.
+        context: what cannot change a number: paths and the device.
+        progress: is told the part done, 0..1, and what is being done.
+
+    Raises:
+        UserError, InputLost: as :func:`perform_stage` does.
     """
     check_marks(stages[0].recipe)  # a set's are alike
     spent = stopwatch()
@@ -98,7 +126,10 @@ def perform_set(
 
 
 class InputLost(RuntimeError):
-    """An input was damaged and has been set aside; it has to be computed again before this stage."""
+    """An input was damaged and has been set aside.
+
+    It has to be computed again before this stage.
+    """
 
 
 def _inputs(
@@ -119,6 +150,16 @@ def _inputs(
 def condensation(
     stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress
 ) -> Request:
-    """What a condense stage asks for, its ancestor fetched from the store. Raises UserError as :func:`perform_stage` does."""
+    """What a "condense" stage asks of its condenser, the ancestor fetched from the store.
+
+    Args:
+        stage: a "condense" stage.
+        store: where the ancestor lies.
+        context: what cannot change a number: paths and the device.
+        progress: is told the part done, 0..1, and what is being done.
+
+    Raises:
+        UserError, InputLost: as :func:`perform_stage` does.
+    """
     images = resident_images(context, stage.recipe)
     return condense_request(stage, _inputs(stage, store, context, progress), images, progress)

@@ -1,4 +1,24 @@
-"""Recipes: what each kind of stage reads, which is what its key is made of."""
+"""Recipes: what each kind of stage reads. Its key is the hash of exactly that.
+
+Every recipe has a version, the lineage's seed and the keys of the inputs. Besides it holds:
+
+    accumulate   task, ancestor's classes, network, [ancestor], [stream], images, arithmetic
+                 task 0: network, head and the pretrained weights instead of what training reads
+                 inputs: the ancestor before (none for task 0)
+    condense     condensing classes, network, [condense], images, arithmetic if the method trains
+                 method "trial": how its descendants learn and inherit
+                 inputs: the ancestor; for "trial" also the other methods' choices
+    descend      descendants' classes, network, [descend], images, arithmetic, method, draw
+                 from-scratch: its architecture; the others: [inherit]
+                 inputs: the learngene or the ancestor, both when distilled, none from scratch
+    fewshot      ancestor's and descendants' classes, architecture, learner, [fewshot], images,
+                 the tasks of [descend]
+                 inputs: none
+
+A bracket is a section of the scenario. It stands there with every value, defaults too, less what
+cannot change a number: settings with ``key=False``, and those that the chosen optimizer, schedule
+or method does not read. A plug-in adds its name, package and version.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +28,7 @@ from typing import Any
 
 from evolve.condensers import methods as condenser_table
 from evolve.core.registry import marked
-from evolve.core.settings import Settings
+from evolve.core.settings import AncestorSettings, Settings
 from evolve.descendants.fewshot.methods import LEARNERS
 from evolve.engine.store import Stage
 from evolve.learngene.inheritors import descendant
@@ -16,14 +36,12 @@ from evolve.lineage.world import World, ancestor_plan, paper_descendant
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
 
-# Raised by hand when a kind's numbers change for the same settings; results of the older version are then simply not found.
+# Raise a kind's version by hand when its numbers change for the same settings. Results of the older
+# version are then not found.
 VERSIONS = {"accumulate": 1, "condense": 1, "descend": 1, "fewshot": 1}
-TASKS = (
-    "descendants",
-    "classes_per_task",
-    "shots",
-    "test_per_class",
-)  # [descend]: what chooses the downstream tasks
+# [descend]: what chooses the downstream tasks
+TASKS = ("descendants", "classes_per_task", "shots", "test_per_class")
+# [descend]: how a descendant learns
 LEARNING = (
     "epochs",
     "batch",
@@ -34,48 +52,75 @@ LEARNING = (
     "warmup",
     "schedule",
     "augment",
-)  # [descend]: how a descendant learns
+)
 RIVAL = "rival "  # begins the role of an input of method "trial"
 
 
 def accumulate(
     world: World, task: int, previous: Stage | None, strategy: str | None = None
 ) -> Stage:
-    """The ancestor after ``task`` tasks. Task 0 is the untrained (or pretrained) ancestor, which no training setting can change."""
-    s = world.settings
-    stream = _keyed(s.stream, without=("tasks",) if s.ancestor.head != "per-task" else ())
-    recipe: dict[str, Any] = {"version": VERSIONS["accumulate"], "task": task, "seed": world.seed}
-    recipe["classes"] = list(world.ancestor_classes)
-    if task == 0:
-        recipe["ancestor"] = {"head": s.ancestor.head} | network(s)
-        recipe["stream"] = {name: stream[name] for name in stream if name != "images_per_class"}
-        recipe["checkpoint"] = world.checkpoint
-    else:
-        ancestor = (
-            replace(s.ancestor, strategy=strategy, strategy_args={}) if strategy else s.ancestor
-        )
-        recipe["ancestor"] = _learning(ancestor) | network(s)
-        recipe |= {"stream": stream, "data": world.data, "arithmetic": world.arithmetic}
-        recipe |= marked("strategies", ancestor.strategy)
-        if ancestor.strategy == "joint":
-            previous = accumulate(
-                world, 0, None
-            )  # each joint ancestor is trained afresh on the union of its tasks
-    of = strategy or ""
-    inputs = {"previous": previous} if previous else {}
-    return _stage(
-        "accumulate",
-        f"{of} accumulate {task}".strip(),
-        recipe,
-        inputs,
-        priority=0,
-        of=of,
-        length=task,
-    )
+    """Name the ancestor after ``task`` tasks.
+
+    Args:
+        world: the lineage.
+        task: how many tasks it has learned; 0: the untrained or pretrained ancestor, which no
+            training setting can change.
+        previous: the ancestor after one task less; None for task 0.
+        strategy: instead of the scenario's: "joint", for that control.
+    """
+    recipe = {
+        "version": VERSIONS["accumulate"],
+        "task": task,
+        "seed": world.seed,
+        "classes": list(world.ancestor_classes),
+    }
+    a = world.settings.ancestor
+    if strategy:
+        a = replace(a, strategy=strategy, strategy_args={})
+    recipe |= _beginning(world) if task == 0 else _training(world, a)
+    if task > 0 and a.strategy == "joint":
+        previous = accumulate(world, 0, None)  # trained afresh on the union of the tasks so far
+    of, inputs = strategy or "", {"previous": previous} if previous else {}
+    label = f"{of} accumulate {task}".strip()
+    return _stage("accumulate", label, recipe, inputs, priority=0, of=of, length=task)
+
+
+def _beginning(world: World) -> dict[str, Any]:
+    """What the ancestor of task 0 reads: the shape of network and head, and pretrained weights."""
+    s, stream = world.settings, _stream(world.settings)
+    return {
+        "ancestor": {"head": s.ancestor.head} | network(s),
+        "stream": {name: stream[name] for name in stream if name != "images_per_class"},
+        "checkpoint": world.checkpoint,
+    }
+
+
+def _training(world: World, a: AncestorSettings) -> dict[str, Any]:
+    """What an ancestor that learns a task by the settings ``a`` reads."""
+    return {
+        "ancestor": _learning(a) | network(world.settings),
+        "stream": _stream(world.settings),
+        "data": world.data,
+        "arithmetic": world.arithmetic,
+    } | marked("strategies", a.strategy)
+
+
+def _stream(s: Settings) -> dict[str, Any]:
+    """The stream's settings; the number of tasks only where every task has a head of its own."""
+    return _keyed(s.stream, without=() if s.ancestor.head == "per-task" else ("tasks",))
 
 
 def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
-    """Ancestor -> learngene. The pseudo-descendant's draw does not depend on the lineage length: generations are paired."""
+    """Name the learngene of an ancestor.
+
+    The pseudo-descendant's draw does not depend on the lineage length, so generations are paired.
+
+    Args:
+        world: the lineage.
+        length: the lineage length.
+        ancestor: the ancestor of that length.
+        of: whose learngene, for the label; "": the lineage's own.
+    """
     s = world.settings
     recipe = {
         "version": VERSIONS["condense"],
@@ -99,9 +144,19 @@ def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
 
 
 def rivals(world: World, length: int, ancestor: Stage, of: str = "") -> dict[str, Stage]:
-    """The same ancestor's condensations by other methods, by name, whose choices method "trial"
-    tries; none under another method. They are the stages of the scenario that names that method, so
-    a batch of both computes them once.
+    """Name the same ancestor's condensations by other methods, which method "trial" tries too.
+
+    They are the stages of a scenario that names that method itself, so a batch of both computes
+    them once.
+
+    Args:
+        world: the lineage.
+        length: the lineage length.
+        ancestor: the ancestor of that length.
+        of: whose ancestor, for the labels; "": the lineage's own.
+
+    Returns:
+        The stages by method; none unless the lineage's own method is "trial".
     """
     c = world.settings.condense
     if c.method != "trial":
@@ -117,40 +172,51 @@ def rivals(world: World, length: int, ancestor: Stage, of: str = "") -> dict[str
 
 
 def descend(world: World, method: str, length: int, source: Stage) -> Stage:
-    """Descendants that inherit from ``source``, a learngene or (full-ancestor) the ancestor itself."""
+    """Name descendants that inherit.
+
+    Args:
+        world: the lineage.
+        method: "inherited", "shuffled", "full-ancestor" or "joint".
+        length: the lineage length.
+        source: what they inherit from: a learngene or, for "full-ancestor", the ancestor itself.
+    """
     role = "ancestor" if method == "full-ancestor" else "learngene"
     # "joint" names where the learngene comes from, which its key already says.
-    recipe = (
-        _descend_recipe(world)
-        | {"method": "inherited" if method == "joint" else method}
-        | _inheriting(world.settings, method)
-    )
-    return _stage(
-        "descend",
-        f"descend {length} {method}",
-        recipe,
-        {role: source},
-        method=method,
-        length=length,
-    )
+    named = {"method": "inherited" if method == "joint" else method}
+    recipe = _descend_recipe(world) | named | _inheriting(world.settings, method)
+    label, inputs = f"descend {length} {method}", {role: source}
+    return _stage("descend", label, recipe, inputs, method=method, length=length)
 
 
 def distilled(world: World, length: int, learngene: Stage, ancestor: Stage) -> Stage:
-    """From-scratch descendants of the learngene's architecture, with the ancestor's features as hints where they would inherit (paper, Table II)."""
-    recipe = (
-        _descend_recipe(world) | {"method": "distilled"} | _inheriting(world.settings, "distilled")
-    )
+    """Name from-scratch descendants that learn from hints (paper, Table II).
+
+    They have the learngene's architecture. The ancestor's features are their hints where they would
+    inherit.
+
+    Args:
+        world: the lineage.
+        length: the lineage length.
+        learngene: whose architecture they have.
+        ancestor: whose features are the hints.
+    """
+    method, recipe = "distilled", _descend_recipe(world)
+    recipe |= {"method": method} | _inheriting(world.settings, method)
     recipe["descend"] |= {"distill_weight": world.settings.descend.distill_weight}
-    inputs = {"learngene": learngene, "ancestor": ancestor}
-    return _stage(
-        "descend", f"descend {length} distilled", recipe, inputs, method="distilled", length=length
-    )
+    label, inputs = f"descend {length} {method}", {"learngene": learngene, "ancestor": ancestor}
+    return _stage("descend", label, recipe, inputs, method=method, length=length)
 
 
 def from_scratch(world: World, plan: Architecture, of: int | str, draw: int = 0) -> Stage:
-    """The same descendants with all layers random. It depends on no ancestor, so equal architectures share one result.
+    """Name the same descendants with all layers random.
 
-    ``of``: a lineage length, or :data:`PAPERS` or :data:`WHOLE`; ``draw``: 0 is paired with the inherited, layer by layer.
+    They depend on no ancestor, so equal architectures share one result.
+
+    Args:
+        world: the lineage.
+        plan: their architecture.
+        of: whose architecture: a lineage length, or :data:`PAPERS` or :data:`WHOLE`.
+        draw: the number of the random draw; 0 has the same random layers as the inherited ones.
     """
     recipe = _descend_recipe(world) | {
         "method": "from-scratch",
@@ -163,8 +229,15 @@ def from_scratch(world: World, plan: Architecture, of: int | str, draw: int = 0)
 
 
 def fewshot(world: World, learner: str) -> Stage:
-    """A few-shot learner of Table III on the paper's descendant: meta-trained on the ancestor's classes, measured on the descendants' tasks."""
-    s = world.settings
+    """Name a few-shot learner of Table III on the paper's descendant.
+
+    It is meta-trained on the ancestor's classes and measured on the descendants' tasks.
+
+    Args:
+        world: the lineage.
+        learner: its name, one of fewshot.learners.
+    """
+    s, read = world.settings, LEARNERS[learner].reads
     recipe = {
         "version": VERSIONS["fewshot"],
         "seed": world.seed,
@@ -173,30 +246,29 @@ def fewshot(world: World, learner: str) -> Stage:
         "classes": list(world.descend_classes),
         "plan": paper_descendant(s).anonymous().to_json(),
         "learner": learner,
-        "fewshot": {
-            name: value
-            for name, value in _keyed(s.fewshot).items()
-            if name in LEARNERS[learner].reads
-        },
+        "fewshot": {name: value for name, value in _keyed(s.fewshot).items() if name in read},
         "tasks": {name: getattr(s.descend, name) for name in TASKS},
         "images_per_class": s.stream.images_per_class,
-    }
-    return _stage(
-        "fewshot",
-        f"few-shot {learner}",
-        recipe | marked("networks", s.ancestor.network),
-        {},
-        method=learner,
-    )
+    } | marked("networks", s.ancestor.network)
+    return _stage("fewshot", f"few-shot {learner}", recipe, {}, method=learner)
 
 
 def heir(world: World, chosen: Mapping[str, Any]) -> Architecture:
-    """The architecture of the descendants of a condensation's record."""
+    """The architecture of the descendants that inherit a condensation's choice.
+
+    Args:
+        world: the lineage.
+        chosen: the record of a "condense" stage.
+    """
     return descendant(from_json(chosen["ancestor_plan"]), chosen["layers"], world.settings.inherit)
 
 
 def network(settings: Settings) -> dict[str, Any]:
-    """What names the ancestor's architecture in a recipe: the image size, where its layers depend on it, and the package that brings it."""
+    """What names the ancestor's architecture in a recipe.
+
+    The image size is among it where the layers depend on it; so is the package that brings the
+    network.
+    """
     a = settings.ancestor
     sized = {} if a.network == "vgg16" else {"size": settings.data.size}
     return {"network": a.network, "width": a.width} | sized | marked("networks", a.network)
@@ -230,9 +302,7 @@ def _condense_settings(s: Settings) -> dict[str, Any]:
 
 
 def _trial(s: Settings) -> dict[str, Any]:
-    """What method "trial" reads of other sections: how its descendants learn and inherit. All of it
-    is spelled out.
-    """
+    """What method "trial" reads of other sections: how its descendants learn and inherit."""
     unread = {"momentum"} if s.descend.optimizer == "adamw" else set()
     learning = {
         name: _plain(getattr(s.descend, name))
@@ -246,7 +316,10 @@ def _trial(s: Settings) -> dict[str, Any]:
 
 
 def _fixed_numbers(s: Settings) -> list[int]:
-    """The fixed set as ``condense.fixed`` numbers it: layers from 1, or groups, where a named set's layers could be taken for groups."""
+    """The fixed set as ``condense.fixed`` numbers it, from 1.
+
+    It holds layers, or groups where a named set's layers could be taken for groups.
+    """
     layers = fixed_layers(s)
     groups = ancestor_plan(s).integral_layers(s.condense.granularity)
     if s.condense.fixed or max(layers) >= len(groups):

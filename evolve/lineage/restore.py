@@ -1,4 +1,7 @@
-"""An input whose tensors were thinned is computed again before they are read (evolve.runs.snapshots says who thins, and why)."""
+"""Computes a thinned input again before its tensors are read.
+
+evolve.runs.snapshots says which results are thinned, and why.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,28 @@ from evolve.engine.store import Result, Store
 
 
 def whole(store: Store, key: str, compute: Callable[[Stage], None]) -> Result | None:
-    """The result under ``key``, its tensors computed again where they were thinned; None if it is not there.
+    """Get a result with its tensors, which are computed again where they were thinned.
 
-    ``compute`` performs one stage, and comes back here for that stage's own inputs: so the nearest whole one before it is where it
-    starts. Locks are taken from later stages to earlier ones only, so no two processes wait for each other.
+    ``compute`` comes back here for that stage's own inputs, so it starts from the nearest whole
+    one. Locks are taken from later stages to earlier ones only, so no two processes wait for each
+    other.
+
+    Args:
+        store: where the result lies.
+        key: the stage's key.
+        compute: performs one stage.
+
+    Returns:
+        The result; None if the store has none.
     """
-    found = store.get(key)
-    if found is None or not found.thinned:
-        return found
+    result = store.get(key)
+    if result is None or not result.thinned:
+        return result
     with store.lock(key):
-        found = store.get(key)
-        if (
-            found is not None and found.thinned
-        ):  # else another process has done it while this one waited
-            recipe = found.manifest["recipe"]
-            compute(
-                Stage(
-                    found.manifest["kind"],
-                    f"snapshot {recipe.get('task', '')}",
-                    recipe,
-                    recipe["inputs"],
-                )
-            )
+        result = store.get(key)
+        # Another process may have done it while this one waited for the lock.
+        if result is not None and result.thinned:
+            kind, recipe = result.manifest["kind"], result.manifest["recipe"]
+            label = f"snapshot {recipe.get('task', '')}"
+            compute(Stage(kind, label, recipe, recipe["inputs"]))
     return store.get(key)

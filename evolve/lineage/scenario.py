@@ -1,9 +1,13 @@
-"""A scenario file (TOML) -> frozen settings. Every error names the file, the key, the value and what is allowed."""
+"""A scenario file (TOML) -> frozen settings.
+
+Every error names the file, the key, the value and what is allowed.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 
 from evolve.condensers import methods as condenser_table
 from evolve.core.errors import UserError
@@ -16,9 +20,15 @@ PROFILES = ("quick", "paper")
 
 
 def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Scenario:
-    """Read scenario ``name`` (shipped name or path), apply ``[quick]`` if asked, then ``section.key=value`` overrides.
+    """Read a scenario: its file, then ``[quick]`` if asked, then the overrides.
 
-    Raises UserError naming file, key and value for anything that does not fit.
+    Args:
+        name: a shipped scenario's name, or the path of a file.
+        profile: "paper" or "quick".
+        overrides: texts "section.key=value", the later ones win.
+
+    Raises:
+        UserError: something does not fit; it names file, key and value.
     """
     path = find("scenario", name, "scenarios")
     table = read_toml(path)
@@ -27,12 +37,14 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
     stated = table.pop("profile", None)
     if stated is not None and stated not in PROFILES:
         raise UserError(
-            f"{path}: profile = {_show(stated)}: allowed are {', '.join(PROFILES)} (it says what the file was resolved for)"
+            f"{path}: profile = {_show(stated)}: allowed are {', '.join(PROFILES)} (it says what "
+            "the file was resolved for)"
         )
     quick = table.pop("quick", None)
     if quick is None and profile == "quick" and stated != "quick":
         raise UserError(
-            f"{path}: has no [quick] tables, so --profile quick would run it in full; add some or leave --profile out"
+            f"{path}: has no [quick] tables, so --profile quick would run it in full; add some or "
+            "leave --profile out"
         )
     quick = {} if quick is None else quick
     if not isinstance(quick, dict):
@@ -49,9 +61,14 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
 
 
 def check(settings: Settings, file: str) -> None:
-    """What can be refused before any image is read: class lists, and numbers that contradict each other.
+    """Refuse what can be refused before any image is read: what contradicts itself.
 
-    Raises UserError.
+    Args:
+        settings: a whole scenario.
+        file: where it comes from, for the error.
+
+    Raises:
+        UserError: it names file, key and value.
     """
     for problem in _problems(settings):
         raise UserError(f"{file}: {problem}")
@@ -59,13 +76,34 @@ def check(settings: Settings, file: str) -> None:
 
 def _problems(s: Settings) -> Iterator[str]:
     if not re.fullmatch(r"[\w.-]*\w[\w.-]*", s.name):
-        yield f"name = {_show(s.name)}: allowed are letters, digits, '.', '_' and '-' (it names the run folder)"
+        yield (
+            f"name = {_show(s.name)}: allowed are letters, digits, '.', '_' and '-' (it names "
+            "the run folder)"
+        )
     yield from _split_problems(s)
     yield from _network_problems(s)
     if s.stream.tasks == 0 and not (s.ancestor.checkpoint and s.controls.untrained):
-        yield "stream.tasks = 0: that is one pretrained ancestor at lineage length 0; give its ancestor.checkpoint and controls.untrained = true, or tasks"
+        yield (
+            "stream.tasks = 0: that is one pretrained ancestor at lineage length 0; give its "
+            "ancestor.checkpoint and controls.untrained = true, or tasks"
+        )
+    yield from _condense_problems(s)
+    for room in ("ancestor", "condense", "descend", "fewshot"):
+        chosen = getattr(s, room).augment
+        source = s.data.source if room == "ancestor" else descend_source(s.data)
+        if "flip" in chosen and source == "glyphs":
+            yield (
+                f"{room}.augment = {list(chosen)}: glyphs are characters and lose their class "
+                'when flipped; allowed: ["crop"] or []'
+            )
+
+
+def _condense_problems(s: Settings) -> Iterator[str]:
     if s.condense.repeats > 1 and not condenser_table.method(s.condense.method).draws:
-        yield f"condense.repeats = {s.condense.repeats}: method {s.condense.method} draws nothing, so every repeat would be the same; allowed is 1"
+        yield (
+            f"condense.repeats = {s.condense.repeats}: method {s.condense.method} draws "
+            "nothing, so every repeat would be the same; allowed is 1"
+        )
     methods = {s.condense.method, *(s.condense.rivals if s.condense.method == "trial" else ())}
     if "fisher" in methods and s.ancestor.strategy in ("scr", "cope"):
         key = (
@@ -80,70 +118,96 @@ def _problems(s: Settings) -> Iterator[str]:
         shown = toml_value(rivals)
         yield f"condense.rivals = {shown}: expected other condensers than trial, each once"
     if s.condense.args and methods <= condenser_table.CONDENSERS.keys():
-        yield f"condense.args = {toml_value(s.condense.args)}: method {s.condense.method} takes none, they are a plug-in's; allowed is {{}}"
-    for room in ("ancestor", "condense", "descend", "fewshot"):
-        chosen = getattr(s, room).augment
-        if (
-            "flip" in chosen
-            and (s.data.source if room == "ancestor" else descend_source(s.data)) == "glyphs"
-        ):
-            yield f'{room}.augment = {list(chosen)}: glyphs are characters and lose their class when flipped; allowed: ["crop"] or []'
+        yield (
+            f"condense.args = {toml_value(s.condense.args)}: method {s.condense.method} takes "
+            f"none, they are a plug-in's; allowed is {{}}"
+        )
 
 
 def _network_problems(s: Settings) -> Iterator[str]:
     ancestor = architecture(s.ancestor.network, s.ancestor.width, s.data.size)
     convs, layers = len(ancestor.layer_names), len(ancestor.integral_layers(s.condense.granularity))
     if max(s.condense.fixed, default=0) > convs:
-        yield f"condense.fixed = {list(s.condense.fixed)}: name at least one of the ancestor's layers 1 to {convs}"
+        yield (
+            f"condense.fixed = {list(s.condense.fixed)}: name at least one of the ancestor's "
+            f"layers 1 to {convs}"
+        )
     if s.condense.top_k > layers:
-        yield f"condense.top_k = {s.condense.top_k}: at most {layers}, the ancestor's layers at granularity {s.condense.granularity}"
+        yield (
+            f"condense.top_k = {s.condense.top_k}: at most {layers}, the ancestor's layers at "
+            f"granularity {s.condense.granularity}"
+        )
     if s.ancestor.checkpoint and ancestor.family != "vit":
-        yield f'ancestor.checkpoint = {_show(s.ancestor.checkpoint)}: only a ViT starts from one, ancestor.network is {s.ancestor.network}; allowed is ""'
+        yield (
+            f"ancestor.checkpoint = {_show(s.ancestor.checkpoint)}: only a ViT starts from one, "
+            f'ancestor.network is {s.ancestor.network}; allowed is ""'
+        )
     if s.inherit.embeddings == "inherited" and not ancestor.carried:
-        yield f'inherit.embeddings = "inherited": {s.ancestor.network} has none to inherit; allowed is "random"'
+        yield (
+            f'inherit.embeddings = "inherited": {s.ancestor.network} has none to inherit; '
+            'allowed is "random"'
+        )
 
 
 def _split_problems(s: Settings) -> Iterator[str]:
-    two = (
-        descend_source(s.data) != s.data.source
-    )  # then every source's ids are its own, and roles need not be listed together
     roles = {
         "ancestor": s.data.ancestor_classes,
         "condense": s.data.condense_classes,
         "descend": s.data.descend_classes,
     }
+    # With two sources every source's ids are its own, and roles need not be listed together.
+    two = descend_source(s.data) != s.data.source
+    yield from _listing_problems(roles, two)
+    yield from _overlap_problems(roles, two)
+    if len(s.data.split) != 3:
+        yield (
+            f"data.split = {list(s.data.split)}: expected three counts: ancestor, condensing, "
+            "descendant classes"
+        )
+        return
+    counts = {
+        role: len(ids) or count
+        for (role, ids), count in zip(roles.items(), s.data.split, strict=True)
+    }
+    yield from _count_problems(s, counts)
+
+
+def _listing_problems(roles: Mapping[str, Sequence[int]], two: bool) -> Iterator[str]:
+    """What is wrong with a role's list by itself."""
     given = [role for role, ids in roles.items() if ids]
     if given and len(given) < 3 and not two:
         missing = next(role for role in roles if role not in given)
-        yield f"data.{missing}_classes is empty: name the classes of all three roles or of none (then data.split counts are drawn)"
+        yield (
+            f"data.{missing}_classes is empty: name the classes of all three roles or of none "
+            "(then data.split counts are drawn)"
+        )
     for role, ids in roles.items():
         twice = sorted({i for i in ids if ids.count(i) > 1})
         if twice:
             yield f"data.{role}_classes: class {twice[0]} stands there twice; each class once"
         if any(i < 0 for i in ids):
             yield f"data.{role}_classes: class {min(ids)} is negative; allowed are class ids from 0"
-    names = list(roles)
-    for index, first in enumerate(names):
-        for second in names[index + 1 :]:
-            shared = sorted(set(roles[first]) & set(roles[second]))
-            if shared and not (two and first == "ancestor"):
-                yield f"data.{second}_classes: class {shared[0]} is also in data.{first}_classes; the three splits may share no class"
-    if len(s.data.split) != 3:
-        yield f"data.split = {list(s.data.split)}: expected three counts: ancestor, condensing, descendant classes"
-        return
-    trial = (
-        (("descend.classes_per_task", "condense", s.descend.classes_per_task),)
-        if s.condense.method == "trial"
-        else ()
-    )
-    counts = {
-        role: len(ids) or count
-        for (role, ids), count in zip(roles.items(), s.data.split, strict=True)
-    }
-    for key, role, wanted in (
+
+
+def _overlap_problems(roles: Mapping[str, Sequence[int]], two: bool) -> Iterator[str]:
+    """Which two roles share a class."""
+    for first, second in combinations(roles, 2):
+        shared = sorted(set(roles[first]) & set(roles[second]))
+        if shared and not (two and first == "ancestor"):
+            yield (
+                f"data.{second}_classes: class {shared[0]} is also in data.{first}_classes; "
+                "the three splits may share no class"
+            )
+
+
+def _count_problems(s: Settings, counts: Mapping[str, int]) -> Iterator[str]:
+    """Which tasks ask for more classes than their role has."""
+    tasks = [
         ("stream.classes_per_task", "ancestor", s.stream.classes_per_task),
         ("descend.classes_per_task", "descend", s.descend.classes_per_task),
-        *trial,
-    ):
+    ]
+    if s.condense.method == "trial":
+        tasks.append(("descend.classes_per_task", "condense", s.descend.classes_per_task))
+    for key, role, wanted in tasks:
         if wanted > counts[role]:
             yield f"{key} = {wanted}: at most {counts[role]}, the {role} classes of the split"

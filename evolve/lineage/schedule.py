@@ -7,8 +7,10 @@ from evolve.lineage.world import World
 
 
 def measured(settings: Settings) -> tuple[int, ...]:
-    """The lineage lengths that are condensed and measured, in order: 0 (an untrained ancestor) where it is a control, those of
-    ``stream.measure`` that the stream reaches, and the last one.
+    """The lineage lengths that are condensed and measured, in order.
+
+    They are those of ``stream.measure`` that the stream reaches, the last one, and 0 (an untrained
+    ancestor) where that is a control.
     """
     tasks, measure = settings.stream.tasks, settings.stream.measure
     if isinstance(measure, tuple):
@@ -23,9 +25,15 @@ def measured(settings: Settings) -> tuple[int, ...]:
 
 
 def due(world: World, control: str, length: int) -> bool:
-    """Whether a control of :data:`SPARSE` runs at this measured length: at every n-th one, counted from the first trained ancestor's, and the last.
+    """Whether a control runs at a measured lineage length: at every n-th one and the last.
 
-    At lineage length 0 none does, unless that is all there is: one pretrained ancestor, which has no tasks that a joint one could learn.
+    The first trained ancestor's is number 1. No control runs at length 0, unless that is all there
+    is: one pretrained ancestor, which has no tasks that a joint one could learn.
+
+    Args:
+        world: the lineage.
+        control: one of :data:`SPARSE`.
+        length: a lineage length.
     """
     every: int = getattr(world.settings.controls, control.replace("-", "_"))
     if world.settings.stream.tasks == 0:

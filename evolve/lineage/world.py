@@ -15,9 +15,8 @@ from evolve.networks.family import architecture
 SET_LIMIT = 8  # stages that train as one set, in one graph, at most
 
 
-Peek = Callable[
-    [str], "Mapping[str, Any] | None"
-]  # a stage's key -> its record, if it is in the store
+# a stage's key -> its record, if it is in the store
+Peek = Callable[[str], "Mapping[str, Any] | None"]
 
 
 @dataclass(frozen=True)
@@ -30,14 +29,16 @@ class World:
     ancestor_classes: tuple[int, ...]
     condense_classes: tuple[int, ...]
     descend_classes: tuple[int, ...]
-    reference: bool = (
-        False  # the plain path everywhere: the same mathematics, other rounding, so other keys
-    )
+    # the plain path everywhere: the same mathematics, other rounding, so other keys
+    reference: bool = False
     checkpoint: str = ""  # content (sha256) of the pretrained weights that the ancestor starts from
 
     @property
     def arithmetic(self) -> str:
-        """What a stage's rounding depends on, for its key: VGGs have compiled kernels (on a CPU), others the library's."""
+        """What a stage's rounding depends on, for its key.
+
+        On a CPU, VGGs have compiled kernels and the others the library's.
+        """
         if self.reference:
             return "reference"
         return "compiled" if ancestor_plan(self.settings).family == "vgg" else "fast"
@@ -58,12 +59,12 @@ def ancestor_plan(settings: Settings) -> Architecture:
 
 
 def paper_descendant(settings: Settings) -> Architecture:
-    """The paper's descendant (VGG8, ResNet12, ...) at this lineage's width; the pseudo-descendant's architecture too."""
+    """The paper's descendant (VGG8, ResNet12, ...) at this width; the pseudo-descendant's plan."""
     return ancestor_plan(settings).paper_descendant()
 
 
 def facts(world: World) -> dict[str, Any]:
-    """A world as JSON-able values, under the names that run.json has for them."""
+    """A world as plain values, under the names that run.json has for them."""
     return {
         "seed": world.seed,
         "settings": toml.to_dict(world.settings),
@@ -74,36 +75,51 @@ def facts(world: World) -> dict[str, Any]:
     }
 
 
-def world_of(found: Mapping[str, Any], origin: str) -> World:
-    """The inverse of :func:`facts`; also of what run.json holds. UserError, naming ``origin``, for settings that this evolve does not know."""
+def world_of(entries: Mapping[str, Any], origin: str) -> World:
+    """Read a world back, the inverse of :func:`facts`.
+
+    Args:
+        entries: what :func:`facts` gave, or all of a run.json.
+        origin: the file, for errors.
+
+    Raises:
+        UserError: an entry is missing, or this evolve does not know a setting; it names ``origin``.
+    """
     try:
-        settings = toml.from_dict(found["settings"], origin)
+        settings = toml.from_dict(entries["settings"], origin)
         ancestor, condense, descend = (
-            tuple(found["classes"][role]) for role in ("ancestor", "condense", "descend")
+            tuple(entries["classes"][role]) for role in ("ancestor", "condense", "descend")
         )
         return World(
             settings,
-            found["seed"],
-            found["fingerprint"],
+            entries["seed"],
+            entries["fingerprint"],
             ancestor,
             condense,
             descend,
-            found["reference"],
-            found["checkpoint"],
+            entries["reference"],
+            entries["checkpoint"],
         )
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{origin}: damaged ({error!r}): remove it, and `evolve resume` the run that it named, if there is one"
+            f"{origin}: damaged ({error!r}): remove it, and `evolve resume` the run that it named, "
+            "if there is one"
         ) from None
 
 
 def described(world: World, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with what else two runs must share to be pooled: the images and their split, and pretrained weights."""
+    """Settings, with whatever else two runs must share to be pooled.
+
+    That is the images and their split, the arithmetic, and pretrained weights.
+
+    Args:
+        world: the lineage.
+        settings: its settings as plain values.
+    """
     split = {role: " ".join(map(str, ids)) for role, ids in world.roles.items()}
     start = {"pretrained": {"content": world.checkpoint}} if world.checkpoint else {}
-    ancestor = {
-        name: value for name, value in settings["ancestor"].items() if name != "keep"
-    }  # what stays on disk changes no number
+    # What stays on disk (ancestor.keep) changes no number.
+    ancestor = {name: value for name, value in settings["ancestor"].items() if name != "keep"}
     return {
         **settings,
         "ancestor": ancestor,

@@ -25,7 +25,7 @@ from torch import Tensor
 
 import evolve.core.durable
 import evolve.engine.result
-import evolve.engine.store
+import evolve.engine.store_folder
 from evolve.core.durable import from_json, to_json
 from evolve.core.errors import StoreError
 from evolve.engine.checkpoint import ThrottledCheckpoint
@@ -289,7 +289,7 @@ def kill_at_operation(number: int) -> None:
             file.write(data[len(data) // 2 :])
         count()
 
-    for module in (evolve.engine.store, evolve.engine.checkpoint):
+    for module in (evolve.engine.store_folder, evolve.engine.checkpoint):
         module.write_file = in_halves  # type: ignore[attr-defined]
     watched = (
         "open",
@@ -387,7 +387,7 @@ def test_a_checkpoint_is_passed_over_when_damaged_and_gone_when_the_result_is_th
 
 def test_temporary_folders_of_the_living_are_left_alone(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with store._scratch() as folder:
+    with store.folder.scratch() as folder:
         status = child(lambda: Store(tmp_path) and None)
         assert status == 0 and folder.is_dir()
     assert leftovers(store) == []

@@ -29,8 +29,8 @@ from evolve.engine.engine import (
     StageStarted,
     run_stages,
 )
+from evolve.engine.execution import execute
 from evolve.engine.store import Stage, Store
-from evolve.engine.workers import execute
 from evolve.learngene.learngene import extract, flatten
 from evolve.lineage import perform
 from evolve.lineage.recipes import accumulate as accumulate_stage

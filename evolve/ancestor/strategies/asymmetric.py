@@ -1,7 +1,8 @@
-"""Avalanche's templates with two losses, one for the task's images and one for remembered ones: DER, ER-ACE, ER-AML.
+"""Avalanche's templates with two losses, for the task's images and for remembered ones.
 
-Each is had over resident images by inheriting from :class:`ResidentStrategy`, then from Avalanche's own: loop and loss stay Avalanche's, and
-what it would read from a DataLoader over its memory comes from :meth:`ResidentStrategy.remembered`.
+They are DER, ER-ACE and ER-AML. Each inherits from :class:`ResidentStrategy`, then from Avalanche's
+own: loop and loss stay Avalanche's, and what it would read from a DataLoader over its memory comes
+from :meth:`ResidentStrategy.remembered`.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ class Dual(ResidentStrategy):
     batch_size_mem: int
 
     def state(self) -> State:
+        """The memory."""
         return memory_state(self.storage_policy)
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         restore_memory(self.storage_policy, tensors, meta, self.resident)
 
     def _before_training_epoch(self, **kwargs: Any) -> None:
@@ -53,7 +56,10 @@ class Dual(ResidentStrategy):
 
 
 class DER(Dual, AvalancheDER):
-    """Avalanche's Dark Experience Replay (beta = 0) and DER++: remembered images come with the logits they had when their task ended."""
+    """Avalanche's Dark Experience Replay (beta = 0) and DER++.
+
+    Remembered images come with the logits they had when their task ended.
+    """
 
     def _batches(self, rows: Rows) -> Iterator[list[Tensor]]:
         logits = _logits(self.storage_policy.buffer)
@@ -65,6 +71,7 @@ class DER(Dual, AvalancheDER):
         settle(self.storage_policy)
 
     def state(self) -> State:
+        """The memory and its logits, float32 [n, classes], by group."""
         tensors, meta = super().state()
         groups = self.storage_policy.buffer_groups.items()
         return tensors | {
@@ -72,6 +79,7 @@ class DER(Dual, AvalancheDER):
         }, meta
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         super().restore(tensors, meta)
         for key, group in self.storage_policy.buffer_groups.items():
             if len(group.buffer):
@@ -88,8 +96,10 @@ def _logits(dataset: Any) -> Tensor:
 
 
 class ERACE(Dual, ER_ACE):
-    """Avalanche's ER-ACE: the task's images are told apart among the classes of their batch only, remembered ones among all. The memory
-    takes up a task's images before they are learned.
+    """Avalanche's ER-ACE, a cross-entropy that differs for new and for remembered images.
+
+    The task's images are told apart among the classes of their batch only, remembered ones among
+    all. The memory takes up a task's images before they are learned.
     """
 
     def __init__(self, **common: Any) -> None:
@@ -98,9 +108,10 @@ class ERACE(Dual, ER_ACE):
 
 
 class ERAML(Dual, ER_AML):
-    """Avalanche's ER-AML: the task's images are drawn to remembered ones of their class and away from others.
+    """Avalanche's ER-AML: images are drawn to remembered ones of their class and away from others.
 
-    Avalanche 0.6 reads each class's memory in whole batches, and waits forever for one where a class has fewer images than a batch.
+    Avalanche 0.6 reads each class's memory in whole batches, and waits forever for one where a
+    class has fewer images than a batch.
     """
 
     def __init__(self, *, model: Any, arguments: Mapping[str, Any], **common: Any) -> None:

@@ -1,4 +1,7 @@
-"""Strategies without a penalty or images: a fresh start for every task, and weights of the head that are consolidated."""
+"""Strategies without a penalty or images.
+
+One starts afresh for every task, the other consolidates weights of the head.
+"""
 
 from __future__ import annotations
 
@@ -15,29 +18,35 @@ from evolve.ancestor.strategies.template import ResidentStrategy, Restarting, St
 class FromScratch(Restarting, FromScratchTrainingPlugin):
     """Avalanche's training from scratch: every task starts from the untrained ancestor.
 
-    Avalanche 0.6 sets the parameters back but not BN's statistics, which then stem from all tasks. The optimizer starts anew in any case.
+    Avalanche 0.6 sets the parameters back but not BN's statistics, which then stem from all tasks.
+    The optimizer starts anew in any case.
     """
 
     def __init__(self) -> None:
         super().__init__(reset_optimizer=False)
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Return to the untrained ancestor."""
         strategy.model.load_state_dict(self.untrained)
 
 
 class CWRStar(Stored, CWRStarPlugin):
-    """Avalanche's CWR*: a class's row of the head is averaged over the tasks that showed it, and, by ``freeze``, only the head learns
-    after the first task.
+    """Avalanche's CWR*: a class's row of the head is averaged over the tasks that showed it.
+
+    By ``freeze`` only the head learns after the first task.
     """
 
     def __init__(self, freeze: bool) -> None:
         self.freeze = freeze  # Avalanche wants the model here, which attach brings
 
     def attach(self, strategy: ResidentStrategy) -> None:
+        """Make Avalanche's plugin, which wants the model."""
         super().__init__(strategy.model, "trunk.head", self.freeze)
 
     def state(self) -> State:
-        """Rows float32 [classes seen, c] in ``meta``'s order, and how many images each class had."""
+        """The head's rows, float32 [classes seen, c] in the order of ``meta``, and each class's
+        images.
+        """
         rows = self.model.saved_weights
         tensors = {"rows": torch.stack([torch.from_numpy(row) for row in rows.values()])}
         return tensors, {
@@ -48,6 +57,7 @@ class CWRStar(Stored, CWRStarPlugin):
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         for label, row, images in zip(
             meta["classes"], tensors["rows"], meta["images"], strict=True
         ):

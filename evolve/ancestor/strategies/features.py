@@ -20,7 +20,7 @@ from evolve.ancestor.strategies.template import ResidentStrategy, State
 
 
 class _Seen(MaskedCrossEntropy):
-    """Avalanche's cross-entropy among the classes seen so far, in an order that does not depend on how its sets were filled."""
+    """Avalanche's cross-entropy among the classes seen so far, always in the same order."""
 
     def current_mask(self, logit_shape: int) -> list[int]:
         return sorted(self.current_classes | self.old_classes)
@@ -31,14 +31,18 @@ class _Seen(MaskedCrossEntropy):
 
 
 class FeatureReplay(ResidentStrategy, AvalancheFeatureReplay):
-    """Avalanche's Feature Replay. What is remembered are embeddings as the network made them when their task ended, not images.
+    """Avalanche's Feature Replay.
 
-    Avalanche 0.6 waits forever where it has fewer than ``batch_size_mem`` of them; here a batch is then all there are.
+    What is remembered are embeddings as the network made them when their task ended, not images.
+
+    Avalanche 0.6 waits forever where it has fewer than ``batch_size_mem`` of them; here a batch is
+    then all there are.
     """
 
     def __init__(self, *, model: Any, arguments: Mapping[str, Any], **common: Any) -> None:
         head: nn.Linear = model.trunk.head
-        # Avalanche takes the last layer away, which the ancestor needs: it gets another name for it to take.
+        # Avalanche takes the last layer away. The ancestor needs it, so it gets a second name that
+        # Avalanche may take.
         model.__dict__["last"] = head
         super().__init__(
             model=model,
@@ -80,6 +84,9 @@ class FeatureReplay(ResidentStrategy, AvalancheFeatureReplay):
         settle(self.storage_policy)
 
     def state(self) -> State:
+        """The remembered embeddings, float32 [n, c], and draws by class, and the classes seen so
+        far.
+        """
         groups = self.storage_policy.buffer_groups
         tensors = {f"{label}.weight": group._buffer_weights for label, group in groups.items()}
         tensors |= {
@@ -93,15 +100,16 @@ class FeatureReplay(ResidentStrategy, AvalancheFeatureReplay):
         }
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         self._criterion.old_classes = set(meta["seen"])
         for label, size in meta["groups"]:
             group = self.storage_policy.buffer_groups[label] = ReservoirSamplingBuffer(size)
             group._buffer_weights = tensors[f"{label}.weight"]
             if len(group._buffer_weights):
                 embedded = tensors[f"{label}.embedded"]
-                made = FeatureDataset(embedded, torch.full((len(embedded),), label))
+                dataset = FeatureDataset(embedded, torch.full((len(embedded),), label))
                 group.buffer = _taskaware_classification_subset(
-                    made, indices=list(range(len(embedded)))
+                    dataset, indices=list(range(len(embedded)))
                 )
         settle(self.storage_policy)
 

@@ -16,9 +16,10 @@ from evolve.core.randomness import derive_seed, isolated_rng
 
 
 class GenerativeReplay(Stored, GenerativeReplayPlugin):
-    """Avalanche's generative replay with its fully connected VAE: a batch is joined by as many generated images, labelled by the last
-    task's ancestor. The generator learns each task after the ancestor, with replay of its own, for ``ancestor.epochs``.
+    """Avalanche's generative replay with its fully connected VAE.
 
+    A batch is joined by as many generated images, labelled by the last task's ancestor. The
+    generator learns each task after the ancestor, with replay of its own, for ``ancestor.epochs``.
     Avalanche's decoder ends in MNIST's normalisation; here it ends in that of the images.
     """
 
@@ -29,6 +30,7 @@ class GenerativeReplay(Stored, GenerativeReplayPlugin):
         self.nhid, self.lr = nhid, lr
 
     def attach(self, strategy: ResidentStrategy) -> None:
+        """Make the generator and the strategy that trains it."""
         resident, a = strategy.resident, strategy.a
         with isolated_rng(derive_seed(strategy.seed, "ancestor", "generator")):
             self.generator = MlpVAE(
@@ -38,9 +40,8 @@ class GenerativeReplay(Stored, GenerativeReplayPlugin):
         self.inner = GenerativeReplayPlugin(increasing_replay_size=self.increasing_replay_size)
         self.generator_strategy = VAETraining(
             model=self.generator,
-            optimizer=torch.optim.Adam(
-                self.generator.parameters(), lr=self.lr, weight_decay=1e-4
-            ),  # the decay is Avalanche's
+            # The decay is Avalanche's.
+            optimizer=torch.optim.Adam(self.generator.parameters(), lr=self.lr, weight_decay=1e-4),
             criterion=VAE_loss,
             train_mb_size=a.batch,
             train_epochs=a.epochs,
@@ -50,23 +51,27 @@ class GenerativeReplay(Stored, GenerativeReplayPlugin):
         )
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        strategy.experience.current_experience = (
-            strategy.task - 1
-        )  # how much is replayed, where it increases
+        # Avalanche replays by this number, where the amount increases.
+        """Tell Avalanche how many images are replayed."""
+        strategy.experience.current_experience = strategy.task - 1
         super().before_training_exp(strategy, **kwargs)
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Train the generator on the task."""
         rest = len(strategy.experience.dataset) % strategy.train_mb_size
+        # A last batch of one image is dropped: BN needs two.
         self.generator_strategy.train(
             strategy.experience, eval_streams=[], reset_optimizer_state=True, drop_last=rest == 1
-        )  # BN needs two
+        )
         super().after_training_exp(strategy, **kwargs)
 
     def state(self) -> State:
+        """The generator's state dict."""
         return dict(self.generator.state_dict()), {}
 
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         self.generator.load_state_dict(tensors)
         self.untrained_solver = self.inner.untrained_solver = False

@@ -19,12 +19,14 @@ Rows = tuple[Tensor, Tensor, Tensor]  # resident index, label, task label: int64
 def rows_of(dataset: Any) -> Rows:
     """Resident index, label and task label of every sample, int64 [N] each."""
     columns = (dataset.resident_index, dataset.targets, dataset.targets_task_labels)
-    return tuple(torch.tensor(list(column), dtype=torch.int64) for column in columns)  # type: ignore[return-value]
+    index, label, task = (torch.tensor(list(column), dtype=torch.int64) for column in columns)
+    return index, label, task
 
 
 class ResidentLoader:
-    """Batches [images, labels, task labels] of one task, by slicing resident images. The epoch decides every draw; ``index`` says which
-    resident images [B] the last batch showed.
+    """Batches [images, labels, task labels] of one task, by slicing resident images.
+
+    The epoch decides every draw; ``index`` says which resident images [B] the last batch showed.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class ResidentLoader:
             yield columns
 
     def _remembered(self) -> Iterator[Tensor]:
-        """Places in the memory, one piece a step: permutations without end, as Avalanche's replay loader serves them."""
+        """Places in the memory, one piece a step: permutations without end, as Avalanche's replay
+        does it.
+        """
         draw = self._draw("ancestor-memory")
         while self.memory is not None:
             yield from torch.randperm(len(self.memory[0]), generator=draw).split(self.a.batch)

@@ -24,9 +24,13 @@ from evolve.data.streams import make_dataset
 
 
 class ClassMemory(ClassBalancedBuffer):
-    """Avalanche's memory of equally many images a class, whose size a class does not depend on how its set of classes was filled."""
+    """Avalanche's memory of equally many images a class.
+
+    A class's number of images does not depend on how the set of classes was filled.
+    """
 
     def post_adapt(self, agent: Any, exp: Any) -> None:
+        """Take up images of the task."""
         super().post_adapt(agent, exp)
         settle(self)
 
@@ -52,21 +56,36 @@ def memory_rows(policy: ExemplarsBuffer) -> Rows | None:
 
 
 def check_memory(strategy: str, images: int, model: Any) -> None:
-    """Raises UserError where a memory could lack a class that the strategy needs an image of."""
+    """Refuse a memory that could lack a class of which the strategy needs an image.
+
+    Args:
+        strategy: its name, for the error.
+        images: the memory's size.
+        model: the ancestor.
+
+    Raises:
+        UserError: there are more classes than images.
+    """
     classes = model.trunk.head.out_features
     if images < classes:
         raise UserError(
-            f"ancestor.strategy_args.mem_size = {images}: {strategy} needs an image of each class; choose at least {classes}"
+            f"ancestor.strategy_args.mem_size = {images}: {strategy} needs an image of each class; "
+            f"choose at least {classes}"
         )
 
 
 def settle(policy: Any) -> None:
-    """A set's order depends on how it was filled, and the groups' sizes on it: fill it the same way always."""
+    """Fill the set of seen classes in one order, on which the sizes of the groups depend."""
     policy.seen_classes = set(sorted(policy.buffer_groups))
 
 
 def memory_state(policy: ExemplarsBuffer) -> State:
-    """Of every group the indices, labels, task labels and draws int64 or float32 [n], "<group>.<what>"; the groups' order and sizes."""
+    """What a memory holds, as tensors "<group>.<what>".
+
+    Returns:
+        Of every group the indices, labels and task labels, int64 [n], and draws, float32 [n]; the
+        groups' order and sizes.
+    """
     tensors: dict[str, Tensor] = {}
     for key, group in _groups(policy).items():
         index, label, task = (
@@ -87,7 +106,14 @@ def restore_memory(
     meta: Mapping[str, Any],
     resident: Resident,
 ) -> None:
-    """Fill a new ``policy`` from what :func:`memory_state` returned."""
+    """Fill a memory from what :func:`memory_state` returned.
+
+    Args:
+        policy: new and empty.
+        tensors: its tensors.
+        meta: its groups.
+        resident: the images.
+    """
     for key, size in meta["groups"]:
         group = (
             policy if isinstance(policy, ReservoirSamplingBuffer) else ReservoirSamplingBuffer(size)

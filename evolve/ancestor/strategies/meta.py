@@ -35,11 +35,14 @@ class _Reservoir(ReservoirSamplingBuffer):
 
 
 class LaMAML(ResidentStrategy, AvalancheLaMAML):
-    """Avalanche's LaMAML (the one without the package higher). The weights follow their own learned rates: of the ancestor's optimizer only
-    ``batch`` and ``epochs`` matter, unless ``sync_update``.
+    """Avalanche's LaMAML (the one without the package higher).
 
-    Avalanche draws the weights anew by its own rule; here the ancestor stays as drawn. It cuts a batch into ``n_inner_updates`` parts,
-    of which the last may be empty or of one image, too few for BN; here there are fewer parts where that would happen.
+    The weights follow their own learned rates: of the ancestor's optimizer only ``batch`` and
+    ``epochs`` matter, unless ``sync_update``.
+
+    Avalanche draws the weights anew by its own rule; here the ancestor stays as drawn. It cuts a
+    batch into ``n_inner_updates`` parts, of which the last may be empty or of one image, too few
+    for BN; here there are fewer parts where that would happen.
     """
 
     def __init__(
@@ -47,9 +50,8 @@ class LaMAML(ResidentStrategy, AvalancheLaMAML):
     ) -> None:
         drawn = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         with isolated_rng(derive_seed(seed, "ancestor", "avalanche")), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Avalanche is transitioning"
-            )  # of its own arguments
+            # Avalanche warns of its own arguments.
+            warnings.filterwarnings("ignore", message="Avalanche is transitioning")
             super().__init__(
                 model=_TwoInputs(model.trunk), seed=seed, arguments=arguments, **common
             )
@@ -63,9 +65,8 @@ class LaMAML(ResidentStrategy, AvalancheLaMAML):
         for parameter, rate in zip(
             self.model.parameters(), self.alpha_params.values(), strict=True
         ):
-            rate.data = torch.empty_like(parameter).copy_(
-                rate.data
-            )  # a weight keeps its order in memory only beside a rate in the same
+            # A weight keeps its order in memory only beside a rate in the same order.
+            rate.data = torch.empty_like(parameter).copy_(rate.data)
 
     def _before_inner_updates(self, **kwargs: Any) -> None:
         count = len(self.mb_y)
@@ -75,10 +76,12 @@ class LaMAML(ResidentStrategy, AvalancheLaMAML):
         super()._before_inner_updates(**kwargs)
 
     def state(self) -> State:
+        """The memory, and the rate of every weight."""
         tensors, meta = memory_state(self.buffer.storage_policy)
         return tensors | self.running(), meta
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         restore_memory(self.buffer.storage_policy, tensors, meta, self.resident)
         rates = {
             name.removeprefix("rate."): tensor.to(self.device)
@@ -90,8 +93,10 @@ class LaMAML(ResidentStrategy, AvalancheLaMAML):
         self.alpha_params_initialized = True
 
     def running(self) -> dict[str, Tensor]:
+        """The rate of every weight."""
         return {f"rate.{name}": rate.detach() for name, rate in self.alpha_params.items()}
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`running` returned."""
         for name, rate in self.alpha_params.items():
             rate.data.copy_(tensors[f"rate.{name}"])

@@ -1,4 +1,4 @@
-"""A strategy of another package: an Avalanche plugin, with as much of :class:`Stored` as it needs."""
+"""A strategy of another package: an Avalanche plugin, and what of :class:`Stored` it needs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ OFFERED = ("attach", "state", "restore", "running", "resume")
 
 
 def foreign_plugin(name: str, arguments: Mapping[str, Any]) -> Any:
-    """The plugin ``name`` made with ``ancestor.strategy_args``; what it lacks of :class:`Stored` is that of one that keeps nothing.
+    """Make another package's plugin.
 
-    UserError, naming the package, where it cannot be made so.
+    What it lacks of :class:`Stored` is that of a plugin that keeps nothing.
+
+    Args:
+        name: the plug-in's.
+        arguments: ancestor.strategy_args.
+
+    Raises:
+        UserError: it cannot be made so; the line names the package.
     """
     make = find("strategies", name)
     with blamed("strategies", name):

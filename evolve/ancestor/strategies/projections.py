@@ -22,9 +22,11 @@ class Patterns(Stored):
     patterns_per_experience: int
 
     def attach(self, strategy: ResidentStrategy) -> None:
+        """Start without any."""
         self.patterns: list[Rows] = []
 
     def state(self) -> State:
+        """The patterns of every task, int64 [n] each."""
         tensors = {
             f"{task}.{name}": part
             for task, rows in enumerate(self.patterns)
@@ -35,12 +37,15 @@ class Patterns(Stored):
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         for task in range(meta["tasks"]):
             index, label, head = (tensors[f"{task}.{name}"] for name in ("index", "label", "task"))
             self.patterns.append((index, label, head))
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """As many as Avalanche keeps, drawn as it draws them: without repeats and without regard to class."""
+        """Keep as many images as Avalanche keeps, drawn as it draws them: without repeats, of any
+        class.
+        """
         index, label, task = rows_of(strategy.experience.dataset)
         kept = torch.randperm(len(index))[: self.patterns_per_experience]
         self.patterns.append((index[kept], label[kept], task[kept]))
@@ -49,19 +54,28 @@ class Patterns(Stored):
 class GEM(Patterns, GEMPlugin):
     """Avalanche's Gradient Episodic Memory.
 
-    Its quadratic programme is solved by non-negative least squares (scipy) instead of a solver package that Avalanche only suggests.
-    Images are gathered when needed; Avalanche keeps them. Holds one gradient a task: tasks x parameters floats.
+    Its quadratic programme is solved by non-negative least squares (scipy) instead of a solver
+    package that Avalanche only suggests. Images are gathered when needed; Avalanche keeps them.
+    Holds one gradient a task: tasks x parameters floats.
     """
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Gather the images of all patterns."""
         for task, (index, label, head) in enumerate(self.patterns):
             self.memory_x[task] = strategy.resident.batch(index)
             self.memory_y[task], self.memory_tid[task] = label, head.to(strategy.device)
 
     def solve_quadprog(self, g: Tensor) -> Tensor:
-        """min_v |M'v + g|^2 / 2 (+ 1e-3 |v|^2 / 2) with v >= memory_strength; M'v + g [parameters] is the step's new gradient (GEM, Eq. 11).
+        """Solve GEM's quadratic programme (Eq. 11).
 
-        With P = MM' + 1e-3 = LL' and v = strength + u that is min |L'u + L^-1 (Mg + P strength)|^2 over u >= 0.
+        It is min_v |M'v + g|^2 / 2 (+ 1e-3 |v|^2 / 2) with v >= memory_strength. With P = MM' +
+        1e-3 = LL' and v = strength + u that is min |L'u + L^-1 (Mg + P strength)|^2 over u >= 0.
+
+        Args:
+            g: the step's gradient, [parameters].
+
+        Returns:
+            M'v + g, the new gradient, [parameters].
         """
         memories, gradient = self.G.cpu().double().numpy(), g.cpu().double().numpy()
         product = memories @ memories.T + 1e-3 * np.eye(len(memories))
@@ -72,13 +86,15 @@ class GEM(Patterns, GEMPlugin):
 
 
 class AGEM(Patterns, AGEMPlugin):
-    """Avalanche's Averaged GEM: the reference gradient is that of a fresh sample of all tasks' patterns, equally many of each task.
+    """Avalanche's Averaged GEM.
 
-    Avalanche 0.6 takes gradients for contiguous tensors, which those of weights in channels_last are not; the two hooks that do are
-    written anew.
+    The reference gradient is that of a fresh sample of all tasks' patterns, equally many of each
+    task. Avalanche 0.6 takes gradients for contiguous tensors, which those of weights in
+    channels_last are not; the two hooks that do are written anew.
     """
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Begin to draw samples of the patterns."""
         self.buffers = self.patterns  # Avalanche asks whether there are any
         each = max(1, self.sample_size // max(1, len(self.patterns)))
         streams = [
@@ -87,10 +103,11 @@ class AGEM(Patterns, AGEMPlugin):
         ]
         parts = zip(*streams, strict=True)
         self.buffer_dliter = (
-            [torch.cat(columns) for columns in zip(*found, strict=True)][:3] for found in parts
+            [torch.cat(columns) for columns in zip(*step, strict=True)][:3] for step in parts
         )
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Take the reference gradient of a sample."""
         if self.patterns:
             strategy.optimizer.zero_grad()
             images, labels, task = self.sample_from_memory()
@@ -99,6 +116,7 @@ class AGEM(Patterns, AGEMPlugin):
 
     @torch.no_grad()
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Turn the step's gradient g where it is against the reference r: g - r (g.r) / (r.r)."""
         if not self.patterns:
             return
         gradient = _gradient(strategy.model)
@@ -109,7 +127,9 @@ class AGEM(Patterns, AGEMPlugin):
             )
             parameters = list(strategy.model.parameters())
             for parameter, part in zip(
-                parameters, gradient.split([one.numel() for one in parameters]), strict=True
+                parameters,
+                gradient.split([parameter.numel() for parameter in parameters]),
+                strict=True,
             ):
                 if parameter.grad is not None:
                     parameter.grad.copy_(part.view_as(parameter))
@@ -118,7 +138,9 @@ class AGEM(Patterns, AGEMPlugin):
 def _gradient(model: Any) -> Tensor:
     """All parameters' gradients as one vector; zero where there is none (other tasks' heads)."""
     parts = [
-        torch.zeros_like(one).flatten() if one.grad is None else one.grad.flatten()
-        for one in model.parameters()
+        torch.zeros_like(parameter).flatten()
+        if parameter.grad is None
+        else parameter.grad.flatten()
+        for parameter in model.parameters()
     ]
     return torch.cat(parts)

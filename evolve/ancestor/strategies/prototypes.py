@@ -1,4 +1,7 @@
-"""Strategies that tell classes apart by the nearest prototype instead of a head: SCR and CoPE. The head projects what they compare."""
+"""Strategies that tell classes apart by the nearest prototype instead of a head: SCR and CoPE.
+
+The head projects what they compare.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ from evolve.core.randomness import derive_seed, isolated_rng
 
 
 class _Contrastive(SCRModel):
-    """The ancestor as Avalanche's SCR wants it. Prototypes are kept out of its state dict, which thus stays the ancestor's."""
+    """The ancestor as Avalanche's SCR wants it.
+
+    Prototypes are kept out of its state dict, which thus stays the ancestor's.
+    """
 
     def __init__(self, trunk: Any) -> None:
         nn.Module.__init__(self)
@@ -28,17 +34,20 @@ class _Contrastive(SCRModel):
 
     @property
     def feature_extractor(self) -> Any:
+        """What embeds images."""
         return self.trunk.embed
 
     @property
     def train_classifier(self) -> Any:
+        """What projects embeddings."""
         return self.trunk.head
 
 
 class SCR(ResidentStrategy, AvalancheSCR):
-    """Avalanche's Supervised Contrastive Replay: two views of the task's and remembered images, drawn together by class.
+    """Avalanche's Supervised Contrastive Replay.
 
-    The second view is another draw of ``ancestor.augment``. A batch is joined by as many remembered images.
+    Two views of the task's and of remembered images are drawn together by class. The second view is
+    another draw of ``ancestor.augment``. A batch is joined by as many remembered images.
     """
 
     replay_plugin: Any
@@ -59,10 +68,12 @@ class SCR(ResidentStrategy, AvalancheSCR):
         return self.resident.batch(self.dataloader.index, self.a.augment, self._views)
 
     def classify(self, embedded: Tensor) -> Tensor:
-        found: Tensor = self.model.eval_classifier(normalize(embedded))
-        return found
+        """Embeddings [N, c] -> scores [N, classes]: the nearest class mean has the highest."""
+        scores: Tensor = self.model.eval_classifier(normalize(embedded))
+        return scores
 
     def state(self) -> State:
+        """The memory, and the mean embedding of every class."""
         tensors, meta = self.replay_plugin.state()
         means = self.model.eval_classifier.class_means_dict
         return tensors | {f"mean.{label}": mean for label, mean in means.items()}, meta | {
@@ -70,6 +81,7 @@ class SCR(ResidentStrategy, AvalancheSCR):
         }
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         self.replay_plugin.restore(tensors, meta, self)
         self.model.eval_classifier.replace_class_means_dict(
             {label: tensors[f"mean.{label}"] for label in meta["means"]}
@@ -77,7 +89,9 @@ class SCR(ResidentStrategy, AvalancheSCR):
 
 
 class CoPE(Remembering, CoPEPlugin):
-    """Avalanche's Continual Prototype Evolution. Avalanche's is made for tasks of one batch: it ends a task after one update and moves the
+    """Avalanche's Continual Prototype Evolution.
+
+    Avalanche's is made for tasks of one batch: it ends a task after one update and moves the
     prototypes then. Here every batch moves them, and only the memory waits for the task's end.
     """
 
@@ -85,6 +99,7 @@ class CoPE(Remembering, CoPEPlugin):
         self.arguments = arguments
 
     def attach(self, strategy: ResidentStrategy) -> None:
+        """Draw the first prototypes, and classify by the nearest one."""
         classes = strategy.model.trunk.head.out_features
         super().__init__(n_classes=classes, p_size=classes, **self.arguments)
         self.storage_policy = ClassMemory(self.mem_size)
@@ -99,36 +114,48 @@ class CoPE(Remembering, CoPEPlugin):
         return torch.cat([self.p_mem[label] for label in range(self.n_classes)])
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """Avalanche puts a normalising layer behind the head here; ours normalises the output, so the head stays a head."""
+        """Set the loss.
+
+        Avalanche puts a normalising layer behind the head here; ours normalises the output, so the
+        head stays a head.
+        """
         strategy._criterion = self.ppp_loss
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Let remembered images join every batch."""
         strategy.dataloader.memory = memory_rows(self.storage_policy)
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Normalise the output."""
         strategy.mb_output = normalize(strategy.mb_output)
         super().after_forward(strategy, **kwargs)
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Move the prototypes."""
         self._update_prototypes()
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Take up images of the task."""
         self.storage_policy.post_adapt(strategy, strategy.experience)
 
     def state(self) -> State:
+        """The memory and the prototypes."""
         tensors, meta = super().state()
         return tensors | self.running(), meta
 
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         super().restore(tensors, meta, strategy)
         self.resume(tensors)
 
     def running(self) -> dict[str, Tensor]:
+        """The prototypes, [classes, c]."""
         return {"prototypes": self._prototypes()}
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`running` returned."""
         device = self.p_mem[0].device
         for label, prototype in enumerate(tensors["prototypes"].to(device).split(1)):
             self.p_mem[label] = prototype

@@ -1,4 +1,4 @@
-"""Strategies that hold the weights that matter near the ancestor of the last task: EWC and Synaptic Intelligence."""
+"""Strategies that hold weights near the last task's ancestor: EWC and Synaptic Intelligence."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from evolve.ancestor.strategies.template import ResidentStrategy, State, Stored
 class EWC(Stored, EWCPlugin):
     """Avalanche's EWC, with its penalty in closed form.
 
-    Avalanche sums F_i (theta - theta_i)^2 over all earlier tasks i, so its steps, memory and state grow with the lineage. That sum
-    is a parabola A d^2 - 2 B d + C in d = theta - theta_last; a new task only moves its centre and adds F to A. In mode "online"
-    A is the decayed sum, B and C are zero. F (``compute_importances``) is Avalanche's.
+    Avalanche sums F_i (theta - theta_i)^2 over all earlier tasks i, so its steps, memory and state
+    grow with the lineage. That sum is a parabola A d^2 - 2 B d + C in d = theta - theta_last; a new
+    task only moves its centre and adds F to A. In mode "online" A is the decayed sum, B and C are
+    zero. F (``compute_importances``) is Avalanche's.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -29,6 +30,7 @@ class EWC(Stored, EWCPlugin):
         self.constant = torch.zeros(())  # C
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Add ewc_lambda times the parabola of every weight to the loss."""
         if self.curvature:
             penalty = self.constant.to(strategy.device)
             for name, parameter in strategy.model.named_parameters():
@@ -40,6 +42,9 @@ class EWC(Stored, EWCPlugin):
 
     @torch.no_grad()
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Add the task's importances to the parabola, and move its centre to the weights as they
+        are now.
+        """
         with torch.enable_grad():
             measured = self.compute_importances(
                 strategy.model,
@@ -61,7 +66,9 @@ class EWC(Stored, EWCPlugin):
             self.curvature[name], self.shift[name], self.centre[name] = new, shift, here
 
     def state(self) -> State:
-        """The centre is the model itself at the task's end, so it is not stored again."""
+        """The parabola. Its centre is the model itself at the task's end, so it is not stored
+        again.
+        """
         kept = {"curvature": self.curvature, "shift": self.shift}
         tensors = {
             f"{role}.{name}": value
@@ -73,6 +80,7 @@ class EWC(Stored, EWCPlugin):
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         self.constant = tensors["constant"].to(strategy.device)
         for name, parameter in strategy.model.named_parameters():
             self.curvature[name] = tensors[f"curvature.{name}"].to(strategy.device)
@@ -83,14 +91,16 @@ class EWC(Stored, EWCPlugin):
 class SI(Stored, SynapticIntelligencePlugin):
     """Avalanche's Synaptic Intelligence, mended.
 
-    On a CPU, Avalanche 0.6 keeps views of contiguous parameters where it means to keep their earlier values: every path
-    length and every penalty is then zero. It also needs a gradient for every parameter, which unused heads do not have, and
-    looks up the parameters' names by pattern four times an iteration, which takes longer than the step itself.
+    On a CPU, Avalanche 0.6 keeps views of contiguous parameters where it means to keep their
+    earlier values: every path length and every penalty is then zero. It also needs a gradient for
+    every parameter, which unused heads do not have, and looks up the parameters' names by pattern
+    four times an iteration, which takes longer than the step itself.
     """
 
     _names: list[str] | None = None
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Note where the weights start."""
         super().before_training_exp(strategy, **kwargs)
         self._names = [
             name for name, _ in self.allowed_parameters(strategy.model, self.excluded_parameters)
@@ -98,10 +108,12 @@ class SI(Stored, SynapticIntelligencePlugin):
         _unalias(self.ewc_data[0])
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Note the weights before the step."""
         for name, parameter in self._parameters(strategy):
             self.syn_data["old_theta"][name].data = parameter.detach().cpu().flatten().clone()
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Add lambda / 2 sum(importance (theta - start)^2) to the loss."""
         task = min(strategy.clock.train_exp_counter, len(self.si_lambda) - 1)
         half = self.si_lambda[task] / 2
         penalty = torch.zeros((), device=strategy.device)
@@ -111,6 +123,7 @@ class SI(Stored, SynapticIntelligencePlugin):
         strategy.loss += penalty
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Add gradient times movement to the path of every weight."""
         for name, parameter in self._parameters(strategy):
             if parameter.grad is not None:
                 moved = parameter.detach().cpu().flatten() - self.syn_data["old_theta"][name].data
@@ -119,6 +132,7 @@ class SI(Stored, SynapticIntelligencePlugin):
                 )
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Turn the paths into importances."""
         super().after_training_exp(strategy, **kwargs)
         _unalias(self.ewc_data[0])
 
@@ -128,7 +142,10 @@ class SI(Stored, SynapticIntelligencePlugin):
         return [(name, parameters[name]) for name in self._names]
 
     def state(self) -> State:
-        """What outlasts a task: the summed importances. The values they hold on to are the model's own at the task's end."""
+        """What outlasts a task: the summed importances.
+
+        The values they hold on to are the model's own at the task's end.
+        """
         kept = {"importance": self.ewc_data[1], "path": self.syn_data["cum_trajectory"]}
         return {
             f"{role}.{name}": value.data
@@ -139,6 +156,7 @@ class SI(Stored, SynapticIntelligencePlugin):
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned, see :meth:`Stored.restore`."""
         self.create_syn_data(strategy.model, self.ewc_data, self.syn_data, self.excluded_parameters)
         for full, tensor in tensors.items():
             role, name = full.split(".", 1)
@@ -147,9 +165,11 @@ class SI(Stored, SynapticIntelligencePlugin):
             ].data = tensor.clone()
 
     def running(self) -> dict[str, Tensor]:
+        """The paths of the weights since the task's start."""
         return {name: value.data for name, value in self.syn_data["trajectory"].items()}
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`running` returned."""
         for name, tensor in tensors.items():
             self.syn_data["trajectory"][name].data = tensor.clone()
 

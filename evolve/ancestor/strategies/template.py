@@ -30,13 +30,14 @@ else:
 
 
 class Stored:
-    """What every strategy's plugin offers beside Avalanche's hooks; these defaults are for one that keeps nothing.
+    """What every strategy's plugin offers beside Avalanche's hooks.
 
-    A plugin is made anew for every task, around an untrained ancestor; what it knows of earlier tasks comes from :meth:`restore`.
+    These defaults are for a plugin that keeps nothing. A plugin is made anew for every task, around
+    an untrained ancestor; what it knows of earlier tasks comes from :meth:`restore`.
     """
 
     def attach(self, strategy: ResidentStrategy) -> None:
-        """Called once, when ``strategy.model`` is still untrained."""
+        """Take up the strategy; called once, when ``strategy.model`` is still untrained."""
 
     def state(self) -> State:
         """What the next task needs beside the model, after a task."""
@@ -45,7 +46,13 @@ class Stored:
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
-        """Take up what :meth:`state` returned (tensors on the CPU); ``strategy.model`` is already as the last task left it."""
+        """Take up what :meth:`state` returned.
+
+        Args:
+            tensors: on the CPU.
+            meta: plain values.
+            strategy: its model is already as the last task left it.
+        """
 
     def running(self) -> dict[str, Tensor]:
         """What an epoch leaves to the next one of the same task, beside model and momentum."""
@@ -56,19 +63,22 @@ class Stored:
 
 
 class Restarting(Stored):
-    """``untrained``: the ancestor before its first task, which may be a pretrained one, to return to."""
+    """Keeps ``untrained``, the ancestor before its first task, which may be a pretrained one."""
 
     def attach(self, strategy: ResidentStrategy) -> None:
+        """Keep the untrained weights."""
         self.untrained = {
             name: tensor.clone() for name, tensor in strategy.model.state_dict().items()
         }
 
     def state(self) -> State:
+        """The untrained weights."""
         return {f"untrained.{name}": tensor for name, tensor in self.untrained.items()}, {}
 
     def restore(
         self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], strategy: ResidentStrategy
     ) -> None:
+        """Take up what :meth:`state` returned."""
         self.untrained = {name: tensors[f"untrained.{name}"] for name in self.untrained}
 
 
@@ -81,12 +91,21 @@ class MultiHeadAncestor(MultiTaskModule):
         self.max_class_label = trunk.head.out_features
 
     def head(self, task_label: int) -> nn.Module:
+        """The head of a task label."""
         return self.trunk.head if task_label == 0 else self.heads[task_label - 1]
 
     def forward(self, x: Tensor, task_labels: Tensor | None) -> Any:
-        """[B, 3, H, W], task labels [B] -> [B, n]; without task labels {task label: [B, n]} for every task trained so far.
+        """Classify by each image's own head.
 
-        Avalanche's own runs the trunk once for every task in the batch, which splits BN's batch statistics.
+        Avalanche's own runs the trunk once for every task in the batch, which splits BN's batch
+        statistics.
+
+        Args:
+            x: images, [B, 3, H, W].
+            task_labels: [B], or None.
+
+        Returns:
+            Logits [B, n]; without task labels {task label: [B, n]} for every task trained so far.
         """
         embedded = self.trunk.embed(x)
         if task_labels is None:
@@ -102,13 +121,14 @@ class MultiHeadAncestor(MultiTaskModule):
 
 
 class ResidentStrategy(_Template):
-    """What makes an Avalanche template train over resident images: same hooks, same order; resumable to the epoch. A strategy inherits
-    from this, then from the template, whose loop and loss stay.
+    """Makes an Avalanche template train over resident images: same hooks, same order.
 
-    ``past`` are the experiences whose images join the current one's (cumulative, joint). ``first_epoch(strategy)``, called when
-    all plugins are ready for the task, says where to go on and may load the state there; ``after_step`` and ``after_epoch``
-    are called with (strategy, epoch). ``arguments`` are the template's own (in one mapping, since Avalanche refuses keywords that a class
-    and its bases do not name).
+    It can be resumed to the epoch. A strategy inherits from this, then from the template, whose
+    loop and loss stay. ``past`` are the experiences whose images join the current one's
+    (cumulative, joint). ``first_epoch(strategy)``, called when all plugins are ready for the task,
+    says where to go on and may load the state there; ``after_step`` and ``after_epoch`` are called
+    with (strategy, epoch). ``arguments`` are the template's own (in one mapping, since Avalanche
+    refuses keywords that a class and its bases do not name).
     """
 
     model: Any
@@ -151,33 +171,48 @@ class ResidentStrategy(_Template):
 
     @property
     def task(self) -> int:
-        """1-based number of the task being trained."""
+        """The number of the task being trained, from 1."""
         return int(self.clock.train_exp_counter) + 1
 
     def state(self) -> State:
-        """See :class:`Stored`; a template that keeps something itself overrides these four."""
+        """What the next task needs, see :class:`Stored`; a template that keeps something overrides
+        these four.
+        """
         return ({}, {}) if self.plugin is None else self.plugin.state()
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state` returned."""
         if self.plugin is not None:
             self.plugin.restore(tensors, meta, self)
 
     def running(self) -> dict[str, Tensor]:
+        """What an epoch leaves to the next one of the same task."""
         return {} if self.plugin is None else self.plugin.running()
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`running` returned."""
         if self.plugin is not None:
             self.plugin.resume(tensors)
 
     def draw(self, purpose: str) -> torch.Generator:
-        """What draws for one purpose in the epoch that runs."""
+        """The generator for one purpose in the epoch that runs."""
         return generator(self.seed, purpose, self.task, self.dataloader.epoch)
 
     def remembered(
         self, rows: Rows, size: int, purpose: str = "ancestor-memory"
     ) -> Iterator[list[Tensor]]:
-        """Batches [images, labels, task labels, places in ``rows``] of ``size`` (fewer where there are fewer rows), augmented as the
-        task's own: permutations without end, anew every epoch; a permutation's incomplete rest is left out.
+        """Serve batches of remembered images, augmented as the task's own.
+
+        They are permutations without end, anew every epoch; a permutation's incomplete rest is left
+        out.
+
+        Args:
+            rows: what is remembered.
+            size: images a batch; fewer where there are fewer rows.
+            purpose: names the draws.
+
+        Returns:
+            Batches [images, labels, task labels, places in ``rows``].
         """
         order, augment = self.draw(purpose), self.draw(f"{purpose}-augment")
         size = min(size, len(rows[0]))
@@ -193,26 +228,37 @@ class ResidentStrategy(_Template):
                     ]
 
     def train_dataset_adaptation(self, **kwargs: Any) -> None:
+        """Join the current task's images and those of ``past``."""
         self.adapted_dataset = concat_datasets(
             [experience.dataset for experience in [*self.past, self.experience]]
         )
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
+        """Serve them by slicing resident images."""
         self.dataloader = ResidentLoader(
             self.resident, rows_of(self.adapted_dataset), self.a, self.seed, self.task
         )
 
     def check_model_and_optimizer(self, reset_optimizer_state: bool = False, **kwargs: Any) -> None:
-        """The optimizer restarts at every task; Avalanche does so at its first only."""
+        """Restart the optimizer at every task; Avalanche does so at its first only."""
         super().check_model_and_optimizer(reset_optimizer_state=True, **kwargs)
 
     def forward(self) -> Any:
-        self.mb_output = None  # the last step's, with its graph: what its passes hold can be used again while it is still in the cache
+        """Logits of the batch.
+
+        The last step's are let go first, with their graph: what its passes hold can be used again
+        while it is still in the cache.
+        """
+        self.mb_output = None
         extra = (self.mb_task_id,) if isinstance(self.model, MultiTaskModule) else ()
         return self.fast.forward(self.mb_x, *extra)
 
     def optimizer_step(self) -> None:
-        """Heads of tasks to come stay as they are: a penalty over all parameters has a gradient of zero for them, by which SGD would decay them."""
+        """Step, but leave the heads of tasks to come as they are.
+
+        A penalty over all parameters has a gradient of zero for them, by which SGD would decay
+        them.
+        """
         if isinstance(self.model, MultiHeadAncestor):
             for label in range(self.task, len(self.model.heads) + 1):
                 for parameter in self.model.head(label).parameters():
@@ -226,10 +272,9 @@ class ResidentStrategy(_Template):
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         first = self.first_epoch(self)
-        self.clock.train_exp_epochs = first
-        self.clock.train_iterations = self.clock.train_exp_iterations = first * len(
-            self.dataloader
-        )  # counted from the task's start
+        self.clock.train_exp_epochs, steps = first, first * len(self.dataloader)
+        # Counted from the task's start.
+        self.clock.train_iterations = self.clock.train_exp_iterations = steps
         for epoch in range(first, self.train_epochs):
             reseed(derive_seed(self.seed, "ancestor", self.task, epoch))
             for group in self.optimizer.param_groups:
@@ -245,9 +290,8 @@ class ResidentStrategy(_Template):
         self.after_step(self, self.dataloader.epoch)
 
     def _after_training_exp(self, **kwargs: Any) -> None:
-        reseed(
-            derive_seed(self.seed, "ancestor", self.task, "after")
-        )  # replay draws its memory here, from global state
+        # Replay draws its memory here, from global state.
+        reseed(derive_seed(self.seed, "ancestor", self.task, "after"))
         super()._after_training_exp(**kwargs)
 
 
@@ -256,15 +300,25 @@ class PlainStrategy(ResidentStrategy, SupervisedTemplate):
 
 
 def no_evaluator() -> EvaluationPlugin:
-    """An evaluator without metrics: ``ancestor.accuracies`` measures. Avalanche warns of what is meant here."""
+    """An evaluator without metrics: ``ancestor.accuracies`` measures.
+
+    Avalanche warns of what is meant here.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No loggers specified")
         return EvaluationPlugin()
 
 
 def learning_rate(a: AncestorSettings, epoch: int) -> float:
-    """In 0-based ``epoch`` of a task. "milestones" is MultiStepLR with fractions of the epochs, lr * gamma^(milestones reached); "cosine" falls to zero
-    after the last epoch. Under ``warmup`` the rate is less at first, in proportion to the middle of the epoch.
+    """The learning rate in an epoch of a task.
+
+    "milestones" is MultiStepLR with fractions of the epochs, lr * gamma^(milestones reached).
+    "cosine" falls to zero after the last epoch. Under ``warmup`` the rate is less at first, in
+    proportion to the middle of the epoch.
+
+    Args:
+        a: the scenario's [ancestor].
+        epoch: from 0.
     """
     warm = min(1.0, (epoch + 0.5) / (a.warmup * a.epochs)) if a.warmup else 1.0
     if a.schedule == "cosine":

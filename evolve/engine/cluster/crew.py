@@ -1,7 +1,8 @@
 """The crew whose workers are a Dask cluster's.
 
-A stage's Dask key is its own key and the store's: whoever asks the same scheduler for the same result of the same store waits for the
-one computation. What travels is the recipe and, back, the message how it ended; results go into the store, which all machines see.
+A stage's Dask key is its own key and the store's: whoever asks the same scheduler for the same
+result of the same store waits for the one computation. What travels is the recipe and, back, the
+message how it ended; results go into the store, which all machines see.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from evolve.engine.scheduler import Notice, Scheduler
 from evolve.engine.store import Stage
 
 GLANCE_SECONDS = 1.0  # between two looks at how many workers there are
-LONELY_SECONDS = 20.0  # without any worker, before it is said
+LONELY_SECONDS = 20.0  # without any worker before the user is told
 
 
 class Dask:
-    """See :class:`evolve.engine.engine.Crew`. Each stage goes alone: a GPU is filled by several workers with a share each."""
+    """A crew (:class:`evolve.engine.engine.Crew`) whose workers are a Dask cluster's.
+
+    Each stage goes alone: a GPU is filled by several workers with a share each.
+    """
 
     sets = False
 
@@ -38,13 +42,25 @@ class Dask:
         self.cluster = cluster
 
     def run(self, scheduler: Scheduler, perform: str, context: Mapping[str, Any]) -> None:
-        """Compute the scheduler on the cluster. UserError also when the cluster is lost or a worker of it is unfit."""
+        """Compute what the scheduler names on the cluster.
+
+        Args:
+            scheduler: names the ready stages and hears how they went.
+            perform: see :func:`evolve.engine.engine.run_stages`.
+            context: what ``perform`` gets beside the stage.
+
+        Raises:
+            UserError: also when the cluster is lost, or a worker of it is unfit.
+        """
         with connected(self.cluster) as client:
             _Shift(scheduler, perform, context, self.cluster, client).run()
 
 
 class _Shift:
-    """One scheduler on one client. Dask's threads only put into ``inbox``; everything else happens in the caller's thread."""
+    """One scheduler on one client.
+
+    Dask's threads only put into ``inbox``; everything else happens in the caller's thread.
+    """
 
     def __init__(
         self,
@@ -54,12 +70,8 @@ class _Shift:
         cluster: Cluster,
         client: Any,
     ) -> None:
-        self.scheduler, self.perform, self.cluster, self.client = (
-            scheduler,
-            perform,
-            cluster,
-            client,
-        )
+        self.scheduler, self.perform = scheduler, perform
+        self.cluster, self.client = cluster, client
         self.context = {
             name: value.absolute() if isinstance(value, Path) else value
             for name, value in context.items()
@@ -76,7 +88,7 @@ class _Shift:
         self.threads, self.looked, self.lonely_since = 1, 0.0, time.monotonic()
 
     def run(self) -> None:
-        """Until nothing is left; then, or when something ends the run, nobody computes for it any more."""
+        """Run until nothing is left. In the end nobody computes for it any more."""
         topic = self.inbox.put
         self.client.subscribe_topic(self._topic, lambda event: topic(("report", *event[1])))
         self.client.subscribe_topic("all", lambda event: topic(("cluster", event[1])))
@@ -107,12 +119,13 @@ class _Shift:
         return f"{stage.kind}-{stage.key}-{self.store_id}"
 
     def _assign(self) -> None:
-        """As many stages as can run now: what is asked for later then goes by priority, and no worker dies with a queue."""
-        most = (
-            min(self.threads, self.cluster.workers)
-            if self.cluster.workers and self.cluster.scheduler not in ("local", *SYSTEMS)
-            else self.threads
-        )
+        """Submit as many stages as can run now.
+
+        What is asked for later then goes by priority, and no worker dies with a queue.
+        """
+        most = self.threads
+        if self.cluster.workers and self.cluster.scheduler not in ("local", *SYSTEMS):
+            most = min(most, self.cluster.workers)
         while len(self.scheduler.running) < most and (stages := self.scheduler.take()):
             self._submit(stages[0])
             self.scheduler.start(stages)
@@ -140,7 +153,9 @@ class _Shift:
             future.add_done_callback(lambda ended: self.inbox.put(("ended", stage.key, ended)))
 
     def _hear(self, key: str, what: str, *content: Any) -> None:
-        """A report about a stage of this store, perhaps one that only another client of the scheduler wants."""
+        """Act on a report about a stage; perhaps only another client of the scheduler wants that
+        stage.
+        """
         if key not in self.futures:
             return
         if what == "began":
@@ -167,11 +182,12 @@ class _Shift:
         key, what, *content = message
         if what == "unfit":
             raise UserError(content[0])
-        if what == "released":  # another client's wish to end it and ours to have it crossed
+        if what == "released":  # another client ended it just as we asked for it
             return self._submit(stage)
         if what == "done" and not settle(self.scheduler.store, [key]):
             raise UserError(
-                f"{stage.label}: computed, but its result is not in {self.scheduler.store.root}: the workers see another folder there"
+                f"{stage.label}: computed, but its result is not in {self.scheduler.store.root}: "
+                "the workers see another folder there"
             )
         self.scheduler.receive(key, what, *content)
 
@@ -182,11 +198,12 @@ class _Shift:
         line = first_line(error)
         evolve = self.versions["evolve"]
         raise UserError(
-            f"{stage.label}: {type(error).__name__}: {line} (the scheduler and its workers need evolve-learngene {evolve})"
+            f"{stage.label}: {type(error).__name__}: {line} (the scheduler and its workers need "
+            f"evolve-learngene {evolve})"
         )
 
     def _notice_death(self, event: Any) -> None:
-        """A worker is gone: what it was computing begins again elsewhere, once."""
+        """Note that a worker is gone: what it was computing begins again elsewhere, once."""
         if (
             not isinstance(event, dict)
             or event.get("action") != "remove-worker"
@@ -217,7 +234,7 @@ class _Shift:
         )
 
     def _look(self) -> None:
-        """How many stages can run at once; and say so, once, if there is nobody to run them."""
+        """See how many stages can run at once, and say so, once, if there is nobody to run them."""
         with self._reaching():
             threads = sum(self.client.nthreads().values())
         self.threads, self.looked = max(1, threads), time.monotonic()
@@ -239,7 +256,8 @@ class _Shift:
 
     def _gone(self) -> UserError:
         return UserError(
-            f"--scheduler {self.cluster.scheduler}: the scheduler is gone; finished stages are kept, run the same command again"
+            f"--scheduler {self.cluster.scheduler}: the scheduler is gone; finished stages are "
+            "kept, run the same command again"
         )
 
     def _check_gpus(self) -> None:
@@ -253,5 +271,6 @@ class _Shift:
         ):
             start = f"dask worker ADDRESS --nthreads 1 --resources GPU={share:g}"
             raise UserError(
-                f"--gpu-share {share:g}: no worker of {self.cluster.scheduler} offers that much; start them with: {start}"
+                f"--gpu-share {share:g}: no worker of {self.cluster.scheduler} offers that much; "
+                f"start them with: {start}"
             )

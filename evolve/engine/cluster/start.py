@@ -1,4 +1,7 @@
-"""Reaching a cluster: connect to a scheduler that is there, or start one with workers on this machine or as batch jobs."""
+"""Reaches a cluster: a scheduler that is there, or one that is started with its workers.
+
+The workers are on this machine, or batch jobs.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,13 @@ from evolve.engine.cluster import SYSTEMS, Cluster
 from evolve.engine.workers import ONE_THREAD, birth
 
 CONNECT_SECONDS = 20
-OURS = (
-    "cores",
-    "processes",
-    "nanny",
-    "n_workers",
-    "scheduler",
-    "asynchronous",
-    "loop",
-)  # settings that --workers and --jobs decide
+# settings that --workers and --jobs decide
+OURS = ("cores", "processes", "nanny", "n_workers", "scheduler", "asynchronous", "loop")
+# parameters that no user sets
+NOT_SETTINGS = frozenset(
+    "self job_cls name dashboard_address scheduler_options job_extra args kwargs".split()
+)
+# settings that may be given several times
 LISTS = (
     "job_extra_directives",
     "job_script_prologue",
@@ -35,9 +36,15 @@ LISTS = (
 
 @contextmanager
 def connected(cluster: Cluster) -> Iterator[Any]:
-    """A ``distributed.Client``. What was started for it ends with it; a scheduler that was there stays, without our stages.
+    """Connect to a cluster, which is started if need be.
 
-    Raises UserError when Dask is missing, nobody answers, or the batch system refuses the settings.
+    What was started ends with it; a scheduler that was there stays, without our stages.
+
+    Returns:
+        A ``distributed.Client``.
+
+    Raises:
+        UserError: Dask is missing, nobody answers, or the batch system refuses the settings.
     """
     distributed = _load("distributed")
     with ExitStack() as ends:
@@ -54,10 +61,10 @@ def connected(cluster: Cluster) -> Iterator[Any]:
 @contextmanager
 def _silence() -> Iterator[None]:
     """Keep Dask's log off the screen: what matters reaches the user as an event or an error."""
-    known = list(logging.root.manager.loggerDict)
+    loggers = list(logging.root.manager.loggerDict)
     levels = {
         name: logging.getLogger(name).level
-        for name in known
+        for name in loggers
         if name.partition(".")[0] in ("distributed", "dask_jobqueue")
     }
     for name in levels:
@@ -74,7 +81,8 @@ def _load(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
-            f"--scheduler needs {error.name or module}: pip install -e '.[cluster]' in evolve's folder"
+            f"--scheduler needs {error.name or module}: pip install -e '.[cluster]' in evolve's "
+            "folder"
         ) from None
 
 
@@ -89,14 +97,16 @@ def _client(distributed: Any, where: Any) -> Any:
     except (OSError, ValueError, TimeoutError) as error:
         line = first_line(error) or type(error).__name__
         raise UserError(
-            f"--scheduler {where}: no scheduler answers ({line}); start one with `dask scheduler`, or check the address"
+            f"--scheduler {where}: no scheduler answers ({line}); start one with `dask scheduler`, "
+            "or check the address"
         ) from None
 
 
 def _local(distributed: Any, cluster: Cluster) -> Any:
-    """Its threads, and so the processes that they start, never hear a Ctrl-C."""
+    """A cluster on this machine. Its threads and their processes never hear a Ctrl-C."""
     share = cluster.gpu_share
-    resource_tracker.ensure_running()  # the first start of a process would start it, and let Ctrl-C through again
+    # Started here: the first start of a process would start it, and let Ctrl-C through again.
+    resource_tracker.ensure_running()
     with birth(ONE_THREAD):
         return distributed.LocalCluster(
             n_workers=cluster.workers or (int(1 / share + 1e-9) if share else None),
@@ -110,7 +120,10 @@ def _local(distributed: Any, cluster: Cluster) -> Any:
 
 
 def _batch_system(cluster: Cluster) -> Any:
-    """The batch system's cluster with its jobs asked for: each ``processes`` workers of one thread; a job that ends early is replaced."""
+    """The batch system's cluster with its jobs asked for.
+
+    Each job has ``processes`` workers of one thread. A job that ends early is replaced.
+    """
     kind = getattr(_load("dask_jobqueue"), SYSTEMS[cluster.scheduler])
     processes = cluster.workers or (int(1 / cluster.gpu_share + 1e-9) if cluster.gpu_share else 1)
     settings: dict[str, Any] = {
@@ -122,7 +135,8 @@ def _batch_system(cluster: Cluster) -> Any:
         f"jobqueue.{cluster.scheduler}.memory", None
     ):
         raise UserError(
-            f"--scheduler {cluster.scheduler}: how much memory has a job? Say it with --cluster memory=4GB (or in ~/.config/dask/jobqueue.yaml)"
+            f"--scheduler {cluster.scheduler}: how much memory has a job? Say it with --cluster "
+            "memory=4GB (or in ~/.config/dask/jobqueue.yaml)"
         )
     if cluster.gpu_share:
         settings["worker_extra_args"] = [
@@ -132,20 +146,42 @@ def _batch_system(cluster: Cluster) -> Any:
         ]
     settings["scheduler_options"] = {"dashboard_address": ":0"}
     try:
-        made = kind(cores=processes, processes=processes, **settings)
+        batch = kind(cores=processes, processes=processes, **settings)
     except (OSError, ValueError, TypeError) as error:
         line = first_line(error) or type(error).__name__
         raise UserError(
-            f"--scheduler {cluster.scheduler}: {line} (settings go by --cluster KEY=VALUE or ~/.config/dask/jobqueue.yaml)"
+            f"--scheduler {cluster.scheduler}: {line} (settings go by --cluster KEY=VALUE or "
+            "~/.config/dask/jobqueue.yaml)"
         ) from None
-    made.adapt(minimum_jobs=cluster.jobs, maximum_jobs=cluster.jobs)
-    return made
+    batch.adapt(minimum_jobs=cluster.jobs, maximum_jobs=cluster.jobs)
+    return batch
 
 
 def _check_names(kind: Any, cluster: Cluster) -> None:
-    """Refuse a setting that neither the cluster nor its jobs know, and one that is a list where it must not be."""
+    """Refuse a setting that neither the cluster nor its jobs know, and a list where none may be."""
+    allowed = _setting_names(kind)
+    for key, value in cluster.settings.items():
+        if key in OURS:
+            raise UserError(
+                f"--cluster {key}: --jobs says how many jobs, --workers how many processes in "
+                "each, one thread a process"
+            )
+        if key not in allowed:
+            raise UserError(
+                f"--cluster {key}: {cluster.scheduler} has no such setting; allowed are "
+                f"{', '.join(allowed)}"
+            )
+        if isinstance(value, list) and key not in LISTS:
+            raise UserError(
+                f"--cluster {key}: given {len(value)} times; only {', '.join(LISTS)} may be "
+                "repeated"
+            )
+
+
+def _setting_names(kind: Any) -> list[str]:
+    """The parameters that a dask_jobqueue cluster and its jobs are made with."""
     makers: list[Callable[..., Any]] = [
-        made.__init__ for made in (*kind.__mro__, *kind.job_cls.__mro__) if "__init__" in vars(made)
+        base.__init__ for base in (*kind.__mro__, *kind.job_cls.__mro__) if "__init__" in vars(base)
     ]
     texts = {
         p.name
@@ -153,30 +189,4 @@ def _check_names(kind: Any, cluster: Cluster) -> None:
         for p in inspect.signature(make).parameters.values()
         if p.kind is p.POSITIONAL_OR_KEYWORD
     }
-    allowed = sorted(
-        texts
-        - {
-            "self",
-            "job_cls",
-            "name",
-            "dashboard_address",
-            "scheduler_options",
-            "job_extra",
-            "args",
-            "kwargs",
-            *OURS,
-        }
-    )
-    for key, value in cluster.settings.items():
-        if key in OURS:
-            raise UserError(
-                f"--cluster {key}: --jobs says how many jobs, --workers how many processes in each, one thread a process"
-            )
-        if key not in allowed:
-            raise UserError(
-                f"--cluster {key}: {cluster.scheduler} has no such setting; allowed are {', '.join(allowed)}"
-            )
-        if isinstance(value, list) and key not in LISTS:
-            raise UserError(
-                f"--cluster {key}: given {len(value)} times; only {', '.join(LISTS)} may be repeated"
-            )
+    return sorted(texts - {*OURS, *NOT_SETTINGS})
