@@ -1,10 +1,14 @@
-"""Shall the meta-network choose single convolutions or stages? Agreement and transfer, on condensing classes only.
+"""Shall the meta-network choose single convolutions or stages?
+
+Agreement and transfer, on condensing classes only.
 
     python benchmarks/ablations/granularity.py RUN@TASK [RUN@TASK ...] --draws 10 --json granularity.json [--set condense.KEY=VALUE]
 
-Every ancestor is condensed ``--draws`` times at either granularity, with other pseudo-descendants on the same images (those of `evolve condense
---null`). Each set that was chosen is inherited by descendants that learn few-shot tasks of *condensing* classes, as condenser "trial" does it; the
-tasks, images and fresh weights of both granularities are the same, so their gains over from-scratch are paired. No downstream class is read.
+Every ancestor is condensed ``--draws`` times at either granularity, with other pseudo-descendants
+on the same images (those of `evolve condense --null`). Each set that was chosen is inherited by
+descendants that learn few-shot tasks of *condensing* classes, as condenser "trial" does it; the
+tasks, images and fresh weights of both granularities are the same, so their gains over from-scratch
+are paired. No downstream class is read.
 """
 
 from __future__ import annotations
@@ -52,10 +56,12 @@ HEADS = (
 class Row:
     """An ancestor's condensations at one granularity.
 
-    ``sets``: the layers that each draw inherits, the fixed set where it decided nothing; ``margins``: of the draws that decided, times L, so as
-    shares of the threshold 1/L; ``modal``: the set chosen most often; ``same``: by how many; ``overlap``: mean Jaccard index of two draws' layers,
-    NaN with fewer than two; ``share``: of the ancestor's weights that is inherited, mean over the draws; ``gains``: accuracy less from-scratch's,
-    in [-1, 1], a number a task, mean over the draws.
+    ``sets``: the layers that each draw inherits, the fixed set where it decided nothing;
+    ``margins``: of the draws that decided, times L, so as shares of the threshold 1/L; ``modal``:
+    the set chosen most often; ``same``: by how many; ``overlap``: mean Jaccard index of two draws'
+    layers, NaN with fewer than two; ``share``: of the ancestor's weights that is inherited, mean
+    over the draws; ``gains``: accuracy less from-scratch's, in [-1, 1], a number a task, mean over
+    the draws.
     """
 
     ancestor: str
@@ -72,7 +78,8 @@ class Row:
 
 
 def row(ancestor: str, request: Request, count: int) -> Row:
-    """``count`` condensations of the request's ancestor with other pseudo-descendants, and what their choices are worth on its condensing classes.
+    """``count`` condensations of the request's ancestor with other pseudo-descendants, and what
+    their choices are worth on its condensing classes.
 
     Raises UserError for settings that ask for more images or classes than there are.
     """
@@ -107,7 +114,9 @@ def agreement(sets: Sequence[Sequence[str]]) -> float:
 
 
 def differences(rows: Sequence[Row]) -> Array:
-    """Points that single convolutions gain more than stages, a number a task: the mean over the ancestors of a seed, which share their tasks."""
+    """Points that single convolutions gain more than stages, a number a task: the mean over the
+    ancestors of a seed, which share their tasks.
+    """
     found: dict[int, list[Array]] = {}
     by_name = {(one.ancestor, one.granularity): one for one in rows}
     for name, seed in dict.fromkeys((one.ancestor, one.seed) for one in rows):
@@ -117,17 +126,25 @@ def differences(rows: Sequence[Row]) -> Array:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """Which granularity it shall be, in one line: the one that transfers better where the interval excludes 0, else the one whose draws agree more."""
+    """Which granularity it shall be, in one line: the one that transfers better where the interval
+    excludes 0, else the one whose draws agree more.
+    """
     mean, low, high, tasks = mean_interval(differences(rows))
     overlaps = [
         float(np.mean([one.overlap for one in rows if one.granularity == granularity]))
         for granularity in GRANULARITIES
     ]
-    said = f"conv less stage: {mean:+.1f} points [{low:+.1f}, {high:+.1f}] ({tasks} tasks); overlap {overlaps[0]:.2f} and {overlaps[1]:.2f}"
+    said = (
+        f"conv less stage: {mean:+.1f} points [{low:+.1f}, {high:+.1f}] ({tasks} tasks); "
+        f"overlap {overlaps[0]:.2f} and {overlaps[1]:.2f}"
+    )
     if low > 0 or high < 0:
         return f"{said}: {GRANULARITIES[int(high < 0)]}, which transfers better"
     if overlaps[0] != overlaps[1] and np.isfinite(overlaps).all():
-        return f"{said}: {GRANULARITIES[int(overlaps[1] > overlaps[0])]}, whose draws agree more (transfer does not decide)"
+        return (
+            f"{said}: {GRANULARITIES[int(overlaps[1] > overlaps[0])]}, whose draws agree more "
+            "(transfer does not decide)"
+        )
     return f"{said}: undecided"
 
 
@@ -151,10 +168,15 @@ def _cells(one: Row) -> tuple[str, ...]:
 def request_of(
     ancestor: str, granularity: str, overrides: Sequence[str], place: Mapping[str, Any]
 ) -> Request:
-    """What condenses RUN@TASK at a granularity by the meta-network, with the run's own images and its way to inherit and to learn. Raises UserError."""
+    """What condenses RUN@TASK at a granularity by the meta-network, with the run's own images and
+    its way to inherit and to learn.
+
+    Raises UserError.
+    """
     if run_and_task(ancestor) is None:
         raise UserError(
-            f"{ancestor}: give RUN@TASK, a finished run's folder and a lineage length, such as runs/fig6/naive-seed2@5"
+            f"{ancestor}: give RUN@TASK, a finished run's folder and a lineage length, such as "
+            "runs/fig6/naive-seed2@5"
         )
     settled = (*overrides, "condense.method=meta-network", f"condense.granularity={granularity}")
     opened, stages, _ = asked(
@@ -195,7 +217,9 @@ def main(
     overrides: tuple[str, ...],
     **place: Any,
 ) -> None:
-    """Print a table of agreement and transfer, a row an ancestor and granularity, and which granularity it shall be."""
+    """Print a table of agreement and transfer, a row an ancestor and granularity, and which
+    granularity it shall be.
+    """
     torch.set_num_threads(1)  # as the engine's workers, for the same rounding
     rows = []
     try:

@@ -1,6 +1,8 @@
-"""A small batch by local processes and by SLURM jobs, one of which is killed on the way: the same bytes in both stores.
+"""A small batch by local processes and by SLURM jobs, one of which is killed on the way: the same
+bytes in both stores.
 
-python benchmarks/cluster/compare.py FOLDER        # started by slurm_one_node.sh; SLURM must answer to sbatch
+python benchmarks/cluster/compare.py FOLDER        # started by slurm_one_node.sh; SLURM must answer
+to sbatch
 """
 
 from __future__ import annotations
@@ -72,7 +74,10 @@ def jobs(*options: str) -> list[str]:
 
 
 def kill_one(running: subprocess.Popen[bytes], store: Path) -> str:
-    """Kill a job without warning once some results are there; its id. Exits with :data:`SKIP` if no job comes to compute here."""
+    """Kill a job without warning once some results are there; its id.
+
+    Exits with :data:`SKIP` if no job comes to compute here.
+    """
     end = time.monotonic() + 300
     while running.poll() is None and time.monotonic() < end:
         working = jobs("--states", "running")
@@ -157,11 +162,13 @@ def main() -> None:
     one, other = content(folder / "local" / "store"), content(folder / "slurm" / "store")
     if one != other or not one:
         raise SystemExit(
-            f"results differ: {len(one)} local, {len(other)} by SLURM, {sum(one.get(key) == other[key] for key in other)} equal"
+            f"results differ: {len(one)} local, {len(other)} by SLURM, "
+            f"{sum(one.get(key) == other[key] for key in other)} equal"
         )
     no_job_is_left()
     print(
-        f"SLURM: {len(one)} stages, byte for byte those of the local engine (job {killed} killed on the way, {instead})"
+        f"SLURM: {len(one)} stages, byte for byte those of the local engine (job {killed} killed "
+        f"on the way, {instead})"
     )
     print(f"{local:.0f} s local, {slurm:.0f} s by SLURM")
 

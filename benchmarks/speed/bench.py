@@ -33,7 +33,11 @@ GPU_SECONDS = 3.0  # a chunk there pays for capturing once, as a stage of a line
 def bench(
     only: Sequence[str], rounds: int | None, quick: bool, device_name: str, json_file: Path | None
 ) -> None:
-    """Measure, print the table, and write all raw numbers to ``json_file``, whole, after every case. UserError for a wrong option."""
+    """Measure, print the table, and write all raw numbers to ``json_file``, whole, after every
+    case.
+
+    UserError for a wrong option.
+    """
     device = choose_device(device_name)
     cases = choose_cases(only, quick, device.type)
     _check(json_file)
@@ -100,7 +104,8 @@ def _check(json_file: Path | None) -> None:
     """Before minutes of measuring, not after them."""
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise UserError(
-            f"--json {json_file}: there is no folder {json_file.parent}; give a file in one that exists"
+            f"--json {json_file}: there is no folder {json_file.parent}; give a file in one that "
+            "exists"
         )
 
 

@@ -27,7 +27,8 @@ class BenchProcess:
     def __init__(self, role: Role) -> None:
         self.role, self.device = role, choose_device(role.device)
         if not role.plain:
-            # As the engine's workers do. The baseline keeps the defaults of torch (TF32 convolutions among them) and of the system.
+            # As the engine's workers do. The baseline keeps the defaults of torch (TF32
+            # convolutions among them) and of the system.
             torch.set_num_threads(1)
             keep_memory()
             repeatable(self.device)
@@ -40,7 +41,10 @@ class BenchProcess:
         return {"threads": torch.get_num_threads(), "pid": os.getpid()}
 
     def open(self, case: Case, seconds: float) -> dict[str, Any]:
-        """Make ``case``'s side ready in place of an earlier one; its info. ``seconds``: what a choice by measuring may take."""
+        """Make ``case``'s side ready in place of an earlier one; its info.
+
+        ``seconds``: what a choice by measuring may take.
+        """
         self.side = None
         self.side = self._plain(case, seconds) if self.role.plain else self._ours(case)
         info: dict[str, Any] = self.side.info
@@ -67,7 +71,9 @@ class BenchProcess:
         return found
 
     def sgemm(self, seconds: float) -> dict[str, float]:
-        """``flops`` and ``seconds`` of single-precision products of 1024 x 1024 matrices, on this process's threads."""
+        """``flops`` and ``seconds`` of single-precision products of 1024 x 1024 matrices, on this
+        process's threads.
+        """
         left, right, out = (torch.rand(SGEMM_SIDE, SGEMM_SIDE) for _ in range(3))
         torch.mm(left, right, out=out)
         begun, count = time.perf_counter(), 0
@@ -83,9 +89,9 @@ class BenchProcess:
 
         if case.kind == "condenser":
             return PlainCondenser(case, self.resident)
-        if (
-            case.kind == "objectives"
-        ):  # our own bilevel condenser, under the same conditions; the last case, as the process stays so
+        # our own bilevel condenser, under the same conditions; the last case, as the process stays
+        # so
+        if case.kind == "objectives":
             from .ours import OurCondenser
 
             torch.set_num_threads(1)

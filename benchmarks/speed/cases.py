@@ -1,4 +1,7 @@
-"""What is measured: the cases, their settings, and what issue 3 asks of them. Nothing here needs torch."""
+"""What is measured: the cases, their settings, and what issue 3 asks of them.
+
+Nothing here needs torch.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,13 @@ SHARE_TARGET, SHARE_AIM = (
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison. ``goals`` per device: (target, aim) of the ratio ours / baseline; of the overhead case, shares of an iteration.
+    """One comparison.
 
-    ``together``: in a lineage this work runs in every process at once; else it is a serial chain, and one process does it.
-    ``busy``: with one core taken by another program.
+    ``goals`` per device: (target, aim) of the ratio ours / baseline; of the overhead case, shares
+    of an iteration.
+
+    ``together``: in a lineage this work runs in every process at once; else it is a serial chain,
+    and one process does it. ``busy``: with one core taken by another program.
     """
 
     name: str
@@ -38,7 +44,9 @@ class Case:
 
     @property
     def plan(self) -> VggPlan:
-        """The network that trains: the descendant (for the condenser: its pseudo-descendant), else the ancestor."""
+        """The network that trains: the descendant (for the condenser: its pseudo-descendant), else
+        the ancestor.
+        """
         ancestor = vgg16_plan(self.settings.ancestor.width)
         return (
             stack_plan(ancestor, PAPER_SET)
@@ -48,7 +56,10 @@ class Case:
 
 
 def all_cases(quick: bool) -> list[Case]:
-    """Every case, in the order of the table. ``quick``: fewer images, for a smoke test and not for quoting."""
+    """Every case, in the order of the table.
+
+    ``quick``: fewer images, for a smoke test and not for quoting.
+    """
     glyphs, tiny, full = (
         _settings("glyphs-seq25", "quick"),
         _settings("tinyimagenet-seq25", "quick"),
@@ -142,7 +153,10 @@ def all_cases(quick: bool) -> list[Case]:
 
 
 def choose_cases(only: Sequence[str], quick: bool, device: str) -> list[Case]:
-    """The cases named in ``only`` (none: all) that make sense on ``device``. UserError for a name that is not one of them."""
+    """The cases named in ``only`` (none: all) that make sense on ``device``.
+
+    UserError for a name that is not one of them.
+    """
     cases = [case for case in all_cases(quick) if device == "cpu" or not case.busy]
     names = [case.name for case in cases]
     for name in only:
@@ -160,7 +174,9 @@ def bilevel(s: Settings) -> Settings:
 
 
 def _settings(name: str, profile: str) -> Settings:
-    """A shipped profile with the small image set; where it asks for more test images than there are, one a class is tested."""
+    """A shipped profile with the small image set; where it asks for more test images than there
+    are, one a class is tested.
+    """
     s = scenario.load(name, profile).settings
     shots = min(s.descend.shots, DATA.glyph_train)
     return replace(s, data=DATA, descend=replace(s.descend, shots=shots, test_per_class=1))

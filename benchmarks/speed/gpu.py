@@ -2,9 +2,9 @@
 
     python -m evolve.benchmarks.speed.gpu --out DIR [--data cifar100.zip] [--only PART ...]
 
-Run it in the repository's root. Every part is a process of its own with a limit in seconds: one that
-fails or takes too long is reported and the others still run; what it measured until then counts.
-``--rehearse`` runs every part on the CPU, tiny, to find mistakes where time costs nothing.
+Run it in the repository's root. Every part is a process of its own with a limit in seconds: one
+that fails or takes too long is reported and the others still run; what it measured until then
+counts. ``--rehearse`` runs every part on the CPU, tiny, to find mistakes where time costs nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The parts of :mod:`gpu` that ask whether the numbers are right: the GPU tests, and distances from float64 on the CPU."""
+"""The parts of :mod:`gpu` that ask whether the numbers are right: the GPU tests, and distances from
+float64 on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def tests(plan: Plan) -> Iterator[Row]:
 
 
 def equality(plan: Plan) -> Iterator[Row]:
-    """||ours - reference|| / ||reference||, the reference in float64 on the CPU; float32 on the CPU stands beside it."""
+    """||ours - reference|| / ||reference||, the reference in float64 on the CPU; float32 on the CPU
+    stands beside it.
+    """
     device = device_of(plan.rehearse)
     places = [images(12 if plan.rehearse else 64, 2, place) for place in (CPU, device)]
     for profile, name in (("quick", "width 1/4"), ("paper", "width 1")):
@@ -149,7 +153,9 @@ def _gradients(s: Settings, resident: Resident, dtype: torch.dtype, graphed: boo
 
 
 def _stages(s: Settings, cpu: Resident, gpu: Resident) -> Iterator[Row]:
-    """A short accumulate and condense stage: losses and alpha beside the CPU's own float32 path (compiled kernels)."""
+    """A short accumulate and condense stage: losses and alpha beside the CPU's own float32 path
+    (compiled kernels).
+    """
     from evolve.ancestor.accumulate import accumulate
     from evolve.condensers.condense import condense_ancestor
     from evolve.condensers.interface import Request

@@ -1,4 +1,6 @@
-"""The last part of :mod:`gpu`: whole quick lineages by `evolve run`, and their curves beside a CPU's."""
+"""The last part of :mod:`gpu`: whole quick lineages by `evolve run`, and their curves beside a
+CPU's.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ TINY = (
 
 
 def lineages(plan: Plan) -> Iterator[Row]:
-    """Wall time of the quick lineages, at the seeds of the runs ``beside``; accuracies minus theirs, paired descendant by descendant."""
+    """Wall time of the quick lineages, at the seeds of the runs ``beside``; accuracies minus
+    theirs, paired descendant by descendant.
+    """
     named: dict[str, list[str]] = {"glyphs-seq25": []} | (
         {"cifar-seq25": ["--data", str(plan.data)]} if plan.data else {}
     )

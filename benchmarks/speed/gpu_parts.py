@@ -1,4 +1,6 @@
-"""The timed parts of :mod:`gpu`: descendants, the ancestor, the condenser, and a paper-scale lineage from its pieces."""
+"""The timed parts of :mod:`gpu`: descendants, the ancestor, the condenser, and a paper-scale
+lineage from its pieces.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +124,9 @@ def _captured(s: Settings, resident: Resident, count: int) -> float:
 
 
 def _whole_stage(name: str, s: Settings, resident: Resident) -> Iterator[Row]:
-    """What a stage costs before it trains: the check of an architecture, the choice of a width, the capture."""
+    """What a stage costs before it trains: the check of an architecture, the choice of a width, the
+    capture.
+    """
     group = _group(s, resident, s.descend.descendants)
     for again in ("first", "second"):
         made: list[Trainer] = []
@@ -161,7 +165,9 @@ def _epochs_a_second(trainer: Trainer, group: Group) -> float:
 
 
 def ancestor(plan: Plan) -> Iterator[Row]:
-    """A step in every precision and memory order, with and without graphs; then a task as a stage learns it."""
+    """A step in every precision and memory order, with and without graphs; then a task as a stage
+    learns it.
+    """
     device = device_of(plan.rehearse)
     resident = images(8 if plan.rehearse else 400, 2, device)
     for profile, name in (("quick", "width 1/4"), ("paper", "width 1")):
@@ -229,7 +235,9 @@ def _step_loop(model: Network, s: Settings, resident: Resident, count: int, grap
 
 
 def _tasks(name: str, s: Settings, resident: Resident, rehearse: bool) -> Iterator[Row]:
-    """An epoch of the first task: Avalanche over a DataLoader, and as our stage does it; what a stage costs beside its epochs."""
+    """An epoch of the first task: Avalanche over a DataLoader, and as our stage does it; what a
+    stage costs beside its epochs.
+    """
     from .plain_ancestor import PlainAncestor
 
     per_class = s.stream.images_per_class or len(resident.indices(0, False))
@@ -259,7 +267,9 @@ def _tasks(name: str, s: Settings, resident: Resident, rehearse: bool) -> Iterat
 def _slope(
     work: Callable[[int], object], device: torch.device, epochs: tuple[int, int]
 ) -> tuple[float, float]:
-    """(seconds of one epoch more, seconds of none) of what runs so many epochs, after one run that warms up."""
+    """(seconds of one epoch more, seconds of none) of what runs so many epochs, after one run that
+    warms up.
+    """
     work(epochs[0])
     few, many = (timed(lambda count=count: work(count), device) for count in epochs)  # type: ignore[misc]
     more = (many - few) / (epochs[1] - epochs[0])

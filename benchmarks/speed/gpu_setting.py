@@ -29,7 +29,9 @@ def device_of(rehearse: bool) -> torch.device:
 
 
 def images(train: int, test: int, device: torch.device) -> Resident:
-    """100 classes of noise around a colour of their own: training is sane, and speed does not depend on what images show."""
+    """100 classes of noise around a colour of their own: training is sane, and speed does not
+    depend on what images show.
+    """
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(100, dtype=np.int64), train + test)
     pixels = rng.integers(0, 96, (len(labels), 32, 32, 3), dtype=np.uint8)
@@ -64,7 +66,10 @@ def settings(profile: str, rehearse: bool) -> Settings:
 
 @contextmanager
 def precision(name: str, device: torch.device) -> Iterator[None]:
-    """Inside, convolutions and products in ``name`` of PRECISIONS. "tf32" is what torch's convolutions do unless told otherwise."""
+    """Inside, convolutions and products in ``name`` of PRECISIONS.
+
+    "tf32" is what torch's convolutions do unless told otherwise.
+    """
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     with ExitStack() as stack:
         if name == "tf32":
@@ -79,7 +84,9 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def as_torch_comes(device: torch.device) -> Iterator[None]:
-    """Inside, what a user gets who sets nothing: TF32 convolutions and whichever algorithm, for the baselines."""
+    """Inside, what a user gets who sets nothing: TF32 convolutions and whichever algorithm, for the
+    baselines.
+    """
     torch.backends.cudnn.deterministic = False
     torch.backends.cudnn.allow_tf32 = True
     try:

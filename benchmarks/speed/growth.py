@@ -1,4 +1,6 @@
-"""`evolve bench --growth`: how the cost of each kind of stage grows on this machine, beside the formula that `evolve plan` uses."""
+"""`evolve bench --growth`: how the cost of each kind of stage grows on this machine, beside the
+formula that `evolve plan` uses.
+"""
 
 from __future__ import annotations
 
@@ -53,11 +55,13 @@ def growth_table() -> None:
             )
     console = Console()
     console.print(
-        f"one thread, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}; medians of {REPEATS}"
+        f"one thread, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}; "
+        f"medians of {REPEATS}"
     )
     console.print(table)
     console.print(
-        f"measured / formula: median {statistics.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f}"
+        f"measured / formula: median {statistics.median(ratios):.2f}, from {min(ratios):.2f} to "
+        f"{max(ratios):.2f}"
     )
 
 
@@ -164,7 +168,8 @@ def _accumulate(point: Point, resident: Resident) -> Callable[[], None]:
     untrained = accumulate(
         s.ancestor, s.stream, classes, resident, 0, 0, None, [], NoCheckpoint(), silent
     )
-    # An untrained network stands for one that has learned the tasks before: what it knows does not change what a task costs.
+    # An untrained network stands for one that has learned the tasks before: what it knows does not
+    # change what a task costs.
     start = (
         Accumulated(untrained.tensors, untrained.record | {"task": point.task - 1, "strategy": {}})
         if point.task > 1

@@ -1,4 +1,6 @@
-"""What our Avalanche strategy costs over a bare loop: its iterations against the same step on a ready batch."""
+"""What our Avalanche strategy costs over a bare loop: its iterations against the same step on a
+ready batch.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from .work import barrier
 
 
 class BareLoop:
-    """Forward, cross-entropy, backward and optimizer step of a copied model on one ready batch, nothing else."""
+    """Forward, cross-entropy, backward and optimizer step of a copied model on one ready batch,
+    nothing else.
+    """
 
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
@@ -48,7 +52,9 @@ class Overhead:
         self.info: dict[str, Any] = {}
 
     def measure(self, epochs: int) -> dict[str, float]:
-        """Seconds an iteration of both, over ``epochs`` epochs each after one that warms up; from fresh weights."""
+        """Seconds an iteration of both, over ``epochs`` epochs each after one that warms up; from
+        fresh weights.
+        """
         learner, tasks = self._learner(epochs + 1)
         strategy, steps = learner.strategy, len(tasks[0].train) // learner.a.batch
         bare, epoch_of_strategy = self._bare(learner, tasks[0]), learner.strategy.training_epoch
@@ -70,7 +76,10 @@ class Overhead:
         }
 
     def _learner(self, epochs: int) -> tuple[Learner, list[StreamTask]]:
-        """What ``accumulate`` makes for the first task, and that task. It must hold whole batches only: a smaller one is cheaper."""
+        """What ``accumulate`` makes for the first task, and that task.
+
+        It must hold whole batches only: a smaller one is cheaper.
+        """
         s = self.settings
         tasks = stream_tasks(s.stream, ANCESTOR_CLASSES, self.resident, 0, 1)
         assert len(tasks[0].train) % s.ancestor.batch == 0

@@ -1,4 +1,6 @@
-"""Baseline of the descendants: the training loop that anyone writes, one descendant after the other."""
+"""Baseline of the descendants: the training loop that anyone writes, one descendant after the
+other.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ def train(
     epochs: int,
     device: torch.device,
 ) -> tuple[list[float], float]:
-    """Train and test after every epoch; each epoch's mean loss, and the last test accuracy in [0, 1].
+    """Train and test after every epoch; each epoch's mean loss, and the last test accuracy in [0,
+    1].
 
     ``batches`` and ``tests`` are sized iterables of (images [B, 3, H, W], labels [B]).
     """
@@ -82,7 +85,10 @@ def accuracy(model: nn.Module, tests: Any, device: torch.device) -> float:
 
 
 class PlainDescendants:
-    """The baseline side. An amount is the epochs of one descendant: the next one would take as long."""
+    """The baseline side.
+
+    An amount is the epochs of one descendant: the next one would take as long.
+    """
 
     def __init__(
         self, case: Case, resident: Resident, candidates: tuple[int, ...], seconds: float

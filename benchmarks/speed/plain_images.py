@@ -1,4 +1,6 @@
-"""What a plain PyTorch user's data side looks like: PIL images, torchvision transforms, a DataLoader."""
+"""What a plain PyTorch user's data side looks like: PIL images, torchvision transforms, a
+DataLoader.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ Transform = Callable[[Image.Image], Tensor]
 
 
 class PilImages(Dataset[tuple[Tensor, int]]):
-    """A map dataset over decoded images, as torchvision's CIFAR100 is one: transforms run an image at a time."""
+    """A map dataset over decoded images, as torchvision's CIFAR100 is one: transforms run an image
+    at a time.
+    """
 
     def __init__(
         self, images: Sequence[Image.Image], targets: Sequence[int], transform: Transform

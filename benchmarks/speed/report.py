@@ -17,14 +17,17 @@ def header(machine: Mapping[str, Any], pace: Mapping[str, Any], quick: bool) -> 
     """The machine, and how it was measured."""
     where = machine["gpu"] or machine["cpu"]
     lines = [
-        f"{where}, {machine['cores']} cores, {machine['capability']}; torch {machine['torch']}, Python {machine['python']}"
+        f"{where}, {machine['cores']} cores, {machine['capability']}; torch {machine['torch']}, "
+        f"Python {machine['python']}"
     ]
     ours = f"{machine['processes']} process{'es' if machine['processes'] > 1 else ''} of one thread"
     lines.append(
-        f"baseline: one process, {machine['baseline_threads']} threads (torch's default); ours: {ours}, as the engine runs them"
+        f"baseline: one process, {machine['baseline_threads']} threads (torch's default); ours: "
+        f"{ours}, as the engine runs them"
     )
     lines.append(
-        f"{pace['rounds']} interleaved rounds of chunks of at least about {pace['seconds']:g} s; medians, (least..most) of all rounds"
+        f"{pace['rounds']} interleaved rounds of chunks of at least about {pace['seconds']:g} s; "
+        "medians, (least..most) of all rounds"
     )
     return lines + (["--quick: a smoke test, too short to quote"] if quick else [])
 
@@ -72,7 +75,8 @@ def notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
         info = result["measured"].get("baseline", {})
         if "num_workers" in info:
             lines.append(
-                f"{result['name']}: the baseline's DataLoader was fastest with num_workers={info['num_workers']}"
+                f"{result['name']}: the baseline's DataLoader was fastest with "
+                f"num_workers={info['num_workers']}"
             )
         if "core_taken" in result["measured"]:
             core = result["measured"]["core_taken"]
@@ -82,17 +86,21 @@ def notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
             )
     lines += _disturbed(results)
     lines.append(
-        '"one process": ours on one thread against the same baseline; "of sgemm": nominal convolution operations of that thread'
+        '"one process": ours on one thread against the same baseline; "of sgemm": nominal '
+        "convolution operations of that thread"
     )
     lines.append(
-        "against a 1024 x 1024 sgemm on it in the same round. A lineage runs descendants and condensers in all processes at once;"
+        "against a 1024 x 1024 sgemm on it in the same round. A lineage runs descendants and "
+        "condensers in all processes at once;"
     )
     lines.append("its ancestor is a serial chain and has one.")
     return lines
 
 
 def _disturbed(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What other programs took while all of ours rested, the case that takes a core on purpose left out."""
+    """What other programs took while all of ours rested, the case that takes a core on purpose left
+    out.
+    """
     rounds = [
         one
         for result in results

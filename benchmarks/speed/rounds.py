@@ -13,12 +13,15 @@ from .cases import Case
 from .machine import busy_cores
 from .processes import Process, one_core_taken
 
-PAUSE = 0.1  # seconds of rest before a chunk: OpenMP threads of the one before it still spin for a while
+# seconds of rest before a chunk: OpenMP threads of the one before it still spin for a while
+PAUSE = 0.1
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How long to measure: ``rounds``, at least about ``seconds`` a chunk, ``sgemm`` seconds before and after one."""
+    """How long to measure: ``rounds``, at least about ``seconds`` a chunk, ``sgemm`` seconds before
+    and after one.
+    """
 
     rounds: int
     seconds: float
@@ -33,7 +36,9 @@ def measure(
     device: str,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Everything measured of ``case``, JSON-able: the baseline's choices, the chunks' sizes, the rounds."""
+    """Everything measured of ``case``, JSON-able: the baseline's choices, the chunks' sizes, the
+    rounds.
+    """
     with ExitStack() as stack:
         taken = stack.enter_context(one_core_taken()) if case.busy else None
         found = (
@@ -73,7 +78,9 @@ def _compare(
 
 
 def _alone(process: Process, amount: int, sgemm: float) -> dict[str, Any]:
-    """Ours on one thread of an otherwise idle machine; for ``sgemm`` seconds before and after it, that thread's matrix products."""
+    """Ours on one thread of an otherwise idle machine; for ``sgemm`` seconds before and after it,
+    that thread's matrix products.
+    """
     if not sgemm:
         return {"alone": chunk([process], amount)}
     before = process.ask("sgemm", sgemm)
@@ -105,9 +112,11 @@ def every(processes: Sequence[Process], command: str, *arguments: Any) -> list[A
 
 
 def chunk(processes: Sequence[Process], amount: int) -> dict[str, float]:
-    """Run ``amount`` in all processes at once: ``images`` of all, ``seconds`` until the last one is done.
+    """Run ``amount`` in all processes at once: ``images`` of all, ``seconds`` until the last one is
+    done.
 
-    ``others``: how many cores other programs kept busy just before, while all of ours rested (Linux).
+    ``others``: how many cores other programs kept busy just before, while all of ours rested
+    (Linux).
     """
     every(processes, "prepare")
     others = busy_cores(PAUSE)

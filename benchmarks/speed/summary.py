@@ -27,7 +27,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table. ``baseline`` and ``ours`` in ``unit``; ``value`` is what the goals are about: a ratio ours / baseline, or a share.
+    """A line of the table.
+
+    ``baseline`` and ``ours`` in ``unit``; ``value`` is what the goals are about: a ratio ours /
+    baseline, or a share.
 
     ``alone``: the ratio for one process of ours; ``sgemm``: its share of one thread's sgemm rate.
     """

@@ -1,4 +1,6 @@
-"""The condensing images: split into training and meta-data, and served in an order that only the seed decides."""
+"""The condensing images: split into training and meta-data, and served in an order that only the
+seed decides.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,19 @@ def split_meta(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Split every class's images once into training data and meta-data, disjoint (appendix A.1).
 
-    ``indices``: one int64 tensor of image indices a class. Of each class round(n * fraction) images, at least one and at most
-    n - 1, become meta-data. Returns (train index, train labels, meta index, meta labels), labels being positions in ``indices``.
-    Raises UserError for a class with fewer than two images.
+    ``indices``: one int64 tensor of image indices a class. Of each class round(n * fraction)
+    images, at least one and at most n - 1, become meta-data. Returns (train index, train labels,
+    meta index, meta labels), labels being positions in ``indices``. Raises UserError for a class
+    with fewer than two images.
     """
     parts: list[list[Tensor]] = [[], [], [], []]
     for label, index in enumerate(indices):
         if len(index) < 2:
             raise UserError(
-                f"condense.images_per_class: condensing class number {label + 1} has {len(index)} training image(s); "
-                "at least 2 are needed, one to train on and one of meta-data; raise it or give the source more images"
+                f"condense.images_per_class: condensing class number {label + 1} has {len(index)} "
+                "training image(s); "
+                "at least 2 are needed, one to train on and one of meta-data; raise it or give the "
+                "source more images"
             )
         meta = min(len(index) - 1, max(1, round(len(index) * fraction)))
         order = torch.randperm(len(index), generator=generator(seed, "split-meta", label))
@@ -40,14 +45,18 @@ def split_meta(
 def draw_images(
     indices: Sequence[Tensor], class_ids: Sequence[int], count: int, seed: int
 ) -> list[Tensor]:
-    """``count`` images of each class without repeats, sorted; 0: all. UserError when a class has fewer."""
+    """``count`` images of each class without repeats, sorted; 0: all.
+
+    UserError when a class has fewer.
+    """
     if not count:
         return list(indices)
     drawn = []
     for class_id, index in zip(class_ids, indices, strict=True):
         if count > len(index):
             raise UserError(
-                f"condense.images_per_class = {count}: class {class_id} has {len(index)} training images; "
+                f"condense.images_per_class = {count}: class {class_id} has {len(index)} training "
+                "images; "
                 f"give at most {len(index)}, or 0 for all"
             )
         order = torch.randperm(len(index), generator=generator(seed, "condense-images", class_id))
@@ -56,7 +65,10 @@ def draw_images(
 
 
 def steps_per_epoch(count: int, batch: int) -> int:
-    """Whole batches in an epoch; the rest is left out (another draw each epoch). A single smaller one if there are too few images."""
+    """Whole batches in an epoch; the rest is left out (another draw each epoch).
+
+    A single smaller one if there are too few images.
+    """
     return max(1, count // batch)
 
 
@@ -68,7 +80,9 @@ def epoch_rows(count: int, batch: int, seed: int, epoch: int) -> Iterator[Tensor
 
 
 def meta_rows(count: int, batch: int, seed: int) -> Iterator[Tensor]:
-    """Meta batches without end: pass after pass over the meta-data, each in its own order, whole batches only."""
+    """Meta batches without end: pass after pass over the meta-data, each in its own order, whole
+    batches only.
+    """
     number = 0
     while True:
         order = torch.randperm(count, generator=generator(seed, "meta-order", number))
@@ -78,5 +92,7 @@ def meta_rows(count: int, batch: int, seed: int) -> Iterator[Tensor]:
 
 
 def evenly(index: Tensor, most: int) -> Tensor:
-    """At most ``most`` of ``index`` [N], spread evenly over it: of images in the order of their classes, about as many of each class."""
+    """At most ``most`` of ``index`` [N], spread evenly over it: of images in the order of their
+    classes, about as many of each class.
+    """
     return index if len(index) <= most else index[torch.arange(most) * len(index) // most]

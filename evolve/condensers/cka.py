@@ -1,6 +1,8 @@
-"""Linear CKA between the ancestor's layers and those of a pseudo-descendant that learned without it.
+"""Linear CKA between the ancestor's layers and those of a pseudo-descendant that learned without
+it.
 
-Kornblith, Norouzi, Lee, Hinton: Similarity of Neural Network Representations Revisited (ICML 2019), Eq. 3 to 5 with a linear kernel.
+Kornblith, Norouzi, Lee, Hinton: Similarity of Neural Network Representations Revisited (ICML 2019),
+Eq. 3 to 5 with a linear kernel.
 """
 
 from __future__ import annotations
@@ -24,13 +26,17 @@ IMAGES = 512
 CHUNK = 128
 """Images whose features are in memory at a time, twice."""
 CONSTANT = 1e-12
-"""A layer's features are constant when centring leaves less than this part of its Gram matrix: rounding."""
+"""A layer's features are constant when centring leaves less than this part of its Gram matrix:
+rounding.
+"""
 
 
 def cka(request: Request) -> Condensed:
-    """alpha^{l,k} = CKA(Z^l, z^k) over the meta images, whole and at once; the pseudo-descendant was trained by cross-entropy alone.
+    """alpha^{l,k} = CKA(Z^l, z^k) over the meta images, whole and at once; the pseudo-descendant
+    was trained by cross-entropy alone.
 
-    A training whose loss stops being finite ends as the meta-network's does. Raises UserError for an ancestor whose features are not finite.
+    A training whose loss stops being finite ends as the meta-network's does. Raises UserError for
+    an ancestor whose features are not finite.
     """
     pseudo = request.pseudo()
     losses = train(pseudo, request)
@@ -51,7 +57,9 @@ def cka(request: Request) -> Condensed:
 
 
 def train(pseudo: Network, request: Request) -> list[float]:
-    """Cross-entropy on the condensing training data, with the recipe of the meta-network's pseudo-descendant; the mean loss of every epoch."""
+    """Cross-entropy on the condensing training data, with the recipe of the meta-network's
+    pseudo-descendant; the mean loss of every epoch.
+    """
     c, split, resident = request.c, request.split, request.resident
     pseudo.fused = not request.reference
     optimizer = torch.optim.SGD(
@@ -80,7 +88,10 @@ def train(pseudo: Network, request: Request) -> list[float]:
 
 @torch.no_grad()
 def grams(network: Features, resident: Resident, index: Tensor) -> Tensor:
-    """[layers, N, N], float64: the inner products of the images' flattened features. Whatever N, two chunks' features are in memory."""
+    """[layers, N, N], float64: the inner products of the images' flattened features.
+
+    Whatever N, two chunks' features are in memory.
+    """
     parts = index.split(CHUNK)
     found = torch.zeros(
         len(network.places), len(index), len(index), dtype=torch.float64, device=resident.device
@@ -97,7 +108,10 @@ def grams(network: Features, resident: Resident, index: Tensor) -> Tensor:
 
 
 def linear_cka(left: Tensor, right: Tensor) -> Tensor:
-    """CKA [L, K] of Gram matrices [L, N, N] and [K, N, N]: <A, B> / (|A| |B|) of the centred ones. In 0..1; 0 where features are constant."""
+    """CKA [L, K] of Gram matrices [L, N, N] and [K, N, N]: <A, B> / (|A| |B|) of the centred ones.
+
+    In 0..1; 0 where features are constant.
+    """
     a, b = (_unit(grams) for grams in (left, right))
     return a.flatten(1) @ b.flatten(1).t()
 

@@ -44,10 +44,12 @@ def _condense(request: Request) -> Condensed:
 
 
 def agreed(runs: Sequence[Condensed], request: Request) -> Condensed:
-    """Several condensations as one: the selection from their mean alpha by the method's rule, and the share of them that chose just these layers.
+    """Several condensations as one: the selection from their mean alpha by the method's rule, and
+    the share of them that chose just these layers.
 
-    (The paper claims 10 of 10.) Condensations that collapsed or diverged do not enter the mean; those that were tied do. Neither of them
-    chose anything, so they never count as agreeing, and where the mean decides nothing there is nothing to agree on.
+    (The paper claims 10 of 10.) Condensations that collapsed or diverged do not enter the mean;
+    those that were tied do. Neither of them chose anything, so they never count as agreeing, and
+    where the mean decides nothing there is nothing to agree on.
     """
     good = [run for run in runs if run.status in ("selected", "tied")]
     repeats = tuple(run.selected for run in runs)

@@ -70,9 +70,11 @@ def similarity(asked: Asked) -> float:
 
 
 def meta_network(asked: Asked) -> float:
-    """One iteration under Eq. 16 trains on a batch once, which passes the ancestor, too, and looks at a
-    meta batch. Bilevel, it trains on a batch twice and on a meta batch 2 + T times; of its T + 1
-    look-ahead steps all but the first need a Hessian product.
+    """One iteration under Eq. 16 trains on a batch once, which passes the ancestor, too, and looks
+    at a meta batch.
+
+    Bilevel, it trains on a batch twice and on a meta batch 2 + T times; of its T + 1 look-ahead
+    steps all but the first need a Hessian product.
     """
     c, meta = asked.c, asked.images * asked.c.meta_fraction
     if c.objective == "bilevel":

@@ -2,10 +2,12 @@
 
     s^l = sum over the layer's parameters of  F_i theta_i^2,      F_i = mean over images of ( d log p(y | x) / d theta_i )^2,  y ~ p(. | x)
 
-F is the diagonal of the Fisher information (Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting"), with labels drawn from the
-model, as the definition says, not the data's; F theta^2 / 2 is the loss of leaving a weight out, to second order (LeCun et al. 1990,
-"Optimal brain damage"; Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning"). BN lets a layer's weights be
-any multiple of themselves; F alone would change with that multiple and F theta^2 does not.
+F is the diagonal of the Fisher information (Kirkpatrick et al. 2017, "Overcoming catastrophic
+forgetting"), with labels drawn from the model, as the definition says, not the data's; F theta^2 /
+2 is the loss of leaving a weight out, to second order (LeCun et al. 1990, "Optimal brain damage";
+Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning"). BN lets a
+layer's weights be any multiple of themselves; F alone would change with that multiple and F theta^2
+does not.
 """
 
 from __future__ import annotations
@@ -31,9 +33,12 @@ NUMBERS = 2**25
 
 
 def fisher(request: Request) -> Condensed:
-    """Alpha is the sensitivity [L, 1] on the meta images; the ``condense.top_k`` highest are kept. Raises UserError for an ancestor that diverged.
+    """Alpha is the sensitivity [L, 1] on the meta images; the ``condense.top_k`` highest are kept.
 
-    Labels are among the classes of the ancestor's head (of the first task's, where there is one a task), whatever the images show.
+    Raises UserError for an ancestor that diverged.
+
+    Labels are among the classes of the ancestor's head (of the first task's, where there is one a
+    task), whatever the images show.
     """
     index = evenly(request.split.meta, IMAGES)
     model, total = request.ancestor(), torch.zeros(len(request.groups), dtype=torch.float64)
@@ -52,7 +57,10 @@ def fisher(request: Request) -> Condensed:
 def drawn_labels(
     model: Network, resident: Resident, index: Tensor, draws: torch.Generator
 ) -> Tensor:
-    """A label for each image [N], drawn from the model's own prediction. UserError where that is not finite."""
+    """A label for each image [N], drawn from the model's own prediction.
+
+    UserError where that is not finite.
+    """
     chances = torch.cat(
         [model(resident.batch(part)).double().softmax(1).cpu() for part in index.split(CHUNK)]
     )
@@ -62,7 +70,11 @@ def drawn_labels(
 
 
 def sensitivity(model: Network, groups: Groups, images: Tensor, labels: Tensor) -> Tensor:
-    """[L], float64 on the CPU: sum over images and a group's parameters of ( d log p(label) / d theta_i * theta_i )^2. The model's mode is kept."""
+    """[L], float64 on the CPU: sum over images and a group's parameters of ( d log p(label) / d
+    theta_i * theta_i )^2.
+
+    The model's mode is kept.
+    """
     owner = {layer: place for place, group in enumerate(groups) for layer in group}
     theta = {
         name: p.detach()

@@ -1,7 +1,9 @@
-"""Heur-Learngene (the conference version, AAAI 2022): layers by how steadily their weights' gradients behave over the tasks (paper, 5.2).
+"""Heur-Learngene (the conference version, AAAI 2022): layers by how steadily their weights'
+gradients behave over the tasks (paper, 5.2).
 
-The authors print heat maps of the fraction of a layer's weight-gradient entries above a threshold, and a person picks conv 11 to 13. The
-rule here is ours: the ``condense.top_k`` layers whose fraction varies least, by its standard deviation, over the last ``condense.window`` tasks.
+The authors print heat maps of the fraction of a layer's weight-gradient entries above a threshold,
+and a person picks conv 11 to 13. The rule here is ours: the ``condense.top_k`` layers whose
+fraction varies least, by its standard deviation, over the last ``condense.window`` tasks.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from evolve.condensers.interface import Condensed, Request, fixed_condensation, 
 
 
 def gradient(request: Request) -> Condensed:
-    """Alpha is minus the standard deviation [L, 1]. Reads no image: the fractions were recorded while the ancestor learned.
+    """Alpha is minus the standard deviation [L, 1].
+
+    Reads no image: the fractions were recorded while the ancestor learned.
 
     Less than two tasks leave nothing to compare: status "tied" and the fixed set, with the reason.
     """
@@ -33,7 +37,9 @@ def gradient(request: Request) -> Condensed:
 
 
 def _shares(request: Request) -> Tensor:
-    """[layers, L]: a layer's share in the weights of its group, 0 for layers of others; a group's fraction is that of all its weights."""
+    """[layers, L]: a layer's share in the weights of its group, 0 for layers of others; a group's
+    fraction is that of all its weights.
+    """
     names = request.architecture.layer_names
     shares = torch.zeros(len(names), len(request.groups), dtype=torch.float64)
     for column, group in enumerate(request.groups):

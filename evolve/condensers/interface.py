@@ -1,4 +1,7 @@
-"""What a condenser is given and what it finds. A condenser is a function ``Request -> Condensed`` (docs/plugins.md)."""
+"""What a condenser is given and what it finds.
+
+A condenser is a function ``Request -> Condensed`` (docs/plugins.md).
+"""
 
 from __future__ import annotations
 
@@ -68,14 +71,19 @@ class Trial:
 
 @dataclass(frozen=True)
 class Condensed:
-    """What a condensation found. L ancestor layer groups, K pseudo-descendant layer groups (K = 1 for condensers that score layers alone).
+    """What a condensation found.
 
-    ``alpha`` [L, K]: each pair's mean over the meta-data; ``scores`` [L] alpha^l and ``weights`` [L] a~^l (Eq. 9), float64;
-    ``selected``: 0-based positions; ``status``: "selected", "tied", "collapsed" or "fixed"; ``history``: per epoch. Of repeated
-    condensations ``repeats`` holds every selection and ``agreement`` the share that equals ``selected``. ``choose``: the rule that made
-    the selection of alpha; None stands for the meta-network's. ``effort``: numbers on how it was reached, a list of one a condensation.
-    ``trials``: every candidate set of method "trial", by share; ``pool``: how repeated condensations become one where that is not
-    ``choose`` on their mean alpha.
+    L ancestor layer groups, K pseudo-descendant layer groups (K = 1 for condensers that score
+    layers alone).
+
+    ``alpha`` [L, K]: each pair's mean over the meta-data; ``scores`` [L] alpha^l and ``weights``
+    [L] a~^l (Eq. 9), float64; ``selected``: 0-based positions; ``status``: "selected", "tied",
+    "collapsed" or "fixed"; ``history``: per epoch. Of repeated condensations ``repeats`` holds
+    every selection and ``agreement`` the share that equals ``selected``. ``choose``: the rule that
+    made the selection of alpha; None stands for the meta-network's. ``effort``: numbers on how it
+    was reached, a list of one a condensation. ``trials``: every candidate set of method "trial", by
+    share; ``pool``: how repeated condensations become one where that is not ``choose`` on their
+    mean alpha.
     """
 
     alpha: Tensor
@@ -108,11 +116,12 @@ class Split:
 class Request:
     """One condensation to do.
 
-    ``architecture`` and ``state``: the ancestor's network and its state dict; ``ancestor_record``: what its training recorded (empty for a
-    network that was not trained here); ``classes``: the condensing classes' ids, whose images ``resident`` holds; ``seed`` draws
-    everything random, but for the split of a repeat, which ``split_seed`` draws. ``reference``: leave every derivative to autograd.
-    ``wrong_images``: a null test; the seed of the permutation by which every image gets another one's ancestor features (read by
-    ``meta-network`` and ``similarity``).
+    ``architecture`` and ``state``: the ancestor's network and its state dict; ``ancestor_record``:
+    what its training recorded (empty for a network that was not trained here); ``classes``: the
+    condensing classes' ids, whose images ``resident`` holds; ``seed`` draws everything random, but
+    for the split of a repeat, which ``split_seed`` draws. ``reference``: leave every derivative to
+    autograd. ``wrong_images``: a null test; the seed of the permutation by which every image gets
+    another one's ancestor features (read by ``meta-network`` and ``similarity``).
 
     Only method "trial" reads the rest: how its descendants inherit and learn, and ``rivals``, the
     0-based groups that other condensers chose of this ancestor, by their names.
@@ -140,14 +149,19 @@ class Request:
 
     @cached_property
     def fallback(self) -> tuple[int, ...]:
-        """The 0-based groups of the fixed set: what method "fixed" returns, and what is taken where nothing was decided."""
+        """The 0-based groups of the fixed set: what method "fixed" returns, and what is taken where
+        nothing was decided.
+        """
         if self.c.fixed:
             return numbered_groups(self.groups, self.c.fixed)
         return holders(self.groups, self.architecture.named_set(self.c.fixed_set, self.c.top_k))
 
     @cached_property
     def split(self) -> Split:
-        """The condensing images, the same split for every repeat. Raises UserError where there are too few."""
+        """The condensing images, the same split for every repeat.
+
+        Raises UserError where there are too few.
+        """
         seed = self.seed if self.split_seed is None else self.split_seed
         images = draw_images(
             [self.resident.indices(i, test=False) for i in self.classes],
@@ -194,7 +208,9 @@ def fixed_condensation(request: Request, why: str, status: str = "fixed") -> Con
 def scored(
     request: Request, alpha: Tensor, history: dict[str, list[float]], selection: str
 ) -> Condensed:
-    """The condensation of scores ``alpha`` [L, K], the higher the better, alpha^l = max_k, by :func:`select_scores` under ``selection``."""
+    """The condensation of scores ``alpha`` [L, K], the higher the better, alpha^l = max_k, by
+    :func:`select_scores` under ``selection``.
+    """
     top_k = request.c.top_k if selection == "top-k" else 0
 
     def choose(scores: Tensor) -> Selection:
@@ -206,7 +222,10 @@ def scored(
 def condensed(
     alpha: Tensor, history: dict[str, list[float]], choose: Callable[[Tensor], Selection]
 ) -> Condensed:
-    """The condensation of ``alpha`` [L, K] under the rule ``choose``. An alpha that collapsed because it is not finite becomes 0."""
+    """The condensation of ``alpha`` [L, K] under the rule ``choose``.
+
+    An alpha that collapsed because it is not finite becomes 0.
+    """
     found = choose(alpha)
     finite = alpha if torch.isfinite(alpha).all() else torch.zeros_like(alpha)
     return Condensed(
@@ -225,8 +244,9 @@ def condensed(
 def numbered_groups(groups: Groups, fixed: Sequence[int]) -> tuple[int, ...]:
     """The 0-based groups that ``fixed`` (1-based) means.
 
-    Where the numbers go beyond the groups they number the single layers, and the groups that hold those are meant:
-    the paper's set 1, 11, 12, 13 is stages 1 and 5. Raises UserError for a number beyond both.
+    Where the numbers go beyond the groups they number the single layers, and the groups that hold
+    those are meant: the paper's set 1, 11, 12, 13 is stages 1 and 5. Raises UserError for a number
+    beyond both.
     """
     owner = owners(groups)
     if max(fixed) <= len(groups):
@@ -241,5 +261,6 @@ def numbered_groups(groups: Groups, fixed: Sequence[int]) -> tuple[int, ...]:
 def ancestor_diverged(what: str) -> UserError:
     """The error for an ancestor whose ``what`` on the condensing images are not finite."""
     return UserError(
-        f"ancestor.lr: the ancestor diverged, its {what} on the condensing images are not finite; lower ancestor.lr"
+        f"ancestor.lr: the ancestor diverged, its {what} on the condensing images are not finite; "
+        "lower ancestor.lr"
     )

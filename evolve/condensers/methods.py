@@ -1,7 +1,8 @@
 """The records of our condensers: code, help, [condense] settings read, cost. Imports no torch.
 
-A setting that a method does not read must not change the key of its stage: two scenarios that differ in it alone share the result.
-``tests/test_lineage_keys.py`` runs every condenser on settings that record what is read of them, and compares with this table.
+A setting that a method does not read must not change the key of its stage: two scenarios that
+differ in it alone share the result. ``tests/test_lineage_keys.py`` runs every condenser on settings
+that record what is read of them, and compares with this table.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from evolve.core.settings import CondenseSettings
 
 @dataclass(frozen=True)
 class Condenser(Record):
-    """``reads``: names of CondenseSettings, beside method and granularity, which all read, and repeats, where the method draws. ``draws``: whether another seed finds
-    another result, so that repeats mean something. ``computes``: whether its numbers depend on the arithmetic, fast or plain. ``cost``: seconds.
+    """``reads``: names of CondenseSettings, beside method and granularity, which all read, and
+    repeats, where the method draws.
+
+    ``draws``: whether another seed finds another result, so that repeats mean something.
+    ``computes``: whether its numbers depend on the arithmetic, fast or plain. ``cost``: seconds.
     """
 
     reads: frozenset[str]
@@ -116,7 +120,9 @@ def method(name: str) -> Condenser:
 
 
 def read(c: CondenseSettings) -> frozenset[str]:
-    """The settings that determine a condensation's numbers under ``c``: what the method reads, less what only another setting would have it read."""
+    """The settings that determine a condensation's numbers under ``c``: what the method reads, less
+    what only another setting would have it read.
+    """
     known = method(c.method)
     names = known.reads | {"method", "granularity"}
     names = names | {"repeats"} if known.draws else names - {"repeats"}

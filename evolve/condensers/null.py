@@ -1,7 +1,8 @@
 """The null test of a condensation: what the condenser would choose of features that mean nothing.
 
-A choice that a condenser makes as well of the ancestor's features of *other* images, or of an ancestor that has learned nothing, does not
-come from what the ancestor knows about these images, however often it is repeated.
+A choice that a condenser makes as well of the ancestor's features of *other* images, or of an
+ancestor that has learned nothing, does not come from what the ancestor knows about these images,
+however often it is repeated.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Row:
-    """``count`` condensations of one kind: how many ``decided`` something at all, how many chose the ``same`` set as the true one; the mean
-    Jaccard ``overlap`` (shared layers / layers in either) with that set and the mean ``moved``, |1 - alpha|, over all of them; None where
-    there is no alpha to move.
+    """``count`` condensations of one kind: how many ``decided`` something at all, how many chose
+    the ``same`` set as the true one; the mean Jaccard ``overlap`` (shared layers / layers in
+    either) with that set and the mean ``moved``, |1 - alpha|, over all of them; None where there is
+    no alpha to move.
     """
 
     kind: str
@@ -46,12 +48,16 @@ def check_method(method: str) -> None:
     """Raises UserError for a condenser whose choice the null test cannot question."""
     if method not in METHODS:
         raise UserError(
-            f"--null: condense.method = {method!r} compares no features image by image; allowed are {', '.join(METHODS)}"
+            f"--null: condense.method = {method!r} compares no features image by image; allowed "
+            f"are {', '.join(METHODS)}"
         )
 
 
 def null_test(request: Request, count: int) -> tuple[Condensed, list[Row]]:
-    """The true condensation and ``count`` of each of KINDS, on the same split of the same images. UserError for a method not among METHODS."""
+    """The true condensation and ``count`` of each of KINDS, on the same split of the same images.
+
+    UserError for a method not among METHODS.
+    """
     check_method(request.c.method)
     once = replace(request, c=replace(request.c, repeats=1))
     total, done = 1 + count * len(KINDS), 0
@@ -77,7 +83,9 @@ def null_test(request: Request, count: int) -> tuple[Condensed, list[Row]]:
 
 
 def requests(request: Request, kind: str, count: int) -> Iterator[Request]:
-    """``count`` requests of one of KINDS, each with draws of its own, on the same split of the same images."""
+    """``count`` requests of one of KINDS, each with draws of its own, on the same split of the same
+    images.
+    """
     for number in range(count):
         seed = derive_seed(request.seed, "null", number)
         other = request.again(seed, request.progress)
@@ -107,10 +115,14 @@ def _row(kind: str, method: str, true: Condensed, runs: Sequence[Condensed]) -> 
 
 
 def moved(method: str, run: Condensed) -> float | None:
-    """How far alpha moved; None for a method whose scores are no alpha (similarity's are distances)."""
+    """How far alpha moved; None for a method whose scores are no alpha (similarity's are
+    distances).
+    """
     return movement(run.alpha) if method == "meta-network" else None
 
 
 def overlap(one: Sequence[Hashable], other: Sequence[Hashable]) -> float:
-    """Jaccard's index of two sets, at least one of them not empty: 1 for equal ones, 0 where they share nothing."""
+    """Jaccard's index of two sets, at least one of them not empty: 1 for equal ones, 0 where they
+    share nothing.
+    """
     return len(set(one) & set(other)) / len(set(one) | set(other))

@@ -14,7 +14,9 @@ STATUSES = ("selected", "tied", "collapsed", "fixed")
 
 
 def checked(found: Any, request: Request) -> Condensed:
-    """``found``, as the request's method returned it. UserError, naming the plug-in, for what is no condensation of this ancestor.
+    """``found``, as the request's method returned it.
+
+    UserError, naming the plug-in, for what is no condensation of this ancestor.
 
     Ours are not looked at: their tests do that.
     """
@@ -38,7 +40,10 @@ def _problems(found: Any, layers: int) -> Iterator[str]:
         type(place) is int and 0 <= place < layers for place in chosen
     )
     if not good or not chosen or list(chosen) != sorted(set(chosen)):
-        yield f"selected {chosen!r}: expected a tuple of ascending positions from 0 to {layers - 1}, at least one"
+        yield (
+            f"selected {chosen!r}: expected a tuple of ascending positions from 0 to "
+            f"{layers - 1}, at least one"
+        )
 
 
 def _tensor_problems(name: str, value: Any, shape: tuple[int | None, ...]) -> Iterator[str]:

@@ -1,4 +1,6 @@
-"""Similarity without a meta-network: the layers that a pseudo-descendant and its h came closest to, every pair weighing the same."""
+"""Similarity without a meta-network: the layers that a pseudo-descendant and its h came closest to,
+every pair weighing the same.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ from evolve.core.randomness import generator
 
 
 def similarity(request: Request) -> Condensed:
-    """alpha^{l,k} is -psi^{l,k} (Eq. 7), after theta and h were trained as in the paper's condensation but with alpha fixed at 1.
+    """alpha^{l,k} is -psi^{l,k} (Eq. 7), after theta and h were trained as in the paper's
+    condensation but with alpha fixed at 1.
 
-    What the meta-network adds is what the two differ in. Diverging losses and features are treated as there.
+    What the meta-network adds is what the two differ in. Diverging losses and features are treated
+    as there.
     """
     c, split = request.c, request.split
     run = Matching.of(request)
@@ -55,12 +59,18 @@ class Matching(Condensation):
     matches_training = False
 
     def iterate(self, batch: Batch, annealed: float) -> tuple[Tensor, Tensor]:
-        """A step of theta and zeta on L_total (Eq. 15), matching on the meta batch. Returns (L_cls, L_meta) before it."""
+        """A step of theta and zeta on L_total (Eq. 15), matching on the meta batch.
+
+        Returns (L_cls, L_meta) before it.
+        """
         rule = Rule(self.c.lr * annealed, self.c.momentum, self.c.weight_decay)
         return self._real_step(batch, self.ancestor.of_rows(batch.rows), batch.meta, rule)
 
     def mean_psi(self) -> Tensor:
-        """[L, K], float64: each pair's mean over all meta images. BN goes by the statistics of mixed batches of about ``meta_batch``, as in training."""
+        """[L, K], float64: each pair's mean over all meta images.
+
+        BN goes by the statistics of mixed batches of about ``meta_batch``, as in training.
+        """
         count, total = len(self.meta_index), torch.zeros(())
         order = torch.randperm(count, generator=generator(self.seed, "psi-order"))
         for rows in order.tensor_split(steps_per_epoch(count, self.c.meta_batch)):

@@ -1,7 +1,9 @@
-"""A network as data: what every family of networks (VGG, ResNet, ViT, a plug-in's) says about itself.
+"""A network as data: what every family of networks (VGG, ResNet, ViT, a plug-in's) says about
+itself.
 
-Ancestor and descendant are both architectures; a descendant's says which of its layers receive which of the ancestor's. Nothing
-here needs torch until a network is built, so a process that only plans a lineage starts fast.
+Ancestor and descendant are both architectures; a descendant's says which of its layers receive
+which of the ancestor's. Nothing here needs torch until a network is built, so a process that only
+plans a lineage starts fast.
 """
 
 from __future__ import annotations
@@ -27,9 +29,11 @@ GRANULARITIES = ("conv", "stage")
 class Architecture(ABC):
     """One network without its weights. Equal architectures are equal and hashable.
 
-    A family subclasses this with hashable fields, registers its networks (:mod:`evolve.core.registry`) and its JSON form by :attr:`family`.
-    *Integral layers* are what a condenser chooses among (paper, 4.1). A network may hold more layers (shortcuts, embeddings), which are
-    :attr:`extras`: inherited only with the whole ancestor, or where an inheritor says so. The head is no layer.
+    A family subclasses this with hashable fields, registers its networks
+    (:mod:`evolve.core.registry`) and its JSON form by :attr:`family`. *Integral layers* are what a
+    condenser chooses among (paper, 4.1). A network may hold more layers (shortcuts, embeddings),
+    which are :attr:`extras`: inherited only with the whole ancestor, or where an inheritor says so.
+    The head is no layer.
     """
 
     family: ClassVar[str]
@@ -56,22 +60,31 @@ class Architecture(ABC):
 
     @property
     def carried(self) -> tuple[str, ...]:
-        """Those extras that a learngene takes along, for inheritors that want them (a ViT's embeddings)."""
+        """Those extras that a learngene takes along, for inheritors that want them (a ViT's
+        embeddings).
+        """
         return ()
 
     @abstractmethod
     def integral_layers(self, granularity: str) -> Groups:
-        """What a condenser chooses among: groups of integral layers that are inherited as a whole; "conv": each by itself, "stage": all of
-        one resolution. Raises ValueError for another granularity.
+        """What a condenser chooses among: groups of integral layers that are inherited as a whole;
+        "conv": each by itself, "stage": all of one resolution.
+
+        Raises ValueError for another granularity.
         """
 
     @abstractmethod
     def inherits(self) -> Mapping[str, Mixture]:
-        """Own layer -> what it receives from the ancestor; a layer that is not named is fresh. Empty for an ancestor."""
+        """Own layer -> what it receives from the ancestor; a layer that is not named is fresh.
+
+        Empty for an ancestor.
+        """
 
     @abstractmethod
     def places(self) -> Mapping[str, str]:
-        """Own layer -> where it stands ("block2_1"), whatever it is called: the draw of a fresh layer depends on its place."""
+        """Own layer -> where it stands ("block2_1"), whatever it is called: the draw of a fresh
+        layer depends on its place.
+        """
 
     @abstractmethod
     def anonymous(self) -> Architecture:
@@ -81,18 +94,24 @@ class Architecture(ABC):
 
     @abstractmethod
     def stacked(self, selected: Iterable[str]) -> Architecture:
-        """The descendant of this ancestor's layers ``selected``, by the stacking rule (paper, 4.3): for the paper's set the paper's descendant.
+        """The descendant of this ancestor's layers ``selected``, by the stacking rule (paper, 4.3):
+        for the paper's set the paper's descendant.
 
         Raises ValueError, naming them, for layers that the ancestor does not have.
         """
 
     def paper_descendant(self) -> Architecture:
-        """The descendant of the paper's set: VGG8, ResNet12, the 6-block ViT; the pseudo-descendant's architecture too."""
+        """The descendant of the paper's set: VGG8, ResNet12, the 6-block ViT; the
+        pseudo-descendant's architecture too.
+        """
         return self.stacked(self.layer_names[place] for place in self.named_set("paper", 0))
 
     @abstractmethod
     def with_inherited(self, inherited: Mapping[str, Mixture]) -> Architecture:
-        """This architecture with just these layers inherited from an ancestor. Raises ValueError for a layer it does not have."""
+        """This architecture with just these layers inherited from an ancestor.
+
+        Raises ValueError for a layer it does not have.
+        """
 
     def whole(self) -> Architecture:
         """This ancestor as its own descendant: every layer inherited."""
@@ -100,7 +119,9 @@ class Architecture(ABC):
 
     @abstractmethod
     def named_set(self, name: str, count: int) -> tuple[int, ...]:
-        """A fixed set of integral layers, 0-based at granularity conv; ``name`` of :data:`SETS`: "paper" and "authors" (their code's)."""
+        """A fixed set of integral layers, 0-based at granularity conv; ``name`` of :data:`SETS`:
+        "paper" and "authors" (their code's).
+        """
 
     # What it looks like, in words and in JSON.
 
@@ -115,16 +136,24 @@ class Architecture(ABC):
     # The network itself.
 
     def build(self, classes: int) -> Network:
-        """The module, initialised from seed 0. An architecture of another package has a ``build`` of its own."""
+        """The module, initialised from seed 0.
+
+        An architecture of another package has a ``build`` of its own.
+        """
         network: Network = loaded(self.builder)(self, classes)
         return network
 
     def shapes(self, layer: str) -> Shapes:
-        """Shapes of a layer's tensors (parameters and buffers) by name. KeyError for a layer that it does not have."""
+        """Shapes of a layer's tensors (parameters and buffers) by name.
+
+        KeyError for a layer that it does not have.
+        """
         return _built_shapes(self)[layer]
 
     def state_shapes(self) -> Shapes:
-        """The same of the whole network, under its state dict's names; the head, whose classes are open, is left out."""
+        """The same of the whole network, under its state dict's names; the head, whose classes are
+        open, is left out.
+        """
         return {
             f"layers.{layer}.{part}": shape
             for layer in self.all_layers
@@ -173,7 +202,10 @@ def _built_shapes(architecture: Architecture) -> Mapping[str, Shapes]:
 
 
 def front_or_last(name: str, layers: int, count: int) -> tuple[int, ...]:
-    """The first or last ``count`` of ``layers``, 0-based. ValueError for more than there are, or another name."""
+    """The first or last ``count`` of ``layers``, 0-based.
+
+    ValueError for more than there are, or another name.
+    """
     if not 1 <= count <= layers:
         raise ValueError(f"{count} layers: from 1 to {layers}")
     if name == "front":
@@ -189,16 +221,22 @@ def owners(groups: Groups) -> list[int]:
 
 
 def holders(groups: Groups, places: Iterable[int]) -> tuple[int, ...]:
-    """The positions of the groups that hold the layers at ``places`` (0-based, one by one), ascending."""
+    """The positions of the groups that hold the layers at ``places`` (0-based, one by one),
+    ascending.
+    """
     owner = owners(groups)
     return tuple(sorted({owner[place] for place in places}))
 
 
 def check_names(architecture: Architecture, selected: Iterable[str]) -> set[str]:
-    """The selection as a set. Raises ValueError, naming them, for integral layers that the ancestor does not have."""
+    """The selection as a set.
+
+    Raises ValueError, naming them, for integral layers that the ancestor does not have.
+    """
     wanted = set(selected)
     if unknown := wanted.difference(architecture.layer_names):
         raise ValueError(
-            f"no such layers in the ancestor: {', '.join(sorted(unknown))}; it has {', '.join(architecture.layer_names)}"
+            f"no such layers in the ancestor: {', '.join(sorted(unknown))}; it has "
+            f"{', '.join(architecture.layer_names)}"
         )
     return wanted

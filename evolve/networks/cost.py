@@ -4,9 +4,10 @@ A training step of B images takes
 
     B * (3 * macs / speed + features * feature) + layers * layer + parameters * parameter
 
-with macs the multiply-adds of a forward pass (the gradients of input and weights cost as much each), features the numbers that all layers
-put out (BN, ReLU and pooling pass over them in memory), layers the calls that cost time whatever their size, and the update's sweep over the
-parameters. The constants were fitted once to the table of docs/performance.md.
+with macs the multiply-adds of a forward pass (the gradients of input and weights cost as much
+each), features the numbers that all layers put out (BN, ReLU and pooling pass over them in memory),
+layers the calls that cost time whatever their size, and the update's sweep over the parameters. The
+constants were fitted once to the table of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from evolve.networks.architecture import Architecture
 
 @dataclass(frozen=True)
 class Rates:
-    """What one core with AVX-512 does. ``speed``: giga multiply-adds a second in large layers; seconds: ``feature`` for a number that passes through BN,
-    ReLU and pool, forward and back, ``layer`` for a layer's calls in a training step, ``parameter`` for the update of one. ``matching``: an
-    image's matching of all pairs of layers, beside a training image of the pseudo-descendant.
+    """What one core with AVX-512 does.
+
+    ``speed``: giga multiply-adds a second in large layers; seconds: ``feature`` for a number that
+    passes through BN, ReLU and pool, forward and back, ``layer`` for a layer's calls in a training
+    step, ``parameter`` for the update of one. ``matching``: an image's matching of all pairs of
+    layers, beside a training image of the pseudo-descendant.
     """
 
     speed: float
@@ -45,7 +49,9 @@ def rates_of(plan: Architecture) -> Rates:
 
 @dataclass(frozen=True)
 class Work:
-    """Images that are trained on and tested, and optimizer steps, of a network of ``plan`` at ``size`` pixels."""
+    """Images that are trained on and tested, and optimizer steps, of a network of ``plan`` at
+    ``size`` pixels.
+    """
 
     plan: Architecture
     size: int

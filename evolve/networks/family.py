@@ -34,7 +34,8 @@ FAMILIES = {
 
 
 def architecture(network: str, width: float, size: int) -> Architecture:
-    """The ancestor's architecture: a registered ``network``, its channels times ``width``, for images of ``size`` pixels.
+    """The ancestor's architecture: a registered ``network``, its channels times ``width``, for
+    images of ``size`` pixels.
 
     Raises UserError for an unknown network, or one that cannot be had at that width or size.
     """
@@ -46,13 +47,17 @@ def architecture(network: str, width: float, size: int) -> Architecture:
             made = make(width, size)
         except ValueError as error:
             raise UserError(
-                f"ancestor.network = {network!r} at ancestor.width = {width:g}, data.size = {size}: {error}"
+                f"ancestor.network = {network!r} at ancestor.width = {width:g}, data.size = "
+                f"{size}: {error}"
             ) from None
     return made if origin("networks", network) is None else sound("networks", network, made)
 
 
 def sound(kind: str, name: str, made: Any) -> Architecture:
-    """A plug-in's architecture. UserError, naming the plug-in, unless it comes back equal from its JSON form, as stages need it."""
+    """A plug-in's architecture.
+
+    UserError, naming the plug-in, unless it comes back equal from its JSON form, as stages need it.
+    """
     if not isinstance(made, Architecture):
         raise nonsense(kind, name, f"returned {type(made).__name__}, not an Architecture")
     with blamed(kind, name):
@@ -65,7 +70,10 @@ def sound(kind: str, name: str, made: Any) -> Architecture:
 
 
 def from_json(value: Any) -> Architecture:
-    """The architecture that :meth:`Architecture.to_json` wrote. Raises ValueError for anything else."""
+    """The architecture that :meth:`Architecture.to_json` wrote.
+
+    Raises ValueError for anything else.
+    """
     family = (
         "vgg"
         if isinstance(value, list)

@@ -1,4 +1,6 @@
-"""What every network's module offers to the rooms: layers by name, features, an embedding and a head."""
+"""What every network's module offers to the rooms: layers by name, features, an embedding and a
+head.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,12 @@ from evolve.networks.architecture import Architecture
 
 
 class Network(nn.Module):
-    """A network of an :class:`Architecture` for some classes: ancestor, descendant and pseudo-descendant alike (paper, 4.1).
+    """A network of an :class:`Architecture` for some classes: ancestor, descendant and
+    pseudo-descendant alike (paper, 4.1).
 
-    ``layers`` maps the name of every integral layer, in order, and of every extra to its module; all weights but the ``head``'s lie in
-    there. ``fused`` asks for the same mathematics by a faster way, with other rounding, where the family has one.
+    ``layers`` maps the name of every integral layer, in order, and of every extra to its module;
+    all weights but the ``head``'s lie in there. ``fused`` asks for the same mathematics by a faster
+    way, with other rounding, where the family has one.
     """
 
     architecture: Architecture
@@ -40,7 +44,9 @@ class Network(nn.Module):
 
     @abstractmethod
     def draw(self, layer: str, seed: int, *purpose: str | int) -> None:
-        """Initialise one layer's tensors in place, each from its own generator; see :func:`draw_normal`."""
+        """Initialise one layer's tensors in place, each from its own generator; see
+        :func:`draw_normal`.
+        """
 
     def draw_head(self, seed: int, *purpose: str | int) -> None:
         """Initialise the head: N(0, 0.01), bias 0."""
@@ -51,7 +57,9 @@ class Network(nn.Module):
 def frozen(
     architecture: Architecture, state: Mapping[str, Tensor], device: torch.device
 ) -> Network:
-    """The network that a state dict holds, whatever classes its head has: in eval mode, nothing of it to be trained."""
+    """The network that a state dict holds, whatever classes its head has: in eval mode, nothing of
+    it to be trained.
+    """
     model = architecture.build(len(state["head.weight"]))
     model.load_state_dict(dict(state))
     return model.to(device).eval().requires_grad_(False)
@@ -63,8 +71,9 @@ def initialise(
 ) -> None:
     """Draw all weights anew, as the family's reference does.
 
-    Every tensor has its own generator, made from (seed, purpose, layer name, shape): a layer's draw depends neither on
-    which other layers there are nor on device or dtype (drawn in float32 on the CPU). ``names`` gives layers another name here.
+    Every tensor has its own generator, made from (seed, purpose, layer name, shape): a layer's draw
+    depends neither on which other layers there are nor on device or dtype (drawn in float32 on the
+    CPU). ``names`` gives layers another name here.
     """
     for name in model.layers:
         model.draw(name, seed, *purpose, names[name] if names else name)

@@ -1,4 +1,6 @@
-"""The network of a :class:`ResNetPlan`: conv + BN units in residual blocks, global average pooling, one FC."""
+"""The network of a :class:`ResNetPlan`: conv + BN units in residual blocks, global average pooling,
+one FC.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from evolve.networks.resnet_plan import Block, Conv, ResNetPlan
 
 
 class Unit(nn.Module):
-    """One integral layer: convolution without bias and BN, then what its place asks for: the residual sum at the end of a block, ReLU."""
+    """One integral layer: convolution without bias and BN, then what its place asks for: the
+    residual sum at the end of a block, ReLU.
+    """
 
     def __init__(self, spec: Conv) -> None:
         super().__init__()
@@ -28,7 +32,9 @@ class Unit(nn.Module):
         self.bn = nn.BatchNorm2d(spec.c_out)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """[B, c_in, H, W] and, at the end of a residual block, [B, c_out, h, w] -> [B, c_out, h, w]."""
+        """[B, c_in, H, W] and, at the end of a residual block, [B, c_out, h, w] -> [B, c_out, h,
+        w].
+        """
         normed: Tensor = self.bn(self.conv(x))
         return F.relu(normed if residual is None else normed + residual, inplace=True)
 
@@ -36,7 +42,8 @@ class Unit(nn.Module):
 class Shortcut(nn.Module):
     """1x1 convolution without bias and BN.
 
-    It steps over pixels before the convolution, not in it: the backward pass of oneDNN's strided 1x1 convolution may crash on narrow maps.
+    It steps over pixels before the convolution, not in it: the backward pass of oneDNN's strided
+    1x1 convolution may crash on narrow maps.
     """
 
     def __init__(self, spec: Conv) -> None:
@@ -54,8 +61,9 @@ class Shortcut(nn.Module):
 class ResNet(Network):
     """The network of ``plan`` for ``classes`` classes: ResNet18, ResNet12 and what lies between.
 
-    ``layers`` maps the integral layers' names to their :class:`Unit`, the extras' to their :class:`Shortcut`. Weights lie in channels_last, the faster
-    layout on CPUs. A new network is initialised from seed 0.
+    ``layers`` maps the integral layers' names to their :class:`Unit`, the extras' to their
+    :class:`Shortcut`. Weights lie in channels_last, the faster layout on CPUs. A new network is
+    initialised from seed 0.
     """
 
     architecture: ResNetPlan
@@ -73,15 +81,19 @@ class ResNet(Network):
         initialise(self, 0)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Images [B, 3, H, W] -> the head's input [B, c]: the last block's (pooled) maps, averaged over their pixels."""
+        """Images [B, 3, H, W] -> the head's input [B, c]: the last block's (pooled) maps, averaged
+        over their pixels.
+        """
         for block in self.architecture.blocks:
             x = _pool(self._outputs(block, x)[-1], block.pool)
         return x.mean((2, 3))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W] -> what every integral layer puts out, [B, C, h, w] after its ReLU and before a pool.
+        """Images [B, 3, H, W] -> what every integral layer puts out, [B, C, h, w] after its ReLU
+        and before a pool.
 
-        The last layer of a residual block puts out the block's sum: what comes after it sees nothing else of it.
+        The last layer of a residual block puts out the block's sum: what comes after it sees
+        nothing else of it.
         """
         found = []
         for block in self.architecture.blocks:
@@ -101,7 +113,9 @@ class ResNet(Network):
         return found[1:]
 
     def draw(self, layer: str, seed: int, *purpose: str | int) -> None:
-        """conv kaiming_normal (fan_out, ReLU), as torchvision draws its ResNets; BN is the identity and forgets its statistics."""
+        """conv kaiming_normal (fan_out, ReLU), as torchvision draws its ResNets; BN is the identity
+        and forgets its statistics.
+        """
         unit = self.layers[layer]
         assert isinstance(unit, (Unit, Shortcut))
         draw_kaiming(unit.conv.weight, seed, *purpose)
@@ -109,5 +123,7 @@ class ResNet(Network):
 
 
 def _pool(x: Tensor, size: int) -> Tensor:
-    """Max pool of ``size`` pixels with stride 2, to the half rounded up, as a stride of 2 would; 0: none."""
+    """Max pool of ``size`` pixels with stride 2, to the half rounded up, as a stride of 2 would; 0:
+    none.
+    """
     return F.max_pool2d(x, size, stride=2, padding=size // 3, ceil_mode=size == 2) if size else x

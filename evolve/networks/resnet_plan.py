@@ -1,6 +1,9 @@
-"""A ResNet as data: its residual blocks stage by stage, and the rule that stacks a descendant. Needs no torch.
+"""A ResNet as data: its residual blocks stage by stage, and the rule that stacks a descendant.
 
-The integral layers are the convolutions with their BN (paper, Eq. 5); the 1x1 shortcuts, where channels or resolution change, are extras.
+Needs no torch.
+
+The integral layers are the convolutions with their BN (paper, Eq. 5); the 1x1 shortcuts, where
+channels or resolution change, are extras.
 """
 
 from __future__ import annotations
@@ -27,14 +30,18 @@ WIDTHS = (64, 128, 256, 512)  # of the four stages, in ancestor and descendant
 SMALL = 96  # pixels up to which the stem keeps the resolution
 DEPTH = 3  # convolutions of a descendant's stage, at least, and of a residual block, at most
 PAPER_SET = ("conv4", "conv5", "conv16", "conv17")
-"""The paper says two 64-channel and two 512-channel convolutions (5.1): we take the last basic block of the first and of the last stage."""
+"""The paper says two 64-channel and two 512-channel convolutions (5.1): we take the last basic
+block of the first and of the last stage.
+"""
 AUTHORS_SET = ("conv15", "conv16", "conv17")
 """The last three convolutions, as the authors picked in the VGG."""
 
 
 @dataclass(frozen=True)
 class Conv(ConvSpec):
-    """A convolution without bias and its BN; padded, so that only ``stride`` changes the resolution, to the half rounded up."""
+    """A convolution without bias and its BN; padded, so that only ``stride`` changes the
+    resolution, to the half rounded up.
+    """
 
     kernel: int = 3
     stride: int = 1
@@ -44,8 +51,9 @@ class Conv(ConvSpec):
 class Block:
     """Convolutions of stage ``stage`` (from 1) in a row, a ReLU after each.
 
-    A ``residual`` block adds what came in before its last ReLU, through the ``shortcut`` if it has one. A max pool of ``pool`` pixels
-    and stride 2 follows (0: none): 2 in descendants, 3 in the stem for large images.
+    A ``residual`` block adds what came in before its last ReLU, through the ``shortcut`` if it has
+    one. A max pool of ``pool`` pixels and stride 2 follows (0: none): 2 in descendants, 3 in the
+    stem for large images.
     """
 
     stage: int
@@ -62,7 +70,10 @@ class Block:
 
 @dataclass(frozen=True)
 class ResNetPlan(Architecture):
-    """A ResNet: residual blocks, global average pooling, one FC. Every map is half as large (rounded up) as that of the stage before."""
+    """A ResNet: residual blocks, global average pooling, one FC.
+
+    Every map is half as large (rounded up) as that of the stage before.
+    """
 
     family = "resnet"
     builder = "evolve.networks.resnet:ResNet"
@@ -94,7 +105,8 @@ class ResNetPlan(Architecture):
         }
 
     def integral_layers(self, granularity: str) -> Groups:
-        """ "conv": every convolution by itself (ResNet18: 17 groups); "stage": the convolutions of a stage (4 groups), the stem with the first.
+        """ "conv": every convolution by itself (ResNet18: 17 groups); "stage": the convolutions of a
+        stage (4 groups), the stem with the first.
 
         ValueError for another granularity.
         """
@@ -148,7 +160,8 @@ class ResNetPlan(Architecture):
         )
 
     def stacked(self, selected: Iterable[str]) -> ResNetPlan:
-        """The descendant of the ancestor layers ``selected`` (paper, 4.3): each in a stage of its own number, so at the resolution it had.
+        """The descendant of the ancestor layers ``selected`` (paper, 4.3): each in a stage of its
+        own number, so at the resolution it had.
 
         * A stage starts with the ancestor's first convolution of that stage if it is selected, else with a fresh one like it. The
           selected one brings its stride of 2; before a fresh one the stage before is pooled instead, 2x2, as the last stage always is.
@@ -156,8 +169,9 @@ class ResNetPlan(Architecture):
         * Residual blocks of three (the last may be shorter); where channels or resolution change, with a fresh 1x1 shortcut.
         * A stem that reduces large images fourfold, 7x7 and pool, counts in its stage and stays outside the residual blocks.
 
-        For ResNet18 at up to 96 pixels and the paper's set this is ResNet12; whatever is selected, every stage's maps have the ancestor's
-        size. Raises ValueError, naming them, for layers that the ancestor does not have.
+        For ResNet18 at up to 96 pixels and the paper's set this is ResNet12; whatever is selected,
+        every stage's maps have the ancestor's size. Raises ValueError, naming them, for layers that
+        the ancestor does not have.
         """
         wanted = check_names(self, selected)
         rows = [_row(number, convs, wanted) for number, convs in self.stages.items()]
@@ -180,7 +194,9 @@ class ResNetPlan(Architecture):
         )
 
     def describe(self) -> str:
-        """ "[64 64* 64*] [128 128 128] ...": residual blocks in brackets; "/2" halves the resolution, other stages are pooled before."""
+        """ "[64 64* 64*] [128 128 128] ...": residual blocks in brackets; "/2" halves the
+        resolution, other stages are pooled before.
+        """
         return " ".join(_written(block) for block in self.blocks)
 
     def to_json(self) -> Any:
@@ -221,10 +237,12 @@ class ResNetPlan(Architecture):
 
 
 def resnet18(width: float, size: int) -> ResNetPlan:
-    """ResNet18 (He et al., arXiv 1512.03385), torchvision's: "conv1".."conv17", "shortcut2".."shortcut4", channels times ``width`` (at least one).
+    """ResNet18 (He et al., arXiv 1512.03385), torchvision's: "conv1".."conv17",
+    "shortcut2".."shortcut4", channels times ``width`` (at least one).
 
-    The stem for images of more than 96 pixels is torchvision's, 7x7 with stride 2 and a pool; for smaller ones 3x3 that keeps the
-    resolution (there section 4.2, on CIFAR). Raises ValueError unless ``width`` is positive.
+    The stem for images of more than 96 pixels is torchvision's, 7x7 with stride 2 and a pool; for
+    smaller ones 3x3 that keeps the resolution (there section 4.2, on CIFAR). Raises ValueError
+    unless ``width`` is positive.
     """
     if not width > 0:
         raise ValueError(f"width = {width}: must be above 0")
@@ -280,7 +298,9 @@ def _shortcut(name: str, convs: Sequence[Conv]) -> Conv | None:
 
 
 def _shortcut_name(stage: int, place: int) -> str:
-    """A descendant's shortcut, and where any shortcut stands: past the ``place``-th residual block of its stage."""
+    """A descendant's shortcut, and where any shortcut stands: past the ``place``-th residual block
+    of its stage.
+    """
     return f"stage{stage}_shortcut{place}"
 
 
@@ -301,7 +321,10 @@ def _written(block: Block) -> str:
 
 
 def plan_from_json(value: Any) -> ResNetPlan:
-    """The plan that :meth:`ResNetPlan.to_json` wrote. Raises ValueError for anything that is not a connected ResNet."""
+    """The plan that :meth:`ResNetPlan.to_json` wrote.
+
+    Raises ValueError for anything that is not a connected ResNet.
+    """
     try:
         plan = ResNetPlan(tuple(_block(block) for block in value["blocks"]))
     except (KeyError, TypeError, AttributeError) as error:
@@ -313,7 +336,8 @@ def plan_from_json(value: Any) -> ResNetPlan:
         or len({conv.name for conv in layers}) != len(layers)
     ):
         raise ValueError(
-            "not a ResNet: it needs layers with unique names, positive channels, kernels 1, 3 or 7 and strides 1 or 2"
+            "not a ResNet: it needs layers with unique names, positive channels, kernels 1, 3 or 7 "
+            "and strides 1 or 2"
         )
     if any(
         type(b.stage) is not int
@@ -330,7 +354,8 @@ def plan_from_json(value: Any) -> ResNetPlan:
         before.c_out != after.c_in for before, after in pairwise(convs)
     ):
         raise ValueError(
-            "not a ResNet: a layer's input channels differ from the output channels of the layer before it"
+            "not a ResNet: a layer's input channels differ from the output channels of the layer "
+            "before it"
         )
     if not all(map(_passes, plan.blocks)):
         raise ValueError("not a ResNet: a block's shortcut does not lead past its convolutions")

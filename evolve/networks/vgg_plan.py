@@ -1,4 +1,5 @@
-"""A VGG as data: its convolutions block by block, its integral layers, and the rule that stacks a descendant.
+"""A VGG as data: its convolutions block by block, its integral layers, and the rule that stacks a
+descendant.
 
 Nothing here needs torch, so a process that only plans a lineage starts fast.
 """
@@ -21,7 +22,9 @@ from evolve.networks.architecture import (
 
 IMAGE_CHANNELS = 3
 PAPER_SET = ("conv1", "conv11", "conv12", "conv13")
-"""The learngene the paper finds in VGG16 (5.1): stacked, it gives VGG8, the pseudo-descendant's architecture too."""
+"""The learngene the paper finds in VGG16 (5.1): stacked, it gives VGG8, the pseudo-descendant's
+architecture too.
+"""
 AUTHORS_SET = ("conv11", "conv12", "conv13")
 """What the authors picked by eye from the conference code's heat maps."""
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -35,7 +38,8 @@ Given = str | tuple[tuple[str, float], ...] | None
 class ConvSpec:
     """One integral layer: a 3x3 convolution with its BN and ReLU (paper, Eq. 4).
 
-    ``inherits`` names the ancestor's layer whose tensors it receives, or several with their coefficients; None for a fresh layer.
+    ``inherits`` names the ancestor's layer whose tensors it receives, or several with their
+    coefficients; None for a fresh layer.
     """
 
     name: str
@@ -156,7 +160,8 @@ def vgg16(width: float, size: int) -> VggPlan:
 
 
 def vgg16_plan(width: float) -> VggPlan:
-    """VGG16's 13 convolutions "conv1".."conv13" in five blocks, channels times ``width`` (rounded, at least one).
+    """VGG16's 13 convolutions "conv1".."conv13" in five blocks, channels times ``width`` (rounded,
+    at least one).
 
     Raises ValueError unless ``width`` is positive.
     """
@@ -182,8 +187,8 @@ def layer_names(plan: Plan) -> tuple[str, ...]:
 def integral_layers(plan: Plan, granularity: str) -> tuple[tuple[str, ...], ...]:
     """What a condenser chooses among: groups of layer names that are inherited as a whole.
 
-    "conv": every convolution by itself (VGG16: 13 groups); "stage": all convolutions between two poolings (5 groups).
-    Raises ValueError for another granularity.
+    "conv": every convolution by itself (VGG16: 13 groups); "stage": all convolutions between two
+    poolings (5 groups). Raises ValueError for another granularity.
     """
     if granularity == "conv":
         return tuple((name,) for name in layer_names(plan))
@@ -193,16 +198,18 @@ def integral_layers(plan: Plan, granularity: str) -> tuple[tuple[str, ...], ...]
 
 
 def stack_plan(ancestor: Plan, selected: Iterable[str]) -> VggPlan:
-    """The descendant of the ancestor layers ``selected`` (paper, 4.3): they in ancestor order, each in its own block, so at the
-    resolution it had, bridged by fresh convolutions where channels do not line up.
+    """The descendant of the ancestor layers ``selected`` (paper, 4.3): they in ancestor order, each
+    in its own block, so at the resolution it had, bridged by fresh convolutions where channels do
+    not line up.
 
     * A block without a selected layer gets one fresh convolution from the block before to this block's width.
     * A block whose first selected layer takes other channels than arrive gets one fresh convolution before it.
     * Otherwise a block holds only its selected layers. Every block ends with the ancestor block's width.
 
-    For VGG16 and conv 1, 11, 12, 13 this is the paper's VGG8; for all layers the ancestor's trunk; for none, one fresh
-    convolution a block. A fresh layer is named by its block and place ("block2_entry"), so that the same fresh layer has
-    the same name in every plan. Raises ValueError, naming them, for layers that the ancestor does not have.
+    For VGG16 and conv 1, 11, 12, 13 this is the paper's VGG8; for all layers the ancestor's trunk;
+    for none, one fresh convolution a block. A fresh layer is named by its block and place
+    ("block2_entry"), so that the same fresh layer has the same name in every plan. Raises
+    ValueError, naming them, for layers that the ancestor does not have.
     """
     wanted = check_names(VggPlan(ancestor), selected)
     plan, current = [], ancestor[0][0].c_in
@@ -214,7 +221,9 @@ def stack_plan(ancestor: Plan, selected: Iterable[str]) -> VggPlan:
 
 
 def _bridge(chosen: Sequence[ConvSpec], block: str, c_in: int, c_out: int) -> tuple[ConvSpec, ...]:
-    """The chosen layers with a fresh one wherever channels would not line up from ``c_in`` to ``c_out``."""
+    """The chosen layers with a fresh one wherever channels would not line up from ``c_in`` to
+    ``c_out``.
+    """
     stacked: list[ConvSpec] = []
     current = c_in
     for spec in chosen:
@@ -229,7 +238,10 @@ def _bridge(chosen: Sequence[ConvSpec], block: str, c_in: int, c_out: int) -> tu
 
 
 def places(plan: Plan) -> dict[str, str]:
-    """Layer name -> its place, "block2_1" for the first of the second block. Names say where a layer came from, places where it stands."""
+    """Layer name -> its place, "block2_1" for the first of the second block.
+
+    Names say where a layer came from, places where it stands.
+    """
     return {
         spec.name: f"block{b}_{p}"
         for b, block in enumerate(plan, start=1)
@@ -238,7 +250,10 @@ def places(plan: Plan) -> dict[str, str]:
 
 
 def anonymous(plan: Plan) -> Plan:
-    """The bare architecture: layers named by their place, nothing inherited. Equal architectures are equal, whatever they inherit."""
+    """The bare architecture: layers named by their place, nothing inherited.
+
+    Equal architectures are equal, whatever they inherit.
+    """
     named = places(plan)
     return tuple(
         tuple(replace(spec, name=named[spec.name], inherits=None) for spec in block)
@@ -252,7 +267,10 @@ def plan_to_json(plan: Plan) -> list[list[dict[str, Any]]]:
 
 
 def plan_from_json(value: Any) -> VggPlan:
-    """The plan that :func:`plan_to_json` wrote. Raises ValueError for anything that is not a connected plan."""
+    """The plan that :func:`plan_to_json` wrote.
+
+    Raises ValueError for anything that is not a connected plan.
+    """
     try:
         plan = VggPlan(tuple(_spec(spec) for spec in block) for block in value)
     except (TypeError, AttributeError) as error:
@@ -270,7 +288,8 @@ def plan_from_json(value: Any) -> VggPlan:
         )
     if any(before.c_out != after.c_in for before, after in zip(specs, specs[1:], strict=False)):
         raise ValueError(
-            "not a plan: a layer's input channels differ from the output channels of the layer before it"
+            "not a plan: a layer's input channels differ from the output channels of the layer "
+            "before it"
         )
     return plan
 

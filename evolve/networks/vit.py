@@ -1,6 +1,8 @@
-"""The network of a :class:`ViTPlan`, made of timm's own modules: it computes what timm's VisionTransformer computes.
+"""The network of a :class:`ViTPlan`, made of timm's own modules: it computes what timm's
+VisionTransformer computes.
 
-timm: https://github.com/huggingface/pytorch-image-models; the model is An Image is Worth 16x16 Words (arXiv 2010.11929) in DeiT's sizes.
+timm: https://github.com/huggingface/pytorch-image-models; the model is An Image is Worth 16x16
+Words (arXiv 2010.11929) in DeiT's sizes.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from evolve.networks.network import Network, draw_normal, initialise
 from evolve.networks.vit_plan import ViTPlan
 
 STD = 0.02
-"""Of timm's linear layers and positions. Its truncation at +-2, a hundred times that, cuts nothing off; by rounding it now and then (one number
-in 2^24) makes a -2 of an infinite draw, which a plain normal does not.
+"""Of timm's linear layers and positions.
+
+Its truncation at +-2, a hundred times that, cuts nothing off; by rounding it now and then (one
+number in 2^24) makes a -2 of an infinite draw, which a plain normal does not.
 """
 CLASS_STD = 1e-6  # of timm's class token
 
@@ -41,9 +45,12 @@ class Embeddings(nn.Module):
 
 
 class ViT(Network):
-    """The network of ``plan`` for ``classes`` classes. ``layers``: "embed", the encoder blocks by name, "norm"; ``head`` reads the class token.
+    """The network of ``plan`` for ``classes`` classes.
 
-    A new network is initialised from seed 0. It has no dropout. ``fused`` computes attention by torch's fused kernels, which have no second derivative.
+    ``layers``: "embed", the encoder blocks by name, "norm"; ``head`` reads the class token.
+
+    A new network is initialised from seed 0. It has no dropout. ``fused`` computes attention by
+    torch's fused kernels, which have no second derivative.
     """
 
     def __init__(self, plan: ViTPlan, classes: int) -> None:
@@ -72,15 +79,17 @@ class ViT(Network):
         return normed[:, 0]
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Images -> every block's tokens [B, T, D] in order, the class token among them, not normalised."""
+        """Images -> every block's tokens [B, T, D] in order, the class token among them, not
+        normalised.
+        """
         found = [self.layers["embed"](x)]
         for name in self.architecture.layer_names:
             found.append(self.layers[name](found[-1]))
         return found[1:]
 
     def draw(self, layer: str, seed: int, *purpose: str | int) -> None:
-        """As timm: linear layers N(0, 0.02) with bias 0, positions the same, class token N(0, 1e-6), LayerNorms the identity, the patch projection as
-        torch draws convolutions.
+        """As timm: linear layers N(0, 0.02) with bias 0, positions the same, class token N(0,
+        1e-6), LayerNorms the identity, the patch projection as torch draws convolutions.
         """
         for name, module in self.layers[layer].named_modules():
             if isinstance(module, nn.LayerNorm):
@@ -103,7 +112,9 @@ class ViT(Network):
 
 
 def _timm(plan: ViTPlan) -> VisionTransformer:
-    """timm's model without a head, with whatever weights: it draws from global random state, which is put back."""
+    """timm's model without a head, with whatever weights: it draws from global random state, which
+    is put back.
+    """
     with torch.random.fork_rng(devices=[]):
         return VisionTransformer(
             img_size=plan.size,

@@ -1,7 +1,9 @@
-"""Pretrained weights of a ViT out of a local file: timm's (.safetensors or .pth) or DINO's, as its authors publish them.
+"""Pretrained weights of a ViT out of a local file: timm's (.safetensors or .pth) or DINO's, as its
+authors publish them.
 
-DINO (arXiv 2104.14294) gives the backbone alone, or the whole training with "teacher" and "student" networks, of which the teacher is taken,
-as its own evaluation does. Only tensors and plain values are ever read from a file.
+DINO (arXiv 2104.14294) gives the backbone alone, or the whole training with "teacher" and "student"
+networks, of which the teacher is taken, as its own evaluation does. Only tensors and plain values
+are ever read from a file.
 """
 
 from __future__ import annotations
@@ -42,15 +44,20 @@ def content(path: Path) -> str:
             else f"cannot be read ({error.strerror or error})"
         )
         raise UserError(
-            f'{_called(path)}: {reason}; give a local .safetensors or .pth file, or "" to start from random weights'
+            f'{_called(path)}: {reason}; give a local .safetensors or .pth file, or "" to start '
+            "from random weights"
         ) from None
 
 
 def read(path: Path, plan: ViTPlan) -> dict[str, Tensor]:
-    """The weights of ``plan``'s layers, named as in its network's state dict ("layers.block1.attn.qkv.weight"), float32. The head is not among them.
+    """The weights of ``plan``'s layers, named as in its network's state dict
+    ("layers.block1.attn.qkv.weight"), float32.
 
-    Positions for another image size are resized as timm does (bicubic). Raises UserError for a file that is absent, holds more than tensors
-    and plain values, or is of another network (naming the first tensor that does not fit).
+    The head is not among them.
+
+    Positions for another image size are resized as timm does (bicubic). Raises UserError for a file
+    that is absent, holds more than tensors and plain values, or is of another network (naming the
+    first tensor that does not fit).
     """
     found = {
         PREFIX.sub("", name): tensor
@@ -67,7 +74,8 @@ def read(path: Path, plan: ViTPlan) -> dict[str, Tensor]:
             tensor = _resized(tensor, plan)
         if tuple(tensor.shape) != shape:
             raise UserError(
-                f"{_called(path)}: its {name} has shape {tuple(tensor.shape)}, not {shape}; give {_described(plan)}"
+                f"{_called(path)}: its {name} has shape {tuple(tensor.shape)}, not {shape}; give "
+                f"{_described(plan)}"
             )
         taken[own] = tensor.detach().float().contiguous()
     if more := next((name for name in found if name not in wanted), None):
@@ -90,7 +98,8 @@ def _loaded(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
-            f"{_called(path)}: needs code to be unpickled, which is never run; give a file of tensors alone (a state dict)"
+            f"{_called(path)}: needs code to be unpickled, which is never run; give a file of "
+            "tensors alone (a state dict)"
         ) from None
     except Exception as error:  # whatever a damaged file makes the readers raise
         raise UserError(
@@ -125,7 +134,9 @@ def _names(plan: ViTPlan) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
 
 
 def _resized(positions: Tensor, plan: ViTPlan) -> Tensor:
-    """Positions [1, T, D] for the plan's number of patches, where they are of another square of patches."""
+    """Positions [1, T, D] for the plan's number of patches, where they are of another square of
+    patches.
+    """
     patches = positions.shape[1] - 1 if positions.dim() == 3 else 0
     if patches < 1 or round(patches**0.5) ** 2 != patches:
         return positions  # of no ViT with a class token: its shape is refused
@@ -134,7 +145,10 @@ def _resized(positions: Tensor, plan: ViTPlan) -> Tensor:
 
 
 def _described(plan: ViTPlan) -> str:
-    return f"a ViT with class token, {len(plan.layer_names)} blocks, dimension {plan.dim} and patches of {plan.patch} pixels"
+    return (
+        f"a ViT with class token, {len(plan.layer_names)} blocks, dimension {plan.dim} and "
+        f"patches of {plan.patch} pixels"
+    )
 
 
 def _called(path: Path) -> str:

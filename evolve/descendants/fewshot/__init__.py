@@ -1,4 +1,7 @@
-"""Few-shot learners (the paper's Table III): models and arrays in, arrays out. Nothing here knows a run, a store or a screen.
+"""Few-shot learners (the paper's Table III): models and arrays in, arrays out.
 
-Kept empty so that the records in ``methods`` stay free of torch; :mod:`evolve.descendants.fewshot.measure` is the door.
+Nothing here knows a run, a store or a screen.
+
+Kept empty so that the records in ``methods`` stay free of torch;
+:mod:`evolve.descendants.fewshot.measure` is the door.
 """

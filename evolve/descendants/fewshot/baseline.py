@@ -1,6 +1,8 @@
-"""Baseline++ (Chen, Liu, Kira, Wang, Huang 2019, "A closer look at few-shot classification"): no episodes at all.
+"""Baseline++ (Chen, Liu, Kira, Wang, Huang 2019, "A closer look at few-shot classification"): no
+episodes at all.
 
-BN: batch statistics in pre-training, running statistics on downstream tasks, whose backbone is frozen.
+BN: batch statistics in pre-training, running statistics on downstream tasks, whose backbone is
+frozen.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ def cosine_scores(embedding: Tensor, weight: Tensor, scale: float) -> Tensor:
 
 
 class BaselinePlusPlus(Learner):
-    """A cosine classifier over all ancestor classes; on a task the backbone stays and a new cosine head learns the support set."""
+    """A cosine classifier over all ancestor classes; on a task the backbone stays and a new cosine
+    head learns the support set.
+    """
 
     def __init__(self, setup: Setup) -> None:
         self.settings, self.ways, self.seed = setup.settings, setup.ways, setup.seed
@@ -51,7 +55,9 @@ class BaselinePlusPlus(Learner):
         )
 
     def head(self, known: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
-        """The fine-tuning stage: a new head's weight [ways, c] from embeddings [S, c]; tune_steps passes, tune_batch images a step."""
+        """The fine-tuning stage: a new head's weight [ways, c] from embeddings [S, c]; tune_steps
+        passes, tune_batch images a step.
+        """
         s = self.settings
         start = (2 * torch.rand(self.ways, self.features, generator=draw) - 1) / self.features**0.5
         sgd = {

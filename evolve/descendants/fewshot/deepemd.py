@@ -1,8 +1,11 @@
-"""DeepEMD (Zhang, Cai, Lin, Shen 2020): images as sets of local descriptors, compared by the earth mover's distance.
+"""DeepEMD (Zhang, Cai, Lin, Shen 2020): images as sets of local descriptors, compared by the earth
+mover's distance.
 
-The optimal flow comes from POT's exact solver (``ot.emd``, a network simplex). It is held constant in the gradient: the score is linear
-in the similarities given the flow, so its gradient with respect to them is exact (the envelope theorem); how the weights of the descriptors
-move the flow is left out, as in the authors' code with its OpenCV solver (their paper, "End-to-End Training", differentiates through the programme).
+The optimal flow comes from POT's exact solver (``ot.emd``, a network simplex). It is held constant
+in the gradient: the score is linear in the similarities given the flow, so its gradient with
+respect to them is exact (the envelope theorem); how the weights of the descriptors move the flow is
+left out, as in the authors' code with its OpenCV solver (their paper, "End-to-End Training",
+differentiates through the programme).
 
 BN: the episode's statistics in meta-training, running statistics on downstream tasks.
 """
@@ -32,31 +35,41 @@ from evolve.descendants.fewshot.pretrain import pretrain, tuned
 from evolve.descendants.fewshot.trunk import fresh_head, width
 from evolve.networks.network import Network
 
-LEAST_WEIGHT = 1e-3  # added to every descriptor's weight, so that some mass is left where all cross-references are negative
+# added to every descriptor's weight, so that some mass is left where all cross-references are
+# negative
+LEAST_WEIGHT = 1e-3
 MOMENTUM, DAMPENING = 0.9, 0.9  # of the structured layer, as in the authors' code
 
 
 def descriptors(network: Network, x: Tensor) -> Tensor:
-    """Images -> local descriptors [B, n, c]: the last layer's places (a map's pixels before its pooling, or tokens)."""
+    """Images -> local descriptors [B, n, c]: the last layer's places (a map's pixels before its
+    pooling, or tokens).
+    """
     last = network.features(x)[-1]
     return last.flatten(2).transpose(1, 2) if last.dim() == 4 else last
 
 
 def weights(own: Tensor, other: Tensor) -> Tensor:
-    """max(u_i . mean_j v_j, 0) for every place of every pair ("Weight Generation"): [B, n, c], [K, m, c] -> [B, K, n], summing to n."""
+    """max(u_i . mean_j v_j, 0) for every place of every pair ("Weight Generation"): [B, n, c], [K,
+    m, c] -> [B, K, n], summing to n.
+    """
     raw = F.relu(torch.einsum("bnc,kc->bkn", own, other.mean(1))) + LEAST_WEIGHT
     return raw * own.shape[1] / raw.sum(2, keepdim=True)
 
 
 def similarities(query: Tensor, proto: Tensor) -> Tensor:
-    """Cosines of all places of all pairs, each descriptor centred over its channels as in the authors' code: [B, K, n, m]."""
+    """Cosines of all places of all pairs, each descriptor centred over its channels as in the
+    authors' code: [B, K, n, m].
+    """
     parts = (F.normalize(x - x.mean(2, keepdim=True), dim=2) for x in (query, proto))
     return torch.einsum("bnc,kmc->bknm", *parts)
 
 
 @torch.no_grad()
 def flows(similarity: Tensor, supply: Tensor, demand: Tensor) -> Tensor:
-    """The optimal flow [B, K, n, m] of every pair for the cost 1 - similarity; supply [B, K, n] and demand [B, K, m] are equal in sum."""
+    """The optimal flow [B, K, n, m] of every pair for the cost 1 - similarity; supply [B, K, n] and
+    demand [B, K, m] are equal in sum.
+    """
     cost, a, b = (
         np.ascontiguousarray(x.double().cpu().numpy()) for x in (1 - similarity, supply, demand)
     )  # the solver wants them so,
@@ -70,7 +83,9 @@ def flows(similarity: Tensor, supply: Tensor, demand: Tensor) -> Tensor:
 
 
 def scores(query: Tensor, proto: Tensor, temperature: float) -> Tensor:
-    """temperature * sum_ij flow_ij * similarity_ij / n: descriptors [B, n, c] and [K, m, c] -> [B, K]."""
+    """temperature * sum_ij flow_ij * similarity_ij / n: descriptors [B, n, c] and [K, m, c] -> [B,
+    K].
+    """
     similarity = similarities(query, proto)
     supply, demand = weights(query, proto), weights(proto, query).transpose(0, 1)
     flow = flows(similarity, supply, demand * (query.shape[1] / proto.shape[1]))
@@ -78,14 +93,18 @@ def scores(query: Tensor, proto: Tensor, temperature: float) -> Tensor:
 
 
 class DeepEMD(Learner):
-    """Pre-training, then episodes; with several shots a task's classes are structured prototypes, learned on the support set ("Structured Fully Connected Layer")."""
+    """Pre-training, then episodes; with several shots a task's classes are structured prototypes,
+    learned on the support set ("Structured Fully Connected Layer").
+    """
 
     def __init__(self, setup: Setup) -> None:
         self.settings, self.ways, self.seed = setup.settings, setup.ways, setup.seed
         self.network = copy.deepcopy(setup.network)
 
     def outer_loss(self, episode: Episode) -> Tensor:
-        """Cross-entropy of the queries against the mean descriptors of each class (the structured layer is for downstream tasks alone)."""
+        """Cross-entropy of the queries against the mean descriptors of each class (the structured
+        layer is for downstream tasks alone).
+        """
         found = descriptors(self.network, torch.cat([episode.support, episode.query]))
         support, query = found.tensor_split([len(episode.support)])
         proto = means(support, episode.support_labels, self.ways)
@@ -121,10 +140,11 @@ class DeepEMD(Learner):
         )
 
     def prototypes(self, known: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
-        """The structured layer's weight [ways, n, c]: from the classes' mean descriptors, emd_steps passes of SGD over the support's [S, n, c].
+        """The structured layer's weight [ways, n, c]: from the classes' mean descriptors, emd_steps
+        passes of SGD over the support's [S, n, c].
 
-        A single image a class is its own prototype, as in the authors' code. Cosines do not change with a descriptor's length and their
-        gradient falls with it, hence the authors' rate of 100.
+        A single image a class is its own prototype, as in the authors' code. Cosines do not change
+        with a descriptor's length and their gradient falls with it, hence the authors' rate of 100.
         """
         s, start = self.settings, means(known, labels, self.ways)
         if len(known) == self.ways:

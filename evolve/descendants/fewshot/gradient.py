@@ -1,7 +1,9 @@
-"""Learners that adapt weights by gradient steps: MAML (second and first order), ProtoMAML and BOIL are one rule with four switches.
+"""Learners that adapt weights by gradient steps: MAML (second and first order), ProtoMAML and BOIL
+are one rule with four switches.
 
-BN, in inner steps and for the queries, is by the statistics of the support images (:class:`evolve.descendants.fewshot.trunk.SupportNorm`), in
-meta-training and on downstream tasks alike. The papers' own code takes those of the queries; ours does not leak across queries.
+BN, in inner steps and for the queries, is by the statistics of the support images
+(:class:`evolve.descendants.fewshot.trunk.SupportNorm`), in meta-training and on downstream tasks
+alike. The papers' own code takes those of the queries; ours does not leak across queries.
 """
 
 from __future__ import annotations
@@ -36,10 +38,11 @@ def inner_loop(
     steps: int,
     order: int,
 ) -> Parameters:
-    """theta' <- theta' - rate * grad L(theta'), ``steps`` times from ``start``, for the weights named in ``adapted`` (Finn et al. 2017, section 2.2).
+    """theta' <- theta' - rate * grad L(theta'), ``steps`` times from ``start``, for the weights
+    named in ``adapted`` (Finn et al. 2017, section 2.2).
 
-    order 2: the result is a differentiable function of ``start``, through every step. order 1: the gradients are constants (their
-    section 5.2), so d theta' / d theta is the identity.
+    order 2: the result is a differentiable function of ``start``, through every step. order 1: the
+    gradients are constants (their section 5.2), so d theta' / d theta is the identity.
     """
     current, names = dict(start), tuple(adapted)
     for _ in range(steps):
@@ -103,7 +106,9 @@ class GradientLearner(Learner):
         return inner_loop(loss, start, self.adapted, self.rule.rate, steps, order)
 
     def outer_loss(self, episode: Episode) -> Tensor:
-        """Cross-entropy of the queries under the adapted weights, a function of the initial ones (Finn et al. 2017, Eq. 1)."""
+        """Cross-entropy of the queries under the adapted weights, a function of the initial ones
+        (Finn et al. 2017, Eq. 1).
+        """
         support = len(episode.support)
         with plain_attention() if self.rule.order == 2 else nullcontext():
             adapted = self.adapt(
@@ -122,7 +127,10 @@ class GradientLearner(Learner):
     def predict(
         self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator
     ) -> Tensor:
-        """See :class:`Learner`. The support images go along with every part of the queries, for BN's statistics."""
+        """See :class:`Learner`.
+
+        The support images go along with every part of the queries, for BN's statistics.
+        """
         adapted = {
             name: p.detach()
             for name, p in self.adapt(support, labels, self.settings.test_steps, order=1).items()
@@ -141,7 +149,9 @@ def plain_attention() -> AbstractContextManager[None]:
 
 
 def prototype_head(prototypes: Tensor) -> tuple[Tensor, Tensor]:
-    """The linear head that is ProtoNet's distance up to a constant: weight 2 c_k [ways, c], bias -|c_k|^2 [ways] (Snell et al. 2017, Eq. 8; Triantafillou et al. 2020)."""
+    """The linear head that is ProtoNet's distance up to a constant: weight 2 c_k [ways, c], bias
+    -|c_k|^2 [ways] (Snell et al. 2017, Eq. 8; Triantafillou et al. 2020).
+    """
     return 2 * prototypes, -prototypes.square().sum(1)
 
 
@@ -156,14 +166,18 @@ def fomaml(setup: Setup) -> GradientLearner:
 
 
 def protomaml(setup: Setup) -> GradientLearner:
-    """Triantafillou et al. 2020: MAML whose head starts, in every episode, as the prototypes; the gradient goes through that start."""
+    """Triantafillou et al. 2020: MAML whose head starts, in every episode, as the prototypes; the
+    gradient goes through that start.
+    """
     return GradientLearner(
         setup, Rule(order=setup.settings.order, rate=setup.settings.inner_lr, prototype_head=True)
     )
 
 
 def boil(setup: Setup) -> GradientLearner:
-    """Oh et al. 2021, "body only update in inner loop": MAML whose head learns in the outer loop alone (section 3.1)."""
+    """Oh et al. 2021, "body only update in inner loop": MAML whose head learns in the outer loop
+    alone (section 3.1).
+    """
     return GradientLearner(
         setup, Rule(order=setup.settings.order, rate=setup.settings.boil_lr, adapts_head=False)
     )

@@ -1,4 +1,6 @@
-"""What every few-shot learner is: meta-trained once, then it predicts each downstream task from the same state."""
+"""What every few-shot learner is: meta-trained once, then it predicts each downstream task from the
+same state.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ CHUNK = 256  # test images at a time: memory, no number
 
 @dataclass(frozen=True)
 class Setup:
-    """What a learner starts from. ``network`` is on the device and stays as it is: learners train copies."""
+    """What a learner starts from.
+
+    ``network`` is on the device and stays as it is: learners train copies.
+    """
 
     network: Network
     settings: FewshotSettings
@@ -39,11 +44,11 @@ class Learner(ABC):
     def predict(
         self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator
     ) -> Tensor:
-        """Adapt to support images [S, 3, H, W] with labels 0..N-1 [S] (int64) and give the class of every query image: int64 [Q], CPU;
-        -1 where no score is finite.
+        """Adapt to support images [S, 3, H, W] with labels 0..N-1 [S] (int64) and give the class of
+        every query image: int64 [Q], CPU; -1 where no score is finite.
 
-        Queries come in parts [B, 3, H, W]; no query changes what is predicted of another, nor is the meta-trained state changed. All
-        draws come from ``draw`` (CPU).
+        Queries come in parts [B, 3, H, W]; no query changes what is predicted of another, nor is
+        the meta-trained state changed. All draws come from ``draw`` (CPU).
         """
 
 
@@ -57,9 +62,11 @@ def descend_episodes(
     progress: Progress,
     course: Course,
 ) -> list[float]:
-    """Adam on the mean ``loss`` of ``per_step`` episodes at a time, over ``s.episodes``: the outer loop of all episodic learners but Reptile.
+    """Adam on the mean ``loss`` of ``per_step`` episodes at a time, over ``s.episodes``: the outer
+    loop of all episodic learners but Reptile.
 
-    ``state``: all tensors that change, ``weights`` and running statistics, by name. Gives the mean loss of every step.
+    ``state``: all tensors that change, ``weights`` and running statistics, by name. Gives the mean
+    loss of every step.
     """
     optimizer = torch.optim.Adam(weights, lr=s.lr)
     steps = list(grouped(s.episodes, per_step))
@@ -87,7 +94,9 @@ def grouped(count: int, size: int) -> Iterator[range]:
 
 @torch.no_grad()
 def classes_of(scores: Callable[[Tensor], Tensor], queries: Iterable[Tensor]) -> Tensor:
-    """The class with the highest score for every query: int64 [Q] on the CPU; -1 where that score is not finite."""
+    """The class with the highest score for every query: int64 [Q] on the CPU; -1 where that score
+    is not finite.
+    """
     best = [scores(part).max(1) for part in queries]
     return torch.cat(
         [torch.where(found.values.isfinite(), found.indices, -1).cpu() for found in best]

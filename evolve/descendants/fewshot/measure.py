@@ -27,9 +27,12 @@ TRAINING = 0.8  # of the time, for the progress shown
 
 @dataclass(frozen=True)
 class Measured:
-    """``losses``: the mean meta-training loss of every outer step or epoch. ``correct``: for each task, uint8 [tests] on the CPU, 1 where right.
+    """``losses``: the mean meta-training loss of every outer step or epoch.
 
-    ``undecided``: test images without a finite score, which count as wrong: the learner or its adapting diverged.
+    ``correct``: for each task, uint8 [tests] on the CPU, 1 where right.
+
+    ``undecided``: test images without a finite score, which count as wrong: the learner or its
+    adapting diverged.
     """
 
     losses: list[float]
@@ -40,7 +43,10 @@ class Measured:
 def make_learner(
     name: str, network: Network, settings: FewshotSettings, ways: int, seed: int
 ) -> Learner:
-    """A learner that starts from ``network``, which stays as it is. KeyError for an unknown name."""
+    """A learner that starts from ``network``, which stays as it is.
+
+    KeyError for an unknown name.
+    """
     made: Learner = find("learners", name)(Setup(network, settings, ways, seed))
     return made
 
@@ -57,12 +63,14 @@ def meta_train_and_measure(
     checkpoint: Checkpoint,
     images_per_class: int = 0,
 ) -> Measured:
-    """Meta-train learner ``name`` from ``network`` on the training images of ``classes`` (``images_per_class`` of each; 0: all), from where
-    ``checkpoint`` got to, then adapt it to each task and predict its test images.
+    """Meta-train learner ``name`` from ``network`` on the training images of ``classes``
+    (``images_per_class`` of each; 0: all), from where ``checkpoint`` got to, then adapt it to each
+    task and predict its test images.
 
-    Episodes have as many classes as the tasks, which all have equally many. Every task starts from the same meta-trained state, with
-    draws made from (seed, its place), so neither their order nor their number changes a prediction. UserError where the classes or
-    images are too few for an episode.
+    Episodes have as many classes as the tasks, which all have equally many. Every task starts from
+    the same meta-trained state, with draws made from (seed, its place), so neither their order nor
+    their number changes a prediction. UserError where the classes or images are too few for an
+    episode.
     """
     ways = len(tasks[0].classes)
     learner = make_learner(name, network, settings, ways, seed)

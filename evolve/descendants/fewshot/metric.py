@@ -1,7 +1,9 @@
-"""Learners that compare embeddings: MatchingNet and ProtoNet. Nothing is trained on a downstream task.
+"""Learners that compare embeddings: MatchingNet and ProtoNet.
 
-BN: the statistics of the episode (support and queries together) in meta-training, the running statistics on downstream tasks, as in the
-papers' implementations; so no query sees another.
+Nothing is trained on a downstream task.
+
+BN: the statistics of the episode (support and queries together) in meta-training, the running
+statistics on downstream tasks, as in the papers' implementations; so no query sees another.
 """
 
 from __future__ import annotations
@@ -80,9 +82,11 @@ class ProtoNet(MetricLearner):
 
 
 class MatchingNet(MetricLearner):
-    """Vinyals et al. 2016: attention over the support set by cosines (Eq. 1, section 2.1.1), with f = g and without full-context embeddings.
+    """Vinyals et al. 2016: attention over the support set by cosines (Eq. 1, section 2.1.1), with f
+    = g and without full-context embeddings.
 
-    The cosines are scaled (fewshot.attention_scale), as Chen et al. 2019 do, who found the plain ones too soft to train.
+    The cosines are scaled (fewshot.attention_scale), as Chen et al. 2019 do, who found the plain
+    ones too soft to train.
     """
 
     def log_probabilities(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:

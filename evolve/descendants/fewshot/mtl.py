@@ -1,6 +1,7 @@
 """Meta-transfer learning (Sun, Liu, Chua, Schiele 2019), first order, without its hard-task mining.
 
-BN: batch statistics in pre-training; from then on it belongs to the frozen network and uses its running statistics everywhere.
+BN: batch statistics in pre-training; from then on it belongs to the frozen network and uses its
+running statistics everywhere.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh
 
 
 class MTL(Learner):
-    """A pre-trained, frozen network; scaling and shifting of its neurons and the head's start are meta-learned, the head adapts to a task."""
+    """A pre-trained, frozen network; scaling and shifting of its neurons and the head's start are
+    meta-learned, the head adapts to a task.
+    """
 
     def __init__(self, setup: Setup) -> None:
         self.settings, self.ways, self.seed = setup.settings, setup.ways, setup.seed
@@ -55,7 +58,9 @@ class MTL(Learner):
             p.requires_grad_()
 
     def embed(self, x: Tensor) -> Tensor:
-        """Images -> [B, c] by (W * scale) x + (b + shift) in every layer (section 4.2): one scale a kernel, one shift a neuron."""
+        """Images -> [B, c] by (W * scale) x + (b + shift) in every layer (section 4.2): one scale a
+        kernel, one shift a neuron.
+        """
         frozen = dict(self.trunk.named_parameters())
         scaled = {
             name: frozen[name] * s[(...,) + (None,) * (frozen[name].dim() - 2)]
@@ -66,7 +71,9 @@ class MTL(Learner):
         )
 
     def head(self, known: Tensor, labels: Tensor) -> Parameters:
-        """The head after its steps on the support set's embeddings [S, c] (section 4.2); first order in its start."""
+        """The head after its steps on the support set's embeddings [S, c] (section 4.2); first
+        order in its start.
+        """
 
         def loss(head: Parameters) -> Tensor:
             return F.cross_entropy(_linear(head, known), labels)
@@ -76,7 +83,9 @@ class MTL(Learner):
         )
 
     def outer_loss(self, episode: Episode) -> Tensor:
-        """Cross-entropy of the queries under the adapted head, which descends to scales, shifts and the head's start (section 4.2)."""
+        """Cross-entropy of the queries under the adapted head, which descends to scales, shifts and
+        the head's start (section 4.2).
+        """
         with torch.no_grad():
             known = self.embed(episode.support)
         head = self.head(known, episode.support_labels)

@@ -1,4 +1,6 @@
-"""Plain classification: of the ancestor's classes, which Baseline++, MTL and DeepEMD start from, and of a task's, on frozen features."""
+"""Plain classification: of the ancestor's classes, which Baseline++, MTL and DeepEMD start from,
+and of a task's, on frozen features.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,11 @@ def tuned(
     draw: torch.Generator,
     **sgd: Any,
 ) -> Tensor:
-    """A classifier's weight after SGD (settings ``sgd``) over the support set, ``passes`` times, ``size`` images a step, as both learners' authors do.
+    """A classifier's weight after SGD (settings ``sgd``) over the support set, ``passes`` times,
+    ``size`` images a step, as both learners' authors do.
 
-    ``scores(known, weight)`` -> [B, ways] of what is known of the support images, ``known`` [S, ...].
+    ``scores(known, weight)`` -> [B, ways] of what is known of the support images, ``known`` [S,
+    ...].
     """
     weight = start.detach().requires_grad_()
     optimizer = torch.optim.SGD([weight], **sgd)
@@ -52,7 +56,8 @@ def pretrain(
     progress: Progress,
     course: Course,
 ) -> list[float]:
-    """Train ``network`` in place, and ``weights``, those of ``head`` ([B, c] -> [B, C]), on all ancestor classes: SGD, cosine to zero.
+    """Train ``network`` in place, and ``weights``, those of ``head`` ([B, c] -> [B, C]), on all
+    ancestor classes: SGD, cosine to zero.
 
     Gives each epoch's mean loss. The network is left in train mode.
     """

@@ -1,7 +1,9 @@
-"""Reptile (Nichol, Achiam, Schulman 2018). It has no queries: an episode's support and query images are all training images.
+"""Reptile (Nichol, Achiam, Schulman 2018).
 
-BN is by the statistics of each inner batch, and by those of the support images for predictions (the paper's non-transductive variant,
-section 6.1), so no query sees another.
+It has no queries: an episode's support and query images are all training images.
+
+BN is by the statistics of each inner batch, and by those of the support images for predictions (the
+paper's non-transductive variant, section 6.1), so no query sees another.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh
 
 
 class Reptile(Learner):
-    """Initial weights moved towards those that each task's own training reaches (meta_batch tasks a step)."""
+    """Initial weights moved towards those that each task's own training reaches (meta_batch tasks a
+    step).
+    """
 
     def __init__(self, setup: Setup) -> None:
         self.settings, self.seed = setup.settings, setup.seed
@@ -40,7 +44,9 @@ class Reptile(Learner):
     def trained(
         self, images: Tensor, labels: Tensor, steps: int, draw: torch.Generator
     ) -> tuple[Parameters, float]:
-        """The weights after ``steps`` of Adam with beta_1 = 0 (appendix A) over shuffled batches, and the mean loss on the way."""
+        """The weights after ``steps`` of Adam with beta_1 = 0 (appendix A) over shuffled batches,
+        and the mean loss on the way.
+        """
         weights = {name: p.clone().requires_grad_() for name, p in self.weights.items()}
         optimizer = torch.optim.Adam(
             weights.values(), lr=self.settings.reptile_lr, betas=(0.0, 0.999)
@@ -62,7 +68,9 @@ class Reptile(Learner):
         return {name: p.detach() for name, p in weights.items()}, total / max(1, steps)
 
     def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
-        """phi <- phi + epsilon * mean_i(W_i - phi), epsilon falling linearly to 0 (Algorithm 2, appendix A)."""
+        """phi <- phi + epsilon * mean_i(W_i - phi), epsilon falling linearly to 0 (Algorithm 2,
+        appendix A).
+        """
         s = self.settings
         steps = list(grouped(s.episodes, s.meta_batch))
         phase = Phase("episodes", len(steps), self.weights)

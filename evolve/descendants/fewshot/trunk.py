@@ -1,8 +1,9 @@
 """A backbone seen as its embedding, and the batch normalisation of learners that adapt its weights.
 
-No query may change another query's prediction. So batch statistics are those of the support images (Bronskill et al. 2020, "TaskNorm":
-conventional BN over the context set), or the running statistics; never those of the queries, as in MAML's own code, whose
-accuracies are transductive (Nichol et al. 2018, section 6.1).
+No query may change another query's prediction. So batch statistics are those of the support images
+(Bronskill et al. 2020, "TaskNorm": conventional BN over the context set), or the running
+statistics; never those of the queries, as in MAML's own code, whose accuracies are transductive
+(Nichol et al. 2018, section 6.1).
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ HEAD = ("head.weight", "head.bias")
 
 
 class SupportNorm(nn.Module):
-    """BN by the statistics of the first ``rows`` images of a batch; no running statistics. ``weight``, ``bias`` [C] as in the BN it replaces."""
+    """BN by the statistics of the first ``rows`` images of a batch; no running statistics.
+
+    ``weight``, ``bias`` [C] as in the BN it replaces.
+    """
 
     def __init__(self, bn: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -42,7 +46,8 @@ class SupportNorm(nn.Module):
 class Functional(nn.Module):
     """A copy of a network, without its head, whose weights are an argument.
 
-    ``support_norm`` puts :class:`SupportNorm` in the place of every BN; otherwise BNs use their running statistics.
+    ``support_norm`` puts :class:`SupportNorm` in the place of every BN; otherwise BNs use their
+    running statistics.
     """
 
     def __init__(self, network: Network, support_norm: bool) -> None:
@@ -69,7 +74,9 @@ class Functional(nn.Module):
         return {name: p.requires_grad_() for name, p in found.items()}
 
     def embed(self, weights: Parameters, x: Tensor, support: int) -> Tensor:
-        """:meth:`forward` with ``weights`` (those of :meth:`weights`; others are left out) in the place of its own."""
+        """:meth:`forward` with ``weights`` (those of :meth:`weights`; others are left out) in the
+        place of its own.
+        """
         own = {name: p for name, p in weights.items() if name not in HEAD}
         return functional_call(self, own, (x, support))  # type: ignore[no-any-return]
 
@@ -90,7 +97,9 @@ def width(network: Network) -> int:
 def fresh_head(
     ways: int, features: int, device: torch.device, seed: int, *purpose: str | int
 ) -> tuple[Tensor, Tensor]:
-    """A linear head: weight [ways, features] from U(-1, 1) / sqrt(features), as torch draws a Linear; bias 0 [ways]."""
+    """A linear head: weight [ways, features] from U(-1, 1) / sqrt(features), as torch draws a
+    Linear; bias 0 [ways].
+    """
     weight = (
         2 * torch.rand(ways, features, generator=generator(seed, "fewshot", "head", *purpose)) - 1
     ) / features**0.5
