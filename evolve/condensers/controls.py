@@ -16,10 +16,9 @@ def fixed(request: Request) -> Condensed:
 
 
 def random(request: Request) -> Condensed:
-    """``condense.top_k`` layers, every set as likely, drawn by the seed alone: the same at every
-    generation.
+    """Draw ``condense.top_k`` layers; every set is equally likely.
 
-    Repeats draw others.
+    The seed alone decides, so the set is the same at every generation. Repeats draw others.
     """
     layers, count = len(request.groups), request.c.top_k
     drawn = torch.rand(
