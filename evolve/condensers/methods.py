@@ -51,14 +51,8 @@ PHI = BILEVEL | {
     "meta_weight_decay",
     "meta_reach",
 }
-PSEUDO = IMAGES | {
-    "epochs",
-    "batch",
-    "lr",
-    "momentum",
-    "weight_decay",
-    "augment",
-}  # the pseudo-descendant's training
+# The pseudo-descendant's training.
+PSEUDO = IMAGES | {"epochs", "batch", "lr", "momentum", "weight_decay", "augment"}
 
 _AT = "evolve.condensers."
 CONDENSERS = {

@@ -1,9 +1,8 @@
-"""Pretrained weights of a ViT out of a local file: timm's (.safetensors or .pth) or DINO's, as its
-authors publish them.
+"""Pretrained weights of a ViT out of a local file, timm's (.safetensors or .pth) or DINO's.
 
 DINO (arXiv 2104.14294) gives the backbone alone, or the whole training with "teacher" and "student"
-networks, of which the teacher is taken, as its own evaluation does. Only tensors and plain values
-are ever read from a file.
+networks. Of these the teacher is taken, as in its own evaluation. Only tensors and plain values are
+ever read from a file.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ from evolve.core.durable import file_digest
 from evolve.core.errors import UserError
 from evolve.networks.vit_plan import ViTPlan
 
-NESTS = (
-    "teacher",
-    "student",
-    "state_dict",
-    "model",
-)  # where a file may hold the network, the first that is there
+# Where a file may hold the network; the first that is there counts.
+NESTS = ("teacher", "student", "state_dict", "model")
 PREFIX = re.compile(r"^(module\.|backbone\.)+")
 HEADS = ("head.", "fc.", "pre_logits.")  # tensors of the pretraining's own head, which is left out
 
 
 def content(path: Path) -> str:
-    """sha256 of a checkpoint file. Raises UserError for one that cannot be read."""
+    """The sha256 of a checkpoint file.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     try:
         return file_digest(path)
     except OSError as error:
@@ -50,16 +49,22 @@ def content(path: Path) -> str:
 
 
 def read(path: Path, plan: ViTPlan) -> dict[str, Tensor]:
-    """The weights of ``plan``'s layers, named as in its network's state dict
-    ("layers.block1.attn.qkv.weight"), float32.
+    """The weights of a plan's layers out of a file, float32.
 
-    The head is not among them.
+    The head is not among them. Positions for another image size are resized as timm does (bicubic).
 
-    Positions for another image size are resized as timm does (bicubic). Raises UserError for a file
-    that is absent, holds more than tensors and plain values, or is of another network (naming the
-    first tensor that does not fit).
+    Args:
+        path: the file.
+        plan: the network that it is for.
+
+    Returns:
+        Tensors named as in the network's state dict ("layers.block1.attn.qkv.weight").
+
+    Raises:
+        UserError: the file is absent, holds more than tensors and plain values, or is of another
+            network; the message names the first tensor that does not fit.
     """
-    found = {
+    held = {
         PREFIX.sub("", name): tensor
         for name, tensor in _network(_loaded(path))
         if not PREFIX.sub("", name).startswith(HEADS)
@@ -67,7 +72,7 @@ def read(path: Path, plan: ViTPlan) -> dict[str, Tensor]:
     wanted = dict(_names(plan))
     taken: dict[str, Tensor] = {}
     for name, (own, shape) in wanted.items():
-        tensor = found.get(name)
+        tensor = held.get(name)
         if tensor is None:
             raise UserError(f"{_called(path)}: holds no tensor {name}; give {_described(plan)}")
         if name == "pos_embed":
@@ -78,7 +83,7 @@ def read(path: Path, plan: ViTPlan) -> dict[str, Tensor]:
                 f"{_described(plan)}"
             )
         taken[own] = tensor.detach().float().contiguous()
-    if more := next((name for name in found if name not in wanted), None):
+    if more := next((name for name in held if name not in wanted), None):
         raise UserError(
             f"{_called(path)}: its {more} has no place in the network; give {_described(plan)}"
         )
@@ -92,9 +97,8 @@ def _loaded(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        with torch.serialization.safe_globals(
-            [argparse.Namespace]
-        ):  # DINO's full checkpoints keep their command line
+        # DINO's full checkpoints keep their command line.
+        with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
