@@ -1,4 +1,4 @@
-"""What is measured: the cases, their settings, and what issue 3 asks of them.
+"""What is measured: the cases, their settings and their goals.
 
 Nothing here needs torch.
 """
@@ -16,21 +16,24 @@ from evolve.networks.vgg_plan import PAPER_SET, VggPlan, stack_plan, vgg16_plan
 DATA = DataSettings(source="glyphs", size=32, glyph_train=64, glyph_test=2)
 """Embedded images, few of them: speed does not depend on what they show. 100 classes."""
 ANCESTOR_CLASSES, CONDENSE_CLASSES, DESCEND_CLASSES = range(64), range(64, 80), range(80, 100)
-SHARE_TARGET, SHARE_AIM = (
-    0.80,
-    0.90,
-)  # of the machine's sgemm rate on one thread, for descendants at full width
+# Of the machine's sgemm rate on one thread, for descendants at full width.
+SHARE_TARGET, SHARE_AIM = 0.80, 0.90
 
 
 @dataclass(frozen=True)
 class Case:
     """One comparison.
 
-    ``goals`` per device: (target, aim) of the ratio ours / baseline; of the overhead case, shares
-    of an iteration.
-
-    ``together``: in a lineage this work runs in every process at once; else it is a serial chain,
-    and one process does it. ``busy``: with one core taken by another program.
+    Attributes:
+        name, title: in words.
+        kind: "descendants", "ancestor", "condenser", "objectives" or "overhead".
+        settings: what is learned, and how.
+        goals: per device (target, aim) of the ratio ours / baseline; of the overhead case, shares
+            of an iteration.
+        together: in a lineage this work runs in every process at once; else it is a serial chain,
+            and one process does it.
+        busy: with one core taken by another program.
+        share_goal: whether the share of sgemm has a goal, too.
     """
 
     name: str
@@ -44,8 +47,9 @@ class Case:
 
     @property
     def plan(self) -> VggPlan:
-        """The network that trains: the descendant (for the condenser: its pseudo-descendant), else
-        the ancestor.
+        """The network that trains.
+
+        It is the descendant, the condenser's pseudo-descendant or the ancestor.
         """
         ancestor = vgg16_plan(self.settings.ancestor.width)
         return (
@@ -58,8 +62,15 @@ class Case:
 def all_cases(quick: bool) -> list[Case]:
     """Every case, in the order of the table.
 
-    ``quick``: fewer images, for a smoke test and not for quoting.
+    Args:
+        quick: fewer images, for a smoke test and not for quoting.
     """
+    full, tiny, glyphs = _learning(quick)
+    return [*_descendant_cases(full, tiny, glyphs), *_chain_cases(tiny, glyphs)]
+
+
+def _learning(quick: bool) -> tuple[Settings, Settings, Settings]:
+    """Settings at full width, at width 1/4 and at width 1/8."""
     glyphs, tiny, full = (
         _settings("glyphs-seq25", "quick"),
         _settings("tinyimagenet-seq25", "quick"),
@@ -77,17 +88,10 @@ def all_cases(quick: bool) -> list[Case]:
             condense=replace(glyphs.condense, images_per_class=12),
             stream=replace(glyphs.stream, images_per_class=32),
         )
-    eq16 = replace(
-        tiny,
-        condense=replace(
-            tiny.condense,
-            objective="eq16",
-            batch=32,
-            meta_batch=16,
-            images_per_class=60,
-            meta_reach=0.0,
-        ),
-    )
+    return full, tiny, glyphs
+
+
+def _descendant_cases(full: Settings, tiny: Settings, glyphs: Settings) -> list[Case]:
     large = {"cpu": (1.8, 2.5), "cuda": (20.0, 40.0)}
     small = {"cpu": (2.5, 4.0), "cuda": (20.0, 40.0)}
     return [
@@ -125,6 +129,23 @@ def all_cases(quick: bool) -> list[Case]:
             small,
             together=True,
         ),
+    ]
+
+
+def _chain_cases(tiny: Settings, glyphs: Settings) -> list[Case]:
+    """The ancestor's and the condenser's."""
+    eq16 = replace(
+        tiny,
+        condense=replace(
+            tiny.condense,
+            objective="eq16",
+            batch=32,
+            meta_batch=16,
+            images_per_class=60,
+            meta_reach=0.0,
+        ),
+    )
+    return [
         Case("ancestor", "ancestor, width 1/8", "ancestor", glyphs, {"cuda": (6.0, 12.0)}),
         Case(
             "overhead",
@@ -153,9 +174,15 @@ def all_cases(quick: bool) -> list[Case]:
 
 
 def choose_cases(only: Sequence[str], quick: bool, device: str) -> list[Case]:
-    """The cases named in ``only`` (none: all) that make sense on ``device``.
+    """The cases that make sense on a device.
 
-    UserError for a name that is not one of them.
+    Args:
+        only: names of cases; none: all.
+        quick: fewer images.
+        device: "cpu" or "cuda".
+
+    Raises:
+        UserError: a name is not one of them.
     """
     cases = [case for case in all_cases(quick) if device == "cpu" or not case.busy]
     names = [case.name for case in cases]

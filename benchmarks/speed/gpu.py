@@ -89,11 +89,11 @@ def main(
     if part is not None:
         run_part(part, plan)
         return
-    found: dict[str, Any] = {"parts": {}}
+    measured: dict[str, Any] = {"parts": {}}
     for name in [name for name in SECONDS if not only or name in only]:
-        found["parts"][name] = supervised(name, plan, SECONDS[name] * scale)
-        (out / "gpu.json").write_text(json.dumps(found, indent=1))
-        for line in lines(name, found["parts"][name]):
+        measured["parts"][name] = supervised(name, plan, SECONDS[name] * scale)
+        (out / "gpu.json").write_text(json.dumps(measured, indent=1))
+        for line in lines(name, measured["parts"][name]):
             print(line, flush=True)
 
 

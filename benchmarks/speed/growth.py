@@ -1,5 +1,6 @@
-"""`evolve bench --growth`: how the cost of each kind of stage grows on this machine, beside the
-formula that `evolve plan` uses.
+"""`evolve bench --growth`: how the cost of each kind of stage grows on this machine.
+
+The formula that `evolve plan` uses stands beside it.
 """
 
 from __future__ import annotations
@@ -68,6 +69,28 @@ def growth_table() -> None:
 def points() -> Iterator[Point]:
     """Small stages that differ in one thing from a common one (width 1/8, 32 px)."""
     base = _base()
+    yield from _descend_points(base)
+    for width in (0.125, 0.25, 0.5):
+        yield Point(
+            f"width {width:g}",
+            "accumulate",
+            replace(base, ancestor=replace(base.ancestor, width=width)),
+        )
+    yield Point("batch 64", "accumulate", replace(base, ancestor=replace(base.ancestor, batch=64)))
+    yield Point("size 64", "accumulate", replace(base, data=replace(base.data, size=64)))
+    yield Point("task 5, tested on all", "accumulate", base, task=5)
+    for width in (0.125, 0.25):
+        yield Point(
+            f"width {width:g}",
+            "condense",
+            replace(base, ancestor=replace(base.ancestor, width=width)),
+        )
+    yield Point("T = 1", "condense", replace(base, condense=replace(base.condense, lookahead=1)))
+    yield Point("T = 4", "condense", replace(base, condense=replace(base.condense, lookahead=4)))
+    yield Point("size 64", "condense", replace(base, data=replace(base.data, size=64)))
+
+
+def _descend_points(base: Settings) -> Iterator[Point]:
     for width in (0.125, 0.25, 0.5, 1.0):
         wide = replace(base, ancestor=replace(base.ancestor, width=width))
         short = (
@@ -89,24 +112,6 @@ def points() -> Iterator[Point]:
                 replace(base, descend=replace(base.descend, **{name: value})),
             )
     yield Point("size 64", "descend", replace(base, data=replace(base.data, size=64)))
-    for width in (0.125, 0.25, 0.5):
-        yield Point(
-            f"width {width:g}",
-            "accumulate",
-            replace(base, ancestor=replace(base.ancestor, width=width)),
-        )
-    yield Point("batch 64", "accumulate", replace(base, ancestor=replace(base.ancestor, batch=64)))
-    yield Point("size 64", "accumulate", replace(base, data=replace(base.data, size=64)))
-    yield Point("task 5, tested on all", "accumulate", base, task=5)
-    for width in (0.125, 0.25):
-        yield Point(
-            f"width {width:g}",
-            "condense",
-            replace(base, ancestor=replace(base.ancestor, width=width)),
-        )
-    yield Point("T = 1", "condense", replace(base, condense=replace(base.condense, lookahead=1)))
-    yield Point("T = 4", "condense", replace(base, condense=replace(base.condense, lookahead=4)))
-    yield Point("size 64", "condense", replace(base, data=replace(base.data, size=64)))
 
 
 def _base() -> Settings:
@@ -122,7 +127,7 @@ def _base() -> Settings:
 
 
 def seconds(point: Point, cache: Path) -> float:
-    """The median of a few runs, after one that warms up."""
+    """The median of a few runs of a stage, after one that warms up."""
     resident = Resident(load_images(point.settings.data, None, cache), torch.device("cpu"))
     run = {"descend": _descend, "accumulate": _accumulate, "condense": _condense}[point.kind](
         point, resident

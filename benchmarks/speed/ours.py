@@ -68,10 +68,9 @@ class OurDescendants:
 
 
 class OurAncestor:
-    """The stream's first task, as one accumulate stage learns it: with set-up, tests and a
-    checkpoint an epoch.
+    """The stream's first task, as one accumulate stage learns it.
 
-    An amount is epochs.
+    Set-up, tests and a checkpoint an epoch belong to it. An amount is epochs.
     """
 
     def __init__(self, case: Case, resident: Resident, number: int) -> None:

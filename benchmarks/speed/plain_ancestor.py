@@ -1,4 +1,4 @@
-"""Baseline of the ancestor: Avalanche as its tutorials show it, Naive over a dataset of PIL images."""
+"""Baseline of the ancestor: Avalanche's Naive over PIL images, as its tutorials show it."""
 
 from __future__ import annotations
 

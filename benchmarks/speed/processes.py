@@ -1,5 +1,6 @@
-"""Both sides wait in long-lived processes of their own, so that no import is timed and neither runs
-while the other is measured.
+"""Both sides wait in long-lived processes of their own.
+
+So no import is timed, and neither side runs while the other is measured.
 """
 
 from __future__ import annotations
@@ -55,7 +56,12 @@ class Process:
         self.connection.send((command, arguments))
 
     def answer(self) -> Any:
-        """Wait for it. Raises its UserError, or RuntimeError with the other process's traceback."""
+        """Wait for the answer to a command.
+
+        Raises:
+            UserError: as the other process raised it.
+            RuntimeError: it failed otherwise, with its traceback.
+        """
         try:
             good, value = self.connection.recv()
         except EOFError as error:
@@ -86,7 +92,13 @@ class Process:
 
 @contextmanager
 def crew(device: str, cache: Path, processes: int) -> Iterator[tuple[Process, list[Process]]]:
-    """The baseline's process and ``processes`` of ours."""
+    """Inside, the baseline's process and ours are there.
+
+    Args:
+        device: "cpu" or "cuda".
+        cache: where decoded images lie.
+        processes: how many of ours.
+    """
     with ExitStack() as stack:
         started: list[Process] = []
         usual = multiprocessing.get_start_method()
@@ -128,10 +140,12 @@ def _main(connection: Connection, role: Role) -> None:
 
 @contextmanager
 def one_core_taken() -> Iterator[int | None]:
-    """While inside, another program keeps one core busy with matrix products: pinned to it, where
-    the system can pin.
+    """Inside, another program keeps one core busy with matrix products.
 
-    Yields the core.
+    It is pinned to that core, where the system can pin.
+
+    Yields:
+        The core; None where it is not pinned.
     """
     spawn = multiprocessing.get_context("spawn")
     core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None

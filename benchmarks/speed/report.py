@@ -14,7 +14,13 @@ QUIET = 0.1  # cores that other programs may use on a machine that counts as idl
 
 
 def header(machine: Mapping[str, Any], pace: Mapping[str, Any], quick: bool) -> list[str]:
-    """The machine, and how it was measured."""
+    """Lines that say which machine it was, and how it was measured.
+
+    Args:
+        machine: as :func:`machine.describe` gives it, with processes and threads.
+        pace: the fields of :class:`rounds.Pace`.
+        quick: whether this is a smoke test.
+    """
     where = machine["gpu"] or machine["cpu"]
     lines = [
         f"{where}, {machine['cores']} cores, {machine['capability']}; torch {machine['torch']}, "
@@ -33,8 +39,8 @@ def header(machine: Mapping[str, Any], pace: Mapping[str, Any], quick: bool) -> 
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """One line a row."""
-    made = Table(box=None, pad_edge=False)
+    """The table: one line a row."""
+    grid = Table(box=None, pad_edge=False)
     for title in (
         "",
         "baseline",
@@ -47,14 +53,14 @@ def table(rows: Sequence[Row]) -> Table:
         "aim",
         "",
     ):
-        made.add_column(title, justify="left" if not title else "right", no_wrap=True)
+        grid.add_column(title, justify="left" if not title else "right", no_wrap=True)
     for row in rows:
         alone = f"{row.alone.median:.2f}x" if row.alone else ""
         sgemm = f"{row.sgemm.median:.0%}" if row.sgemm else ""
         color = {"missed": "red", "met": "green", "aim met": "bold green"}.get(row.verdict, "")
         verdict = f"[{color}]{row.verdict}[/]" if color else ""
         goals = (_goal(row, row.target), _goal(row, row.aim))
-        made.add_row(
+        grid.add_row(
             row.title,
             _number(row.baseline),
             _number(row.ours),
@@ -65,11 +71,11 @@ def table(rows: Sequence[Row]) -> Table:
             *goals,
             verdict,
         )
-    return made
+    return grid
 
 
 def notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the baselines chose, what the columns mean."""
+    """Lines that say what the baselines chose and what the columns mean."""
     lines = []
     for result in results:
         info = result["measured"].get("baseline", {})
@@ -102,15 +108,15 @@ def _disturbed(results: Sequence[Mapping[str, Any]]) -> list[str]:
     out.
     """
     rounds = [
-        one
+        turn
         for result in results
         if "core_taken" not in result["measured"]
-        for one in result["measured"]["rounds"]
+        for turn in result["measured"]["rounds"]
     ]
     seen = [
         part["others"]
-        for one in rounds
-        for part in one.values()
+        for turn in rounds
+        for part in turn.values()
         if isinstance(part, Mapping) and "others" in part
     ]
     if not seen:
