@@ -1,1 +1,4 @@
-"""Measurements of `evolve` against what a user would otherwise run. Installed as ``evolve.benchmarks``."""
+"""Measurements of `evolve` against what a user would otherwise run.
+
+Installed as ``evolve.benchmarks``.
+"""

@@ -1,6 +1,8 @@
-"""`evolve` as the tests call it: in this process, or in one of its own where the process is what is tested.
+"""`evolve` as the tests call it: in this process, or in one of its own where the process is what is
+tested.
 
-A process of its own imports torch and Avalanche (3 to 9 s of CPU), and so does each of its worker processes.
+A process of its own imports torch and Avalanche (3 to 9 s of CPU), and so does each of its worker
+processes.
 """
 
 from __future__ import annotations
@@ -77,7 +79,9 @@ def evolve(
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's variables for one that is to import this checkout and the tests' helpers, whatever its folder."""
+    """This process's variables for one that is to import this checkout and the tests' helpers,
+    whatever its folder.
+    """
     paths = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "250", **(more or {})}
 
@@ -85,7 +89,10 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 def evolve_process(
     *words: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None, pictures: bool = True
 ) -> Done:
-    """Run `evolve WORDS` as a user does: in a process of its own, with its worker processes. ``pictures``: see :func:`evolve`."""
+    """Run `evolve WORDS` as a user does: in a process of its own, with its worker processes.
+
+    ``pictures``: see :func:`evolve`.
+    """
     where = {"cwd": cwd, "env": environment(env)}
     done = subprocess.run(
         [*(COMMAND if pictures else SKETCHING), *words],

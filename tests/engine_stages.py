@@ -1,4 +1,6 @@
-"""Stages for test_engine.py, test_sets.py and test_cluster.py: importable by worker processes, light, each with one way to behave."""
+"""Stages for test_engine.py, test_sets.py and test_cluster.py: importable by worker processes,
+light, each with one way to behave.
+"""
 
 from __future__ import annotations
 

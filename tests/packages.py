@@ -9,7 +9,9 @@ from pathlib import Path
 def package(
     folder: Path, name: str, version: str, points: Mapping[str, Mapping[str, str]], module: str
 ) -> None:
-    """``module`` as ``name``.py in ``folder``, with entry points by group ("condensers": {"widest": "function"})."""
+    """``module`` as ``name``.py in ``folder``, with entry points by group ("condensers": {"widest":
+    "function"}).
+    """
     info = folder / f"{name}-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")

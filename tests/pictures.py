@@ -1,4 +1,6 @@
-"""Figures that are built but not rendered: rendering takes nine tenths of what the end of a tiny run costs."""
+"""Figures that are built but not rendered: rendering takes nine tenths of what the end of a tiny
+run costs.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from evolve.report import figures
 
 
 def sketch(draw: Callable[[], Any], kind: str) -> bytes:
-    """In the place of `figures.encode`: an SVG whose text is all that the figure shows, so that other numbers are other bytes."""
+    """In the place of `figures.encode`: an SVG whose text is all that the figure shows, so that
+    other numbers are other bytes.
+    """
     with figures._style():
         figure = draw()
     text = escape("\n".join(_shown(figure)))

@@ -57,7 +57,9 @@ def settings(strategy: str, head: str, **more: Any) -> AncestorSettings:
 
 
 def stripes(train: int = 8) -> Resident:
-    """Classes told apart by colour and a stripe: ``train`` training images (one more in one class) and 4 test images each."""
+    """Classes told apart by colour and a stripe: ``train`` training images (one more in one class)
+    and 4 test images each.
+    """
     draw = np.random.default_rng(0)
     labels = np.repeat(np.arange(8), train + 4)
     hue = draw.uniform(0, 1, (8, 3, 1, 1))

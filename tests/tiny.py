@@ -1,4 +1,6 @@
-"""The tests' small lineages: one scenario of glyphs that a test changes where it is about something else, and how it is run."""
+"""The tests' small lineages: one scenario of glyphs that a test changes where it is about something
+else, and how it is run.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,15 @@
-"""Shall the meta-network choose single convolutions or stages? Agreement and transfer, on condensing classes only.
+"""Shall the meta-network choose single convolutions or stages?
 
-    python benchmarks/ablations/granularity.py RUN@TASK [RUN@TASK ...] --draws 10 --json granularity.json [--set condense.KEY=VALUE]
+Agreement and transfer, on condensing classes only.
 
-Every ancestor is condensed ``--draws`` times at either granularity, with other pseudo-descendants on the same images (those of `evolve condense
---null`). Each set that was chosen is inherited by descendants that learn few-shot tasks of *condensing* classes, as condenser "trial" does it; the
-tasks, images and fresh weights of both granularities are the same, so their gains over from-scratch are paired. No downstream class is read.
+    python benchmarks/ablations/granularity.py RUN@TASK [RUN@TASK ...]
+        --draws 10 --json granularity.json [--set condense.KEY=VALUE]
+
+Every ancestor is condensed ``--draws`` times at either granularity, with other pseudo-descendants
+on the same images (those of `evolve condense --null`). Each set that was chosen is inherited by
+descendants that learn few-shot tasks of *condensing* classes, as condenser "trial" does it; the
+tasks, images and fresh weights of both granularities are the same, so their gains over from-scratch
+are paired. No downstream class is read.
 """
 
 from __future__ import annotations
@@ -52,10 +57,16 @@ HEADS = (
 class Row:
     """An ancestor's condensations at one granularity.
 
-    ``sets``: the layers that each draw inherits, the fixed set where it decided nothing; ``margins``: of the draws that decided, times L, so as
-    shares of the threshold 1/L; ``modal``: the set chosen most often; ``same``: by how many; ``overlap``: mean Jaccard index of two draws' layers,
-    NaN with fewer than two; ``share``: of the ancestor's weights that is inherited, mean over the draws; ``gains``: accuracy less from-scratch's,
-    in [-1, 1], a number a task, mean over the draws.
+    Attributes:
+        ancestor, granularity, seed: what was condensed.
+        sets: the layers that each draw inherits, the fixed set where it decided nothing.
+        decided: how many draws decided something.
+        margins: of the draws that decided, times L, so as shares of the threshold 1/L.
+        modal: the set chosen most often.
+        same: by how many it was chosen.
+        overlap: mean Jaccard index of two draws' layers, NaN with fewer than two.
+        share: of the ancestor's weights that is inherited, mean over the draws.
+        gains: accuracy less from-scratch's, in [-1, 1], a number a task, mean over the draws.
     """
 
     ancestor: str
@@ -72,12 +83,18 @@ class Row:
 
 
 def row(ancestor: str, request: Request, count: int) -> Row:
-    """``count`` condensations of the request's ancestor with other pseudo-descendants, and what their choices are worth on its condensing classes.
+    """Condense with other pseudo-descendants, and measure what the choices are worth.
 
-    Raises UserError for settings that ask for more images or classes than there are.
+    Args:
+        ancestor: the ancestor's name.
+        request: its condensation.
+        count: how many pseudo-descendants.
+
+    Raises:
+        UserError: the settings ask for more images or classes than there are.
     """
     once = replace(request, c=replace(request.c, repeats=1))
-    runs = [condense_ancestor(one) for one in requests(once, "other pseudo-descendants", count)]
+    runs = [condense_ancestor(draw) for draw in requests(once, "other pseudo-descendants", count)]
     choice = Choice(request.architecture, request.c.granularity, request.inherit, request.c.budget)
     counted = Counter(run.selected for run in runs)
     trials = tried(once, [candidate(choice, chosen, ("draw",)) for chosen in counted])
@@ -107,27 +124,40 @@ def agreement(sets: Sequence[Sequence[str]]) -> float:
 
 
 def differences(rows: Sequence[Row]) -> Array:
-    """Points that single convolutions gain more than stages, a number a task: the mean over the ancestors of a seed, which share their tasks."""
-    found: dict[int, list[Array]] = {}
-    by_name = {(one.ancestor, one.granularity): one for one in rows}
-    for name, seed in dict.fromkeys((one.ancestor, one.seed) for one in rows):
+    """Points that single convolutions gain more than stages, a number a task.
+
+    Each is the mean over the ancestors of a seed, which share their tasks.
+    """
+    by_seed: dict[int, list[Array]] = {}
+    by_name = {(row.ancestor, row.granularity): row for row in rows}
+    for name, seed in dict.fromkeys((row.ancestor, row.seed) for row in rows):
         conv, stage = (np.array(by_name[name, granularity].gains) for granularity in GRANULARITIES)
-        found.setdefault(seed, []).append(100 * (conv - stage))
-    return np.concatenate([np.mean(parts, axis=0) for parts in found.values()])
+        by_seed.setdefault(seed, []).append(100 * (conv - stage))
+    return np.concatenate([np.mean(parts, axis=0) for parts in by_seed.values()])
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """Which granularity it shall be, in one line: the one that transfers better where the interval excludes 0, else the one whose draws agree more."""
+    """Which granularity it shall be, in one line.
+
+    It is the one that transfers better where the interval excludes 0, else the one whose draws
+    agree more.
+    """
     mean, low, high, tasks = mean_interval(differences(rows))
     overlaps = [
-        float(np.mean([one.overlap for one in rows if one.granularity == granularity]))
+        float(np.mean([row.overlap for row in rows if row.granularity == granularity]))
         for granularity in GRANULARITIES
     ]
-    said = f"conv less stage: {mean:+.1f} points [{low:+.1f}, {high:+.1f}] ({tasks} tasks); overlap {overlaps[0]:.2f} and {overlaps[1]:.2f}"
+    said = (
+        f"conv less stage: {mean:+.1f} points [{low:+.1f}, {high:+.1f}] ({tasks} tasks); "
+        f"overlap {overlaps[0]:.2f} and {overlaps[1]:.2f}"
+    )
     if low > 0 or high < 0:
         return f"{said}: {GRANULARITIES[int(high < 0)]}, which transfers better"
     if overlaps[0] != overlaps[1] and np.isfinite(overlaps).all():
-        return f"{said}: {GRANULARITIES[int(overlaps[1] > overlaps[0])]}, whose draws agree more (transfer does not decide)"
+        return (
+            f"{said}: {GRANULARITIES[int(overlaps[1] > overlaps[0])]}, whose draws agree more "
+            "(transfer does not decide)"
+        )
     return f"{said}: undecided"
 
 
@@ -137,24 +167,37 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _cells(one: Row) -> tuple[str, ...]:
-    draws, gains = len(one.sets), 100 * np.array(one.gains)
+def _cells(row: Row) -> tuple[str, ...]:
+    draws, gains = len(row.sets), 100 * np.array(row.gains)
     margins = (
-        f"{100 * np.median(one.margins):.2f}, {100 * min(one.margins):.2f}" if one.margins else "-"
+        f"{100 * np.median(row.margins):.2f}, {100 * min(row.margins):.2f}" if row.margins else "-"
     )
     error = float(gains.std(ddof=1)) / len(gains) ** 0.5
-    same = f"{one.same} of {draws}", "-" if np.isnan(one.overlap) else f"{one.overlap:.2f}"
-    chosen = compact(one.modal), f"{100 * one.share:.1f}", f"{gains.mean():+.1f} ± {error:.1f}"
-    return one.ancestor, one.granularity, f"{one.decided} of {draws}", *same, margins, *chosen
+    same = f"{row.same} of {draws}", "-" if np.isnan(row.overlap) else f"{row.overlap:.2f}"
+    chosen = compact(row.modal), f"{100 * row.share:.1f}", f"{gains.mean():+.1f} ± {error:.1f}"
+    return row.ancestor, row.granularity, f"{row.decided} of {draws}", *same, margins, *chosen
 
 
 def request_of(
     ancestor: str, granularity: str, overrides: Sequence[str], place: Mapping[str, Any]
 ) -> Request:
-    """What condenses RUN@TASK at a granularity by the meta-network, with the run's own images and its way to inherit and to learn. Raises UserError."""
+    """What condenses RUN@TASK at a granularity by the meta-network.
+
+    It has the run's own images and its way to inherit and to learn.
+
+    Args:
+        ancestor: RUN@TASK.
+        granularity: one of GRANULARITIES.
+        overrides: SECTION.KEY=VALUE.
+        place: where data and store are, and the device.
+
+    Raises:
+        UserError: this is no RUN@TASK of a finished run.
+    """
     if run_and_task(ancestor) is None:
         raise UserError(
-            f"{ancestor}: give RUN@TASK, a finished run's folder and a lineage length, such as runs/fig6/naive-seed2@5"
+            f"{ancestor}: give RUN@TASK, a finished run's folder and a lineage length, such as "
+            "runs/fig6/naive-seed2@5"
         )
     settled = (*overrides, "condense.method=meta-network", f"condense.granularity={granularity}")
     run, stages, _ = find_condensation(
@@ -195,7 +238,10 @@ def main(
     overrides: tuple[str, ...],
     **place: Any,
 ) -> None:
-    """Print a table of agreement and transfer, a row an ancestor and granularity, and which granularity it shall be."""
+    """Print a table of agreement and transfer, and which granularity it shall be.
+
+    A row is an ancestor and granularity.
+    """
     torch.set_num_threads(1)  # as the engine's workers, for the same rounding
     rows = []
     try:
@@ -211,7 +257,11 @@ def main(
     if file is not None:
         file.write_bytes(
             to_json(
-                {"draws": draws, "verdict": verdict(rows), "rows": [asdict(one) for one in rows]}
+                {
+                    "draws": draws,
+                    "verdict": verdict(rows),
+                    "rows": [asdict(measured) for measured in rows],
+                }
             )
         )
 

@@ -1,6 +1,8 @@
-"""A small batch by local processes and by SLURM jobs, one of which is killed on the way: the same bytes in both stores.
+"""A small batch by local processes and by SLURM jobs: the same bytes in both stores.
 
-python benchmarks/cluster/compare.py FOLDER        # started by slurm_one_node.sh; SLURM must answer to sbatch
+One job is killed on the way. slurm_one_node.sh starts this; SLURM must answer to sbatch.
+
+    python benchmarks/cluster/compare.py FOLDER
 """
 
 from __future__ import annotations
@@ -39,7 +41,15 @@ reference = "random"
 
 
 def command(folder: Path, engine: str, *words: str) -> list[str]:
-    """`evolve batch` with a store and a folder of this engine's own; decoded images are shared."""
+    """The words of `evolve batch` with a store and a folder of this engine's own.
+
+    Decoded images are shared.
+
+    Args:
+        folder: where everything lies.
+        engine: "local" or "slurm".
+        words: further options.
+    """
     places = ["--out", str(folder / engine / "batch"), "--store", str(folder / engine / "store")]
     return [
         sys.executable,
@@ -53,12 +63,14 @@ def command(folder: Path, engine: str, *words: str) -> list[str]:
 
 
 def content(store: Path) -> dict[str, str]:
-    """The digests of all results' files by stage, as their manifests say; and the recipes."""
-    found = {}
+    """The digests of all results' files by stage, as their manifests say, and the recipes."""
+    digests = {}
     for file in sorted(store.glob("results/*/*/*/manifest.json")):
         manifest = json.loads(file.read_text())
-        found[manifest["key"]] = json.dumps([manifest["recipe"], manifest["files"]], sort_keys=True)
-    return found
+        digests[manifest["key"]] = json.dumps(
+            [manifest["recipe"], manifest["files"]], sort_keys=True
+        )
+    return digests
 
 
 def jobs(*options: str) -> list[str]:
@@ -72,7 +84,18 @@ def jobs(*options: str) -> list[str]:
 
 
 def kill_one(running: subprocess.Popen[bytes], store: Path) -> str:
-    """Kill a job without warning once some results are there; its id. Exits with :data:`SKIP` if no job comes to compute here."""
+    """Kill a job without warning once some results are there.
+
+    Args:
+        running: the batch.
+        store: its store.
+
+    Returns:
+        The job's id.
+
+    Raises:
+        SystemExit: no job comes to compute here (:data:`SKIP`), or the batch ended before.
+    """
     end = time.monotonic() + 300
     while running.poll() is None and time.monotonic() < end:
         working = jobs("--states", "running")
@@ -86,11 +109,19 @@ def kill_one(running: subprocess.Popen[bytes], store: Path) -> str:
     skip("no job of this SLURM computed anything within five minutes")
 
 
-def wait_for_another(running: subprocess.Popen[bytes], known: set[str]) -> str:
-    """What took the killed job's place; on a fast machine the batch may end before anything does."""
+def wait_for_another(running: subprocess.Popen[bytes], before: set[str]) -> str:
+    """Wait for what takes the killed job's place; on a fast machine the batch may end before.
+
+    Args:
+        running: the batch.
+        before: the jobs' ids until now.
+
+    Returns:
+        What took its place, in words.
+    """
     end = time.monotonic() + PATIENCE
     while running.poll() is None:
-        if new := set(jobs()) - known:
+        if new := set(jobs()) - before:
             return f"job {new.pop()} in its place"
         if time.monotonic() > end:
             running.kill()
@@ -100,7 +131,11 @@ def wait_for_another(running: subprocess.Popen[bytes], known: set[str]) -> str:
 
 
 def wait_for_the_end(running: subprocess.Popen[bytes]) -> None:
-    """SystemExit if the batch fails, or leaves a job behind."""
+    """Wait for the batch.
+
+    Raises:
+        SystemExit: the batch failed or takes too long.
+    """
     try:
         code = running.wait(PATIENCE)
     except subprocess.TimeoutExpired:
@@ -111,7 +146,11 @@ def wait_for_the_end(running: subprocess.Popen[bytes]) -> None:
 
 
 def no_job_is_left() -> None:
-    """SystemExit unless all jobs go within half a minute."""
+    """Wait until all jobs are gone.
+
+    Raises:
+        SystemExit: a job is left after half a minute.
+    """
     end = time.monotonic() + 30
     while left := jobs():
         if time.monotonic() > end:
@@ -126,7 +165,11 @@ def skip(why: str) -> NoReturn:
 
 
 def main() -> None:
-    """Both engines, and what they left. SystemExit with a line where they differ."""
+    """Run both engines and compare what they left.
+
+    Raises:
+        SystemExit: they differ, with a line that says so.
+    """
     folder = Path(sys.argv[1])
     (folder / "slurm.toml").write_text(BATCH)
     began = time.monotonic()
@@ -135,35 +178,36 @@ def main() -> None:
     )
     local = time.monotonic() - began
     began = time.monotonic()
-    settings = [
+    running = subprocess.Popen(command(folder, "slurm", *slurm_words(folder)))
+    killed = kill_one(running, folder / "slurm" / "store")
+    instead = wait_for_another(running, {killed, *jobs()})
+    wait_for_the_end(running)
+    slurm = time.monotonic() - began
+    ours, theirs = content(folder / "local" / "store"), content(folder / "slurm" / "store")
+    if ours != theirs or not ours:
+        raise SystemExit(
+            f"results differ: {len(ours)} local, {len(theirs)} by SLURM, "
+            f"{sum(ours.get(key) == theirs[key] for key in theirs)} equal"
+        )
+    no_job_is_left()
+    print(
+        f"SLURM: {len(ours)} stages, byte for byte those of the local engine (job {killed} killed "
+        f"on the way, {instead})"
+    )
+    print(f"{local:.0f} s local, {slurm:.0f} s by SLURM")
+
+
+def slurm_words(folder: Path) -> list[str]:
+    """The options of `evolve batch` that send its stages to two jobs of SLURM."""
+    settings = (
         "memory=4GB",
         "walltime=00:30:00",
         f"log_directory={folder}/jobs",
         f"local_directory={folder}/scratch",
         "interface=lo",
-    ]
-    words = [
-        "--scheduler",
-        "slurm",
-        "--jobs",
-        "2",
-        *(word for pair in settings for word in ("--cluster", pair)),
-    ]
-    running = subprocess.Popen(command(folder, "slurm", *words))
-    killed = kill_one(running, folder / "slurm" / "store")
-    instead = wait_for_another(running, {killed, *jobs()})
-    wait_for_the_end(running)
-    slurm = time.monotonic() - began
-    one, other = content(folder / "local" / "store"), content(folder / "slurm" / "store")
-    if one != other or not one:
-        raise SystemExit(
-            f"results differ: {len(one)} local, {len(other)} by SLURM, {sum(one.get(key) == other[key] for key in other)} equal"
-        )
-    no_job_is_left()
-    print(
-        f"SLURM: {len(one)} stages, byte for byte those of the local engine (job {killed} killed on the way, {instead})"
     )
-    print(f"{local:.0f} s local, {slurm:.0f} s by SLURM")
+    cluster = [word for pair in settings for word in ("--cluster", pair)]
+    return ["--scheduler", "slurm", "--jobs", "2", *cluster]
 
 
 if __name__ == "__main__":

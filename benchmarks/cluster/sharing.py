@@ -1,10 +1,15 @@
-"""What a batch costs beyond the stages that differ: start-up, naming stages, reading the store, reports.
+"""What a batch costs beyond the stages that differ.
 
-    python benchmarks/cluster/sharing.py FOLDER                                  # 4 condensers x 3 seeds on glyphs, 1 and 2 workers
-    python benchmarks/cluster/sharing.py FOLDER --workers 4 BATCH [its options]  # any other batch
+That is start-up, naming stages, reading the store, and reports.
 
-The batch runs from an empty store once for each number of workers. Printed: the seconds on the wall; the CPU seconds of the command with all its
-processes; those that its distinct stages took by themselves, as their manifests say, each counted once; and the ratio. All stores must be equal.
+    # 4 condensers x 3 seeds on glyphs, 1 and 2 workers
+    python benchmarks/cluster/sharing.py FOLDER
+    # any other batch
+    python benchmarks/cluster/sharing.py FOLDER --workers 4 BATCH [its options]
+
+The batch runs from an empty store once for each number of workers. Printed: the seconds on the
+wall; the CPU seconds of the command with all its processes; those that its distinct stages took by
+themselves, as their manifests say, each counted once; and the ratio. All stores must be equal.
 """
 
 from __future__ import annotations
@@ -45,7 +50,16 @@ def stages(store: Path) -> tuple[int, float]:
 
 
 def measure(folder: Path, words: list[str], workers: int) -> tuple[float, float]:
-    """Run the batch with so many workers from an empty store; seconds on the wall and of the CPU, its worker processes' included."""
+    """Run a batch from an empty store.
+
+    Args:
+        folder: where it lies.
+        words: the batch and its options.
+        workers: worker processes.
+
+    Returns:
+        Seconds on the wall and of the CPU, its worker processes' included.
+    """
     command = [sys.executable, "-m", "evolve.cli", "batch", *words, "--workers", str(workers)]
     places = ["--out", str(folder / "batch"), "--store", str(folder / "store")]
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()

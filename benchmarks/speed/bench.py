@@ -7,10 +7,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.status import Status
 
 from evolve.core.durable import to_json, write_whole
 from evolve.core.errors import UserError
@@ -19,7 +21,7 @@ from evolve.data.sources import load_images
 from evolve.engine.devices import choose_device
 from evolve.engine.workers import usable_cores
 
-from .cases import DATA, choose_cases
+from .cases import DATA, Case, choose_cases
 from .machine import describe
 from .processes import crew
 from .report import header, notes, table
@@ -33,7 +35,18 @@ GPU_SECONDS = 3.0  # a chunk there pays for capturing once, as a stage of a line
 def bench(
     only: Sequence[str], rounds: int | None, quick: bool, device_name: str, json_file: Path | None
 ) -> None:
-    """Measure, print the table, and write all raw numbers to ``json_file``, whole, after every case. UserError for a wrong option."""
+    """Measure and print the table.
+
+    Args:
+        only: names of cases; none: all.
+        rounds: how many rounds; None: the usual number.
+        quick: a smoke test.
+        device_name: "auto", "cpu" or "cuda".
+        json_file: where all raw numbers are written, whole, after every case.
+
+    Raises:
+        UserError: an option is wrong.
+    """
     device = choose_device(device_name)
     cases = choose_cases(only, quick, device.type)
     _check(json_file)
@@ -57,23 +70,27 @@ def bench(
                 "quick": quick,
             }
             for case in cases:
-
-                def report(text: str, name: str = case.name) -> None:
-                    status.update(f"{name}: {text}")
-
+                report = partial(_report, status, case.name)
                 measured = measure(case, plain, ours, pace, device.type, report)
-                found = rows(case, measured, device.type)
-                lines += found
-                results.append(
-                    {
-                        "name": case.name,
-                        "measured": measured,
-                        "rows": [row.as_json() for row in found],
-                    }
-                )
+                results.append(_result(case, measured, device.type, lines))
                 if json_file is not None:
                     write_whole(json_file, to_json(about | {"cases": results}), "--json")
     _print(lines, results, about)
+
+
+def _report(status: Status, name: str, text: str) -> None:
+    status.update(f"{name}: {text}")
+
+
+def _result(case: Case, measured: dict[str, Any], device: str, lines: list[Row]) -> dict[str, Any]:
+    """A case's raw numbers and rows as JSON; the rows are added to ``lines``."""
+    case_rows = rows(case, measured, device)
+    lines += case_rows
+    return {
+        "name": case.name,
+        "measured": measured,
+        "rows": [row.as_json() for row in case_rows],
+    }
 
 
 def _print(lines: Sequence[Row], results: Sequence[dict[str, Any]], about: dict[str, Any]) -> None:
@@ -100,7 +117,8 @@ def _check(json_file: Path | None) -> None:
     """Before minutes of measuring, not after them."""
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise UserError(
-            f"--json {json_file}: there is no folder {json_file.parent}; give a file in one that exists"
+            f"--json {json_file}: there is no folder {json_file.parent}; give a file in one that "
+            "exists"
         )
 
 

@@ -27,7 +27,8 @@ class BenchProcess:
     def __init__(self, role: Role) -> None:
         self.role, self.device = role, choose_device(role.device)
         if not role.plain:
-            # As the engine's workers do. The baseline keeps the defaults of torch (TF32 convolutions among them) and of the system.
+            # As the engine's workers do. The baseline keeps the defaults of torch (TF32
+            # convolutions among them) and of the system.
             torch.set_num_threads(1)
             keep_memory()
             repeatable(self.device)
@@ -40,7 +41,15 @@ class BenchProcess:
         return {"threads": torch.get_num_threads(), "pid": os.getpid()}
 
     def open(self, case: Case, seconds: float) -> dict[str, Any]:
-        """Make ``case``'s side ready in place of an earlier one; its info. ``seconds``: what a choice by measuring may take."""
+        """Make a case's side ready in place of an earlier one.
+
+        Args:
+            case: what is measured.
+            seconds: what a choice by measuring may take.
+
+        Returns:
+            What was chosen.
+        """
         self.side = None
         self.side = self._plain(case, seconds) if self.role.plain else self._ours(case)
         info: dict[str, Any] = self.side.info
@@ -51,23 +60,27 @@ class BenchProcess:
         self.side = None
 
     def prepare(self) -> None:
-        """Not timed."""
+        """Make the side ready to run; not timed."""
         self.side.prepare()
         self.sync()
 
     def run(self, amount: int) -> dict[str, float]:
-        """``images`` trained on and the ``seconds`` that took."""
+        """Run the side; ``images`` trained on and the ``seconds`` that took."""
         begun = time.perf_counter()
         images = self.side.run(amount)
         return {"images": images, "seconds": time.perf_counter() - begun}
 
     def overhead(self, epochs: int) -> dict[str, float]:
         """See :class:`overhead.Overhead`."""
-        found: dict[str, float] = self.side.measure(epochs)
-        return found
+        seconds: dict[str, float] = self.side.measure(epochs)
+        return seconds
 
     def sgemm(self, seconds: float) -> dict[str, float]:
-        """``flops`` and ``seconds`` of single-precision products of 1024 x 1024 matrices, on this process's threads."""
+        """Multiply matrices of 1024 x 1024 on this process's threads, in single precision.
+
+        Returns:
+            ``flops`` and ``seconds``.
+        """
         left, right, out = (torch.rand(SGEMM_SIDE, SGEMM_SIDE) for _ in range(3))
         torch.mm(left, right, out=out)
         begun, count = time.perf_counter(), 0
@@ -83,9 +96,9 @@ class BenchProcess:
 
         if case.kind == "condenser":
             return PlainCondenser(case, self.resident)
-        if (
-            case.kind == "objectives"
-        ):  # our own bilevel condenser, under the same conditions; the last case, as the process stays so
+        # Our own bilevel condenser, under the same conditions. It is the last case, as the process
+        # keeps them.
+        if case.kind == "objectives":
             from .ours import OurCondenser
 
             torch.set_num_threads(1)
@@ -94,8 +107,8 @@ class BenchProcess:
                 replace(case, settings=bilevel(case.settings)), self.resident, self.role.number
             )
         candidates = (0, min(8, usable_cores())) if self.device.type == "cuda" else (0, 2)
-        made = PlainDescendants if case.kind == "descendants" else PlainAncestor
-        return made(case, self.resident, candidates, seconds)
+        baseline = PlainDescendants if case.kind == "descendants" else PlainAncestor
+        return baseline(case, self.resident, candidates, seconds)
 
     def _ours(self, case: Case) -> Any:
         from .ours import OurAncestor, OurCondenser, OurDescendants

@@ -1,4 +1,7 @@
-"""What is measured: the cases, their settings, and what issue 3 asks of them. Nothing here needs torch."""
+"""What is measured: the cases, their settings and their goals.
+
+Nothing here needs torch.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,24 @@ from evolve.networks.vgg_plan import PAPER_SET, VggPlan, stack_plan, vgg16_plan
 DATA = DataSettings(source="glyphs", size=32, glyph_train=64, glyph_test=2)
 """Embedded images, few of them: speed does not depend on what they show. 100 classes."""
 ANCESTOR_CLASSES, CONDENSE_CLASSES, DESCEND_CLASSES = range(64), range(64, 80), range(80, 100)
-SHARE_TARGET, SHARE_AIM = (
-    0.80,
-    0.90,
-)  # of the machine's sgemm rate on one thread, for descendants at full width
+# Of the machine's sgemm rate on one thread, for descendants at full width.
+SHARE_TARGET, SHARE_AIM = 0.80, 0.90
 
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison. ``goals`` per device: (target, aim) of the ratio ours / baseline; of the overhead case, shares of an iteration.
+    """One comparison.
 
-    ``together``: in a lineage this work runs in every process at once; else it is a serial chain, and one process does it.
-    ``busy``: with one core taken by another program.
+    Attributes:
+        name, title: in words.
+        kind: "descendants", "ancestor", "condenser", "objectives" or "overhead".
+        settings: what is learned, and how.
+        goals: per device (target, aim) of the ratio ours / baseline; of the overhead case, shares
+            of an iteration.
+        together: in a lineage this work runs in every process at once; else it is a serial chain,
+            and one process does it.
+        busy: with one core taken by another program.
+        share_goal: whether the share of sgemm has a goal, too.
     """
 
     name: str
@@ -38,7 +47,10 @@ class Case:
 
     @property
     def plan(self) -> VggPlan:
-        """The network that trains: the descendant (for the condenser: its pseudo-descendant), else the ancestor."""
+        """The network that trains.
+
+        It is the descendant, the condenser's pseudo-descendant or the ancestor.
+        """
         ancestor = vgg16_plan(self.settings.ancestor.width)
         return (
             stack_plan(ancestor, PAPER_SET)
@@ -48,7 +60,17 @@ class Case:
 
 
 def all_cases(quick: bool) -> list[Case]:
-    """Every case, in the order of the table. ``quick``: fewer images, for a smoke test and not for quoting."""
+    """Every case, in the order of the table.
+
+    Args:
+        quick: fewer images, for a smoke test and not for quoting.
+    """
+    full, tiny, glyphs = _learning(quick)
+    return [*_descendant_cases(full, tiny, glyphs), *_chain_cases(tiny, glyphs)]
+
+
+def _learning(quick: bool) -> tuple[Settings, Settings, Settings]:
+    """Settings at full width, at width 1/4 and at width 1/8."""
     glyphs, tiny, full = (
         _settings("glyphs-seq25", "quick"),
         _settings("tinyimagenet-seq25", "quick"),
@@ -66,17 +88,10 @@ def all_cases(quick: bool) -> list[Case]:
             condense=replace(glyphs.condense, images_per_class=12),
             stream=replace(glyphs.stream, images_per_class=32),
         )
-    eq16 = replace(
-        tiny,
-        condense=replace(
-            tiny.condense,
-            objective="eq16",
-            batch=32,
-            meta_batch=16,
-            images_per_class=60,
-            meta_reach=0.0,
-        ),
-    )
+    return full, tiny, glyphs
+
+
+def _descendant_cases(full: Settings, tiny: Settings, glyphs: Settings) -> list[Case]:
     large = {"cpu": (1.8, 2.5), "cuda": (20.0, 40.0)}
     small = {"cpu": (2.5, 4.0), "cuda": (20.0, 40.0)}
     return [
@@ -114,6 +129,23 @@ def all_cases(quick: bool) -> list[Case]:
             small,
             together=True,
         ),
+    ]
+
+
+def _chain_cases(tiny: Settings, glyphs: Settings) -> list[Case]:
+    """The ancestor's and the condenser's."""
+    eq16 = replace(
+        tiny,
+        condense=replace(
+            tiny.condense,
+            objective="eq16",
+            batch=32,
+            meta_batch=16,
+            images_per_class=60,
+            meta_reach=0.0,
+        ),
+    )
+    return [
         Case("ancestor", "ancestor, width 1/8", "ancestor", glyphs, {"cuda": (6.0, 12.0)}),
         Case(
             "overhead",
@@ -142,7 +174,16 @@ def all_cases(quick: bool) -> list[Case]:
 
 
 def choose_cases(only: Sequence[str], quick: bool, device: str) -> list[Case]:
-    """The cases named in ``only`` (none: all) that make sense on ``device``. UserError for a name that is not one of them."""
+    """The cases that make sense on a device.
+
+    Args:
+        only: names of cases; none: all.
+        quick: fewer images.
+        device: "cpu" or "cuda".
+
+    Raises:
+        UserError: a name is not one of them.
+    """
     cases = [case for case in all_cases(quick) if device == "cpu" or not case.busy]
     names = [case.name for case in cases]
     for name in only:
@@ -160,7 +201,9 @@ def bilevel(s: Settings) -> Settings:
 
 
 def _settings(name: str, profile: str) -> Settings:
-    """A shipped profile with the small image set; where it asks for more test images than there are, one a class is tested."""
+    """A shipped profile with the small image set; where it asks for more test images than there
+    are, one a class is tested.
+    """
     s = scenario.load(name, profile).settings
     shots = min(s.descend.shots, DATA.glyph_train)
     return replace(s, data=DATA, descend=replace(s.descend, shots=shots, test_per_class=1))

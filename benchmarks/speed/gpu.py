@@ -2,9 +2,9 @@
 
     python -m evolve.benchmarks.speed.gpu --out DIR [--data cifar100.zip] [--only PART ...]
 
-Run it in the repository's root. Every part is a process of its own with a limit in seconds: one that
-fails or takes too long is reported and the others still run; what it measured until then counts.
-``--rehearse`` runs every part on the CPU, tiny, to find mistakes where time costs nothing.
+Run it in the repository's root. Every part is a process of its own with a limit in seconds: one
+that fails or takes too long is reported and the others still run; what it measured until then
+counts. ``--rehearse`` runs every part on the CPU, tiny, to find mistakes where time costs nothing.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ def main(
     if part is not None:
         run_part(part, plan)
         return
-    found: dict[str, Any] = {"parts": {}}
+    measured: dict[str, Any] = {"parts": {}}
     for name in [name for name in SECONDS if not only or name in only]:
-        found["parts"][name] = supervised(name, plan, SECONDS[name] * scale)
-        (out / "gpu.json").write_text(json.dumps(found, indent=1))
-        for line in lines(name, found["parts"][name]):
+        measured["parts"][name] = supervised(name, plan, SECONDS[name] * scale)
+        (out / "gpu.json").write_text(json.dumps(measured, indent=1))
+        for line in lines(name, measured["parts"][name]):
             print(line, flush=True)
 
 

@@ -1,4 +1,7 @@
-"""The parts of :mod:`gpu` that ask whether the numbers are right: the GPU tests, and distances from float64 on the CPU."""
+"""The parts of :mod:`gpu` that ask whether the numbers are right.
+
+These are the GPU tests, and distances from float64 on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,9 @@ STEPS = 4
 
 def tests(plan: Plan) -> Iterator[Row]:
     """The tests of captured training, on the GPU where there is one."""
-    chosen = ["tests/training/test_graphs_on_gpu.py"] + (
-        [] if plan.rehearse else ["tests/training", "tests/test_gpus.py"]
+    trainers = "tests/descendants/trainers"
+    chosen = [f"{trainers}/test_graphs_on_gpu.py"] + (
+        [] if plan.rehearse else [trainers, "tests/runs/test_gpus.py"]
     )
     words = [
         sys.executable,
@@ -65,7 +69,10 @@ def tests(plan: Plan) -> Iterator[Row]:
 
 
 def equality(plan: Plan) -> Iterator[Row]:
-    """||ours - reference|| / ||reference||, the reference in float64 on the CPU; float32 on the CPU stands beside it."""
+    """||ours - reference|| / ||reference||, the reference in float64 on the CPU.
+
+    Float32 on the CPU stands beside it.
+    """
     device = device_of(plan.rehearse)
     places = [images(12 if plan.rehearse else 64, 2, place) for place in (CPU, device)]
     for profile, name in (("quick", "width 1/4"), ("paper", "width 1")):
@@ -76,7 +83,7 @@ def equality(plan: Plan) -> Iterator[Row]:
 
 
 def distance(ours: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
-    """Of all tensors together, relative."""
+    """The relative distance of two lists of tensors, each taken as one vector."""
     mine, right = (
         torch.cat([t.detach().to("cpu", torch.float64).flatten() for t in side])
         for side in (ours, reference)
@@ -88,7 +95,7 @@ def _descendants(name: str, s: Settings, cpu: Resident, gpu: Resident) -> Iterat
     """How the weights of two descendants moved in an epoch of few steps."""
     d = replace(s.descend, batch=16, shots=min(8, s.descend.shots), epochs=2, test_per_class=2)
     s = replace(s, descend=d)
-    found: dict[str, list[Tensor]] = {}
+    moves: dict[str, list[Tensor]] = {}
     for what, resident, dtype in (
         ("float64 on the CPU", cpu, torch.float64),
         ("PlainTrainer on the CPU", cpu, torch.float32),
@@ -103,32 +110,32 @@ def _descendants(name: str, s: Settings, cpu: Resident, gpu: Resident) -> Iterat
         start = [tensor.detach().clone() for model in models for tensor in model.parameters()]
         trainer.epoch(0)
         trainer.close()
-        found[what] = [
+        moves[what] = [
             (now - before).cpu()
             for now, before in zip(
                 (p for model in models for p in model.parameters()), start, strict=True
             )
         ]
-    for what in list(found)[1:]:
+    for what in list(moves)[1:]:
         yield (
             f"{name}, descendants, {group.steps} steps: {what}",
-            distance(found[what], found["float64 on the CPU"]),
+            distance(moves[what], moves["float64 on the CPU"]),
             "relative",
         )
 
 
 def _ancestor(name: str, s: Settings, cpu: Resident, gpu: Resident) -> Iterator[Row]:
     """All gradients of one step of the ancestor."""
-    found = {
+    gradients = {
         "float64 on the CPU": _gradients(s, cpu, torch.float64, False),
         "plain on the CPU": _gradients(s, cpu, torch.float32, False),
         "plain": _gradients(s, gpu, torch.float32, False),
         "trunk captured": _gradients(s, gpu, torch.float32, True),
     }
-    for what in list(found)[1:]:
+    for what in list(gradients)[1:]:
         yield (
             f"{name}, ancestor's gradients: {what}",
-            distance(found[what], found["float64 on the CPU"]),
+            distance(gradients[what], gradients["float64 on the CPU"]),
             "relative",
         )
 
@@ -148,49 +155,54 @@ def _gradients(s: Settings, resident: Resident, dtype: torch.dtype, graphed: boo
 
 
 def _stages(s: Settings, cpu: Resident, gpu: Resident) -> Iterator[Row]:
-    """A short accumulate and condense stage: losses and alpha beside the CPU's own float32 path (compiled kernels)."""
+    """A short accumulate and condense stage, beside the CPU's own float32 path.
+
+    That path has the compiled kernels. Compared are losses and alpha.
+    """
+    count = len(cpu.indices(0, False))
+    short = replace(
+        s,
+        ancestor=replace(s.ancestor, epochs=1, lr=1e-3),
+        stream=replace(s.stream, images_per_class=min(48, count)),
+        condense=replace(s.condense, epochs=1, images_per_class=min(24, count), meta_reach=0.0),
+    )
+    names = (
+        "accumulate, an epoch's loss, beside the CPU's",
+        "condense eq16, alpha, beside the CPU's",
+        "condense bilevel, alpha, beside the CPU's",
+    )
+    reference, ours = _stage_results(short, cpu), _stage_results(short, gpu)
+    for name, right, mine in zip(names, reference, ours, strict=True):
+        yield name, distance([mine], [right]), "relative"
+
+
+def _stage_results(s: Settings, resident: Resident) -> list[Tensor]:
+    """The accumulate stage's losses, and alpha by either objective."""
     from evolve.ancestor.accumulate import accumulate
     from evolve.condensers.condense import condense_ancestor
     from evolve.condensers.interface import Request
     from evolve.lineage.world import ancestor_plan
 
-    a, stream = (
-        replace(s.ancestor, epochs=1, lr=1e-3),
-        replace(s.stream, images_per_class=min(48, len(cpu.indices(0, False)))),
-    )
-    c = replace(
-        s.condense, epochs=1, images_per_class=min(24, len(cpu.indices(0, False))), meta_reach=0.0
-    )
-    losses, alphas = [], []
-    for resident in (cpu, gpu):
-        start = accumulate(
-            a, stream, ANCESTOR_CLASSES, resident, 0, 0, None, [], NoCheckpoint(), silent
+    learned = None
+    for task in (0, 1):
+        learned = accumulate(
+            s.ancestor,
+            s.stream,
+            ANCESTOR_CLASSES,
+            resident,
+            0,
+            task,
+            learned,
+            [],
+            NoCheckpoint(),
+            silent,
         )
-        done = accumulate(
-            a, stream, ANCESTOR_CLASSES, resident, 0, 1, start, [], NoCheckpoint(), silent
-        )
-        losses.append(torch.tensor(done.record["train_loss"]))
-        plan = ancestor_plan(s)
-        for objective in ("eq16", "bilevel"):
-            request = Request(
-                plan,
-                plan.build(2).state_dict(),
-                {},
-                CONDENSE_CLASSES,
-                resident,
-                replace(c, objective=objective),
-                0,
-                silent,
-            )
-            alphas.append(condense_ancestor(request).alpha)
-    yield (
-        "accumulate, an epoch's loss, beside the CPU's",
-        distance([losses[1]], [losses[0]]),
-        "relative",
-    )
-    yield "condense eq16, alpha, beside the CPU's", distance([alphas[2]], [alphas[0]]), "relative"
-    yield (
-        "condense bilevel, alpha, beside the CPU's",
-        distance([alphas[3]], [alphas[1]]),
-        "relative",
-    )
+    assert learned is not None
+    results = [torch.tensor(learned.record["train_loss"])]
+    plan = ancestor_plan(s)
+    state = plan.build(2).state_dict()
+    for objective in ("eq16", "bilevel"):
+        c = replace(s.condense, objective=objective)
+        request = Request(plan, state, {}, CONDENSE_CLASSES, resident, c, 0, silent)
+        results.append(condense_ancestor(request).alpha)
+    return results

@@ -1,4 +1,7 @@
-"""The last part of :mod:`gpu`: whole quick lineages by `evolve run`, and their curves beside a CPU's."""
+"""The last part of :mod:`gpu`: whole quick lineages by `evolve run`.
+
+Their curves stand beside a CPU's.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ TINY = (
 
 
 def lineages(plan: Plan) -> Iterator[Row]:
-    """Wall time of the quick lineages, at the seeds of the runs ``beside``; accuracies minus theirs, paired descendant by descendant."""
+    """Wall time of the quick lineages, at the seeds of the runs ``beside``.
+
+    Accuracies minus theirs are paired descendant by descendant.
+    """
     named: dict[str, list[str]] = {"glyphs-seq25": []} | (
         {"cifar-seq25": ["--data", str(plan.data)]} if plan.data else {}
     )
@@ -102,11 +108,17 @@ def means(run: Path) -> dict[str, float]:
     grouped: dict[str, list[float]] = {}
     for key, accuracy in rows(run).items():
         grouped.setdefault(key[1], []).append(accuracy)
-    return {method: statistics.mean(found) for method, found in grouped.items()}
+    return {method: statistics.mean(accuracies) for method, accuracies in grouped.items()}
 
 
 def compared(name: str, ours: Path, theirs: Path) -> Iterator[Row]:
-    """The mean of paired differences, with twice its standard error, by method."""
+    """The mean of paired differences, with twice its standard error, by method.
+
+    Args:
+        name: the scenario's name.
+        ours: a run's folder.
+        theirs: the other run's folder.
+    """
     mine, other = rows(ours), rows(theirs)
     grouped: dict[str, list[float]] = {}
     for key in mine.keys() & other.keys():

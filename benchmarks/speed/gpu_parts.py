@@ -1,4 +1,7 @@
-"""The timed parts of :mod:`gpu`: descendants, the ancestor, the condenser, and a paper-scale lineage from its pieces."""
+"""The timed parts of :mod:`gpu`.
+
+They are descendants, the ancestor, the condenser, and a paper-scale lineage from its pieces.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ STEPS = 40  # of the ancestor, that are timed
 
 
 def descendants(plan: Plan) -> Iterator[Row]:
-    """Images a second: a plain PyTorch loop, our plain trainer, and graphs of so many descendants."""
+    """Images a second of a plain PyTorch loop, our plain trainer and graphs of descendants."""
     device = device_of(plan.rehearse)
     resident = images(8 if plan.rehearse else 64, 2, device)
     for profile, name in (("quick", "width 1/4"), ("paper", "width 1")):
@@ -83,13 +86,21 @@ def _descendants(name: str, s: Settings, resident: Resident, rehearse: bool) -> 
     )
     best, widest = 0.0, 1
     for count in BRANCHES[: 2 if rehearse else None]:
-        found = _captured(s, resident, count * s.descend.descendants)
-        yield f"{name}: graph of {count} x {s.descend.descendants}, float32", found, "images/s"
-        best, widest = max((best, widest), (found, count))
+        rate_captured = _captured(s, resident, count * s.descend.descendants)
+        yield (
+            f"{name}: graph of {count} x {s.descend.descendants}, float32",
+            rate_captured,
+            "images/s",
+        )
+        best, widest = max((best, widest), (rate_captured, count))
     for kind in PRECISIONS[1:]:
         with precision(kind, resident.device):
-            found = _captured(s, resident, widest * s.descend.descendants)
-            yield f"{name}: graph of {widest} x {s.descend.descendants}, {kind}", found, "images/s"
+            rate_captured = _captured(s, resident, widest * s.descend.descendants)
+            yield (
+                f"{name}: graph of {widest} x {s.descend.descendants}, {kind}",
+                rate_captured,
+                "images/s",
+            )
     yield f"{name}: best float32 graph over the plain loop", best / rate, "x"
     yield from _whole_stage(name, s, resident)
     yield from _kernels(name, s, resident)
@@ -102,16 +113,16 @@ def _kernels(name: str, s: Settings, resident: Resident) -> Iterator[Row]:
     trainer.epoch(0)
     with torch.profiler.profile() as profile:
         trainer.epoch(1)
-    found = [event for event in profile.events() if event.device_type.name != "CPU"]
+    events = [event for event in profile.events() if event.device_type.name != "CPU"]
     print(
         profile.key_averages().table(
             sort_by="self_device_time_total", row_limit=20, max_name_column_width=70
         )
     )
-    yield f"{name}: kernels and copies a step of one generation", len(found) / group.steps, ""
+    yield f"{name}: kernels and copies a step of one generation", len(events) / group.steps, ""
     yield (
         f"{name}: their time",
-        sum(event.self_device_time_total for event in found) / group.steps,
+        sum(event.self_device_time_total for event in events) / group.steps,
         "us a step",
     )
 
@@ -122,14 +133,16 @@ def _captured(s: Settings, resident: Resident, count: int) -> float:
 
 
 def _whole_stage(name: str, s: Settings, resident: Resident) -> Iterator[Row]:
-    """What a stage costs before it trains: the check of an architecture, the choice of a width, the capture."""
+    """Seconds before a stage trains: checks, the choice of a width, the capture."""
     group = lineage_group(s, resident, s.descend.descendants)
     for again in ("first", "second"):
-        made: list[Trainer] = []
-        seconds = timed(
-            lambda made=made: made.append(checked(fresh_models(s, group), group)), resident.device
-        )  # type: ignore[misc]
-        yield f"{name}: {again} set-up of {group.size} ({type(made[0]).__name__})", seconds, "s"
+        trainers: list[Trainer] = []
+
+        def set_up(trainers: list[Trainer] = trainers) -> None:
+            trainers.append(checked(fresh_models(s, group), group))
+
+        seconds = timed(set_up, resident.device)
+        yield f"{name}: {again} set-up of {group.size} ({type(trainers[0]).__name__})", seconds, "s"
 
 
 def lineage_group(s: Settings, resident: Resident, count: int) -> Group:
@@ -161,7 +174,10 @@ def _epochs_a_second(trainer: Trainer, group: Group) -> float:
 
 
 def ancestor(plan: Plan) -> Iterator[Row]:
-    """A step in every precision and memory order, with and without graphs; then a task as a stage learns it."""
+    """A step in every precision and memory order, with and without graphs.
+
+    Then a task as a stage learns it.
+    """
     device = device_of(plan.rehearse)
     resident = images(8 if plan.rehearse else 400, 2, device)
     for profile, name in (("quick", "width 1/4"), ("paper", "width 1")):
@@ -222,14 +238,15 @@ def _step_loop(model: Network, s: Settings, resident: Resident, count: int, grap
             optimizer.step()
 
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "error" if graphed else "default"
-        )  # a capture that was given up must not be timed as one
+        # A capture that was given up must not be timed as one.
+        warnings.simplefilter("error" if graphed else "default")
         return 1e3 * median(steps, resident.device) / count
 
 
 def _tasks(name: str, s: Settings, resident: Resident, rehearse: bool) -> Iterator[Row]:
-    """An epoch of the first task: Avalanche over a DataLoader, and as our stage does it; what a stage costs beside its epochs."""
+    """An epoch of the first task: Avalanche over a DataLoader, and as our stage does it; what a
+    stage costs beside its epochs.
+    """
     from .plain_ancestor import PlainAncestor
 
     per_class = s.stream.images_per_class or len(resident.indices(0, False))
@@ -259,9 +276,9 @@ def _tasks(name: str, s: Settings, resident: Resident, rehearse: bool) -> Iterat
 def _slope(
     work: Callable[[int], object], device: torch.device, epochs: tuple[int, int]
 ) -> tuple[float, float]:
-    """(seconds of one epoch more, seconds of none) of what runs so many epochs, after one run that warms up."""
+    """Seconds of one epoch more, and seconds of none, after one run that warms up."""
     work(epochs[0])
-    few, many = (timed(lambda count=count: work(count), device) for count in epochs)  # type: ignore[misc]
+    few, many = (timed(partial(work, count), device) for count in epochs)
     more = (many - few) / (epochs[1] - epochs[0])
     return more, few - epochs[0] * more
 
@@ -316,7 +333,7 @@ def _condense(s: Settings, resident: Resident, epochs: int) -> None:
 
 
 def paper(plan: Plan) -> Iterator[Row]:
-    """Seconds of each kind of paper-scale stage, from few of its epochs, and what they add up to."""
+    """Seconds of each kind of paper-scale stage, from few of its epochs, and their sum."""
     device, s = device_of(plan.rehearse), settings("paper", plan.rehearse)
     resident = images(12 if plan.rehearse else 500, 2 if plan.rehearse else 100, device)
     if not plan.rehearse:

@@ -29,7 +29,15 @@ def device_of(rehearse: bool) -> torch.device:
 
 
 def images(train: int, test: int, device: torch.device) -> Resident:
-    """100 classes of noise around a colour of their own: training is sane, and speed does not depend on what images show."""
+    """100 classes of noise around a colour of their own, on a device.
+
+    Training on them is sane, and speed does not depend on what images show.
+
+    Args:
+        train: training images of a class.
+        test: test images of a class.
+        device: where they lie.
+    """
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(100, dtype=np.int64), train + test)
     pixels = rng.integers(0, 96, (len(labels), 32, 32, 3), dtype=np.uint8)
@@ -46,7 +54,7 @@ def images(train: int, test: int, device: torch.device) -> Resident:
 
 
 def settings(profile: str, rehearse: bool) -> Settings:
-    """cifar-seq25's; in a rehearsal narrow and short."""
+    """The settings of cifar-seq25 in a profile; in a rehearsal they are narrow and short."""
     s = scenario.load("cifar-seq25", profile).settings
     if not rehearse:
         return s
@@ -64,7 +72,12 @@ def settings(profile: str, rehearse: bool) -> Settings:
 
 @contextmanager
 def precision(name: str, device: torch.device) -> Iterator[None]:
-    """Inside, convolutions and products in ``name`` of PRECISIONS. "tf32" is what torch's convolutions do unless told otherwise."""
+    """Inside, convolutions and products are computed in a precision.
+
+    Args:
+        name: one of PRECISIONS; "tf32" is what torch's convolutions do unless told otherwise.
+        device: where they are computed.
+    """
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     with ExitStack() as stack:
         if name == "tf32":
@@ -79,7 +92,10 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def as_torch_comes(device: torch.device) -> Iterator[None]:
-    """Inside, what a user gets who sets nothing: TF32 convolutions and whichever algorithm, for the baselines."""
+    """Inside, torch is as for a user who sets nothing; for the baselines.
+
+    Convolutions are TF32, by whichever algorithm.
+    """
     torch.backends.cudnn.deterministic = False
     torch.backends.cudnn.allow_tf32 = True
     try:

@@ -1,4 +1,7 @@
-"""`evolve bench --growth`: how the cost of each kind of stage grows on this machine, beside the formula that `evolve plan` uses."""
+"""`evolve bench --growth`: how the cost of each kind of stage grows on this machine.
+
+The formula that `evolve plan` uses stands beside it.
+"""
 
 from __future__ import annotations
 
@@ -53,17 +56,41 @@ def growth_table() -> None:
             )
     console = Console()
     console.print(
-        f"one thread, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}; medians of {REPEATS}"
+        f"one thread, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}; "
+        f"medians of {REPEATS}"
     )
     console.print(table)
     console.print(
-        f"measured / formula: median {statistics.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f}"
+        f"measured / formula: median {statistics.median(ratios):.2f}, from {min(ratios):.2f} to "
+        f"{max(ratios):.2f}"
     )
 
 
 def points() -> Iterator[Point]:
     """Small stages that differ in one thing from a common one (width 1/8, 32 px)."""
     base = _base()
+    yield from _descend_points(base)
+    for width in (0.125, 0.25, 0.5):
+        yield Point(
+            f"width {width:g}",
+            "accumulate",
+            replace(base, ancestor=replace(base.ancestor, width=width)),
+        )
+    yield Point("batch 64", "accumulate", replace(base, ancestor=replace(base.ancestor, batch=64)))
+    yield Point("size 64", "accumulate", replace(base, data=replace(base.data, size=64)))
+    yield Point("task 5, tested on all", "accumulate", base, task=5)
+    for width in (0.125, 0.25):
+        yield Point(
+            f"width {width:g}",
+            "condense",
+            replace(base, ancestor=replace(base.ancestor, width=width)),
+        )
+    yield Point("T = 1", "condense", replace(base, condense=replace(base.condense, lookahead=1)))
+    yield Point("T = 4", "condense", replace(base, condense=replace(base.condense, lookahead=4)))
+    yield Point("size 64", "condense", replace(base, data=replace(base.data, size=64)))
+
+
+def _descend_points(base: Settings) -> Iterator[Point]:
     for width in (0.125, 0.25, 0.5, 1.0):
         wide = replace(base, ancestor=replace(base.ancestor, width=width))
         short = (
@@ -85,24 +112,6 @@ def points() -> Iterator[Point]:
                 replace(base, descend=replace(base.descend, **{name: value})),
             )
     yield Point("size 64", "descend", replace(base, data=replace(base.data, size=64)))
-    for width in (0.125, 0.25, 0.5):
-        yield Point(
-            f"width {width:g}",
-            "accumulate",
-            replace(base, ancestor=replace(base.ancestor, width=width)),
-        )
-    yield Point("batch 64", "accumulate", replace(base, ancestor=replace(base.ancestor, batch=64)))
-    yield Point("size 64", "accumulate", replace(base, data=replace(base.data, size=64)))
-    yield Point("task 5, tested on all", "accumulate", base, task=5)
-    for width in (0.125, 0.25):
-        yield Point(
-            f"width {width:g}",
-            "condense",
-            replace(base, ancestor=replace(base.ancestor, width=width)),
-        )
-    yield Point("T = 1", "condense", replace(base, condense=replace(base.condense, lookahead=1)))
-    yield Point("T = 4", "condense", replace(base, condense=replace(base.condense, lookahead=4)))
-    yield Point("size 64", "condense", replace(base, data=replace(base.data, size=64)))
 
 
 def _base() -> Settings:
@@ -118,7 +127,7 @@ def _base() -> Settings:
 
 
 def seconds(point: Point, cache: Path) -> float:
-    """The median of a few runs, after one that warms up."""
+    """The median of a few runs of a stage, after one that warms up."""
     resident = Resident(load_images(point.settings.data, None, cache), torch.device("cpu"))
     run = {"descend": _descend, "accumulate": _accumulate, "condense": _condense}[point.kind](
         point, resident
@@ -164,7 +173,8 @@ def _accumulate(point: Point, resident: Resident) -> Callable[[], None]:
     untrained = accumulate(
         s.ancestor, s.stream, classes, resident, 0, 0, None, [], NoCheckpoint(), silent
     )
-    # An untrained network stands for one that has learned the tasks before: what it knows does not change what a task costs.
+    # An untrained network stands for one that has learned the tasks before: what it knows does not
+    # change what a task costs.
     start = (
         Accumulated(untrained.tensors, untrained.record | {"task": point.task - 1, "strategy": {}})
         if point.task > 1

@@ -1,4 +1,4 @@
-"""`evolve bench --kernels`: the compiled convolutions beside the library's on this machine, by shape."""
+"""`evolve bench --kernels`: the compiled convolutions beside the library's, by shape."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ BATCH, SIZE = 16, 32
 
 
 def kernel_table() -> None:
-    """The descendant's layers (VGG8, batch 16, 32 px) at four widths: milliseconds for forward, data and weight gradient."""
+    """Print milliseconds for forward, data and weight gradient, layer by layer.
+
+    The layers are the descendant's (VGG8, batch 16, 32 px) at four widths.
+    """
     torch.set_num_threads(1)
     table = Table(box=None, pad_edge=False)
     for title in ("layer", "oneDNN", "ours", "ratio", "Gflop/s"):

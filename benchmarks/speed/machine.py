@@ -28,7 +28,10 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def busy_cores(seconds: float) -> float | None:
-    """Sleep so long; how many cores the whole machine kept busy meanwhile (or the host took from it). None where nobody can tell."""
+    """Sleep so many seconds; how many cores the whole machine kept busy meanwhile.
+
+    What the host took from it counts, too. None where nobody can tell.
+    """
     before = _busy_ticks()
     begun = time.perf_counter()
     time.sleep(seconds)

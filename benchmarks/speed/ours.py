@@ -26,7 +26,10 @@ from .work import barrier
 
 
 class OurDescendants:
-    """One generation's descendants, as one descend stage trains and tests them. An amount is epochs of all of them."""
+    """One generation's descendants, as one descend stage trains and tests them.
+
+    An amount is epochs of all of them.
+    """
 
     def __init__(self, case: Case, resident: Resident, number: int) -> None:
         self.d, self.resident, self.seed, self.sync = (
@@ -65,7 +68,10 @@ class OurDescendants:
 
 
 class OurAncestor:
-    """The stream's first task, as one accumulate stage learns it: with set-up, tests and a checkpoint an epoch. An amount is epochs."""
+    """The stream's first task, as one accumulate stage learns it.
+
+    Set-up, tests and a checkpoint an epoch belong to it. An amount is epochs.
+    """
 
     def __init__(self, case: Case, resident: Resident, number: int) -> None:
         s, self.resident, self.sync = case.settings, resident, barrier(resident.device)
@@ -113,7 +119,10 @@ def _checkpoint(folder: Path) -> FolderCheckpoint:
 
 
 class OurCondenser:
-    """One condense stage, the ancestor's side and the final scores included. An amount is epochs."""
+    """One condense stage, the ancestor's side and the final scores included.
+
+    An amount is epochs.
+    """
 
     def __init__(self, case: Case, resident: Resident, number: int) -> None:
         self.c, self.resident, self.seed, self.sync = (

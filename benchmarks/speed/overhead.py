@@ -1,4 +1,7 @@
-"""What our Avalanche strategy costs over a bare loop: its iterations against the same step on a ready batch."""
+"""What our Avalanche strategy costs over a bare loop.
+
+Its iterations stand against the same step on a ready batch.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,13 @@ from .work import barrier
 
 
 class BareLoop:
-    """Forward, cross-entropy, backward and optimizer step of a copied model on one ready batch, nothing else."""
+    """Forward, cross-entropy, backward and optimizer step of a copied model on one ready batch."""
 
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
     ) -> None:
-        self.model, self.optimizer = copy.deepcopy(
-            (model, optimizer)
-        )  # together: the copied optimizer holds the copied parameters
+        # Together: the copied optimizer holds the copied parameters.
+        self.model, self.optimizer = copy.deepcopy((model, optimizer))
         self.images, self.labels, self.criterion = images, labels, nn.CrossEntropyLoss()
 
     def steps(self, count: int) -> None:
@@ -41,14 +43,17 @@ class BareLoop:
 
 
 class Overhead:
-    """Epochs of the strategy and of the bare loop in turn, so that the machine's noise meets both."""
+    """Epochs of the strategy and of the bare loop in turn: the machine's noise meets both."""
 
     def __init__(self, case: Case, resident: Resident) -> None:
         self.settings, self.resident, self.sync = case.settings, resident, barrier(resident.device)
         self.info: dict[str, Any] = {}
 
     def measure(self, epochs: int) -> dict[str, float]:
-        """Seconds an iteration of both, over ``epochs`` epochs each after one that warms up; from fresh weights."""
+        """Seconds an iteration of both, from fresh weights.
+
+        Both run ``epochs`` epochs, after one that warms up.
+        """
         learner, tasks = self._learner(epochs + 1)
         strategy, steps = learner.strategy, len(tasks[0].train) // learner.a.batch
         bare, epoch_of_strategy = self._bare(learner, tasks[0]), learner.strategy.training_epoch
@@ -65,12 +70,15 @@ class Overhead:
         strategy.training_epoch = both  # type: ignore[method-assign]
         learner.learn(tasks, NoCheckpoint(), silent)
         iterations = steps * epochs
-        return {name: sum(found[1:]) / iterations for name, found in spent.items()} | {
+        return {name: sum(times[1:]) / iterations for name, times in spent.items()} | {
             "iterations": iterations
         }
 
     def _learner(self, epochs: int) -> tuple[Learner, list[StreamTask]]:
-        """What ``accumulate`` makes for the first task, and that task. It must hold whole batches only: a smaller one is cheaper."""
+        """What ``accumulate`` makes for the first task, and that task.
+
+        It must hold whole batches only: a smaller one is cheaper.
+        """
         s = self.settings
         tasks = stream_tasks(s.stream, ANCESTOR_CLASSES, self.resident, 0, 1)
         assert len(tasks[0].train) % s.ancestor.batch == 0

@@ -1,4 +1,4 @@
-"""Baseline of the ancestor: Avalanche as its tutorials show it, Naive over a dataset of PIL images."""
+"""Baseline of the ancestor: Avalanche's Naive over PIL images, as its tutorials show it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .work import barrier
 class PlainAncestor:
     """The baseline side: the first task of the stream. An amount is epochs.
 
-    What Avalanche does once a task (setting up strategy and benchmark) is not timed, and it neither tests nor keeps checkpoints:
-    all that is left out in its favour.
+    What Avalanche does once a task (setting up strategy and benchmark) is not timed, and it neither
+    tests nor keeps checkpoints: all that is left out in its favour.
     """
 
     def __init__(

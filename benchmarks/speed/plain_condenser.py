@@ -1,8 +1,9 @@
-"""Baseline of the condenser: the bilevel objective of the authors' code, by double backward through all look-ahead steps.
+"""Baseline of the condenser: the bilevel objective of the authors' code.
 
-psi as its formula says, the frozen ancestor evaluated wherever the objective needs it (as the published code of the method
-that the paper borrows does), default memory format. The batches are our resident ones, drawn as ours: in its favour, and so
-that both can be compared number by number.
+Its gradient is a double backward through all look-ahead steps. psi is as its formula says, the
+frozen ancestor is evaluated wherever the objective needs it (as the published code of the method
+that the paper borrows does), and the memory format is the default. The batches are our resident
+ones, drawn as ours: in its favour, and so that both can be compared number by number.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ from .work import barrier
 
 
 class DoubleBackward:
-    """One condensation: ``iterate`` is one iteration of Algorithm 1, ``alpha`` the pairs' weights so far."""
+    """One condensation.
+
+    ``iterate`` is one iteration of Algorithm 1, ``alpha`` the pairs' weights so far.
+    """
 
     def __init__(
         self,
@@ -57,11 +61,11 @@ class DoubleBackward:
         seed: int,
     ) -> None:
         self.c, self.seed, self.resident = c, seed, resident
-        found = draw_images(
+        drawn = draw_images(
             [resident.indices(i, test=False) for i in classes], classes, c.images_per_class, seed
         )
         self.train_index, self.train_labels, self.meta_index, self.meta_labels = split_meta(
-            found, c.meta_fraction, seed
+            drawn, c.meta_fraction, seed
         )
         ancestor = VGG(plan, len(state["head.weight"]))
         ancestor.load_state_dict(dict(state))
@@ -73,15 +77,17 @@ class DoubleBackward:
         self.batches = self._batches()
 
     def _draw(self, plan: Plan, classes: int) -> None:
-        """Pseudo-descendant (theta), alignment (zeta) and meta-network (phi), with the very draws of ours."""
+        """Pseudo-descendant (theta), alignment (zeta) and meta-network (phi), with the very draws
+        of ours.
+        """
         pseudo, groups = VGG(plan, classes), integral_layers(plan, self.c.granularity)
         initialise(pseudo, self.seed, "pseudo-descendant")
         pseudo = _plain(pseudo, self.resident)
         probe = self.resident.batch(self.meta_index[:1]).contiguous()
         with torch.no_grad():
             shape = layout(self.ancestor(probe), Features(pseudo.eval(), groups)(probe))
-        made = Pseudo(pseudo, groups, Matcher(shape, probe), self.seed)
-        self.pseudo, self.params = Features(pseudo.train(), groups), made.initial
+        fresh = Pseudo(pseudo, groups, Matcher(shape, probe), self.seed)
+        self.pseudo, self.params = Features(pseudo.train(), groups), fresh.initial
         self.names = [name for name, _ in self.pseudo.named_parameters()]
         self.buffers = tuple(torch.zeros_like(p) for p in self.params)
         self.phi = MetaNetwork(
@@ -92,7 +98,9 @@ class DoubleBackward:
         )
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
-        """Training images and labels, meta images and labels, and the annealed share of the learning rate; without end."""
+        """Training images and labels, meta images and labels, and the annealed share of the
+        learning rate; without end.
+        """
         metas, epoch = meta_rows(len(self.meta_index), self.c.meta_batch, self.seed), 0
         steps, device = steps_per_epoch(len(self.train_index), self.c.batch), self.resident.device
         while True:
@@ -114,7 +122,9 @@ class DoubleBackward:
             epoch += 1
 
     def iterate(self) -> None:
-        """A step of theta and zeta on CE + lambda L_meta; look ahead; a step of phi down the CE found there."""
+        """A step of theta and zeta on CE + lambda L_meta; look ahead; a step of phi down the CE
+        there.
+        """
         images, labels, meta, truth, annealed = next(self.batches)
         rule = Rule(self.c.lr * annealed, self.c.momentum, self.c.weight_decay)
         leaves = tuple(p.detach().requires_grad_() for p in self.params)
@@ -166,10 +176,10 @@ class DoubleBackward:
         return F.cross_entropy(self._call(params, x, True)[0], labels)
 
     def _call(self, params: Sequence[Tensor], x: Tensor, logits: bool = False) -> list[Tensor]:
-        found: list[Tensor] = functional_call(
+        outputs: list[Tensor] = functional_call(
             self.pseudo, dict(zip(self.names, params, strict=False)), (x, logits)
         )
-        return found
+        return outputs
 
 
 def _plain(network: VGG, resident: Resident) -> VGG:
@@ -177,7 +187,10 @@ def _plain(network: VGG, resident: Resident) -> VGG:
 
 
 class PlainCondenser:
-    """The baseline side. An amount is iterations; setting up and the final scores are not timed, in its favour."""
+    """The baseline side.
+
+    An amount is iterations; setting up and the final scores are not timed, in its favour.
+    """
 
     def __init__(self, case: Case, resident: Resident) -> None:
         self.case, self.resident, self.sync = case, resident, barrier(resident.device)

@@ -1,4 +1,4 @@
-"""Baseline of the descendants: the training loop that anyone writes, one descendant after the other."""
+"""Baseline of the descendants: the training loop that anyone writes, one after the other."""
 
 from __future__ import annotations
 
@@ -34,11 +34,19 @@ def train(
     epochs: int,
     device: torch.device,
 ) -> tuple[list[float], float]:
-    """Train and test after every epoch; each epoch's mean loss, and the last test accuracy in [0, 1].
+    """Train, and test after every epoch.
 
-    ``batches`` and ``tests`` are sized iterables of (images [B, 3, H, W], labels [B]).
+    Args:
+        model: the network, trained in place.
+        batches: a sized iterable of (images [B, 3, H, W], labels [B]).
+        tests: the same of the test images.
+        d: the settings.
+        epochs: how many.
+        device: where the network lies.
+
+    Returns:
+        Each epoch's mean loss, and the last test accuracy in [0, 1].
     """
-    criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=d.lr, momentum=d.momentum, weight_decay=d.weight_decay
     )
@@ -50,24 +58,36 @@ def train(
     losses: list[Tensor] = []
     right = 0.0
     for _ in range(epochs):
-        model.train()
-        total, seen = torch.zeros((), device=device), 0
-        for images, labels in batches:
-            images, labels = (
-                images.to(device, non_blocking=True),
-                labels.to(device, non_blocking=True),
-            )
-            optimizer.zero_grad()
-            loss = criterion(model(images), labels)
-            loss.backward()
-            optimizer.step()
-            if schedule is not None:
-                schedule.step()
-            total += loss.detach() * len(labels)
-            seen += len(labels)
-        losses.append(total / seen)
+        losses.append(_epoch(model, batches, optimizer, schedule, device))
         right = accuracy(model, tests, device)
     return [float(loss) for loss in losses], right
+
+
+def _epoch(
+    model: nn.Module,
+    batches: Any,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None,
+    device: torch.device,
+) -> Tensor:
+    """Train on every batch once; the mean loss, a scalar on the device."""
+    criterion = nn.CrossEntropyLoss()
+    model.train()
+    total, seen = torch.zeros((), device=device), 0
+    for images, labels in batches:
+        images, labels = (
+            images.to(device, non_blocking=True),
+            labels.to(device, non_blocking=True),
+        )
+        optimizer.zero_grad()
+        loss = criterion(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        total += loss.detach() * len(labels)
+        seen += len(labels)
+    return total / seen
 
 
 @torch.no_grad()
@@ -82,7 +102,10 @@ def accuracy(model: nn.Module, tests: Any, device: torch.device) -> float:
 
 
 class PlainDescendants:
-    """The baseline side. An amount is the epochs of one descendant: the next one would take as long."""
+    """The baseline side.
+
+    An amount is the epochs of one descendant: the next one would take as long.
+    """
 
     def __init__(
         self, case: Case, resident: Resident, candidates: tuple[int, ...], seconds: float

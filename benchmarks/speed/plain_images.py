@@ -1,4 +1,7 @@
-"""What a plain PyTorch user's data side looks like: PIL images, torchvision transforms, a DataLoader."""
+"""What a plain PyTorch user's data side looks like.
+
+It is PIL images, torchvision transforms and a DataLoader.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ Transform = Callable[[Image.Image], Tensor]
 
 
 class PilImages(Dataset[tuple[Tensor, int]]):
-    """A map dataset over decoded images, as torchvision's CIFAR100 is one: transforms run an image at a time."""
+    """A map dataset over decoded images, as torchvision's CIFAR100 is one.
+
+    Transforms run an image at a time.
+    """
 
     def __init__(
         self, images: Sequence[Image.Image], targets: Sequence[int], transform: Transform
@@ -36,7 +42,7 @@ class PilImages(Dataset[tuple[Tensor, int]]):
 def pil_images(resident: Resident, index: Tensor) -> list[Image.Image]:
     """The resident uint8 images ``index`` [N] as PIL images."""
     pixels = resident.images[index.to(resident.device)].permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(one) for one in pixels]
+    return [Image.fromarray(image) for image in pixels]
 
 
 def transform_of(resident: Resident, augment: Sequence[str]) -> Transform:
@@ -68,9 +74,17 @@ def loader(
 def fastest(
     candidates: Iterable[int], chunk: Callable[[int], Any], seconds: float
 ) -> tuple[int, dict[str, list[float]]]:
-    """The number of workers whose ``chunk(workers)`` takes least, and the seconds of every try.
+    """Choose the number of workers that takes least time.
 
-    After a warm-up each, the candidates take turns for ``seconds``, and at least once.
+    After a warm-up each, the candidates take turns.
+
+    Args:
+        candidates: numbers of workers.
+        chunk: runs with so many workers.
+        seconds: how long they take turns, at least once each.
+
+    Returns:
+        The number, and the seconds of every try.
     """
     tried: dict[int, list[float]] = {workers: [] for workers in candidates}
     for workers in tried:

@@ -1,4 +1,7 @@
-"""Both sides wait in long-lived processes of their own, so that no import is timed and neither runs while the other is measured."""
+"""Both sides wait in long-lived processes of their own.
+
+So no import is timed, and neither side runs while the other is measured.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ from evolve.engine.workers import ONE_THREAD, birth
 
 @dataclass(frozen=True)
 class Role:
-    """Who a process is: ``plain`` has torch's own threads, ours one thread and a ``number``. ``start_method``: this platform's usual one."""
+    """Who a process is: ``plain`` has torch's own threads, ours one thread and a ``number``.
+
+    ``start_method``: this platform's usual one.
+    """
 
     plain: bool
     device: str
@@ -30,12 +36,16 @@ class Role:
 
 
 class Process:
-    """A process that holds one side. ``ask`` waits for the answer; ``send`` and ``answer`` let several work at once."""
+    """A process that holds one side.
+
+    ``ask`` waits for the answer; ``send`` and ``answer`` let several work at once.
+    """
 
     def __init__(self, role: Role) -> None:
         spawn = multiprocessing.get_context("spawn")
         self.connection, far_end = spawn.Pipe()
-        # Not a daemon: those may not have children, and a DataLoader has. It leaves when the pipe closes.
+        # Not a daemon: those may not have children, and a DataLoader has. It leaves when the pipe
+        # closes.
         self.process = spawn.Process(target=_main, args=(far_end, role))
         with birth({} if role.plain else ONE_THREAD):
             self.process.start()
@@ -46,7 +56,12 @@ class Process:
         self.connection.send((command, arguments))
 
     def answer(self) -> Any:
-        """Wait for it. Raises its UserError, or RuntimeError with the other process's traceback."""
+        """Wait for the answer to a command.
+
+        Raises:
+            UserError: as the other process raised it.
+            RuntimeError: it failed otherwise, with its traceback.
+        """
         try:
             good, value = self.connection.recv()
         except EOFError as error:
@@ -77,7 +92,13 @@ class Process:
 
 @contextmanager
 def crew(device: str, cache: Path, processes: int) -> Iterator[tuple[Process, list[Process]]]:
-    """The baseline's process and ``processes`` of ours."""
+    """Inside, the baseline's process and ours are there.
+
+    Args:
+        device: "cpu" or "cuda".
+        cache: where decoded images lie.
+        processes: how many of ours.
+    """
     with ExitStack() as stack:
         started: list[Process] = []
         usual = multiprocessing.get_start_method()
@@ -93,7 +114,8 @@ def crew(device: str, cache: Path, processes: int) -> Iterator[tuple[Process, li
 def _main(connection: Connection, role: Role) -> None:
     """The process: one command after the other until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A spawned process would spawn its own children too: the baseline's loader starts them as it does in a user's own script.
+    # A spawned process would spawn its own children too: the baseline's loader starts them as it
+    # does in a user's own script.
     multiprocessing.set_start_method(role.start_method, force=True)
     from .bench_process import (
         BenchProcess,  # torch, in the process that needs it, while its parent draws the images
@@ -118,7 +140,13 @@ def _main(connection: Connection, role: Role) -> None:
 
 @contextmanager
 def one_core_taken() -> Iterator[int | None]:
-    """While inside, another program keeps one core busy with matrix products: pinned to it, where the system can pin. Yields the core."""
+    """Inside, another program keeps one core busy with matrix products.
+
+    It is pinned to that core, where the system can pin.
+
+    Yields:
+        The core; None where it is not pinned.
+    """
     spawn = multiprocessing.get_context("spawn")
     core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     started = spawn.Event()

@@ -14,24 +14,33 @@ QUIET = 0.1  # cores that other programs may use on a machine that counts as idl
 
 
 def header(machine: Mapping[str, Any], pace: Mapping[str, Any], quick: bool) -> list[str]:
-    """The machine, and how it was measured."""
+    """Lines that say which machine it was, and how it was measured.
+
+    Args:
+        machine: as :func:`machine.describe` gives it, with processes and threads.
+        pace: the fields of :class:`rounds.Pace`.
+        quick: whether this is a smoke test.
+    """
     where = machine["gpu"] or machine["cpu"]
     lines = [
-        f"{where}, {machine['cores']} cores, {machine['capability']}; torch {machine['torch']}, Python {machine['python']}"
+        f"{where}, {machine['cores']} cores, {machine['capability']}; torch {machine['torch']}, "
+        f"Python {machine['python']}"
     ]
     ours = f"{machine['processes']} process{'es' if machine['processes'] > 1 else ''} of one thread"
     lines.append(
-        f"baseline: one process, {machine['baseline_threads']} threads (torch's default); ours: {ours}, as the engine runs them"
+        f"baseline: one process, {machine['baseline_threads']} threads (torch's default); ours: "
+        f"{ours}, as the engine runs them"
     )
     lines.append(
-        f"{pace['rounds']} interleaved rounds of chunks of at least about {pace['seconds']:g} s; medians, (least..most) of all rounds"
+        f"{pace['rounds']} interleaved rounds of chunks of at least about {pace['seconds']:g} s; "
+        "medians, (least..most) of all rounds"
     )
     return lines + (["--quick: a smoke test, too short to quote"] if quick else [])
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """One line a row."""
-    made = Table(box=None, pad_edge=False)
+    """The table: one line a row."""
+    grid = Table(box=None, pad_edge=False)
     for title in (
         "",
         "baseline",
@@ -44,14 +53,14 @@ def table(rows: Sequence[Row]) -> Table:
         "aim",
         "",
     ):
-        made.add_column(title, justify="left" if not title else "right", no_wrap=True)
+        grid.add_column(title, justify="left" if not title else "right", no_wrap=True)
     for row in rows:
         alone = f"{row.alone.median:.2f}x" if row.alone else ""
         sgemm = f"{row.sgemm.median:.0%}" if row.sgemm else ""
         color = {"missed": "red", "met": "green", "aim met": "bold green"}.get(row.verdict, "")
         verdict = f"[{color}]{row.verdict}[/]" if color else ""
         goals = (_goal(row, row.target), _goal(row, row.aim))
-        made.add_row(
+        grid.add_row(
             row.title,
             _number(row.baseline),
             _number(row.ours),
@@ -62,17 +71,18 @@ def table(rows: Sequence[Row]) -> Table:
             *goals,
             verdict,
         )
-    return made
+    return grid
 
 
 def notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the baselines chose, what the columns mean."""
+    """Lines that say what the baselines chose and what the columns mean."""
     lines = []
     for result in results:
         info = result["measured"].get("baseline", {})
         if "num_workers" in info:
             lines.append(
-                f"{result['name']}: the baseline's DataLoader was fastest with num_workers={info['num_workers']}"
+                f"{result['name']}: the baseline's DataLoader was fastest with "
+                f"num_workers={info['num_workers']}"
             )
         if "core_taken" in result["measured"]:
             core = result["measured"]["core_taken"]
@@ -82,27 +92,31 @@ def notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
             )
     lines += _disturbed(results)
     lines.append(
-        '"one process": ours on one thread against the same baseline; "of sgemm": nominal convolution operations of that thread'
+        '"one process": ours on one thread against the same baseline; "of sgemm": nominal '
+        "convolution operations of that thread"
     )
     lines.append(
-        "against a 1024 x 1024 sgemm on it in the same round. A lineage runs descendants and condensers in all processes at once;"
+        "against a 1024 x 1024 sgemm on it in the same round. A lineage runs descendants and "
+        "condensers in all processes at once;"
     )
     lines.append("its ancestor is a serial chain and has one.")
     return lines
 
 
 def _disturbed(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What other programs took while all of ours rested, the case that takes a core on purpose left out."""
+    """What other programs took while all of ours rested, the case that takes a core on purpose left
+    out.
+    """
     rounds = [
-        one
+        turn
         for result in results
         if "core_taken" not in result["measured"]
-        for one in result["measured"]["rounds"]
+        for turn in result["measured"]["rounds"]
     ]
     seen = [
         part["others"]
-        for one in rounds
-        for part in one.values()
+        for turn in rounds
+        for part in turn.values()
         if isinstance(part, Mapping) and "others" in part
     ]
     if not seen:

@@ -13,12 +13,19 @@ from .cases import Case
 from .machine import busy_cores
 from .processes import Process, one_core_taken
 
-PAUSE = 0.1  # seconds of rest before a chunk: OpenMP threads of the one before it still spin for a while
+# seconds of rest before a chunk: OpenMP threads of the one before it still spin for a while
+PAUSE = 0.1
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How long to measure: ``rounds``, at least about ``seconds`` a chunk, ``sgemm`` seconds before and after one."""
+    """How long to measure.
+
+    Attributes:
+        rounds: how many rounds.
+        seconds: what a chunk takes, at least about.
+        sgemm: seconds of matrix products before and after a chunk.
+    """
 
     rounds: int
     seconds: float
@@ -33,15 +40,27 @@ def measure(
     device: str,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Everything measured of ``case``, JSON-able: the baseline's choices, the chunks' sizes, the rounds."""
+    """Measure a case.
+
+    Args:
+        case: what is measured.
+        plain: the baseline's process.
+        ours: our processes.
+        pace: how long.
+        device: "cpu" or "cuda".
+        report: told what is being done.
+
+    Returns:
+        The baseline's choices, the chunks' sizes and the rounds, JSON-able.
+    """
     with ExitStack() as stack:
         taken = stack.enter_context(one_core_taken()) if case.busy else None
-        found = (
+        measured = (
             _overhead(case, ours[0], pace, report)
             if case.kind == "overhead"
             else _compare(case, plain, ours, pace, device, report)
         )
-        return found | ({"core_taken": taken} if case.busy else {})
+        return measured | ({"core_taken": taken} if case.busy else {})
 
 
 def _compare(
@@ -61,19 +80,21 @@ def _compare(
     rounds = []
     for number in range(pace.rounds):
         report(f"round {number + 1} of {pace.rounds}")
-        one: dict[str, Any] = {
+        turn: dict[str, Any] = {
             "baseline": chunk([plain], amounts["baseline"]),
             "ours": chunk(team, amounts["ours"]),
         }
         if not case.busy:
-            one |= _alone(team[0], amounts["ours"], pace.sgemm if share else 0.0)
-        rounds.append(one)
+            turn |= _alone(team[0], amounts["ours"], pace.sgemm if share else 0.0)
+        rounds.append(turn)
     every([plain, *team], "shut")
     return {"baseline": info, "amounts": amounts, "processes": len(team), "rounds": rounds}
 
 
 def _alone(process: Process, amount: int, sgemm: float) -> dict[str, Any]:
-    """Ours on one thread of an otherwise idle machine; for ``sgemm`` seconds before and after it, that thread's matrix products."""
+    """Ours on one thread of an otherwise idle machine; for ``sgemm`` seconds before and after it,
+    that thread's matrix products.
+    """
     if not sgemm:
         return {"alone": chunk([process], amount)}
     before = process.ask("sgemm", sgemm)
@@ -98,23 +119,29 @@ def _overhead(
 
 
 def every(processes: Sequence[Process], command: str, *arguments: Any) -> list[Any]:
-    """The answers of all, who work at once."""
+    """Give a command to all processes, which work at once; their answers."""
     for process in processes:
         process.send(command, *arguments)
     return [process.answer() for process in processes]
 
 
 def chunk(processes: Sequence[Process], amount: int) -> dict[str, float]:
-    """Run ``amount`` in all processes at once: ``images`` of all, ``seconds`` until the last one is done.
+    """Run so much in all processes at once.
 
-    ``others``: how many cores other programs kept busy just before, while all of ours rested (Linux).
+    Args:
+        processes: who works.
+        amount: epochs or iterations.
+
+    Returns:
+        ``images`` of all and ``seconds`` until the last one is done. ``others`` says how many cores
+        other programs kept busy just before, while all of ours rested (Linux).
     """
     every(processes, "prepare")
     others = busy_cores(PAUSE)
     begun = time.perf_counter()
     done = every(processes, "run", amount)
     seconds = time.perf_counter() - begun
-    return {"images": float(sum(one["images"] for one in done)), "seconds": seconds} | (
+    return {"images": float(sum(part["images"] for part in done)), "seconds": seconds} | (
         {} if others is None else {"others": others}
     )
 

@@ -27,9 +27,17 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table. ``baseline`` and ``ours`` in ``unit``; ``value`` is what the goals are about: a ratio ours / baseline, or a share.
+    """A line of the table.
 
-    ``alone``: the ratio for one process of ours; ``sgemm``: its share of one thread's sgemm rate.
+    Attributes:
+        name, title, unit: in words.
+        baseline, ours: what was measured, in ``unit``.
+        value: what the goals are about: a ratio ours / baseline, or a share.
+        target, aim: the goals.
+        share: whether ``value`` is a share.
+        lower_is_better: whether the goals are upper limits.
+        alone: the ratio for one process of ours.
+        sgemm: its share of one thread's sgemm rate.
     """
 
     name: str
@@ -68,41 +76,47 @@ def rate(part: Mapping[str, float]) -> float:
 
 
 def rows(case: Case, measured: Mapping[str, Any], device: str) -> list[Row]:
-    """The lines of one case: the comparison, and the share of sgemm where it has a goal."""
+    """The lines of one case: the comparison, and the share of sgemm where it has a goal.
+
+    Args:
+        case: what was measured.
+        measured: what :func:`rounds.measure` gave.
+        device: "cpu" or "cuda".
+    """
     rounds: list[dict[str, Any]] = measured["rounds"]
     target, aim = case.goals.get(device, (None, None))
     if case.kind == "overhead":
         return [_overhead(case, rounds, target, aim)]
 
     def spread(value: Callable[[dict[str, Any]], float], needs: str) -> Spread | None:
-        return Spread.of([value(one) for one in rounds]) if needs in rounds[0] else None
+        return Spread.of([value(turn) for turn in rounds]) if needs in rounds[0] else None
 
     flops = train_flops(case.plan, case.settings.data.size)
     row = Row(
         case.name,
         case.title,
         "images/s",
-        Spread.of([rate(one["baseline"]) for one in rounds]),
-        Spread.of([rate(one["ours"]) for one in rounds]),
-        Spread.of([rate(one["ours"]) / rate(one["baseline"]) for one in rounds]),
+        Spread.of([rate(turn["baseline"]) for turn in rounds]),
+        Spread.of([rate(turn["ours"]) for turn in rounds]),
+        Spread.of([rate(turn["ours"]) / rate(turn["baseline"]) for turn in rounds]),
         target,
         aim,
-        alone=spread(lambda one: rate(one["alone"]) / rate(one["baseline"]), "alone"),
-        sgemm=spread(lambda one: flops * rate(one["alone"]) / sgemm_rate(one), "sgemm"),
+        alone=spread(lambda turn: rate(turn["alone"]) / rate(turn["baseline"]), "alone"),
+        sgemm=spread(lambda turn: flops * rate(turn["alone"]) / sgemm_rate(turn), "sgemm"),
     )
     return [row, _share(case, rounds, flops, row.sgemm)] if case.share_goal and row.sgemm else [row]
 
 
-def sgemm_rate(one: Mapping[str, Any]) -> float:
+def sgemm_rate(turn: Mapping[str, Any]) -> float:
     """Operations a second of a round's matrix products, before and after ours together."""
-    return sum(part["flops"] for part in one["sgemm"]) / sum(
-        part["seconds"] for part in one["sgemm"]
+    return sum(part["flops"] for part in turn["sgemm"]) / sum(
+        part["seconds"] for part in turn["sgemm"]
     )
 
 
 def _share(case: Case, rounds: Sequence[Mapping[str, Any]], flops: float, share: Spread) -> Row:
-    sgemm = Spread.of([sgemm_rate(one) / 1e9 for one in rounds])
-    ours = Spread.of([flops * rate(one["alone"]) / 1e9 for one in rounds])
+    sgemm = Spread.of([sgemm_rate(turn) / 1e9 for turn in rounds])
+    ours = Spread.of([flops * rate(turn["alone"]) / 1e9 for turn in rounds])
     return Row(
         f"{case.name}-sgemm",
         "... of sgemm, one thread",
@@ -119,9 +133,9 @@ def _share(case: Case, rounds: Sequence[Mapping[str, Any]], flops: float, share:
 def _overhead(
     case: Case, rounds: Sequence[Mapping[str, float]], target: float | None, aim: float | None
 ) -> Row:
-    share = Spread.of([(one["strategy"] - one["bare"]) / one["strategy"] for one in rounds])
+    share = Spread.of([(turn["strategy"] - turn["bare"]) / turn["strategy"] for turn in rounds])
     bare, strategy = (
-        Spread.of([1000 * one[name] for one in rounds]) for name in ("bare", "strategy")
+        Spread.of([1000 * turn[name] for turn in rounds]) for name in ("bare", "strategy")
     )
     return Row(
         case.name,

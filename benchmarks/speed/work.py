@@ -25,8 +25,10 @@ class Side(Protocol):
 
 
 def train_flops(plan: VggPlan, size: int) -> float:
-    """Nominal operations to train one image of ``size`` pixels a side: two a multiply-add of the convolutions' forward pass, weight
-    gradient and (but for the first one) data gradient. Nothing else counts: normalisation, pooling, optimizer, testing.
+    """Nominal operations to train one image of ``size`` pixels a side.
+
+    There are two a multiply-add of the convolutions' forward pass, weight gradient and (but for the
+    first one) data gradient. Nothing else counts: normalisation, pooling, optimizer, testing.
     """
     first = VggPlan(((plan[0][0],),)).macs(size)
     return 2e9 * (3 * plan.macs(size) - first)

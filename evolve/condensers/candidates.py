@@ -1,5 +1,6 @@
-"""Which sets of an ancestor's layers condenser "trial" tries, and what their descendants are. Loads
-no torch until weights are counted.
+"""Which sets of layers condenser "trial" tries, and what their descendants are.
+
+Nothing here loads torch until weights are counted.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ SLACK = 1e-9  # a share computed in two ways
 
 @dataclass(frozen=True)
 class Candidate:
-    """``groups``: 0-based layer groups, ascending; ``plan``: the descendant, which says what it
-    inherits; ``share``, ``within``, ``origins``: as in :class:`evolve.condensers.interface.Trial`.
+    """A set of an ancestor's layer groups to try.
+
+    Attributes:
+        groups: 0-based layer groups, ascending.
+        plan: the descendant, which says what it inherits.
+        share, within, origins: as in :class:`evolve.condensers.interface.Trial`.
     """
 
     groups: tuple[int, ...]
@@ -33,8 +38,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is chosen from and how it is inherited. ``budget``: as ``condense.budget``, 0 stands for
-    the paper's set's share.
+    """What is chosen from, and how it is inherited.
+
+    Attributes:
+        ancestor: the ancestor's architecture.
+        granularity: "conv" or "stage".
+        inherit: how descendants inherit.
+        budget: as ``condense.budget``; 0 stands for the share of the paper's set.
     """
 
     ancestor: Architecture
@@ -71,20 +81,27 @@ class Choice:
 
 
 def trial_settings(d: DescendSettings, tasks: int) -> DescendSettings:
-    """How trial descendants learn: as the lineage's, on ``tasks`` tasks. The last epoch's accuracy
-    alone is read.
+    """How trial descendants learn: as the lineage's do, on ``tasks`` tasks.
+
+    Only the last epoch's accuracy is read, so nothing is tested before.
     """
     return replace(d, descendants=tasks, test_every=0)
 
 
 def candidates(choice: Choice, rivals: Mapping[str, tuple[int, ...]]) -> list[Candidate]:
-    """Every set to try, each once, from the smallest share to the whole ancestor.
+    """List every set to try, each once, from the smallest share to the whole ancestor.
 
-    Prefixes that end where a stage does, the first group alone and the longest prefix within the
-    budget; the prefixes that end with a stage, with the last stage; the paper's set; what
-    ``rivals`` chose (0-based groups by name); the whole ancestor, which is within a budget of 1
-    only where all layers, inherited in the scenario's way, are the same. UserError for a budget
-    that no set is within.
+    These are the sets: the first group alone; the prefixes that end where a stage does; the longest
+    prefix within the budget; the prefixes that end with a stage, together with the last stage; the
+    paper's set; what the rivals chose; and the whole ancestor. The whole ancestor is within a
+    budget of 1 only where inheriting all layers in the scenario's way is the same.
+
+    Args:
+        choice: what is chosen from.
+        rivals: 0-based groups that other condensers chose, by their names.
+
+    Raises:
+        UserError: no set is within the budget.
     """
     origins: dict[tuple[int, ...], list[str]] = {}
     for origin, chosen in _sets(choice, rivals):
@@ -103,7 +120,7 @@ def candidates(choice: Choice, rivals: Mapping[str, tuple[int, ...]]) -> list[Ca
 
 
 def candidate(choice: Choice, chosen: tuple[int, ...], origins: tuple[str, ...]) -> Candidate:
-    """These groups as a set to try."""
+    """Make a set to try of 0-based groups and the names of where they come from."""
     share = choice.share(chosen)
     plan = descendant(choice.ancestor, choice.layers(chosen), choice.inherit)
     return Candidate(chosen, plan, share, share <= choice.limit, origins)

@@ -1,6 +1,8 @@
-"""Linear CKA between the ancestor's layers and those of a pseudo-descendant that learned without it.
+"""Linear CKA: how alike the layers of the ancestor and of a pseudo-descendant became.
 
-Kornblith, Norouzi, Lee, Hinton: Similarity of Neural Network Representations Revisited (ICML 2019), Eq. 3 to 5 with a linear kernel.
+The pseudo-descendant learned without the ancestor. Source: Kornblith, Norouzi, Lee, Hinton,
+"Similarity of Neural Network Representations Revisited" (ICML 2019), Eq. 3 to 5 with a linear
+kernel.
 """
 
 from __future__ import annotations
@@ -24,13 +26,19 @@ IMAGES = 512
 CHUNK = 128
 """Images whose features are in memory at a time, twice."""
 CONSTANT = 1e-12
-"""A layer's features are constant when centring leaves less than this part of its Gram matrix: rounding."""
+"""A layer's features are constant when centring leaves less than this part of its Gram matrix:
+rounding.
+"""
 
 
 def cka(request: Request) -> Condensed:
-    """alpha^{l,k} = CKA(Z^l, z^k) over the meta images, whole and at once; the pseudo-descendant was trained by cross-entropy alone.
+    """Score pairs of layers by alpha^{l,k} = CKA(Z^l, z^k) over the meta images.
 
-    A training whose loss stops being finite ends as the meta-network's does. Raises UserError for an ancestor whose features are not finite.
+    All images enter one score. The pseudo-descendant was trained by cross-entropy alone. Where its
+    loss stops being finite, the condensation ends as the meta-network's does.
+
+    Raises:
+        UserError: the ancestor's features are not finite.
     """
     pseudo = request.pseudo()
     losses = train(pseudo, request)
@@ -51,7 +59,17 @@ def cka(request: Request) -> Condensed:
 
 
 def train(pseudo: Network, request: Request) -> list[float]:
-    """Cross-entropy on the condensing training data, with the recipe of the meta-network's pseudo-descendant; the mean loss of every epoch."""
+    """Train by cross-entropy on the condensing training data.
+
+    The recipe is that of the meta-network's pseudo-descendant.
+
+    Args:
+        pseudo: the pseudo-descendant, trained in place.
+        request: images, settings and seed.
+
+    Returns:
+        The mean loss of every epoch.
+    """
     c, split, resident = request.c, request.split, request.resident
     pseudo.fused = not request.reference
     optimizer = torch.optim.SGD(
@@ -80,9 +98,20 @@ def train(pseudo: Network, request: Request) -> list[float]:
 
 @torch.no_grad()
 def grams(network: Features, resident: Resident, index: Tensor) -> Tensor:
-    """[layers, N, N], float64: the inner products of the images' flattened features. Whatever N, two chunks' features are in memory."""
+    """The inner products of the images' flattened features, layer by layer.
+
+    Whatever the number of images, the features of two chunks are in memory.
+
+    Args:
+        network: the layers whose features are compared.
+        resident: the images.
+        index: image indices [N].
+
+    Returns:
+        Gram matrices [layers, N, N], float64.
+    """
     parts = index.split(CHUNK)
-    found = torch.zeros(
+    products = torch.zeros(
         len(network.places), len(index), len(index), dtype=torch.float64, device=resident.device
     )
     for i, part in enumerate(parts):
@@ -92,12 +121,20 @@ def grams(network: Features, resident: Resident, index: Tensor) -> Tensor:
             rows, columns = (slice(n * CHUNK, n * CHUNK + len(parts[n])) for n in (i, j))
             for layer, (a, b) in enumerate(zip(own, theirs, strict=True)):
                 block = a.flatten(1).double() @ b.flatten(1).double().t()
-                found[layer, rows, columns], found[layer, columns, rows] = block, block.t()
-    return found
+                products[layer, rows, columns], products[layer, columns, rows] = block, block.t()
+    return products
 
 
 def linear_cka(left: Tensor, right: Tensor) -> Tensor:
-    """CKA [L, K] of Gram matrices [L, N, N] and [K, N, N]: <A, B> / (|A| |B|) of the centred ones. In 0..1; 0 where features are constant."""
+    """CKA of every pair of layers: <A, B> / (|A| |B|) of their centred Gram matrices.
+
+    Args:
+        left: Gram matrices [L, N, N].
+        right: Gram matrices [K, N, N].
+
+    Returns:
+        [L, K], in 0..1; 0 where a layer's features are constant.
+    """
     a, b = (_unit(grams) for grams in (left, right))
     return a.flatten(1) @ b.flatten(1).t()
 
@@ -110,5 +147,5 @@ def _unit(grams: Tensor) -> Tensor:
         - grams.mean(2, keepdim=True)
         + grams.mean((1, 2), keepdim=True)
     )
-    size, before = (torch.linalg.matrix_norm(one)[:, None, None] for one in (centred, grams))
+    size, before = (torch.linalg.matrix_norm(matrix)[:, None, None] for matrix in (centred, grams))
     return torch.where(size > CONSTANT * before, centred / size, torch.zeros_like(centred))

@@ -17,7 +17,8 @@ from evolve.core.registry import blamed, find
 def condense_ancestor(request: Request) -> Condensed:
     """Condense by the request's method, ``condense.repeats`` times with other draws.
 
-    Raises UserError where the settings ask for more images or layers than there are.
+    Raises:
+        UserError: the settings ask for more images or layers than there are.
     """
     repeats = request.c.repeats
     if repeats == 1:
@@ -39,31 +40,38 @@ def condense_ancestor(request: Request) -> Condensed:
 def _condense(request: Request) -> Condensed:
     method: Callable[[Request], Condensed] = find("condensers", request.c.method)
     with blamed("condensers", request.c.method):
-        found = method(request)
-    return checked(found, request)
+        condensation = method(request)
+    return checked(condensation, request)
 
 
 def agreed(runs: Sequence[Condensed], request: Request) -> Condensed:
-    """Several condensations as one: the selection from their mean alpha by the method's rule, and the share of them that chose just these layers.
+    """Make one condensation of several.
 
-    (The paper claims 10 of 10.) Condensations that collapsed or diverged do not enter the mean; those that were tied do. Neither of them
-    chose anything, so they never count as agreeing, and where the mean decides nothing there is nothing to agree on.
+    The selection follows from their mean alpha, by the method's rule. Its ``agreement`` is the
+    share of the condensations that chose just these layers; the paper claims 10 of 10. Those that
+    collapsed or diverged do not enter the mean; those that were tied do. Neither of them chose
+    anything, so they never count as agreeing. Where the mean decides nothing, there is nothing to
+    agree on.
+
+    Args:
+        runs: the condensations, at least one.
+        request: the request that they answer.
     """
     good = [run for run in runs if run.status in ("selected", "tied")]
     repeats = tuple(run.selected for run in runs)
     if not good:
         return replace(runs[0], repeats=repeats)
-    found = _pooled(good, runs[0].history, request)
+    pooled = _pooled(good, runs[0].history, request)
     return replace(
-        found,
+        pooled,
         repeats=repeats,
         effort={
             name: [number for run in runs for number in run.effort.get(name, [])]
             for name in good[0].effort
         },
-        agreement=sum(run.status == "selected" and run.selected == found.selected for run in runs)
+        agreement=sum(run.status == "selected" and run.selected == pooled.selected for run in runs)
         / len(runs)
-        if found.status == "selected"
+        if pooled.status == "selected"
         else None,
     )
 
@@ -74,11 +82,12 @@ def _pooled(
     if runs[0].pool is not None:
         return runs[0].pool(runs)
     c, alpha = request.c, torch.stack([run.alpha for run in runs]).mean(0)
-    found = condensed(
+    condensation = condensed(
         alpha,
         history,
         runs[0].choose or (lambda alpha: select(alpha, c.selection, c.top_k, request.fallback)),
     )
     return replace(
-        found, selected_by=f"{found.selected_by}, mean alpha of {len(runs)} condensations"
+        condensation,
+        selected_by=f"{condensation.selected_by}, mean alpha of {len(runs)} condensations",
     )

@@ -16,7 +16,10 @@ def fixed(request: Request) -> Condensed:
 
 
 def random(request: Request) -> Condensed:
-    """``condense.top_k`` layers, every set as likely, drawn by the seed alone: the same at every generation. Repeats draw others."""
+    """Draw ``condense.top_k`` layers; every set is equally likely.
+
+    The seed alone decides, so the set is the same at every generation. Repeats draw others.
+    """
     layers, count = len(request.groups), request.c.top_k
     drawn = torch.rand(
         layers, 1, dtype=torch.float64, generator=generator(request.seed, "random-layers")

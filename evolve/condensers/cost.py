@@ -1,4 +1,7 @@
-"""What a condensation costs on one core, in seconds, method by method. Imports no torch."""
+"""What a condensation costs on one core, in seconds, method by method.
+
+Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,16 @@ ATTEMPTS = 2  # condensations, mostly, where alpha is to move a certain way
 
 @dataclass(frozen=True)
 class Asked:
-    """A condensation of ``ancestor`` on ``images`` of ``size`` pixels; ``learn``: seconds that the
-    descendants of an architecture take, as these settings say; ``lengths``: how many are measured.
+    """A condensation whose cost is asked for.
+
+    Attributes:
+        c: its settings.
+        ancestor: the ancestor's architecture.
+        size: pixels of an image's side.
+        images: condensing images.
+        inherit, descend: how trial descendants inherit and learn.
+        learn: seconds that the descendants of an architecture take, learning as these settings say.
+        lengths: how many lineage lengths are measured.
     """
 
     c: CondenseSettings
@@ -38,8 +49,14 @@ class Asked:
     def trained(
         self, own: float, matched: float, steps: int, seen: float, attempts: int = 1
     ) -> float:
-        """Iterations of ``own`` training images and ``matched`` ones in ``steps`` optimizer steps,
-        beside ``seen`` images that pass the ancestor.
+        """Seconds of training pseudo-descendants and of passing images through the ancestor.
+
+        Args:
+            own: training images of an iteration.
+            matched: images of an iteration whose features are matched.
+            steps: optimizer steps of an iteration.
+            seen: images that pass the ancestor, altogether.
+            attempts: how often the whole training is done.
         """
         images = own + rates_of(self.ancestor).matching * matched * 2
         work = Work(self.ancestor.paper_descendant(), self.size, images, steps)
@@ -53,26 +70,28 @@ def at_once(asked: Asked) -> float:
 
 
 def fisher(asked: Asked) -> float:
-    """One gradient an image."""
+    """Seconds of one gradient an image."""
     single = min(FISHER_IMAGES, asked.images * asked.c.meta_fraction)
     return asked.c.repeats * Work(asked.ancestor, asked.size, single, single).seconds()
 
 
 def cka(asked: Asked) -> float:
-    """A training on each batch once, without matching."""
+    """Seconds of training on each batch once, without matching."""
     return asked.trained(asked.c.batch, 0, 1, asked.images * asked.c.meta_fraction)
 
 
 def similarity(asked: Asked) -> float:
-    """A training on each batch once, and a matching of a meta batch."""
+    """Seconds of training on each batch once and of matching a meta batch."""
     c = asked.c
     return asked.trained(c.batch, c.meta_batch, 2, asked.images * c.meta_fraction)
 
 
 def meta_network(asked: Asked) -> float:
-    """One iteration under Eq. 16 trains on a batch once, which passes the ancestor, too, and looks at a
-    meta batch. Bilevel, it trains on a batch twice and on a meta batch 2 + T times; of its T + 1
-    look-ahead steps all but the first need a Hessian product.
+    """Seconds of the meta-network's condensation.
+
+    Under Eq. 16 an iteration trains on a batch once, passes it through the ancestor, too, and looks
+    at a meta batch. Bilevel, it trains on a batch twice and on a meta batch 2 + T times. All its T
+    + 1 look-ahead steps but the first need a Hessian product.
     """
     c, meta = asked.c, asked.images * asked.c.meta_fraction
     if c.objective == "bilevel":
@@ -87,8 +106,11 @@ def meta_network(asked: Asked) -> float:
 
 
 def trial(asked: Asked) -> float:
-    """The descendants of every candidate, and this generation's part of those from scratch, which a
-    process trains once for all measured lengths. What rivals choose is taken for one of them.
+    """Seconds of the descendants of every candidate, and of this generation's part of those from
+    scratch.
+
+    A process trains those from scratch once for all measured lengths. What rivals choose is taken
+    for one of the candidates.
     """
     c = asked.c
     tried = candidates(Choice(asked.ancestor, c.granularity, asked.inherit, c.budget), {})

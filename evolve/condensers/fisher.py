@@ -1,11 +1,14 @@
 """Fisher sensitivity: how much the ancestor's own predictions depend on each layer's weights.
 
-    s^l = sum over the layer's parameters of  F_i theta_i^2,      F_i = mean over images of ( d log p(y | x) / d theta_i )^2,  y ~ p(. | x)
+    s^l = sum over the layer's parameters of  F_i theta_i^2
+    F_i = mean over images of ( d log p(y | x) / d theta_i )^2,  y ~ p(. | x)
 
-F is the diagonal of the Fisher information (Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting"), with labels drawn from the
-model, as the definition says, not the data's; F theta^2 / 2 is the loss of leaving a weight out, to second order (LeCun et al. 1990,
-"Optimal brain damage"; Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning"). BN lets a layer's weights be
-any multiple of themselves; F alone would change with that multiple and F theta^2 does not.
+F is the diagonal of the Fisher information (Kirkpatrick et al. 2017, "Overcoming catastrophic
+forgetting"). As its definition says, labels are drawn from the model and not taken from the data.
+To second order F theta^2 / 2 is the loss of leaving a weight out (LeCun et al. 1990, "Optimal brain
+damage"; Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning"). BN
+lets a layer's weights be any multiple of themselves. F alone would change with that multiple; F
+theta^2 does not.
 """
 
 from __future__ import annotations
@@ -31,9 +34,13 @@ NUMBERS = 2**25
 
 
 def fisher(request: Request) -> Condensed:
-    """Alpha is the sensitivity [L, 1] on the meta images; the ``condense.top_k`` highest are kept. Raises UserError for an ancestor that diverged.
+    """Keep the ``condense.top_k`` layers with the highest sensitivity on the meta images.
 
-    Labels are among the classes of the ancestor's head (of the first task's, where there is one a task), whatever the images show.
+    Alpha is the sensitivity [L, 1]. Labels are among the classes of the ancestor's head, whatever
+    the images show; where there is a head a task, they are among the first one's.
+
+    Raises:
+        UserError: the ancestor diverged.
     """
     index = evenly(request.split.meta, IMAGES)
     model, total = request.ancestor(), torch.zeros(len(request.groups), dtype=torch.float64)
@@ -52,7 +59,20 @@ def fisher(request: Request) -> Condensed:
 def drawn_labels(
     model: Network, resident: Resident, index: Tensor, draws: torch.Generator
 ) -> Tensor:
-    """A label for each image [N], drawn from the model's own prediction. UserError where that is not finite."""
+    """Draw a label for each image from the model's own prediction.
+
+    Args:
+        model: the ancestor.
+        resident: the images.
+        index: image indices [N].
+        draws: the generator of the draws.
+
+    Returns:
+        Labels [N], int64, on the Resident's device.
+
+    Raises:
+        UserError: a prediction is not finite.
+    """
     chances = torch.cat(
         [model(resident.batch(part)).double().softmax(1).cpu() for part in index.split(CHUNK)]
     )
@@ -62,7 +82,17 @@ def drawn_labels(
 
 
 def sensitivity(model: Network, groups: Groups, images: Tensor, labels: Tensor) -> Tensor:
-    """[L], float64 on the CPU: sum over images and a group's parameters of ( d log p(label) / d theta_i * theta_i )^2. The model's mode is kept."""
+    """Sum ( d log p(label) / d theta_i * theta_i )^2 over images and each group's parameters.
+
+    Args:
+        model: the ancestor; its mode is kept.
+        groups: L groups of layers.
+        images: [B, 3, H, W].
+        labels: [B], int64.
+
+    Returns:
+        [L], float64, on the CPU.
+    """
     owner = {layer: place for place, group in enumerate(groups) for layer in group}
     theta = {
         name: p.detach()
@@ -74,9 +104,9 @@ def sensitivity(model: Network, groups: Groups, images: Tensor, labels: Tensor) 
         return -F.cross_entropy(functional_call(model, theta, (image[None],)), label[None])
 
     gradients = vmap(grad(log_likelihood), in_dims=(None, 0, 0))(theta, images, labels)
-    found = torch.zeros(len(groups), dtype=torch.float64)
+    sums = torch.zeros(len(groups), dtype=torch.float64)
     for name, gradient in gradients.items():
-        found[owner[name.split(".")[1]]] += (
+        sums[owner[name.split(".")[1]]] += (
             torch.linalg.vector_norm(gradient * theta[name], dtype=torch.float64).square().cpu()
         )
-    return found
+    return sums

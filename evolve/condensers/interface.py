@@ -1,4 +1,7 @@
-"""What a condenser is given and what it finds. A condenser is a function ``Request -> Condensed`` (docs/plugins.md)."""
+"""What a condenser is given and what it returns.
+
+A condenser is a function ``Request -> Condensed`` (docs/plugins.md).
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,13 @@ from evolve.networks.network import Network, frozen, initialise
 class Trial:
     """How a candidate set did under method "trial".
 
-    ``layers``: its 0-based layer groups; ``origins``: where it comes from, such as "front 7" and
-    "meta-network"; ``share``: of the ancestor's weights that a descendant inherits, in [0, 1];
-    ``within``: whether that is within the budget. ``gains``: a task's accuracy with the set
-    inherited less that of the same architecture from scratch, both shares in [0, 1], one number a
-    task.
+    Attributes:
+        layers: its 0-based layer groups.
+        origins: where it comes from, such as "front 7" and "meta-network".
+        share: of the ancestor's weights that a descendant inherits, in [0, 1].
+        within: whether that is within the budget.
+        gains: a task's accuracy with the set inherited less that of the same architecture from
+            scratch, both in [0, 1], one number a task.
     """
 
     layers: tuple[int, ...]
@@ -45,8 +50,9 @@ class Trial:
 
     @property
     def error(self) -> float:
-        """The mean's standard error over the tasks, a share; 0 for a single task, which tells
-        nothing of it.
+        """The mean's standard error over the tasks, a share.
+
+        It is 0 for a single task, which says nothing of it.
         """
         n, mean = len(self.gains), self.gain
         return (
@@ -68,14 +74,26 @@ class Trial:
 
 @dataclass(frozen=True)
 class Condensed:
-    """What a condensation found. L ancestor layer groups, K pseudo-descendant layer groups (K = 1 for condensers that score layers alone).
+    """The outcome of a condensation.
 
-    ``alpha`` [L, K]: each pair's mean over the meta-data; ``scores`` [L] alpha^l and ``weights`` [L] a~^l (Eq. 9), float64;
-    ``selected``: 0-based positions; ``status``: "selected", "tied", "collapsed" or "fixed"; ``history``: per epoch. Of repeated
-    condensations ``repeats`` holds every selection and ``agreement`` the share that equals ``selected``. ``choose``: the rule that made
-    the selection of alpha; None stands for the meta-network's. ``effort``: numbers on how it was reached, a list of one a condensation.
-    ``trials``: every candidate set of method "trial", by share; ``pool``: how repeated condensations become one where that is not
-    ``choose`` on their mean alpha.
+    There are L layer groups of the ancestor and K of the pseudo-descendant; K = 1 for condensers
+    that score layers alone.
+
+    Attributes:
+        alpha: [L, K], each pair's mean over the meta-data.
+        scores: alpha^l [L], float64.
+        weights: a~^l [L], float64 (paper, Eq. 9).
+        selected: 0-based positions, ascending.
+        margin: how far the selection is from another one.
+        status: "selected", "tied", "collapsed" or "fixed".
+        selected_by: the rule, in words.
+        history: curves with a number an epoch, by name.
+        repeats: every selection of repeated condensations.
+        agreement: the share of ``repeats`` that equals ``selected``.
+        choose: the rule that selected by alpha; None stands for the meta-network's.
+        effort: numbers on how it was reached, each a list of one a condensation.
+        trials: every candidate set of method "trial", by share.
+        pool: how repeated condensations become one; None: by ``choose`` on their mean alpha.
     """
 
     alpha: Tensor
@@ -96,7 +114,10 @@ class Condensed:
 
 @dataclass(frozen=True)
 class Split:
-    """The condensing images (appendix A.1): int64 indices into the Resident, labels 0..classes-1."""
+    """The condensing images (appendix A.1).
+
+    Indices are int64 into the Resident, labels 0..classes-1.
+    """
 
     train: Tensor
     train_labels: Tensor
@@ -108,14 +129,23 @@ class Split:
 class Request:
     """One condensation to do.
 
-    ``architecture`` and ``state``: the ancestor's network and its state dict; ``ancestor_record``: what its training recorded (empty for a
-    network that was not trained here); ``classes``: the condensing classes' ids, whose images ``resident`` holds; ``seed`` draws
-    everything random, but for the split of a repeat, which ``split_seed`` draws. ``reference``: leave every derivative to autograd.
-    ``wrong_images``: a null test; the seed of the permutation by which every image gets another one's ancestor features (read by
-    ``meta-network`` and ``similarity``).
+    Only method "trial" reads ``descend``, ``inherit`` and ``rivals``.
 
-    Only method "trial" reads the rest: how its descendants inherit and learn, and ``rivals``, the
-    0-based groups that other condensers chose of this ancestor, by their names.
+    Attributes:
+        architecture: the ancestor's network.
+        state: its state dict.
+        ancestor_record: what its training recorded; empty for a network that was not trained here.
+        classes: ids of the condensing classes.
+        resident: their images.
+        c: the settings.
+        seed: draws everything random, but for the split of a repeat.
+        progress: told how far the work is.
+        reference: leave every derivative to autograd.
+        split_seed: draws the split of a repeat; None: ``seed`` does.
+        wrong_images: a null test; the seed of the permutation by which every image gets another
+            one's ancestor features. Methods "meta-network" and "similarity" read it.
+        descend, inherit: how trial descendants learn and inherit.
+        rivals: 0-based groups that other condensers chose of this ancestor, by their names.
     """
 
     architecture: Architecture
@@ -140,14 +170,21 @@ class Request:
 
     @cached_property
     def fallback(self) -> tuple[int, ...]:
-        """The 0-based groups of the fixed set: what method "fixed" returns, and what is taken where nothing was decided."""
+        """The 0-based groups of the fixed set.
+
+        Method "fixed" returns them. They are taken, too, where nothing was decided.
+        """
         if self.c.fixed:
             return numbered_groups(self.groups, self.c.fixed)
         return holders(self.groups, self.architecture.named_set(self.c.fixed_set, self.c.top_k))
 
     @cached_property
     def split(self) -> Split:
-        """The condensing images, the same split for every repeat. Raises UserError where there are too few."""
+        """The condensing images, the same split for every repeat.
+
+        Raises:
+            UserError: there are too few images.
+        """
         seed = self.seed if self.split_seed is None else self.split_seed
         images = draw_images(
             [self.resident.indices(i, test=False) for i in self.classes],
@@ -173,7 +210,7 @@ class Request:
         return self.architecture.paper_descendant().integral_layers(self.c.granularity)
 
     def again(self, seed: int, progress: Progress) -> Request:
-        """The same with other draws, on the same split of the same images."""
+        """Make the same request with other draws, on the same split of the same images."""
         return replace(
             self,
             seed=seed,
@@ -183,7 +220,13 @@ class Request:
 
 
 def fixed_condensation(request: Request, why: str, status: str = "fixed") -> Condensed:
-    """The fixed set: an empty alpha [L, 0], equal weights."""
+    """Make a condensation of the fixed set, with an empty alpha [L, 0] and equal weights.
+
+    Args:
+        request: the request that names the set.
+        why: the rule, in words.
+        status: as in :class:`Condensed`.
+    """
     layers = len(request.groups)
     zeros = torch.zeros(layers, dtype=torch.float64)
     return Condensed(
@@ -194,7 +237,14 @@ def fixed_condensation(request: Request, why: str, status: str = "fixed") -> Con
 def scored(
     request: Request, alpha: Tensor, history: dict[str, list[float]], selection: str
 ) -> Condensed:
-    """The condensation of scores ``alpha`` [L, K], the higher the better, alpha^l = max_k, by :func:`select_scores` under ``selection``."""
+    """Make a condensation of scores by :func:`select_scores`.
+
+    Args:
+        request: the request that is answered.
+        alpha: scores [L, K], the higher the better; alpha^l is the maximum over k.
+        history: curves with a number an epoch, by name.
+        selection: "threshold" or "top-k".
+    """
     top_k = request.c.top_k if selection == "top-k" else 0
 
     def choose(scores: Tensor) -> Selection:
@@ -206,27 +256,42 @@ def scored(
 def condensed(
     alpha: Tensor, history: dict[str, list[float]], choose: Callable[[Tensor], Selection]
 ) -> Condensed:
-    """The condensation of ``alpha`` [L, K] under the rule ``choose``. An alpha that collapsed because it is not finite becomes 0."""
-    found = choose(alpha)
+    """Make a condensation of alpha under a rule.
+
+    An alpha that is not finite becomes 0.
+
+    Args:
+        alpha: [L, K].
+        history: curves with a number an epoch, by name.
+        choose: the rule, from alpha to a selection.
+    """
+    selection = choose(alpha)
     finite = alpha if torch.isfinite(alpha).all() else torch.zeros_like(alpha)
     return Condensed(
         finite,
-        found.scores,
-        found.weights,
-        found.selected,
-        found.margin,
-        found.status,
-        found.selected_by,
+        selection.scores,
+        selection.weights,
+        selection.selected,
+        selection.margin,
+        selection.status,
+        selection.selected_by,
         history,
         choose=choose,
     )
 
 
 def numbered_groups(groups: Groups, fixed: Sequence[int]) -> tuple[int, ...]:
-    """The 0-based groups that ``fixed`` (1-based) means.
+    """The 0-based groups that ``condense.fixed`` means.
 
-    Where the numbers go beyond the groups they number the single layers, and the groups that hold those are meant:
-    the paper's set 1, 11, 12, 13 is stages 1 and 5. Raises UserError for a number beyond both.
+    Numbers beyond the groups count single layers, and the groups that hold those are meant: the
+    paper's set 1, 11, 12, 13 is stages 1 and 5.
+
+    Args:
+        groups: the layer groups.
+        fixed: numbers from 1.
+
+    Raises:
+        UserError: a number is beyond the layers, too.
     """
     owner = owners(groups)
     if max(fixed) <= len(groups):
@@ -241,5 +306,6 @@ def numbered_groups(groups: Groups, fixed: Sequence[int]) -> tuple[int, ...]:
 def ancestor_diverged(what: str) -> UserError:
     """The error for an ancestor whose ``what`` on the condensing images are not finite."""
     return UserError(
-        f"ancestor.lr: the ancestor diverged, its {what} on the condensing images are not finite; lower ancestor.lr"
+        f"ancestor.lr: the ancestor diverged, its {what} on the condensing images are not finite; "
+        "lower ancestor.lr"
     )

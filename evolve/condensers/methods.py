@@ -1,7 +1,9 @@
-"""The records of our condensers: code, help, [condense] settings read, cost. Imports no torch.
+"""The records of our condensers: code, help, [condense] settings read, cost.
 
-A setting that a method does not read must not change the key of its stage: two scenarios that differ in it alone share the result.
-``tests/lineage/test_lineage_keys.py`` runs every condenser on settings that record what is read of them, and compares with this table.
+Nothing here imports torch. A setting that a method does not read must not change the key of its
+stage: two scenarios that differ in it alone share the result.
+``tests/lineage/test_lineage_keys.py`` runs every condenser on settings that record what is read of
+them, and compares with this table.
 """
 
 from __future__ import annotations
@@ -16,8 +18,14 @@ from evolve.core.settings import CondenseSettings
 
 @dataclass(frozen=True)
 class Condenser(Record):
-    """``reads``: names of CondenseSettings, beside method and granularity, which all read, and repeats, where the method draws. ``draws``: whether another seed finds
-    another result, so that repeats mean something. ``computes``: whether its numbers depend on the arithmetic, fast or plain. ``cost``: seconds.
+    """A condenser's record.
+
+    Attributes:
+        reads: names of CondenseSettings, beside method and granularity, which all read, and
+            repeats, which all read that draw.
+        cost: seconds on one core.
+        draws: whether another seed gives another result, so that repeats mean something.
+        computes: whether its numbers depend on the arithmetic, fast or plain.
     """
 
     reads: frozenset[str]
@@ -43,14 +51,8 @@ PHI = BILEVEL | {
     "meta_weight_decay",
     "meta_reach",
 }
-PSEUDO = IMAGES | {
-    "epochs",
-    "batch",
-    "lr",
-    "momentum",
-    "weight_decay",
-    "augment",
-}  # the pseudo-descendant's training
+# The pseudo-descendant's training.
+PSEUDO = IMAGES | {"epochs", "batch", "lr", "momentum", "weight_decay", "augment"}
 
 _AT = "evolve.condensers."
 CONDENSERS = {
@@ -111,15 +113,18 @@ PLUGGED = Condenser("", "", EVERY, cost.meta_network, computes=True)
 
 
 def method(name: str) -> Condenser:
-    """What is known of a condenser."""
+    """The record of a condenser; the same one for all of other packages."""
     return CONDENSERS.get(name, PLUGGED)
 
 
 def read(c: CondenseSettings) -> frozenset[str]:
-    """The settings that determine a condensation's numbers under ``c``: what the method reads, less what only another setting would have it read."""
-    known = method(c.method)
-    names = known.reads | {"method", "granularity"}
-    names = names | {"repeats"} if known.draws else names - {"repeats"}
+    """The settings that determine a condensation's numbers.
+
+    That is what the method reads, less what it reads only under another setting.
+    """
+    record = method(c.method)
+    names = record.reads | {"method", "granularity"}
+    names = names | {"repeats"} if record.draws else names - {"repeats"}
     if c.method not in CONDENSERS:
         return names | {"args"}
     if "selection" in names and c.selection == "threshold":

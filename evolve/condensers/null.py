@@ -1,7 +1,8 @@
 """The null test of a condensation: what the condenser would choose of features that mean nothing.
 
-A choice that a condenser makes as well of the ancestor's features of *other* images, or of an ancestor that has learned nothing, does not
-come from what the ancestor knows about these images, however often it is repeated.
+Two choices are compared with the true one: that of the ancestor's features of *other* images, and
+that of an ancestor that has learned nothing. A condenser that chooses the same there does not
+choose by what the ancestor knows about these images, however often it is repeated.
 """
 
 from __future__ import annotations
@@ -16,10 +17,8 @@ from evolve.core.errors import UserError
 from evolve.core.randomness import derive_seed
 from evolve.networks.network import initialise
 
-METHODS = (
-    "meta-network",
-    "similarity",
-)  # those that look at an ancestor's and a descendant's features of the same images
+# Those that look at an ancestor's and a descendant's features of the same images.
+METHODS = ("meta-network", "similarity")
 KINDS = {
     "other pseudo-descendants": "the same ancestor and images",
     "wrong images": "each image gets another one's ancestor features",
@@ -29,9 +28,15 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Row:
-    """``count`` condensations of one kind: how many ``decided`` something at all, how many chose the ``same`` set as the true one; the mean
-    Jaccard ``overlap`` (shared layers / layers in either) with that set and the mean ``moved``, |1 - alpha|, over all of them; None where
-    there is no alpha to move.
+    """The condensations of one kind.
+
+    Attributes:
+        kind: one of KINDS.
+        count: how many there are.
+        decided: how many decided something at all.
+        same: how many chose the same set as the true one.
+        overlap: mean Jaccard index with that set: shared layers / layers in either.
+        moved: mean |1 - alpha| over all of them; None where there is no alpha to move.
     """
 
     kind: str
@@ -43,41 +48,64 @@ class Row:
 
 
 def check_method(method: str) -> None:
-    """Raises UserError for a condenser whose choice the null test cannot question."""
+    """Refuse a condenser whose choice the null test cannot question.
+
+    Raises:
+        UserError: the method is not among METHODS.
+    """
     if method not in METHODS:
         raise UserError(
-            f"--null: condense.method = {method!r} compares no features image by image; allowed are {', '.join(METHODS)}"
+            f"--null: condense.method = {method!r} compares no features image by image; allowed "
+            f"are {', '.join(METHODS)}"
         )
 
 
 def null_test(request: Request, count: int) -> tuple[Condensed, list[Row]]:
-    """The true condensation and ``count`` of each of KINDS, on the same split of the same images. UserError for a method not among METHODS."""
+    """Condense truly once, and ``count`` times in each of KINDS.
+
+    All use the same split of the same images.
+
+    Args:
+        request: the true condensation; its ``repeats`` are left aside.
+        count: condensations of each kind.
+
+    Returns:
+        The true condensation and a row for each kind.
+
+    Raises:
+        UserError: the method is not among METHODS.
+    """
     check_method(request.c.method)
     once = replace(request, c=replace(request.c, repeats=1))
     total, done = 1 + count * len(KINDS), 0
 
-    def condensed(one: Request) -> Condensed:
+    def condensed(variant: Request) -> Condensed:
         nonlocal done
-        before = done
-        done += 1
-        return condense_ancestor(
-            replace(
-                one,
-                progress=lambda part, text: request.progress(
-                    (before + part) / total, f"null test {before + 1} of {total}, {text}"
-                ),
-            )
-        )
+        number, done = done, done + 1
 
-    true = condensed(once)
-    return true, [
-        _row(kind, request.c.method, true, [condensed(one) for one in requests(once, kind, count)])
-        for kind in KINDS
-    ]
+        def part(fraction: float, text: str) -> None:
+            words = f"null test {number + 1} of {total}, {text}"
+            request.progress((number + fraction) / total, words)
+
+        return condense_ancestor(replace(variant, progress=part))
+
+    true, rows = condensed(once), []
+    for kind in KINDS:
+        runs = [condensed(variant) for variant in requests(once, kind, count)]
+        rows.append(_row(kind, request.c.method, true, runs))
+    return true, rows
 
 
 def requests(request: Request, kind: str, count: int) -> Iterator[Request]:
-    """``count`` requests of one of KINDS, each with draws of its own, on the same split of the same images."""
+    """Give ``count`` requests of one kind, each with draws of its own.
+
+    All use the same split of the same images.
+
+    Args:
+        request: the true condensation.
+        kind: one of KINDS.
+        count: how many.
+    """
     for number in range(count):
         seed = derive_seed(request.seed, "null", number)
         other = request.again(seed, request.progress)
@@ -94,8 +122,12 @@ def _row(kind: str, method: str, true: Condensed, runs: Sequence[Condensed]) -> 
     decided = [run for run in runs if run.status == "selected"]
     same = sum(run.selected == true.selected for run in decided) if true.status == "selected" else 0
     overlaps = [overlap(true.selected, run.selected) for run in decided]
-    found = [moved(method, run) for run in runs]
-    mean = sum(one for one in found if one is not None) / len(found) if None not in found else None
+    distances = [moved(method, run) for run in runs]
+    mean = (
+        sum(distance for distance in distances if distance is not None) / len(distances)
+        if None not in distances
+        else None
+    )
     return Row(
         kind,
         len(runs),
@@ -107,10 +139,16 @@ def _row(kind: str, method: str, true: Condensed, runs: Sequence[Condensed]) -> 
 
 
 def moved(method: str, run: Condensed) -> float | None:
-    """How far alpha moved; None for a method whose scores are no alpha (similarity's are distances)."""
+    """How far alpha moved; None for a method whose scores are no alpha.
+
+    The scores of "similarity" are distances.
+    """
     return movement(run.alpha) if method == "meta-network" else None
 
 
-def overlap(one: Sequence[Hashable], other: Sequence[Hashable]) -> float:
-    """Jaccard's index of two sets, at least one of them not empty: 1 for equal ones, 0 where they share nothing."""
-    return len(set(one) & set(other)) / len(set(one) | set(other))
+def overlap(left: Sequence[Hashable], right: Sequence[Hashable]) -> float:
+    """Jaccard's index of two sets: 1 for equal sets, 0 where they share nothing.
+
+    At least one of them is not empty.
+    """
+    return len(set(left) & set(right)) / len(set(left) | set(right))

@@ -1,4 +1,4 @@
-"""What a condenser of another package returns is looked at before anything is built on it."""
+"""A look at what another package's condenser returns, before anything is built on it."""
 
 from __future__ import annotations
 
@@ -13,32 +13,42 @@ from evolve.core.registry import nonsense, origin
 STATUSES = ("selected", "tied", "collapsed", "fixed")
 
 
-def checked(found: Any, request: Request) -> Condensed:
-    """``found``, as the request's method returned it. UserError, naming the plug-in, for what is no condensation of this ancestor.
+def checked(condensation: Any, request: Request) -> Condensed:
+    """Return the condensation of the request's method, after a look at it.
 
-    Ours are not looked at: their tests do that.
+    Our own condensers are not looked at: their tests do that.
+
+    Args:
+        condensation: what the method returned.
+        request: what it was asked.
+
+    Raises:
+        UserError: it is no condensation of this ancestor; the message names the plug-in.
     """
     if origin("condensers", request.c.method) is not None:
-        for problem in _problems(found, len(request.groups)):
+        for problem in _problems(condensation, len(request.groups)):
             raise nonsense("condensers", request.c.method, problem)
-    good: Condensed = found
+    good: Condensed = condensation
     return good
 
 
-def _problems(found: Any, layers: int) -> Iterator[str]:
-    if not isinstance(found, Condensed):
-        yield f"returned {type(found).__name__}, not a Condensed"
+def _problems(condensation: Any, layers: int) -> Iterator[str]:
+    if not isinstance(condensation, Condensed):
+        yield f"returned {type(condensation).__name__}, not a Condensed"
         return
     for name, shape in (("alpha", (layers, None)), ("scores", (layers,)), ("weights", (layers,))):
-        yield from _tensor_problems(name, getattr(found, name), shape)
-    if found.status not in STATUSES:
-        yield f"returned status {found.status!r}; allowed are {', '.join(STATUSES)}"
-    chosen = found.selected
+        yield from _tensor_problems(name, getattr(condensation, name), shape)
+    if condensation.status not in STATUSES:
+        yield f"returned status {condensation.status!r}; allowed are {', '.join(STATUSES)}"
+    chosen = condensation.selected
     good = isinstance(chosen, tuple) and all(
         type(place) is int and 0 <= place < layers for place in chosen
     )
     if not good or not chosen or list(chosen) != sorted(set(chosen)):
-        yield f"selected {chosen!r}: expected a tuple of ascending positions from 0 to {layers - 1}, at least one"
+        yield (
+            f"selected {chosen!r}: expected a tuple of ascending positions from 0 to "
+            f"{layers - 1}, at least one"
+        )
 
 
 def _tensor_problems(name: str, value: Any, shape: tuple[int | None, ...]) -> Iterator[str]:

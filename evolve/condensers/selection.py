@@ -1,4 +1,7 @@
-"""From alpha to layers: Eq. 9 and 10, and what happens when alpha decides nothing. Pure functions."""
+"""From alpha to layers: Eq. 9 and 10, and what happens when alpha decides nothing.
+
+All functions are pure.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,13 @@ import torch
 from torch import Tensor
 
 COLLAPSED_BELOW = 0.05
-"""Alpha starts at 1 everywhere; a pair with less than a twentieth of that is no longer matched, and at 0 it gets no gradient
-and cannot come back."""
+"""Alpha starts at 1 everywhere; a pair with less than a twentieth of that is no longer matched, and
+at 0 it gets no gradient and cannot come back.
+"""
 COLLAPSED_SHARE = 0.5
-"""Share of such pairs above which alpha has collapsed: what is left says which pairs fall last, not which are alike."""
+"""Share of such pairs above which alpha has collapsed: what is left says which pairs fall last, not
+which are alike.
+"""
 TIE_SPREAD = 1e-4
 """max_l alpha^l - min_l alpha^l below which the layers count as equal."""
 HARDLY = 0.25
@@ -21,12 +27,23 @@ TIE_GAP = 1e-6
 """Top-k: gap of the softmax weights at the cut below which the cut is rounding."""
 
 SCORE_TIE = 1e-6
-"""Scores of other condensers that differ by less than this part of the larger one are equal up to float32's rounding."""
+"""Scores of other condensers that differ by less than this part of the larger one are equal up to
+float32's rounding.
+"""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which layers are kept, and how sure that is. Layers are 0-based positions; ``scores`` and ``weights`` are [L]."""
+    """Which layers are kept, and how sure that is.
+
+    Attributes:
+        scores: alpha^l [L].
+        weights: a~^l [L].
+        selected: 0-based positions, ascending.
+        margin: how far the selection is from another one.
+        status: "selected", "tied" or "collapsed".
+        selected_by: the rule, in words.
+    """
 
     scores: Tensor
     weights: Tensor
@@ -37,29 +54,52 @@ class Selection:
 
 
 def layer_scores(alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 9: alpha [L, K] -> (alpha^l = max_k alpha^{l,k} [L], a~ = softmax over layers [L]). In float64."""
+    """Scores and weights of the layers (paper, Eq. 9), in float64.
+
+        alpha^l = max_k alpha^{l,k},      a~ = softmax over layers of alpha^l
+
+    Args:
+        alpha: [L, K].
+
+    Returns:
+        (alpha^l [L], a~ [L]).
+    """
     scores = alpha.detach().to("cpu", torch.float64).max(dim=1).values
     return scores, torch.softmax(scores, dim=0)
 
 
 def movement(alpha: Tensor) -> float:
-    """How far alpha [L, K] has come from its start: the mean over pairs of |1 - alpha|. 1 where every pair has fallen to 0."""
+    """How far alpha [L, K] has come from its start: the mean over pairs of |1 - alpha|.
+
+    It is 1 where every pair has fallen to 0.
+    """
     return float((1 - alpha.detach().double()).abs().mean())
 
 
 def select(
     alpha: Tensor, selection: str, top_k: int, fallback: Sequence[int], reach: float = 0.0
 ) -> Selection:
-    """The learngene's layers out of alpha [L, K] (each pair's mean over the meta-data; paper, Eq. 9 and 10).
+    """Choose the learngene's layers by alpha (paper, Eq. 9 and 10).
 
-    ``selection`` "threshold" keeps layer l iff a~^l > 1/L (Eq. 10), with margin min_l |a~^l - 1/L|; "top-k" keeps the
-    ``top_k`` largest a~^l, with margin a~ of the k-th less a~ of the next (0 stands for the next when all are kept).
+    "threshold" keeps layer l iff a~^l > 1/L (Eq. 10); its margin is min_l |a~^l - 1/L|. "top-k"
+    keeps the ``top_k`` largest a~^l; its margin is a~ of the k-th less a~ of the next, or less 0
+    where all are kept.
 
-    status "collapsed": more than COLLAPSED_SHARE of the pairs are below COLLAPSED_BELOW.
-    status "tied": the spread of alpha^l is below TIE_SPREAD, alpha moved less than HARDLY of ``reach`` (:func:`movement`; 0: any will do),
-    the threshold keeps no layer or all of them, or top-k cuts between weights less than TIE_GAP apart. In both, ``fallback`` (0-based)
-    is returned and ``selected_by`` says why.
-    ValueError for another ``selection``, a ``top_k`` outside 1..L or an alpha that is not finite.
+    Status "collapsed": more than COLLAPSED_SHARE of the pairs are below COLLAPSED_BELOW. Status
+    "tied": the spread of alpha^l is below TIE_SPREAD; or alpha moved less than HARDLY of ``reach``;
+    or the threshold keeps no layer or all of them; or top-k cuts between weights less than TIE_GAP
+    apart. In both, ``fallback`` is selected and ``selected_by`` says why.
+
+    Args:
+        alpha: [L, K], each pair's mean over the meta-data.
+        selection: "threshold" or "top-k".
+        top_k: layers that "top-k" keeps.
+        fallback: 0-based positions.
+        reach: the :func:`movement` that was asked for; 0: any will do.
+
+    Raises:
+        ValueError: ``selection`` is another word, ``top_k`` is outside 1..L, or alpha is not
+            finite.
     """
     if not torch.isfinite(alpha).all():
         raise ValueError("alpha is not finite")
@@ -73,13 +113,24 @@ def select(
 
 
 def select_scores(scores: Tensor, selection: str, top_k: int, fallback: Sequence[int]) -> Selection:
-    """The learngene's layers out of scores [L] of any unit and sign, the higher the better, that are no alpha.
+    """Choose the learngene's layers by scores that are no alpha.
 
-    "threshold" is Eq. 9 and 10 with the scores in alpha's place; "top-k" keeps the ``top_k`` highest, and its ``weights`` are the softmax
-    of the standardised scores, which shows their order whatever their unit. Margins, fallback and ValueErrors are those of :func:`select`.
+    "threshold" is Eq. 9 and 10 with the scores in alpha's place. "top-k" keeps the ``top_k``
+    highest. Its ``weights`` are the softmax of the standardised scores, which shows their order
+    whatever their unit. Margins and fallback are those of :func:`select`.
 
-    status "collapsed": a score is not finite (all are then returned as 0). status "tied": all scores, or those on both sides of the cut,
-    are equal (SCORE_TIE), or the threshold keeps no layer or all of them.
+    Status "collapsed": a score is not finite; all are then returned as 0. Status "tied": all
+    scores, or those on both sides of the cut, are equal (SCORE_TIE), or the threshold keeps no
+    layer or all of them.
+
+    Args:
+        scores: [L], of any unit and sign, the higher the better.
+        selection: "threshold" or "top-k".
+        top_k: layers that "top-k" keeps.
+        fallback: 0-based positions.
+
+    Raises:
+        ValueError: ``selection`` is another word, or ``top_k`` is outside 1..L.
     """
     values = scores.detach().to("cpu", torch.float64)
     if wild := int((~torch.isfinite(values)).sum()):
@@ -126,7 +177,9 @@ def _equal(a: float, b: float) -> bool:
 def _cut(
     weights: Tensor, selection: str, top_k: int, by: Tensor | None = None
 ) -> tuple[tuple[int, ...], float]:
-    """(layers kept, margin); the highest are those of ``by``, where rounding may have made weights equal."""
+    """(layers kept, margin); the highest are those of ``by``, where rounding may have made weights
+    equal.
+    """
     layers = len(weights)
     if selection == "threshold":
         distance = weights - 1 / layers

@@ -1,4 +1,7 @@
-"""Similarity without a meta-network: the layers that a pseudo-descendant and its h came closest to, every pair weighing the same."""
+"""Similarity without a meta-network: the layers that a pseudo-descendant came closest to.
+
+Every pair of layers weighs the same in its training.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,11 @@ from evolve.core.randomness import generator
 
 
 def similarity(request: Request) -> Condensed:
-    """alpha^{l,k} is -psi^{l,k} (Eq. 7), after theta and h were trained as in the paper's condensation but with alpha fixed at 1.
+    """Score pairs of layers by alpha^{l,k} = -psi^{l,k} (paper, Eq. 7) after the matching.
 
-    What the meta-network adds is what the two differ in. Diverging losses and features are treated as there.
+    The pseudo-descendant theta and its alignment h were trained as in the paper's condensation, but
+    with alpha fixed at 1. So the two methods differ in what the meta-network adds. Losses and
+    features that diverge are treated as there.
     """
     c, split = request.c, request.split
     run = Matching.of(request)
@@ -50,17 +55,29 @@ class Matching(Condensation):
     def weighting(
         self, descendant_layers: int, like: Tensor, rate: float | None
     ) -> tuple[nn.Module, torch.optim.Optimizer | None]:
+        """Weigh every pair by 1; there is nothing to train."""
         return Ones(len(self.matcher.pooled_sizes), descendant_layers), None
 
     matches_training = False
 
     def iterate(self, batch: Batch, annealed: float) -> tuple[Tensor, Tensor]:
-        """A step of theta and zeta on L_total (Eq. 15), matching on the meta batch. Returns (L_cls, L_meta) before it."""
+        """Take a step of theta and zeta down L_total (paper, Eq. 15), matching on the meta batch.
+
+        Args:
+            batch: the iteration's images.
+            annealed: the share of the learning rate, in [0, 1].
+
+        Returns:
+            (L_cls, L_meta) before the step.
+        """
         rule = Rule(self.c.lr * annealed, self.c.momentum, self.c.weight_decay)
         return self._real_step(batch, self.ancestor.of_rows(batch.rows), batch.meta, rule)
 
     def mean_psi(self) -> Tensor:
-        """[L, K], float64: each pair's mean over all meta images. BN goes by the statistics of mixed batches of about ``meta_batch``, as in training."""
+        """Each pair's mean psi over all meta images, [L, K], float64.
+
+        As in training, BN uses the statistics of mixed batches of about ``meta_batch`` images.
+        """
         count, total = len(self.meta_index), torch.zeros(())
         order = torch.randperm(count, generator=generator(self.seed, "psi-order"))
         for rows in order.tensor_split(steps_per_epoch(count, self.c.meta_batch)):

@@ -1,9 +1,9 @@
-"""Trial: sets of layers are inherited by a few descendants that learn few-shot tasks of condensing
-classes; the set that helps most wins.
+"""Trial: sets of layers are inherited by a few descendants, and the set that helps most wins.
 
-Ours (docs/condensers.md): the other condensers ask a proxy, this one the question itself, on
-classes that no downstream task shows. The descendants inherit and learn as the lineage's do
-(``Request.descend``, ``Request.inherit``).
+The descendants learn few-shot tasks of condensing classes. The method is ours (docs/condensers.md):
+the other condensers ask a proxy, this one asks the question itself, on classes that no downstream
+task shows. The descendants inherit and learn as the lineage's do (``Request.descend``,
+``Request.inherit``).
 """
 
 from __future__ import annotations
@@ -33,22 +33,31 @@ _SCRATCH: WeakKeyDictionary[Resident, dict[Hashable, list[float]]] = WeakKeyDict
 
 
 def trial(request: Request) -> Condensed:
-    """The set within ``condense.budget`` whose descendants gain most over from-scratch ones.
+    """Choose the set within ``condense.budget`` whose descendants gain most over from-scratch ones.
 
-    Every candidate's descendants have the same tasks, images, batches and fresh weights, so the
-    gains of two sets are paired. Raises UserError for a budget that no set is within, settings that
-    ask for more images or classes than there are, and an ancestor that diverged.
+    The descendants of every candidate have the same tasks, images, batches and fresh weights, so
+    the gains of two sets are paired.
+
+    Raises:
+        UserError: no set is within the budget, the settings ask for more images or classes than
+            there are, or the ancestor diverged.
     """
     choice = Choice(request.architecture, request.c.granularity, request.inherit, request.c.budget)
     return concluded(request, tried(request, candidates(choice, request.rivals)))
 
 
 def tried(request: Request, sets: Sequence[Candidate]) -> list[Trial]:
-    """What the descendants of each of these sets gain over from-scratch ones, on the request's
-    ``trial_tasks`` tasks of its condensing classes.
+    """Measure what the descendants of each set gain over from-scratch ones.
 
-    Raises UserError for settings that ask for more images or classes than there are, and an
-    ancestor that diverged.
+    The tasks are the request's ``trial_tasks`` tasks of its condensing classes.
+
+    Args:
+        request: images, settings and seed.
+        sets: the sets to try.
+
+    Raises:
+        UserError: the settings ask for more images or classes than there are, or the ancestor
+            diverged.
     """
     course = Course(request)
     plans = list(dict.fromkeys(plan for c in sets for plan in (c.plan, c.plan.anonymous())))
@@ -85,17 +94,20 @@ class Course:
         self._check_ancestor()
 
     def accuracies(self, plan: Architecture, progress: Callable[[float, str], None]) -> list[float]:
-        """Share of the test images that descendants of ``plan`` get right at the end, one a task. A
-        plan that inherits nothing is from scratch.
+        """The accuracy that descendants of a plan reach at the end, in [0, 1], a number a task.
+
+        Args:
+            plan: the descendant; one that inherits nothing is from scratch.
+            progress: told the fraction done and what is being done.
         """
         heritage = self._learngene(plan)
         if heritage is not None:
             return self._train(plan, heritage, progress)
-        known = _SCRATCH.setdefault(self.request.resident, {})
+        scratch = _SCRATCH.setdefault(self.request.resident, {})
         key = (plan, self.d, self.seed, tuple(self.request.classes), self.request.reference)
-        if key not in known:
-            known[key] = self._train(plan, None, progress)
-        return known[key]
+        if key not in scratch:
+            scratch[key] = self._train(plan, None, progress)
+        return scratch[key]
 
     def _train(
         self, plan: Architecture, heritage: Learngene | None, progress: Callable[[float, str], None]
@@ -132,8 +144,10 @@ class Course:
 
 
 def chosen(trials: Sequence[Trial]) -> Trial:
-    """Of those within the budget the one with the best gain; of equal gains the smallest share.
-    ValueError where none is within.
+    """The set within the budget with the best gain; of equal gains the smallest share.
+
+    Raises:
+        ValueError: no set is within the budget.
     """
     allowed = [trial for trial in trials if trial.within]
     best = max(trial.gain for trial in allowed)
@@ -143,8 +157,14 @@ def chosen(trials: Sequence[Trial]) -> Trial:
 
 
 def concluded(request: Request, trials: Sequence[Trial]) -> Condensed:
-    """The condensation of these trials. alpha [L, 1]: :func:`layer_gains`; margin: the best gain
-    less the runner-up's within the budget (nothing inherited, 0, where there is no other).
+    """Make a condensation of trials.
+
+    Its alpha [L, 1] is :func:`layer_gains`. Its margin is the best gain less the runner-up's within
+    the budget; where there is no other set, less 0, which inheriting nothing gains.
+
+    Args:
+        request: the request that is answered.
+        trials: every set's result, at least one within the budget.
     """
     best = chosen(trials)
     others = [trial.gain for trial in trials if trial.within and trial is not best]
@@ -166,8 +186,14 @@ def concluded(request: Request, trials: Sequence[Trial]) -> Condensed:
 
 
 def layer_gains(trials: Sequence[Trial], layers: int) -> Tensor:
-    """[layers], float64: the best gain of a set within the budget that holds the layer; 0, what
-    inheriting nothing gains, where none does.
+    """The best gain of a set within the budget that holds the layer.
+
+    Args:
+        trials: every set's result.
+        layers: L, the number of layer groups.
+
+    Returns:
+        [L], float64; 0, which inheriting nothing gains, where no such set holds the layer.
     """
     gains = torch.zeros(layers, dtype=torch.float64)
     for layer in range(layers):
@@ -177,10 +203,17 @@ def layer_gains(trials: Sequence[Trial], layers: int) -> Tensor:
 
 
 def pooled(request: Request, runs: Sequence[Condensed]) -> Condensed:
-    """Repeats as one condensation on all their tasks; they tried the same sets."""
+    """Make one condensation of repeats, on all their tasks; they tried the same sets.
+
+    Args:
+        request: the request that they answer.
+        runs: the repeats.
+    """
     trials = [
         replace(same[0], gains=tuple(g for t in same for g in t.gains))
         for same in zip(*(run.trials for run in runs), strict=True)
     ]
-    found = concluded(request, trials)
-    return replace(found, selected_by=f"{found.selected_by}, {len(runs)} condensations")
+    condensation = concluded(request, trials)
+    return replace(
+        condensation, selected_by=f"{condensation.selected_by}, {len(runs)} condensations"
+    )

@@ -1,7 +1,8 @@
-"""A network as data: what every family of networks (VGG, ResNet, ViT, a plug-in's) says about itself.
+"""A network as data: what every family of networks says about itself.
 
-Ancestor and descendant are both architectures; a descendant's says which of its layers receive which of the ancestor's. Nothing
-here needs torch until a network is built, so a process that only plans a lineage starts fast.
+Families are VGG, ResNet, ViT and those of plug-ins. Ancestor and descendant are both architectures;
+a descendant's says which of its layers receive which of the ancestor's. Nothing here needs torch
+until a network is built, so a process that only plans a lineage starts fast.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ GRANULARITIES = ("conv", "stage")
 class Architecture(ABC):
     """One network without its weights. Equal architectures are equal and hashable.
 
-    A family subclasses this with hashable fields, registers its networks (:mod:`evolve.core.registry`) and its JSON form by :attr:`family`.
-    *Integral layers* are what a condenser chooses among (paper, 4.1). A network may hold more layers (shortcuts, embeddings), which are
-    :attr:`extras`: inherited only with the whole ancestor, or where an inheritor says so. The head is no layer.
+    A family subclasses this with hashable fields. It registers its networks
+    (:mod:`evolve.core.registry`) and, by :attr:`family`, its JSON form. *Integral layers* are what
+    a condenser chooses among (paper, 4.1). A network may hold more layers (shortcuts, embeddings),
+    its :attr:`extras`. They are inherited only with the whole ancestor, or where an inheritor says
+    so. The head is no layer.
     """
 
     family: ClassVar[str]
-    builder: ClassVar[
-        str
-    ]  # "module:attribute" of what builds the network from (architecture, classes)
+    builder: ClassVar[str]
+    """A "module:attribute" of what builds the network from (architecture, classes)."""
 
     # What it consists of.
 
@@ -51,27 +53,40 @@ class Architecture(ABC):
 
     @property
     def all_layers(self) -> tuple[str, ...]:
-        """Every layer's name: what holds all tensors but the head's."""
+        """Every layer's name; these layers hold all tensors but the head's."""
         return (*self.layer_names, *self.extras)
 
     @property
     def carried(self) -> tuple[str, ...]:
-        """Those extras that a learngene takes along, for inheritors that want them (a ViT's embeddings)."""
+        """Those extras that a learngene takes along, for inheritors that want them (a ViT's
+        embeddings).
+        """
         return ()
 
     @abstractmethod
     def integral_layers(self, granularity: str) -> Groups:
-        """What a condenser chooses among: groups of integral layers that are inherited as a whole; "conv": each by itself, "stage": all of
-        one resolution. Raises ValueError for another granularity.
+        """Groups of integral layers that are inherited as a whole; a condenser chooses among them.
+
+        Args:
+            granularity: "conv": each layer by itself; "stage": all layers of one resolution.
+
+        Raises:
+            ValueError: another granularity.
         """
 
     @abstractmethod
     def inherits(self) -> Mapping[str, Mixture]:
-        """Own layer -> what it receives from the ancestor; a layer that is not named is fresh. Empty for an ancestor."""
+        """Own layer -> what it receives from the ancestor.
+
+        A layer that is not named is fresh. It is empty for an ancestor.
+        """
 
     @abstractmethod
     def places(self) -> Mapping[str, str]:
-        """Own layer -> where it stands ("block2_1"), whatever it is called: the draw of a fresh layer depends on its place."""
+        """Own layer -> where it stands ("block2_1"), whatever it is called.
+
+        The draw of a fresh layer depends on its place.
+        """
 
     @abstractmethod
     def anonymous(self) -> Architecture:
@@ -81,18 +96,34 @@ class Architecture(ABC):
 
     @abstractmethod
     def stacked(self, selected: Iterable[str]) -> Architecture:
-        """The descendant of this ancestor's layers ``selected``, by the stacking rule (paper, 4.3): for the paper's set the paper's descendant.
+        """The descendant of some of this ancestor's layers, by the stacking rule (paper, 4.3).
 
-        Raises ValueError, naming them, for layers that the ancestor does not have.
+        For the paper's set it is the paper's descendant.
+
+        Args:
+            selected: the layers' names.
+
+        Raises:
+            ValueError: the ancestor lacks a layer; the message names it.
         """
 
     def paper_descendant(self) -> Architecture:
-        """The descendant of the paper's set: VGG8, ResNet12, the 6-block ViT; the pseudo-descendant's architecture too."""
+        """The descendant of the paper's set: VGG8, ResNet12 or the 6-block ViT.
+
+        The pseudo-descendant has this architecture, too.
+        """
         return self.stacked(self.layer_names[place] for place in self.named_set("paper", 0))
 
     @abstractmethod
     def with_inherited(self, inherited: Mapping[str, Mixture]) -> Architecture:
-        """This architecture with just these layers inherited from an ancestor. Raises ValueError for a layer it does not have."""
+        """This architecture with just these layers inherited from an ancestor.
+
+        Args:
+            inherited: own layer -> what it receives.
+
+        Raises:
+            ValueError: it lacks a layer.
+        """
 
     def whole(self) -> Architecture:
         """This ancestor as its own descendant: every layer inherited."""
@@ -100,7 +131,15 @@ class Architecture(ABC):
 
     @abstractmethod
     def named_set(self, name: str, count: int) -> tuple[int, ...]:
-        """A fixed set of integral layers, 0-based at granularity conv; ``name`` of :data:`SETS`: "paper" and "authors" (their code's)."""
+        """A fixed set of integral layers.
+
+        Args:
+            name: one of :data:`SETS`, such as "paper" and "authors" (their code's).
+            count: how many layers "front" and "last" hold.
+
+        Returns:
+            0-based positions at granularity conv.
+        """
 
     # What it looks like, in words and in JSON.
 
@@ -115,16 +154,26 @@ class Architecture(ABC):
     # The network itself.
 
     def build(self, classes: int) -> Network:
-        """The module, initialised from seed 0. An architecture of another package has a ``build`` of its own."""
+        """The module, initialised from seed 0, with a head for so many classes.
+
+        An architecture of another package has a ``build`` of its own.
+        """
         network: Network = loaded(self.builder)(self, classes)
         return network
 
     def shapes(self, layer: str) -> Shapes:
-        """Shapes of a layer's tensors (parameters and buffers) by name. KeyError for a layer that it does not have."""
+        """Shapes of a layer's tensors (parameters and buffers) by name.
+
+        Raises:
+            KeyError: it lacks the layer.
+        """
         return _built_shapes(self)[layer]
 
     def state_shapes(self) -> Shapes:
-        """The same of the whole network, under its state dict's names; the head, whose classes are open, is left out."""
+        """Shapes of the whole network's tensors, under its state dict's names.
+
+        The head, whose classes are open, is left out.
+        """
         return {
             f"layers.{layer}.{part}": shape
             for layer in self.all_layers
@@ -147,8 +196,10 @@ class Architecture(ABC):
         return self._weights(self.all_layers)
 
     def share(self, layers: Iterable[str]) -> float:
-        """The part of :attr:`parameters` that ``layers`` (extras too) hold, in [0, 1]. KeyError for
-        a layer that it lacks.
+        """The part of :attr:`parameters` that layers (extras too) hold, in [0, 1].
+
+        Raises:
+            KeyError: it lacks a layer.
         """
         return self._weights(set(layers)) / self.parameters
 
@@ -173,7 +224,16 @@ def _built_shapes(architecture: Architecture) -> Mapping[str, Shapes]:
 
 
 def front_or_last(name: str, layers: int, count: int) -> tuple[int, ...]:
-    """The first or last ``count`` of ``layers``, 0-based. ValueError for more than there are, or another name."""
+    """The first or last layers, 0-based.
+
+    Args:
+        name: "front" or "last".
+        layers: how many there are.
+        count: how many are taken.
+
+    Raises:
+        ValueError: ``count`` is more than there are, or the name is another.
+    """
     if not 1 <= count <= layers:
         raise ValueError(f"{count} layers: from 1 to {layers}")
     if name == "front":
@@ -189,16 +249,30 @@ def owners(groups: Groups) -> list[int]:
 
 
 def holders(groups: Groups, places: Iterable[int]) -> tuple[int, ...]:
-    """The positions of the groups that hold the layers at ``places`` (0-based, one by one), ascending."""
+    """The positions of the groups that hold some layers, ascending.
+
+    Args:
+        groups: groups of layers.
+        places: 0-based positions of single layers.
+    """
     owner = owners(groups)
     return tuple(sorted({owner[place] for place in places}))
 
 
 def check_names(architecture: Architecture, selected: Iterable[str]) -> set[str]:
-    """The selection as a set. Raises ValueError, naming them, for integral layers that the ancestor does not have."""
+    """Return the selection as a set.
+
+    Args:
+        architecture: the ancestor.
+        selected: names of integral layers.
+
+    Raises:
+        ValueError: the ancestor lacks a layer; the message names it.
+    """
     wanted = set(selected)
     if unknown := wanted.difference(architecture.layer_names):
         raise ValueError(
-            f"no such layers in the ancestor: {', '.join(sorted(unknown))}; it has {', '.join(architecture.layer_names)}"
+            f"no such layers in the ancestor: {', '.join(sorted(unknown))}; it has "
+            f"{', '.join(architecture.layer_names)}"
         )
     return wanted

@@ -4,8 +4,9 @@ A training step of B images takes
 
     B * (3 * macs / speed + features * feature) + layers * layer + parameters * parameter
 
-with macs the multiply-adds of a forward pass (the gradients of input and weights cost as much each), features the numbers that all layers
-put out (BN, ReLU and pooling pass over them in memory), layers the calls that cost time whatever their size, and the update's sweep over the
+Here macs are the multiply-adds of a forward pass; the gradients of input and weights cost as much
+each. Features are the numbers that all layers put out: BN, ReLU and pooling pass over them in
+memory. Layers count the calls that cost time whatever their size. The update sweeps over the
 parameters. The constants were fitted once to the table of docs/performance.md.
 """
 
@@ -19,9 +20,15 @@ from evolve.networks.architecture import Architecture
 
 @dataclass(frozen=True)
 class Rates:
-    """What one core with AVX-512 does. ``speed``: giga multiply-adds a second in large layers; seconds: ``feature`` for a number that passes through BN,
-    ReLU and pool, forward and back, ``layer`` for a layer's calls in a training step, ``parameter`` for the update of one. ``matching``: an
-    image's matching of all pairs of layers, beside a training image of the pseudo-descendant.
+    """What one core with AVX-512 does.
+
+    Attributes:
+        speed: giga multiply-adds a second in large layers.
+        feature: seconds for a number that passes through BN, ReLU and pool, forward and back.
+        layer: seconds for a layer's calls in a training step.
+        parameter: seconds for the update of one parameter.
+        matching: an image's matching of all pairs of layers, in training images of the
+            pseudo-descendant.
     """
 
     speed: float
@@ -38,14 +45,22 @@ CURVATURE = 2.2  # a Hessian product, beside a forward and backward pass
 
 
 def rates_of(plan: Architecture) -> Rates:
-    """By who computes it."""
+    """The rates of an architecture's family, by who computes it: our kernels or the library's."""
     ours = records("families").get(plan.family)
     return COMPILED if ours and ours.compiled else LIBRARY
 
 
 @dataclass(frozen=True)
 class Work:
-    """Images that are trained on and tested, and optimizer steps, of a network of ``plan`` at ``size`` pixels."""
+    """What a network has to do.
+
+    Attributes:
+        plan: the network's architecture.
+        size: pixels of an image's side.
+        images: images that are trained on.
+        steps: optimizer steps.
+        tested: images that are tested.
+    """
 
     plan: Architecture
     size: int
@@ -54,7 +69,7 @@ class Work:
     tested: float = 0.0
 
     def seconds(self) -> float:
-        """On one core of the machine the constants were fitted on."""
+        """Seconds on one core of the machine that the constants were fitted on."""
         rates = rates_of(self.plan)
         image = (
             3 * self.plan.macs(self.size) / rates.speed

@@ -28,44 +28,65 @@ NETWORKS = {
 }
 FAMILIES = {
     "vgg": Family(_AT + "vgg_plan:plan_from_json", "convolutions", True),
-    "resnet": Family(_AT + "resnet_plan:plan_from_json", "residual blocks"),
+    "resnet": Family(_AT + "resnet_json:plan_from_json", "residual blocks"),
     "vit": Family(_AT + "vit_plan:plan_from_json", "encoder blocks"),
 }
 
 
 def architecture(network: str, width: float, size: int) -> Architecture:
-    """The ancestor's architecture: a registered ``network``, its channels times ``width``, for images of ``size`` pixels.
+    """The ancestor's architecture.
 
-    Raises UserError for an unknown network, or one that cannot be had at that width or size.
+    Args:
+        network: a registered network's name.
+        width: what its channels are multiplied by.
+        size: pixels of an image's side.
+
+    Raises:
+        UserError: the network is unknown, or cannot be had at that width or size.
     """
     if network not in names("networks"):
         raise UserError(f"network {network!r}: unknown; allowed are {', '.join(names('networks'))}")
     make: Callable[[float, int], Architecture] = find("networks", network)
     with blamed("networks", network):
         try:
-            made = make(width, size)
+            plan = make(width, size)
         except ValueError as error:
             raise UserError(
-                f"ancestor.network = {network!r} at ancestor.width = {width:g}, data.size = {size}: {error}"
+                f"ancestor.network = {network!r} at ancestor.width = {width:g}, data.size = "
+                f"{size}: {error}"
             ) from None
-    return made if origin("networks", network) is None else sound("networks", network, made)
+    return plan if origin("networks", network) is None else sound("networks", network, plan)
 
 
-def sound(kind: str, name: str, made: Any) -> Architecture:
-    """A plug-in's architecture. UserError, naming the plug-in, unless it comes back equal from its JSON form, as stages need it."""
-    if not isinstance(made, Architecture):
-        raise nonsense(kind, name, f"returned {type(made).__name__}, not an Architecture")
+def sound(kind: str, name: str, plan: Any) -> Architecture:
+    """Return a plug-in's architecture, after a look at it.
+
+    Args:
+        kind: what the plug-in registers.
+        name: its name there.
+        plan: what it returned.
+
+    Raises:
+        UserError: it is no architecture, or does not come back equal from its JSON form, as stages
+            need it; the message names the plug-in.
+    """
+    if not isinstance(plan, Architecture):
+        raise nonsense(kind, name, f"returned {type(plan).__name__}, not an Architecture")
     with blamed(kind, name):
-        again = from_json(json.loads(json.dumps(made.to_json())))
-    if again != made:
+        again = from_json(json.loads(json.dumps(plan.to_json())))
+    if again != plan:
         raise nonsense(
             kind, name, "returned an Architecture that does not come back equal from its to_json()"
         )
-    return made
+    return plan
 
 
 def from_json(value: Any) -> Architecture:
-    """The architecture that :meth:`Architecture.to_json` wrote. Raises ValueError for anything else."""
+    """The architecture that :meth:`Architecture.to_json` wrote.
+
+    Raises:
+        ValueError: it is anything else.
+    """
     family = (
         "vgg"
         if isinstance(value, list)
@@ -77,5 +98,5 @@ def from_json(value: Any) -> Architecture:
         raise ValueError(
             f"not an architecture of a family that is known here ({', '.join(names('families'))})"
         )
-    made: Architecture = find("families", family)(value)
-    return made
+    plan: Architecture = find("families", family)(value)
+    return plan

@@ -1,4 +1,4 @@
-"""The network of a :class:`ResNetPlan`: conv + BN units in residual blocks, global average pooling, one FC."""
+"""The network of a :class:`ResNetPlan`: residual blocks of conv + BN, average pooling, one FC."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from evolve.networks.resnet_plan import Block, Conv, ResNetPlan
 
 
 class Unit(nn.Module):
-    """One integral layer: convolution without bias and BN, then what its place asks for: the residual sum at the end of a block, ReLU."""
+    """One integral layer: a convolution without bias, its BN and a ReLU.
+
+    At the end of a residual block, the block's sum comes before the ReLU.
+    """
 
     def __init__(self, spec: Conv) -> None:
         super().__init__()
@@ -28,7 +31,15 @@ class Unit(nn.Module):
         self.bn = nn.BatchNorm2d(spec.c_out)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """[B, c_in, H, W] and, at the end of a residual block, [B, c_out, h, w] -> [B, c_out, h, w]."""
+        """Compute the layer's output.
+
+        Args:
+            x: [B, c_in, H, W].
+            residual: at the end of a residual block, what is added: [B, c_out, h, w].
+
+        Returns:
+            [B, c_out, h, w].
+        """
         normed: Tensor = self.bn(self.conv(x))
         return F.relu(normed if residual is None else normed + residual, inplace=True)
 
@@ -36,7 +47,8 @@ class Unit(nn.Module):
 class Shortcut(nn.Module):
     """1x1 convolution without bias and BN.
 
-    It steps over pixels before the convolution, not in it: the backward pass of oneDNN's strided 1x1 convolution may crash on narrow maps.
+    It steps over pixels before the convolution, not in it: the backward pass of oneDNN's strided
+    1x1 convolution may crash on narrow maps.
     """
 
     def __init__(self, spec: Conv) -> None:
@@ -54,8 +66,9 @@ class Shortcut(nn.Module):
 class ResNet(Network):
     """The network of ``plan`` for ``classes`` classes: ResNet18, ResNet12 and what lies between.
 
-    ``layers`` maps the integral layers' names to their :class:`Unit`, the extras' to their :class:`Shortcut`. Weights lie in channels_last, the faster
-    layout on CPUs. A new network is initialised from seed 0.
+    ``layers`` maps the integral layers' names to their :class:`Unit`, the extras' to their
+    :class:`Shortcut`. Weights lie in channels_last, the faster layout on CPUs. A new network is
+    initialised from seed 0.
     """
 
     architecture: ResNetPlan
@@ -73,35 +86,45 @@ class ResNet(Network):
         initialise(self, 0)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Images [B, 3, H, W] -> the head's input [B, c]: the last block's (pooled) maps, averaged over their pixels."""
+        """Images [B, 3, H, W] -> the head's input [B, c].
+
+        It is the last block's (pooled) maps, averaged over their pixels.
+        """
         for block in self.architecture.blocks:
             x = _pool(self._outputs(block, x)[-1], block.pool)
         return x.mean((2, 3))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W] -> what every integral layer puts out, [B, C, h, w] after its ReLU and before a pool.
+        """Every integral layer's output of images [B, 3, H, W], after its ReLU and before a pool.
 
-        The last layer of a residual block puts out the block's sum: what comes after it sees nothing else of it.
+        The last layer of a residual block puts out the block's sum: what comes after it sees
+        nothing else of it.
+
+        Returns:
+            Maps [B, C, h, w], in order.
         """
-        found = []
+        outputs = []
         for block in self.architecture.blocks:
-            found += self._outputs(block, x)
-            x = _pool(found[-1], block.pool)
-        return found
+            outputs += self._outputs(block, x)
+            x = _pool(outputs[-1], block.pool)
+        return outputs
 
     def _outputs(self, block: Block, x: Tensor) -> list[Tensor]:
         """What the block's convolutions put out."""
         shortcut = self.layers[block.shortcut.name](x) if block.shortcut else x
-        found = [x]
+        outputs = [x]
         for conv in block.convs[:-1]:
-            found.append(self.layers[conv.name](found[-1]))
-        found.append(
-            self.layers[block.convs[-1].name](found[-1], shortcut if block.residual else None)
+            outputs.append(self.layers[conv.name](outputs[-1]))
+        outputs.append(
+            self.layers[block.convs[-1].name](outputs[-1], shortcut if block.residual else None)
         )
-        return found[1:]
+        return outputs[1:]
 
     def draw(self, layer: str, seed: int, *purpose: str | int) -> None:
-        """conv kaiming_normal (fan_out, ReLU), as torchvision draws its ResNets; BN is the identity and forgets its statistics."""
+        """Draw a layer as torchvision draws its ResNets: conv kaiming_normal (fan_out, ReLU).
+
+        BN is the identity and forgets its statistics. See :meth:`Network.draw`.
+        """
         unit = self.layers[layer]
         assert isinstance(unit, (Unit, Shortcut))
         draw_kaiming(unit.conv.weight, seed, *purpose)
@@ -109,5 +132,7 @@ class ResNet(Network):
 
 
 def _pool(x: Tensor, size: int) -> Tensor:
-    """Max pool of ``size`` pixels with stride 2, to the half rounded up, as a stride of 2 would; 0: none."""
+    """Max pool of ``size`` pixels with stride 2, to the half rounded up, as a stride of 2 would; 0:
+    none.
+    """
     return F.max_pool2d(x, size, stride=2, padding=size // 3, ceil_mode=size == 2) if size else x

@@ -1,13 +1,13 @@
-"""A ResNet as data: its residual blocks stage by stage, and the rule that stacks a descendant. Needs no torch.
+"""A ResNet as data: its residual blocks stage by stage, and the rule that stacks a descendant.
 
-The integral layers are the convolutions with their BN (paper, Eq. 5); the 1x1 shortcuts, where channels or resolution change, are extras.
+Nothing here needs torch. The integral layers are the convolutions with their BN (paper, Eq. 5). The
+1x1 shortcuts, where channels or resolution change, are extras.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -20,21 +20,26 @@ from evolve.networks.architecture import (
     check_names,
     front_or_last,
 )
-from evolve.networks.vgg_plan import ConvSpec, given_from_json, short
+from evolve.networks.vgg_plan import ConvSpec, short
 
 IMAGE_CHANNELS = 3
 WIDTHS = (64, 128, 256, 512)  # of the four stages, in ancestor and descendant
 SMALL = 96  # pixels up to which the stem keeps the resolution
 DEPTH = 3  # convolutions of a descendant's stage, at least, and of a residual block, at most
 PAPER_SET = ("conv4", "conv5", "conv16", "conv17")
-"""The paper says two 64-channel and two 512-channel convolutions (5.1): we take the last basic block of the first and of the last stage."""
+"""The paper says two 64-channel and two 512-channel convolutions (5.1): we take the last basic
+block of the first and of the last stage.
+"""
 AUTHORS_SET = ("conv15", "conv16", "conv17")
 """The last three convolutions, as the authors picked in the VGG."""
 
 
 @dataclass(frozen=True)
 class Conv(ConvSpec):
-    """A convolution without bias and its BN; padded, so that only ``stride`` changes the resolution, to the half rounded up."""
+    """A convolution without bias and its BN.
+
+    It is padded, so that only ``stride`` changes the resolution, to the half rounded up.
+    """
 
     kernel: int = 3
     stride: int = 1
@@ -42,10 +47,15 @@ class Conv(ConvSpec):
 
 @dataclass(frozen=True)
 class Block:
-    """Convolutions of stage ``stage`` (from 1) in a row, a ReLU after each.
+    """Convolutions in a row, a ReLU after each.
 
-    A ``residual`` block adds what came in before its last ReLU, through the ``shortcut`` if it has one. A max pool of ``pool`` pixels
-    and stride 2 follows (0: none): 2 in descendants, 3 in the stem for large images.
+    Attributes:
+        stage: the stage's number, from 1.
+        convs: the convolutions.
+        residual: whether the block adds what came in before its last ReLU.
+        shortcut: what that passes through; None: the identity.
+        pool: pixels of a max pool of stride 2 that follows; 0: none. It is 2 in descendants, 3 in
+            the stem for large images.
     """
 
     stage: int
@@ -62,7 +72,10 @@ class Block:
 
 @dataclass(frozen=True)
 class ResNetPlan(Architecture):
-    """A ResNet: residual blocks, global average pooling, one FC. Every map is half as large (rounded up) as that of the stage before."""
+    """A ResNet: residual blocks, global average pooling, one FC.
+
+    Every map is half as large (rounded up) as that of the stage before.
+    """
 
     family = "resnet"
     builder = "evolve.networks.resnet:ResNet"
@@ -94,9 +107,9 @@ class ResNetPlan(Architecture):
         }
 
     def integral_layers(self, granularity: str) -> Groups:
-        """ "conv": every convolution by itself (ResNet18: 17 groups); "stage": the convolutions of a stage (4 groups), the stem with the first.
+        """See :class:`Architecture`: ResNet18 has 17 groups at "conv" and 4 at "stage".
 
-        ValueError for another granularity.
+        The stem belongs to the first stage.
         """
         if granularity not in GRANULARITIES:
             raise ValueError(
@@ -111,20 +124,20 @@ class ResNetPlan(Architecture):
         return {name: given for name, given in mixtures.items() if given is not None}
 
     def places(self) -> Mapping[str, str]:
-        found: dict[str, str] = {}
+        named: dict[str, str] = {}
         for number, convs in self.stages.items():
             shortcuts = [
                 block.shortcut for block in self.blocks if block.stage == number and block.residual
             ]
-            found |= {
+            named |= {
                 conv.name: f"stage{number}_{place}" for place, conv in enumerate(convs, start=1)
             }
-            found |= {
+            named |= {
                 conv.name: _shortcut_name(number, place)
                 for place, conv in enumerate(shortcuts, start=1)
                 if conv
             }
-        return found
+        return named
 
     def anonymous(self) -> ResNetPlan:
         named = self.places()
@@ -148,16 +161,28 @@ class ResNetPlan(Architecture):
         )
 
     def stacked(self, selected: Iterable[str]) -> ResNetPlan:
-        """The descendant of the ancestor layers ``selected`` (paper, 4.3): each in a stage of its own number, so at the resolution it had.
+        """The descendant of some of this ancestor's layers (paper, 4.3).
 
-        * A stage starts with the ancestor's first convolution of that stage if it is selected, else with a fresh one like it. The
-          selected one brings its stride of 2; before a fresh one the stage before is pooled instead, 2x2, as the last stage always is.
-        * Then as many fresh convolutions as make three in all, then the stage's other selected ones in ancestor order.
-        * Residual blocks of three (the last may be shorter); where channels or resolution change, with a fresh 1x1 shortcut.
-        * A stem that reduces large images fourfold, 7x7 and pool, counts in its stage and stays outside the residual blocks.
+        Each layer is in a stage of its own number, so at the resolution it had.
 
-        For ResNet18 at up to 96 pixels and the paper's set this is ResNet12; whatever is selected, every stage's maps have the ancestor's
-        size. Raises ValueError, naming them, for layers that the ancestor does not have.
+        * A stage starts with the ancestor's first convolution of that stage if it is selected, else
+          with a fresh one like it. The selected one brings its stride of 2. Before a fresh one the
+          stage before is pooled instead, 2x2, as the last stage always is.
+        * Then come as many fresh convolutions as make three in all, then the stage's other selected
+          ones in ancestor order.
+        * They stand in residual blocks of three (the last may be shorter). Where channels or
+          resolution change, the block has a fresh 1x1 shortcut.
+        * A stem that reduces large images fourfold, 7x7 and pool, counts in its stage and stays
+          outside the residual blocks.
+
+        For ResNet18 at up to 96 pixels and the paper's set this is ResNet12. Whatever is selected,
+        every stage's maps have the ancestor's size.
+
+        Args:
+            selected: the layers' names.
+
+        Raises:
+            ValueError: the ancestor lacks a layer; the message names it.
         """
         wanted = check_names(self, selected)
         rows = [_row(number, convs, wanted) for number, convs in self.stages.items()]
@@ -174,13 +199,16 @@ class ResNetPlan(Architecture):
     def named_set(self, name: str, count: int) -> tuple[int, ...]:
         listed = {"paper": PAPER_SET, "authors": AUTHORS_SET}.get(name)
         return (
-            tuple(self.layer_names.index(one) for one in listed)
+            tuple(self.layer_names.index(layer) for layer in listed)
             if listed
             else front_or_last(name, len(self.layer_names), count)
         )
 
     def describe(self) -> str:
-        """ "[64 64* 64*] [128 128 128] ...": residual blocks in brackets; "/2" halves the resolution, other stages are pooled before."""
+        """ "[64 64* 64*] [128 128 128] ...": residual blocks in brackets.
+
+        "/2" halves the resolution; other stages are pooled before.
+        """
         return " ".join(_written(block) for block in self.blocks)
 
     def to_json(self) -> Any:
@@ -221,10 +249,18 @@ class ResNetPlan(Architecture):
 
 
 def resnet18(width: float, size: int) -> ResNetPlan:
-    """ResNet18 (He et al., arXiv 1512.03385), torchvision's: "conv1".."conv17", "shortcut2".."shortcut4", channels times ``width`` (at least one).
+    """ResNet18 (He et al., arXiv 1512.03385), as torchvision has it.
 
-    The stem for images of more than 96 pixels is torchvision's, 7x7 with stride 2 and a pool; for smaller ones 3x3 that keeps the
-    resolution (there section 4.2, on CIFAR). Raises ValueError unless ``width`` is positive.
+    Its layers are "conv1".."conv17" and "shortcut2".."shortcut4". The stem for images of more than
+    96 pixels is torchvision's, 7x7 with stride 2 and a pool. For smaller ones it is 3x3 and keeps
+    the resolution (there section 4.2, on CIFAR).
+
+    Args:
+        width: what the channels are multiplied by; at least one is left.
+        size: pixels of an image's side.
+
+    Raises:
+        ValueError: ``width`` is not positive.
     """
     if not width > 0:
         raise ValueError(f"width = {width}: must be above 0")
@@ -241,7 +277,7 @@ def resnet18(width: float, size: int) -> ResNetPlan:
                 Conv(f"conv{number}", current, channels, stride=stride),
                 Conv(f"conv{number + 1}", channels, channels),
             )
-            blocks.append(Block(stage, convs, shortcut=_shortcut(f"shortcut{stage}", convs)))
+            blocks.append(Block(stage, convs, shortcut=shortcut_past(f"shortcut{stage}", convs)))
             number, current = number + 2, channels
     return ResNetPlan(tuple(blocks))
 
@@ -265,22 +301,24 @@ def _residual(stage: int, convs: Sequence[Conv], pool: int) -> list[Block]:
     """The convolutions in residual blocks, a pool after the last."""
     parts = [tuple(convs[start : start + DEPTH]) for start in range(0, len(convs), DEPTH)]
     blocks = [
-        Block(stage, part, shortcut=_shortcut(_shortcut_name(stage, place), part))
+        Block(stage, part, shortcut=shortcut_past(_shortcut_name(stage, place), part))
         for place, part in enumerate(parts, start=1)
     ]
     return [*blocks[:-1], replace(blocks[-1], pool=pool)]
 
 
-def _shortcut(name: str, convs: Sequence[Conv]) -> Conv | None:
+def shortcut_past(name: str, convs: Sequence[Conv]) -> Conv | None:
     """The 1x1 convolution past ``convs``; None where the identity fits."""
-    made = Conv(
+    shortcut = Conv(
         name, convs[0].c_in, convs[-1].c_out, kernel=1, stride=prod(conv.stride for conv in convs)
     )
-    return None if made.c_in == made.c_out and made.stride == 1 else made
+    return None if shortcut.c_in == shortcut.c_out and shortcut.stride == 1 else shortcut
 
 
 def _shortcut_name(stage: int, place: int) -> str:
-    """A descendant's shortcut, and where any shortcut stands: past the ``place``-th residual block of its stage."""
+    """A descendant's shortcut, and where any shortcut stands: past the ``place``-th residual block
+    of its stage.
+    """
     return f"stage{stage}_shortcut{place}"
 
 
@@ -298,72 +336,3 @@ def _written(block: Block) -> str:
         for conv, (kernel, star, stride) in zip(block.convs, marks, strict=True)
     )
     return f"[{text}]" if block.residual else f"{text} M" if block.pool else text
-
-
-def plan_from_json(value: Any) -> ResNetPlan:
-    """The plan that :meth:`ResNetPlan.to_json` wrote. Raises ValueError for anything that is not a connected ResNet."""
-    try:
-        plan = ResNetPlan(tuple(_block(block) for block in value["blocks"]))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a ResNet: {error!r}") from error
-    layers = [conv for block in plan.blocks for conv in block.all]
-    if (
-        not layers
-        or not all(map(_well_typed, layers))
-        or len({conv.name for conv in layers}) != len(layers)
-    ):
-        raise ValueError(
-            "not a ResNet: it needs layers with unique names, positive channels, kernels 1, 3 or 7 and strides 1 or 2"
-        )
-    if any(
-        type(b.stage) is not int
-        or b.stage < 1
-        or type(b.residual) is not bool
-        or b.pool not in (0, 2, 3)
-        for b in plan.blocks
-    ):
-        raise ValueError("not a ResNet: stages are numbered from 1, pools are 0, 2 or 3")
-    if any(before.stage > after.stage for before, after in pairwise(plan.blocks)):
-        raise ValueError("not a ResNet: its stages are not in order")
-    convs = [conv for block in plan.blocks for conv in block.convs]
-    if convs[0].c_in != IMAGE_CHANNELS or any(
-        before.c_out != after.c_in for before, after in pairwise(convs)
-    ):
-        raise ValueError(
-            "not a ResNet: a layer's input channels differ from the output channels of the layer before it"
-        )
-    if not all(map(_passes, plan.blocks)):
-        raise ValueError("not a ResNet: a block's shortcut does not lead past its convolutions")
-    return plan
-
-
-def _block(value: Mapping[str, Any]) -> Block:
-    shortcut = value["shortcut"]
-    convs = tuple(_conv(conv) for conv in value["convs"])
-    if not convs:
-        raise TypeError("a block without convolutions")
-    return Block(
-        value["stage"],
-        convs,
-        value["residual"],
-        None if shortcut is None else _conv(shortcut),
-        value["pool"],
-    )
-
-
-def _conv(value: Mapping[str, Any]) -> Conv:
-    return Conv(**{**value, "inherits": given_from_json(value["inherits"])})
-
-
-def _well_typed(conv: Conv) -> bool:
-    named = isinstance(conv.name, str) and conv.name.isidentifier()
-    numbers = all(
-        type(n) is int and n > 0 for n in (conv.c_in, conv.c_out, conv.kernel, conv.stride)
-    )
-    return named and numbers and conv.kernel in (1, 3, 7) and conv.stride in (1, 2)
-
-
-def _passes(block: Block) -> bool:
-    """Whether the block's shortcut is the one that its convolutions need."""
-    needed = _shortcut("", block.convs) if block.residual else None
-    return (block.shortcut and replace(block.shortcut, name="", inherits=None)) == needed

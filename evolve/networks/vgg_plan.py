@@ -1,4 +1,4 @@
-"""A VGG as data: its convolutions block by block, its integral layers, and the rule that stacks a descendant.
+"""A VGG as data: its convolutions block by block, and the rule that stacks a descendant.
 
 Nothing here needs torch, so a process that only plans a lineage starts fast.
 """
@@ -21,7 +21,9 @@ from evolve.networks.architecture import (
 
 IMAGE_CHANNELS = 3
 PAPER_SET = ("conv1", "conv11", "conv12", "conv13")
-"""The learngene the paper finds in VGG16 (5.1): stacked, it gives VGG8, the pseudo-descendant's architecture too."""
+"""The learngene the paper finds in VGG16 (5.1): stacked, it gives VGG8, the pseudo-descendant's
+architecture too.
+"""
 AUTHORS_SET = ("conv11", "conv12", "conv13")
 """What the authors picked by eye from the conference code's heat maps."""
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -35,7 +37,8 @@ Given = str | tuple[tuple[str, float], ...] | None
 class ConvSpec:
     """One integral layer: a 3x3 convolution with its BN and ReLU (paper, Eq. 4).
 
-    ``inherits`` names the ancestor's layer whose tensors it receives, or several with their coefficients; None for a fresh layer.
+    ``inherits`` names the ancestor's layer whose tensors it receives, or several with their
+    coefficients. It is None for a fresh layer.
     """
 
     name: str
@@ -94,7 +97,7 @@ class VggPlan(tuple[tuple[ConvSpec, ...], ...], Architecture):
     def named_set(self, name: str, count: int) -> tuple[int, ...]:
         listed = {"paper": PAPER_SET, "authors": AUTHORS_SET}.get(name)
         return (
-            tuple(self.layer_names.index(one) for one in listed)
+            tuple(self.layer_names.index(layer) for layer in listed)
             if listed
             else front_or_last(name, len(self.layer_names), count)
         )
@@ -156,9 +159,13 @@ def vgg16(width: float, size: int) -> VggPlan:
 
 
 def vgg16_plan(width: float) -> VggPlan:
-    """VGG16's 13 convolutions "conv1".."conv13" in five blocks, channels times ``width`` (rounded, at least one).
+    """VGG16's 13 convolutions "conv1".."conv13" in five blocks.
 
-    Raises ValueError unless ``width`` is positive.
+    Args:
+        width: what the channels are multiplied by (rounded, at least one is left).
+
+    Raises:
+        ValueError: ``width`` is not positive.
     """
     if not width > 0:
         raise ValueError(f"width = {width}: must be above 0")
@@ -180,10 +187,15 @@ def layer_names(plan: Plan) -> tuple[str, ...]:
 
 
 def integral_layers(plan: Plan, granularity: str) -> tuple[tuple[str, ...], ...]:
-    """What a condenser chooses among: groups of layer names that are inherited as a whole.
+    """Groups of layer names that are inherited as a whole; a condenser chooses among them.
 
-    "conv": every convolution by itself (VGG16: 13 groups); "stage": all convolutions between two poolings (5 groups).
-    Raises ValueError for another granularity.
+    Args:
+        plan: the network.
+        granularity: "conv": every convolution by itself (VGG16: 13 groups); "stage": all
+            convolutions between two poolings (5 groups).
+
+    Raises:
+        ValueError: another granularity.
     """
     if granularity == "conv":
         return tuple((name,) for name in layer_names(plan))
@@ -193,16 +205,26 @@ def integral_layers(plan: Plan, granularity: str) -> tuple[tuple[str, ...], ...]
 
 
 def stack_plan(ancestor: Plan, selected: Iterable[str]) -> VggPlan:
-    """The descendant of the ancestor layers ``selected`` (paper, 4.3): they in ancestor order, each in its own block, so at the
-    resolution it had, bridged by fresh convolutions where channels do not line up.
+    """The descendant of some of the ancestor's layers (paper, 4.3).
 
-    * A block without a selected layer gets one fresh convolution from the block before to this block's width.
-    * A block whose first selected layer takes other channels than arrive gets one fresh convolution before it.
-    * Otherwise a block holds only its selected layers. Every block ends with the ancestor block's width.
+    They stand in ancestor order, each in its own block, so at the resolution it had. Fresh
+    convolutions bridge them where channels do not line up.
 
-    For VGG16 and conv 1, 11, 12, 13 this is the paper's VGG8; for all layers the ancestor's trunk; for none, one fresh
-    convolution a block. A fresh layer is named by its block and place ("block2_entry"), so that the same fresh layer has
-    the same name in every plan. Raises ValueError, naming them, for layers that the ancestor does not have.
+    * A block without a selected layer gets one fresh convolution from the block before to its
+    width. * A block whose first selected layer takes other channels than arrive gets a fresh one
+    before it. * Otherwise a block holds only its selected layers. Every block ends with the
+    ancestor's width.
+
+    For VGG16 and conv 1, 11, 12, 13 this is the paper's VGG8; for all layers it is the ancestor's
+    trunk; for none it is one fresh convolution a block. A fresh layer is named by its block and
+    place ("block2_entry"), so that the same fresh layer has the same name in every plan.
+
+    Args:
+        ancestor: the ancestor.
+        selected: the layers' names.
+
+    Raises:
+        ValueError: the ancestor lacks a layer; the message names it.
     """
     wanted = check_names(VggPlan(ancestor), selected)
     plan, current = [], ancestor[0][0].c_in
@@ -214,7 +236,9 @@ def stack_plan(ancestor: Plan, selected: Iterable[str]) -> VggPlan:
 
 
 def _bridge(chosen: Sequence[ConvSpec], block: str, c_in: int, c_out: int) -> tuple[ConvSpec, ...]:
-    """The chosen layers with a fresh one wherever channels would not line up from ``c_in`` to ``c_out``."""
+    """The chosen layers with a fresh one wherever channels would not line up from ``c_in`` to
+    ``c_out``.
+    """
     stacked: list[ConvSpec] = []
     current = c_in
     for spec in chosen:
@@ -229,7 +253,10 @@ def _bridge(chosen: Sequence[ConvSpec], block: str, c_in: int, c_out: int) -> tu
 
 
 def places(plan: Plan) -> dict[str, str]:
-    """Layer name -> its place, "block2_1" for the first of the second block. Names say where a layer came from, places where it stands."""
+    """Layer name -> its place, "block2_1" for the first of the second block.
+
+    Names say where a layer came from, places where it stands.
+    """
     return {
         spec.name: f"block{b}_{p}"
         for b, block in enumerate(plan, start=1)
@@ -238,7 +265,10 @@ def places(plan: Plan) -> dict[str, str]:
 
 
 def anonymous(plan: Plan) -> Plan:
-    """The bare architecture: layers named by their place, nothing inherited. Equal architectures are equal, whatever they inherit."""
+    """The bare architecture: layers named by their place, nothing inherited.
+
+    Equal architectures are equal, whatever they inherit.
+    """
     named = places(plan)
     return tuple(
         tuple(replace(spec, name=named[spec.name], inherits=None) for spec in block)
@@ -252,7 +282,11 @@ def plan_to_json(plan: Plan) -> list[list[dict[str, Any]]]:
 
 
 def plan_from_json(value: Any) -> VggPlan:
-    """The plan that :func:`plan_to_json` wrote. Raises ValueError for anything that is not a connected plan."""
+    """The plan that :func:`plan_to_json` wrote.
+
+    Raises:
+        ValueError: it is no connected plan.
+    """
     try:
         plan = VggPlan(tuple(_spec(spec) for spec in block) for block in value)
     except (TypeError, AttributeError) as error:
@@ -270,13 +304,18 @@ def plan_from_json(value: Any) -> VggPlan:
         )
     if any(before.c_out != after.c_in for before, after in zip(specs, specs[1:], strict=False)):
         raise ValueError(
-            "not a plan: a layer's input channels differ from the output channels of the layer before it"
+            "not a plan: a layer's input channels differ from the output channels of the layer "
+            "before it"
         )
     return plan
 
 
 def given_from_json(value: Any) -> Given:
-    """What JSON made of a :data:`Given`. Raises TypeError for anything else."""
+    """What JSON made of a :data:`Given`.
+
+    Raises:
+        TypeError: it is anything else.
+    """
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, Sequence):

@@ -1,6 +1,8 @@
-"""The network of a :class:`ViTPlan`, made of timm's own modules: it computes what timm's VisionTransformer computes.
+"""The network of a :class:`ViTPlan`, made of timm's own modules.
 
-timm: https://github.com/huggingface/pytorch-image-models; the model is An Image is Worth 16x16 Words (arXiv 2010.11929) in DeiT's sizes.
+It computes what timm's VisionTransformer computes
+(https://github.com/huggingface/pytorch-image-models). The model is that of "An Image is Worth 16x16
+Words" (arXiv 2010.11929) in DeiT's sizes.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from evolve.networks.network import Network, draw_normal, initialise
 from evolve.networks.vit_plan import ViTPlan
 
 STD = 0.02
-"""Of timm's linear layers and positions. Its truncation at +-2, a hundred times that, cuts nothing off; by rounding it now and then (one number
-in 2^24) makes a -2 of an infinite draw, which a plain normal does not.
+"""Of timm's linear layers and positions.
+
+Its truncation at +-2, a hundred times that, cuts nothing off; by rounding it now and then (one
+number in 2^24) makes a -2 of an infinite draw, which a plain normal does not.
 """
 CLASS_STD = 1e-6  # of timm's class token
 
@@ -25,13 +29,13 @@ CLASS_STD = 1e-6  # of timm's class token
 class Embeddings(nn.Module):
     """Patch projection, class token and positions, as one layer."""
 
-    def __init__(self, made: VisionTransformer) -> None:
+    def __init__(self, model: VisionTransformer) -> None:
         super().__init__()
-        assert made.cls_token is not None and made.pos_embed is not None
+        assert model.cls_token is not None and model.pos_embed is not None
         self.patch_embed, self.cls_token, self.pos_embed = (
-            made.patch_embed,
-            made.cls_token,
-            made.pos_embed,
+            model.patch_embed,
+            model.cls_token,
+            model.pos_embed,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,17 +45,19 @@ class Embeddings(nn.Module):
 
 
 class ViT(Network):
-    """The network of ``plan`` for ``classes`` classes. ``layers``: "embed", the encoder blocks by name, "norm"; ``head`` reads the class token.
+    """The network of ``plan`` for ``classes`` classes.
 
-    A new network is initialised from seed 0. It has no dropout. ``fused`` computes attention by torch's fused kernels, which have no second derivative.
+    ``layers`` holds "embed", the encoder blocks by name, and "norm". The ``head`` reads the class
+    token. A new network is initialised from seed 0. It has no dropout. ``fused`` computes attention
+    by torch's fused kernels, which have no second derivative.
     """
 
     def __init__(self, plan: ViTPlan, classes: int) -> None:
         super().__init__()
         self.architecture = plan
-        made = _timm(plan)
-        blocks = dict(zip(plan.layer_names, made.blocks, strict=True))
-        self.layers = nn.ModuleDict({"embed": Embeddings(made), **blocks, "norm": made.norm})
+        model = _timm(plan)
+        blocks = dict(zip(plan.layer_names, model.blocks, strict=True))
+        self.layers = nn.ModuleDict({"embed": Embeddings(model), **blocks, "norm": model.norm})
         self.head = nn.utils.skip_init(nn.Linear, plan.dim, classes)
         self.fused = False
         initialise(self, 0)
@@ -72,15 +78,21 @@ class ViT(Network):
         return normed[:, 0]
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Images -> every block's tokens [B, T, D] in order, the class token among them, not normalised."""
-        found = [self.layers["embed"](x)]
+        """Every block's tokens of images [B, 3, size, size], not normalised.
+
+        Returns:
+            [B, T, D] a block, in order, the class token among them.
+        """
+        tokens = [self.layers["embed"](x)]
         for name in self.architecture.layer_names:
-            found.append(self.layers[name](found[-1]))
-        return found[1:]
+            tokens.append(self.layers[name](tokens[-1]))
+        return tokens[1:]
 
     def draw(self, layer: str, seed: int, *purpose: str | int) -> None:
-        """As timm: linear layers N(0, 0.02) with bias 0, positions the same, class token N(0, 1e-6), LayerNorms the identity, the patch projection as
-        torch draws convolutions.
+        """Draw a layer as timm does; see :meth:`Network.draw`.
+
+        Linear layers and positions are N(0, 0.02), biases 0, the class token is N(0, 1e-6), and
+        LayerNorms are the identity. The patch projection is drawn as torch draws convolutions.
         """
         for name, module in self.layers[layer].named_modules():
             if isinstance(module, nn.LayerNorm):
@@ -91,10 +103,10 @@ class ViT(Network):
             elif isinstance(module, nn.Conv2d):
                 bound = 1 / math.sqrt(module.weight[0].numel())
                 for part, tensor in module.named_parameters():
-                    made = generator(seed, *purpose, part, *tensor.shape)
+                    draws = generator(seed, *purpose, part, *tensor.shape)
                     tensor.copy_(
                         torch.empty(tensor.shape, dtype=torch.float32).uniform_(
-                            -bound, bound, generator=made
+                            -bound, bound, generator=draws
                         )
                     )
             elif isinstance(module, Embeddings):
@@ -103,7 +115,9 @@ class ViT(Network):
 
 
 def _timm(plan: ViTPlan) -> VisionTransformer:
-    """timm's model without a head, with whatever weights: it draws from global random state, which is put back."""
+    """timm's model without a head, with whatever weights: it draws from global random state, which
+    is put back.
+    """
     with torch.random.fork_rng(devices=[]):
         return VisionTransformer(
             img_size=plan.size,

@@ -1,7 +1,8 @@
-"""A vision transformer as data: its encoder blocks, and the rule that stacks a descendant. Needs no torch.
+"""A vision transformer as data: its encoder blocks, and the rule that stacks a descendant.
 
-The integral layers are the encoder blocks (paper, Eq. 3). Patch projection, class token and positions are one extra, "embed", which a learngene
-carries along for inheritors that want it (``inherit.embeddings``); the last LayerNorm is the other, "norm".
+Nothing here needs torch. The integral layers are the encoder blocks (paper, Eq. 3). Patch
+projection, class token and positions are one extra, "embed", which a learngene carries along for
+inheritors that want it (``inherit.embeddings``). The last LayerNorm is the other, "norm".
 """
 
 from __future__ import annotations
@@ -26,12 +27,17 @@ DEPTH = 12
 HEAD = 64  # numbers a head attends with
 LEAST_HEAD = 16  # below one head's width the head itself narrows, to no less
 MLP = 4  # the FFN's hidden layer, times the embedding
-STAGE = 2  # blocks of a "stage": a ViT has one resolution, so neighbours are paired; the paper's lower half is three of six
+# blocks of a "stage": a ViT has one resolution, so neighbours are paired; the paper's lower half is
+# three of six
+STAGE = 2
 
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """One encoder block (LayerNorm, MSA, LayerNorm, FFN, with their residuals) and what it receives from the ancestor."""
+    """One encoder block and what it receives from the ancestor.
+
+    A block is LayerNorm, MSA, LayerNorm and FFN, with their residuals.
+    """
 
     name: str
     inherits: Given = None
@@ -39,7 +45,16 @@ class BlockSpec:
 
 @dataclass(frozen=True)
 class ViTPlan(Architecture):
-    """A ViT for images of ``size`` pixels in patches of ``patch``: embedding ``dim``, ``heads``; all blocks are of one shape."""
+    """A ViT; all its blocks are of one shape.
+
+    Attributes:
+        patch: pixels of a patch's side.
+        size: pixels of an image's side.
+        dim: numbers of a token.
+        heads: attention heads of a block.
+        blocks: the encoder blocks.
+        embed, norm: what the extras receive from the ancestor.
+    """
 
     family = "vit"
     builder = "evolve.networks.vit:ViT"
@@ -69,7 +84,7 @@ class ViTPlan(Architecture):
         return (size // self.patch) ** 2 + 1
 
     def integral_layers(self, granularity: str) -> Groups:
-        """ "conv": every block by itself; "stage": neighbouring blocks in pairs. ValueError for another granularity."""
+        """See :class:`Architecture`; at "stage", neighbouring blocks stand in pairs."""
         if granularity not in GRANULARITIES:
             raise ValueError(
                 f"granularity = {granularity!r}: allowed are {', '.join(GRANULARITIES)}"
@@ -84,9 +99,9 @@ class ViTPlan(Architecture):
             "norm": self.norm,
         }
         return {
-            name: {one: 1.0} if isinstance(one, str) else dict(one)
-            for name, one in given.items()
-            if one is not None
+            name: {mixture: 1.0} if isinstance(mixture, str) else dict(mixture)
+            for name, mixture in given.items()
+            if mixture is not None
         }
 
     def places(self) -> Mapping[str, str]:
@@ -100,9 +115,16 @@ class ViTPlan(Architecture):
         return replace(self, blocks=blocks, embed=None, norm=None)
 
     def stacked(self, selected: Iterable[str]) -> ViTPlan:
-        """The selected blocks in ancestor order, and fresh ones behind them up to half the ancestor's depth (the paper's 6 of 12).
+        """The selected blocks in ancestor order, and fresh ones behind them.
 
-        More selected blocks make a deeper descendant. Embeddings, norm and head are fresh. ValueError for blocks the ancestor lacks.
+        Together they are half the ancestor's depth (the paper's 6 of 12). More selected blocks make
+        a deeper descendant. Embeddings, norm and head are fresh.
+
+        Args:
+            selected: the blocks' names.
+
+        Raises:
+            ValueError: the ancestor lacks a block; the message names it.
         """
         wanted = check_names(self, selected)
         chosen = [BlockSpec(name, name) for name in self.layer_names if name in wanted]
@@ -176,7 +198,10 @@ class ViTPlan(Architecture):
 
 
 def vit_s16(width: float, size: int) -> ViTPlan:
-    """ViT-S/16, timm's vit_small_patch16_224 and DINO's DeiT-S/16: 12 blocks, 6 heads of 64. See :func:`vit`."""
+    """ViT-S/16, timm's vit_small_patch16_224 and DINO's DeiT-S/16: 12 blocks, 6 heads of 64.
+
+    See :func:`vit`.
+    """
     return vit(6, 16, width, size)
 
 
@@ -186,17 +211,25 @@ def vit_small4(width: float, size: int) -> ViTPlan:
 
 
 def vit(heads: int, patch: int, width: float, size: int) -> ViTPlan:
-    """``width`` multiplies the number of heads (rounded), each of 64 numbers; where that is less than one head, one head of
-    64 * heads * width numbers, a multiple of 8 and at least 16.
+    """A ViT of 12 blocks, each head of which attends with 64 numbers.
 
-    Raises ValueError for a size that is no multiple of the patch, and unless ``width`` is positive.
+    Args:
+        heads: attention heads at width 1.
+        patch: pixels of a patch's side.
+        width: what the heads are multiplied by (rounded). Where that is less than one head, there
+            is one head of 64 * heads * width numbers, a multiple of 8 and at least 16.
+        size: pixels of an image's side.
+
+    Raises:
+        ValueError: the size is no multiple of the patch, or ``width`` is not positive.
     """
     if not width > 0:
         raise ValueError(f"width = {width}: must be above 0")
     if size < patch or size % patch:
         near = max(patch, patch * round(size / patch))
         raise ValueError(
-            f"{size} pixels cannot be cut into patches of {patch}; give a multiple of {patch}, such as data.size = {near}"
+            f"{size} pixels cannot be cut into patches of {patch}; give a multiple of {patch}, "
+            f"such as data.size = {near}"
         )
     wanted = heads * width
     narrow = max(LEAST_HEAD, 8 * round(HEAD * wanted / 8))
@@ -211,7 +244,11 @@ def vit(heads: int, patch: int, width: float, size: int) -> ViTPlan:
 
 
 def plan_from_json(value: Any) -> ViTPlan:
-    """The plan that :meth:`ViTPlan.to_json` wrote. Raises ValueError for anything else."""
+    """The plan that :meth:`ViTPlan.to_json` wrote.
+
+    Raises:
+        ValueError: it is anything else.
+    """
     try:
         numbers = {name: value[name] for name in ("patch", "size", "dim", "heads")}
         blocks = tuple(

@@ -1,4 +1,6 @@
-"""Tiny images, narrow ancestors that are alive on them, and condensation requests, for the tests of the condensers."""
+"""Tiny images, narrow ancestors that are alive on them, and condensation requests, for the tests of
+the condensers.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ DESCEND = DescendSettings(classes_per_task=2, shots=4, epochs=1, batch=4, lr=0.0
 
 @cache
 def resident() -> Resident:
-    """Four classes of 16-pixel noise told apart by their brightness; 9 training images each and one test image, the last."""
+    """Four classes of 16-pixel noise told apart by their brightness; 9 training images each and one
+    test image, the last.
+    """
     draw = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 10)
     images = (
@@ -42,7 +46,9 @@ def resident() -> Resident:
 
 @cache
 def state(architecture: Architecture = VGG16) -> Mapping[str, Tensor]:
-    """An ancestor's state whose running statistics fit the images, so that its features are alive in eval mode."""
+    """An ancestor's state whose running statistics fit the images, so that its features are alive
+    in eval mode.
+    """
     model = architecture.build(5).train()
     with torch.no_grad():
         for _ in range(20):

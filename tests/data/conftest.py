@@ -14,7 +14,9 @@ MakePhoto = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def photo() -> MakePhoto:
-    """photo(path, seed, side lengths, mode): a JPEG (or what the suffix says) of coarse random colours; other arguments go to Pillow."""
+    """photo(path, seed, side lengths, mode): a JPEG (or what the suffix says) of coarse random
+    colours; other arguments go to Pillow.
+    """
 
     def make(
         path: Path,

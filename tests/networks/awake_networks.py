@@ -1,4 +1,6 @@
-"""Networks with awake parameters, and their parameters as :class:`evolve.networks.fast.shape.Weights`."""
+"""Networks with awake parameters, and their parameters as
+:class:`evolve.networks.fast.shape.Weights`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from evolve.networks.vgg_plan import Plan
 
 
 def awake(plan: Plan, classes: int, seed: int, dtype: torch.dtype = torch.float64) -> VGG:
-    """A VGG in training mode whose biases, gammas (some negative) and betas are not those of a new network."""
+    """A VGG in training mode whose biases, gammas (some negative) and betas are not those of a new
+    network.
+    """
     draw = torch.Generator().manual_seed(seed)
     model = VGG(plan, classes)
     initialise(model, seed, "awake")

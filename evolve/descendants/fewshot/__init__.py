@@ -1,4 +1,5 @@
-"""Few-shot learners (the paper's Table III): models and arrays in, arrays out. Nothing here knows a run, a store or a screen.
+"""Few-shot learners (the paper's Table III): models and arrays in, arrays out.
 
-Kept empty so that the records in ``methods`` stay free of torch; :mod:`evolve.descendants.fewshot.measure` is the door.
+Nothing here knows a run, a store or a screen. This file is kept empty so that the records in
+``methods`` stay free of torch. :mod:`evolve.descendants.fewshot.measure` is the door.
 """

@@ -1,6 +1,7 @@
-"""Baseline++ (Chen, Liu, Kira, Wang, Huang 2019, "A closer look at few-shot classification"): no episodes at all.
+"""Baseline++: no episodes at all.
 
-BN: batch statistics in pre-training, running statistics on downstream tasks, whose backbone is frozen.
+Source: Chen, Liu, Kira, Wang, Huang 2019, "A closer look at few-shot classification". BN uses batch
+statistics in pre-training, and running statistics on downstream tasks, whose backbone is frozen.
 """
 
 from __future__ import annotations
@@ -22,12 +23,24 @@ MOMENTUM, DAMPENING, WEIGHT_DECAY = 0.9, 0.9, 1e-3  # of the new head, as in the
 
 
 def cosine_scores(embedding: Tensor, weight: Tensor, scale: float) -> Tensor:
-    """scale * cos(f(x), w_k): [B, c], [K, c] -> [B, K] (section 3.2; softmax follows)."""
+    """Score classes by scale * cos(f(x), w_k) (section 3.2); softmax follows.
+
+    Args:
+        embedding: f(x) [B, c].
+        weight: w [K, c].
+        scale: the factor.
+
+    Returns:
+        [B, K].
+    """
     return scale * F.linear(F.normalize(embedding, dim=1), F.normalize(weight, dim=1))
 
 
 class BaselinePlusPlus(Learner):
-    """A cosine classifier over all ancestor classes; on a task the backbone stays and a new cosine head learns the support set."""
+    """A cosine classifier over all ancestor classes.
+
+    On a task the backbone stays, and a new cosine head learns the support set.
+    """
 
     def __init__(self, setup: Setup) -> None:
         self.settings, self.ways, self.seed = setup.settings, setup.ways, setup.seed
@@ -35,7 +48,7 @@ class BaselinePlusPlus(Learner):
         self.features = width(setup.network)
 
     def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
-        """The training stage."""
+        """The training stage; see :class:`Learner`."""
         weight, _ = fresh_head(
             len(source.classes), self.features, source.resident.device, self.seed
         )
@@ -50,8 +63,17 @@ class BaselinePlusPlus(Learner):
             course,
         )
 
-    def head(self, known: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
-        """The fine-tuning stage: a new head's weight [ways, c] from embeddings [S, c]; tune_steps passes, tune_batch images a step."""
+    def head(self, embeddings: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
+        """The fine-tuning stage: tune_steps passes over the support set, tune_batch images a step.
+
+        Args:
+            embeddings: the support set's [S, c].
+            labels: their classes [S].
+            draw: the generator of the head and of the batches.
+
+        Returns:
+            The new head's weight [ways, c].
+        """
         s = self.settings
         start = (2 * torch.rand(self.ways, self.features, generator=draw) - 1) / self.features**0.5
         sgd = {
@@ -65,7 +87,14 @@ class BaselinePlusPlus(Learner):
             return cosine_scores(part, weight, s.cosine_scale)
 
         return tuned(
-            start.to(known.device), scores, known, labels, s.tune_steps, s.tune_batch, draw, **sgd
+            start.to(embeddings.device),
+            scores,
+            embeddings,
+            labels,
+            s.tune_steps,
+            s.tune_batch,
+            draw,
+            **sgd,
         )
 
     def predict(
@@ -73,8 +102,8 @@ class BaselinePlusPlus(Learner):
     ) -> Tensor:
         """See :class:`Learner`."""
         with torch.no_grad():
-            known = self.network.eval().embed(support)
-        weight = self.head(known, labels, draw)
+            embeddings = self.network.eval().embed(support)
+        weight = self.head(embeddings, labels, draw)
         return classes_of(
             lambda part: cosine_scores(
                 self.network.embed(part), weight, self.settings.cosine_scale

@@ -1,4 +1,7 @@
-"""Where an interrupted meta-training goes on. Every draw is made from an episode's or epoch's number, so weights, optimizer and number are enough."""
+"""Where an interrupted meta-training goes on.
+
+Every draw follows from an episode's or epoch's number. So weights, optimizer and number are enough.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of ``steps`` steps (or epochs). ``state``: all tensors that it changes, by name, as they are in use: they are read and written in place."""
+    """A stretch of ``steps`` steps (or epochs).
+
+    ``state`` holds all tensors that it changes, by name, as they are in use: they are read and
+    written in place.
+    """
 
     name: str
     steps: int
@@ -34,9 +41,10 @@ class Phase:
 
 
 class Course:
-    """A meta-training's way through its phases, one after another, in a checkpoint (:class:`evolve.engine.checkpoint.Checkpoint`).
+    """A meta-training's way through its phases, one after another, in a checkpoint.
 
-    A finished phase's tensors stay beside those of the one under way, for that may build on them without changing them (MTL).
+    A finished phase's tensors stay beside those of the phase under way, which may build on them
+    without changing them (MTL). The checkpoint is a :class:`evolve.engine.checkpoint.Checkpoint`.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -45,7 +53,12 @@ class Course:
         self._done: dict[str, int] = meta.get("done", {})
 
     def resume(self, phase: Phase) -> tuple[int, Tensor]:
-        """Put what was kept of ``phase`` into its tensors and optimizer. Gives its next step, and losses float64 [steps], known up to there."""
+        """Put what was kept of ``phase`` into its tensors and optimizer.
+
+        Returns:
+            Its next step, and its losses, float64 [steps], of which those before that step are
+            filled.
+        """
         losses, done = torch.zeros(phase.steps, dtype=torch.float64), self._done.get(phase.name, 0)
         if done:
             with torch.no_grad():
@@ -57,13 +70,18 @@ class Course:
         return done, losses
 
     def keep(self, phase: Phase, done: int, losses: Tensor) -> None:
-        """Keep ``phase`` after ``done`` steps."""
+        """Keep a phase.
+
+        Args:
+            phase: what is under way.
+            done: how many of its steps are done.
+            losses: its losses, float64 [steps].
+        """
         held = {f"{phase.name}.state.{name}": tensor for name, tensor in phase.state.items()} | {
             f"{phase.name}.losses.": losses[:done]
         }
-        if (
-            done == phase.steps
-        ):  # what comes next may go on with these very tensors, and needs no optimizer of the past
+        if done == phase.steps:
+            # what comes next may go on with these very tensors, and needs no optimizer of the past
             self._tensors = {
                 key: tensor
                 for key, tensor in self._tensors.items()

@@ -1,10 +1,12 @@
-"""DeepEMD (Zhang, Cai, Lin, Shen 2020): images as sets of local descriptors, compared by the earth mover's distance.
+"""DeepEMD: images as sets of local descriptors, compared by the earth mover's distance.
 
-The optimal flow comes from POT's exact solver (``ot.emd``, a network simplex). It is held constant in the gradient: the score is linear
-in the similarities given the flow, so its gradient with respect to them is exact (the envelope theorem); how the weights of the descriptors
-move the flow is left out, as in the authors' code with its OpenCV solver (their paper, "End-to-End Training", differentiates through the programme).
+Source: Zhang, Cai, Lin, Shen 2020. The optimal flow comes from POT's exact solver (``ot.emd``, a
+network simplex) and is held constant in the gradient. Given the flow, the score is linear in the
+similarities, so its gradient with respect to them is exact (the envelope theorem). How the weights
+of the descriptors move the flow is left out, as in the authors' code with its OpenCV solver; their
+paper ("End-to-End Training") differentiates through the programme.
 
-BN: the episode's statistics in meta-training, running statistics on downstream tasks.
+BN uses the episode's statistics in meta-training and running statistics on downstream tasks.
 """
 
 from __future__ import annotations
@@ -32,45 +34,85 @@ from evolve.descendants.fewshot.pretrain import pretrain, tuned
 from evolve.descendants.fewshot.trunk import fresh_head, width
 from evolve.networks.network import Network
 
-LEAST_WEIGHT = 1e-3  # added to every descriptor's weight, so that some mass is left where all cross-references are negative
+# added to every descriptor's weight, so that some mass is left where all cross-references are
+# negative
+LEAST_WEIGHT = 1e-3
 MOMENTUM, DAMPENING = 0.9, 0.9  # of the structured layer, as in the authors' code
 
 
 def descriptors(network: Network, x: Tensor) -> Tensor:
-    """Images -> local descriptors [B, n, c]: the last layer's places (a map's pixels before its pooling, or tokens)."""
+    """Local descriptors [B, n, c] of images [B, 3, H, W]: the last layer's places.
+
+    They are a map's pixels before its pooling, or tokens.
+    """
     last = network.features(x)[-1]
     return last.flatten(2).transpose(1, 2) if last.dim() == 4 else last
 
 
 def weights(own: Tensor, other: Tensor) -> Tensor:
-    """max(u_i . mean_j v_j, 0) for every place of every pair ("Weight Generation"): [B, n, c], [K, m, c] -> [B, K, n], summing to n."""
+    """Weigh every place of every pair by max(u_i . mean_j v_j, 0) ("Weight Generation").
+
+    Args:
+        own: descriptors u [B, n, c].
+        other: descriptors v [K, m, c].
+
+    Returns:
+        [B, K, n], summing to n over the places.
+    """
     raw = F.relu(torch.einsum("bnc,kc->bkn", own, other.mean(1))) + LEAST_WEIGHT
     return raw * own.shape[1] / raw.sum(2, keepdim=True)
 
 
 def similarities(query: Tensor, proto: Tensor) -> Tensor:
-    """Cosines of all places of all pairs, each descriptor centred over its channels as in the authors' code: [B, K, n, m]."""
+    """Cosines of all places of all pairs.
+
+    Each descriptor is centred over its channels, as in the authors' code.
+
+    Args:
+        query: descriptors [B, n, c].
+        proto: descriptors [K, m, c].
+
+    Returns:
+        [B, K, n, m].
+    """
     parts = (F.normalize(x - x.mean(2, keepdim=True), dim=2) for x in (query, proto))
     return torch.einsum("bnc,kmc->bknm", *parts)
 
 
 @torch.no_grad()
 def flows(similarity: Tensor, supply: Tensor, demand: Tensor) -> Tensor:
-    """The optimal flow [B, K, n, m] of every pair for the cost 1 - similarity; supply [B, K, n] and demand [B, K, m] are equal in sum."""
+    """The optimal flow of every pair for the cost 1 - similarity.
+
+    Args:
+        similarity: [B, K, n, m].
+        supply: [B, K, n].
+        demand: [B, K, m], with the same sums.
+
+    Returns:
+        [B, K, n, m].
+    """
+    # The solver wants contiguous arrays, and equal sums to more digits than float32 has.
     cost, a, b = (
         np.ascontiguousarray(x.double().cpu().numpy()) for x in (1 - similarity, supply, demand)
-    )  # the solver wants them so,
-    b = b * (
-        a.sum(2, keepdims=True) / b.sum(2, keepdims=True)
-    )  # and equal sums to more digits than float32 has
-    found = np.stack(
+    )
+    b = b * (a.sum(2, keepdims=True) / b.sum(2, keepdims=True))
+    optimal = np.stack(
         [ot.emd(a[place], b[place], cost[place]) for place in np.ndindex(*a.shape[:2])]
     )
-    return torch.from_numpy(found.reshape(similarity.shape)).to(similarity)
+    return torch.from_numpy(optimal.reshape(similarity.shape)).to(similarity)
 
 
 def scores(query: Tensor, proto: Tensor, temperature: float) -> Tensor:
-    """temperature * sum_ij flow_ij * similarity_ij / n: descriptors [B, n, c] and [K, m, c] -> [B, K]."""
+    """Score every pair by temperature * sum_ij flow_ij * similarity_ij / n.
+
+    Args:
+        query: descriptors [B, n, c].
+        proto: descriptors [K, m, c].
+        temperature: the factor.
+
+    Returns:
+        [B, K].
+    """
     similarity = similarities(query, proto)
     supply, demand = weights(query, proto), weights(proto, query).transpose(0, 1)
     flow = flows(similarity, supply, demand * (query.shape[1] / proto.shape[1]))
@@ -78,23 +120,30 @@ def scores(query: Tensor, proto: Tensor, temperature: float) -> Tensor:
 
 
 class DeepEMD(Learner):
-    """Pre-training, then episodes; with several shots a task's classes are structured prototypes, learned on the support set ("Structured Fully Connected Layer")."""
+    """Pre-training, then episodes.
+
+    With several shots, a task's classes are structured prototypes, learned on the support set
+    ("Structured Fully Connected Layer").
+    """
 
     def __init__(self, setup: Setup) -> None:
         self.settings, self.ways, self.seed = setup.settings, setup.ways, setup.seed
         self.network = copy.deepcopy(setup.network)
 
     def outer_loss(self, episode: Episode) -> Tensor:
-        """Cross-entropy of the queries against the mean descriptors of each class (the structured layer is for downstream tasks alone)."""
-        found = descriptors(self.network, torch.cat([episode.support, episode.query]))
-        support, query = found.tensor_split([len(episode.support)])
+        """Cross-entropy of the queries against the mean descriptors of each class.
+
+        The structured layer is for downstream tasks alone.
+        """
+        parts = descriptors(self.network, torch.cat([episode.support, episode.query]))
+        support, query = parts.tensor_split([len(episode.support)])
         proto = means(support, episode.support_labels, self.ways)
         return F.cross_entropy(
             scores(query, proto, self.settings.emd_temperature), episode.query_labels
         )
 
     def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
-        """Pre-training on all classes, then episodes."""
+        """Pre-train on all classes, then train on episodes; see :class:`Learner`."""
         weight, bias = fresh_head(
             len(source.classes), width(self.network), source.resident.device, self.seed
         )
@@ -120,29 +169,38 @@ class DeepEMD(Learner):
             course,
         )
 
-    def prototypes(self, known: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
-        """The structured layer's weight [ways, n, c]: from the classes' mean descriptors, emd_steps passes of SGD over the support's [S, n, c].
+    def prototypes(self, parts: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
+        """Learn the structured layer's weight: emd_steps passes of SGD over the support set.
 
-        A single image a class is its own prototype, as in the authors' code. Cosines do not change with a descriptor's length and their
-        gradient falls with it, hence the authors' rate of 100.
+        The passes start from the classes' mean descriptors. A single image a class is its own
+        prototype, as in the authors' code. Cosines do not change with a descriptor's length and
+        their gradient falls with it; hence the authors' rate of 100.
+
+        Args:
+            parts: the support set's descriptors [S, n, c].
+            labels: their classes [S].
+            draw: the generator of the batches.
+
+        Returns:
+            [ways, n, c].
         """
-        s, start = self.settings, means(known, labels, self.ways)
-        if len(known) == self.ways:
+        s, start = self.settings, means(parts, labels, self.ways)
+        if len(parts) == self.ways:
             return start
         sgd = {"lr": s.emd_lr, "momentum": MOMENTUM, "dampening": DAMPENING}
 
         def matched(part: Tensor, proto: Tensor) -> Tensor:
             return scores(part, proto, s.emd_temperature)
 
-        return tuned(start, matched, known, labels, s.emd_steps, s.emd_batch, draw, **sgd)
+        return tuned(start, matched, parts, labels, s.emd_steps, s.emd_batch, draw, **sgd)
 
     def predict(
         self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator
     ) -> Tensor:
         """See :class:`Learner`."""
         with torch.no_grad():
-            known = descriptors(self.network.eval(), support)
-        proto = self.prototypes(known, labels, draw)
+            parts = descriptors(self.network.eval(), support)
+        proto = self.prototypes(parts, labels, draw)
         return classes_of(
             lambda part: scores(
                 descriptors(self.network, part), proto, self.settings.emd_temperature

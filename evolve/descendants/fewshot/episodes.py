@@ -1,4 +1,7 @@
-"""What meta-training reads: episodes and plain batches of the ancestor's training images, every draw from a generator of its own."""
+"""What meta-training reads: episodes and plain batches of the ancestor's training images.
+
+Every draw comes from a generator of its own.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,14 @@ from evolve.data.streams import class_images
 
 @dataclass(frozen=True)
 class Episode:
-    """An N-way K-shot task on the device: ``support`` [N*K, 3, H, W] and ``query`` [N*Q, 3, H, W], normalised; labels int64 0..N-1."""
+    """An N-way K-shot task on the device, with normalised images.
+
+    Attributes:
+        support: [N*K, 3, H, W].
+        support_labels: int64 [N*K], 0..N-1.
+        query: [N*Q, 3, H, W].
+        query_labels: int64 [N*Q], 0..N-1.
+    """
 
     support: Tensor
     support_labels: Tensor
@@ -27,11 +37,22 @@ class Episode:
 
 
 class Episodes:
-    """The meta-training data of ``classes`` (training images only). Episode n depends on (seed, n) and the settings, not on the learner, so
-    all learners see the same episodes.
+    """The meta-training data of some classes: their training images alone.
 
-    ``images_per_class`` is the ancestor's (stream.images_per_class; 0: all): learners see the very images of a class that the ancestor may see.
-    UserError where a class has fewer.
+    Episode n depends on (seed, n) and the settings, not on the learner. So all learners see the
+    same episodes.
+
+    Args:
+        resident: the images.
+        classes: the classes' ids.
+        ways: classes of an episode.
+        settings: the [fewshot] settings.
+        seed: seed of all draws.
+        images_per_class: the ancestor's (stream.images_per_class; 0: all), so that learners see the
+            very images of a class that the ancestor may see.
+
+    Raises:
+        UserError: a class has fewer images.
     """
 
     def __init__(
@@ -49,14 +70,24 @@ class Episodes:
         self._capped = " (stream.images_per_class)" if images_per_class else ""
 
     def check(self) -> None:
-        """Raise UserError where the classes or their images are too few for an episode; no plain batch asks for as many."""
+        """Refuse classes or images that are too few for an episode; plain batches need fewer.
+
+        Raises:
+            UserError: there are too few classes, or a class has too few images.
+        """
         if self.ways > len(self.classes):
-            has = f"episodes of [fewshot] need as many of the {len(self.classes)} ancestor classes; give at most {len(self.classes)}"
+            has = (
+                f"episodes of [fewshot] need as many of the {len(self.classes)} ancestor "
+                f"classes; give at most {len(self.classes)}"
+            )
             raise UserError(f"descend.classes_per_task = {self.ways}: {has}")
         shots, queries = self._s.shots, self._s.queries
         for class_id, images in zip(self.classes, self._images, strict=True):
             if shots + queries > len(images):
-                has = f"ancestor class {class_id} has {len(images)} training images{self._capped}; their sum can be that at most"
+                has = (
+                    f"ancestor class {class_id} has {len(images)} training "
+                    f"images{self._capped}; their sum can be that at most"
+                )
                 raise UserError(f"fewshot.shots = {shots} and fewshot.queries = {queries}: {has}")
 
     def episode(self, number: int) -> Episode:
@@ -88,7 +119,11 @@ class Episodes:
         return len(self._order(0))
 
     def epoch(self, number: int) -> list[tuple[Tensor, Tensor]]:
-        """One epoch over all training images of all classes, as indices and labels (0..C-1, places in ``classes``), int64 on the CPU."""
+        """One epoch over all training images of all classes.
+
+        Returns:
+            Indices and labels of each batch, int64 on the CPU; a label is the place in ``classes``.
+        """
         index = torch.cat(self._images)
         labels = torch.repeat_interleave(
             torch.arange(len(self.classes)), torch.tensor([len(i) for i in self._images])
@@ -103,7 +138,13 @@ class Episodes:
         )
 
     def images(self, index: Tensor, epoch: int, step: int) -> Tensor:
-        """The augmented images of one batch of :meth:`epoch`."""
+        """The augmented images of one batch of :meth:`epoch`, [B, 3, H, W].
+
+        Args:
+            index: the batch's image indices [B].
+            epoch: the epoch's number.
+            step: the batch's number in it.
+        """
         return self.resident.batch(
             index, self._s.augment, generator(self.seed, "fewshot", "augment", epoch, step)
         )

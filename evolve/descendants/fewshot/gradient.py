@@ -1,7 +1,9 @@
-"""Learners that adapt weights by gradient steps: MAML (second and first order), ProtoMAML and BOIL are one rule with four switches.
+"""Learners that adapt weights by gradient steps: one rule with four switches.
 
-BN, in inner steps and for the queries, is by the statistics of the support images (:class:`evolve.descendants.fewshot.trunk.SupportNorm`), in
-meta-training and on downstream tasks alike. The papers' own code takes those of the queries; ours does not leak across queries.
+They are MAML (second and first order), ProtoMAML and BOIL. In inner steps and for the queries, in
+meta-training and on downstream tasks alike, BN uses the statistics of the support images
+(:class:`evolve.descendants.fewshot.trunk.SupportNorm`). The papers' own code takes those of the
+queries; ours does not leak across queries.
 """
 
 from __future__ import annotations
@@ -36,10 +38,19 @@ def inner_loop(
     steps: int,
     order: int,
 ) -> Parameters:
-    """theta' <- theta' - rate * grad L(theta'), ``steps`` times from ``start``, for the weights named in ``adapted`` (Finn et al. 2017, section 2.2).
+    """Repeat theta' <- theta' - rate * grad L(theta') (Finn et al. 2017, section 2.2).
 
-    order 2: the result is a differentiable function of ``start``, through every step. order 1: the gradients are constants (their
-    section 5.2), so d theta' / d theta is the identity.
+    Args:
+        loss: L.
+        start: the weights to begin with.
+        adapted: names of the weights that move.
+        rate: the step size.
+        steps: how many steps.
+        order: 2: the result is a differentiable function of ``start``, through every step. 1: the
+            gradients are constants (their section 5.2), so d theta' / d theta is the identity.
+
+    Returns:
+        All weights after the steps.
     """
     current, names = dict(start), tuple(adapted)
     for _ in range(steps):
@@ -80,11 +91,27 @@ class GradientLearner(Learner):
             )
 
     def logits(self, weights: Parameters, x: Tensor, support: int) -> Tensor:
-        """Images [B, 3, H, W], the first ``support`` of them the support set -> [B, ways]."""
+        """Classify images.
+
+        Args:
+            weights: the weights to use.
+            x: images [B, 3, H, W].
+            support: how many of the first ones are the support set.
+
+        Returns:
+            [B, ways].
+        """
         return F.linear(self.trunk.embed(weights, x, support), *(weights[name] for name in HEAD))
 
     def adapt(self, support: Tensor, labels: Tensor, steps: int, order: int) -> Parameters:
-        """The weights after ``steps`` on the support set."""
+        """Adapt the weights to a support set.
+
+        Args:
+            support: images [S, 3, H, W].
+            labels: their classes [S].
+            steps: gradient steps.
+            order: as in :func:`inner_loop`.
+        """
         start = dict(self.weights)
         if self.rule.prototype_head:
             start |= dict(
@@ -103,7 +130,10 @@ class GradientLearner(Learner):
         return inner_loop(loss, start, self.adapted, self.rule.rate, steps, order)
 
     def outer_loss(self, episode: Episode) -> Tensor:
-        """Cross-entropy of the queries under the adapted weights, a function of the initial ones (Finn et al. 2017, Eq. 1)."""
+        """Cross-entropy of the queries under the adapted weights (Finn et al. 2017, Eq. 1).
+
+        It is a function of the initial weights.
+        """
         support = len(episode.support)
         with plain_attention() if self.rule.order == 2 else nullcontext():
             adapted = self.adapt(
@@ -113,7 +143,7 @@ class GradientLearner(Learner):
         return F.cross_entropy(logits[support:], episode.query_labels)
 
     def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
-        """Adam on the mean :meth:`outer_loss` of meta_batch episodes."""
+        """Adam on the mean :meth:`outer_loss` of meta_batch episodes; see :class:`Learner`."""
         s, weights = self.settings, self.weights
         return descend_episodes(
             s, source, weights, weights.values(), s.meta_batch, self.outer_loss, progress, course
@@ -122,7 +152,10 @@ class GradientLearner(Learner):
     def predict(
         self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator
     ) -> Tensor:
-        """See :class:`Learner`. The support images go along with every part of the queries, for BN's statistics."""
+        """See :class:`Learner`.
+
+        For BN's statistics, the support images go along with every part of the queries.
+        """
         adapted = {
             name: p.detach()
             for name, p in self.adapt(support, labels, self.settings.test_steps, order=1).items()
@@ -141,7 +174,16 @@ def plain_attention() -> AbstractContextManager[None]:
 
 
 def prototype_head(prototypes: Tensor) -> tuple[Tensor, Tensor]:
-    """The linear head that is ProtoNet's distance up to a constant: weight 2 c_k [ways, c], bias -|c_k|^2 [ways] (Snell et al. 2017, Eq. 8; Triantafillou et al. 2020)."""
+    """The linear head that is ProtoNet's distance up to a constant.
+
+    Its weight is 2 c_k and its bias -|c_k|^2 (Snell et al. 2017, Eq. 8; Triantafillou et al. 2020).
+
+    Args:
+        prototypes: c [ways, c].
+
+    Returns:
+        Weight [ways, c] and bias [ways].
+    """
     return 2 * prototypes, -prototypes.square().sum(1)
 
 
@@ -156,14 +198,20 @@ def fomaml(setup: Setup) -> GradientLearner:
 
 
 def protomaml(setup: Setup) -> GradientLearner:
-    """Triantafillou et al. 2020: MAML whose head starts, in every episode, as the prototypes; the gradient goes through that start."""
+    """Triantafillou et al. 2020: MAML whose head starts as the prototypes, in every episode.
+
+    The gradient goes through that start.
+    """
     return GradientLearner(
         setup, Rule(order=setup.settings.order, rate=setup.settings.inner_lr, prototype_head=True)
     )
 
 
 def boil(setup: Setup) -> GradientLearner:
-    """Oh et al. 2021, "body only update in inner loop": MAML whose head learns in the outer loop alone (section 3.1)."""
+    """Oh et al. 2021, "body only update in inner loop": the head learns in the outer loop alone.
+
+    This is their section 3.1.
+    """
     return GradientLearner(
         setup, Rule(order=setup.settings.order, rate=setup.settings.boil_lr, adapts_head=False)
     )

@@ -1,4 +1,7 @@
-"""What every few-shot learner is: meta-trained once, then it predicts each downstream task from the same state."""
+"""What every few-shot learner is.
+
+It is meta-trained once, then it predicts each downstream task from the same state.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ CHUNK = 256  # test images at a time: memory, no number
 
 @dataclass(frozen=True)
 class Setup:
-    """What a learner starts from. ``network`` is on the device and stays as it is: learners train copies."""
+    """What a learner starts from.
+
+    ``network`` is on the device and stays as it is: learners train copies.
+    """
 
     network: Network
     settings: FewshotSettings
@@ -33,17 +39,33 @@ class Learner(ABC):
 
     @abstractmethod
     def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
-        """Learn from ``source``, from where ``course`` got to; the mean loss of every outer step."""
+        """Learn from episodes or plain batches.
+
+        Args:
+            source: the images.
+            progress: told the fraction done and what is being done.
+            course: where an interrupted meta-training goes on.
+
+        Returns:
+            The mean loss of every outer step.
+        """
 
     @abstractmethod
     def predict(
         self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator
     ) -> Tensor:
-        """Adapt to support images [S, 3, H, W] with labels 0..N-1 [S] (int64) and give the class of every query image: int64 [Q], CPU;
-        -1 where no score is finite.
+        """Adapt to a task and classify its queries.
 
-        Queries come in parts [B, 3, H, W]; no query changes what is predicted of another, nor is the meta-trained state changed. All
-        draws come from ``draw`` (CPU).
+        No query changes what is predicted of another, and the meta-trained state stays as it is.
+
+        Args:
+            support: images [S, 3, H, W].
+            labels: their classes 0..N-1, int64 [S].
+            queries: images in parts [B, 3, H, W].
+            draw: the generator of all draws, on the CPU.
+
+        Returns:
+            The class of every query, int64 [Q] on the CPU; -1 where no score is finite.
         """
 
 
@@ -57,9 +79,20 @@ def descend_episodes(
     progress: Progress,
     course: Course,
 ) -> list[float]:
-    """Adam on the mean ``loss`` of ``per_step`` episodes at a time, over ``s.episodes``: the outer loop of all episodic learners but Reptile.
+    """Descend episodes' mean loss by Adam: the outer loop of all episodic learners but Reptile.
 
-    ``state``: all tensors that change, ``weights`` and running statistics, by name. Gives the mean loss of every step.
+    Args:
+        s: the settings; there are ``s.episodes`` episodes.
+        source: the episodes.
+        state: all tensors that change, weights and running statistics, by name.
+        weights: what Adam moves.
+        per_step: episodes a step.
+        loss: an episode's loss.
+        progress: told the fraction done and what is being done.
+        course: where an interrupted training goes on.
+
+    Returns:
+        The mean loss of every step.
     """
     optimizer = torch.optim.Adam(weights, lr=s.lr)
     steps = list(grouped(s.episodes, per_step))
@@ -87,15 +120,30 @@ def grouped(count: int, size: int) -> Iterator[range]:
 
 @torch.no_grad()
 def classes_of(scores: Callable[[Tensor], Tensor], queries: Iterable[Tensor]) -> Tensor:
-    """The class with the highest score for every query: int64 [Q] on the CPU; -1 where that score is not finite."""
+    """The class with the highest score for every query.
+
+    Args:
+        scores: images [B, 3, H, W] -> [B, ways].
+        queries: images in parts.
+
+    Returns:
+        int64 [Q] on the CPU; -1 where that score is not finite.
+    """
     best = [scores(part).max(1) for part in queries]
-    return torch.cat(
-        [torch.where(found.values.isfinite(), found.indices, -1).cpu() for found in best]
-    )
+    return torch.cat([torch.where(top.values.isfinite(), top.indices, -1).cpu() for top in best])
 
 
 def means(x: Tensor, labels: Tensor, ways: int) -> Tensor:
-    """Class means [ways, ...] of ``x`` [S, ...]: prototypes (Snell et al. 2017, Eq. 1)."""
+    """Class means: prototypes (Snell et al. 2017, Eq. 1).
+
+    Args:
+        x: [S, ...].
+        labels: classes [S].
+        ways: how many classes.
+
+    Returns:
+        [ways, ...].
+    """
     share = torch.nn.functional.one_hot(labels, ways).to(x.dtype)
     share = share / share.sum(0, keepdim=True)
     return (share.T @ x.flatten(1)).view(ways, *x.shape[1:])

@@ -27,9 +27,13 @@ TRAINING = 0.8  # of the time, for the progress shown
 
 @dataclass(frozen=True)
 class Measured:
-    """``losses``: the mean meta-training loss of every outer step or epoch. ``correct``: for each task, uint8 [tests] on the CPU, 1 where right.
+    """What a learner did on the tasks.
 
-    ``undecided``: test images without a finite score, which count as wrong: the learner or its adapting diverged.
+    Attributes:
+        losses: the mean meta-training loss of every outer step or epoch.
+        correct: for each task, uint8 [tests] on the CPU, 1 where right.
+        undecided: test images without a finite score, which count as wrong: the learner or its
+            adapting diverged.
     """
 
     losses: list[float]
@@ -40,9 +44,20 @@ class Measured:
 def make_learner(
     name: str, network: Network, settings: FewshotSettings, ways: int, seed: int
 ) -> Learner:
-    """A learner that starts from ``network``, which stays as it is. KeyError for an unknown name."""
-    made: Learner = find("learners", name)(Setup(network, settings, ways, seed))
-    return made
+    """Make a learner that starts from a network, which stays as it is.
+
+    Args:
+        name: the learner's name in Table III's records.
+        network: the network to start from.
+        settings: the [fewshot] settings.
+        ways: classes of a task.
+        seed: seed of all draws.
+
+    Raises:
+        KeyError: there is no learner of this name.
+    """
+    learner: Learner = find("learners", name)(Setup(network, settings, ways, seed))
+    return learner
 
 
 def meta_train_and_measure(
@@ -57,12 +72,26 @@ def meta_train_and_measure(
     checkpoint: Checkpoint,
     images_per_class: int = 0,
 ) -> Measured:
-    """Meta-train learner ``name`` from ``network`` on the training images of ``classes`` (``images_per_class`` of each; 0: all), from where
-    ``checkpoint`` got to, then adapt it to each task and predict its test images.
+    """Meta-train a learner, then adapt it to each task and predict its test images.
 
-    Episodes have as many classes as the tasks, which all have equally many. Every task starts from the same meta-trained state, with
-    draws made from (seed, its place), so neither their order nor their number changes a prediction. UserError where the classes or
-    images are too few for an episode.
+    Episodes have as many classes as the tasks, which all have equally many. Every task starts from
+    the same meta-trained state, and its draws follow from (seed, its place). So neither the tasks'
+    order nor their number changes a prediction.
+
+    Args:
+        name: the learner's name in Table III's records.
+        network: the network to start from; it stays as it is.
+        classes: ids of the classes to meta-train on, by their training images.
+        tasks: the downstream tasks, at least one.
+        resident: the images of all classes.
+        settings: the [fewshot] settings.
+        seed: seed of all draws.
+        progress: told the fraction done and what is being done.
+        checkpoint: where an interrupted meta-training goes on.
+        images_per_class: training images of each class; 0: all.
+
+    Raises:
+        UserError: the classes or images are too few for an episode.
     """
     ways = len(tasks[0].classes)
     learner = make_learner(name, network, settings, ways, seed)
@@ -72,21 +101,20 @@ def meta_train_and_measure(
     losses = learner.meta_train(
         source, lambda done, text: progress(TRAINING * done, f"{name}, {text}"), Course(checkpoint)
     )
-    predicted = []
+    correct, undecided = [], 0
     for number, task in enumerate(tasks):
-        predicted.append(_predicted(learner, task, resident, seed, number))
+        predicted = _predicted(learner, task, resident, seed, number)
+        correct.append((predicted == task.test_labels).byte())
+        undecided += int((predicted < 0).sum())
         progress(
             TRAINING + (1 - TRAINING) * (number + 1) / len(tasks),
             f"{name}, task {number + 1} of {len(tasks)}",
         )
-    correct = [
-        (found == task.test_labels).byte() for found, task in zip(predicted, tasks, strict=True)
-    ]
-    return Measured(losses, correct, sum(int((found < 0).sum()) for found in predicted))
+    return Measured(losses, correct, undecided)
 
 
 def thinned(losses: Sequence[float], most: int = 100) -> list[float]:
-    """At most ``most`` means of stretches of ``losses``, equally long but the last."""
+    """Means of at most ``most`` stretches of ``losses``, equally long but the last."""
     length = -(-len(losses) // most)
     return [
         sum(part) / len(part)

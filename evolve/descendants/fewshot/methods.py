@@ -9,8 +9,11 @@ from evolve.core.registry import Record
 
 @dataclass(frozen=True)
 class FewshotLearner(Record):
-    """``reads``: the FewshotSettings that its results, and what they cost, depend on.
-    ``second_order``: whether, with no ``order`` to read, its inner steps are differentiated twice.
+    """A few-shot learner's record.
+
+    Attributes:
+        reads: the FewshotSettings that its results, and what they cost, depend on.
+        second_order: whether, with no ``order`` to read, its inner steps are differentiated twice.
     """
 
     reads: frozenset[str]

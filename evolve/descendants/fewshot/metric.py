@@ -1,7 +1,8 @@
-"""Learners that compare embeddings: MatchingNet and ProtoNet. Nothing is trained on a downstream task.
+"""Learners that compare embeddings: MatchingNet and ProtoNet.
 
-BN: the statistics of the episode (support and queries together) in meta-training, the running statistics on downstream tasks, as in the
-papers' implementations; so no query sees another.
+Nothing is trained on a downstream task. In meta-training, BN uses the statistics of the episode
+(support and queries together); on downstream tasks it uses the running statistics, as in the
+papers' implementations. So no query sees another.
 """
 
 from __future__ import annotations
@@ -35,10 +36,19 @@ class MetricLearner(Learner):
 
     @abstractmethod
     def log_probabilities(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
-        """Of embeddings [S, c] with labels [S] and [Q, c]: [Q, ways]."""
+        """Log probabilities of the queries' classes.
+
+        Args:
+            support: embeddings [S, c].
+            labels: their classes [S].
+            query: embeddings [Q, c].
+
+        Returns:
+            [Q, ways].
+        """
 
     def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
-        """Cross-entropy of the queries."""
+        """Descend the queries' cross-entropy; see :class:`Learner`."""
         self.network.train()
         network = self.network
         return descend_episodes(
@@ -64,14 +74,15 @@ class MetricLearner(Learner):
         self, support: Tensor, labels: Tensor, queries: Iterable[Tensor], draw: torch.Generator
     ) -> Tensor:
         """See :class:`Learner`."""
-        known = self.network.eval().embed(support)
+        embeddings = self.network.eval().embed(support)
         return classes_of(
-            lambda part: self.log_probabilities(known, labels, self.network.embed(part)), queries
+            lambda part: self.log_probabilities(embeddings, labels, self.network.embed(part)),
+            queries,
         )
 
 
 class ProtoNet(MetricLearner):
-    """Snell, Swersky, Zemel 2017: the nearest class mean in squared Euclidean distance (Eq. 1, 2)."""
+    """Snell, Swersky, Zemel 2017: the nearest class mean by squared distance (Eq. 1, 2)."""
 
     def log_probabilities(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         """log softmax of -|f(x) - c_k|^2 (Eq. 2)."""
@@ -80,13 +91,14 @@ class ProtoNet(MetricLearner):
 
 
 class MatchingNet(MetricLearner):
-    """Vinyals et al. 2016: attention over the support set by cosines (Eq. 1, section 2.1.1), with f = g and without full-context embeddings.
+    """Vinyals et al. 2016: attention over the support set by cosines (Eq. 1, section 2.1.1).
 
-    The cosines are scaled (fewshot.attention_scale), as Chen et al. 2019 do, who found the plain ones too soft to train.
+    Here f = g, and there are no full-context embeddings. The cosines are scaled
+    (fewshot.attention_scale), as by Chen et al. 2019, who found the plain ones too soft to train.
     """
 
     def log_probabilities(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
-        """log sum_i a(x, x_i) y_i, a the softmax over the support of the scaled cosines."""
+        """Take log sum_i a(x, x_i) y_i, where a is the support's softmax of the scaled cosines."""
         cosines = F.normalize(query, dim=1) @ F.normalize(support, dim=1).T
         attention = F.log_softmax(self.settings.attention_scale * cosines, 1)
         members = [attention[:, labels == k].logsumexp(1) for k in range(self.ways)]

@@ -1,6 +1,7 @@
-"""Meta-transfer learning (Sun, Liu, Chua, Schiele 2019), first order, without its hard-task mining.
+"""Meta-transfer learning, first order, without its hard-task mining.
 
-BN: batch statistics in pre-training; from then on it belongs to the frozen network and uses its running statistics everywhere.
+Source: Sun, Liu, Chua, Schiele 2019. BN uses batch statistics in pre-training. From then on it
+belongs to the frozen network and uses its running statistics everywhere.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh
 
 
 class MTL(Learner):
-    """A pre-trained, frozen network; scaling and shifting of its neurons and the head's start are meta-learned, the head adapts to a task."""
+    """A pre-trained, frozen network whose neurons are scaled and shifted.
+
+    Scales, shifts and the head's start are meta-learned; the head adapts to a task.
+    """
 
     def __init__(self, setup: Setup) -> None:
         self.settings, self.ways, self.seed = setup.settings, setup.ways, setup.seed
@@ -55,7 +59,10 @@ class MTL(Learner):
             p.requires_grad_()
 
     def embed(self, x: Tensor) -> Tensor:
-        """Images -> [B, c] by (W * scale) x + (b + shift) in every layer (section 4.2): one scale a kernel, one shift a neuron."""
+        """Embed images by (W * scale) x + (b + shift) in every layer (section 4.2): [B, c].
+
+        There is one scale a kernel and one shift a neuron.
+        """
         frozen = dict(self.trunk.named_parameters())
         scaled = {
             name: frozen[name] * s[(...,) + (None,) * (frozen[name].dim() - 2)]
@@ -65,25 +72,33 @@ class MTL(Learner):
             scaled | {name: frozen[name] + s for name, s in self.shifts.items()}, x, len(x)
         )
 
-    def head(self, known: Tensor, labels: Tensor) -> Parameters:
-        """The head after its steps on the support set's embeddings [S, c] (section 4.2); first order in its start."""
+    def head(self, embeddings: Tensor, labels: Tensor) -> Parameters:
+        """Adapt the head to the support set (section 4.2); first order in its start.
+
+        Args:
+            embeddings: the support set's [S, c].
+            labels: their classes [S].
+        """
 
         def loss(head: Parameters) -> Tensor:
-            return F.cross_entropy(_linear(head, known), labels)
+            return F.cross_entropy(_linear(head, embeddings), labels)
 
         return inner_loop(
             loss, self.start, HEAD, self.settings.mtl_lr, self.settings.mtl_steps, order=1
         )
 
     def outer_loss(self, episode: Episode) -> Tensor:
-        """Cross-entropy of the queries under the adapted head, which descends to scales, shifts and the head's start (section 4.2)."""
+        """Cross-entropy of the queries under the adapted head (section 4.2).
+
+        It descends to scales, shifts and the head's start.
+        """
         with torch.no_grad():
-            known = self.embed(episode.support)
-        head = self.head(known, episode.support_labels)
+            embeddings = self.embed(episode.support)
+        head = self.head(embeddings, episode.support_labels)
         return F.cross_entropy(_linear(head, self.embed(episode.query)), episode.query_labels)
 
     def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
-        """Pre-training on all classes (section 4.1), then episodes."""
+        """Pre-train on all classes (section 4.1), then train on episodes; see :class:`Learner`."""
         weight, bias = fresh_head(
             len(source.classes),
             width(self.network),
@@ -119,8 +134,8 @@ class MTL(Learner):
     ) -> Tensor:
         """See :class:`Learner`."""
         with torch.no_grad():
-            known = self.embed(support)
-        head = {name: p.detach() for name, p in self.head(known, labels).items()}
+            embeddings = self.embed(support)
+        head = {name: p.detach() for name, p in self.head(embeddings, labels).items()}
         return classes_of(lambda part: _linear(head, self.embed(part)), queries)
 
 

@@ -1,4 +1,7 @@
-"""Plain classification: of the ancestor's classes, which Baseline++, MTL and DeepEMD start from, and of a task's, on frozen features."""
+"""Plain classification: of the ancestor's classes, and of a task's on frozen features.
+
+Baseline++, MTL and DeepEMD start from the first.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +25,35 @@ MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 def tuned(
     start: Tensor,
     scores: Callable[[Tensor, Tensor], Tensor],
-    known: Tensor,
+    inputs: Tensor,
     labels: Tensor,
     passes: int,
     size: int,
     draw: torch.Generator,
     **sgd: Any,
 ) -> Tensor:
-    """A classifier's weight after SGD (settings ``sgd``) over the support set, ``passes`` times, ``size`` images a step, as both learners' authors do.
+    """Train a classifier's weight on the support set by SGD, as both learners' authors do.
 
-    ``scores(known, weight)`` -> [B, ways] of what is known of the support images, ``known`` [S, ...].
+    Args:
+        start: the weight to begin with; it stays as it is.
+        scores: (inputs, weight) -> [B, ways].
+        inputs: what the classifier sees of the support images, [S, ...].
+        labels: their classes [S].
+        passes: how often SGD passes over the support set.
+        size: images a step.
+        draw: the generator of the batches.
+        sgd: settings of torch's SGD.
+
+    Returns:
+        The trained weight.
     """
     weight = start.detach().requires_grad_()
     optimizer = torch.optim.SGD([weight], **sgd)
     for _ in range(passes):
-        for chosen in torch.randperm(len(known), generator=draw).to(known.device).split(size):
+        for chosen in torch.randperm(len(inputs), generator=draw).to(inputs.device).split(size):
             optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(scores(known[chosen], weight), labels[chosen]).backward()  # type: ignore[no-untyped-call]
+            loss = F.cross_entropy(scores(inputs[chosen], weight), labels[chosen])
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return weight.detach()
 
@@ -52,9 +67,21 @@ def pretrain(
     progress: Progress,
     course: Course,
 ) -> list[float]:
-    """Train ``network`` in place, and ``weights``, those of ``head`` ([B, c] -> [B, C]), on all ancestor classes: SGD, cosine to zero.
+    """Train a network and a head on all ancestor classes: SGD, with a cosine to zero.
 
-    Gives each epoch's mean loss. The network is left in train mode.
+    Both are trained in place. The network is left in train mode.
+
+    Args:
+        network: the backbone.
+        head: embeddings [B, c] -> logits [B, C].
+        weights: the head's weights.
+        source: the images.
+        s: the settings.
+        progress: told the fraction done and what is being done.
+        course: what an interrupted training kept.
+
+    Returns:
+        Each epoch's mean loss.
     """
     network.train()
     optimizer = torch.optim.SGD(
@@ -68,22 +95,34 @@ def pretrain(
     }
     phase = Phase("pretrain", s.pretrain_epochs, state, optimizer)
     first, losses = course.resume(phase)
-    done, steps = source.steps * first, source.steps * s.pretrain_epochs
     for epoch in range(first, s.pretrain_epochs):
-        total, seen = 0.0, 0
-        for step, (index, labels) in enumerate(source.epoch(epoch)):
-            for group in optimizer.param_groups:
-                group["lr"] = s.pretrain_lr * (1 + math.cos(math.pi * done / steps)) / 2
-            optimizer.zero_grad(set_to_none=True)
-            images = source.images(index, epoch, step)
-            loss = F.cross_entropy(head(network.embed(images)), labels.to(images.device))
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total, seen, done = total + loss.item() * len(labels), seen + len(labels), done + 1
-        losses[epoch] = total / seen
+        losses[epoch] = _epoch(network, head, optimizer, source, s, epoch)
         course.keep(phase, epoch + 1, losses)
         progress(
             (epoch + 1) / s.pretrain_epochs,
             f"pre-training, epoch {epoch + 1} of {s.pretrain_epochs}",
         )
     return list(losses.tolist())
+
+
+def _epoch(
+    network: Network,
+    head: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    source: Episodes,
+    s: FewshotSettings,
+    epoch: int,
+) -> float:
+    """One epoch of :func:`pretrain`; its mean loss."""
+    total, seen, steps = 0.0, 0, source.steps * s.pretrain_epochs
+    for step, (index, labels) in enumerate(source.epoch(epoch)):
+        done = (source.steps * epoch + step) / steps
+        for group in optimizer.param_groups:
+            group["lr"] = s.pretrain_lr * (1 + math.cos(math.pi * done)) / 2
+        optimizer.zero_grad(set_to_none=True)
+        images = source.images(index, epoch, step)
+        loss = F.cross_entropy(head(network.embed(images)), labels.to(images.device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        total, seen = total + loss.item() * len(labels), seen + len(labels)
+    return total / seen

@@ -1,7 +1,8 @@
-"""Reptile (Nichol, Achiam, Schulman 2018). It has no queries: an episode's support and query images are all training images.
+"""Reptile (Nichol, Achiam, Schulman 2018), which has no queries.
 
-BN is by the statistics of each inner batch, and by those of the support images for predictions (the paper's non-transductive variant,
-section 6.1), so no query sees another.
+An episode's support and query images are all training images. BN uses the statistics of each inner
+batch, and those of the support images for predictions (the paper's non-transductive variant,
+section 6.1). So no query sees another.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh
 
 
 class Reptile(Learner):
-    """Initial weights moved towards those that each task's own training reaches (meta_batch tasks a step)."""
+    """Initial weights moved towards those that each task's own training reaches.
+
+    A step takes meta_batch tasks.
+    """
 
     def __init__(self, setup: Setup) -> None:
         self.settings, self.seed = setup.settings, setup.seed
@@ -34,13 +38,32 @@ class Reptile(Learner):
         self.weights = {name: p.detach() for name, p in weights.items()}
 
     def logits(self, weights: Parameters, x: Tensor, support: int) -> Tensor:
-        """Images [B, 3, H, W], the first ``support`` of them the support set -> [B, ways]."""
+        """Classify images.
+
+        Args:
+            weights: the weights to use.
+            x: images [B, 3, H, W].
+            support: how many of the first ones are the support set.
+
+        Returns:
+            [B, ways].
+        """
         return F.linear(self.trunk.embed(weights, x, support), *(weights[name] for name in HEAD))
 
     def trained(
         self, images: Tensor, labels: Tensor, steps: int, draw: torch.Generator
     ) -> tuple[Parameters, float]:
-        """The weights after ``steps`` of Adam with beta_1 = 0 (appendix A) over shuffled batches, and the mean loss on the way."""
+        """Train on a task's images: Adam with beta_1 = 0 (appendix A) over shuffled batches.
+
+        Args:
+            images: [S, 3, H, W].
+            labels: their classes [S].
+            steps: steps of Adam.
+            draw: the generator of the batches.
+
+        Returns:
+            The weights, and the mean loss on the way.
+        """
         weights = {name: p.clone().requires_grad_() for name, p in self.weights.items()}
         optimizer = torch.optim.Adam(
             weights.values(), lr=self.settings.reptile_lr, betas=(0.0, 0.999)
@@ -62,7 +85,10 @@ class Reptile(Learner):
         return {name: p.detach() for name, p in weights.items()}, total / max(1, steps)
 
     def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
-        """phi <- phi + epsilon * mean_i(W_i - phi), epsilon falling linearly to 0 (Algorithm 2, appendix A)."""
+        """Repeat phi <- phi + epsilon * mean_i(W_i - phi) (Algorithm 2, appendix A).
+
+        Epsilon falls linearly to 0. See :class:`Learner`.
+        """
         s = self.settings
         steps = list(grouped(s.episodes, s.meta_batch))
         phase = Phase("episodes", len(steps), self.weights)

@@ -1,8 +1,9 @@
 """A backbone seen as its embedding, and the batch normalisation of learners that adapt its weights.
 
-No query may change another query's prediction. So batch statistics are those of the support images (Bronskill et al. 2020, "TaskNorm":
-conventional BN over the context set), or the running statistics; never those of the queries, as in MAML's own code, whose
-accuracies are transductive (Nichol et al. 2018, section 6.1).
+No query may change another query's prediction. So batch statistics are those of the support images
+(Bronskill et al. 2020, "TaskNorm": conventional BN over the context set), or the running
+statistics. They are never those of the queries, as in MAML's own code, whose accuracies are
+transductive (Nichol et al. 2018, section 6.1).
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ HEAD = ("head.weight", "head.bias")
 
 
 class SupportNorm(nn.Module):
-    """BN by the statistics of the first ``rows`` images of a batch; no running statistics. ``weight``, ``bias`` [C] as in the BN it replaces."""
+    """BN by the statistics of the first ``rows`` images of a batch, without running statistics.
+
+    ``weight`` and ``bias`` [C] are those of the BN that it replaces.
+    """
 
     def __init__(self, bn: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -33,8 +37,8 @@ class SupportNorm(nn.Module):
         """[B, C, H, W] -> the same; the statistics are differentiated through."""
         if self.rows >= len(x):
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
-        known = x[: self.rows]
-        variance, mean = torch.var_mean(known, (0, 2, 3), correction=0)
+        support = x[: self.rows]
+        variance, mean = torch.var_mean(support, (0, 2, 3), correction=0)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return x * scale.view(1, -1, 1, 1) + (self.bias - mean * scale).view(1, -1, 1, 1)
 
@@ -42,7 +46,8 @@ class SupportNorm(nn.Module):
 class Functional(nn.Module):
     """A copy of a network, without its head, whose weights are an argument.
 
-    ``support_norm`` puts :class:`SupportNorm` in the place of every BN; otherwise BNs use their running statistics.
+    ``support_norm`` puts :class:`SupportNorm` in the place of every BN; otherwise BNs use their
+    running statistics.
     """
 
     def __init__(self, network: Network, support_norm: bool) -> None:
@@ -54,22 +59,39 @@ class Functional(nn.Module):
         self._norms = tuple(m for m in self.network.modules() if isinstance(m, SupportNorm))
 
     def forward(self, x: Tensor, support: int) -> Tensor:
-        """Images [B, 3, H, W], the first ``support`` of them the support set -> [B, c]."""
+        """Embed images.
+
+        Args:
+            x: images [B, 3, H, W].
+            support: how many of the first ones are the support set.
+
+        Returns:
+            [B, c].
+        """
         for norm in self._norms:
             norm.rows = support
         return self.network.embed(x)
 
     def weights(self) -> Parameters:
-        """Copies of all weights but the head's, that require gradients."""
-        found = {
+        """Copies of all weights but the head's, which require gradients."""
+        copies = {
             name: p.detach().clone()
             for name, p in self.named_parameters()
             if not name.startswith("network.head.")
         }
-        return {name: p.requires_grad_() for name, p in found.items()}
+        return {name: p.requires_grad_() for name, p in copies.items()}
 
     def embed(self, weights: Parameters, x: Tensor, support: int) -> Tensor:
-        """:meth:`forward` with ``weights`` (those of :meth:`weights`; others are left out) in the place of its own."""
+        """:meth:`forward` with other weights in the place of its own.
+
+        Args:
+            weights: those of :meth:`weights`; the head's are left out.
+            x: images [B, 3, H, W].
+            support: how many of the first ones are the support set.
+
+        Returns:
+            [B, c].
+        """
         own = {name: p for name, p in weights.items() if name not in HEAD}
         return functional_call(self, own, (x, support))  # type: ignore[no-any-return]
 
@@ -90,7 +112,18 @@ def width(network: Network) -> int:
 def fresh_head(
     ways: int, features: int, device: torch.device, seed: int, *purpose: str | int
 ) -> tuple[Tensor, Tensor]:
-    """A linear head: weight [ways, features] from U(-1, 1) / sqrt(features), as torch draws a Linear; bias 0 [ways]."""
+    """Draw a linear head as torch draws a Linear: weights from U(-1, 1) / sqrt(features), bias 0.
+
+    Args:
+        ways: classes.
+        features: numbers of an embedding.
+        device: where it lies.
+        seed: seed of the draw.
+        purpose: further names of the draw.
+
+    Returns:
+        Weight [ways, features] and bias [ways]; both require gradients.
+    """
     weight = (
         2 * torch.rand(ways, features, generator=generator(seed, "fewshot", "head", *purpose)) - 1
     ) / features**0.5

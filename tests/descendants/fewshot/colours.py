@@ -1,4 +1,6 @@
-"""An easy few-shot problem: 27 classes told apart by their colour alone, 16 pixels, 24 training and 10 test images each."""
+"""An easy few-shot problem: 27 classes told apart by their colour alone, 16 pixels, 24 training and
+10 test images each.
+"""
 
 from functools import lru_cache
 
@@ -41,7 +43,8 @@ QUICK = FewshotSettings(
     mtl_lr=0.5,
     mtl_steps=20,
     emd_steps=5,
-    emd_lr=1.0,  # 32 channels have short descriptors, and the gradient of a cosine grows as they shrink
+    # 32 channels have short descriptors, and the gradient of a cosine grows as they shrink
+    emd_lr=1.0,
 )
 
 

@@ -1,4 +1,6 @@
-"""Runs and batches made up for the page: real folders and a real store, with invented results instead of trained ones."""
+"""Runs and batches made up for the page: real folders and a real store, with invented results
+instead of trained ones.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,9 @@ def make_run(
 
 
 def make_batch(out: Path, store: Path, seeds: tuple[int, ...] = (0, 1, 2), **spent: Any) -> Batch:
-    """Two methods that differ in a descendants' setting, so they share their ancestors; one has an awkward name."""
+    """Two methods that differ in a descendants' setting, so they share their ancestors; one has an
+    awkward name.
+    """
     cases = []
     for name, method, epochs in (("plain", "plain", 2), (NAME, NAME, 3)):
         for seed in seeds:
