@@ -17,7 +17,7 @@ from evolve.core.settings import DataSettings
 from evolve.data.sources import load_images
 from evolve.descendants.fewshot.methods import LEARNERS
 from evolve.engine.store import Store
-from evolve.lineage import lineage, perform, recipes, scenario
+from evolve.lineage import lineage, outcomes, recipes, scenario
 from evolve.lineage.collect import collect
 from evolve.lineage.perform import perform_stage
 from evolve.lineage.world import World, paper_descendant
@@ -164,7 +164,7 @@ class Stopped(Exception):
 
 def test_an_interrupted_stage_goes_on_in_its_store(measured, tmp_path, monkeypatch):
     _, stage, whole, _ = measured
-    monkeypatch.setattr(perform, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(outcomes, "CHECKPOINT_SECONDS", 0.0)
     context, store, said = measured_context(whole), Store(tmp_path / "store"), []
 
     def stopping(done, text):
