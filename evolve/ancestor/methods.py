@@ -332,8 +332,7 @@ def check_strategy(a: AncestorSettings) -> dict[str, Any]:
         heads = " or ".join(f'"{head}"' for head in strategy.heads)
         raise UserError(
             f'ancestor.head = "{a.head}" with ancestor.strategy = "{a.strategy}": {strategy.why}; '
-            "set "
-            f"ancestor.head to {heads}"
+            f"set ancestor.head to {heads}"
         )
     for name, value in a.strategy_args.items():
         _check_argument(a.strategy, name, value, strategy.arguments)

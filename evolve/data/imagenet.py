@@ -33,10 +33,9 @@ TABLES = ("LOC_val_solution.csv", "val.csv")
 DEVKIT = "ILSVRC2012_devkit_t12/data"
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 ACCEPTED = (
-    f"accepted are val/<class>/ folders, or photos in val/ with {TABLES[0]} or {TABLES[1]} (lines "
-    "'file name,class') "
-    f"or the folder {DEVKIT} ({TRUTH} and {META}) beside train/; with data.holdout the test images "
-    "may come from train/ instead"
+    f"accepted are val/<class>/ folders, or photos in val/ with {TABLES[0]} or {TABLES[1]} "
+    f"(lines 'file name,class') or the folder {DEVKIT} ({TRUTH} and {META}) beside train/; "
+    "with data.holdout the test images may come from train/ instead"
 )
 
 

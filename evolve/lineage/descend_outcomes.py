@@ -15,11 +15,10 @@ from evolve.core.randomness import derive_seed
 from evolve.core.settings import DescendSettings, InheritSettings
 from evolve.core.spent import Progress
 from evolve.data.resident import Resident
-from evolve.engine.checkpoint import ThrottledCheckpoint
 from evolve.engine.store import Result, Stage, Store
 from evolve.learngene.inheritors import descendant
 from evolve.learngene.learngene import Learngene, extract, shuffled, unflatten
-from evolve.lineage.outcomes import CHECKPOINT_SECONDS, Outcome, plan_of, settings_of, trunk
+from evolve.lineage.outcomes import Outcome, checkpoint_of, plan_of, settings_of, trunk
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
 from evolve.networks.network import frozen
@@ -132,7 +131,7 @@ def fewshot_outcome(
         settings,
         seed,
         progress,
-        ThrottledCheckpoint(store.checkpoint(stage.key), CHECKPOINT_SECONDS),
+        checkpoint_of(stage, store),
         recipe["images_per_class"],
     )
     record = {

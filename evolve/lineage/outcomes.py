@@ -90,7 +90,7 @@ def accumulate_outcome(
         recipe["task"],
         previous,
         history,
-        ThrottledCheckpoint(store.checkpoint(stage.key), CHECKPOINT_SECONDS),
+        checkpoint_of(stage, store),
         progress,
         recipe.get("arithmetic") == "reference",
         _pretrained(recipe, context) if recipe.get("checkpoint") else None,
@@ -203,6 +203,11 @@ def _rivals(inputs: Mapping[str, Result]) -> dict[str, tuple[int, ...]]:
         for name, record in records.items()
         if record["status"] in ("selected", "fixed")
     }
+
+
+def checkpoint_of(stage: Stage, store: Store) -> ThrottledCheckpoint:
+    """Where an interrupted stage goes on; written every :data:`CHECKPOINT_SECONDS` at most."""
+    return ThrottledCheckpoint(store.checkpoint(stage.key), CHECKPOINT_SECONDS)
 
 
 def plan_of(recipe: Mapping[str, Any]) -> Architecture:
