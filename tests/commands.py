@@ -1,8 +1,7 @@
-"""`evolve` as the tests call it: in this process, or in one of its own where the process is what is
-tested.
+"""`evolve` as the tests call it: in this process, or in one of its own.
 
-A process of its own imports torch and Avalanche (3 to 9 s of CPU), and so does each of its worker
-processes.
+It has one of its own where the process is what is tested. That imports torch and Avalanche (3 to 9
+s of CPU), and so does each of its worker processes.
 """
 
 from __future__ import annotations
@@ -79,8 +78,9 @@ def evolve(
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's variables for one that is to import this checkout and the tests' helpers,
-    whatever its folder.
+    """This process's variables for one that imports this checkout and the tests' helpers.
+
+    Its folder may be any.
     """
     paths = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "250", **(more or {})}
@@ -91,7 +91,7 @@ def evolve_process(
 ) -> Done:
     """Run `evolve WORDS` as a user does: in a process of its own, with its worker processes.
 
-    ``pictures``: see :func:`evolve`.
+    The arguments are those of :func:`evolve`.
     """
     where = {"cwd": cwd, "env": environment(env)}
     done = subprocess.run(
@@ -106,9 +106,10 @@ def evolve_process(
 
 def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
     """Begin `evolve WORDS` in a process of its own, to be stopped or waited for."""
-    where = {"cwd": cwd, "env": environment()}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*COMMAND, *words], text=True, **pipes, **where)  # type: ignore[call-overload,no-any-return]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [*COMMAND, *words], text=True, stdout=pipe, stderr=pipe, cwd=cwd, env=environment()
+    )
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 30.0) -> None:

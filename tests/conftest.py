@@ -1,5 +1,6 @@
-"""One thread, as in the engine's workers: two would sum in another order, so a test of equal bits
-would depend on which ran before it.
+"""One thread, as in the engine's workers.
+
+Two would sum in another order, so a test of equal bits would depend on which ran before it.
 """
 
 import pytest

@@ -1,5 +1,6 @@
-"""Stages for test_engine.py, test_sets.py and test_cluster.py: importable by worker processes,
-light, each with one way to behave.
+"""Stages for test_engine.py, test_sets.py and test_cluster.py, each with one way to behave.
+
+They are light, and worker processes can import them.
 """
 
 from __future__ import annotations
@@ -23,13 +24,21 @@ class Interrupting(list[Event]):
     """Takes events until the first progress: then the user presses Ctrl-C."""
 
     def append(self, event: Event) -> None:
+        """Take an event; at the first progress, press Ctrl-C."""
         super().append(event)
         if isinstance(event, StageProgress):
             raise KeyboardInterrupt
 
 
 def make(name: str, does: str = "add", priority: int = 0, **inputs: Stage) -> Stage:
-    """A stage called ``name`` that behaves as the function ``does`` below."""
+    """A stage that behaves as a function below.
+
+    Args:
+        name: its name.
+        does: the function's name.
+        priority: as of :class:`Stage`.
+        inputs: the stages that it needs, by role.
+    """
     keys = {role: stage.key for role, stage in inputs.items()}
     return Stage("condense", name, {"name": name, "does": does, "inputs": keys}, keys, priority)
 
@@ -38,11 +47,12 @@ SET_LIMIT = 3
 
 
 def set_key(stage: Stage, context: Mapping[str, Any]) -> str | None:
-    """Stages whose names begin with a letter in context["sets"] may go with others of that letter."""
+    """Stages may go together whose names begin with the same letter of context["sets"]."""
     return stage.label[0] if stage.label[0] in context.get("sets", "") else None
 
 
 def perform(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    """Note the stage in the trace, then do as its recipe says."""
     trace([stage], context)
     globals()[stage.recipe["does"]](stage, store, context, progress)
 
@@ -50,12 +60,14 @@ def perform(stage: Stage, store: Store, context: Mapping[str, Any], progress: Pr
 def perform_set(
     stages: Sequence[Stage], store: Store, context: Mapping[str, Any], progress: Progress
 ) -> None:
+    """Note the stages in the trace, then do as their recipes say."""
     trace(stages, context)
     for stage in stages:
         globals()[stage.recipe["does"]](stage, store, context, progress)
 
 
 def trace(stages: Sequence[Stage], context: Mapping[str, Any]) -> None:
+    """Write the stages and this process's id as a line of context["trace"]."""
     if "trace" in context:
         with open(context["trace"], "a") as file:
             file.write(f"{'+'.join(stage.label for stage in stages)} {os.getpid()}\n")
@@ -63,13 +75,15 @@ def trace(stages: Sequence[Stage], context: Mapping[str, Any]) -> None:
 
 def add(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
     """A value that depends on the stage and on all its inputs."""
-    values = {role: store.get(key).record["value"] for role, key in stage.inputs.items()}  # type: ignore[union-attr]
+    results = {role: store.get(key) for role, key in stage.inputs.items()}
+    values = {role: result.record["value"] for role, result in results.items() if result}
     for step in range(3):
         progress(step / 3, f"step {step}")
     store.put(stage, {"value": stage_key("condense", values | {"me": stage.label})}, {}, {})
 
 
 def slow(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    """:func:`add`, after a while."""
     time.sleep(0.3)
     add(stage, store, context, progress)
 
@@ -77,6 +91,7 @@ def slow(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progr
 def random_network(
     stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress
 ) -> None:
+    """A result that depends on torch's threads and rounding."""
     import torch
 
     draw = torch.Generator().manual_seed(len(stage.label))
@@ -101,11 +116,13 @@ def die_once(stage: Stage, store: Store, context: Mapping[str, Any], progress: P
 
 
 def die(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    """Say something and be killed."""
     os.write(2, b"last words")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def refuse(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    """A user's error."""
     raise DataError("cifar.tar.gz: damaged, fetch it again")
 
 
@@ -119,22 +136,27 @@ class Odd(UserError):
 def refuse_oddly(
     stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress
 ) -> None:
+    """A user's error that does not survive pickling."""
     raise Odd("file", "is odd")
 
 
 def explode(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    """A mistake in the code."""
     raise ZeroDivisionError("first line\nsecond line")
 
 
 def forget(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    """Put no result."""
     pass
 
 
 def leave(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    """End the process."""
     sys.exit(3)
 
 
 def noisy(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    """:func:`add`, after chatter on every way out."""
     print("library chatter")
     os.write(1, b"from C\n")
     os.write(2, b"a warning\n")
@@ -142,6 +164,7 @@ def noisy(stage: Stage, store: Store, context: Mapping[str, Any], progress: Prog
 
 
 def hang(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
+    """Sleep with a scratch folder open."""
     progress(0.5, "hanging")
     with store.folder.scratch():
         time.sleep(60)

@@ -1,4 +1,4 @@
-"""Installed packages for the tests of the door: what pip leaves behind of a pure one, without pip."""
+"""Installed packages for the tests of plug-ins: what pip leaves behind of a pure one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from pathlib import Path
 def package(
     folder: Path, name: str, version: str, points: Mapping[str, Mapping[str, str]], module: str
 ) -> None:
-    """``module`` as ``name``.py in ``folder``, with entry points by group ("condensers": {"widest":
-    "function"}).
+    """Install a package of one module, without pip.
+
+    Args:
+        folder: where it is installed.
+        name: the package's and the module's name.
+        version: its version.
+        points: entry points by group, such as {"condensers": {"widest": "function"}}.
+        module: the module's text.
     """
     info = folder / f"{name}-{version}.dist-info"
     info.mkdir(parents=True)

@@ -1,5 +1,6 @@
-"""Figures that are built but not rendered: rendering takes nine tenths of what the end of a tiny
-run costs.
+"""Figures that are built but not rendered.
+
+Rendering takes nine tenths of what the end of a tiny run costs.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from evolve.report import figures
 
 
 def sketch(draw: Callable[[], Any], kind: str) -> bytes:
-    """In the place of `figures.encode`: an SVG whose text is all that the figure shows, so that
-    other numbers are other bytes.
+    """In the place of `figures.encode`: an SVG whose text is all that the figure shows.
+
+    So other numbers are other bytes.
     """
     with figures._style():
         figure = draw()
     text = escape("\n".join(_shown(figure)))
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><text>{text}</text></svg>'.encode()
+    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1">'
+    return f"{head}<text>{text}</text></svg>".encode()
 
 
 def _shown(figure: Any) -> Iterator[str]:

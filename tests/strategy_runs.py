@@ -50,6 +50,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def settings(strategy: str, head: str, **more: Any) -> AncestorSettings:
+    """The ancestor's settings for a strategy and a head, ``more`` of them replaced."""
     return dataclasses.replace(
         A,
         **{"strategy": strategy, "head": head, "strategy_args": ARGUMENTS.get(strategy, {})} | more,
@@ -84,9 +85,11 @@ class Memory:
         self.cut_after = cut_after
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest version."""
         return self.saved[-1] if self.saved else None
 
     def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Keep a version; cut the run where asked to."""
         self.saved.append(
             (
                 {name: tensor.clone() for name, tensor in tensors.items()},
@@ -98,10 +101,12 @@ class Memory:
 
 
 def quiet(fraction: float, text: str) -> None:
+    """A progress that is told fractions only."""
     assert 0 <= fraction <= 1
 
 
 def through_a_file(done: Accumulated, folder: Path) -> Accumulated:
+    """What another process reads of a result."""
     save_file(done.tensors, folder / "state.safetensors")
     return Accumulated(load_file(folder / "state.safetensors"), json.loads(json.dumps(done.record)))
 
@@ -109,7 +114,18 @@ def through_a_file(done: Accumulated, folder: Path) -> Accumulated:
 def in_stages(
     a: AncestorSettings, resident: Resident, folder: Path, tasks: int = 3, reference: bool = False
 ) -> list[Accumulated]:
-    """One call a task, the state going through a file."""
+    """Accumulate with one call a task, the state going through a file.
+
+    Args:
+        a: the ancestor's settings.
+        resident: the images.
+        folder: where the file lies.
+        tasks: how many tasks.
+        reference: leave every derivative to autograd.
+
+    Returns:
+        The result before the first task and after each.
+    """
     done: list[Accumulated] = []
     history: list[list[float]] = []
     for task in range(tasks + 1):
@@ -124,6 +140,7 @@ def in_stages(
 
 
 def model_of(done: Accumulated) -> dict[str, Tensor]:
+    """The model's tensors of a result."""
     return {
         name.removeprefix("model."): tensor
         for name, tensor in done.tensors.items()
@@ -131,6 +148,7 @@ def model_of(done: Accumulated) -> dict[str, Tensor]:
     }
 
 
-def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+def assert_same(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """The same names, and the same bits."""
+    assert tensors.keys() == expected.keys()
+    assert [name for name in tensors if not torch.equal(tensors[name], expected[name])] == []

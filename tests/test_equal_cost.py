@@ -1,4 +1,6 @@
-"""The batch `strategies` holds the ancestor's passes equal: counted here, image by image, as its strategies learn."""
+"""The batch `strategies` holds the ancestor's passes equal: counted here, image by image, as its
+strategies learn.
+"""
 
 from __future__ import annotations
 

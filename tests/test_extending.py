@@ -1,4 +1,6 @@
-"""docs/extending.md names what there is: every path, table, class, record and line of code on the page."""
+"""docs/extending.md names what there is: every path, table, class, record and line of code on the
+page.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The house is as its pictures show it: rooms, layers, imports, names in the docs. No torch is imported."""
+"""The house is as its pictures show it: rooms, layers, imports, names in the docs.
+
+No torch is imported.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +116,9 @@ def test_every_file_and_module_that_a_page_names_exists(page: Path) -> None:
 
 
 def module(dotted: str) -> bool:
-    """Whether ``dotted`` is a package, a module, or a name that one of them defines; or a group of entry points."""
+    """Whether ``dotted`` is a package, a module, or a name that one of them defines; or a group of
+    entry points.
+    """
     *rooms, last = dotted.split(".")
     place = ROOT.joinpath(*rooms)
     if (place / last).is_dir() or (place / f"{last}.py").is_file():

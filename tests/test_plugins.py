@@ -1,4 +1,6 @@
-"""docs/plugins.md taken at its word: its package is installed by pip and a lineage runs with all it brings, worker processes included."""
+"""docs/plugins.md taken at its word: its package is installed by pip and a lineage runs with all it
+brings, worker processes included.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from evolve.learngene.learngene import load
 
 PAGE = (Path(__file__).parent.parent / "docs/plugins.md").read_text(encoding="utf-8")
 
-# What the page's package does not bring: a network with a family of its own, and a strategy that carries something from task to task.
+# What the page's package does not bring: a network with a family of its own, and a strategy that
+# carries something from task to task.
 MORE = """
 from evolve.networks.vgg_plan import VggPlan, plan_from_json, vgg16_plan
 
@@ -88,7 +91,9 @@ def example() -> dict[str, str]:
 
 
 def evolve(folder: Path, *words: str) -> Done:
-    """In processes of their own: this one keeps what it has loaded, and the packages are not to be seen in it."""
+    """In processes of their own: this one keeps what it has loaded, and the packages are not to be
+    seen in it.
+    """
     places = os.pathsep.join([str(folder / "site"), environment()["PYTHONPATH"]])
     return evolve_process(*words, cwd=folder, env={"PYTHONPATH": places}, pictures=False)
 

@@ -1,4 +1,6 @@
-"""README is true where a program can tell: files it names exist, nothing is left to fill in, its commands parse."""
+"""README is true where a program can tell: files it names exist, nothing is left to fill in, its
+commands parse.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The tests' small lineages: one scenario of glyphs that a test changes where it is about something
-else, and how it is run.
+"""The tests' small lineages: one scenario of glyphs, and how it is run.
+
+A test changes the scenario where it is about something else.
 """
 
 from __future__ import annotations

@@ -107,7 +107,9 @@ def test_ewcs_state_does_not_grow_with_the_lineage(resident: Resident, tmp_path:
 
 
 def avalanche_run(strategy: str, a: AncestorSettings, resident: Resident, count: int) -> Any:
-    """The same tasks through Avalanche's own strategy, datasets and DataLoaders, given our image order and learning rates."""
+    """The same tasks through Avalanche's own strategy, datasets and DataLoaders, given our image
+    order and learning rates.
+    """
     load_avalanche()
     from avalanche.training.plugins import EvaluationPlugin, LRSchedulerPlugin
     from avalanche.training.supervised import EWC, Cumulative, LwF, Naive, SynapticIntelligence
@@ -186,7 +188,9 @@ def test_the_weights_equal_those_of_avalanches_own_strategy(
 def test_the_fused_trunk_learns_what_the_reference_learns(
     strategy: str, head: str, resident: Resident, tmp_path: Path
 ) -> None:
-    """Rounding apart, which BN over 12 images of one pixel lets grow from step to step: so the first task, slowly."""
+    """Rounding apart, which BN over 12 images of one pixel lets grow from step to step: so the
+    first task, slowly.
+    """
     a = settings(strategy, head, lr=0.002)
     fast, plain = (
         in_stages(a, resident, tmp_path, tasks=1, reference=reference)[1]
@@ -266,7 +270,9 @@ def test_ewcs_closed_form_equals_avalanches_sum_over_tasks(
 def test_a_task_under_ewc_equals_avalanches_up_to_rounding(
     resident: Resident, tmp_path: Path
 ) -> None:
-    """By the plain path: two channels a layer let one rounding flip a pixel's ReLU, and the networks part."""
+    """By the plain path: two channels a layer let one rounding flip a pixel's ReLU, and the
+    networks part.
+    """
     both = (settings(name, "single", augment=()) for name in ("ewc", "naive"))
     ours, naive = (
         model_of(in_stages(b, resident, tmp_path, tasks=2, reference=True)[2]) for b in both
@@ -331,7 +337,8 @@ def test_accuracies_and_metrics_equal_avalanches(head: str, resident: Resident) 
     for count in (1, 2, 3):
         learner.learn(tasks[:count], Memory(), quiet)
         strategy.clock.train_exp_counter = count
-        # Avalanche's metrics want to know which experience was trained last; ours trains a benchmark of one.
+        # Avalanche's metrics want to know which experience was trained last; ours trains a
+        # benchmark of one.
         strategy.experience = benchmark.train_stream[count - 1]
         for metric in plugin.metrics:
             if (

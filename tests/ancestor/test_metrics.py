@@ -40,7 +40,9 @@ def triangles(draw: st.DrawFn) -> list[list[float]]:
 
 @given(triangles())
 def test_forgetting_is_at_least_minus_backward_transfer(rows: list[list[float]]) -> None:
-    """The best earlier accuracy is at least the one right after learning; equal when nothing improved in between."""
+    """The best earlier accuracy is at least the one right after learning; equal when nothing
+    improved in between.
+    """
     assert forgetting(rows) >= -backward_transfer(rows) - 1e-12
     assert -1 <= forgetting(rows) <= 1
     two = [rows[0], rows[1]]

@@ -1,4 +1,6 @@
-"""What every strategy must keep, whichever it is; the parameters are the table itself, so a name in it is a strategy that runs."""
+"""What every strategy must keep, whichever it is; the parameters are the table itself, so a name in
+it is a strategy that runs.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ from evolve.data.streams import stream_tasks
 
 EVERY = [(strategy, head) for strategy, known in STRATEGIES.items() for head in known.heads]
 # Where nothing is known of earlier tasks yet, these learn as naive does.
-FIRST_TASK_IS_NAIVE = "from-scratch ewc mas rwalk lwf lfl feature-distillation replay gem agem mir der er-ace er-aml generative-replay cumulative"
+FIRST_TASK_IS_NAIVE = (
+    "from-scratch ewc mas rwalk lwf lfl feature-distillation replay gem agem "
+    "mir der er-ace er-aml generative-replay cumulative"
+)
 LAYERS = ("trunk.layers.conv1.conv.weight", "trunk.layers.conv13.conv.weight")
 
 
@@ -40,7 +45,9 @@ def images() -> Resident:
 
 @cache
 def uninterrupted(strategy: str, head: str) -> list[Accumulated]:
-    """The ancestor before and after each of three tasks, learned by one object (joint: by an object a task)."""
+    """The ancestor before and after each of three tasks, learned by one object (joint: by an object
+    a task).
+    """
     a = settings(strategy, head)
     tasks = stream_tasks(S, CLASSES, images(), SEED, 3)
     learner = Learner(a, S, CLASSES, images(), SEED)
@@ -90,7 +97,9 @@ def test_a_task_in_another_process_equals_the_uninterrupted_run_bit_for_bit(
 
 @pytest.mark.parametrize(("strategy", "head"), EVERY)
 def test_it_trains(strategy: str, head: str) -> None:
-    """Losses and weights are finite (a NaN would also pass for a weight that moved), and weights move in every task."""
+    """Losses and weights are finite (a NaN would also pass for a weight that moved), and weights
+    move in every task.
+    """
     whole = uninterrupted(strategy, head)
     for before, after in zip(whole, whole[1:], strict=False):
         assert all(torch.tensor(after.record["train_loss"]).isfinite())
@@ -121,7 +130,9 @@ def test_an_interrupted_task_goes_on_to_the_same_bits(strategy: str, tmp_path: P
 
 @pytest.mark.parametrize(("strategy", "head"), [(s, h) for s, h in EVERY if s != "naive"])
 def test_it_changes_what_naive_would_do(strategy: str, head: str) -> None:
-    """A penalty that is always zero, or a memory that is never read, would pass every other test here."""
+    """A penalty that is always zero, or a memory that is never read, would pass every other test
+    here.
+    """
     ours, naive = (uninterrupted(name, head) for name in (strategy, "naive"))
     if strategy == "joint" and head == "shared":
         naive = uninterrupted("naive", "single")  # joint training has a head over all classes
@@ -208,7 +219,9 @@ def test_a_pretrained_start_is_what_they_return_to(strategy: str, tmp_path: Path
 
 
 def test_mas_leaves_the_statistics_of_the_whole_task() -> None:
-    """Its measuring pass goes class by class; after the first task, which it learns as naive does, BN's statistics must be naive's."""
+    """Its measuring pass goes class by class; after the first task, which it learns as naive does,
+    BN's statistics must be naive's.
+    """
     mas, naive = (model_of(uninterrupted(strategy, "shared")[1]) for strategy in ("mas", "naive"))
     names = [name for name in naive if "running" in name]
     assert names and all(torch.equal(mas[name], naive[name]) for name in names)

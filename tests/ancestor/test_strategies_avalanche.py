@@ -1,4 +1,6 @@
-"""Strategies against Avalanche's own, run by Avalanche on its own loaders; and what ours mend or refuse, shown in Avalanche's own."""
+"""Strategies against Avalanche's own, run by Avalanche on its own loaders; and what ours mend or
+refuse, shown in Avalanche's own.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ def columns_of(dataset: Any, places: Tensor) -> list[Tensor]:
 
 
 def avalanches(base: type, **arguments: Any) -> Any:
-    """Avalanche's strategy over its own DataLoader of its own dataset, in our order, with our seeds and learning rates."""
+    """Avalanche's strategy over its own DataLoader of its own dataset, in our order, with our seeds
+    and learning rates.
+    """
 
     class Ours(base):  # type: ignore[misc]
         def make_train_dataloader(self, **kwargs: Any) -> None:
@@ -157,7 +161,9 @@ def theirs(run: Any) -> dict[str, Tensor]:
 
 
 class Gem(supervised.GEM):  # type: ignore[misc]
-    """Avalanche's GEM with our choice of patterns, and our solver in the place of the one that is not installed."""
+    """Avalanche's GEM with our choice of patterns, and our solver in the place of the one that is
+    not installed.
+    """
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -310,7 +316,9 @@ def test_agems_projection_equals_avalanches() -> None:
 
 @pytest.mark.parametrize("strength", [0.0, 0.5])
 def test_gems_step_is_the_optimum_of_its_quadratic_programme(strength: float) -> None:
-    """Karush, Kuhn and Tucker: v within its bounds, the gradient nowhere downhill into them, and flat where v is free."""
+    """Karush, Kuhn and Tucker: v within its bounds, the gradient nowhere downhill into them, and
+    flat where v is free.
+    """
     draw = generator(2, "gem")
     for tasks in (1, 4, 9):
         plugin = GEM(1, strength)
@@ -546,7 +554,8 @@ def test_a_refused_strategy_is_one_line_with_its_reason_and_what_works(strategy:
     text = str(caught.value)
     assert (
         text.startswith(
-            f'ancestor.strategy = "{strategy}" cannot run here: {REFUSED[strategy]}; these can: naive, '
+            f'ancestor.strategy = "{strategy}" cannot run here: {REFUSED[strategy]}; these can: '
+            "naive, "
         )
         and "\n" not in text
     )
@@ -567,7 +576,8 @@ def test_a_head_that_contradicts_is_refused_with_the_reason_and_the_heads_that_w
     heads = " or ".join(f'"{one}"' for one in STRATEGIES[strategy].heads)
     with pytest.raises(
         UserError,
-        match=f'ancestor.head = "{head}" with ancestor.strategy = "{strategy}": .+; set ancestor.head to {heads}$',
+        match=f'ancestor.head = "{head}" with ancestor.strategy = "{strategy}": .+; set '
+        f"ancestor.head to {heads}$",
     ):
         check_strategy(settings(strategy, head))
 

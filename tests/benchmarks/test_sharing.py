@@ -1,4 +1,6 @@
-"""benchmarks/cluster/sharing.py: runs a batch from nothing with each number of workers and says what it cost."""
+"""benchmarks/cluster/sharing.py: runs a batch from nothing with each number of workers and says
+what it cost.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`evolve bench`: the baselines train what ours train, the numbers are made honestly, the command works."""
+"""`evolve bench`: the baselines train what ours train, the numbers are made honestly, the command
+works.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def resident() -> Resident:
-    """80 classes of 12 training images and 1 test image, 16 pixels a side: noise of the class's own brightness."""
+    """80 classes of 12 training images and 1 test image, 16 pixels a side: noise of the class's own
+    brightness.
+    """
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(80), 13)
     images = (rng.integers(0, 120, (len(labels), 3, 16, 16)) + labels[:, None, None, None]).astype(
@@ -59,7 +63,9 @@ def resident() -> Resident:
 
 
 class SameOrder:
-    """The batches that our trainer takes, epoch after epoch, in float64 and the default memory format."""
+    """The batches that our trainer takes, epoch after epoch, in float64 and the default memory
+    format.
+    """
 
     def __init__(self, group: Group) -> None:
         self.group, self.epoch = group, 0
@@ -128,7 +134,9 @@ class Doubled:
 
 @pytest.fixture
 def doubled(resident: Resident) -> Iterator[Any]:
-    """Networks are float64 too: BN over few images makes the hypergradient sensitive to rounding."""
+    """Networks are float64 too: BN over few images makes the hypergradient sensitive to
+    rounding.
+    """
     torch.set_default_dtype(torch.float64)
     yield Doubled(resident)
     torch.set_default_dtype(torch.float32)
@@ -234,7 +242,9 @@ def test_cases_are_chosen_by_name_and_device() -> None:
 
 
 def measured(*ratios: float) -> dict[str, Any]:
-    """Rounds with a baseline of 100 images a second, ours ``ratio`` times that, alone half of it, on a core of 100 Gflop/s."""
+    """Rounds with a baseline of 100 images a second, ours ``ratio`` times that, alone half of it,
+    on a core of 100 Gflop/s.
+    """
 
     def part(rate: float) -> dict[str, float]:
         return {"images": rate * 2, "seconds": 2.0, "others": 0.5}

@@ -14,9 +14,15 @@ from evolve.lineage import scenario
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, evolve.cli.main as c\nfor words in (['--help'], *([name, '--help'] for name in c.cli.commands)):\n"
+    code = (
+        "import sys, evolve.cli.main as c\nfor words in (['--help'], *([name, '--help'] for "
+        "name in c.cli.commands)):\n"
+    )
     code += " try: c.cli.main(words, standalone_mode=False)\n except SystemExit: pass\n"
-    code += "print([m for m in ('torch', 'numpy', 'scipy', 'matplotlib', 'avalanche', 'rich') if m in sys.modules])"
+    code += (
+        "print([m for m in ('torch', 'numpy', 'scipy', 'matplotlib', 'avalanche', 'rich') if "
+        "m in sys.modules])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), text=True, capture_output=True
     )

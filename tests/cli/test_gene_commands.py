@@ -1,4 +1,6 @@
-"""Learngenes, ancestors and models as files: condense, export, inherit and inspect as a user calls them, and from Python."""
+"""Learngenes, ancestors and models as files: condense, export, inherit and inspect as a user calls
+them, and from Python.
+"""
 
 from __future__ import annotations
 
@@ -536,7 +538,10 @@ def test_a_resnet_has_no_plain_form(tmp_path: Path) -> None:
 
 
 def test_import_evolve_imports_no_torch() -> None:
-    code = "import sys, evolve; print(callable(evolve.inherit) and 'torch' not in sys.modules and 'numpy' not in sys.modules)"
+    code = (
+        "import sys, evolve; print(callable(evolve.inherit) and 'torch' not in sys.modules and "
+        "'numpy' not in sys.modules)"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
         == "True"
@@ -703,7 +708,9 @@ def test_a_network_beyond_the_limits_is_refused(tmp_path: Path) -> None:
 def test_a_strangers_names_and_words_do_nothing_to_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever writes a file can sign it: a layer's name that rich would read as markup, and provenance that a terminal would obey."""
+    """Whoever writes a file can sign it: a layer's name that rich would read as markup, and
+    provenance that a terminal would obey.
+    """
     path = tmp_path / "gene[v2].safetensors"
     made = architecture("vgg16", 1 / 32, 32)
     text = json.dumps(made.to_json()).replace('"conv1"', '"[/a]"')

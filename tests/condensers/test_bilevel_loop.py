@@ -1,6 +1,8 @@
-"""The whole condensation loop against Algorithm 1 written out: torch's own optimizers, autograd through the look-ahead, float64.
+"""The whole condensation loop against Algorithm 1 written out: torch's own optimizers, autograd
+through the look-ahead, float64.
 
-The reference shares with the code only the order of the images (test_condense_batches) and the first draw of h.
+The reference shares with the code only the order of the images (test_condense_batches) and the
+first draw of h.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class Double(Resident):
 
 
 class Case:
-    """Three classes of noise; an ancestor whose running statistics fit the images, and a pseudo-descendant with a head that is awake."""
+    """Three classes of noise; an ancestor whose running statistics fit the images, and a
+    pseudo-descendant with a head that is awake.
+    """
 
     def __init__(self) -> None:
         draw = np.random.default_rng(0)
@@ -115,7 +119,10 @@ def forward(
 
 
 class Algorithm1:
-    """The authors' bilevel loop, written out. ``params``: theta by name, then h's weight and bias for each k."""
+    """The authors' bilevel loop, written out.
+
+    ``params``: theta by name, then h's weight and bias for each k.
+    """
 
     def __init__(self, case: Case, c: CondenseSettings, zeta: tuple[Tensor, ...]) -> None:
         self.case, self.c = case, c

@@ -1,4 +1,6 @@
-"""What decides without looking, what repeats are worth, and that the table says truly what every condenser reads."""
+"""What decides without looking, what repeats are worth, and that the table says truly what every
+condenser reads.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,10 @@ def test_fixed_sets(
 def test_repeats_that_would_all_be_the_same_are_refused(method: str) -> None:
     words = [f"condense.method={method}", "condense.repeats=10"]
     if method in ("fixed", "gradient"):
-        text = f"condense.repeats = 10: method {method} draws nothing, so every repeat would be the same; allowed is 1"
+        text = (
+            f"condense.repeats = 10: method {method} draws nothing, so every repeat would be "
+            "the same; allowed is 1"
+        )
         with pytest.raises(UserError, match=text):
             scenario.load("glyphs-seq25", "quick", words)
     else:
@@ -119,7 +124,9 @@ def test_repeats_that_would_all_be_the_same_are_refused(method: str) -> None:
 
 @pytest.mark.parametrize("method", condenser_table.CONDENSERS)
 def test_who_draws_and_who_computes(method: str) -> None:
-    """Another seed finds another alpha, and the plain path another rounding, where the table says so, and only there."""
+    """Another seed finds another alpha, and the plain path another rounding, where the table says
+    so, and only there.
+    """
     one, other, plain = (
         condense_ancestor(request(method, gradients=GRADIENTS, seed=seed, reference=reference))
         for seed, reference in ((0, False), (1, False), (0, True))
@@ -213,7 +220,9 @@ def test_repeats_are_judged_by_the_methods_own_rule() -> None:
 
 
 def test_a_repeat_that_decided_nothing_agrees_with_nothing() -> None:
-    """Nine tied ones return the fixed set; that the tenth selects just this set is no agreement of ten."""
+    """Nine tied ones return the fixed set; that the tenth selects just this set is no agreement of
+    ten.
+    """
     asked = request("similarity", fixed=(1,))
     asked.__dict__["groups"] = (("conv1",), ("conv2",), ("conv3",))
     clear, tied = torch.tensor([[-0.1], [-0.9], [-0.9]]), torch.full((3, 1), -0.5)

@@ -1,4 +1,6 @@
-"""Every condenser as a user runs it: a whole small lineage by the command line, all over one store."""
+"""Every condenser as a user runs it: a whole small lineage by the command line, all over one
+store.
+"""
 
 from __future__ import annotations
 

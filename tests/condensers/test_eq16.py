@@ -1,7 +1,9 @@
-"""The default condenser against Algorithm 1 with Eq. 16 written plainly, in float64: autograd, torch's own SGD for theta, zeta and phi, psi by
-its formula; and that the choice does not depend on the scale of the ancestor's features.
+"""The default condenser against Algorithm 1 with Eq. 16 written plainly, in float64: autograd,
+torch's own SGD for theta, zeta and phi, psi by its formula; and that the choice does not depend on
+the scale of the ancestor's features.
 
-The reference shares with the code the order of the images (test_condense_batches), the first draw of h and :func:`psi_reference` (test_matching).
+The reference shares with the code the order of the images (test_condense_batches), the first draw
+of h and :func:`psi_reference` (test_matching).
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ CHANNELS = [spec.c_out for block in PLAN for spec in block]
 
 
 class Plain:
-    """Algorithm 1: per iteration a step of theta and zeta on L_cls + lambda L_meta of a training batch, then one of phi on L_meta of a meta batch."""
+    """Algorithm 1: per iteration a step of theta and zeta on L_cls + lambda L_meta of a training
+    batch, then one of phi on L_meta of a meta batch.
+    """
 
     def __init__(self, case: Case, c: CondenseSettings, zeta: tuple[Tensor, ...]) -> None:
         self.case, self.c = case, c
@@ -122,7 +126,9 @@ def close(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("augment", [("crop",), ()], ids=["crop", "plain"])
 @pytest.mark.parametrize("reference", [True, False], ids=["autograd", "written"])
 def test_the_loop_is_algorithm_1_with_eq_16(reference: bool, augment: tuple[str, ...]) -> None:
-    """Without augmentation the ancestor sees every training image once, whole; BN in eval mode makes that no difference."""
+    """Without augmentation the ancestor sees every training image once, whole; BN in eval mode
+    makes that no difference.
+    """
     case, c = Case(), replace(SETTINGS, augment=augment)
     run = condensation(case, c, reference)
     assert (run.written is None) == reference

@@ -72,7 +72,9 @@ def test_the_condensation_is_the_mean_over_the_meta_images_whatever_the_chunks(
 
 
 def test_it_does_not_change_with_the_multiple_that_bn_leaves_open() -> None:
-    """conv3 times 10, its BN's statistics with it: the network is the same, F alone is a hundredth."""
+    """conv3 times 10, its BN's statistics with it: the network is the same, F alone is a
+    hundredth.
+    """
     part = {name: tensor for name, tensor in state().items() if name.startswith("layers.conv3.")}
     factors = {"conv.weight": 10, "conv.bias": 10, "bn.running_mean": 10, "bn.running_var": 100}
     scaled = {
@@ -103,7 +105,9 @@ def test_labels_are_drawn_from_the_prediction_and_by_the_generator_alone() -> No
 
 
 def test_repeats_draw_other_labels_and_keep_the_rule() -> None:
-    """condense.selection is not read: the mean of the repeats is cut at top_k as each of them was."""
+    """condense.selection is not read: the mean of the repeats is cut at top_k as each of them
+    was.
+    """
     done = condense_ancestor(request("fisher", repeats=3, top_k=5))
     single = [condense_ancestor(request("fisher", seed=seed, top_k=5)) for seed in (0, 1)]
     assert (

@@ -1,4 +1,6 @@
-"""Heur-Learngene: which layers are steady, and what is recorded of the gradients while the ancestor learns."""
+"""Heur-Learngene: which layers are steady, and what is recorded of the gradients while the ancestor
+learns.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ def test_less_than_two_tasks_are_tied_and_say_why(tasks: int) -> None:
     assert (done.status, done.selected) == ("tied", (1, 4))
     assert (
         done.selected_by
-        == f"fixed set, because stability needs the gradients of at least 2 tasks; {tasks} task{'s' * (tasks != 1)} recorded"
+        == f"fixed set, because stability needs the gradients of at least 2 tasks; {tasks} "
+        f"task{'s' * (tasks != 1)} recorded"
     )
 
 
@@ -105,7 +108,9 @@ def test_entries_above_the_threshold_are_counted_with_their_sign() -> None:
 def spied(
     monkeypatch: pytest.MonkeyPatch, threshold: float, steps: int
 ) -> list[dict[str, list[float]]]:
-    """For every task, layer -> its fraction at an epoch's first step and every EVERY-th after, from the gradients the optimizer sees."""
+    """For every task, layer -> its fraction at an epoch's first step and every EVERY-th after, from
+    the gradients the optimizer sees.
+    """
     tasks: list[dict[str, list[float]]] = []
     plain = CompiledSGD.step
     seen = 0
@@ -165,7 +170,10 @@ def test_a_resumed_task_records_what_an_uninterrupted_one_does() -> None:
 
 
 def test_a_whole_request_reads_the_record_of_the_ancestor(tmp_path: Path) -> None:
-    """What one stage writes the next can read. (Of two tasks of so small a network, two layers may happen to move exactly alike.)"""
+    """What one stage writes the next can read.
+
+    (Of two tasks of so small a network, two layers may happen to move exactly alike.)
+    """
     done = in_stages(A, stripes(8), tmp_path)[3]
     asked = request("gradient")
     chosen = condense_ancestor(

@@ -1,4 +1,6 @@
-"""benchmarks/ablations/granularity.py: that it counts agreement as it says, pairs the gains and reads condensing classes only."""
+"""benchmarks/ablations/granularity.py: that it counts agreement as it says, pairs the gains and
+reads condensing classes only.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The reverse sweep against autograd through the unrolled look-ahead, on the real network in float64."""
+"""The reverse sweep against autograd through the unrolled look-ahead, on the real network in
+float64.
+"""
 
 from __future__ import annotations
 

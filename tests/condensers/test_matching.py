@@ -1,4 +1,6 @@
-"""psi by second moments against the formula as it reads, with gradients and gradients of gradients, in float64."""
+"""psi by second moments against the formula as it reads, with gradients and gradients of gradients,
+in float64.
+"""
 
 from __future__ import annotations
 

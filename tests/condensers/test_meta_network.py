@@ -1,4 +1,6 @@
-"""Whole condensations of a narrow ancestor on tiny images: determinism, collapse, fallbacks, refusals."""
+"""Whole condensations of a narrow ancestor on tiny images: determinism, collapse, fallbacks,
+refusals.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def resident() -> Resident:
 
 @pytest.fixture(scope="module")
 def ancestor(resident: Resident) -> dict[str, Tensor]:
-    """A network whose running statistics fit the images, so that its features are alive in eval mode."""
+    """A network whose running statistics fit the images, so that its features are alive in eval
+    mode.
+    """
     model = VGG(PLAN, 5).train()
     with torch.no_grad():
         for _ in range(20):
@@ -105,7 +109,9 @@ def test_same_seed_same_bits_other_seed_other_alpha_and_no_global_draw(ancestor,
 def test_every_image_that_is_not_augmented_passes_the_ancestor_once_where_there_is_room(
     ancestor, resident, monkeypatch
 ) -> None:
-    """Room for all that the matching needs, for the maps alone, for nothing: the same alpha; only the last computes maps again."""
+    """Room for all that the matching needs, for the maps alone, for nothing: the same alpha; only
+    the last computes maps again.
+    """
     passed: list[int] = []
     forward = frozen.Features.forward
 

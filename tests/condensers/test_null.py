@@ -1,4 +1,6 @@
-"""The null test: what the condenser chooses of features that mean nothing, beside what it chooses of the ancestor's."""
+"""The null test: what the condenser chooses of features that mean nothing, beside what it chooses
+of the ancestor's.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A piece's value, gradient and curvature against autograd on psi as the formula reads, in float64; and the written-out losses of a network."""
+"""A piece's value, gradient and curvature against autograd on psi as the formula reads, in float64;
+and the written-out losses of a network.
+"""
 
 from __future__ import annotations
 

@@ -99,7 +99,9 @@ def test_alpha_that_is_not_finite_is_refused() -> None:
 
 
 def test_alpha_that_has_fallen_far_is_selected_from_as_long_as_half_of_the_pairs_are_left() -> None:
-    """Mean alpha 0.22 with half of the pairs at 0: what is left orders the layers; with one pair more it says which falls last."""
+    """Mean alpha 0.22 with half of the pairs at 0: what is left orders the layers; with one pair
+    more it says which falls last.
+    """
     alpha = torch.tensor([[0.9, 0.0], [0.0, 0.4], [0.06, 0.0]])
     assert select(alpha, "threshold", 2, (1,)).selected == (0,)
     alpha[2, 0] = 0.04

@@ -1,4 +1,6 @@
-"""Scores that are no alpha: any unit, any sign; what decides nothing is never passed off as a selection."""
+"""Scores that are no alpha: any unit, any sign; what decides nothing is never passed off as a
+selection.
+"""
 
 from __future__ import annotations
 

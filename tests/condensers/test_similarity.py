@@ -1,4 +1,6 @@
-"""Similarity without a meta-network: the paper's condensation with alpha held at 1, and psi as the formula reads."""
+"""Similarity without a meta-network: the paper's condensation with alpha held at 1, and psi as the
+formula reads.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,9 @@ def test_alpha_is_minus_psi_over_all_meta_images(architecture: Architecture) -> 
 
 
 def test_psi_is_taken_in_mixed_batches_of_the_size_that_was_trained_on() -> None:
-    """The classes lie one after another; BN's statistics must not be one class's. 9 meta images in batches of 4: as 5 and 4."""
+    """The classes lie one after another; BN's statistics must not be one class's. 9 meta images in
+    batches of 4: as 5 and 4.
+    """
     asked = request("similarity", meta_batch=4, reference=True)
     run = trained(Matching, asked)
     sizes: list[Tensor] = []

@@ -1,4 +1,6 @@
-"""psi of tokens against the formula as it reads, and the condensation of a tiny ViT against autograd through the look-ahead, in float64."""
+"""psi of tokens against the formula as it reads, and the condensation of a tiny ViT against
+autograd through the look-ahead, in float64.
+"""
 
 from __future__ import annotations
 
@@ -185,7 +187,9 @@ class Case:
 
 @pytest.mark.parametrize("lookahead", [1, 2])
 def test_a_bilevel_iteration_of_a_vit_is_the_unrolled_look_ahead(lookahead: int) -> None:
-    """theta's step by torch's SGD and psi by the formula; phi's gradient by autograd through all steps of a loss written out here."""
+    """theta's step by torch's SGD and psi by the formula; phi's gradient by autograd through all
+    steps of a loss written out here.
+    """
     case = Case()
     run = case.condensation(replace(SETTINGS, lookahead=lookahead))
     batch, rule = case.batch(run), Rule(SETTINGS.lr, SETTINGS.momentum, SETTINGS.weight_decay)

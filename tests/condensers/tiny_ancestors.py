@@ -1,5 +1,6 @@
-"""Tiny images, narrow ancestors that are alive on them, and condensation requests, for the tests of
-the condensers.
+"""Tiny images, narrow ancestors that are alive on them, and condensation requests.
+
+The tests of the condensers use them.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ DESCEND = DescendSettings(classes_per_task=2, shots=4, epochs=1, batch=4, lr=0.0
 
 @cache
 def resident() -> Resident:
-    """Four classes of 16-pixel noise told apart by their brightness; 9 training images each and one
-    test image, the last.
+    """Four classes of 16-pixel noise told apart by their brightness.
+
+    Each has 9 training images and one test image, the last.
     """
     draw = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 10)
@@ -38,16 +40,17 @@ def resident() -> Resident:
         + (labels * 30).astype(np.uint8)[:, None, None, None]
     )
     is_test = np.tile(np.arange(10) == 9, 4)
-    made = ImageSet(
+    image_set = ImageSet(
         "noise", images, labels, is_test, tuple("abcd"), "f", (0.4, 0.4, 0.4), (0.2, 0.2, 0.2)
     )
-    return Resident(made, torch.device("cpu"))
+    return Resident(image_set, torch.device("cpu"))
 
 
 @cache
 def state(architecture: Architecture = VGG16) -> Mapping[str, Tensor]:
-    """An ancestor's state whose running statistics fit the images, so that its features are alive
-    in eval mode.
+    """An ancestor's state whose running statistics fit the images.
+
+    So its features are alive in eval mode.
     """
     model = architecture.build(5).train()
     with torch.no_grad():
@@ -57,6 +60,7 @@ def state(architecture: Architecture = VGG16) -> Mapping[str, Tensor]:
 
 
 def quiet(fraction: float, text: str) -> None:
+    """A progress that is told fractions only."""
     assert 0 <= fraction <= 1
 
 
@@ -70,8 +74,17 @@ def request(
     weights: Mapping[str, Tensor] | None = None,
     **more: Any,
 ) -> Request:
-    """A request for ``method``; trial descendants learn as DESCEND says; ``more`` are condense
-    settings, ``weights`` replace some of the ancestor's.
+    """A condensation request; trial descendants learn as DESCEND says.
+
+    Args:
+        method: the condenser.
+        architecture: the ancestor's.
+        gradients: what its record holds of them.
+        seed: seed of all draws.
+        progress: told how far the work is.
+        reference: leave every derivative to autograd.
+        weights: these replace some of the ancestor's.
+        more: condense settings.
     """
     quick = {
         "trial_tasks": 2,

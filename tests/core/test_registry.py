@@ -1,4 +1,6 @@
-"""The door: what other packages bring, who is to blame for it, and that nothing of evolve's is replaced."""
+"""The door: what other packages bring, who is to blame for it, and that nothing of evolve's is
+replaced.
+"""
 
 from __future__ import annotations
 
@@ -309,7 +311,8 @@ def test_a_condensers_nonsense_is_named(install: Callable[..., None], what: str,
         ),
         ("type('Own', (type(ancestor),), {'to_json': lambda self: []})(ancestor)", "not a plan"),
         (
-            "type('Own', (type(ancestor),), {'to_json': lambda self: ancestor.stacked(['conv1']).to_json()})(ancestor)",
+            "type('Own', (type(ancestor),), {'to_json': lambda self: "
+            "ancestor.stacked(['conv1']).to_json()})(ancestor)",
             "does not come back equal",
         ),
     ],

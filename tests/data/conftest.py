@@ -27,8 +27,8 @@ def photo() -> MakePhoto:
     ) -> Path:
         coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = Image.fromarray(coarse).resize(sides, Image.Resampling.BILINEAR).convert(mode)
-        made.save(path, **({"format": "JPEG"} if path.suffix == ".JPEG" else {}), **options)
+        picture = Image.fromarray(coarse).resize(sides, Image.Resampling.BILINEAR).convert(mode)
+        picture.save(path, **({"format": "JPEG"} if path.suffix == ".JPEG" else {}), **options)
         return path
 
     return make

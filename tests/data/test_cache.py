@@ -23,7 +23,9 @@ def made(seed: int = 0) -> Decoded:
 
 
 class Source:
-    """A source that counts how often it is decoded, in a file, so that other processes count too."""
+    """A source that counts how often it is decoded, in a file, so that other processes count
+    too.
+    """
 
     def __init__(self, folder: Path, seconds: float = 0.0) -> None:
         self.log, self.seconds = folder / "decoded.log", seconds

@@ -1,4 +1,6 @@
-"""What the cache does for sets larger than memory: stream, go on after an interruption, spare the checksum of what it has checked."""
+"""What the cache does for sets larger than memory: stream, go on after an interruption, spare the
+checksum of what it has checked.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8
 
 
 class Source:
-    """Twenty images, three a block; notes from where it was asked for blocks, and stops before image ``until``."""
+    """Twenty images, three a block; notes from where it was asked for blocks, and stops before
+    image ``until``.
+    """
 
     def __init__(self) -> None:
         self.starts: list[int] = []
@@ -192,7 +196,9 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_large_entry_is_mapped_read_only(
     large: Path, source: Source, monkeypatch: pytest.MonkeyPatch
 ):
-    """A writable private map of more than the machine's memory is refused by Linux, whatever is read of it."""
+    """A writable private map of more than the machine's memory is refused by Linux, whatever is
+    read of it.
+    """
     assert not open_cache(source, large.parent).pixels.flags.writeable
     monkeypatch.undo()
     assert open_cache(source, large.parent).pixels.flags.writeable

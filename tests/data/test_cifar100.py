@@ -25,7 +25,9 @@ def images(count: int, seed: int) -> np.ndarray:
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small archive of CIFAR-100's format behind a file:// address, with its checksums in place of the real ones."""
+    """A small archive of CIFAR-100's format behind a file:// address, with its checksums in place
+    of the real ones.
+    """
     parts = {
         "train": {"data": images(6, 0).reshape(6, -1), "fine_labels": [0, 1, 2, 0, 1, 2]},
         "test": {"data": images(3, 1).reshape(3, -1), "fine_labels": [2, 1, 0]},

@@ -12,7 +12,10 @@ from matplotlib.ft2font import FT2Font
 from evolve.data import glyphs
 from evolve.data.glyphs import CHARACTERS, FONTS, draw, draw_all
 
-CODE = "import hashlib, sys; from evolve.data.glyphs import draw; print(hashlib.sha256(draw(3, 'train', 32, 5, 4).tobytes()).hexdigest())"
+CODE = (
+    "import hashlib, sys; from evolve.data.glyphs import draw; print(hashlib.sha256(draw(3, "
+    "'train', 32, 5, 4).tobytes()).hexdigest())"
+)
 
 
 def test_there_are_100_distinct_characters_and_every_font_has_them():
@@ -87,7 +90,9 @@ def test_any_size_can_be_drawn(size: int):
 
 
 def test_the_glyph_is_there_to_be_seen():
-    """With the same draws of everything else, two characters differ in many pixels of every image."""
+    """With the same draws of everything else, two characters differ in many pixels of every
+    image.
+    """
     pose = glyphs._uniform(30, 8, 0, 0, "train", "pose")
     first, second = (glyphs._glyph_masks(class_id, pose, 32) for class_id in (0, 33))
     inside = (first > 127).mean(axis=(1, 2))

@@ -30,7 +30,9 @@ DATA = DataSettings(source="imagenet", size=16)
 
 @pytest.fixture
 def root(tmp_path: Path, photo: MakePhoto) -> Path:
-    """Three classes of six training and two validation photos, as wide as high, wide and high ones among them."""
+    """Three classes of six training and two validation photos, as wide as high, wide and high ones
+    among them.
+    """
     folder = tmp_path / "photos" / "imagenet"
     for place, wnid in enumerate(WNIDS):
         for number in range(6):
@@ -58,7 +60,9 @@ def error_of(where: Path, tmp_path: Path, data: DataSettings = DATA) -> str:
 
 
 def flatten_val(root: Path) -> list[tuple[str, str]]:
-    """Put the validation photos into val/ itself; returns (file name, wnid) of each, in the order of the names."""
+    """Put the validation photos into val/ itself; returns (file name, wnid) of each, in the order
+    of the names.
+    """
     found = sorted((path.name, path.parent.name) for path in (root / "val").rglob("*.JPEG"))
     for name, wnid in found:
         (root / "val" / wnid / name).rename(root / "val" / name)
@@ -98,7 +102,9 @@ def test_pixels_labels_and_order_are_torchvision_s(size: int, root: Path, tmp_pa
 def test_the_fingerprint_names_mean_and_std(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Another source may read the same pixels and normalise them otherwise; results of the two must not meet in a store."""
+    """Another source may read the same pixels and normalise them otherwise; results of the two must
+    not meet in a store.
+    """
     before = load(root, tmp_path).fingerprint
     monkeypatch.setattr(imagenet, "IMAGENET_MEAN", (0.5, 0.5, 0.5))
     assert load(root, tmp_path).fingerprint != before
@@ -171,7 +177,9 @@ def labels_of(found: ImageSet, val: Path) -> dict[str, str]:
 
 @pytest.fixture
 def flat(tmp_path: Path, photo: MakePhoto) -> Callable[..., Path]:
-    """flat(classes, photos in val/, val.csv): a dataset whose val/ is flat, with one training photo a class."""
+    """flat(classes, photos in val/, val.csv): a dataset whose val/ is flat, with one training photo
+    a class.
+    """
 
     def make(classes: list[str], names: list[str], table: bytes) -> Path:
         root = tmp_path / "flat"
@@ -253,7 +261,9 @@ def test_a_table_that_is_no_csv_in_utf_8_is_named(
 
 
 def devkit(root: Path, numbers: list[str]) -> Path:
-    """The devkit's two files, with the wnids numbered backwards: its ids are not in the order of the wnids."""
+    """The devkit's two files, with the wnids numbered backwards: its ids are not in the order of
+    the wnids.
+    """
     folder = root / "ILSVRC2012_devkit_t12" / "data"
     folder.mkdir(parents=True)
     kind = np.dtype([("ILSVRC2012_ID", object), ("WNID", object), ("words", object)])

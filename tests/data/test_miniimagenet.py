@@ -29,7 +29,9 @@ def name_of(wnid: str, number: int) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, photo: Callable[..., Path]) -> Path:
-    """Six classes of twelve photos in the Ravi-Larochelle layout; the lines of the tables stand in no order."""
+    """Six classes of twelve photos in the Ravi-Larochelle layout; the lines of the tables stand in
+    no order.
+    """
     root = tmp_path / "mini"
     for place, wnid in enumerate(ORDER):
         for number in range(TEN):
@@ -49,7 +51,9 @@ def pixels_of(place: int) -> np.ndarray:
 
 @pytest.fixture
 def pickled(tmp_path: Path) -> Path:
-    """The same six classes in the .pkl layout, each file in another protocol; rows of a class do not stand together."""
+    """The same six classes in the .pkl layout, each file in another protocol; rows of a class do
+    not stand together.
+    """
     root = tmp_path / "pickled"
     root.mkdir()
     for protocol, (part, wnids) in zip((2, 4, 5), CLASSES.items(), strict=True):
@@ -280,7 +284,9 @@ def test_names_beside_the_arrays_own_are_refused(raw: bytes, tmp_path: Path):
 
 
 def test_python_2_s_pickles_are_read(tmp_path: Path):
-    """The commonest copies on the web were written by Python 2: strings of bytes, numpy's old module name."""
+    """The commonest copies on the web were written by Python 2: strings of bytes, numpy's old
+    module name.
+    """
     raw = (
         b"\x80\x02}q\x00(U\x05imageq\x01cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00\x85U\x01b\x87Rq\x04"
         b"(K\x01K\x02K\x02\x86cnumpy\ndtype\nq\x05U\x02u1K\x00K\x01\x87Rq\x06(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"

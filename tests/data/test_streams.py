@@ -137,9 +137,11 @@ def test_labels_follow_the_class_order_of_the_head(resident: Resident) -> None:
 
 def test_avalanche_is_imported_without_a_home_folder_to_write_to() -> None:
     code = (
-        "import os, tempfile; from evolve.data.streams import load_avalanche; real = os.path.expanduser; load_avalanche(); "
+        "import os, tempfile; from evolve.data.streams import load_avalanche; real = "
+        "os.path.expanduser; load_avalanche(); "
         "assert os.path.expanduser is real; assert real('~') == '/proc/none'; import avalanche; "
-        "from avalanche.benchmarks.datasets import dataset_utils as d; print(d.AVALANCHE_CONFIG_FILENAME)"
+        "from avalanche.benchmarks.datasets import dataset_utils as d; "
+        "print(d.AVALANCHE_CONFIG_FILENAME)"
     )
     environment = os.environ | {
         "HOME": "/proc/none",

@@ -25,7 +25,9 @@ def photo(path: Path, seed: int, mode: str = "RGB") -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three classes of four training and two validation images, one of them grey, in the official layout."""
+    """Three classes of four training and two validation images, one of them grey, in the official
+    layout.
+    """
     root = tmp_path / "data" / "tiny-imagenet-200"
     lines = []
     for place, wnid in enumerate(WNIDS):

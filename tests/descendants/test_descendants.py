@@ -49,7 +49,9 @@ def quiet(fraction: float, text: str) -> None:
 
 
 def make_resident(train: int = 10, test: int = 6, classes: int = 8, size: int = 12) -> Resident:
-    """Classes that differ by a coloured quadrant under noise; class 7 has one training image fewer."""
+    """Classes that differ by a coloured quadrant under noise; class 7 has one training image
+    fewer.
+    """
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(classes), train + test)
     is_test = np.tile(np.arange(train + test) >= train, classes)
@@ -215,7 +217,9 @@ def test_training_is_bit_reproducible_and_leaves_global_random_state(resident):
 
 
 class Spy(Resident):
-    """Remembers every training batch it serves, whether it draws itself or gathers what was drawn."""
+    """Remembers every training batch it serves, whether it draws itself or gathers what was
+    drawn.
+    """
 
     def batch(self, index, augment=(), generator=None):
         images = super().batch(index, augment, generator)
@@ -425,7 +429,9 @@ def test_frozen_layers_keep_their_bits_while_their_statistics_and_the_rest_move(
 
 
 def test_a_rate_of_one_is_no_rate_of_its_own_and_from_scratch_knows_none(resident):
-    """1.0 is the fast path to the bit; a network that inherits nothing trains alike whatever the factor is."""
+    """1.0 is the fast path to the bit; a network that inherits nothing trains alike whatever the
+    factor is.
+    """
     task = tasks_of(resident)[:1]
     given, plain = inherited_model(), inherited_model()
     assert train_together(

@@ -1,4 +1,6 @@
-"""Stages on a real Dask cluster: a scheduler and two workers, processes of their own that talk over TCP."""
+"""Stages on a real Dask cluster: a scheduler and two workers, processes of their own that talk over
+TCP.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,9 @@ def lineage(length: int = 3) -> list[Stage]:
 
 
 def content(root: Path) -> dict[str, bytes]:
-    """Every result's files, byte for byte; of the manifests all but how long it took and the seal over that."""
+    """Every result's files, byte for byte; of the manifests all but how long it took and the seal
+    over that.
+    """
     found = {}
     for file in sorted(root.glob("results/*/*/*/*")):
         data = file.read_bytes()

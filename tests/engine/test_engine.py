@@ -1,4 +1,6 @@
-"""The engine: same results for any number of workers, and what happens when something goes wrong."""
+"""The engine: same results for any number of workers, and what happens when something goes
+wrong.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""A lock on a shared folder. "Another machine" is a process that gives another host name; stopped, it is a machine that never comes back
-while the server keeps its file lock."""
+"""A lock on a shared folder.
+
+"Another machine" is a process that gives another host name; stopped, it is a machine that never
+comes back while the server keeps its file lock.
+"""
 
 from __future__ import annotations
 

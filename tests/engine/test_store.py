@@ -1,4 +1,6 @@
-"""The store: keys, whole-or-nothing results under every crash, damage, full and read-only disks, locks."""
+"""The store: keys, whole-or-nothing results under every crash, damage, full and read-only disks,
+locks.
+"""
 
 from __future__ import annotations
 
@@ -256,7 +258,10 @@ def test_a_file_that_changes_in_use_is_not_handed_out(tmp_path: Path) -> None:
 
 
 def child(work: Callable[[], object], die_at: int | None = None) -> int:
-    """Run ``work`` in a fork; kill -9 it at its ``die_at``-th file operation. Returns its wait status."""
+    """Run ``work`` in a fork; kill -9 it at its ``die_at``-th file operation.
+
+    Returns its wait status.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
@@ -272,7 +277,9 @@ def child(work: Callable[[], object], die_at: int | None = None) -> int:
 
 
 def kill_at_operation(number: int) -> None:
-    """Count opens, renames, unlinks, mkdirs, half-written files and flushes of this process; die at the given one."""
+    """Count opens, renames, unlinks, mkdirs, half-written files and flushes of this process; die at
+    the given one.
+    """
     left = number
 
     def count() -> None:
@@ -625,8 +632,14 @@ def test_a_folder_of_something_else_or_a_file_is_refused_and_untouched(tmp_path:
 
 def test_looking_at_a_store_needs_no_torch(tmp_path: Path) -> None:
     Store(tmp_path).put(stage(), {"a": 1}, tensors(), {})
-    script = "import sys; from pathlib import Path; import evolve.engine.engine; from evolve.engine.store import Store\n"
-    script += "assert Store(Path(sys.argv[1])).get(sys.argv[2]).record == {'a': 1}; assert 'torch' not in sys.modules"
+    script = (
+        "import sys; from pathlib import Path; import evolve.engine.engine; from "
+        "evolve.engine.store import Store\n"
+    )
+    script += (
+        "assert Store(Path(sys.argv[1])).get(sys.argv[2]).record == {'a': 1}; assert "
+        "'torch' not in sys.modules"
+    )
     subprocess.run(
         [sys.executable, "-c", script, str(tmp_path), stage().key], check=True, env=environment()
     )

@@ -78,7 +78,10 @@ def test_what_one_machine_puts_another_gets(s3: str, tmp_path: Path) -> None:
 def test_another_process_needs_only_the_folder(s3: str, tmp_path: Path) -> None:
     mirrored(tmp_path / "one").put(stage(), {"a": 1}, tensors(), {})
     mirrored(tmp_path / "two")
-    script = "import sys; from pathlib import Path; from evolve.engine.store import Store; print(Store(Path(sys.argv[1])).get(sys.argv[2]).record)"
+    script = (
+        "import sys; from pathlib import Path; from evolve.engine.store import Store; "
+        "print(Store(Path(sys.argv[1])).get(sys.argv[2]).record)"
+    )
     words = [sys.executable, "-c", script, str(tmp_path / "two"), stage().key]
     done = subprocess.run(words, env=environment(), text=True, capture_output=True, timeout=60)
     assert done.stdout == "{'a': 1}\n", done.stderr
@@ -161,7 +164,9 @@ def test_a_store_that_gets_a_mirror_copies_what_it_has(s3: str, tmp_path: Path) 
 def test_an_address_in_the_environment_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """$EVOLVE_STORE as --store: an address is a local store that is mirrored there, not a folder of that name."""
+    """$EVOLVE_STORE as --store: an address is a local store that is mirrored there, not a folder of
+    that name.
+    """
     from evolve.runs.folder import default_store
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

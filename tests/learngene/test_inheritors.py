@@ -1,4 +1,6 @@
-"""Inheritors on every network: which slot receives what, held to brute force and to numpy's least squares."""
+"""Inheritors on every network: which slot receives what, held to brute force and to numpy's least
+squares.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def selections(draw) -> tuple[Architecture, list[str]]:
 def made_from(
     ancestor: Architecture, selected: list[str], method: str
 ) -> tuple[Architecture, dict[str, torch.Tensor]]:
-    """The descendant by the registered inheritor, read back from JSON, and its weights; the learngene holds the selection alone."""
+    """The descendant by the registered inheritor, read back from JSON, and its weights; the
+    learngene holds the selection alone.
+    """
     plan = from_json(descendant(ancestor, selected, InheritSettings(method=method)).to_json())
     return plan, inherit(
         plan, extract(state_of(ancestor), ancestor, selected), 3, 5, 0
@@ -176,7 +180,9 @@ def test_kin_share_shapes_and_stage_and_part_the_layers():
 
 
 def test_a_vits_lower_half_reaches_to_the_top():
-    """SWS: the last selected block repeats; TLEG: the top blocks lie on the line through the lower ones."""
+    """SWS: the last selected block repeats; TLEG: the top blocks lie on the line through the lower
+    ones.
+    """
     lower = VIT.layer_names[:6]
     assert [next(iter(m)) for m in repeat(VIT, lower).inherits().values()] == [
         *lower,

@@ -155,7 +155,9 @@ def test_any_flipped_byte_or_truncation_is_refused(gene, tmp_path):
 
 
 def rewritten(path, change):
-    """The file with its description changed by ``change`` (and, where asked, its checksum made to fit)."""
+    """The file with its description changed by ``change`` (and, where asked, its checksum made to
+    fit).
+    """
     tensors = load_file(path)
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["evolve.learngene"])

@@ -1,4 +1,6 @@
-"""kill -9 at random moments, then the same command: nothing finished is redone and every number is the uninterrupted run's."""
+"""kill -9 at random moments, then the same command: nothing finished is redone and every number is
+the uninterrupted run's.
+"""
 
 from __future__ import annotations
 

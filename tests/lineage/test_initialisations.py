@@ -1,4 +1,6 @@
-"""Every inheritor, with distilled descendants beside it, as a whole tiny lineage of every kind of network."""
+"""Every inheritor, with distilled descendants beside it, as a whole tiny lineage of every kind of
+network.
+"""
 
 from __future__ import annotations
 

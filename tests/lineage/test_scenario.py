@@ -1,4 +1,6 @@
-"""Scenario files: shipped ones load, errors name file, key, value and what is allowed, dump and load are inverse."""
+"""Scenario files: shipped ones load, errors name file, key, value and what is allowed, dump and
+load are inverse.
+"""
 
 from __future__ import annotations
 
@@ -229,7 +231,10 @@ def two_sources(tmp_path: Path, lines: str) -> DataSettings:
 
 
 def test_two_sources_have_class_ids_of_their_own(tmp_path: Path) -> None:
-    lists = "ancestor_classes = [0, 1, 2, 3, 4]\ncondense_classes = [0, 1]\ndescend_classes = [2, 3, 4, 5, 6]"
+    lists = (
+        "ancestor_classes = [0, 1, 2, 3, 4]\ncondense_classes = [0, 1]\ndescend_classes = [2, "
+        "3, 4, 5, 6]"
+    )
     assert two_sources(tmp_path, lists).descend_classes == (2, 3, 4, 5, 6)
     assert two_sources(tmp_path, lists.partition("\n")[2]).ancestor_classes == ()
     with pytest.raises(

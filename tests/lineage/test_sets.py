@@ -1,4 +1,6 @@
-"""Several stages computed in one go: the same results as one by one, and a set that fails costs no more than its culprit."""
+"""Several stages computed in one go: the same results as one by one, and a set that fails costs no
+more than its culprit.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ from evolve.networks.vgg_plan import stack_plan, vgg16_plan
 
 
 def joined(tmp_path: Path, letters: str = "d") -> dict[str, Any]:
-    """A context in which stages named with these letters may go together; what was computed together is traced."""
+    """A context in which stages named with these letters may go together; what was computed
+    together is traced.
+    """
     return {"sets": letters, "trace": tmp_path / "trace"}
 
 
@@ -316,7 +320,9 @@ def make_world(
 
 
 def make_generation(world: World, store: Store) -> list[Stage]:
-    """Descend stages of every method that hangs from a learngene, with a learngene as a condenser might have put it."""
+    """Descend stages of every method that hangs from a learngene, with a learngene as a condenser
+    might have put it.
+    """
     gene = condense(world, 1, accumulate_stage(world, 0, None))
     ancestor, layers = vgg16_plan(1 / 16), ["conv1", "conv4", "conv12"]
     network = VGG(ancestor, 3)

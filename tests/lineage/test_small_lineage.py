@@ -1,4 +1,6 @@
-"""A whole lineage of three tasks, run as a user runs it: files, equality over workers and resumes, controls, errors."""
+"""A whole lineage of three tasks, run as a user runs it: files, equality over workers and resumes,
+controls, errors.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,9 @@ def test_the_same_command_again_computes_nothing(finished: Path, place: Path) ->
 
 
 def test_one_process_gives_the_same_bytes(finished: Path, place: Path) -> None:
-    """The figure is compared as sketched, its numbers and words: the rendered one is as large and takes 9 s."""
+    """The figure is compared as sketched, its numbers and words: the rendered one is as large and
+    takes 9 s.
+    """
     words = [
         "run",
         "--scenario",

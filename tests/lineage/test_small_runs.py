@@ -1,4 +1,6 @@
-"""Small runs of their own as a user begins them: the plain path beside the fast one, a stop by a signal, a plan before anything is computed."""
+"""Small runs of their own as a user begins them: the plain path beside the fast one, a stop by a
+signal, a plan before anything is computed.
+"""
 
 from __future__ import annotations
 

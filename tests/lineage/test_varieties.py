@@ -1,4 +1,6 @@
-"""The choices a scenario offers, each as a whole small lineage in this process: strategies, heads, condensers, controls."""
+"""The choices a scenario offers, each as a whole small lineage in this process: strategies, heads,
+condensers, controls.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def test_stage_granularity_inherits_whole_stages(shared: Path) -> None:
 
 
 def test_repeated_condensations_report_their_agreement(shared: Path) -> None:
-    """The first repeat is the single condensation; the selection comes from the mean alpha of all."""
+    """The first repeat is the single condensation; the selection comes from the mean alpha of
+    all.
+    """
     once, _ = run(shared)
     record, opened = run(shared, "condense.repeats=3")
     known = {stage.label: stage for stage in opened.stages()}

@@ -1,4 +1,6 @@
-"""A whole tiny ViT lineage as a user runs it, killed and resumed; one from a DINO file without a stream; every condenser and inheritor on a ViT."""
+"""A whole tiny ViT lineage as a user runs it, killed and resumed; one from a DINO file without a
+stream; every condenser and inheritor on a ViT.
+"""
 
 from __future__ import annotations
 

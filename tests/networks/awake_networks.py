@@ -1,6 +1,4 @@
-"""Networks with awake parameters, and their parameters as
-:class:`evolve.networks.fast.shape.Weights`.
-"""
+"""Networks with awake parameters, and these as :class:`evolve.networks.fast.shape.Weights`."""
 
 from __future__ import annotations
 
@@ -12,8 +10,15 @@ from evolve.networks.vgg_plan import Plan
 
 
 def awake(plan: Plan, classes: int, seed: int, dtype: torch.dtype = torch.float64) -> VGG:
-    """A VGG in training mode whose biases, gammas (some negative) and betas are not those of a new
-    network.
+    """A VGG in training mode whose parameters are not those of a new network.
+
+    Biases, gammas (some negative) and betas differ.
+
+    Args:
+        plan: its plan.
+        classes: classes of its head.
+        seed: seed of all draws.
+        dtype: of its tensors.
     """
     draw = torch.Generator().manual_seed(seed)
     model = VGG(plan, classes)

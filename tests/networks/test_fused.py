@@ -1,4 +1,6 @@
-"""The written-out passes against the module under autograd, in float64, over plans, sizes and batches."""
+"""The written-out passes against the module under autograd, in float64, over plans, sizes and
+batches.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,9 @@ def fused_and_plain(plan: Plan) -> tuple[VGG, VGG]:
 
 
 def test_the_fused_module_is_the_plain_one_to_whoever_looks_on() -> None:
-    """A penalty on the parameters joins the loss, as plugins do; statistics and their counter move; copies and eval work."""
+    """A penalty on the parameters joins the loss, as plugins do; statistics and their counter move;
+    copies and eval work.
+    """
     x, labels = images(5, 12), torch.arange(5) % 4
     quick, plain = fused_and_plain(PLANS[0])
     for model in (quick, plain):
@@ -141,7 +145,9 @@ def test_gradients_may_be_asked_for_without_backward() -> None:
 
 
 def test_passes_of_one_module_do_not_disturb_each_other() -> None:
-    """Two graphs alive at once, as a strategy has that compares batches; the first one's gradient after the second one's pass, and twice."""
+    """Two graphs alive at once, as a strategy has that compares batches; the first one's gradient
+    after the second one's pass, and twice.
+    """
     quick, plain = fused_and_plain(PLANS[0])
     first, second, labels = images(5, 12), images(5, 12) + 1, torch.arange(5) % 4
     found = []

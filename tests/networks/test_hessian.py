@@ -1,4 +1,6 @@
-"""Gradient and Hessian product of the written-out network against autograd's double backward, in float64."""
+"""Gradient and Hessian product of the written-out network against autograd's double backward, in
+float64.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,14 @@ class Case:
         self.x = random(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
         self.labels = torch.arange(batch) % 4
         self.weights = weights_of(self.model)
-        self.direction = Weights(*([random(*p.shape).contiguous(memory_format=memory(p)) for p in part] for part in parts(self.weights)[:4]),
-                                 random(*self.weights.head.shape), random(*self.weights.head_bias.shape))  # fmt: skip
+        self.direction = Weights(
+            *(
+                [random(*p.shape).contiguous(memory_format=memory(p)) for p in part]
+                for part in parts(self.weights)[:4]
+            ),
+            random(*self.weights.head.shape),
+            random(*self.weights.head_bias.shape),
+        )
         self.targets = [random(*f.shape) for f in self.model.features(self.x)]
         self.passed = Pass(Fused(plan, size), self.weights, self.x)
 

@@ -1,4 +1,6 @@
-"""Machine code that is kept on disk: used again, made anew where it is damaged, and done without where there is no place."""
+"""Machine code that is kept on disk: used again, made anew where it is damaged, and done without
+where there is no place.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The compiled kernels against torch and its autograd, in float64, over shapes; the same bits whatever the processor's vectors."""
+"""The compiled kernels against torch and its autograd, in float64, over shapes; the same bits
+whatever the processor's vectors.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,10 @@ def test_bn_relu_and_pool_are_torchs(batch: int, side: int, count: int, pool: bo
 
 
 def test_of_equal_pixels_the_first_receives_the_gradient() -> None:
-    """As torch's pool; flat images have many such windows. Where none is above zero, none receives it."""
+    """As torch's pool; flat images have many such windows.
+
+    Where none is above zero, none receives it.
+    """
     c = channels_last(
         torch.tensor(
             [
@@ -193,7 +198,10 @@ def all_of(side: int, c_in: int, c_out: int, batch: int, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(20, 3, 8), (8, 16, 24), (4, 12, 6), (2, 16, 32)])
 def test_every_processor_gives_the_same_bits(monkeypatch, shape, dtype) -> None:
-    """Vectors of 16, 32 or 64 bytes, 16 or 32 of them: the same sums in the same order. (This machine computes the wide ones piece by piece.)"""
+    """Vectors of 16, 32 or 64 bytes, 16 or 32 of them: the same sums in the same order.
+
+    (This machine computes the wide ones piece by piece.)
+    """
     found = []
     for one in PROCESSORS:
         monkeypatch.setattr(emit, "processor", lambda one=one: one)

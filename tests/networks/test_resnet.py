@@ -1,4 +1,6 @@
-"""The networks of ResNet plans: against torchvision's ResNet18, a hand-made ResNet12, and what the rooms ask of any network."""
+"""The networks of ResNet plans: against torchvision's ResNet18, a hand-made ResNet12, and what the
+rooms ask of any network.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def awake(model: nn.Module) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def peers() -> dict[int, nn.Module]:
-    """torchvision's ResNet18 by image size; for small images with the stem of He et al.'s CIFAR networks."""
+    """torchvision's ResNet18 by image size; for small images with the stem of He et al.'s CIFAR
+    networks.
+    """
     with isolated_rng(5):
         large = awake(torchvision_resnet18(weights=None, num_classes=7)).double()
     small = copy.deepcopy(large)
@@ -119,7 +123,9 @@ def test_published_parameter_count() -> None:
 
 
 class Twelve(nn.Module):
-    """ResNet12 as few-shot learning has it (Lee et al., arXiv 1904.03758), with ReLU and widths 64 to 512; written from its definition."""
+    """ResNet12 as few-shot learning has it (Lee et al., arXiv 1904.03758), with ReLU and widths 64
+    to 512; written from its definition.
+    """
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -243,7 +249,9 @@ def test_inherited_layers_stand_at_the_resolution_they_had(chosen: set[str], siz
 
 
 def _counted(plan: Architecture, size: int) -> tuple[float, float]:
-    """Multiply-adds in billions, and numbers that convolutions put out, counted while an image passes."""
+    """Multiply-adds in billions, and numbers that convolutions put out, counted while an image
+    passes.
+    """
     found, model = [], plan.build(2).eval()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -333,7 +341,9 @@ def test_the_other_inheritors_take_a_resnet(way: object) -> None:
 
 
 def test_second_derivatives() -> None:
-    """The meta-network differentiates twice through the pseudo-descendant; finite differences of the gradient are the oracle."""
+    """The meta-network differentiates twice through the pseudo-descendant; finite differences of
+    the gradient are the oracle.
+    """
     model = awake(NARROW.paper_descendant().build(3)).double().train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -225,7 +225,9 @@ def test_published_costs() -> None:
 
 def test_a_plan_needs_no_torch() -> None:
     code = (
-        "import sys; from evolve.networks.resnet_plan import resnet18 as r; p = r(1.0, 224).paper_descendant();"
-        "p.parameters, p.macs(224), p.numbers_out(224), p.to_json(), p.describe(), p.anonymous(); assert 'torch' not in sys.modules"
+        "import sys; from evolve.networks.resnet_plan import resnet18 as r; p = r(1.0, "
+        "224).paper_descendant();"
+        "p.parameters, p.macs(224), p.numbers_out(224), p.to_json(), p.describe(), p.anonymous(); "
+        "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,6 @@
-"""A ResNet in every room: condensed by autograd, trained as a descendant, and a whole tiny lineage as a user runs it."""
+"""A ResNet in every room: condensed by autograd, trained as a descendant, and a whole tiny lineage
+as a user runs it.
+"""
 
 from __future__ import annotations
 

@@ -186,7 +186,9 @@ def test_state_dict_names_and_layout():
 
 
 def test_second_derivatives_agree_with_finite_differences():
-    """The condenser differentiates through training steps, so the network must be twice differentiable."""
+    """The condenser differentiates through training steps, so the network must be twice
+    differentiable.
+    """
     plan = ((ConvSpec("a", 2, 3),), (ConvSpec("b", 3, 2),))
     model = VGG(plan, 2).double().train()
     images = torch.randn(
@@ -199,7 +201,8 @@ def test_second_derivatives_agree_with_finite_differences():
     start = {n: b.clone() for n, b in model.named_buffers()}
 
     def loss(*parameters):
-        # functional_call would update the running statistics in place; fresh copies keep the function pure.
+        # functional_call would update the running statistics in place; fresh copies keep the
+        # function pure.
         state = dict(zip(names, parameters, strict=True)) | {n: b.clone() for n, b in start.items()}
         return torch.func.functional_call(model, state, (images,)).square().sum()
 

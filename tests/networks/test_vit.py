@@ -1,4 +1,6 @@
-"""The ViT against timm's: parameters, outputs, draws; what its layers are; tokens of inherited blocks."""
+"""The ViT against timm's: parameters, outputs, draws; what its layers are; tokens of inherited
+blocks.
+"""
 
 from __future__ import annotations
 
@@ -220,8 +222,8 @@ def test_any_set_makes_a_descendant_that_can_be_written_built_and_trained(chosen
 def test_inherited_blocks_give_the_ancestors_tokens_on_equal_input(
     chosen: set[str], embeddings: str
 ) -> None:
-    """The oracle of the issue: on equal input every inherited block's tokens are the ancestor's; with inherited embeddings, a lower run's
-    tokens are equal from the images on.
+    """The oracle of the issue: on equal input every inherited block's tokens are the ancestor's;
+    with inherited embeddings, a lower run's tokens are equal from the images on.
     """
     ancestor = _awake(NARROW.build(4)).eval()
     plan = descendant(NARROW, sorted(chosen), InheritSettings(embeddings=embeddings))
@@ -287,5 +289,8 @@ def test_estimates_agree_with_what_is_built() -> None:
 
 
 def test_a_plan_needs_no_torch() -> None:
-    code = "import sys; from evolve.networks.vit_plan import vit_s16 as v; p = v(1.0, 224); p.parameters, p.to_json(), p.paper_descendant(); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from evolve.networks.vit_plan import vit_s16 as v; p = v(1.0, 224); "
+        "p.parameters, p.to_json(), p.paper_descendant(); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

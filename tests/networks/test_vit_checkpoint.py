@@ -1,4 +1,6 @@
-"""Pretrained weights in every form they come in, against timm's model that holds them; and what is refused, in one line."""
+"""Pretrained weights in every form they come in, against timm's model that holds them; and what is
+refused, in one line.
+"""
 
 from __future__ import annotations
 

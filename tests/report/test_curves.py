@@ -68,7 +68,9 @@ def record(table: Array, scratch: Array, seed: int = 0) -> LineageRecord:
 def simulated(
     rng: np.random.Generator, rise: float, points: int = 25, seed: int = 0
 ) -> LineageRecord:
-    """Noise of every descendant, and noise that a generation's descendants share (its learngene)."""
+    """Noise of every descendant, and noise that a generation's descendants share (its
+    learngene).
+    """
     task = rng.normal(0.7, 0.06, 5)
     noise = rng.normal(0, 0.015, (points, 5)) + rng.normal(0, 0.005, (points, 1))
     return record(
@@ -201,7 +203,9 @@ def test_the_interval_covers_and_a_rise_is_seldom_claimed_of_drift(
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
 def test_the_size_that_is_named_is_found_eight_times_in_ten(seeds: int) -> None:
-    """Under the noise that is hardest for one lineage, a random walk, and typical interval widths."""
+    """Under the noise that is hardest for one lineage, a random walk, and typical interval
+    widths.
+    """
     rng = np.random.default_rng(seeds)
     noise = [
         [rng.normal(size=(25, 1)).cumsum(axis=0)[np.array(QUICK) - 1] for _ in range(seeds)]
@@ -285,7 +289,9 @@ def test_strong_rise_is_nearly_always_seen() -> None:
 
 
 def test_the_mean_gain_of_several_seeds_is_not_surer_than_its_seeds() -> None:
-    """No effect, but each ancestor shifts its five tasks together: an interval over 15 tasks as if independent excludes 0 too often."""
+    """No effect, but each ancestor shifts its five tasks together: an interval over 15 tasks as if
+    independent excludes 0 too often.
+    """
     rng = np.random.default_rng(8)
 
     def sample() -> bool:
@@ -302,7 +308,9 @@ def test_the_mean_gain_of_several_seeds_is_not_surer_than_its_seeds() -> None:
 
 
 def test_untrained_ancestors_are_compared_by_gain() -> None:
-    """Lineage 0 may have another architecture: 10 points easier from scratch must not look like harm by training."""
+    """Lineage 0 may have another architecture: 10 points easier from scratch must not look like
+    harm by training.
+    """
     easy, hard = [0.8, 0.7], [0.7, 0.6]
     points = (
         generation(0, [0.81, 0.71], easy),
@@ -325,7 +333,9 @@ def test_diverged_descendants_are_named() -> None:
 
 
 def test_rise_of_accuracy_alone_is_not_a_rise() -> None:
-    """Architectures may grow along the lineage: then from-scratch rises too, and the gain does not."""
+    """Architectures may grow along the lineage: then from-scratch rises too, and the gain does
+    not.
+    """
     rng = np.random.default_rng(4)
     climb = 0.6 + 0.004 * np.arange(25)[:, None] + rng.normal(0, 0.004, (25, 5))
     points = tuple(

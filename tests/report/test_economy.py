@@ -1,4 +1,6 @@
-"""The economy of the gene: gains over their own architectures from scratch, shares only where there is something to share."""
+"""The economy of the gene: gains over their own architectures from scratch, shares only where there
+is something to share.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,9 @@ def test_the_share_is_of_gains_over_their_own_architectures() -> None:
 
 
 def test_noise_that_learngene_and_whole_share_cancels_in_the_share() -> None:
-    """Both gains move alike from task to task, so their ratio is surer than either: they are resampled together."""
+    """Both gains move alike from task to task, so their ratio is surer than either: they are
+    resampled together.
+    """
     wide = generation(1, 0.10, 0.10, spread=0.04)
     found = economy.economy([record(wide)])
     assert found is not None
@@ -204,7 +208,9 @@ def test_the_mean_of_draws_is_place_by_place() -> None:
 
 
 def test_a_whole_ancestor_beside_all_its_layers_is_a_candidate_of_its_own() -> None:
-    """ResNets and ViTs hold more than their layers: front 17 and the whole ancestor name the same layers."""
+    """ResNets and ViTs hold more than their layers: front 17 and the whole ancestor name the same
+    layers.
+    """
     sets = (
         ("front 1", ("a",), 0.1, 0.05),
         ("front 2", ("a", "b"), 0.97, 0.08),

@@ -230,7 +230,9 @@ def test_a_parquet_column_of_numbers_and_texts_is_one_of_texts():
 
 
 def course(length: int, number: int) -> dict[str, tuple[float, ...]]:
-    """A condensation's curves: ``number`` stretches of three iterations, gradients that fall as 1/T."""
+    """A condensation's curves: ``number`` stretches of three iterations, gradients that fall as
+    1/T.
+    """
     done = tuple(3.0 * (n + 1) for n in range(number))
     names = (
         "classification",

@@ -19,7 +19,9 @@ from evolve.report.tensorboard import Board, scalars, write_tensorboard
 
 @pytest.fixture(autouse=True)
 def small_images(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes most of the time; only the test that reads everything back needs real figures."""
+    """Drawing takes most of the time; only the test that reads everything back needs real
+    figures.
+    """
     if "curve" not in request.node.name:
         monkeypatch.setattr(figures, "pixels", blank)
 

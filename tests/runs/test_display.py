@@ -191,7 +191,10 @@ def test_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_looking_on_costs_no_heavy_import() -> None:
-    code = "import evolve.runs.screens.display, evolve.report.files, evolve.report.tensorboard, evolve.report.figures, sys;"
+    code = (
+        "import evolve.runs.screens.display, evolve.report.files, evolve.report.tensorboard, "
+        "evolve.report.figures, sys;"
+    )
     code += "print(sorted({'torch', 'scipy', 'matplotlib', 'rich'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

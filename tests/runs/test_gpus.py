@@ -1,4 +1,6 @@
-"""Places for workers on GPUs: by what nvidia-smi says (a script that answers as it does), each worker on its own."""
+"""Places for workers on GPUs: by what nvidia-smi says (a script that answers as it does), each
+worker on its own.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def test_only_those_that_the_user_shows(smi, monkeypatch, wanted, names):
 
 
 def test_gpus_of_several_models_are_not_mixed(smi, monkeypatch):
-    """Bits agree only within one model; and by number CUDA may mean another card than nvidia-smi does."""
+    """Bits agree only within one model; and by number CUDA may mean another card than nvidia-smi
+    does.
+    """
     smi(TWO.replace("81559, H100\n", "81559, A30\n"))
     assert gpus.visible() == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")

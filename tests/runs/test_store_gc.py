@@ -1,4 +1,6 @@
-"""What refers to a store, what does not, and that collecting the rest harms nobody: no training, results are put by hand."""
+"""What refers to a store, what does not, and that collecting the rest harms nobody: no training,
+results are put by hand.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Thinned lineages: reports that do not differ, snapshots that come back when they are needed, runs that share a store. Small and real."""
+"""Thinned lineages: reports that do not differ, snapshots that come back when they are needed, runs
+that share a store.
+
+Small and real.
+"""
 
 from __future__ import annotations
 
@@ -270,7 +274,9 @@ def test_the_command_line_registers_thins_lists_and_collects(tmp_path: Path) -> 
 
 
 def test_opening_the_store_leaves_the_checkpoint_of_a_thinned_result(tmp_path: Path) -> None:
-    """It may be under computation again; of a whole result the checkpoint is rubbish, unless somebody holds the stage."""
+    """It may be under computation again; of a whole result the checkpoint is rubbish, unless
+    somebody holds the stage.
+    """
     store = Store(tmp_path)
     stage = Stage("accumulate", "a", {"x": 1}, {})
     store.put(stage, {}, {"ancestor": {"w": torch.ones(2)}}, {})

@@ -1,5 +1,6 @@
-"""An easy few-shot problem: 27 classes told apart by their colour alone, 16 pixels, 24 training and
-10 test images each.
+"""An easy few-shot problem: 27 classes told apart by their colour alone.
+
+They have 16 pixels, 24 training images and 10 test images each.
 """
 
 from functools import lru_cache
@@ -62,7 +63,7 @@ def resident() -> Resident:
     labels = np.repeat(np.arange(27), count)
     is_test = np.tile(np.arange(count) >= TRAIN, 27)
     names = tuple(f"colour {c}" for c in range(27))
-    made = ImageSet(
+    image_set = ImageSet(
         "colours",
         images.clip(0, 255).astype(np.uint8),
         labels,
@@ -72,11 +73,11 @@ def resident() -> Resident:
         (0.5,) * 3,
         (0.25,) * 3,
     )
-    return Resident(made, torch.device("cpu"))
+    return Resident(image_set, torch.device("cpu"))
 
 
 def task(number: int, shots: int = 5) -> DownstreamTask:
-    """WAYS descend classes, chosen by number."""
+    """A task of WAYS descend classes, chosen by number, with so many shots."""
     classes = tuple(DESCEND[(number + 2 * place) % len(DESCEND)] for place in range(WAYS))
     train = [resident().indices(c, test=False)[:shots] for c in classes]
     test = [resident().indices(c, test=True) for c in classes]
@@ -92,9 +93,9 @@ def task(number: int, shots: int = 5) -> DownstreamTask:
 
 def network(width: float = 1 / 16) -> Network:
     """The paper's descendant, tiny."""
-    made = architecture("vgg16", width, SIZE).paper_descendant().build(WAYS)
-    initialise(made, 0, "test")
-    return made
+    model = architecture("vgg16", width, SIZE).paper_descendant().build(WAYS)
+    initialise(model, 0, "test")
+    return model
 
 
 def course() -> Course:

@@ -122,7 +122,9 @@ def test_structured_prototypes_start_as_means_and_lower_the_supports_loss():
 
 
 def real(shots):
-    """VGG8's descriptors of 5 classes of noisy colours at 32 pixels, with their labels, and a learner at the defaults, but few passes."""
+    """VGG8's descriptors of 5 classes of noisy colours at 32 pixels, with their labels, and a
+    learner at the defaults, but few passes.
+    """
     net = architecture("vgg16", 1.0, 32).paper_descendant().build(5)
     initialise(net, 0, "test")
     draw = torch.Generator().manual_seed(0)
@@ -140,7 +142,9 @@ def real(shots):
 
 
 def test_the_structured_layer_moves_on_a_real_backbone_at_the_default_rate():
-    """Ten images a class in batches of 4: 13 steps a pass, the authors' count; at a rate of 0.1 nothing moved."""
+    """Ten images a class in batches of 4: 13 steps a pass, the authors' count; at a rate of 0.1
+    nothing moved.
+    """
     known, labels, learner = real(10)
     start, found = (
         means(known, labels, 5),

@@ -72,7 +72,8 @@ def test_too_few_classes_or_images_are_named_before_anything_is_trained():
     asking = replace(QUICK, shots=20)
     with pytest.raises(
         UserError,
-        match=rf"fewshot\.shots = 20 and fewshot\.queries = 5: ancestor class \d+ has {TRAIN} training images",
+        match=rf"fewshot\.shots = 20 and fewshot\.queries = 5: ancestor class \d+ has {TRAIN} "
+        r"training images",
     ):
         measure("protonet", network(), ANCESTOR, [task(0)], asking, progress=pytest.fail)
     episodes(replace(QUICK, shots=TRAIN - QUICK.queries)).check()

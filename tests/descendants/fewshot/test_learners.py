@@ -1,4 +1,6 @@
-"""Every learner, whole: it learns, it repeats, and no task, query or order changes what it predicts of another."""
+"""Every learner, whole: it learns, it repeats, and no task, query or order changes what it predicts
+of another.
+"""
 
 import dataclasses
 import itertools
@@ -62,7 +64,9 @@ def test_learns_new_colours(name):
 
 
 LONG = replace(QUICK, episodes=120)
-"""Losses of single episodes are noise, and rounding, so the processor, decides which noise: a quarter of these is an average."""
+"""Losses of single episodes are noise, and rounding, so the processor, decides which noise: a
+quarter of these is an average.
+"""
 
 
 @pytest.mark.parametrize("name", [name for name in LEARNERS if name != "reptile"])
@@ -73,7 +77,9 @@ def test_meta_training_lowers_the_loss(name):
 
 
 def test_reptiles_start_becomes_one_with_less_loss_on_the_way():
-    """Its losses are those on the way, from ever the same start: a better start shows as less loss on tasks."""
+    """Its losses are those on the way, from ever the same start: a better start shows as less loss
+    on tasks.
+    """
     longer, barely = (
         trained("reptile", LONG)[0],
         trained("reptile", replace(LONG, reptile_step=0.0))[0],
@@ -161,7 +167,9 @@ def test_reads_the_settings_that_its_key_holds(name):
 @pytest.mark.parametrize("family, width", [("resnet18", 1 / 32), ("vit-small4", 1 / 4)])
 @pytest.mark.parametrize("name", ["protonet", "maml", "mtl", "deepemd"])
 def test_other_backbones_learn_too(name, family, width):
-    """Shortcuts with BN of their own, attention (which needs a second derivative) and tokens in the place of maps."""
+    """Shortcuts with BN of their own, attention (which needs a second derivative) and tokens in the
+    place of maps.
+    """
     made = architecture(family, width, 16).paper_descendant().build(WAYS)
     short = replace(QUICK, episodes=4, pretrain_epochs=1, emd_steps=1)
     found = measure(name, made, ANCESTOR, [task(0)], short)
@@ -183,7 +191,9 @@ class Interrupted(Exception):
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_an_interrupted_meta_training_goes_on_to_the_bit(name, tmp_path):
-    """Cut off twice, for learners with two phases once in each: fractions of the whole meta-training are 0.8 of the progress shown."""
+    """Cut off twice, for learners with two phases once in each: fractions of the whole
+    meta-training are 0.8 of the progress shown.
+    """
     short, tasks = replace(QUICK, episodes=8, pretrain_epochs=4), [task(0)]
     whole = measure(name, network(), ANCESTOR, tasks, short)
     checkpoint, starts = Store(tmp_path).checkpoint("ab"), []

@@ -1,4 +1,6 @@
-"""MAML and its kin against autograd through the unrolled loop, the first-order formula written by hand, and ProtoNet."""
+"""MAML and its kin against autograd through the unrolled loop, the first-order formula written by
+hand, and ProtoNet.
+"""
 
 from dataclasses import replace
 
@@ -41,7 +43,9 @@ def outer_gradient(learner, task):
 
 
 def module_of(learner):
-    """The learner's network as plain modules with plain BN, in train mode: what a textbook would train."""
+    """The learner's network as plain modules with plain BN, in train mode: what a textbook would
+    train.
+    """
     made = network().double().train()
     made.load_state_dict(
         {n.removeprefix("network."): p.detach() for n, p in learner.weights.items()}, strict=False
@@ -137,7 +141,9 @@ def test_protomaml_without_a_step_is_protonet():
 
 
 def test_protomaml_learns_through_its_prototypes():
-    """With no inner step the head is all that depends on the support set's embedding; a head held constant would lose that part."""
+    """With no inner step the head is all that depends on the support set's embedding; a head held
+    constant would lose that part.
+    """
     task = episode()
     learner = protomaml(setup(replace(S, inner_steps=1, inner_lr=0.0)))
     found = outer_gradient(learner, task)

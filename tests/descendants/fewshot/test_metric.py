@@ -75,7 +75,9 @@ def test_baseline_plus_plus_scores_are_scaled_cosines():
 
 @pytest.mark.parametrize("steps, right", [(0, False), (100, True)])
 def test_baseline_plus_plus_learns_a_new_head(steps, right):
-    """Classes that lie in different directions are told apart after the head's training, not before."""
+    """Classes that lie in different directions are told apart after the head's training, not
+    before.
+    """
     learner = make_learner("baseline++", network(), replace(QUICK, tune_steps=steps), WAYS, 0)
     labels = torch.arange(WAYS).repeat(3)
     known = torch.nn.functional.one_hot(labels, learner.features).float()

@@ -1,4 +1,6 @@
-"""MTL's frozen network and first-order gradient; Reptile's step against plain training with torch's own modules."""
+"""MTL's frozen network and first-order gradient; Reptile's step against plain training with torch's
+own modules.
+"""
 
 from dataclasses import replace
 

@@ -1,4 +1,6 @@
-"""Feature distillation against its formula written out, against the plain trainer, and on every network."""
+"""Feature distillation against its formula written out, against the plain trainer, and on every
+network.
+"""
 
 from __future__ import annotations
 
@@ -159,7 +161,9 @@ def test_hints_draw_the_features_near_and_leave_the_ancestor_alone(resident, net
 
 @pytest.mark.parametrize("network", names("networks"))
 def test_what_is_heard_is_the_networks_features_in_one_pass(network) -> None:
-    """The layers' modules put out what ``features`` gives, at the resolution of the ancestor's layer that they would inherit."""
+    """The layers' modules put out what ``features`` gives, at the resolution of the ancestor's
+    layer that they would inherit.
+    """
     ancestor = ancestor_of(architecture(network, 1 / 16, SIZE))
     for method in ("stack", "repeat"):
         (model,) = heirs(ancestor.architecture, method, 1)
@@ -197,6 +201,7 @@ def test_a_hint_of_another_shape_is_a_users_error(resident) -> None:
     )
     with pytest.raises(
         UserError,
-        match=r"^controls.distilled: layer conv1 puts out \(4, 16, 16\), its hint is \(8, 16, 16\);.*set controls.distilled = 0$",
+        match=r"^controls.distilled: layer conv1 puts out \(4, 16, 16\), its hint is \(8, 16, "
+        r"16\);.*set controls.distilled = 0$",
     ):
         wide.epoch(0)

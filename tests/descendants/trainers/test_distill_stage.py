@@ -1,4 +1,6 @@
-"""Distilled descendants as stages: what they are paired with, what their keys hold, who may train beside them."""
+"""Distilled descendants as stages: what they are paired with, what their keys hold, who may train
+beside them.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def changed(world: World, section: str, **values: Any) -> World:
 
 
 def inputs(world: World, store: Store, draw: int = 1) -> tuple[Stage, Stage]:
-    """A condensation and its ancestor, put as if they had been computed; ``draw`` changes the ancestor but not the learngene."""
+    """A condensation and its ancestor, put as if they had been computed; ``draw`` changes the
+    ancestor but not the learngene.
+    """
     plan, ancestor = ancestor_plan(world.settings), accumulate(world, 0, None)
     gene, states = condense(world, 0, ancestor), {}
     for number in {1, draw}:

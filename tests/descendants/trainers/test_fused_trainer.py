@@ -1,4 +1,6 @@
-"""The CPU's trainer against the plain one in float64: losses, weights, statistics and answers, alone and together."""
+"""The CPU's trainer against the plain one in float64: losses, weights, statistics and answers,
+alone and together.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +114,9 @@ def test_alone_equals_together(resident) -> None:
 
 @pytest.mark.parametrize("uneven", [(5, 7, 3), (7, 3, 5)])
 def test_every_test_image_of_unequal_tasks_is_measured(resident, uneven) -> None:
-    """Sources need not have as many test images of every class; the images lie class by class, so a cut loses classes."""
+    """Sources need not have as many test images of every class; the images lie class by class, so a
+    cut loses classes.
+    """
     tasks = downstream_tasks(D, range(8), resident, 5)
     tasks = [
         replace(task, test=task.test[-count:], test_labels=task.test_labels[-count:])

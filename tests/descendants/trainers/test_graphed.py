@@ -1,4 +1,8 @@
-"""The ancestor's graphed trunk is transparent: same outputs, same gradients, same statistics, an unchanged model. (On a GPU: test_graphs_on_gpu.)"""
+"""The ancestor's graphed trunk is transparent: same outputs, same gradients, same statistics, an
+unchanged model.
+
+(On a GPU: test_graphs_on_gpu.)
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,9 @@ class Heads(nn.Module):
 
 
 class Rehearsal:
-    """In a capture's stead: disturbs the statistics as a warm-up does, and counts the runs of what it made."""
+    """In a capture's stead: disturbs the statistics as a warm-up does, and counts the runs of what
+    it made.
+    """
 
     def __init__(self) -> None:
         self.made: list[tuple[int, ...]] = []

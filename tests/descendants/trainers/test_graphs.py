@@ -1,4 +1,7 @@
-"""Captured training: the same draws, batches, updates and answers as the plain trainer's. The capture itself: test_graphs_on_gpu.py."""
+"""Captured training: the same draws, batches, updates and answers as the plain trainer's.
+
+The capture itself: test_graphs_on_gpu.py.
+"""
 
 from __future__ import annotations
 
@@ -318,8 +321,11 @@ def unless_faking_asks_for_a_driver() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_step_needs_no_value_on_the_host_and_mixes_no_devices(monkeypatch, device):
-    """What a capture cannot hold, found without a GPU: torch's fake tensors know device and shape but no value. Autograd will
-    not run on a fake GPU and the fused update has no fake; on a fake CPU the backward does run.
+    """What a capture cannot hold, found without a GPU: torch's fake tensors know device and shape
+    but no value.
+
+    Autograd will not run on a fake GPU and the fused update has no fake; on a fake CPU the backward
+    does run.
     """
     updates: list[set[torch.device]] = []
     monkeypatch.setattr(

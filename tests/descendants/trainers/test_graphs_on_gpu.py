@@ -1,4 +1,6 @@
-"""What only a GPU can show: that a capture computes what the plain trainer does, whatever the company, and faster."""
+"""What only a GPU can show: that a capture computes what the plain trainer does, whatever the
+company, and faster.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +116,10 @@ def test_a_graphed_trunk_learns_as_a_plain_one(cuda, tolerance):
 
 
 def learn(model: VGG, forward: Callable[[Tensor], Tensor], resident: Resident) -> Tensor:
-    """Twelve steps, every third on a smaller batch; the losses. The last output stays alive, as Avalanche's does."""
+    """Twelve steps, every third on a smaller batch; the losses.
+
+    The last output stays alive, as Avalanche's does.
+    """
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     model.train()
     losses, output = [], None

@@ -1,4 +1,6 @@
-"""AdamW, cosine and warm-up for ancestor and descendants, against torch's own; a task that is cut goes on to equal bits."""
+"""AdamW, cosine and warm-up for ancestor and descendants, against torch's own; a task that is cut
+goes on to equal bits.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""SGD with one kernel for all parameters, against torch.optim.SGD in float64; and the count of gradient entries, against torch's."""
+"""SGD with one kernel for all parameters, against torch.optim.SGD in float64; and the count of
+gradient entries, against torch's.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +116,9 @@ def test_narrower_vectors_make_the_same_step(width: int, monkeypatch: pytest.Mon
 
 
 def test_tensors_that_were_replaced_are_followed() -> None:
-    """A plugin may give a parameter other memory, a resumed task other momentum, a new task none."""
+    """A plugin may give a parameter other memory, a resumed task other momentum, a new task
+    none.
+    """
     ours = parameters_of([(4, 3, 3, 3), (7,)], torch.float64, 0)
     optimizer, theirs, peer = both(ours, lr=0.1, momentum=0.9, weight_decay=0.01)
 
@@ -161,7 +165,9 @@ def test_what_the_kernel_cannot_take_is_torchs(fused: bool | None) -> None:
 
 
 def test_groups_have_rates_of_their_own() -> None:
-    """And gradients laid out otherwise, whose copies must be there until all groups have stepped."""
+    """And gradients laid out otherwise, whose copies must be there until all groups have
+    stepped.
+    """
     ours = parameters_of([(8, 16, 3, 3), (8, 16, 3, 3)], torch.float64, 0)
     theirs = copy.deepcopy(ours)
 

@@ -1,5 +1,6 @@
-"""Runs and batches made up for the page: real folders and a real store, with invented results
-instead of trained ones.
+"""Runs and batches made up for the page.
+
+They are real folders and a real store, with invented results instead of trained ones.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def result(stage: Stage, score: Score, diverged: bool = False) -> dict[str, Any]
             "history": {},
         }
     accuracy = [score(stage) + 0.02 * i for i in range(3)]
-    made = {"accuracy": accuracy, "best": accuracy, "test_images": [50] * 3}
-    return made | {
+    record = {"accuracy": accuracy, "best": accuracy, "test_images": [50] * 3}
+    return record | {
         "tested": [1],
         "newborn": [0.3] * 3,
         "curves": [[a] for a in accuracy],
@@ -84,7 +85,17 @@ def make_run(
     upto: int = 99,
     **spent: Any,
 ) -> Scenario:
-    """A run whose stages up to generation ``upto`` are in the store; each took ``spent``."""
+    """A run whose stages up to a generation are in the store.
+
+    Args:
+        folder: the run's folder.
+        store: the store.
+        seed: the run's seed.
+        overrides: SECTION.KEY=VALUE.
+        score: a stage's accuracy.
+        upto: the last generation that is there.
+        spent: what each stage took.
+    """
     chosen = scenario.load("glyphs-seq25", "paper", (*SETTINGS, *overrides))
     opened = Run(
         RunRequest(folder, store, scenario=chosen, seed=seed),
@@ -106,15 +117,15 @@ def make_run(
 
 
 def make_batch(out: Path, store: Path, seeds: tuple[int, ...] = (0, 1, 2), **spent: Any) -> Batch:
-    """Two methods that differ in a descendants' setting, so they share their ancestors; one has an
-    awkward name.
+    """A batch of two methods that share their ancestors; one has an awkward name.
+
+    They differ in a descendants' setting.
     """
     cases = []
     for name, method, epochs in (("plain", "plain", 2), (NAME, NAME, 3)):
         for seed in seeds:
-            shift = (
-                0.2 + 0.001 * (seed - 1) if epochs == 3 else 0.0
-            )  # without any spread no test would say anything
+            # Without any spread no test would say anything.
+            shift = 0.2 + 0.001 * (seed - 1) if epochs == 3 else 0.0
 
             def score(stage: Stage, shift: float = shift, seed: int = seed) -> float:
                 return (

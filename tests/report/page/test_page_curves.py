@@ -141,7 +141,9 @@ def test_a_picture_keeps_its_text_and_its_own_ids() -> None:
 
 
 def test_a_pooled_figure_draws_what_its_table_says() -> None:
-    """Two seeds, one longer: the curve ends where the first ends, and its band resamples seeds, as the numbers below it do."""
+    """Two seeds, one longer: the curve ends where the first ends, and its band resamples seeds, as
+    the numbers below it do.
+    """
     low, high = (
         {t: [0.5, 0.52, 0.54] for t in range(1, 6)},
         {t: [0.7, 0.72, 0.74] for t in range(1, 4)},
@@ -163,7 +165,9 @@ def test_a_pooled_figure_draws_what_its_table_says() -> None:
 
 
 def test_a_control_that_one_seed_has_alone_is_in_neither_figure_nor_table() -> None:
-    """A control that runs every n generations may not have come to its turn in the seed that is behind."""
+    """A control that runs every n generations may not have come to its turn in the seed that is
+    behind.
+    """
     records = [
         record(0, {t: [0.5, 0.52] for t in (1, 2, 3)}, shuffled=True),
         record(1, {1: [0.7, 0.72]}),

@@ -1,4 +1,6 @@
-"""A batch file: which lineages it means, how they pair, and what is refused before anything runs."""
+"""A batch file: which lineages it means, how they pair, and what is refused before anything
+runs.
+"""
 
 from __future__ import annotations
 
@@ -195,7 +197,10 @@ def test_a_file_that_is_not_there_names_the_shipped_ones():
 
 
 def test_zipped_methods_of_one_name_are_rows_of_their_own(tmp_path):
-    zipped = '[[zip]]\ncondense.method = ["fixed", "fixed", "random"]\ncondense.fixed_set = ["last", "front", "paper"]\n'
+    zipped = (
+        '[[zip]]\ncondense.method = ["fixed", "fixed", "random"]\ncondense.fixed_set = '
+        '["last", "front", "paper"]\n'
+    )
     batch = load(tmp_path, 'scenario = "glyphs-seq25"\n' + zipped)
     assert batch.methods == (
         "method fixed, fixed_set last",
@@ -214,7 +219,8 @@ def test_zipped_methods_of_one_name_are_rows_of_their_own(tmp_path):
 def test_cases_as_the_method_pair_by_the_seed_alone(tmp_path):
     batch = load(
         tmp_path,
-        'scenario = "glyphs-seq25"\nseeds = [0, 1]\n[axes]\ndescend.shots = [5, 10]\n[report]\nmethod = "case"\n',
+        'scenario = "glyphs-seq25"\nseeds = [0, 1]\n[axes]\ndescend.shots = [5, '
+        '10]\n[report]\nmethod = "case"\n',
     )
     assert batch.methods == ("shots 5", "shots 10") and {c.pairing for c in batch.cases} == {()}
 
@@ -222,7 +228,10 @@ def test_cases_as_the_method_pair_by_the_seed_alone(tmp_path):
 def test_scenarios_of_one_name_pair_by_their_files(tmp_path):
     for name, shots in (("one", 5), ("two", 6)):
         (tmp_path / f"{name}.toml").write_text(f'name = "same"\n[descend]\nshots = {shots}\n')
-    text = 'scenario = "one.toml"\n[axes]\ncondense.method = ["random", "fixed"]\nscenario = ["one.toml", "two.toml"]\n'
+    text = (
+        'scenario = "one.toml"\n[axes]\ncondense.method = ["random", "fixed"]\nscenario = '
+        '["one.toml", "two.toml"]\n'
+    )
     assert {c.pairing for c in load(tmp_path, text).cases} == {
         ('scenario="one.toml"',),
         ('scenario="two.toml"',),
@@ -234,7 +243,10 @@ def test_scenarios_of_one_name_pair_by_their_files(tmp_path):
     ["condense.method=cka", "descend={shots=5}", "ancestor.width=0.5", "condense.fixed_set=last"],
 )
 def test_what_the_cases_differ_in_cannot_be_overridden(tmp_path, override):
-    listed = '[[case]]\nname = "front four"\ncondense.method = "fixed"\ncondense.fixed_set = "front"\ndescend.shots = 10\nancestor.width = 0.5\nancestor.epochs = 8\n[report]'
+    listed = (
+        '[[case]]\nname = "front four"\ncondense.method = "fixed"\ncondense.fixed_set = '
+        '"front"\ndescend.shots = 10\nancestor.width = 0.5\nancestor.epochs = 8\n[report]'
+    )
     with pytest.raises(UserError, match="the cases of .* differ in"):
         load(tmp_path, GRID.replace("[report]", listed), overrides=[override])
     load(tmp_path, GRID, overrides=["descend.epochs=3"])
@@ -242,7 +254,10 @@ def test_what_the_cases_differ_in_cannot_be_overridden(tmp_path, override):
 
 def test_a_long_name_is_a_folder_that_every_file_system_holds(tmp_path):
     lists = [list(range(first, first + 60)) for first in (0, 1)]
-    text = f'scenario = "glyphs-seq25"\n[axes]\ncondense.fixed = {[[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]]}\n'
+    text = (
+        'scenario = "glyphs-seq25"\n[axes]\ncondense.fixed = '
+        f"{[[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]]}\n"
+    )
     folders = {c.folder for c in load(tmp_path, text).cases}
     assert (
         len(folders) == 2

@@ -1,4 +1,6 @@
-"""batch.json: what a batch's folder says about itself, and TensorBoard's view of the whole batch."""
+"""batch.json: what a batch's folder says about itself, and TensorBoard's view of the whole
+batch.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,9 @@ def test_damage_is_one_line(place: Path, change: Any, words: str) -> None:
 
 
 def test_tensorboard_filters_cases_by_axis(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard's own HPARAMS plug-in, asked over its own interface, on what it reads from the folder."""
+    """TensorBoard's own HPARAMS plug-in, asked over its own interface, on what it reads from the
+    folder.
+    """
     monkeypatch.setattr(figures, "pixels", lambda draw: np.zeros((4, 4, 3), np.uint8))
     (section,) = Reader().sections([place / "b"])
     batch = read_batch_file(place / "b").batch

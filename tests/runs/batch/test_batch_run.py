@@ -1,4 +1,6 @@
-"""A whole batch as a user runs it: the ancestor trained once, failures that stay in their case, the table, a repetition."""
+"""A whole batch as a user runs it: the ancestor trained once, failures that stay in their case, the
+table, a repetition.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,8 @@ def results(folder: Path, kind: str) -> set[str]:
 
 def test_methods_share_the_ancestor(done):
     folder, _ = done
-    # Per seed: an untrained ancestor and two tasks, once for three methods; the wild case adds its own first task.
+    # Per seed: an untrained ancestor and two tasks, once for three methods; the wild case adds its
+    # own first task.
     assert len(results(folder, "accumulate")) == 3 * (3 + 1)
 
 

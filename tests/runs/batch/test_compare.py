@@ -84,7 +84,9 @@ def test_a_difference_is_the_mean_of_the_pairs_and_its_p_counts_seeds():
 
 
 def test_seeds_that_agree_by_chance_are_no_proof():
-    """Three seeds' means of -0.4 almost to the digit, of tasks that differ by points: between the seeds alone p would be 0.0006."""
+    """Three seeds' means of -0.4 almost to the digit, of tasks that differ by points: between the
+    seeds alone p would be 0.0006.
+    """
     tasks = np.array([-0.03, 0.03, 0.0, -0.015, 0.015])
     a = {s: np.full((1, 5), 0.6) for s in range(3)}
     b = {s: a[s] + tasks - 0.004 - 0.0001 * s for s in range(3)}
@@ -166,7 +168,9 @@ def test_holm_never_lowers_a_p_keeps_their_order_and_is_at_most_bonferroni(ps):
 
 
 def test_a_control_of_every_second_generation_is_compared_where_it_is():
-    """At the generations without the control the inherited descendants are far better, which must not count."""
+    """At the generations without the control the inherited descendants are far better, which must
+    not count.
+    """
     table = np.array([[0.9, 0.9], [0.5, 0.6], [0.9, 0.9], [0.5, 0.6]])
     made = record(0, table)
     shuffled = [
@@ -200,7 +204,9 @@ def test_a_control_of_every_second_generation_is_compared_where_it_is():
 
 
 def test_more_pairings_are_no_more_tasks():
-    """Task i of a seed is the same in every pairing: the interval must not shrink with the number of pairings."""
+    """Task i of a seed is the same in every pairing: the interval must not shrink with the number
+    of pairings.
+    """
     rng = np.random.default_rng(8)
     effect = rng.normal(0, 0.01, 5)
 
