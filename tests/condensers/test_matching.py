@@ -134,7 +134,7 @@ def test_frozen_side_is_per_image_and_counted() -> None:
     picked = _psi(matcher, whole[rows], [z[rows] for z in features], h, 3)
     _close(picked, _psi(matcher, whole, features, h, 5)[rows])
     joined = Frozen.join(
-        [matcher.freeze([t[:2] for t in targets]), matcher.freeze([t[2:] for t in targets])]
+        [matcher.freeze([t[:2] for t in targets]), matcher.freeze([t[2:] for t in targets])], 5
     )
     _close(_psi(matcher, joined, features, h, 5), _psi(matcher, whole, features, h, 5))
     held = [

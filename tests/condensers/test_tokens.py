@@ -113,7 +113,7 @@ def test_pooling_is_the_mean_over_the_embedding_and_the_frozen_side_is_per_image
     assert matcher.raw_numbers() * 5 == sum(t.numel() for t in targets)
     rows, alpha = torch.tensor([3, 0, 3]), _normal(3, 3, 2, seed=2)
     joined = Frozen.join(
-        [matcher.freeze([t[:2] for t in targets]), matcher.freeze([t[2:] for t in targets])]
+        [matcher.freeze([t[:2] for t in targets]), matcher.freeze([t[2:] for t in targets])], 5
     )
     picked = [z[rows] for z in features]
     expected = (alpha * _psi([t[rows] for t in targets], picked)).sum() / 3

@@ -70,7 +70,7 @@ class FrozenAncestor:
         self.held: Frozen | None = None
         self.raw: list[Tensor] | None = None
         if matcher.numbers_per_image() * number <= space:
-            self.held = Frozen.join([matcher.freeze(maps) for maps in self._chunks()])
+            self.held = Frozen.join(map(matcher.freeze, self._chunks()), len(meta_index))
         elif matcher.raw_numbers() * number <= space:
             self.raw = [torch.cat(layer) for layer in zip(*self._chunks(), strict=True)]
 

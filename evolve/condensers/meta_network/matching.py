@@ -13,7 +13,7 @@ last two sums never change, as the ancestor is frozen. Everything is made of mat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, pairwise
@@ -144,17 +144,31 @@ class Frozen:
         return Frozen(self.pooled.index_select(0, rows), maps, energy, totals)
 
     @staticmethod
-    def join(parts: Sequence[Frozen]) -> Frozen:
-        """Several batches as one."""
-        first, joined = parts[0], dict[int, Tensor]()
-        for kind, runs in first.maps.items():
-            for place, m in enumerate(runs):
-                if id(m) not in joined:
-                    joined[id(m)] = torch.cat([p.maps[kind][place] for p in parts])
-        maps = {kind: tuple(joined[id(m)] for m in runs) for kind, runs in first.maps.items()}
-        energy = {kind: torch.cat([p.energy[kind] for p in parts]) for kind in first.energy}
-        totals = {kind: torch.cat([p.totals[kind] for p in parts]) for kind in first.totals}
-        return Frozen(torch.cat([p.pooled for p in parts]), maps, energy, totals)
+    def join(parts: Iterable[Frozen], number: int) -> Frozen:
+        """Several batches, ``number`` images in all, as one; each is written to its place as it comes, so that no second copy is held."""
+        whole, done = None, 0
+        for part in parts:
+            whole = part._room(number) if whole is None else whole
+            pairs = zip(whole._tensors(), part._tensors(), strict=True)
+            for room, own in {id(room): (room, own) for room, own in pairs}.values():
+                room[done : done + len(own)] = own
+            done += len(part.pooled)
+        assert whole is not None and done == number, "parts are not all images"
+        return whole
+
+    def _room(self, number: int) -> Frozen:
+        """Like this, for ``number`` images, not yet filled; runs that kinds share stay shared."""
+        made = {id(t): t.new_empty(number, *t.shape[1:]) for t in self._tensors()}
+        return Frozen(
+            made[id(self.pooled)],
+            {kind: tuple(made[id(m)] for m in runs) for kind, runs in self.maps.items()},
+            {kind: made[id(e)] for kind, e in self.energy.items()},
+            {kind: made[id(t)] for kind, t in self.totals.items()},
+        )
+
+    def _tensors(self) -> list[Tensor]:
+        maps = [m for runs in self.maps.values() for m in runs]
+        return [self.pooled, *maps, *self.energy.values(), *self.totals.values()]
 
 
 class Matcher:
