@@ -20,7 +20,7 @@ from evolve.core.settings import Settings
 from evolve.data.resident import Resident
 from evolve.descendants.trainers.graphs import GraphTrainer
 from evolve.descendants.trainers.plain import PlainTrainer
-from evolve.networks.fast.graphed import Graphed
+from evolve.networks.fast import Graphed
 from evolve.networks.network import Network
 from evolve.runs.estimate.timing import NoCheckpoint, silent
 

@@ -25,7 +25,7 @@ from evolve.descendants.trainers.plain import PlainTrainer
 from evolve.learngene.inheritance import inherit
 from evolve.lineage.lineage import lineage
 from evolve.lineage.world import World, ancestor_plan, paper_descendant
-from evolve.networks.fast.graphed import Graphed
+from evolve.networks.fast import Graphed
 from evolve.networks.network import Network
 from evolve.runs.estimate.timing import NoCheckpoint, silent
 

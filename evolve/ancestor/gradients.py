@@ -5,14 +5,13 @@ That is how much of each layer's weight gradient is above a threshold.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from evolve.networks.fast.compiled import parameters
+from evolve.networks.fast import count_above
 from evolve.networks.network import Network
 
 EVERY = 8
@@ -48,7 +47,7 @@ class GradientFractions:
         """How many entries of each layer's gradient are above the threshold, int64 [layers]."""
         gradients = [[p.grad for p in weights if p.grad is not None] for weights in self.weights]
         if self.counts.device.type == "cpu":
-            return above(gradients, self.threshold)
+            return count_above(gradients, self.threshold)
         none = self.counts.new_zeros(())
         return torch.stack(
             [
@@ -77,36 +76,3 @@ class GradientFractions:
         """Go on from :meth:`state`."""
         self.counts.copy_(torch.tensor(state["counts"]))
         self.batches = int(state["batches"])
-
-
-def above(layers: Sequence[Sequence[Tensor]], threshold: float) -> Tensor:
-    """How many numbers of each layer's tensors are greater than ``threshold``.
-
-    Args:
-        layers: of each layer its tensors, on the CPU, all of one float dtype.
-        threshold: the number that does not count itself.
-
-    Returns:
-        int64 [layers].
-    """
-    tensors = [
-        (n, t if parameters.side_by_side(t) else t.contiguous())
-        for n, layer in enumerate(layers)
-        for t in layer
-    ]
-    counts = torch.zeros(len(layers), dtype=torch.int64)
-    if tensors:
-        dtype = tensors[0][1].dtype
-        table = array(
-            "q",
-            [
-                entry
-                for number, tensor in tensors
-                for entry in (tensor.data_ptr(), tensor.numel(), number)
-            ],
-        )
-        limit = torch.tensor(threshold, dtype=dtype)
-        parameters.above(dtype)(
-            table.buffer_info()[0], len(tensors), limit.data_ptr(), counts.data_ptr()
-        )
-    return counts

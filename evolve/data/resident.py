@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evolve.data.sources import ImageSet
-from evolve.networks.fast.compiled import images as compiled
+from evolve.networks.fast import image_batch
 
 KNOWN = ("crop", "flip")
 AHEAD = 64  # batches that are prepared at once
@@ -116,7 +116,7 @@ class Resident:
     def _prepared(
         self, index: Tensor, shift: Tensor | None, flip: Tensor | None
     ) -> Callable[[], Tensor]:
-        """What makes a batch with these draws, on the CPU as :meth:`draw` leaves them."""
+        """What makes a batch with these draws, on the CPU as :meth:`draw` leaves them; there by a kernel, to the bits of :meth:`gather`."""
         if self.device.type != "cpu":
             there = index if not self.held else sent(index, self.device)
             return lambda: self.gather(
@@ -128,36 +128,10 @@ class Resident:
             raise IndexError(
                 f"images {min(places)} to {max(places)} are asked for, there are {count}"
             )
+        more = self._scale, self._shift, shift, flip
         if not self.held:
-            return lambda: self._compiled(self._raw(index), torch.arange(len(index)), shift, flip)()
-        return self._compiled(self.images, index.to(torch.int64).contiguous(), shift, flip)
-
-    def _compiled(
-        self, images: Tensor, index: Tensor, shift: Tensor | None, flip: Tensor | None
-    ) -> Callable[[], Tensor]:
-        """What makes a batch on a CPU by a kernel, equal to :meth:`gather` bit for bit.
-
-        It reads bytes [N, ...] as the images' memory holds them.
-
-        The index must be one of theirs.
-        """
-        run = compiled.batch(self.size, shift is not None, flip is not None, torch.float32)
-        count, size, more = len(index), self.size, (self._scale, self._shift, shift, flip)
-
-        def make() -> Tensor:
-            out = torch.empty_strided(
-                (count, 3, size, size), (3 * size**2, 1, 3 * size, 3), dtype=torch.float32
-            )
-            run(
-                out.data_ptr(),
-                images.data_ptr(),
-                index.data_ptr(),
-                count,
-                *(0 if part is None else part.data_ptr() for part in more),
-            )
-            return out
-
-        return make
+            return lambda: image_batch(self._raw(index), torch.arange(len(index)), *more)()
+        return image_batch(self.images, index.to(torch.int64).contiguous(), *more)
 
     def draw(
         self, count: int, augment: tuple[str, ...], generator: torch.Generator | None

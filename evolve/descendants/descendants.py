@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +21,9 @@ from evolve.descendants.trainers.graph_check import checked
 from evolve.descendants.trainers.group import DownstreamTask, Group, Trainer, learning_rate
 from evolve.descendants.trainers.plain import TEST_BATCH, PlainTrainer, evaluate
 from evolve.networks.network import Network
-from evolve.networks.vgg import VGG
+
+if TYPE_CHECKING:
+    from evolve.networks.vgg import VGG
 
 GPU_TEST_BATCH = 512  # a GPU waits for the calls, not for the images
 
@@ -213,14 +216,15 @@ def choose_trainer(models: Sequence[Network], group: Group, reference: bool) -> 
     """The fastest trainer for these models on this device; the plain one where ``reference`` asks for it, AdamW, or a learning rate of their own
     for the inherited layers, which the others do not know.
     """
-    vggs = [model for model in models if isinstance(model, VGG)]
-    if reference or len(vggs) < len(models) or group.lr_scale != 1 or group.d.optimizer != "sgd":
+    resident = group.resident
+    fast = all(model.architecture.fast(resident.size) is not None for model in models)
+    if reference or not fast or group.lr_scale != 1 or group.d.optimizer != "sgd":
         return PlainTrainer(models, group)
-    if (
-        group.resident.device.type == "cuda"
-    ):  # batches that travel are nothing a captured graph could wait for
-        return checked(vggs, group) if group.resident.held else PlainTrainer(models, group)
-    return FusedTrainer(vggs, group)
+    if resident.device.type == "cpu":
+        return FusedTrainer(models, group)
+    if resident.held:
+        return checked(cast("Sequence[VGG]", models), group)  # only VGGs have fast passes
+    return PlainTrainer(models, group)  # a captured graph could not wait for batches that travel
 
 
 def train_descendant(

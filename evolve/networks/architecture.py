@@ -16,6 +16,7 @@ from evolve.core.registry import loaded
 from evolve.core.setting import SETS
 
 if TYPE_CHECKING:
+    from evolve.networks.fast.shape import Fused
     from evolve.networks.network import Network
 
 Groups = tuple[tuple[str, ...], ...]
@@ -36,8 +37,11 @@ class Architecture(ABC):
     """
 
     family: ClassVar[str]
+    # "module:attribute" of what builds the network from (architecture, classes), of what makes fast
+    # passes of (architecture, size), if anything, and of the names that others give its tensors.
     builder: ClassVar[str]
-    """A "module:attribute" of what builds the network from (architecture, classes)."""
+    passes: ClassVar[str | None] = None
+    foreign: ClassVar[str] = "evolve.networks.foreign_names:Foreign"
 
     # What it consists of.
 
@@ -160,6 +164,12 @@ class Architecture(ABC):
         """
         network: Network = loaded(self.builder)(self, classes)
         return network
+
+    def fast(self, size: int) -> Fused | None:
+        """Passes of its network over images of ``size`` pixels by compiled kernels, on a CPU; None where it has none. A subclass whose network
+        is not its family's says ``passes = None``.
+        """
+        return loaded(self.passes)(self, size) if self.passes else None
 
     def shapes(self, layer: str) -> Shapes:
         """Shapes of a layer's tensors (parameters and buffers) by name.

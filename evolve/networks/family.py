@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from evolve.core.errors import UserError
 from evolve.core.registry import Record, blamed, find, names, nonsense, origin
 from evolve.networks.architecture import Architecture
-
-
-@dataclass(frozen=True)
-class Family(Record):
-    """``compiled``: whether kernels of ours train it on a CPU."""
-
-    compiled: bool = False
-
 
 _AT = "evolve.networks."
 NETWORKS = {
@@ -27,9 +18,9 @@ NETWORKS = {
     "vit-small4": Record(_AT + "vit_plan:vit_small4", "patches of 4 pixels, half as wide"),
 }
 FAMILIES = {
-    "vgg": Family(_AT + "vgg_plan:plan_from_json", "convolutions", True),
-    "resnet": Family(_AT + "resnet_json:plan_from_json", "residual blocks"),
-    "vit": Family(_AT + "vit_plan:plan_from_json", "encoder blocks"),
+    "vgg": Record(_AT + "vgg_plan:plan_from_json", "convolutions"),
+    "resnet": Record(_AT + "resnet_json:plan_from_json", "residual blocks"),
+    "vit": Record(_AT + "vit_plan:plan_from_json", "encoder blocks"),
 }
 
 

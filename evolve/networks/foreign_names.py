@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from typing import TYPE_CHECKING, Any
 
+from evolve.core.registry import loaded
 from evolve.networks.architecture import Architecture
-from evolve.networks.resnet_plan import ResNetPlan
-from evolve.networks.vgg_plan import VggPlan
-from evolve.networks.vit_plan import ViTPlan
+
+if TYPE_CHECKING:
+    from evolve.networks.vgg_plan import VggPlan
 
 PARTS = ("weight", "bias")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -19,89 +20,78 @@ def plain_names(made: Architecture) -> dict[str, str]:
 
     Empty for a plug-in's network. A VGG's head is not named: torchvision's is another one.
     """
-    if isinstance(made, VggPlan):
-        return {name: f"features.{theirs}" for name, theirs in _vgg(made).items()}
-    if isinstance(made, ViTPlan):
-        return _vit(made) | {f"head.{part}": f"head.{part}" for part in PARTS}
-    if isinstance(made, ResNetPlan):
-        return _resnet(made) | {f"head.{part}": f"fc.{part}" for part in PARTS}
-    return {}
+    return _foreign(made).plain()
 
 
 def sequential_names(made: Architecture) -> dict[str, str]:
     """The same for what :func:`build_lines` builds, with the head. Empty for a network that cannot be had without evolve, as ResNet12."""
-    if isinstance(made, VggPlan):
-        return {name: f"0.{theirs}" for name, theirs in _vgg(made).items()} | {
-            f"head.{part}": f"3.{part}" for part in PARTS
-        }
-    return plain_names(made) if isinstance(made, ViTPlan) else {}
+    return _foreign(made).sequential()
 
 
 def build_lines(made: Architecture, classes: int, file: str) -> str:
     """Python that builds the network without evolve and loads ``file``. Images of a VGG must be of at least 32 pixels, as its poolings want."""
-    load = ["from safetensors.torch import load_file"]
-    if isinstance(made, VggPlan):
+    load = f"model.load_state_dict(load_file({file!r}))"
+    body = _foreign(made).body(classes)
+    return "\n".join(["from safetensors.torch import load_file", *body, load])
+
+
+def _foreign(made: Architecture) -> Foreign:
+    foreign: Foreign = loaded(made.foreign)(made)
+    return foreign
+
+
+class Foreign:
+    """An architecture in others' words; this one for those that nobody else has."""
+
+    def __init__(self, made: Any) -> None:
+        self.made = made
+
+    def plain(self) -> dict[str, str]:
+        """See :func:`plain_names`."""
+        return {}
+
+    def sequential(self) -> dict[str, str]:
+        """See :func:`sequential_names`."""
+        return {}
+
+    def body(self, classes: int) -> list[str]:
+        """Lines that leave the network as ``model``."""
+        raise ValueError("neither torchvision nor timm has this network")
+
+
+class ForeignVgg(Foreign):
+    """torchvision's ``make_layers``."""
+
+    made: VggPlan
+
+    def plain(self) -> dict[str, str]:
+        return {name: f"features.{theirs}" for name, theirs in self._features().items()}
+
+    def sequential(self) -> dict[str, str]:
+        layers = {name: f"0.{theirs}" for name, theirs in self._features().items()}
+        return layers | {f"head.{part}": f"3.{part}" for part in PARTS}
+
+    def body(self, classes: int) -> list[str]:
         layers: list[int | str] = []
-        for block in made:
+        for block in self.made:
             layers += [spec.c_out for spec in block] + ["M"]
-        body = [
+        head = f"nn.Linear({self.made[-1][-1].c_out}, {classes})"
+        return [
             "from torch import nn",
             "from torchvision.models.vgg import make_layers",
             f"features = make_layers({layers}, batch_norm=True)",
+            f"model = nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), {head})",
         ]
-        body += [
-            f"model = nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear({made[-1][-1].c_out}, {classes}))"
-        ]
-    elif isinstance(made, ViTPlan):
-        sizes = f"img_size={made.size}, patch_size={made.patch}, embed_dim={made.dim}, depth={len(made.blocks)}, num_heads={made.heads}"
-        body = [
-            "from timm.models.vision_transformer import VisionTransformer",
-            f"model = VisionTransformer({sizes}, num_classes={classes})",
-        ]
-    else:
-        raise ValueError("neither torchvision nor timm has this network")
-    return "\n".join([*load, *body, f"model.load_state_dict(load_file({file!r}))"])
 
-
-def _vgg(made: VggPlan) -> dict[str, str]:
-    """Convolution, BN and ReLU take a number each, and the pooling after a block one."""
-    found: dict[str, str] = {}
-    number = 0
-    for block in made:
-        for spec in block:
-            ours = f"layers.{spec.name}"
-            found |= {f"{ours}.conv.{part}": f"{number}.{part}" for part in PARTS}
-            found |= {f"{ours}.bn.{part}": f"{number + 1}.{part}" for part in (*PARTS, *STATISTICS)}
-            number += 3
-        number += 1
-    return found
-
-
-def _resnet(made: ResNetPlan) -> dict[str, str]:
-    """The stem is "conv1"; a stage's residual blocks are numbered from 0, a block's convolutions from 1."""
-    found: dict[str, tuple[str, str]] = {}
-    blocks: Counter[int] = Counter()
-    for block in made.blocks:
-        place = ""
-        if block.residual:
-            place = f"layer{block.stage}.{blocks[block.stage]}."
-            blocks[block.stage] += 1
-        found |= {
-            conv.name: (f"{place}conv{number}", f"{place}bn{number}")
-            for number, conv in enumerate(block.convs, start=1)
-        }
-        if block.shortcut is not None:
-            found[block.shortcut.name] = f"{place}downsample.0", f"{place}downsample.1"
-    return {
-        f"layers.{name}.{own}.{part}": f"{theirs}.{part}"
-        for name, both in found.items()
-        for own, theirs in zip(("conv", "bn"), both, strict=True)
-        for part in (("weight",) if own == "conv" else (*PARTS, *STATISTICS))
-    }
-
-
-def _vit(made: ViTPlan) -> dict[str, str]:
-    found = {f"layers.embed.{part}": part for part in made.shapes("embed")}
-    for number, name in enumerate(made.layer_names):
-        found |= {f"layers.{name}.{part}": f"blocks.{number}.{part}" for part in made.shapes(name)}
-    return found | {f"layers.norm.{part}": f"norm.{part}" for part in made.shapes("norm")}
+    def _features(self) -> dict[str, str]:
+        """Convolution, BN and ReLU take a number each, and the pooling after a block one."""
+        found: dict[str, str] = {}
+        number = 0
+        for block in self.made:
+            for spec in block:
+                ours, bn = f"layers.{spec.name}", (*PARTS, *STATISTICS)
+                found |= {f"{ours}.conv.{part}": f"{number}.{part}" for part in PARTS}
+                found |= {f"{ours}.bn.{part}": f"{number + 1}.{part}" for part in bn}
+                number += 3
+            number += 1
+        return found

@@ -79,6 +79,7 @@ class ResNetPlan(Architecture):
 
     family = "resnet"
     builder = "evolve.networks.resnet:ResNet"
+    foreign = "evolve.networks.foreign_names:ForeignResNet"
 
     blocks: tuple[Block, ...]
 

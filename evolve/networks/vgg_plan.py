@@ -66,6 +66,8 @@ class VggPlan(tuple[tuple[ConvSpec, ...], ...], Architecture):
 
     family = "vgg"
     builder = "evolve.networks.vgg:VGG"
+    passes = "evolve.networks.fast.fused:passes"
+    foreign = "evolve.networks.foreign_names:ForeignVgg"
 
     @property
     def layer_names(self) -> tuple[str, ...]:

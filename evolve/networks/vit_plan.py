@@ -58,6 +58,7 @@ class ViTPlan(Architecture):
 
     family = "vit"
     builder = "evolve.networks.vit:ViT"
+    foreign = "evolve.networks.foreign_names:ForeignViT"
 
     patch: int
     size: int

@@ -118,7 +118,9 @@ class Case:
         self.alpha = 2 * torch.rand(
             4, len(targets), len(groups), generator=draw, dtype=torch.float64
         )
-        self.written = Written(pseudo_plan, 16, self.pseudo.network.places, matcher)
+        fused = network.architecture.fast(16)
+        assert fused is not None
+        self.written = Written(fused, self.pseudo.network.places, matcher)
 
 
 @pytest.mark.parametrize("granularity", ["conv", "stage"])

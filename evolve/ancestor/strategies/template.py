@@ -18,7 +18,7 @@ from evolve.ancestor.strategies.loader import ResidentLoader, Rows, rows_of
 from evolve.core.randomness import derive_seed, generator, reseed
 from evolve.core.settings import AncestorSettings
 from evolve.data.resident import Resident
-from evolve.networks.fast.graphed import Graphed
+from evolve.networks.fast import Graphed
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and what fits JSON
 

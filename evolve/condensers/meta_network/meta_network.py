@@ -40,7 +40,6 @@ from evolve.core.settings import CondenseSettings
 from evolve.core.spent import Progress
 from evolve.data.resident import Resident, sent
 from evolve.networks.network import Network
-from evolve.networks.vgg import VGG
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -236,15 +235,11 @@ class Condensation:
         self.pooled = self.ancestor.pooled()
         self.pseudo = Pseudo(pseudo, pseudo_groups, self.matcher, seed)
         self.written: Written | None = None
-        if (
-            isinstance(pseudo, VGG)
-            and isinstance(self.matcher, Matcher)
-            and resident.device.type == "cpu"
-            and not reference
-        ):
-            self.written = Written(
-                pseudo.plan, resident.size, self.pseudo.network.places, self.matcher
-            )
+        fused = None
+        if isinstance(pseudo, Network) and not reference and resident.device.type == "cpu":
+            fused = pseudo.architecture.fast(resident.size)
+        if fused is not None and isinstance(self.matcher, Matcher):
+            self.written = Written(fused, self.pseudo.network.places, self.matcher)
         self._descendant_layers, self._like = len(pseudo_groups), probe
         self.begin()
 

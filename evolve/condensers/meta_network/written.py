@@ -1,4 +1,4 @@
-"""The look-ahead's losses by passes that are written out (:mod:`evolve.networks.fast.hessian`), for a pseudo-descendant on a CPU.
+"""The look-ahead's losses by passes that are written out (:class:`evolve.networks.fast.Point`), for a pseudo-descendant on a CPU.
 
 The same as :class:`evolve.condensers.meta_network.hypergradient.ByAutograd` on the same losses; tests/condensers/test_pieces.py holds them together.
 """
@@ -6,6 +6,7 @@ The same as :class:`evolve.condensers.meta_network.hypergradient.ByAutograd` on 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,39 +15,29 @@ from torch import Tensor
 from evolve.condensers.meta_network.hypergradient import Tensors
 from evolve.condensers.meta_network.matching import Frozen, Matcher, Projection, as_flat
 from evolve.condensers.meta_network.pieces import Parts, Piece, piece, psi
-from evolve.networks.fast.fused import passes
-from evolve.networks.fast.hessian import Pass
-from evolve.networks.fast.kernels import as_maps, channels_last
-from evolve.networks.fast.shape import Weights
-from evolve.networks.vgg_plan import Plan
+from evolve.networks.fast import Point
+
+if TYPE_CHECKING:
+    from evolve.networks.fast.shape import Fused
 
 
 class Written:
-    """L_cls and L_meta of a pseudo-descendant of ``plan``, as functions of one tuple (theta, zeta).
+    """L_cls and L_meta of a pseudo-descendant, as functions of one tuple (theta, zeta).
 
-    theta in the order of the module's parameters: conv.weight, conv.bias, bn.weight, bn.bias a unit, then the head's; ``places``: the
-    units whose features are matched.
+    theta: the network's parameters in the module's order, as :class:`evolve.networks.fast.Point` takes them.
+
+    Args:
+        fused: the pseudo-descendant's fast passes.
+        places: the units whose features are matched.
+        matcher: what compares them.
     """
 
-    def __init__(self, plan: Plan, size: int, places: Sequence[int], matcher: Matcher) -> None:
-        self.plan, self.size, self.places, self.matcher = plan, size, places, matcher
-        self.units = sum(len(block) for block in plan)
-        self.theta = 4 * self.units + 2
+    def __init__(self, fused: Fused, places: Sequence[int], matcher: Matcher) -> None:
+        self.fused, self.places, self.matcher = fused, places, matcher
+        self.theta = 4 * len(fused.layers) + 2
 
-    def run(self, x: Tensor, params: Sequence[Tensor]) -> Pass:
-        return Pass(passes(self.plan, self.size), self.weights(params), x)
-
-    def weights(self, params: Sequence[Tensor]) -> Weights:
-        end = 4 * self.units
-        conv = [
-            channels_last(weight) for weight in params[0:end:4]
-        ]  # as they are, but for a stranger's
-        bias, gamma, beta = (params[first:end:4] for first in (1, 2, 3))
-        return Weights(conv, bias, gamma, beta, params[end], params[end + 1])
-
-    def flat(self, w: Weights) -> Tensors:
-        units = zip(w.conv, w.bias, w.gamma, w.beta, strict=True)
-        return (*(part for unit in units for part in unit), w.head, w.head_bias)
+    def run(self, x: Tensor, params: Sequence[Tensor]) -> Point:
+        return Point(self.fused, params, x)
 
     def classification(self, x: Tensor, labels: Tensor, params: Sequence[Tensor]) -> Classification:
         """L_cls on images x [B, 3, S, S] with labels [B]."""
@@ -74,7 +65,7 @@ class Written:
         return torch.stack(found, 2)
 
     def pieces(
-        self, frozen: Frozen, run: Pass, alpha: Tensor, params: Sequence[Tensor]
+        self, frozen: Frozen, run: Point, alpha: Tensor, params: Sequence[Tensor]
     ) -> list[Piece]:
         """The parts of sum(alpha * psi), one a matched layer, at the features of ``run``."""
         h = params[self.theta :]
@@ -90,17 +81,13 @@ class Written:
             for k, place in enumerate(self.places)
         ]
 
-    def joined(self, theta: Weights, parts: Sequence[Parts]) -> Tensors:
+    def joined(self, theta: Tensors, parts: Sequence[Parts]) -> Tensors:
         """A direction of (theta, zeta), zeta's part out of the pieces'."""
-        return (*self.flat(theta), *(part for one in parts for part in (one.weight, one.bias)))
+        return (*theta, *(tensor for part in parts for tensor in (part.weight, part.bias)))
 
-    def placed(self, run: Pass, parts: Sequence[Parts]) -> list[Tensor | None]:
-        """The features' gradients as maps, one entry a unit, None where nothing is matched."""
-        found: list[Tensor | None] = [None] * self.units
-        for place, one in zip(self.places, parts, strict=True):
-            batch, channels, side, _ = run.features[place].shape
-            found[place] = as_maps(one.features.reshape(-1, channels), batch, side)
-        return found
+    def placed(self, parts: Sequence[Parts]) -> dict[int, Tensor]:
+        """The features' gradients by unit."""
+        return {place: part.features for place, part in zip(self.places, parts, strict=True)}
 
     def matching(
         self, frozen: Frozen, x: Tensor, alpha: Tensor, params: Sequence[Tensor]
@@ -120,15 +107,13 @@ class Classification:
         self.scores = torch.softmax(self.run.logits, 1)
         self.g_logits = (self.scores - F.one_hot(labels, self.scores.shape[1])) / len(x)
         self.rest = tuple(torch.zeros_like(p) for p in params[written.theta :])
-        self.grads: Tensors = (*written.flat(self.run.backward(self.g_logits)), *self.rest)
+        self.grads: Tensors = (*self.run.backward(self.g_logits), *self.rest)
 
     def products(self, beta: Sequence[Tensor], curvature: bool) -> tuple[Tensors, None]:
         """(Hessian times ``beta``, None: alpha has no part in it)."""
-        v = self.written.weights(beta)
-        t_logits, _ = self.run.push(v)
+        t_logits, _ = self.run.push(beta)
         t_scores = self.scores * (t_logits - (self.scores * t_logits).sum(1, keepdim=True))
-        found = self.run.pull(v, self.g_logits, t_scores / len(t_scores))
-        return (*self.written.flat(found), *self.rest), None
+        return (*self.run.pull(self.g_logits, t_scores / len(t_scores)), *self.rest), None
 
 
 class Total:
@@ -153,7 +138,7 @@ class Total:
         g_logits = (torch.softmax(run.logits, 1) - F.one_hot(labels, run.logits.shape[1])) / len(x)
         gradients = [one.gradient for one in pieces]
         self.grads: Tensors = written.joined(
-            run.backward(g_logits, written.placed(run, gradients)), gradients
+            run.backward(g_logits, written.placed(gradients)), gradients
         )
 
 
@@ -167,14 +152,12 @@ class Matching:
         self.pieces = written.pieces(frozen, self.run, alpha / len(x), params)
         self.loss = torch.stack([one.value for one in self.pieces]).sum()
         gradients = [one.gradient for one in self.pieces]
-        self.grads = written.joined(
-            self.run.backward(None, written.placed(self.run, gradients)), gradients
-        )
+        self.grads = written.joined(self.run.backward(None, written.placed(gradients)), gradients)
 
     def products(self, beta: Sequence[Tensor], curvature: bool) -> tuple[Tensors | None, Tensor]:
         """(Hessian times ``beta``, or None without ``curvature``; d<gradient, beta>/d alpha)."""
-        v, h = self.written.weights(beta), beta[self.written.theta :]
-        _, moved = self.run.push(v)
+        h = beta[self.written.theta :]
+        _, moved = self.run.push(beta)
         along = [
             Parts(as_flat(moved[place]), h[2 * k], h[2 * k + 1])
             for k, place in enumerate(self.written.places)
@@ -185,5 +168,5 @@ class Matching:
             return None, mixed
         curved = [parts for parts, _ in found if parts is not None]
         return self.written.joined(
-            self.run.pull(v, None, None, self.written.placed(self.run, curved)), curved
+            self.run.pull(None, None, self.written.placed(curved)), curved
         ), mixed

@@ -22,7 +22,7 @@ from evolve.data.resident import Resident
 from evolve.descendants.trainers.graph_draws import CROP, FLIP, INDEX, LABEL, layout, pack
 from evolve.descendants.trainers.group import Group, padded_tests
 from evolve.descendants.trainers.stacked import Stack
-from evolve.networks.fast.graph_capture import Recorder, side_by_side
+from evolve.networks.fast import Recorder
 from evolve.networks.vgg import VGG
 
 TEST_BATCH = 64  # constant, so that a test image is treated alike in every group
@@ -116,7 +116,7 @@ def each_branch(
 ) -> None:
     """``work`` of every branch and the places of its members, side by side."""
     ends = list(accumulate(branch.size for branch in branches))
-    side_by_side(
+    Recorder.side_by_side(
         [
             partial(work, branch, slice(end - branch.size, end))
             for branch, end in zip(branches, ends, strict=True)

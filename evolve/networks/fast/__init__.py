@@ -1,1 +1,14 @@
-"""Compiled kernels, written passes, products with the Hessian and captured graphs."""
+"""The door to what is fast: compiled kernels, written passes and captured graphs.
+
+Other rooms import these six names and nothing below. Whether a network has fast passes says its
+:meth:`evolve.networks.architecture.Architecture.fast`.
+"""
+
+from evolve.networks.fast.counts import count_above
+from evolve.networks.fast.flat import Flat
+from evolve.networks.fast.graph_capture import Recorder
+from evolve.networks.fast.graphed import Graphed
+from evolve.networks.fast.images import image_batch
+from evolve.networks.fast.point import Point
+
+__all__ = ["Flat", "Graphed", "Point", "Recorder", "count_above", "image_batch"]

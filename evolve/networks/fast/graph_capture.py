@@ -37,6 +37,25 @@ class Recorder:
         self.device, self.capture = device, capture
         self.pool = torch.cuda.graph_pool_handle() if capture and device.type == "cuda" else None
 
+    @staticmethod
+    def side_by_side(jobs: Sequence[Job], device: torch.device) -> None:
+        """Run the jobs, on a GPU each on a stream of its own between here and here; under capture these are the graph's branches.
+
+        A tensor made before that a job reads must be held until this returns: only then may the allocator have it back.
+        """
+        if device.type != "cuda" or len(jobs) == 1:
+            for job in jobs:
+                job()
+            return
+        here = torch.cuda.current_stream(device)
+        branches = _streams(device, len(jobs) + 1)[1:]
+        for job, stream in zip(jobs, branches, strict=True):
+            stream.wait_stream(here)
+            with torch.cuda.stream(stream):
+                job()
+        for stream in branches:
+            here.wait_stream(stream)
+
     def record(self, step: Counted, state: Sequence[Tensor]) -> Job:
         """``state`` is every tensor that the step changes and that outlasts it; it is left as it was."""
         if not self.capture:
@@ -62,25 +81,6 @@ class Recorder:
         with torch.cuda.graph(graph, pool=self.pool, stream=_streams(self.device, 1)[0]):
             step()
         return graph.replay
-
-
-def side_by_side(jobs: Sequence[Job], device: torch.device) -> None:
-    """Run the jobs, on a GPU each on a stream of its own between here and here; under capture these are the graph's branches.
-
-    A tensor made before that a job reads must be held until this returns: only then may the allocator have it back.
-    """
-    if device.type != "cuda" or len(jobs) == 1:
-        for job in jobs:
-            job()
-        return
-    here = torch.cuda.current_stream(device)
-    branches = _streams(device, len(jobs) + 1)[1:]
-    for job, stream in zip(jobs, branches, strict=True):
-        stream.wait_stream(here)
-        with torch.cuda.stream(stream):
-            job()
-    for stream in branches:
-        here.wait_stream(stream)
 
 
 def _between(stream: torch.cuda.Stream, job: Job, device: torch.device) -> None:

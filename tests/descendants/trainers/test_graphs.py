@@ -333,7 +333,7 @@ def test_a_step_needs_no_value_on_the_host_and_mixes_no_devices(monkeypatch, dev
         lambda p, g, m, lr, **rest: updates.append({one.device for one in (*p, *g, *m, lr)}),
     )
     monkeypatch.setattr(
-        "evolve.descendants.trainers.graphs.side_by_side",
+        "evolve.networks.fast.graph_capture.Recorder.side_by_side",
         lambda jobs, device: [job() for job in jobs],
     )
     if device == "cuda":

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolve.ancestor.gradients import above
+from evolve.networks.fast import count_above as above
 from evolve.networks.fast.compiled import emit, parameters
 from evolve.networks.fast.sgd import CompiledSGD
 
