@@ -1,14 +1,20 @@
-"""Our networks as others write them: torchvision's VGG layers in a Sequential, timm's VisionTransformer. Names, and the lines that build them."""
+"""Our networks as others write them: names, and the lines that build them.
+
+torchvision's VGG layers in a Sequential, timm's VisionTransformer.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from evolve.core.registry import loaded
 from evolve.networks.architecture import Architecture
 
 if TYPE_CHECKING:
+    from evolve.networks.resnet_plan import ResNetPlan
     from evolve.networks.vgg_plan import VggPlan
+    from evolve.networks.vit_plan import ViTPlan
 
 PARTS = ("weight", "bias")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -24,12 +30,18 @@ def plain_names(made: Architecture) -> dict[str, str]:
 
 
 def sequential_names(made: Architecture) -> dict[str, str]:
-    """The same for what :func:`build_lines` builds, with the head. Empty for a network that cannot be had without evolve, as ResNet12."""
+    """The same for what :func:`build_lines` builds, with the head.
+
+    Empty for a network that cannot be had without evolve, as ResNet12.
+    """
     return _foreign(made).sequential()
 
 
 def build_lines(made: Architecture, classes: int, file: str) -> str:
-    """Python that builds the network without evolve and loads ``file``. Images of a VGG must be of at least 32 pixels, as its poolings want."""
+    """Python that builds the network without evolve and loads ``file``.
+
+    Images of a VGG must be of at least 32 pixels, as its poolings want.
+    """
     load = f"model.load_state_dict(load_file({file!r}))"
     body = _foreign(made).body(classes)
     return "\n".join(["from safetensors.torch import load_file", *body, load])
@@ -85,13 +97,68 @@ class ForeignVgg(Foreign):
 
     def _features(self) -> dict[str, str]:
         """Convolution, BN and ReLU take a number each, and the pooling after a block one."""
-        found: dict[str, str] = {}
+        names: dict[str, str] = {}
         number = 0
         for block in self.made:
             for spec in block:
-                ours, bn = f"layers.{spec.name}", (*PARTS, *STATISTICS)
-                found |= {f"{ours}.conv.{part}": f"{number}.{part}" for part in PARTS}
-                found |= {f"{ours}.bn.{part}": f"{number + 1}.{part}" for part in bn}
+                ours = f"layers.{spec.name}"
+                names |= {f"{ours}.conv.{part}": f"{number}.{part}" for part in PARTS}
+                bn = (*PARTS, *STATISTICS)
+                names |= {f"{ours}.bn.{part}": f"{number + 1}.{part}" for part in bn}
                 number += 3
             number += 1
-        return found
+        return names
+
+
+class ForeignResNet(Foreign):
+    """torchvision's names. Nobody else builds a ResNet12, so it cannot be had without evolve."""
+
+    made: ResNetPlan
+
+    def plain(self) -> dict[str, str]:
+        """The stem is "conv1"; a stage's residual blocks count from 0, a block's convolutions from 1."""
+        layers: dict[str, tuple[str, str]] = {}
+        blocks: Counter[int] = Counter()
+        for block in self.made.blocks:
+            place = ""
+            if block.residual:
+                place = f"layer{block.stage}.{blocks[block.stage]}."
+                blocks[block.stage] += 1
+            for number, conv in enumerate(block.convs, start=1):
+                layers[conv.name] = f"{place}conv{number}", f"{place}bn{number}"
+            if block.shortcut is not None:
+                layers[block.shortcut.name] = f"{place}downsample.0", f"{place}downsample.1"
+        names = {
+            f"layers.{name}.{own}.{part}": f"{theirs}.{part}"
+            for name, both in layers.items()
+            for own, theirs in zip(("conv", "bn"), both, strict=True)
+            for part in (("weight",) if own == "conv" else (*PARTS, *STATISTICS))
+        }
+        return names | {f"head.{part}": f"fc.{part}" for part in PARTS}
+
+
+class ForeignViT(Foreign):
+    """timm's VisionTransformer."""
+
+    made: ViTPlan
+
+    def plain(self) -> dict[str, str]:
+        made = self.made
+        names = {f"layers.embed.{part}": part for part in made.shapes("embed")}
+        for number, name in enumerate(made.layer_names):
+            parts = made.shapes(name)
+            names |= {f"layers.{name}.{part}": f"blocks.{number}.{part}" for part in parts}
+        names |= {f"layers.norm.{part}": f"norm.{part}" for part in made.shapes("norm")}
+        return names | {f"head.{part}": f"head.{part}" for part in PARTS}
+
+    def sequential(self) -> dict[str, str]:
+        return self.plain()
+
+    def body(self, classes: int) -> list[str]:
+        made = self.made
+        sizes = f"img_size={made.size}, patch_size={made.patch}, embed_dim={made.dim}"
+        depth = f"depth={len(made.blocks)}, num_heads={made.heads}"
+        return [
+            "from timm.models.vision_transformer import VisionTransformer",
+            f"model = VisionTransformer({sizes}, {depth}, num_classes={classes})",
+        ]
