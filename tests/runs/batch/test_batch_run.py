@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 SETTINGS = {
     "ancestor.lr": 0.01,
-    "ancestor.batch": 64,  # a task is one step, so the wild case learns its first and fails in the second
+    "ancestor.batch": 64,  # a task is one step: the wild case fails in its second
     "condense.images_per_class": 4,
     "descend.epochs": 2,
     "descend.descendants": 3,
