@@ -29,7 +29,7 @@ def report(folders: tuple[Path, ...], out: Path | None, store: Path | None) -> N
     It holds curves, tables, genomes, cost and commands, and needs no network and no other file.
     """
     from evolve.report.page.write import PAGE
-    from evolve.runs.read import write_report
+    from evolve.runs.read import report_folders
 
     chosen = out or (folders[0] / PAGE if len(folders) == 1 else Path(PAGE))
-    click.echo(f"report       {write_report(folders, chosen, store)}")
+    click.echo(f"report       {report_folders(folders, chosen, store)}")

@@ -34,7 +34,6 @@ __all__ = [
     "downstream_tasks",
     "evaluate",
     "learning_rate",
-    "train_descendant",
     "train_together",
 ]
 
@@ -216,8 +215,7 @@ def choose_trainer(models: Sequence[Network], group: Group, reference: bool) -> 
     """The fastest trainer for these models on this device; the plain one where ``reference`` asks for it, AdamW, or a learning rate of their own
     for the inherited layers, which the others do not know.
     """
-    resident = group.resident
-    fast = all(model.architecture.fast(resident.size) is not None for model in models)
+    resident, fast = group.resident, all(model.architecture.passes for model in models)
     if reference or not fast or group.lr_scale != 1 or group.d.optimizer != "sgd":
         return PlainTrainer(models, group)
     if resident.device.type == "cpu":
@@ -225,17 +223,3 @@ def choose_trainer(models: Sequence[Network], group: Group, reference: bool) -> 
     if resident.held:
         return checked(cast("Sequence[VGG]", models), group)  # only VGGs have fast passes
     return PlainTrainer(models, group)  # a captured graph could not wait for batches that travel
-
-
-def train_descendant(
-    model: Network,
-    task: DownstreamTask,
-    resident: Resident,
-    d: DescendSettings,
-    seed: int,
-    descendant: int,
-    progress: Callable[[float, str], None],
-    reference: bool = False,
-) -> Trained:
-    """:func:`train_together` for one descendant alone."""
-    return train_together([model], [task], resident, d, seed, [descendant], progress, reference)[0]

@@ -140,11 +140,12 @@ def _inputs(
     def again(before: Stage) -> None:
         perform_stage(before, store, context, progress)
 
-    results = {role: whole(store, key, again) for role, key in stage.inputs.items()}
-    for role, result in results.items():
-        if result is None:
-            raise InputLost(stage.inputs[role])
-    return {role: result for role, result in results.items() if result is not None}
+    results: dict[str, Result] = {}
+    for role, key in stage.inputs.items():
+        if (result := whole(store, key, again)) is None:
+            raise InputLost(key)
+        results[role] = result
+    return results
 
 
 def condensation(

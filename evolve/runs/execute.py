@@ -11,6 +11,7 @@ from typing import Any
 from evolve.core.errors import UserError
 from evolve.engine.engine import Notice, StageDone, StageProgress, StageStarted, run_stages
 from evolve.lineage.collect import generation
+from evolve.lineage.lineage import places
 from evolve.lineage.schedule import measured
 from evolve.report.curves import LineageRecord
 from evolve.report.economy import sentences
@@ -166,24 +167,24 @@ class Watcher:
         """Close TensorBoard; write the report, the learngenes and the page."""
         from evolve.report.files import write_report
         from evolve.report.page.write import PAGE
-        from evolve.runs.read import write_report as write_page
+        from evolve.runs.read import report_folders
 
         record, out = run_record(self.run), self.run.request.out
         self.board.close()
         write_report([record], out)
         export_learngenes(self.run, record)
         if record.generations:
-            write_page([out], out / PAGE)
+            report_folders([out], out / PAGE)
         return record
 
     def _show_finished(self, fresh: bool) -> None:
         """Show every generation that has become complete, in order of lineage length."""
-        places = {stage.place: stage for stage in self.run.stages()}
+        stages = places(self.run.world, self.run.peek)
         tasks = self.run.world.settings.stream.tasks
         for length in measured(self.run.world.settings):
             if length in self.shown:
                 continue
-            complete = generation(self.run.world, length, places, self.run.peek)
+            complete = generation(self.run.world, length, stages, self.run.peek)
             if complete is None:
                 continue
             self.shown.add(length)
@@ -212,10 +213,10 @@ def export_learngenes(run: Run, record: LineageRecord) -> None:
     from evolve.learngene.learngene import unflatten
     from evolve.networks.family import from_json
 
-    places = {stage.place: stage for stage in run.stages()}
+    stages = places(run.world, run.peek)
     folder = run.request.out / "learngenes"
     for shown in record.generations:
-        stage = places["condense", "", "", shown.lineage, 0]
+        stage = stages["condense", "", "", shown.lineage, 0]
         path = folder / f"lineage-{shown.lineage:02d}.safetensors"
         condensation = run.store.get(stage.key)
         if condensation is None:

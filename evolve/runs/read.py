@@ -109,7 +109,7 @@ def _spent(result: Result) -> Spent:
     return Spent(kind, took["seconds"], took["cpu_seconds"], took["resumed"], maker)
 
 
-def write_report(folders: Sequence[Path], out: Path, store: Path | None = None) -> Path:
+def report_folders(folders: Sequence[Path], out: Path, store: Path | None = None) -> Path:
     """Write the page about runs and batches.
 
     Args:

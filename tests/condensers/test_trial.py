@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from alone import train_descendant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_ancestors import VGG16, VIT, broken, quiet, request
@@ -27,7 +28,7 @@ from evolve.core.randomness import derive_seed
 from evolve.core.settings import CondenseSettings, DescendSettings, InheritSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.descendants.descendants import downstream_tasks, train_descendant, train_together
+from evolve.descendants.descendants import downstream_tasks, train_together
 from evolve.learngene.inheritance import inherit
 from evolve.learngene.learngene import extract
 from evolve.networks.architecture import Architecture

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from alone import train_descendant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,6 @@ from evolve.descendants.descendants import (
     evaluate,
     learning_rate,
     newborn_accuracy,
-    train_descendant,
     train_together,
 )
 from evolve.descendants.trainers.fused import FusedTrainer

@@ -27,7 +27,7 @@ from evolve.descendants.fewshot.learner import (
     descend_episodes,
     means,
 )
-from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh_head, width
+from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh_head, linear, width
 
 
 def inner_loop(
@@ -101,7 +101,7 @@ class GradientLearner(Learner):
         Returns:
             [B, ways].
         """
-        return F.linear(self.trunk.embed(weights, x, support), *(weights[name] for name in HEAD))
+        return linear(weights, self.trunk.embed(weights, x, support))
 
     def adapt(self, support: Tensor, labels: Tensor, steps: int, order: int) -> Parameters:
         """Adapt the weights to a support set.

@@ -24,7 +24,7 @@ from evolve.descendants.fewshot.learner import (
     descend_episodes,
 )
 from evolve.descendants.fewshot.pretrain import pretrain
-from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh_head, width
+from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh_head, linear, width
 
 
 class MTL(Learner):
@@ -81,7 +81,7 @@ class MTL(Learner):
         """
 
         def loss(head: Parameters) -> Tensor:
-            return F.cross_entropy(_linear(head, embeddings), labels)
+            return F.cross_entropy(linear(head, embeddings), labels)
 
         return inner_loop(
             loss, self.start, HEAD, self.settings.mtl_lr, self.settings.mtl_steps, order=1
@@ -95,7 +95,7 @@ class MTL(Learner):
         with torch.no_grad():
             embeddings = self.embed(episode.support)
         head = self.head(embeddings, episode.support_labels)
-        return F.cross_entropy(_linear(head, self.embed(episode.query)), episode.query_labels)
+        return F.cross_entropy(linear(head, self.embed(episode.query)), episode.query_labels)
 
     def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
         """Pre-train on all classes (section 4.1), then train on episodes; see :class:`Learner`."""
@@ -136,8 +136,4 @@ class MTL(Learner):
         with torch.no_grad():
             embeddings = self.embed(support)
         head = {name: p.detach() for name, p in self.head(embeddings, labels).items()}
-        return classes_of(lambda part: _linear(head, self.embed(part)), queries)
-
-
-def _linear(head: Parameters, embedding: Tensor) -> Tensor:
-    return F.linear(embedding, *(head[name] for name in HEAD))
+        return classes_of(lambda part: linear(head, self.embed(part)), queries)

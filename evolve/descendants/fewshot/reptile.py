@@ -18,7 +18,7 @@ from evolve.data.batches import batches
 from evolve.descendants.fewshot.course import Course, Phase
 from evolve.descendants.fewshot.episodes import Episodes
 from evolve.descendants.fewshot.learner import Learner, Progress, Setup, classes_of, grouped
-from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh_head, width
+from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh_head, linear, width
 
 
 class Reptile(Learner):
@@ -48,7 +48,7 @@ class Reptile(Learner):
         Returns:
             [B, ways].
         """
-        return F.linear(self.trunk.embed(weights, x, support), *(weights[name] for name in HEAD))
+        return linear(weights, self.trunk.embed(weights, x, support))
 
     def trained(
         self, images: Tensor, labels: Tensor, steps: int, draw: torch.Generator

@@ -128,3 +128,8 @@ def fresh_head(
         2 * torch.rand(ways, features, generator=generator(seed, "fewshot", "head", *purpose)) - 1
     ) / features**0.5
     return weight.to(device).requires_grad_(), torch.zeros(ways, device=device, requires_grad=True)
+
+
+def linear(weights: Parameters, embedding: Tensor) -> Tensor:
+    """The head of ``weights`` on embeddings [B, c]: logits [B, ways]."""
+    return F.linear(embedding, *(weights[name] for name in HEAD))

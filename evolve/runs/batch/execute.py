@@ -15,7 +15,7 @@ from evolve.runs.batch.run import BatchRequest, BatchRun
 from evolve.runs.batch_folder import check_folder, write_batch_file
 from evolve.runs.execute import export_learngenes, stoppable
 from evolve.runs.folder import claimed
-from evolve.runs.read import write_report
+from evolve.runs.read import report_folders
 from evolve.runs.run import run_record
 from evolve.runs.screens.batch import BatchScreen, print_plan, print_tables
 from evolve.runs.screens.summary import say
@@ -49,7 +49,7 @@ def execute(request: BatchRequest, argv: list[str]) -> None:
         tables = {metric: compare(request.batch, measured, metric) for metric in METRICS}
         write_batch(request.batch, tables, measured, request.out)
         if measured:
-            write_report([request.out], request.out / PAGE)
+            report_folders([request.out], request.out / PAGE)
             print(f"report       {request.out / PAGE}   (everything on one page)")
         for line in thin(batch_run.lineages[0].store, [run.world for run in batch_run.lineages]):
             print(line)

@@ -14,7 +14,7 @@ from page_runs import NAME, make_batch, make_run
 
 from evolve.core.errors import UserError
 from evolve.report.page.write import render
-from evolve.runs.read import Reader, write_report
+from evolve.runs.read import Reader, report_folders
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -76,7 +76,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def text(place: Path) -> str:
-    return write_report([place / "batch"], place / "page.html").read_text()
+    return report_folders([place / "batch"], place / "page.html").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_a_time_that_is_not_known_whole_is_a_lower_bound(tmp_path: Path) -> None
     )
     make_run(tmp_path / "whole", tmp_path / "store", 1)
     page = Page(
-        write_report([tmp_path / "new", tmp_path / "whole"], tmp_path / "p.html").read_text()
+        report_folders([tmp_path / "new", tmp_path / "whole"], tmp_path / "p.html").read_text()
     )
     head, new, whole, _ = page.rows("Cost")
     assert new[head.index("accumulate")] == "≥ 8.0" and whole[head.index("accumulate")] == "4.0"
@@ -212,7 +212,7 @@ def test_caveats_name_what_limits_the_claims(tmp_path: Path, page: Page) -> None
     make_run(tmp_path / "short", tmp_path / "store", 0, upto=1)
     make_run(tmp_path / "none", tmp_path / "store", 1, upto=-1)
     page = Page(
-        write_report([tmp_path / "short", tmp_path / "none"], tmp_path / "p.html").read_text()
+        report_folders([tmp_path / "short", tmp_path / "none"], tmp_path / "p.html").read_text()
     )
     lines = " ".join(line for _, _, line in page.all("li"))
     assert (
@@ -241,7 +241,7 @@ def test_the_same_folders_give_the_same_bytes(
     import matplotlib
 
     monkeypatch.setitem(matplotlib.rcParams, "font.size", 20)
-    assert write_report([place / "batch"], place / "again.html").read_text() == text
+    assert report_folders([place / "batch"], place / "again.html").read_text() == text
     assert matplotlib.rcParams["font.size"] == 20 and matplotlib.rcParams["svg.fonttype"] == "path"
 
 
@@ -250,7 +250,7 @@ def test_batches_and_different_runs_stand_in_sections_of_their_own(place: Path) 
     make_run(place / "a", place / "store")
     make_run(place / "b", place / "store", overrides=("descend.epochs=7",))
     made = Page(
-        write_report(
+        report_folders(
             [place / "a", place / "b", place / "batch", place / "a"], place / "all.html"
         ).read_text()
     )
@@ -272,11 +272,11 @@ def test_refusals_are_one_line(
         ([tmp_path / "none"], "no generation has been measured yet"),
     ):
         with pytest.raises(UserError, match=words) as caught:
-            write_report(folders, tmp_path / "p.html")
+            report_folders(folders, tmp_path / "p.html")
         assert "\n" not in str(caught.value)
     (tmp_path / "taken").write_text("x")
     with pytest.raises(UserError, match="taken"):
-        write_report([place / "batch"], tmp_path / "taken" / "p.html")
+        report_folders([place / "batch"], tmp_path / "taken" / "p.html")
 
     replace = os.replace
 
@@ -289,4 +289,4 @@ def test_refusals_are_one_line(
     with pytest.raises(
         UserError, match=r"full\.html: cannot be written \(No space left on device\)"
     ):
-        write_report([place / "batch"], place / "full.html")
+        report_folders([place / "batch"], place / "full.html")
