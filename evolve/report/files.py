@@ -18,6 +18,7 @@ from typing import Any
 from evolve.core.durable import write_whole
 from evolve.core.errors import UserError
 from evolve.report import fewshot_table
+from evolve.report.alpha_figure import alpha_figure, alpha_rows, has_scores
 from evolve.report.curves import (
     CONTROLS,
     Descent,
@@ -40,8 +41,8 @@ def write_report(records: LineageRecord | Sequence[LineageRecord], out: Path) ->
     """Write a report's files into ``out``, each replaced whole.
 
     They are curve.png and .svg, genome.png, generations.csv, descendants.csv, learning.csv and
-    summary.json; convergence.png and .svg where the meta-network condensed; economy.png and .svg
-    and fewshot.csv where these were measured. Accuracies and gains in the CSV files are fractions;
+    summary.json; alpha.png, .svg, .pdf and .csv where layers were scored; convergence.png and .svg
+    where the meta-network condensed; economy.png and .svg and fewshot.csv where these were measured. Accuracies and gains in the CSV files are fractions;
     summary.json has percentage points.
 
     Args:
@@ -98,6 +99,13 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
             files[f"economy.{kind}"] = figures.encode(
                 lambda: economy_figure({name: records}, economy_title), kind
             )
+    if has_scores(records):
+        alpha_title = f"{summary.scenario} ({summary.profile}): alpha, the choice of the learngene"
+        for kind in ("png", "svg", "pdf"):
+            files[f"alpha.{kind}"] = figures.encode(
+                lambda: alpha_figure(records, alpha_title), kind
+            )
+        files["alpha.csv"] = csv_bytes(alpha_rows(records))
     if convergence_figure.courses(records):
         for kind in ("png", "svg"):
             files[f"convergence.{kind}"] = figures.encode(
