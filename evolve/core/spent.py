@@ -61,7 +61,7 @@ def stopwatch() -> Callable[..., dict[str, Any]]:
             "cpu_seconds": (time.process_time() - cpu) / stages,
         }
         _PARTS.reset(before)
-        measured = {name: round(seconds / stages, 3) for name, seconds in parts.items()}
+        measured = {name: round(seconds / stages, 6) for name, seconds in parts.items()}
         return {name: round(value, 3) for name, value in took.items()} | {
             "together": stages,
             "resumed": resumed,
