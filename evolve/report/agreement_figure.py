@@ -140,5 +140,5 @@ def _explain(figure: Any, kinds: Sequence[Draws]) -> None:
         Line2D([], [], color=colour, marker=marker, ls="none")
         for _, (colour, marker) in zip(kinds, LOOKS, strict=False)
     ]
-    names = [f"{draws.kind}: same set {draws.commonest[1]}" for draws in kinds]
+    names = [f"{d.kind}: same set {d.commonest[1]} of {len(d.sets)}" for d in kinds]
     figure.legend(handles, names, loc="outside lower left", ncols=3, fontsize=7.5)

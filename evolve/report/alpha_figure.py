@@ -140,8 +140,9 @@ class _Look:
 
         pairs = [pair_scores(g) for g in drawn]
         self.threshold = 1 / len(drawn[0].scores)
-        kept = any(g.selected_by.startswith("threshold") for g in drawn)
-        self.rule = "Eq. 10" if kept else "the mean"
+        decided = [g.selected_by for g in drawn if g.status == "selected"]
+        ranked = decided and not any(rule.startswith("threshold") for rule in decided)
+        self.rule = "the mean" if ranked else "Eq. 10"
         self.k = max(len(g.alpha[0]) for g in drawn)
         least = min(float(table.min()) for table in pairs)
         largest = max(float(table.max()) for table in pairs)
