@@ -100,12 +100,7 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
                 lambda: economy_figure({name: records}, economy_title), kind
             )
     if has_scores(records):
-        alpha_title = f"{summary.scenario} ({summary.profile}): alpha, the choice of the learngene"
-        for kind in ("png", "svg", "pdf"):
-            files[f"alpha.{kind}"] = figures.encode(
-                lambda: alpha_figure(records, alpha_title), kind
-            )
-        files["alpha.csv"] = csv_bytes(alpha_rows(records))
+        files |= _choice(records, f"{summary.scenario} ({summary.profile})")
     if convergence_figure.courses(records):
         for kind in ("png", "svg"):
             files[f"convergence.{kind}"] = figures.encode(
@@ -116,6 +111,18 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
         if any(record.fewshot for record in records)
         else {}
     )
+
+
+def _choice(records: Sequence[LineageRecord], name: str) -> dict[str, bytes]:
+    """The alpha matrices, as pictures and numbers."""
+    from evolve.report import figures
+
+    title = f"{name}: alpha, the choice of the learngene"
+    pictures = {
+        f"alpha.{kind}": figures.encode(lambda: alpha_figure(records, title), kind)
+        for kind in ("png", "svg", "pdf")
+    }
+    return pictures | {"alpha.csv": csv_bytes(alpha_rows(records))}
 
 
 def generation_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
