@@ -107,62 +107,82 @@ def load_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def accumulate(
-    a: AncestorSettings,
-    s: StreamSettings,
-    class_ids: Sequence[int],
-    resident: Resident,
-    seed: int,
-    task: int,
-    previous: Accumulated | None,
-    history: Sequence[Sequence[float]],
-    checkpoint: Checkpoint,
-    progress: Progress,
-    reference: bool = False,
-    start: Mapping[str, Tensor] | None = None,
-) -> Accumulated:
-    """The ancestor after ``task`` tasks, from ``previous``, the ancestor after ``task`` - 1 (joint: after task 0, or from nothing).
+@dataclass(frozen=True, eq=False)
+class AccumulateRequest:
+    """One task that the ancestor is to learn.
 
-    Task 0 is the untrained ancestor, or with ``start`` (its layers' weights, by their names in the trunk's state dict) a pretrained one, and
-    reads no image. ``history`` holds the earlier tasks' rows of accuracies. The state is
-    saved in ``checkpoint`` after every epoch, and a call that finds one goes on there, to bit-equal numbers. Global random state
-    is left alone. ``reference`` trains by the plain module under autograd. Raises UserError for settings that cannot work, and when the loss is no longer finite.
+    Attributes:
+        a, s: how it learns, and the stream.
+        class_ids: ids of the ancestor's classes.
+        resident: their images.
+        seed: draws everything random.
+        task: the task's number, from 1; 0 asks for the untrained ancestor and reads no image.
+        checkpoint: keeps the state after every epoch. Where it holds one, training goes on there,
+            to bit-equal numbers.
+        progress: told the fraction done, in [0, 1], and what is being done.
+        previous: the ancestor after ``task`` - 1. Joint training needs none, or task 0's.
+        history: the earlier tasks' rows of accuracies.
+        reference: train by the plain module under autograd.
+        start: weights that task 0 begins with, by their names in the trunk's state dict.
     """
+
+    a: AncestorSettings
+    s: StreamSettings
+    class_ids: Sequence[int]
+    resident: Resident
+    seed: int
+    task: int
+    checkpoint: Checkpoint
+    progress: Progress
+    previous: Accumulated | None = None
+    history: Sequence[Sequence[float]] = ()
+    reference: bool = False
+    start: Mapping[str, Tensor] | None = None
+
+
+def accumulate(request: AccumulateRequest) -> Accumulated:
+    """Let the ancestor learn one task of the stream; global random state is left alone.
+
+    Raises:
+        UserError: settings cannot work, or the loss is no longer finite.
+        ValueError: the ancestor after the task before is missing.
+    """
+    a, s, task, previous = request.a, request.s, request.task, request.previous
+    common = request.class_ids, request.resident, request.seed
     if task == 0:
-        model = build_ancestor(a, s, class_ids, resident.size, seed)
-        model.trunk.load_state_dict(dict(start or {}), strict=False)
+        model = build_ancestor(a, s, request.class_ids, request.resident.size, request.seed)
+        model.trunk.load_state_dict(dict(request.start or {}), strict=False)
         return Accumulated(
             _flat(model.state_dict(), "model."), {"task": 0, "classes": [], "row": []}
         )
     joint = a.strategy == "joint"
     if task > 1 and previous is None and not joint:
         raise ValueError(f"task {task} needs the ancestor after task {task - 1}")
-    tasks = stream_tasks(s, class_ids, resident, seed, task)
+    tasks = stream_tasks(s, *common, task)
     untrained = previous if previous is not None and previous.record["task"] == 0 else None
-    learner = Learner(a, s, class_ids, resident, seed, reference, untrained)
+    learner = Learner(a, s, *common, request.reference, untrained)
     learner.restore(None if joint or task == 1 else previous, task - 1)
-    losses = learner.learn(tasks, checkpoint, progress)
+    losses = learner.learn(tasks, request.checkpoint, request.progress)
+    strategy = learner.strategy
     row = accuracies(
-        learner.strategy.model, tasks, a, class_ids, resident, learner.strategy.classify
+        strategy.model, tasks, a, request.class_ids, request.resident, strategy.classify
     )
     tensors, meta = learner.state()
-    record: dict[str, Any] = {
+    earlier = previous.record.get("gradients", []) if previous is not None and not joint else []
+    whole = not joint and len(request.history) == task - 1
+    matrix = [*request.history, row]
+    record = {
         "task": task,
         "classes": [list(one.classes) for one in tasks],
         "head": labelling(a),
-    }
-    record |= {
         "row": row,
         "train_loss": losses,
         "average_accuracy": average_accuracy([row]),
         "strategy": meta,
+        "gradients": [*earlier, learner.gradients.fractions()],  # as "history": one row a task
+        "forgetting": forgetting(matrix) if whole else None,
+        "backward_transfer": backward_transfer(matrix) if whole else None,
     }
-    earlier = previous.record.get("gradients", []) if previous is not None and not joint else []
-    record["gradients"] = [*earlier, learner.gradients.fractions()]  # as "history": one row a task
-    known = not joint and len(history) == task - 1
-    matrix = [*history, row]
-    record["forgetting"] = forgetting(matrix) if known else None
-    record["backward_transfer"] = backward_transfer(matrix) if known else None
     return Accumulated(tensors, record)
 
 

@@ -21,7 +21,7 @@ from evolve.condensers.interface import Condensed, Request, Trial, ancestor_dive
 from evolve.condensers.selection import standardised
 from evolve.core.randomness import derive_seed
 from evolve.data.resident import Resident
-from evolve.descendants.descendants import DownstreamTask, downstream_tasks, train_together
+from evolve.descendants.descendants import DownstreamTask, Group, downstream_tasks, train_together
 from evolve.learngene.inheritance import inherit
 from evolve.learngene.learngene import Learngene, extract
 from evolve.networks.architecture import Architecture
@@ -120,14 +120,9 @@ class Course:
         scale = self.request.inherit.lr_scale if heritage else 1.0
         trained = train_together(
             models,
-            self.tasks,
-            resident,
-            self.d,
-            self.seed,
-            numbers,
+            Group(self.tasks, numbers, resident, self.d, self.seed, scale),
             progress,
-            self.request.reference,
-            scale,
+            reference=self.request.reference,
             newborns=False,
         )
         return [descendant.last for descendant in trained]

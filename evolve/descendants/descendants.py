@@ -29,6 +29,7 @@ GPU_TEST_BATCH = 512  # a GPU waits for the calls, not for the images
 
 __all__ = [
     "DownstreamTask",
+    "Group",
     "Trained",
     "batches",
     "downstream_tasks",
@@ -120,32 +121,36 @@ def _labels(parts: Sequence[Tensor]) -> Tensor:
 
 def train_together(
     models: Sequence[Network],
-    tasks: Sequence[DownstreamTask],
-    resident: Resident,
-    d: DescendSettings,
-    seed: int,
-    numbers: Sequence[int],
+    group: Group,
     progress: Callable[[float, str], None],
     reference: bool = False,
-    lr_scale: float = 1.0,
     teacher: Teacher | None = None,
     newborns: bool = True,
 ) -> list[Trained]:
-    """Train all parameters of ``models``, in place, each on its own task: SGD with momentum, cross-entropy, all test images after every
-    ``d.test_every`` epochs and the last.
+    """Train all parameters of the models, in place, each on its own task (paper, 5.3).
 
-    They learn in step, but none sees another: each one's batch order comes from (seed, "batches", its number, epoch), its augmentation
-    from (seed, "augment", its number, epoch), so every method sees the same batches. A last batch of a single image joins the batch
-    before it: BN cannot train on one. The cosine schedule falls step by step from ``d.lr`` to zero after the last step. The models must
-    be on the Resident's device; they may differ in architecture, and numbers may repeat (several generations, one after the other).
-    ``reference`` takes the plain path whatever is faster here. ``lr_scale`` multiplies the learning rate of inherited layers, 0 freezes them;
-    a ``teacher`` adds its hints at the layers that the architectures would inherit. Without ``newborns`` nobody is looked at before training.
+    SGD or AdamW on the cross-entropy; all test images are looked at after every ``test_every``
+    epochs and the last. The models learn in step, but none sees another: batch order and
+    augmentation come from (seed, purpose, number, epoch), so every method sees the same batches. A
+    last batch of a single image joins the batch before it: BN cannot train on one. The cosine
+    schedule falls step by step from ``d.lr`` to zero after the last step.
+
+    Args:
+        models: on the Resident's device; they may differ in architecture.
+        group: their tasks, images and settings. Numbers may repeat: several generations, one after
+            the other.
+        progress: told the fraction done, in [0, 1], and what is being done.
+        reference: take the plain path whatever is faster here.
+        teacher: adds its hints at the layers that the architectures would inherit.
+        newborns: look at the models before training, too.
+
+    Raises:
+        UserError: a feature and its hint differ in shape.
     """
-    group = Group(tasks, numbers, resident, d, seed, lr_scale)
-    pairs = zip(models, tasks, strict=True)
+    d = group.d
     newborn = [
-        newborn_accuracy(model, task, resident, not reference) if newborns else math.nan
-        for model, task in pairs
+        newborn_accuracy(model, task, group.resident, not reference) if newborns else math.nan
+        for model, task in zip(models, group.tasks, strict=True)
     ]
     trainer = (
         DistillTrainer(models, group, teacher)

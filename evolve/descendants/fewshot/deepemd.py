@@ -147,19 +147,17 @@ class DeepEMD(Learner):
         weight, bias = fresh_head(
             len(source.classes), width(self.network), source.resident.device, self.seed
         )
-        s, network = self.settings, self.network
+        network = self.network
         first = pretrain(
             network,
             lambda x: F.linear(x, weight, bias),
             [weight, bias],
             source,
-            s,
             lambda f, t: progress(f / 2, t),
             course,
         )
         network.train()
         return first + descend_episodes(
-            s,
             source,
             network.state_dict(),
             network.parameters(),

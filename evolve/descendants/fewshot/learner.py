@@ -70,7 +70,6 @@ class Learner(ABC):
 
 
 def descend_episodes(
-    s: FewshotSettings,
     source: Episodes,
     state: Mapping[str, Tensor],
     weights: Iterable[Tensor],
@@ -82,8 +81,7 @@ def descend_episodes(
     """Descend episodes' mean loss by Adam: the outer loop of all episodic learners but Reptile.
 
     Args:
-        s: the settings; there are ``s.episodes`` episodes.
-        source: the episodes.
+        source: the episodes; ``settings.episodes`` of them.
         state: all tensors that change, weights and running statistics, by name.
         weights: what Adam moves.
         per_step: episodes a step.
@@ -94,6 +92,7 @@ def descend_episodes(
     Returns:
         The mean loss of every step.
     """
+    s = source.settings
     optimizer = torch.optim.Adam(weights, lr=s.lr)
     steps = list(grouped(s.episodes, per_step))
     phase = Phase("episodes", len(steps), state, optimizer)

@@ -130,6 +130,11 @@ def fresh_head(
     return weight.to(device).requires_grad_(), torch.zeros(ways, device=device, requires_grad=True)
 
 
+def as_head(weight: Tensor, bias: Tensor) -> Parameters:
+    """A linear head's weight [ways, c] and bias [ways] by their names in a network."""
+    return dict(zip(HEAD, (weight, bias), strict=True))
+
+
 def linear(weights: Parameters, embedding: Tensor) -> Tensor:
     """The head of ``weights`` on embeddings [B, c]: logits [B, ways]."""
     return F.linear(embedding, *(weights[name] for name in HEAD))
