@@ -26,17 +26,7 @@ BOTH = pytest.mark.parametrize("architecture", [VGG16, VIT], ids=["vgg", "vit"])
 
 def trained(kind: type[Condensation], asked: Request) -> Condensation:
     split = asked.split
-    run = kind(
-        asked.ancestor(),
-        asked.pseudo(),
-        asked.groups,
-        asked.pseudo_groups,
-        resident(),
-        split.meta,
-        asked.c,
-        asked.seed,
-        asked.reference,
-    )
+    run = kind(asked)
     run.train(split.train, split.train_labels, split.meta_labels, asked.progress)
     return run
 
