@@ -1,6 +1,6 @@
-"""Accumulate: the ancestor learns the tasks of a stream, one stage a task, with an Avalanche strategy (paper 5.3).
+"""Accumulate: the ancestor learns the tasks of a stream, one stage a task (paper 5.3).
 
-Importing this does not import Avalanche; training does.
+It learns them with an Avalanche strategy. Importing this does not import Avalanche; training does.
 """
 
 from __future__ import annotations
@@ -43,15 +43,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Accumulated:
-    """The ancestor after some tasks: ``tensors`` "model.<name>" and "strategy.<name>" (CPU, contiguous), ``record`` is JSON-able."""
+    """The ancestor after some tasks.
+
+    Attributes:
+        tensors: "model.<name>" and "strategy.<name>", on the CPU, contiguous.
+        record: JSON-able.
+    """
 
     tensors: dict[str, Tensor]
     record: dict[str, Any]
 
 
 def labelling(a: AncestorSettings) -> str:
-    """The head in use. Joint training sees all tasks at once, where a shared head's task-local labels would contradict each
-    other as soon as a class recurs: there it gets one head over all ancestor classes.
+    """The head in use.
+
+    Joint training sees all tasks at once, where a shared head's task-local labels would contradict
+    each other as soon as a class recurs: there it gets one head over all ancestor classes.
+
+    Args:
+        a: the ancestor's settings.
     """
     return "single" if a.strategy == "joint" and a.head == "shared" else a.head
 
@@ -64,14 +74,24 @@ class Ancestor(nn.Module):
         self.trunk = trunk
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, classes]."""
+        """Images [B, 3, H, W] -> logits [B, classes]."""
         return self.trunk(x)
 
 
 def build_ancestor(
     a: AncestorSettings, s: StreamSettings, class_ids: Sequence[int], size: int, seed: int
 ) -> Any:
-    """The untrained ancestor for images of ``size`` pixels: a module with ``.trunk``. Its trunk's draw is the same for every head."""
+    """Build the untrained ancestor. Its trunk's draw is the same for every head.
+
+    Args:
+        a, s: the settings of ancestor and stream.
+        class_ids: ids of the ancestor's classes.
+        size: pixels of an image's side.
+        seed: draws the weights.
+
+    Returns:
+        A module with the network as ``trunk``.
+    """
     head = labelling(a)
     trunk = architecture(a.network, a.width, size).build(
         len(class_ids) if head == "single" else s.classes_per_task
@@ -100,7 +120,11 @@ def _head(trunk: Network, seed: int, task: int) -> nn.Linear:
 
 
 def load_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of the ancestor's network, out of an :class:`Accumulated`'s tensors."""
+    """The state dict of the ancestor's network.
+
+    Args:
+        tensors: an :class:`Accumulated`'s.
+    """
     prefix = "model.trunk."
     return {
         name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)
@@ -142,6 +166,9 @@ class AccumulateRequest:
 
 def accumulate(request: AccumulateRequest) -> Accumulated:
     """Let the ancestor learn one task of the stream; global random state is left alone.
+
+    Args:
+        request: the task, and what it starts from.
 
     Raises:
         UserError: settings cannot work, or the loss is no longer finite.
@@ -187,7 +214,21 @@ def accumulate(request: AccumulateRequest) -> Accumulated:
 
 
 class Learner:
-    """An ancestor and its Avalanche strategy. ``restore`` what earlier tasks left, ``learn`` a task, take the ``state``."""
+    """An ancestor and its Avalanche strategy.
+
+    :meth:`restore` what earlier tasks left, :meth:`learn` a task, take the :meth:`state`.
+
+    Args:
+        a, s: the settings of ancestor and stream.
+        class_ids: ids of the ancestor's classes.
+        resident: their images.
+        seed: draws everything random.
+        reference: train by the plain module under autograd.
+        untrained: the ancestor after task 0, whose layers it begins with: they may be pretrained.
+
+    Raises:
+        UserError: the strategy's arguments do not fit.
+    """
 
     def __init__(
         self,
@@ -231,7 +272,12 @@ class Learner:
         self._losses: list[float] = []
 
     def restore(self, previous: Accumulated | None, learned: int) -> None:
-        """Go on after ``learned`` tasks: from ``previous``, or (joint, first task) from the untrained ancestor."""
+        """Go on after some tasks.
+
+        Args:
+            previous: what they left; None for the untrained ancestor (joint, first task).
+            learned: how many they are.
+        """
         strategy = self.strategy
         strategy.clock.train_exp_counter = learned
         if hasattr(strategy.model, "known_train_tasks_labels"):
@@ -244,7 +290,19 @@ class Learner:
     def learn(
         self, tasks: Sequence[StreamTask], checkpoint: Checkpoint, progress: Progress
     ) -> list[float]:
-        """Train on the last of ``tasks`` (cumulative, joint: on all of them) from the newest checkpoint on; mean loss of every epoch."""
+        """Train on the last task, cumulative and joint strategies on all of them.
+
+        Args:
+            tasks: the stream's, up to the one to learn.
+            checkpoint: where training goes on, and what keeps its state after every epoch.
+            progress: told the fraction done, in [0, 1], and what is being done.
+
+        Returns:
+            The mean loss of every epoch.
+
+        Raises:
+            UserError: a loss is not finite.
+        """
         strategy, number = self.strategy, tasks[-1].number
         known = STRATEGIES.get(self.a.strategy)  # a plug-in has no record
         needed = tasks if known and known.whole else tasks[-1:]
@@ -360,11 +418,20 @@ def accuracies(
     resident: Resident,
     classify: Callable[[Tensor], Tensor] | None = None,
 ) -> list[float]:
-    """Test accuracy on each of ``tasks``, in [0, 1]; each image passes the trunk once.
+    """Test accuracy on each task, in [0, 1]; each image passes the trunk once.
 
-    A single head chooses among all ancestor classes; a head a task, or a shared one, among the task's own. So does joint
-    training under head = "shared" (see :func:`labelling`), to be comparable with the strategies it controls. ``classify`` stands in
-    for the head of strategies that classify without one.
+    A single head chooses among all ancestor classes; a head a task, or a shared one, among the
+    task's own. So does joint training under head = "shared" (see :func:`labelling`), to be
+    comparable with the strategies it controls.
+
+    Args:
+        model: the ancestor; its mode is left as it was.
+        tasks: the tasks so far.
+        a: its settings.
+        class_ids: ids of the ancestor's classes.
+        resident: their images.
+        classify: stands in for the head of strategies that classify without one: embeddings [B, c]
+            -> scores [B, classes].
     """
     head = labelling(a)
     mode = model.training

@@ -22,6 +22,9 @@ def similarity(request: Request) -> Condensed:
     The pseudo-descendant theta and its alignment h were trained as in the paper's condensation, but
     with alpha fixed at 1. So the two methods differ in what the meta-network adds. Losses and
     features that diverge are treated as there.
+
+    Args:
+        request: the condensation to do.
     """
     c, split = request.c, request.split
     run = Matching(request)

@@ -38,6 +38,9 @@ def trial(request: Request) -> Condensed:
     The descendants of every candidate have the same tasks, images, batches and fresh weights, so
     the gains of two sets are paired.
 
+    Args:
+        request: the condensation to do.
+
     Raises:
         UserError: no set is within the budget, the settings ask for more images or classes than
             there are, or the ancestor diverged.
@@ -140,6 +143,9 @@ class Course:
 
 def chosen(trials: Sequence[Trial]) -> Trial:
     """The set within the budget with the best gain; of equal gains the smallest share.
+
+    Args:
+        trials: every set's result.
 
     Raises:
         ValueError: no set is within the budget.

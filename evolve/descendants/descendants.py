@@ -41,10 +41,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Trained:
-    """What a descendant's training gave. Accuracies are shares in [0, 1]; ``last`` is the headline number.
+    """What a descendant's training gave. Accuracies are shares in [0, 1].
 
-    ``train_loss``: one an epoch. ``test_accuracy``: one for each of the epochs ``tested``, counted from 1. ``newborn``: the accuracy
-    before any training, see :func:`newborn_accuracy`.
+    Attributes:
+        train_loss: one an epoch.
+        test_accuracy: one for each of the epochs ``tested``.
+        tested: epochs, counted from 1.
+        newborn: the accuracy before any training, see :func:`newborn_accuracy`.
+        last: the headline number.
+        best: the highest.
+        correct: 0 or 1 for each test image, after the last epoch.
     """
 
     train_loss: list[float]
@@ -63,11 +69,20 @@ def downstream_tasks(
     seed: int,
     role: str = "descend",
 ) -> list[DownstreamTask]:
-    """The tasks of ``d.descendants`` descendants, the same for every method and generation.
+    """The descendants' tasks, the same for every method and generation.
 
-    Task i depends only on (seed, i); its classes do not depend on the shots, and fewer shots are a part of more.
-    ``role`` is what the classes are to the lineage, for errors. Raises UserError naming the setting
-    and the most that the images allow.
+    Task i depends only on (seed, i); its classes do not depend on the shots, and fewer shots are a
+    part of more.
+
+    Args:
+        d: the settings; there are ``d.descendants`` tasks.
+        class_ids: ids of the classes to draw from.
+        resident: their images.
+        seed: seed of all draws.
+        role: what the classes are to the lineage, for errors.
+
+    Raises:
+        UserError: there are too few classes or images; it names the setting and what they allow.
     """
     ids = sorted(set(class_ids))
     _check(d, ids, resident, role)
@@ -177,7 +192,11 @@ def train_together(
 
 
 def epochs_tested(d: DescendSettings) -> list[int]:
-    """The epochs, counted from 1, after which all test images are looked at: every ``test_every``-th and the last."""
+    """The epochs, counted from 1, after which all test images are looked at.
+
+    Args:
+        d: the settings: every ``test_every``-th and the last.
+    """
     return (
         sorted({*range(d.test_every, d.epochs + 1, d.test_every), d.epochs})
         if d.test_every
@@ -189,10 +208,21 @@ def epochs_tested(d: DescendSettings) -> list[int]:
 def newborn_accuracy(
     model: Network, task: DownstreamTask, resident: Resident, fused: bool = True
 ) -> float:
-    """What a descendant can tell apart before it learns anything: the test images' share whose features lie nearest to their class's mean.
+    """What a descendant can tell apart before it learns anything.
 
-    Features are the head's input in eval mode, distances Euclidean, a class's mean is over its training images (nearest class mean;
-    Mensink et al. 2013). It needs no head, so it says what was inherited and not how the head was drawn.
+    It is the test images' share whose features lie nearest to their class's mean. Features are the
+    head's input in eval mode, distances Euclidean, a class's mean is over its training images
+    (nearest class mean; Mensink et al. 2013). It needs no head, so it says what was inherited and
+    not how the head was drawn.
+
+    Args:
+        model: the descendant; its mode is left as it was.
+        task: its task.
+        resident: the images, on the model's device.
+        fused: take the network's fast passes.
+
+    Returns:
+        A share in [0, 1].
     """
     before, size = (
         (model.training, model.fused),
@@ -217,8 +247,13 @@ def newborn_accuracy(
 
 
 def choose_trainer(models: Sequence[Network], group: Group, reference: bool) -> Trainer:
-    """The fastest trainer for these models on this device; the plain one where ``reference`` asks for it, AdamW, or a learning rate of their own
-    for the inherited layers, which the others do not know.
+    """The fastest trainer for these models on this device.
+
+    Args:
+        models: all of the group.
+        group: a learning rate of their own for the inherited layers, and AdamW, only the plain one
+            knows.
+        reference: take the plain one.
     """
     resident, fast = group.resident, all(model.architecture.passes for model in models)
     if reference or not fast or group.lr_scale != 1 or group.d.optimizer != "sgd":

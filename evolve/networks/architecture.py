@@ -254,7 +254,11 @@ def front_or_last(name: str, layers: int, count: int) -> tuple[int, ...]:
 
 
 def owners(groups: Groups) -> list[int]:
-    """For each layer of ``groups``, in order, the position of the group that holds it."""
+    """For each layer, in order, the position of the group that holds it.
+
+    Args:
+        groups: layer groups.
+    """
     return [position for position, group in enumerate(groups) for _ in group]
 
 

@@ -185,12 +185,20 @@ def prototype_head(prototypes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def maml(setup: Setup) -> GradientLearner:
-    """Finn, Abbeel, Levine 2017: the gradient goes through the inner steps."""
+    """Finn, Abbeel, Levine 2017: the gradient goes through the inner steps.
+
+    Args:
+        setup: what the learner starts from.
+    """
     return GradientLearner(setup, Rule(order=2, rate=setup.settings.inner_lr))
 
 
 def fomaml(setup: Setup) -> GradientLearner:
-    """MAML's first-order approximation (Finn et al. 2017, section 5.2)."""
+    """MAML's first-order approximation (Finn et al. 2017, section 5.2).
+
+    Args:
+        setup: what the learner starts from.
+    """
     return GradientLearner(setup, Rule(order=1, rate=setup.settings.inner_lr))
 
 
@@ -198,6 +206,9 @@ def protomaml(setup: Setup) -> GradientLearner:
     """Triantafillou et al. 2020: MAML whose head starts as the prototypes, in every episode.
 
     The gradient goes through that start.
+
+    Args:
+        setup: what the learner starts from.
     """
     return GradientLearner(
         setup, Rule(order=setup.settings.order, rate=setup.settings.inner_lr, prototype_head=True)
@@ -208,6 +219,9 @@ def boil(setup: Setup) -> GradientLearner:
     """Oh et al. 2021, "body only update in inner loop": the head learns in the outer loop alone.
 
     This is their section 3.1.
+
+    Args:
+        setup: what the learner starts from.
     """
     return GradientLearner(
         setup, Rule(order=setup.settings.order, rate=setup.settings.boil_lr, adapts_head=False)

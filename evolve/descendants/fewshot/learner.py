@@ -112,7 +112,12 @@ def descend_episodes(
 
 
 def grouped(count: int, size: int) -> Iterator[range]:
-    """0..count-1 in ranges of ``size``; the last may be shorter."""
+    """0..count-1 in ranges; the last may be shorter.
+
+    Args:
+        count: how many numbers.
+        size: numbers of a range.
+    """
     for start in range(0, count, size):
         yield range(start, min(count, start + size))
 

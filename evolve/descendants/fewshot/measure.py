@@ -103,7 +103,12 @@ def meta_train_and_measure(
 
 
 def thinned(losses: Sequence[float], most: int = 100) -> list[float]:
-    """Means of at most ``most`` stretches of ``losses``, equally long but the last."""
+    """Means of stretches of losses, equally long but the last.
+
+    Args:
+        losses: the losses.
+        most: how many stretches at most.
+    """
     length = -(-len(losses) // most)
     return [
         sum(part) / len(part)
