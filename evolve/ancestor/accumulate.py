@@ -240,7 +240,6 @@ class Learner:
         reference: bool = False,
         untrained: Accumulated | None = None,
     ) -> None:
-        """``untrained``: the ancestor after task 0, whose layers it begins with: they may be pretrained."""
         arguments = check_strategy(a)
         load_avalanche()
         from evolve.ancestor.strategies import make_strategy
@@ -340,7 +339,10 @@ class Learner:
         return _flat(strategy.model.state_dict(), "model.") | _flat(tensors, "strategy."), meta
 
     def _running(self) -> dict[str, Tensor]:
-        """What an epoch leaves to the next one of the same task: the tensors in use, since most epochs leave no checkpoint."""
+        """What an epoch leaves to the next one of the same task.
+
+        It is the tensors in use, since most epochs leave no checkpoint.
+        """
         strategy = self.strategy
         held = state_of(strategy.optimizer, dict(strategy.model.named_parameters()))
         return (
@@ -350,7 +352,11 @@ class Learner:
         )
 
     def _resume(self, found: tuple[dict[str, Tensor], dict[str, Any]] | None) -> int:
-        """Load a checkpoint's state into the strategy, which is ready for the task's first epoch; the epoch to go on with."""
+        """Load a checkpoint's state into the strategy, which is ready for the task's first epoch.
+
+        Returns:
+            The epoch to go on with.
+        """
         if found is None:
             return 0
         tensors, meta = found
@@ -374,13 +380,17 @@ class Learner:
             more = " or ancestor.strategy_args" if takes else ""
             where = f"task {task}, epoch {epoch + 1}"
             raise UserError(
-                f"ancestor.lr = {self.a.lr:g}: the loss became {loss} in {where}; lower ancestor.lr{more}"
+                f"ancestor.lr = {self.a.lr:g}: the loss became {loss} in {where}; "
+                f"lower ancestor.lr{more}"
             )
         return loss
 
 
 class _Meter:
-    """The mean training loss of an epoch, kept on the device until it ends, and the progress shown while it runs."""
+    """The mean training loss of an epoch, and the progress shown while it runs.
+
+    The losses stay on the device until the epoch ends.
+    """
 
     def __init__(self, epochs: int, task: int, progress: Progress) -> None:
         self.epochs, self.task, self.progress = epochs, task, progress
@@ -400,7 +410,7 @@ class _Meter:
             )
 
     def take(self) -> float:
-        """The mean over the epoch's images, added up in the order of the steps; 0 for an epoch without one."""
+        """The mean over the epoch's images, added up in the order of the steps; 0 for no images."""
         losses, images = self.losses, self.images
         self.losses, self.images = [], []
         if not losses:

@@ -116,7 +116,9 @@ class Resident:
     def _prepared(
         self, index: Tensor, shift: Tensor | None, flip: Tensor | None
     ) -> Callable[[], Tensor]:
-        """What makes a batch with these draws, on the CPU as :meth:`draw` leaves them; there by a kernel, to the bits of :meth:`gather`."""
+        """What makes a batch with these draws, on the CPU as :meth:`draw` leaves them; there by a
+        kernel, to the bits of :meth:`gather`.
+        """
         if self.device.type != "cpu":
             there = index if not self.held else sent(index, self.device)
             return lambda: self.gather(

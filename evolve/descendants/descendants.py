@@ -1,4 +1,4 @@
-"""Measure: the downstream tasks of a lineage, and how a descendant learns its own (paper, 5.1 and 5.3)."""
+"""Measure: a lineage's downstream tasks, and how a descendant learns its own (paper, 5.1, 5.3)."""
 
 from __future__ import annotations
 
@@ -123,7 +123,10 @@ def _task(
 
 
 def _draw(indices: Tensor, count: int, draw: torch.Generator) -> Tensor:
-    """``count`` of the indices, sorted; 0 means all. Always one permutation of all, so a larger count only adds images."""
+    """``count`` of the indices, sorted; 0 means all.
+
+    Always one permutation of all, so a larger count only adds images.
+    """
     chosen = torch.randperm(len(indices), generator=draw)
     return indices[chosen[: count or len(indices)]].sort().values
 

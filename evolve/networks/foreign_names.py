@@ -128,7 +128,9 @@ class ForeignResNet(Foreign):
     made: ResNetPlan
 
     def plain(self) -> dict[str, str]:
-        """The stem is "conv1"; a stage's residual blocks count from 0, a block's convolutions from 1."""
+        """The stem is "conv1"; a stage's residual blocks count from 0, a block's convolutions from
+        1.
+        """
         layers: dict[str, tuple[str, str]] = {}
         blocks: Counter[int] = Counter()
         for block in self.made.blocks:

@@ -1,7 +1,8 @@
-"""The paper's condenser (4.2): a meta-network scores every pair of ancestor layer and pseudo-descendant layer.
+"""The paper's condenser (4.2): a meta-network scores every pair of ancestor and descendant layer.
 
-The frozen ancestor's features enter only through :class:`matching.Frozen`, computed once per meta image. Draws come from
-the seed alone, not from the lineage length, so the condensations of a lineage differ by their ancestors only.
+The frozen ancestor's features enter only through :class:`matching.Frozen`, computed once per meta
+image. Draws come from the seed alone, not from the lineage length, so the condensations of a
+lineage differ by their ancestors only.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ FARTHEST = 0.6
 
 @dataclass
 class _State:
-    """``squared``: the squared norm of phi's last gradient; ``pull``: all of them, where they are asked for."""
+    """``squared``: the squared norm of phi's last gradient.
+
+    ``pull``: all of them, where they are asked for.
+    """
 
     params: Tensors
     buffers: Tensors
@@ -52,7 +56,10 @@ class _State:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and labels of a training and a meta batch; ``rows``, ``train_rows``: their places in the meta and the training index."""
+    """Images and labels of a training and a meta batch.
+
+    ``rows``, ``train_rows``: their places in the meta and the training index.
+    """
 
     train: Tensor
     train_labels: Tensor
@@ -63,10 +70,16 @@ class Batch:
 
 
 def meta_network(request: Request) -> Condensed:
-    """Train pseudo-descendant, alignment and meta-network together; read the selection off alpha (Eq. 9, 10).
+    """Train pseudo-descendant, alignment and meta-network; select by alpha (Eq. 9, 10).
 
-    A condensation whose losses stop being finite selects nothing: status "collapsed", alpha 0, the fixed set, and the reason; one
-    wild ancestor must not end a lineage of days. Raises UserError when the ancestor's own features are not finite.
+    A condensation whose losses stop being finite selects nothing: status "collapsed", alpha 0, the
+    fixed set, and the reason; one wild ancestor must not end a lineage of days.
+
+    Args:
+        request: the condensation to do.
+
+    Raises:
+        UserError: the ancestor's own features are not finite.
     """
     c, run = request.c, Condensation(request)
     reach = c.meta_reach if c.meta_optimizer == "sgd" else 0.0
@@ -93,16 +106,29 @@ class Attempt:
     history: dict[str, list[float]]
 
     def distance(self, reach: float) -> float:
-        """How far its movement is from ``reach``, as a factor's logarithm; 0 where none is asked for."""
+        """How far its movement is from ``reach``, as a factor's logarithm; 0 for no reach.
+
+        Args:
+            reach: mean |1 - alpha| over pairs.
+        """
         moved = movement(self.alpha)
         return 0.0 if reach == 0 else abs(math.log(moved / reach)) if moved > 0 else math.inf
 
 
 def attempts(run: Condensation, request: Request, reach: float) -> list[Attempt]:
-    """Condensations from the same draws until alpha has moved by about ``reach`` (0: the first will do), ATTEMPTS at most.
+    """Condensations from the same draws until alpha has moved far enough, ATTEMPTS at most.
 
-    The first is at condense.meta_lr; each further one at the rate that the one before shows to be right (:class:`Pull`). A plain step's
-    length is that of psi, so of the ancestor's features; this makes the choice independent of their scale. Raises Diverged.
+    The first is at condense.meta_lr; each further one at the rate that the one before shows to be
+    right (:class:`Pull`). A plain step's length is that of psi, so of the ancestor's features; this
+    makes the choice independent of their scale.
+
+    Args:
+        run: the condensation.
+        request: what it answers.
+        reach: how far, within a factor of 2; 0: the first will do.
+
+    Raises:
+        Diverged: losses are not finite.
     """
     split, rate, tried = request.split, request.c.meta_lr, list[Attempt]()
     for number in range(ATTEMPTS):
@@ -122,7 +148,15 @@ def attempts(run: Condensation, request: Request, reach: float) -> list[Attempt]
 
 
 def diverged(request: Request) -> Condensed:
-    why = f"fixed set, because the pseudo-descendant's losses were not finite at condense.lr = {request.c.lr:g}; a lower one may help"
+    """The condensation of a pseudo-descendant whose losses stopped being finite: the fixed set.
+
+    Args:
+        request: what is answered.
+    """
+    why = (
+        "fixed set, because the pseudo-descendant's losses were not finite at "
+        f"condense.lr = {request.c.lr:g}; a lower one may help"
+    )
     return replace(
         fixed_condensation(request, why, "collapsed"),
         alpha=torch.zeros(len(request.groups), len(request.pseudo_groups)),
@@ -130,7 +164,14 @@ def diverged(request: Request) -> Condensed:
 
 
 class Condensation:
-    """One condensation's fixed parts, and the loop."""
+    """One condensation's fixed parts, and the loop.
+
+    Args:
+        request: the condensation to do.
+
+    Raises:
+        UserError: the ancestor's features are not finite.
+    """
 
     def __init__(self, request: Request) -> None:
         self.c, self.seed, self.resident = request.c, request.seed, request.resident
@@ -162,7 +203,12 @@ class Condensation:
         return Written(fused, self.pseudo.network.places, self.matcher)
 
     def begin(self, rate: float | None = None, follow: bool = False) -> None:
-        """The same draws from the beginning, with phi's rate (None: condense.meta_lr); ``follow``: add its gradients up."""
+        """Go back to the beginning, with the same draws.
+
+        Args:
+            rate: phi's; None: condense.meta_lr.
+            follow: add phi's gradients up.
+        """
         phi, optimizer = self.weighting(rate)
         zeros = tuple(torch.zeros_like(p) for p in self.pseudo.initial)
         pull = Pull(phi) if follow and isinstance(phi, MetaNetwork) else None
@@ -195,13 +241,26 @@ class Condensation:
 
     @property
     def matches_training(self) -> bool:
-        """Whether the training batch is matched, too, so that its images have to pass the ancestor."""
+        """Whether the training batch is matched, too, so that its images must pass the ancestor."""
         return self.c.objective == "eq16"
 
     def train(
         self, train_index: Tensor, train_labels: Tensor, meta_labels: Tensor, progress: Progress
     ) -> dict[str, list[float]]:
-        """All epochs; the curves of :class:`Convergence`. Raises Diverged."""
+        """Run all epochs.
+
+        Args:
+            train_index: the training images' indices.
+            train_labels: their classes.
+            meta_labels: the meta images' classes.
+            progress: told the fraction done, in [0, 1], and what is being done.
+
+        Returns:
+            The curves of :class:`Convergence`.
+
+        Raises:
+            Diverged: losses are not finite.
+        """
         steps = steps_per_epoch(len(train_index), self.c.batch)
         course = Convergence(self.c.epochs * steps)
         if (
@@ -250,7 +309,13 @@ class Condensation:
     def iterate(self, batch: Batch, annealed: float) -> tuple[Tensor, Tensor]:
         """One iteration of Algorithm 1: a step of theta and zeta, then one of phi.
 
-        Returns (L_cls, L_meta) before the first; under Eq. 16 L_meta is that of the meta batch, which phi then descends.
+        Args:
+            batch: its images.
+            annealed: the share of the learning rate, in [0, 1].
+
+        Returns:
+            (L_cls, L_meta) before the first step; under Eq. 16 L_meta is that of the meta batch,
+            which phi then descends.
         """
         rule = Rule(self.c.lr * annealed, self.c.momentum, self.c.weight_decay)
         share = annealed if self.c.meta_schedule == "cosine" else 1.0
@@ -258,7 +323,10 @@ class Condensation:
         return way(batch, rule, share)
 
     def _bilevel(self, batch: Batch, rule: Rule, share: float) -> tuple[Tensor, Tensor]:
-        """The bilevel objective (the authors' code): matching on the meta batch; phi descends the look-ahead's CE on the outer batch."""
+        """The bilevel objective (the authors' code): matching on the meta batch.
+
+        Phi descends the look-ahead's CE on the outer batch.
+        """
         frozen = self.ancestor.of_rows(batch.rows)
         losses = self._real_step(batch, frozen, batch.meta, rule)
         alpha = self.state.phi(frozen.pooled)
@@ -283,7 +351,10 @@ class Condensation:
         )
 
     def _eq16(self, batch: Batch, rule: Rule, share: float) -> tuple[Tensor, Tensor]:
-        """Algorithm 1 with Eq. 16 to the letter: matching on the training batch; phi descends sum alpha psi on the meta batch."""
+        """Algorithm 1 with Eq. 16 to the letter: matching on the training batch.
+
+        Phi descends sum alpha psi on the meta batch.
+        """
         classification, _ = self._real_step(batch, self._seen(batch), batch.train, rule)
         frozen = self.ancestor.of_rows(batch.rows)
         alpha = self.state.phi(frozen.pooled)
@@ -316,7 +387,10 @@ class Condensation:
         return classification, matching
 
     def _phi_step(self, pooled: Tensor, alpha: Tensor, gradient: Tensor, share: float) -> None:
-        """Phi one step down, given alpha [B, L, K] of images with ``pooled`` and its gradient; ``share``: of the rate, at this iteration."""
+        """Phi one step down, given alpha [B, L, K] of images with ``pooled``, and its gradient.
+
+        ``share``: of the rate, at this iteration.
+        """
         state = self.state
         assert state.optimizer is not None
         state.optimizer.zero_grad()

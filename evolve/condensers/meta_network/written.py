@@ -1,6 +1,8 @@
-"""The look-ahead's losses by passes that are written out (:class:`evolve.networks.fast.Point`), for a pseudo-descendant on a CPU.
+"""The pseudo-descendant's losses by passes that are written out, on a CPU.
 
-The same as :class:`evolve.condensers.meta_network.hypergradient.ByAutograd` on the same losses; tests/condensers/test_pieces.py holds them together.
+The passes are :class:`evolve.networks.fast.Point`. The look-ahead's steps are the same as
+:class:`evolve.condensers.meta_network.hypergradient.ByAutograd` on the same losses;
+tests/condensers/test_pieces.py holds them together.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 class Written:
     """L_cls and L_meta of a pseudo-descendant, as functions of one tuple (theta, zeta).
 
-    They are :class:`evolve.condensers.meta_network.losses.Losses`. theta: the network's parameters in
-    the module's order, as :class:`evolve.networks.fast.Point` takes them.
+    They are :class:`evolve.condensers.meta_network.losses.Losses`. theta: the network's parameters
+    in the module's order, as :class:`evolve.networks.fast.Point` takes them.
 
     Args:
         fused: the pseudo-descendant's fast passes.
@@ -148,7 +150,8 @@ class Classification:
 
 
 class Total:
-    """L_total = L_cls + lambda L_meta where both see the same images: one pass through the network does for the two.
+    """L_total = L_cls + lambda L_meta where both see the same images: one pass through the network
+    does for the two.
 
     ``classification``: L_cls; ``grads``: the total's gradient. ``frozen`` may lack its energy.
     """
@@ -174,7 +177,9 @@ class Total:
 
 
 class Matching:
-    """sum(alpha * psi), mean over the batch: its value, gradient, Hessian products and mixed derivatives at one point."""
+    """sum(alpha * psi), mean over the batch: its value, gradient, Hessian products and mixed
+    derivatives at one point.
+    """
 
     def __init__(
         self, written: Written, frozen: Frozen, x: Tensor, alpha: Tensor, params: Sequence[Tensor]

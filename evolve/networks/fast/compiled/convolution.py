@@ -1,7 +1,8 @@
 """3x3 convolutions (padding 1, no bias) as machine code made for one shape.
 
-Maps are [N, side, side, channels] in memory, as channels_last holds them. The sums of a tile of pixels stay in registers while all inputs and
-taps are gone through; beyond the border nothing is computed, rather than multiplied with zeros. (A direct convolution in registers: Georganas and
+Maps are [N, side, side, channels] in memory, as channels_last holds them. The sums of a tile of
+pixels stay in registers while all inputs and taps are gone through; beyond the border nothing is
+computed, rather than multiplied with zeros. (A direct convolution in registers: Georganas and
 others, "Anatomy of high-performance deep learning convolutions on SIMD architectures", SC 2018.)
 """
 
@@ -17,15 +18,19 @@ from evolve.networks.fast.compiled.emit import Code, Value, lanes_of
 from evolve.networks.fast.compiled.kernel import kernel
 
 TAPS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+# Numbers of x and of the output's gradient that a weight gradient goes through at a time, so that
+# they stay in the second cache.
 CACHED = 1 << 17
-"""Numbers of x and of the output's gradient that a weight gradient goes through at a time, so that they stay in the second cache."""
+# Pixels that a weight gradient adds up at least before it goes to memory, where a batch has them.
 FEW = 64
-"""Pixels that a weight gradient adds up at least before it goes to memory, where a batch has them."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Pixels whose sums are held in registers at once: ``images`` x ``rows`` x ``columns``; several rows or images only where each is whole."""
+    """Pixels whose sums are held in registers at once: ``images`` x ``rows`` x ``columns``.
+
+    Several rows or images only where each is whole.
+    """
 
     images: int
     rows: int
@@ -33,7 +38,14 @@ class Tile:
 
 
 def tile_of(side: int, vectors: int) -> Tile:
-    """As many pixels as ``vectors`` registers hold, one each; a row that is too long is cut into nearly equal parts."""
+    """As many pixels as registers hold, one each.
+
+    A row that is too long is cut into nearly equal parts.
+
+    Args:
+        side: pixels of a map's side.
+        vectors: how many registers there are.
+    """
     parts = -(-side // vectors)
     columns = -(-side // parts)
     rows = min(side, vectors // columns) if parts == 1 else 1
@@ -51,29 +63,50 @@ class Cut:
 
 @kernel("ppppi")
 def convolution(code: Code, side: int, c_in: int, c_out: int, dtype: torch.dtype) -> None:
-    """(out, x, weight, room, N): out [N, side, side, c_out] from x [N, side, side, c_in] and the weight [c_out, 9, c_in].
+    """A kernel (out, x, weight, room, N): the convolution.
 
-    ``room``: :func:`room_for` numbers of the kernel's own.
+    out [N, side, side, c_out], x [N, side, side, c_in], weight [c_out, 9, c_in]; ``room`` holds
+    :func:`room_for` numbers of the kernel's own.
+
+    Args:
+        code: what the kernel is written into.
+        side: pixels of a map's side.
+        c_in, c_out: channels.
+        dtype: of all numbers.
     """
     _Convolution(code, side, c_in, c_out, turned=False).written()
 
 
 @kernel("ppppi")
 def data_gradient(code: Code, side: int, c_in: int, c_out: int, dtype: torch.dtype) -> None:
-    """(g_x, g, weight, room, N): from the gradient of :func:`convolution`'s output to that of x, the convolution with the weight turned by 180 degrees."""
+    """A kernel (g_x, g, weight, room, N): from the gradient of :func:`convolution`'s output to x's.
+
+    It is the convolution with the weight turned by 180 degrees.
+
+    Args:
+        code, side, c_in, c_out, dtype: as :func:`convolution`'s.
+    """
     _Convolution(code, side, c_out, c_in, turned=True).written()
 
 
 def room_for(c_in: int, c_out: int, dtype: torch.dtype) -> int:
-    """How much room both take."""
+    """How many numbers of room :func:`convolution` and :func:`data_gradient` take.
+
+    Args:
+        c_in, c_out: channels.
+        dtype: of all numbers.
+    """
     return 9 * max(c_in * lanes_of(c_out, dtype), c_out * lanes_of(c_in, dtype))
 
 
 class _Convolution:
-    """For each ``lanes`` outputs: their weights are laid out as they will be read, [c_in, 9, lanes], then all pixels are gone through."""
+    """For each ``lanes`` outputs all pixels are gone through.
+
+    Before that their weights are laid out as they will be read, [c_in, 9, lanes].
+    """
 
     def __init__(self, code: Code, side: int, c_in: int, c_out: int, turned: bool) -> None:
-        """``turned``: the weight lies as [c_in, 9, c_out] and its taps are read from the last to the first."""
+        # Turned, the weight lies as [c_in, 9, c_out] and its taps are read from the last.
         self.code, self.side, self.c_in, self.c_out, self.turned = code, side, c_in, c_out, turned
         self.out, self.x, self.weight, self.room, self.images = code.arguments
         self.lanes = lanes_of(c_out, code.dtype)
@@ -151,7 +184,7 @@ class _Convolution:
         self._along(self.tile.rows, strip)
 
     def _along(self, length: int, body: Callable[[Value | int, Cut], None]) -> None:
-        """``body(start, cut)`` for every tile along one axis; those that touch no border are one loop."""
+        """``body(start, cut)`` for every tile of an axis; those that touch no border are a loop."""
         last = (self.side - 1) // length * length
         body(0, Cut(min(length, self.side), True, last == 0))
         if last > length:
@@ -213,28 +246,46 @@ class _Convolution:
 
 @kernel("pppi")
 def weight_gradient(code: Code, side: int, c_in: int, c_out: int, dtype: torch.dtype) -> None:
-    """(into, g, x, N): adds to the weight [c_out, 9, c_in] its gradient, given that of the output, g [N, side, side, c_out]."""
+    """A kernel (into, g, x, N): adds the weight's gradient.
+
+    into [c_out, 9, c_in], given the gradient of the output, g [N, side, side, c_out].
+
+    Args:
+        code, side, c_in, c_out, dtype: as :func:`convolution`'s.
+    """
     into, *rest = code.arguments
     _WeightGradient(code, side, c_in, c_out, into, None, *rest).written()
 
 
 @kernel("pppppi")
 def weight_step(code: Code, side: int, c_in: int, c_out: int, dtype: torch.dtype) -> None:
-    """(b, weight, rates, g, x, N): the gradient is added to b, and the step of SGD made: weight += rates[0] * b, then b = rates[1] * b + rates[2] * weight.
+    """A kernel (b, weight, rates, g, x, N): adds the weight's gradient to b, and makes SGD's step.
 
-    Each number is then in the cache already; where weights outweigh maps, memory takes longer than all arithmetic.
+    weight += rates[0] * b, then b = rates[1] * b + rates[2] * weight. Each number is then in the
+    cache already; where weights outweigh maps, memory takes longer than all arithmetic.
+
+    Args:
+        code, side, c_in, c_out, dtype: as :func:`convolution`'s.
     """
     into, weight, rates, *rest = code.arguments
     _WeightGradient(code, side, c_in, c_out, into, (weight, rates), *rest).written()
 
 
 def divisor(number: int, most: int) -> int:
-    """The largest divisor that is not above ``most``."""
+    """The largest divisor that is not above a limit.
+
+    Args:
+        number: what is divided.
+        most: the limit.
+    """
     return next(d for d in range(min(number, most), 0, -1) if number % d == 0)
 
 
 class _WeightGradient:
-    """Lanes are inputs, or outputs where the inputs are few (images have three). ``step``: the weight and the rates of :func:`weight_step`."""
+    """Lanes are inputs, or outputs where the inputs are few (images have three).
+
+    ``step``: the weight and the rates of :func:`weight_step`.
+    """
 
     def __init__(
         self,
@@ -263,7 +314,9 @@ class _WeightGradient:
         self.some = max(1, FEW // side**2, CACHED // ((c_in + c_out) * side**2))
 
     def written(self) -> None:
-        """Some images after the other, so that they stay in the cache while all channels go through them."""
+        """Some images after the other, so that they stay in the cache while all channels go through
+        them.
+        """
         code = self.code
         last = code.multiple(code.less(self.images, code.index(1)), self.some)
 
@@ -281,7 +334,9 @@ class _WeightGradient:
     def _sum(
         self, start: Value, count: Value | int, final: bool, block: Value, vector: Value
     ) -> None:
-        """Over ``count`` images from ``start`` on, added to memory; behind the ``final`` ones comes the step."""
+        """Over ``count`` images from ``start`` on, added to memory; behind the ``final`` ones comes
+        the step.
+        """
         code = self.code
         zeros = [code.const(0.0, self.lanes)] * (9 * self.singles)
         sums = code.loop(

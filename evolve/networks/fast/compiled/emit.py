@@ -1,9 +1,10 @@
 """Machine code at run time, by LLVM: what the kernels of this package are written with.
 
-A kernel is a Python function that emits LLVM's intermediate code for one shape; LLVM compiles it for the processor at hand in a few
-hundredths of a second, so no compiler has to be installed. Operations are emitted in a fixed order and none may be reassociated or contracted: how
-wide the processor's vectors are decides how many channels are computed at once, never the order in which a number is added up. So a
-kernel gives the same bits on every processor.
+A kernel is a Python function that emits LLVM's intermediate code for one shape; LLVM compiles it
+for the processor at hand in a few hundredths of a second, so no compiler has to be installed.
+Operations are emitted in a fixed order and none may be reassociated or contracted: how wide the
+processor's vectors are decides how many channels are computed at once, never the order in which a
+number is added up. So a kernel gives the same bits on every processor.
 """
 
 from __future__ import annotations
@@ -42,7 +43,14 @@ def processor() -> Processor:
 
 
 def lanes_of(channels: int, dtype: torch.dtype) -> int:
-    """How many of ``channels`` are computed at once: what a register holds, or the largest half of it that divides them."""
+    """How many channels are computed at once.
+
+    It is what a register holds, or the largest half of it that divides them.
+
+    Args:
+        channels: of the maps.
+        dtype: of the numbers.
+    """
     lanes = processor().width // dtype.itemsize
     while channels % lanes:
         lanes //= 2
@@ -65,10 +73,15 @@ def _machine() -> Any:
 
 
 class Code:
-    """The body of one kernel while it is emitted. Its numbers are of ``dtype``, float32 or float64; offsets count numbers, not bytes."""
+    """The body of one kernel while it is emitted.
+
+    Its numbers are of ``dtype``, float32 or float64; offsets count numbers, not bytes.
+    """
 
     def __init__(self, name: str, arguments: str, dtype: torch.dtype) -> None:
-        """``arguments``: a letter each, "p" for an address (of numbers, mostly), "i" for an integer. No two addresses may overlap."""
+        """``arguments``: a letter each, "p" for an address (of numbers, mostly), "i" for an
+        integer. No two addresses may overlap.
+        """
         self.real = ir.FloatType() if dtype == torch.float32 else ir.DoubleType()
         self.dtype, self.size = dtype, dtype.itemsize
         self.module = ir.Module(name)
@@ -256,7 +269,9 @@ class Code:
         step: int = 1,
         start: Value | int = 0,
     ) -> list[Value]:
-        """``body(i, values)`` for i from ``start`` below ``count`` by ``step``; it returns the values of the next round, if any are carried."""
+        """``body(i, values)`` for i from ``start`` below ``count`` by ``step``; it returns the
+        values of the next round, if any are carried.
+        """
         b, before = self.b, self.b.block
         head, inside, after = (self.function.append_basic_block() for _ in range(3))
         b.branch(head)
