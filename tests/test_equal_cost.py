@@ -13,7 +13,8 @@ import torch
 from strategy_runs import CLASSES, SEED, Memory, quiet, stripes
 from torch import Tensor
 
-from evolve.ancestor.accumulate import Accumulated, AccumulateRequest, Ancestor, accumulate
+from evolve.ancestor.accumulate import Accumulated, AccumulateRequest, accumulate
+from evolve.ancestor.model import Ancestor
 from evolve.core.settings import AncestorSettings, StreamSettings
 from evolve.runs.batch import file
 

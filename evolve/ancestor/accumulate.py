@@ -7,34 +7,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evolve.ancestor.gradients import GradientFractions
 from evolve.ancestor.methods import STRATEGIES, check_strategy
 from evolve.ancestor.metrics import average_accuracy, backward_transfer, forgetting
+from evolve.ancestor.model import accuracies, build_ancestor, labelling, load_trunk
 from evolve.core.errors import UserError
-from evolve.core.randomness import derive_seed, generator, isolated_rng
+from evolve.core.randomness import derive_seed, isolated_rng
 from evolve.core.settings import AncestorSettings, StreamSettings
 from evolve.core.spent import Progress
 from evolve.data.resident import Resident
 from evolve.data.streams import (
     StreamTask,
-    class_labels,
-    labels_of,
     load_avalanche,
     make_benchmark,
     stream_tasks,
-    task_label,
 )
 from evolve.engine.checkpoint import Checkpoint
-from evolve.networks.family import architecture
-from evolve.networks.network import Network, initialise
 from evolve.networks.optimizers import make_optimizer, restore_state, state_of
 
 if TYPE_CHECKING:
@@ -52,83 +48,6 @@ class Accumulated:
 
     tensors: dict[str, Tensor]
     record: dict[str, Any]
-
-
-def labelling(a: AncestorSettings) -> str:
-    """The head in use.
-
-    Joint training sees all tasks at once, where a shared head's task-local labels would contradict
-    each other as soon as a class recurs: there it gets one head over all ancestor classes.
-
-    Args:
-        a: the ancestor's settings.
-    """
-    return "single" if a.strategy == "joint" and a.head == "shared" else a.head
-
-
-class Ancestor(nn.Module):
-    """A network as ``trunk`` (its ``head`` inside) that ignores task labels."""
-
-    def __init__(self, trunk: Network) -> None:
-        super().__init__()
-        self.trunk = trunk
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images [B, 3, H, W] -> logits [B, classes]."""
-        return self.trunk(x)
-
-
-def build_ancestor(
-    a: AncestorSettings, s: StreamSettings, class_ids: Sequence[int], size: int, seed: int
-) -> Any:
-    """Build the untrained ancestor. Its trunk's draw is the same for every head.
-
-    Args:
-        a, s: the settings of ancestor and stream.
-        class_ids: ids of the ancestor's classes.
-        size: pixels of an image's side.
-        seed: draws the weights.
-
-    Returns:
-        A module with the network as ``trunk``.
-    """
-    head = labelling(a)
-    trunk = architecture(a.network, a.width, size).build(
-        len(class_ids) if head == "single" else s.classes_per_task
-    )
-    initialise(trunk, seed, "ancestor")
-    if head != "per-task":
-        return Ancestor(trunk)
-    load_avalanche()
-    from evolve.ancestor.strategies import MultiHeadAncestor
-
-    return MultiHeadAncestor(
-        trunk, [_head(trunk, seed, number) for number in range(2, s.tasks + 1)]
-    )
-
-
-@torch.no_grad()
-def _head(trunk: Network, seed: int, task: int) -> nn.Linear:
-    made = nn.utils.skip_init(nn.Linear, trunk.head.in_features, trunk.head.out_features)
-    made.weight.copy_(
-        torch.empty(made.weight.shape).normal_(
-            0, 0.01, generator=generator(seed, "ancestor", "head", task)
-        )
-    )
-    made.bias.zero_()
-    return made
-
-
-def load_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of the ancestor's network.
-
-    Args:
-        tensors: an :class:`Accumulated`'s.
-    """
-    prefix = "model.trunk."
-    return {
-        name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -417,54 +336,6 @@ class _Meter:
             return 0.0
         values = torch.stack(losses).view(-1).cpu().numpy()
         return float(np.add.accumulate(values * np.array(images, values.dtype))[-1]) / sum(images)
-
-
-@torch.no_grad()
-def accuracies(
-    model: Any,
-    tasks: Sequence[StreamTask],
-    a: AncestorSettings,
-    class_ids: Sequence[int],
-    resident: Resident,
-    classify: Callable[[Tensor], Tensor] | None = None,
-) -> list[float]:
-    """Test accuracy on each task, in [0, 1]; each image passes the trunk once.
-
-    A single head chooses among all ancestor classes; a head a task, or a shared one, among the
-    task's own. So does joint training under head = "shared" (see :func:`labelling`), to be
-    comparable with the strategies it controls.
-
-    Args:
-        model: the ancestor; its mode is left as it was.
-        tasks: the tasks so far.
-        a: its settings.
-        class_ids: ids of the ancestor's classes.
-        resident: their images.
-        classify: stands in for the head of strategies that classify without one: embeddings [B, c]
-            -> scores [B, classes].
-    """
-    head = labelling(a)
-    mode = model.training
-    model.eval()
-    index = torch.unique(torch.cat([task.test for task in tasks]))
-    embedded = torch.cat([model.trunk.embed(resident.batch(part)) for part in index.split(256)])
-    found = []
-    for task in tasks:
-        rows = embedded[torch.searchsorted(index, task.test).to(embedded.device)]
-        layer = model.head(task_label(task, head)) if head == "per-task" else model.trunk.head
-        logits, labels = (
-            (classify or layer)(rows),
-            labels_of(task.test, class_labels(task, head, class_ids), resident),
-        )
-        if head != a.head:
-            own = torch.tensor(list(class_labels(task, head, class_ids).values()))
-            logits, labels = (
-                logits[:, own.to(logits.device)],
-                labels_of(task.test, class_labels(task, a.head, class_ids), resident),
-            )
-        found.append(int((logits.argmax(1).cpu() == labels).sum()) / len(labels))
-    model.train(mode)
-    return found
 
 
 def _flat(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -30,12 +30,9 @@ from evolve.ancestor.accumulate import (
     AccumulateRequest,
     Learner,
     accumulate,
-    accuracies,
-    build_ancestor,
     check_strategy,
-    labelling,
-    load_trunk,
 )
+from evolve.ancestor.model import accuracies, build_ancestor, labelling, load_trunk
 from evolve.core.errors import UserError
 from evolve.core.randomness import generator
 from evolve.core.settings import AncestorSettings

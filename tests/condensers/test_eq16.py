@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from evolve.condensers.batches import epoch_rows, meta_rows
 from evolve.condensers.condense import condense_ancestor
-from evolve.condensers.meta_network.matching import Projection, psi_reference
+from evolve.condensers.meta_network.layout import Projection
+from evolve.condensers.meta_network.matching import psi_reference
 from evolve.condensers.meta_network.meta_network import Condensation, attempts
 from evolve.condensers.meta_network.phi import MetaNetwork
 from evolve.condensers.meta_network.pseudo import Pseudo

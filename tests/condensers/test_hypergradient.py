@@ -16,7 +16,8 @@ from evolve.condensers.meta_network.hypergradient import (
     sgd,
     unrolled,
 )
-from evolve.condensers.meta_network.matching import Matcher, layout
+from evolve.condensers.meta_network.layout import layout
+from evolve.condensers.meta_network.matching import Matcher
 from evolve.condensers.meta_network.pseudo import Pseudo
 from evolve.networks.vgg import VGG, initialise
 from evolve.networks.vgg_plan import integral_layers, vgg16_plan

@@ -12,13 +12,8 @@ from torch import Tensor
 
 from evolve.condensers.meta_network.frozen import Features
 from evolve.condensers.meta_network.hypergradient import ByAutograd, Local
-from evolve.condensers.meta_network.matching import (
-    Matcher,
-    Projection,
-    as_flat,
-    layout,
-    psi_reference,
-)
+from evolve.condensers.meta_network.layout import Projection, as_flat, layout
+from evolve.condensers.meta_network.matching import Matcher, psi_reference
 from evolve.condensers.meta_network.pieces import Parts, piece
 from evolve.condensers.meta_network.pseudo import Pseudo
 from evolve.condensers.meta_network.written import Written

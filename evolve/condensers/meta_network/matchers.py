@@ -7,7 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from evolve.condensers.meta_network.matching import Frozen, Matcher, Projection, layout
+from evolve.condensers.meta_network.layout import Projection, layout
+from evolve.condensers.meta_network.matching import Frozen, Matcher
 from evolve.condensers.meta_network.tokens import TokenMatcher
 
 

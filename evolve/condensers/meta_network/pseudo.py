@@ -12,9 +12,10 @@ from torch.func import functional_call
 
 from evolve.condensers.meta_network.frozen import Features, Groups
 from evolve.condensers.meta_network.hypergradient import LookAhead, Rule, Tensors, reverse_sweep
+from evolve.condensers.meta_network.layout import Layout, Projection
 from evolve.condensers.meta_network.losses import Objective
 from evolve.condensers.meta_network.matchers import AnyMatcher
-from evolve.condensers.meta_network.matching import Frozen, Layout, Matcher, Projection
+from evolve.condensers.meta_network.matching import Frozen, Matcher
 from evolve.core.randomness import generator
 
 

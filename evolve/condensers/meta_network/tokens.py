@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from evolve.condensers.meta_network.matching import Frozen, Projection
+from evolve.condensers.meta_network.layout import Projection
+from evolve.condensers.meta_network.matching import Frozen
 
 KIND = (0, True)  # all descendant layers are of one kind (see Frozen): there is nothing to resize
 

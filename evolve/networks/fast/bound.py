@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from evolve.networks.fast.compiled import convolution, units
+from evolve.networks.fast.compiled import convolution, units, weights
 from evolve.networks.fast.kernels import as_maps, channels_last
 
 if TYPE_CHECKING:
@@ -114,9 +114,9 @@ class Bound:
             if number
             else None
         )
-        weigh: Call = convolution.weight_gradient(*shape), (g_c, x)
+        weigh: Call = weights.weight_gradient(*shape), (g_c, x)
         if self._rates is not None:
-            weigh = convolution.weight_step(*shape), (weight, self._rates.data_ptr(), g_c, x)
+            weigh = weights.weight_step(*shape), (weight, self._rates.data_ptr(), g_c, x)
         self._backward.append((unit, back, weigh))
         return found
 

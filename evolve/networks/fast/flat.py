@@ -87,7 +87,7 @@ class Flat:
         b' = m b + g + w p; p' = p - rate b'. The momentum tensor holds m b + w p when the backward
         pass begins to add g, so that it is read and written once for the step just made and the
         next one's decay. The convolutions' weights have made theirs in the backward pass
-        (:func:`evolve.networks.fast.compiled.convolution.weight_step`).
+        (:func:`evolve.networks.fast.compiled.weights.weight_step`).
         """
         p, b = self.parameters[self._convolutions :], self.moved[self._convolutions :]
         p.add_(b, alpha=-rate)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evolve.networks.fast.compiled import convolution, tangents, units
+from evolve.networks.fast.compiled import convolution, tangents, units, weights
 
 EPS = units.EPS
 
@@ -130,7 +130,7 @@ class Convolution:
             (g, (maps[0], self.c_out, *maps[1:])),
             (into, (self.c_out, self.c_in, 3, 3)),
         )
-        run = convolution.weight_gradient(self.side, self.c_in, self.c_out, x.dtype)
+        run = weights.weight_gradient(self.side, self.c_in, self.c_out, x.dtype)
         run(into.data_ptr(), g.data_ptr(), x.data_ptr(), len(x))
 
 
