@@ -18,7 +18,7 @@ from torch import Tensor
 from evolve.ancestor.gradients import GradientFractions
 from evolve.ancestor.methods import STRATEGIES, check_strategy
 from evolve.ancestor.metrics import average_accuracy, backward_transfer, forgetting
-from evolve.ancestor.model import accuracies, build_ancestor, labelling, load_trunk
+from evolve.ancestor.model import accuracies, build_ancestor, labelling
 from evolve.core.errors import UserError
 from evolve.core.randomness import derive_seed, isolated_rng
 from evolve.core.settings import AncestorSettings, StreamSettings
@@ -119,7 +119,7 @@ def accumulate(request: AccumulateRequest) -> Accumulated:
     matrix = [*request.history, row]
     record = {
         "task": task,
-        "classes": [list(one.classes) for one in tasks],
+        "classes": [list(t.classes) for t in tasks],
         "head": labelling(a),
         "row": row,
         "train_loss": losses,
@@ -130,6 +130,15 @@ def accumulate(request: AccumulateRequest) -> Accumulated:
         "backward_transfer": backward_transfer(matrix) if whole else None,
     }
     return Accumulated(tensors, record)
+
+
+def load_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of the ancestor's network.
+
+    Args:
+        tensors: an :class:`Accumulated`'s.
+    """
+    return _unflat(tensors, "model.trunk.")
 
 
 class Learner:
@@ -222,8 +231,8 @@ class Learner:
             UserError: a loss is not finite.
         """
         strategy, number = self.strategy, tasks[-1].number
-        known = STRATEGIES.get(self.a.strategy)  # a plug-in has no record
-        needed = tasks if known and known.whole else tasks[-1:]
+        record = STRATEGIES.get(self.a.strategy)  # a plug-in has no record
+        needed = tasks if record and record.whole else tasks[-1:]
         *past, experience = make_benchmark(
             needed, self.resident, labelling(self.a), self.class_ids
         ).train_stream
@@ -270,15 +279,15 @@ class Learner:
             | _named(strategy.running(), "running.")
         )
 
-    def _resume(self, found: tuple[dict[str, Tensor], dict[str, Any]] | None) -> int:
+    def _resume(self, checkpoint: tuple[dict[str, Tensor], dict[str, Any]] | None) -> int:
         """Load a checkpoint's state into the strategy, which is ready for the task's first epoch.
 
         Returns:
             The epoch to go on with.
         """
-        if found is None:
+        if checkpoint is None:
             return 0
-        tensors, meta = found
+        tensors, meta = checkpoint
         strategy = self.strategy
         strategy.model.load_state_dict(_unflat(tensors, "model."))
         restore_state(

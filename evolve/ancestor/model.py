@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -71,26 +71,14 @@ def build_ancestor(
 
 @torch.no_grad()
 def _head(trunk: Network, seed: int, task: int) -> nn.Linear:
-    made = nn.utils.skip_init(nn.Linear, trunk.head.in_features, trunk.head.out_features)
-    made.weight.copy_(
-        torch.empty(made.weight.shape).normal_(
+    head = nn.utils.skip_init(nn.Linear, trunk.head.in_features, trunk.head.out_features)
+    head.weight.copy_(
+        torch.empty(head.weight.shape).normal_(
             0, 0.01, generator=generator(seed, "ancestor", "head", task)
         )
     )
-    made.bias.zero_()
-    return made
-
-
-def load_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of the ancestor's network.
-
-    Args:
-        tensors: an :class:`Accumulated`'s.
-    """
-    prefix = "model.trunk."
-    return {
-        name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)
-    }
+    head.bias.zero_()
+    return head
 
 
 @torch.no_grad()
@@ -122,7 +110,7 @@ def accuracies(
     model.eval()
     index = torch.unique(torch.cat([task.test for task in tasks]))
     embedded = torch.cat([model.trunk.embed(resident.batch(part)) for part in index.split(256)])
-    found = []
+    shares = []
     for task in tasks:
         rows = embedded[torch.searchsorted(index, task.test).to(embedded.device)]
         layer = model.head(task_label(task, head)) if head == "per-task" else model.trunk.head
@@ -136,6 +124,6 @@ def accuracies(
                 logits[:, own.to(logits.device)],
                 labels_of(task.test, class_labels(task, a.head, class_ids), resident),
             )
-        found.append(int((logits.argmax(1).cpu() == labels).sum()) / len(labels))
+        shares.append(int((logits.argmax(1).cpu() == labels).sum()) / len(labels))
     model.train(mode)
-    return found
+    return shares

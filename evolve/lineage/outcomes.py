@@ -220,6 +220,6 @@ def plan_of(recipe: Mapping[str, Any]) -> Architecture:
 
 def trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The ancestor network's own state dict, out of an accumulate result."""
-    from evolve.ancestor.model import load_trunk
+    from evolve.ancestor.accumulate import load_trunk
 
     return load_trunk(tensors)

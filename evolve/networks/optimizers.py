@@ -40,8 +40,8 @@ def make_optimizer(
         )
     groups = list(parameters)
     first = groups[0]["params"][0] if isinstance(groups[0], dict) else groups[0]
-    made = CompiledSGD if fused and first.is_cpu else torch.optim.SGD
-    return made(
+    sgd = CompiledSGD if fused and first.is_cpu else torch.optim.SGD
+    return sgd(
         groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused, foreach=foreach
     )
 

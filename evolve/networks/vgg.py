@@ -150,13 +150,13 @@ class VGG(Network):
             and not torch.is_grad_enabled()
         ):
             return self._passes_for(x.shape[-1]).features(*self._in_eval(), x)
-        found = []
+        features = []
         for block in self.plan:
             for spec in block:
                 x = self.layers[spec.name](x)
-                found.append(x)
+                features.append(x)
             x = _pool(x)
-        return found
+        return features
 
     def draw(self, layer: str, seed: int, *purpose: str | int) -> None:
         """Draw a layer as torchvision draws VGGs: conv kaiming_normal (fan_out, ReLU) and bias 0.

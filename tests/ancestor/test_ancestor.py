@@ -31,8 +31,9 @@ from evolve.ancestor.accumulate import (
     Learner,
     accumulate,
     check_strategy,
+    load_trunk,
 )
-from evolve.ancestor.model import accuracies, build_ancestor, labelling, load_trunk
+from evolve.ancestor.model import accuracies, build_ancestor, labelling
 from evolve.core.errors import UserError
 from evolve.core.randomness import generator
 from evolve.core.settings import AncestorSettings

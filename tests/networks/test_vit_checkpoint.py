@@ -17,8 +17,7 @@ from strategy_runs import CLASSES, Memory, quiet, stripes
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
-from evolve.ancestor.accumulate import Accumulated, AccumulateRequest, accumulate
-from evolve.ancestor.model import load_trunk
+from evolve.ancestor.accumulate import Accumulated, AccumulateRequest, accumulate, load_trunk
 from evolve.core.errors import UserError
 from evolve.core.settings import AncestorSettings, StreamSettings
 from evolve.engine.store import Store

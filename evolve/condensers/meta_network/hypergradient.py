@@ -113,7 +113,6 @@ class Local(Protocol):
             (the Hessian of the step's loss times ``beta``, None if not asked for; d<grads, beta>/d
             alpha, None if alpha has no part in it).
         """
-        ...
 
 
 class ByAutograd:
@@ -147,8 +146,8 @@ class ByAutograd:
             *(self.leaves if curvature else ()),
             *([self.alpha] if self.alpha is not None else []),
         )
-        found = _products(self.grads, beta, inputs)
-        return tuple(found[: len(self.leaves)]) if curvature else None, found[
+        products = _products(self.grads, beta, inputs)
+        return tuple(products[: len(self.leaves)]) if curvature else None, products[
             -1
         ] if self.alpha is not None else None
 
@@ -240,7 +239,7 @@ def _products(
     Gradients that depend on nothing (unused parameters) are left out.
     """
     alive = [i for i, g in enumerate(grads) if g.requires_grad]
-    found = torch.autograd.grad(
+    products = torch.autograd.grad(
         [grads[i] for i in alive], inputs, [beta[i] for i in alive], materialize_grads=True
     )
-    return list(found)
+    return list(products)

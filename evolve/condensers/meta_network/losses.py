@@ -36,7 +36,6 @@ class Losses(Protocol):
     @property
     def value(self) -> bool:
         """Whether :meth:`total` reads what only L_meta's value needs of the ancestor's side."""
-        ...
 
     def total(
         self, objective: Objective, weight: float, params: Sequence[Tensor]
@@ -52,7 +51,6 @@ class Losses(Protocol):
             (L_cls, L_meta, L_total's gradient). L_meta is 0 where nobody asks for it: on the
             training batch, without :attr:`value`.
         """
-        ...
 
     def psi(self, frozen: Frozen, x: Tensor, params: Sequence[Tensor]) -> Tensor:
         """psi of every pair (paper, Eq. 7). L_meta is linear in alpha: psi / B is its gradient.
@@ -65,7 +63,6 @@ class Losses(Protocol):
         Returns:
             [B, L, K].
         """
-        ...
 
     def hypergradient(
         self,
@@ -88,4 +85,3 @@ class Losses(Protocol):
         Returns:
             [M, L, K].
         """
-        ...

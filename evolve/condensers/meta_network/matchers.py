@@ -21,15 +21,12 @@ class AnyMatcher(Protocol):
     @property
     def pooled_sizes(self) -> tuple[int, ...]:
         """Length of pool(Z^l) for each ancestor layer."""
-        ...
 
     def raw_numbers(self) -> int:
         """How many floating-point numbers the ancestor's features of one image are."""
-        ...
 
     def numbers_per_image(self) -> int:
         """How many floating-point numbers :meth:`freeze` holds for one image."""
-        ...
 
     def pool(self, ancestor: Sequence[Tensor]) -> Tensor:
         """pool(Z^l) of all ancestor layers side by side.
@@ -40,7 +37,6 @@ class AnyMatcher(Protocol):
         Returns:
             [B, sum of the lengths].
         """
-        ...
 
     def freeze(self, ancestor: Sequence[Tensor], value: bool = True) -> Frozen:
         """The frozen side of the ancestor's features.
@@ -49,7 +45,6 @@ class AnyMatcher(Protocol):
             ancestor: its layers' features.
             value: what only L_meta's value needs, too.
         """
-        ...
 
     def loss(
         self, frozen: Frozen, alpha: Tensor, descendant: Sequence[Tensor], h: Sequence[Projection]
@@ -62,7 +57,6 @@ class AnyMatcher(Protocol):
             descendant: its layers' features.
             h: their projections.
         """
-        ...
 
 
 def matcher_for(ancestor: Sequence[Tensor], descendant: Sequence[Tensor]) -> AnyMatcher:

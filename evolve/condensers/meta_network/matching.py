@@ -109,12 +109,12 @@ class Frozen:
 
     def _room(self, number: int) -> Frozen:
         """Like this, for ``number`` images, not yet filled; runs that kinds share stay shared."""
-        made = {id(t): t.new_empty(number, *t.shape[1:]) for t in self._tensors()}
+        rooms = {id(t): t.new_empty(number, *t.shape[1:]) for t in self._tensors()}
         return Frozen(
-            made[id(self.pooled)],
-            {kind: tuple(made[id(m)] for m in runs) for kind, runs in self.maps.items()},
-            {kind: made[id(e)] for kind, e in self.energy.items()},
-            {kind: made[id(t)] for kind, t in self.totals.items()},
+            rooms[id(self.pooled)],
+            {kind: tuple(rooms[id(m)] for m in runs) for kind, runs in self.maps.items()},
+            {kind: rooms[id(e)] for kind, e in self.energy.items()},
+            {kind: rooms[id(t)] for kind, t in self.totals.items()},
         )
 
     def _tensors(self) -> list[Tensor]:
@@ -186,7 +186,7 @@ class Matcher:
             ancestor: [B, C_l, S, S].
             value: without it there is no energy, which no derivative but alpha's needs.
         """
-        pooled, made = self.pool(ancestor), dict[Stretch, Tensor]()
+        pooled, by_stretch = self.pool(ancestor), dict[Stretch, Tensor]()
         maps: dict[tuple[int, bool], tuple[Tensor, ...]] = {}
         energy: dict[tuple[int, bool], Tensor] = {}
         totals: dict[tuple[int, bool], Tensor] = {}
@@ -195,22 +195,25 @@ class Matcher:
             if kind in maps:
                 continue
             for run in runs:
-                if run not in made:
-                    made[run] = torch.cat(
+                if run not in by_stretch:
+                    by_stretch[run] = torch.cat(
                         [as_flat(resize(ancestor[l], run.side)) for l in run.layers], 2
                     )
-            maps[kind] = found = tuple(made[run] for run in runs)
+            maps[kind] = stretches = tuple(by_stretch[run] for run in runs)
             if not self.layout.moments(k):
                 continue
             totals[kind] = torch.cat(
-                [self._total(m, run, kind[0], pooled) for m, run in zip(found, runs, strict=True)],
+                [
+                    self._total(m, run, kind[0], pooled)
+                    for m, run in zip(stretches, runs, strict=True)
+                ],
                 1,
             )
             if value:
                 squares = torch.cat(
                     [
                         self._energy(m, run.side, kind[0])
-                        for m, run in zip(found, runs, strict=True)
+                        for m, run in zip(stretches, runs, strict=True)
                     ],
                     1,
                 )
@@ -323,20 +326,8 @@ class Matcher:
         across = torch.matmul(matrix, down.view(batch * to, side, channels))
         return across.view(batch, to * to, channels)
 
-    def enlarge(self, maps: Tensor, side: int, target: int) -> Tensor:
-        """U along the pixels.
-
-        Args:
-            maps: [B, side^2, C].
-            side, target: sides before and after.
-
-        Returns:
-            [B, target^2, C].
-        """
-        return maps if side == target else self._both_axes(maps, side, self._matrix(side, target))
-
     def enlarged(self, parts: Sequence[tuple[Tensor, int]], target: int) -> Tensor:
-        """The sum of :meth:`enlarge` of several maps: lines one by one, columns all at once.
+        """The sum of several maps enlarged by U: lines one by one, columns all at once.
 
         Args:
             parts: maps [B, side^2, C] with their sides.
@@ -382,14 +373,14 @@ class Matcher:
 
     def _matrix(self, side: int, target: int) -> Tensor:
         """The bilinear resize along one axis, [target, side]."""
-        found = self._matrices.get((side, target))
-        if found is None:
+        matrix = self._matrices.get((side, target))
+        if matrix is None:
             eye = torch.eye(side, dtype=self._like.dtype, device=self._like.device)[None]
-            found = (
+            matrix = (
                 F.interpolate(eye, target, mode="linear", align_corners=False)[0].t().contiguous()
             )
-            self._matrices[side, target] = found
-        return found
+            self._matrices[side, target] = matrix
+        return matrix
 
     def _ownership(self) -> Tensor:
         """[sum of C_l, L]: 1 where the channel belongs to the layer."""

@@ -32,10 +32,8 @@ from evolve.data.resident import sent
 from evolve.networks.network import Network
 
 REPORT_EVERY = 10
-ATTEMPTS = 3
-"""Condensations, at most, to find the rate at which alpha moves as far as it shall."""
-FARTHEST = 0.6
-"""A movement beyond which too many pairs are at 0, whatever was asked for."""
+ATTEMPTS = 3  # condensations, at most, to find the rate at which alpha moves as far as it shall
+FARTHEST = 0.6  # a movement beyond which too many pairs are at 0, whatever was asked for
 
 
 @dataclass
@@ -87,14 +85,14 @@ def meta_network(request: Request) -> Condensed:
         tried = attempts(run, request, reach)
     except Diverged:
         return diverged(request)
-    best = min(tried, key=lambda one: one.distance(reach))
-    found = condensed(
+    best = min(tried, key=lambda attempt: attempt.distance(reach))
+    condensation = condensed(
         best.alpha,
         best.history,
         lambda alpha: select(alpha, c.selection, c.top_k, request.fallback, reach),
     )
     effort = {"meta_lr": best.rate, "attempts": float(len(tried)), "movement": movement(best.alpha)}
-    return replace(found, effort={name: [number] for name, number in effort.items()})
+    return replace(condensation, effort={name: [number] for name, number in effort.items()})
 
 
 @dataclass(frozen=True)
@@ -235,8 +233,8 @@ class Condensation:
             The module, [B, sum of the pooled sizes] -> alpha [B, L, K], and what trains it, if
             anything.
         """
-        phi = MetaNetwork(self.matcher.pooled_sizes, len(self.pseudo.network.places))
-        phi = phi.to(self._like)
+        sizes, layers = self.matcher.pooled_sizes, len(self.pseudo.network.places)
+        phi = MetaNetwork(sizes, layers).to(self._like)
         return phi, phi_optimizer(phi, self.c, self.c.meta_lr if rate is None else rate)
 
     @property
@@ -263,9 +261,8 @@ class Condensation:
         """
         steps = steps_per_epoch(len(train_index), self.c.batch)
         course = Convergence(self.c.epochs * steps)
-        if (
-            self.matches_training and not self.c.augment and self.on_training is None
-        ):  # every epoch shows the ancestor the same images
+        # Without augmentation every epoch shows the ancestor the same images.
+        if self.matches_training and not self.c.augment and self.on_training is None:
             self.on_training = FrozenAncestor(
                 self.ancestor.ancestor, self.matcher, self.resident, self._shown(train_index)
             )
@@ -278,33 +275,18 @@ class Condensation:
                 done = epoch + step / steps
                 if step % REPORT_EVERY == 0:
                     progress(done / self.c.epochs, f"epoch {epoch + 1} of {self.c.epochs}")
-                batch = replace(
-                    self._batch(
-                        train_index[rows], train_labels[rows], next(metas), meta_labels, draws
-                    ),
-                    train_rows=rows,
+                meta, device = next(metas), self.resident.device
+                batch = Batch(
+                    self.resident.batch(train_index[rows], self.c.augment, draws),
+                    sent(train_labels[rows], device),
+                    self.resident.batch(self.meta_index[meta]),
+                    sent(meta_labels[meta], device),
+                    meta,
+                    rows,
                 )
                 losses = self.iterate(batch, 0.5 * (1 + math.cos(math.pi * done / self.c.epochs)))
                 course.add(*losses, self.state.squared, self.scores)
         return course.curves
-
-    def _batch(
-        self,
-        index: Tensor,
-        labels: Tensor,
-        rows: Tensor,
-        meta_labels: Tensor,
-        draws: torch.Generator,
-    ) -> Batch:
-        device = self.resident.device
-        images = self.resident.batch(index, self.c.augment, draws)
-        return Batch(
-            images,
-            sent(labels, device),
-            self.resident.batch(self.meta_index[rows]),
-            sent(meta_labels[rows], device),
-            rows,
-        )
 
     def iterate(self, batch: Batch, annealed: float) -> tuple[Tensor, Tensor]:
         """One iteration of Algorithm 1: a step of theta and zeta, then one of phi.
@@ -331,24 +313,15 @@ class Condensation:
         losses = self._real_step(batch, frozen, batch.meta, rule)
         alpha = self.state.phi(frozen.pooled)
         objective = Objective(batch.train, batch.train_labels, batch.meta, frozen, alpha.detach())
+        on_training = self.c.outer == "train"
+        outer = (
+            (batch.train, batch.train_labels) if on_training else (batch.meta, batch.meta_labels)
+        )
         gradient = self.losses.hypergradient(
-            objective,
-            self._outer(batch),
-            self.c.lookahead,
-            self.state.params,
-            self.state.buffers,
-            rule,
+            objective, outer, self.c.lookahead, self.state.params, self.state.buffers, rule
         )
         self._phi_step(frozen.pooled, alpha, gradient, share)
         return losses
-
-    def _outer(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Images and labels of the look-ahead's cross-entropy."""
-        return (
-            (batch.train, batch.train_labels)
-            if self.c.outer == "train"
-            else (batch.meta, batch.meta_labels)
-        )
 
     def _eq16(self, batch: Batch, rule: Rule, share: float) -> tuple[Tensor, Tensor]:
         """Algorithm 1 with Eq. 16 to the letter: matching on the training batch.

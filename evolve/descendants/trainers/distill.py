@@ -131,10 +131,10 @@ def gap(felt: dict[str, Tensor], hints: dict[str, Tensor]) -> Tensor:
         UserError: a feature and its hint differ in shape.
     """
     for name, hint in hints.items():
-        found = tuple(felt[name].shape[1:]) if name in felt else None
-        if found != tuple(hint.shape[1:]):
+        shape = tuple(felt[name].shape[1:]) if name in felt else None
+        if shape != tuple(hint.shape[1:]):
             raise UserError(
-                f"controls.distilled: layer {name} puts out {found}, "
+                f"controls.distilled: layer {name} puts out {shape}, "
                 f"its hint is {tuple(hint.shape[1:])}; this network or inheritor cannot be "
                 "distilled, set controls.distilled = 0"
             )

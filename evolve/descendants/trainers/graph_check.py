@@ -47,7 +47,7 @@ def checked(models: Sequence[VGG], group: Group, capture: bool = True) -> Traine
     Raises:
         Exception: the group is a set, and not all of it can be captured.
     """
-    agree = {agrees(models, member, group, capture) for member in group.members()}
+    agree = {agrees(models, member, group, capture) for member in range(group.size)}
     try:
         if agree == {True}:
             return GraphTrainer(models, group, capture)

@@ -81,7 +81,7 @@ def pack(group: Group, epoch: int) -> Tensor:
     shape = layout(group)
     block = torch.empty(shape.numbers, dtype=torch.int64)
     drawn: dict[tuple[int, int], Tensor] = {}
-    for member in group.members():
+    for member in range(group.size):
         done, who = 0, (group.numbers[member], id(group.tasks[member]))
         rows = drawn[who] if who in drawn else drawn.setdefault(who, _rows(group, member, epoch))
         for part in shape.parts(block):

@@ -276,8 +276,8 @@ class GraphTrainer:
         )
         used = [rate for rate in rates if len(rate)]
         self.steps = [
-            TrainStep(self.branches, group.resident, group.d.augment, *one)
-            for one in zip(parts, used, strict=True)
+            TrainStep(self.branches, group.resident, group.d.augment, *tensors)
+            for tensors in zip(parts, used, strict=True)
         ]
         self.exam = Exam(self.branches, group.resident, *_tests(group))
         state = [tensor for branch in self.branches for tensor in branch.state()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -118,10 +118,6 @@ class Group:
         """
         return learning_rate(self.d, (epoch * self.steps + step) / (self.d.epochs * self.steps))
 
-    def members(self) -> Iterator[int]:
-        """0..size-1."""
-        return iter(range(self.size))
-
 
 class Trainer(Protocol):
     """Trains the models of one :class:`Group` in place.
@@ -138,7 +134,6 @@ class Trainer(Protocol):
         Returns:
             Each one's mean training loss.
         """
-        ...
 
     def correct(self) -> list[Tensor]:
         """For each member which of its test images it gets right now.
@@ -146,11 +141,9 @@ class Trainer(Protocol):
         Returns:
             bool [tests] on the CPU each: eval mode, no augmentation.
         """
-        ...
 
     def close(self) -> None:
         """Leave the final weights in the models that were given."""
-        ...
 
 
 def learning_rate(d: DescendSettings, done: float) -> float:

@@ -45,7 +45,7 @@ class PlainTrainer:
 
     def epoch(self, epoch: int) -> list[float]:
         """See :class:`evolve.descendants.trainers.group.Trainer`."""
-        return [self._epoch(member, epoch) for member in self.group.members()]
+        return [self._epoch(member, epoch) for member in range(self.group.size)]
 
     def _epoch(self, member: int, epoch: int) -> float:
         group, model, optimizer = self.group, self.models[member], self.optimizers[member]

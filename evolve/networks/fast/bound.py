@@ -89,8 +89,8 @@ class Bound:
             if step.pool
             else (units.rectified, units.rectified_gradient)
         )
-        found = self._take(self.batch * (side // 2 if step.pool else side) ** 2 * c_out)
-        out, c, g = found.data_ptr(), self._take(pixels * c_out).data_ptr(), self._g.data_ptr()
+        maps = self._take(self.batch * (side // 2 if step.pool else side) ** 2 * c_out)
+        out, c, g = maps.data_ptr(), self._take(pixels * c_out).data_ptr(), self._g.data_ptr()
         mean, invstd, scale, shift = (self._take(c_out).data_ptr() for _ in range(4))
         moved = (
             (0, 0, 0)
@@ -118,7 +118,7 @@ class Bound:
         if self._rates is not None:
             weigh = weights.weight_step(*shape), (weight, self._rates.data_ptr(), g_c, x)
         self._backward.append((unit, back, weigh))
-        return found
+        return maps
 
     def embed(self, x: Tensor) -> Tensor:
         """Embed images in training mode.

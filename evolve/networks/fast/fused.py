@@ -101,16 +101,16 @@ class _Held:
                 for tensor in part
             ),
         )
-        found = _idle.pop(self.key, None)
-        if found is None:
+        bound = _idle.pop(self.key, None)
+        if bound is None:
             n, nothing = len(fused.steps), parameters[0].new_zeros(1, 0)
             conv, bias, gamma, beta = (
                 [p.detach() for p in parameters[i * n : (i + 1) * n]] for i in range(4)
             )
-            found = Bound(
+            bound = Bound(
                 fused, Weights(conv, bias, gamma, beta, nothing, nothing), statistics, batch
             )
-        self.bound = found
+        self.bound = bound
 
     def __del__(self) -> None:
         _idle[self.key] = self.bound

@@ -44,10 +44,10 @@ def captured(embed: Embed, images: Tensor, parameters: Sequence[Tensor]) -> Embe
     with warnings.catch_warnings():
         # It warms up on one stream and captures on another; what comes of it is compared below.
         warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
-        made = torch.cuda.make_graphed_callables(
+        graph = torch.cuda.make_graphed_callables(
             cast(Any, embed), (images.detach().clone(), *leaves)
         )
-    return cast(Embed, made)
+    return cast(Embed, graph)
 
 
 class Graphed:
@@ -92,7 +92,7 @@ class Graphed:
         """What embeds a batch like ``x`` faster, where it may run now."""
         parameters = self._body.parameters_in_order()
         ready = self.model.training and torch.is_grad_enabled() and not x.requires_grad
-        if not ready or any(one.grad is not None or not one.requires_grad for one in parameters):
+        if not ready or any(p.grad is not None or not p.requires_grad for p in parameters):
             return None
         shape = tuple(x.shape)
         # Statistics that moved to other memory would go on being updated where they were.
@@ -176,8 +176,8 @@ def _compare(graph: Embed, plain: Embed, x: Tensor, parameters: Sequence[Tensor]
 def _run(embed: Embed, x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Embeddings and all gradients of one pass, each as one vector of copies."""
     leaves = [parameter.detach().requires_grad_() for parameter in parameters]
-    found = embed(x, *leaves)
-    gradients = torch.autograd.grad(found, leaves, found.detach().clone())
-    return found.detach().flatten().clone(), torch.cat(
+    embeddings = embed(x, *leaves)
+    gradients = torch.autograd.grad(embeddings, leaves, embeddings.detach().clone())
+    return embeddings.detach().flatten().clone(), torch.cat(
         [gradient.flatten() for gradient in gradients]
     )

@@ -97,14 +97,14 @@ class Convolution:
         """
         return self._run(convolution.data_gradient, g, weight, self.c_out, self.c_in)
 
-    def _run(self, kernel: Any, maps: Tensor, weight: Tensor, given: int, made: int) -> Tensor:
+    def _run(self, kernel: Any, maps: Tensor, weight: Tensor, inputs: int, outputs: int) -> Tensor:
         maps, weight, dtype = channels_last(maps), channels_last(weight), maps.dtype
         _check(
             dtype,
-            (maps, (len(maps), given, self.side, self.side)),
+            (maps, (len(maps), inputs, self.side, self.side)),
             (weight, (self.c_out, self.c_in, 3, 3)),
         )
-        out = _maps(maps, made, self.side)
+        out = _maps(maps, outputs, self.side)
         room = maps.new_empty(convolution.room_for(self.c_in, self.c_out, dtype))
         run = kernel(self.side, self.c_in, self.c_out, dtype)
         run(out.data_ptr(), maps.data_ptr(), weight.data_ptr(), room.data_ptr(), len(maps))
@@ -159,8 +159,8 @@ class Norm:
             running: mean and variance, which move as those of c + bias; None: none.
         """
         c, channels = channels_last(c), c.shape[1]
-        found = c.new_empty(4, channels)
-        scale, shift, mean, invstd = found.unbind()
+        vectors = c.new_empty(4, channels)
+        scale, shift, mean, invstd = vectors.unbind()
         moved = running or (mean, mean)
         _check(c.dtype, *((part, (channels,)) for part in (gamma, beta, bias, *moved)))
         kernel = units.statistics(channels, c.dtype)
@@ -288,7 +288,7 @@ class Tangent:
             (d_c, tuple(c.shape)),
             *((part, (channels,)) for part in (gamma, v_gamma, v_beta, norm.scale)),
         )
-        made, d_z = (
+        tangent, d_z = (
             Tangent(c, d_c, norm, gamma, v_gamma, *c.new_empty(2, channels).unbind()),
             torch.empty_like(c),
         )
@@ -304,11 +304,11 @@ class Tangent:
             gamma,
             v_gamma,
             v_beta,
-            made.even,
-            made.growth,
+            tangent.even,
+            tangent.growth,
         )
         run(*(part.data_ptr() for part in given), c.numel() // channels)
-        return d_z, made
+        return d_z, tangent
 
     def pulled(
         self,
@@ -336,9 +336,9 @@ class Tangent:
         d_z = None if d_z is None else channels_last(d_z)
         maps = [(part, shape) for part in (g_z, g_c, d_z) if part is not None]
         _check(self.c.dtype, *maps, *((part, (channels,)) for part in (*g, *into)))
-        norm, found = self.norm, torch.empty_like(self.c)
+        norm, d_g = self.norm, torch.empty_like(self.c)
         first = (
-            found,
+            d_g,
             g_z,
             g_z if d_z is None else d_z,
             g_c,
@@ -352,4 +352,4 @@ class Tangent:
         rest = (self.even, self.growth, self.gamma, self.v_gamma, *g, *into)
         run = tangents.pulled(channels, d_z is not None, self.c.dtype)
         run(*(part.data_ptr() for part in (*first, *rest)), self.c.numel() // channels)
-        return found
+        return d_g

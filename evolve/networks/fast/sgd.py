@@ -71,26 +71,26 @@ class CompiledSGD(torch.optim.SGD):
 
     def _table(self, group: dict[str, Any]) -> tuple[array[int], list[Tensor]] | None:
         """The kernel's table of a group and the gradients in it; None where torch has to step."""
-        known: dict[int, _Known] = self.__dict__.setdefault(
+        seen: dict[int, _Known] = self.__dict__.setdefault(
             "_known", {}
         )  # not part of what torch copies, so made when missing
         table, gradients = array("q"), []
         for p in group["params"]:
             if (g := p.grad) is None:
                 continue
-            one = known.get(id(p))
+            entry = seen.get(id(p))
             if (
-                one is None
-                or one.address != p.data_ptr()
-                or one.momentum is not self.state[p].get("momentum_buffer")
+                entry is None
+                or entry.address != p.data_ptr()
+                or entry.momentum is not self.state[p].get("momentum_buffer")
             ):
                 if not _fits(p, group["params"][0].dtype):
                     return None
-                one = known[id(p)] = self._look(p)
-            if g.layout is not torch.strided or g.stride() != one.stride:
+                entry = seen[id(p)] = self._look(p)
+            if g.layout is not torch.strided or g.stride() != entry.stride:
                 g = torch.empty_like(p).copy_(g)
             gradients.append(g)
-            table.extend((one.address, g.data_ptr(), one.momentum_address, one.numbers))
+            table.extend((entry.address, g.data_ptr(), entry.momentum_address, entry.numbers))
         return table, gradients
 
     def _begin(self) -> None:

@@ -177,14 +177,14 @@ class Fused:
         Returns:
             [B, c, h, w] a layer.
         """
-        found: list[Tensor] = []
+        features: list[Tensor] = []
         maps = channels_last(x)
         for step, weight, norm in zip(self.steps, conv, norms, strict=True):
-            found.append(
+            features.append(
                 rectified(step.convolution.forward(maps, weight), Norm.in_eval(*norm), False)
             )
-            maps = F.max_pool2d(found[-1], 2) if step.pool else found[-1]
-        return found
+            maps = F.max_pool2d(features[-1], 2) if step.pool else features[-1]
+        return features
 
     def evaluate(self, w: Weights, statistics: Statistics, x: Tensor) -> Tensor:
         """Classify images in eval mode.

@@ -170,8 +170,8 @@ class Code:
         return ir.VectorType(self.real, lanes) if lanes > 1 else self.real
 
     def const(self, value: float, lanes: int = 1) -> Value:
-        one = ir.Constant(self.real, value)
-        return ir.Constant(self.kind(lanes), [one] * lanes) if lanes > 1 else one
+        number = ir.Constant(self.real, value)
+        return ir.Constant(self.kind(lanes), [number] * lanes) if lanes > 1 else number
 
     def at(self, pointer: Value, offset: Value | int) -> Value:
         """``pointer`` moved by ``offset`` numbers."""
@@ -189,9 +189,9 @@ class Code:
 
     def room(self, count: int) -> Value:
         """The address of ``count`` numbers of the kernel's own."""
-        made = self.b.alloca(self.real, count)
-        made.type = POINTER  # as all addresses here: of nothing in particular
-        return made
+        pointer = self.b.alloca(self.real, count)
+        pointer.type = POINTER  # as all addresses here: of nothing in particular
+        return pointer
 
     def spread(self, value: Value, lanes: int) -> Value:
         """One number in every lane."""
@@ -206,18 +206,18 @@ class Code:
 
     def transposed(self, rows: Sequence[Value]) -> list[Value]:
         """Columns of as many vectors as they have lanes."""
-        found, lanes, word = list(rows), len(rows), ir.IntType(32)
+        columns, lanes, word = list(rows), len(rows), ir.IntType(32)
         for apart in (1 << bit for bit in range(lanes.bit_length() - 1)):
             even = [n if not n & apart else lanes + n - apart for n in range(lanes)]
             odd = [n + apart if not n & apart else lanes + n for n in range(lanes)]
             masks = [ir.Constant(ir.VectorType(word, lanes), mask) for mask in (even, odd)]
             for n in range(lanes):
                 if not n & apart:
-                    pair = found[n], found[n + apart]
-                    found[n], found[n + apart] = (
+                    pair = columns[n], columns[n + apart]
+                    columns[n], columns[n + apart] = (
                         self.b.shuffle_vector(*pair, mask) for mask in masks
                     )
-        return found
+        return columns
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c, rounded once."""
@@ -256,8 +256,8 @@ class Code:
         function = self.module.globals.get(name) or ir.Function(
             self.module, ir.FunctionType(word, [word]), name
         )
-        found = self.b.call(function, [self.b.bitcast(truths, word)])
-        return self.b.zext(found, INDEX)
+        bits = self.b.call(function, [self.b.bitcast(truths, word)])
+        return self.b.zext(bits, INDEX)
 
     # Loops
 

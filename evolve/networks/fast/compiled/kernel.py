@@ -88,10 +88,10 @@ def _kept(name: str, compiled: Callable[[], bytes]) -> bytes:
         check, _, held = path.read_bytes().partition(b"\n")
         if digest(held).encode() == check:
             return held
-    made = compiled()
+    code = compiled()
     with suppress(UserError):
-        write_whole(path, digest(made).encode() + b"\n" + made, "compiled kernel")
-    return made
+        write_whole(path, digest(code).encode() + b"\n" + code, "compiled kernel")
+    return code
 
 
 @lru_cache(maxsize=1)
