@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evolve.core.spent import part
 from evolve.networks.fast import count_above
 from evolve.networks.network import Network
 
@@ -38,7 +39,8 @@ class GradientFractions:
     def step(self) -> None:
         """Count, after an optimizer's step, while its gradients are still there."""
         if self._step % EVERY == 0:
-            self.counts += self._above()
+            with part("gradient statistics"):
+                self.counts += self._above()
             self.batches += 1
         self._step += 1
 

@@ -124,18 +124,24 @@ def print_trials(trials: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[
 
 
 def null_test(
-    ancestor: str, count: int, images: Images, weights: Weights, place: dict[str, Any]
+    ancestor: str,
+    count: int,
+    out: Path | None,
+    images: Images,
+    weights: Weights,
+    place: dict[str, Any],
+    force: bool,
 ) -> None:
     """Print what a condensation chose, beside condensations that can have learned nothing.
-
-    Nothing is written.
 
     Args:
         ancestor: FILE or RUN@TASK.
         count: how many of each kind of null.
+        out: a folder for the picture of how they agree, and its numbers; None: nothing is written.
         images: what condenses a FILE.
         weights: what a FILE holds.
         place: "store", "data_dir" and "device", as the command's options.
+        force: replace files that are there.
 
     Raises:
         UserError: names the option that does not fit.
@@ -143,6 +149,8 @@ def null_test(
     from evolve.condensers.null import check_method, moved, null_test
     from evolve.lineage.perform import condensation
 
+    if out is not None:
+        _check_folder(out, force)
     run, stages, _ = find_condensation(ancestor, images, weights, place)
     check_method(run.world.settings.condense.method)
     with SCREEN.status(f"condensing {ancestor}") as status:
@@ -162,6 +170,51 @@ def null_test(
         f"overlap{'' if far is None else '  movement'}"
     )
     _print_nulls(rows)
+    _agreement(rows, request.groups, f"{ancestor}: do {count} condensations agree?", out)
+
+
+def _check_folder(out: Path, force: bool) -> None:
+    """Refuse a folder that holds a null test's picture already, or cannot be made."""
+    if out.is_dir() or not out.exists():
+        if (out / "agreement.csv").exists() and not force:
+            raise UserError(
+                f"--out {out}: holds agreement.csv already; give another folder, or --force to "
+                "replace it"
+            )
+        return
+    raise UserError(f"--out {out}: is a file; with --null give a folder")
+
+
+def _agreement(rows: Sequence[Row], groups: Sequence[Sequence[str]], title: str, out: Any) -> None:
+    """Print how often each layer was chosen and by which margin; draw it into a folder."""
+    from evolve.core.durable import write_whole
+    from evolve.lineage.collect import group_name
+    from evolve.report.agreement_figure import Draws, agreement_files, agreement_rows, sentence
+
+    names = tuple(group_name(group) for group in groups)
+    kinds = [
+        Draws(
+            row.kind,
+            names,
+            tuple(
+                tuple(names[place] for place in run.selected) if run.status == "selected" else ()
+                for run in row.runs
+            ),
+            tuple(tuple(run.weights.tolist()) for run in row.runs),
+        )
+        for row in rows
+    ]
+    print(f"\n{kinds[0].kind:28}   chosen   a~ less 1/L: mean, least, largest")
+    for line in agreement_rows(kinds[:1]):
+        margins = (line["margin_mean"], line["margin_low"], line["margin_high"])
+        said = "".join(f"{margin:+10.4f}" for margin in margins)
+        print(f"{line['layer']:28}{line['chosen']:3} of {line['draws']:<3}{said}")
+    print(*map(sentence, kinds), sep="\n")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in agreement_files(kinds, title).items():
+            write_whole(out / name, content, "null test")
+        print(f"picture      {out / 'agreement.png'}, .svg, .pdf; its numbers: agreement.csv")
 
 
 def _print_nulls(rows: Sequence[Row]) -> None:

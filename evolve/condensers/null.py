@@ -37,6 +37,7 @@ class Row:
         same: how many chose the same set as the true one.
         overlap: mean Jaccard index with that set: shared layers / layers in either.
         moved: mean |1 - alpha| over all of them; None where there is no alpha to move.
+        runs: the condensations.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class Row:
     same: int
     overlap: float
     moved: float | None
+    runs: tuple[Condensed, ...]
 
 
 def check_method(method: str) -> None:
@@ -138,6 +140,7 @@ def _row(kind: str, method: str, true: Condensed, runs: Sequence[Condensed]) -> 
         same,
         sum(overlaps) / len(overlaps) if overlaps else float("nan"),
         mean,
+        tuple(runs),
     )
 
 

@@ -76,8 +76,8 @@ def generation(
         return None
     return Generation(
         lineage=length,
-        selected=tuple(_group_name(gene["groups"][index]) for index in gene["selected"]),
-        all_layers=tuple(_group_name(group) for group in gene["groups"]),
+        selected=tuple(group_name(gene["groups"][index]) for index in gene["selected"]),
+        all_layers=tuple(group_name(group) for group in gene["groups"]),
         scores=tuple(gene["weights"]),
         alpha=tuple(tuple(row) for row in gene["alpha"]),
         margin=gene["margin"],
@@ -119,11 +119,11 @@ def _share(world: World, gene: Mapping[str, Any]) -> float:
 
 
 def _tried(trial: Mapping[str, Any], groups: list[list[str]]) -> Tried:
-    names = tuple(_group_name(groups[place]) for place in trial["layers"])
+    names = tuple(group_name(groups[place]) for place in trial["layers"])
     return Tried(", ".join(trial["origins"]), names, trial["share"], trial["gain"], trial["error"])
 
 
-def _group_name(group: list[str]) -> str:
+def group_name(group: Sequence[str]) -> str:
     """A layer's name; a stage of several layers is named by its range."""
     return group[0] if len(group) == 1 else f"{group[0]}-{group[-1].lstrip(string.ascii_letters)}"
 

@@ -18,6 +18,7 @@ from typing import Any
 from evolve.core.durable import write_whole
 from evolve.core.errors import UserError
 from evolve.report import fewshot_table
+from evolve.report.alpha_figure import alpha_figure, alpha_rows, has_scores
 from evolve.report.curves import (
     CONTROLS,
     Descent,
@@ -40,8 +41,8 @@ def write_report(records: LineageRecord | Sequence[LineageRecord], out: Path) ->
     """Write a report's files into ``out``, each replaced whole.
 
     They are curve.png and .svg, genome.png, generations.csv, descendants.csv, learning.csv and
-    summary.json; convergence.png and .svg where the meta-network condensed; economy.png and .svg
-    and fewshot.csv where these were measured. Accuracies and gains in the CSV files are fractions;
+    summary.json; alpha.png, .svg, .pdf and .csv where layers were scored; convergence.png and .svg
+    where the meta-network condensed; economy.png and .svg and fewshot.csv where these were measured. Accuracies and gains in the CSV files are fractions;
     summary.json has percentage points.
 
     Args:
@@ -98,6 +99,8 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
             files[f"economy.{kind}"] = figures.encode(
                 lambda: economy_figure({name: records}, economy_title), kind
             )
+    if has_scores(records):
+        files |= _choice(records, f"{summary.scenario} ({summary.profile})")
     if convergence_figure.courses(records):
         for kind in ("png", "svg"):
             files[f"convergence.{kind}"] = figures.encode(
@@ -108,6 +111,18 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
         if any(record.fewshot for record in records)
         else {}
     )
+
+
+def _choice(records: Sequence[LineageRecord], name: str) -> dict[str, bytes]:
+    """The alpha matrices, as pictures and numbers."""
+    from evolve.report import figures
+
+    title = f"{name}: alpha, the choice of the learngene"
+    pictures = {
+        f"alpha.{kind}": figures.encode(lambda: alpha_figure(records, title), kind)
+        for kind in ("png", "svg", "pdf")
+    }
+    return pictures | {"alpha.csv": csv_bytes(alpha_rows(records))}
 
 
 def generation_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:

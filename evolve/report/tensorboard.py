@@ -194,15 +194,16 @@ class Board:
 
     def _images(self, g: Generation) -> None:
         from evolve.report import figures
-        from evolve.report.generation_figures import alpha_figure, has_alpha, learning_figure
+        from evolve.report.alpha_figure import alpha_figure, has_scores
         from evolve.report.genome_figure import genome_figure
+        from evolve.report.learning_figure import learning_figure
 
         drawings = {
             "genome": lambda: genome_figure([self.record]),
             "learning curves": lambda: learning_figure(g),
         }
-        if has_alpha(g):
-            drawings["alpha"] = lambda: alpha_figure(g)
+        if has_scores([self.record]):
+            drawings["alpha"] = lambda: alpha_figure([self.record])
         for tag, draw in drawings.items():
             self._writer.add_image(tag, figures.pixels(draw), g.lineage, dataformats="HWC")
 

@@ -78,7 +78,7 @@ class Reader:
             record.scenario, record.seed, record.scenario, (), {}, run.request.scenario
         )
         draws = method(case.scenario.settings.condense.method).draws
-        return Line(case, folder, record, _took(run), facts, again_command(folder, facts), draws)
+        return Line(case, folder, record, took(run), facts, again_command(folder, facts), draws)
 
     def _opened(self, folder: Path) -> Run:
         """The run with its store, without its images."""
@@ -91,8 +91,8 @@ class Reader:
         return Run(request, world, store, {}, results)
 
 
-def _took(run: Run) -> dict[str, Spent]:
-    """What the lineage's finished stages took."""
+def took(run: Run) -> dict[str, Spent]:
+    """What the lineage's finished stages took, by their keys."""
     return {
         stage.key: _spent(run.results[stage.key])
         for stage in run.stages()
@@ -102,11 +102,18 @@ def _took(run: Run) -> dict[str, Spent]:
 
 def _spent(result: Result) -> Spent:
     provenance, kind = result.manifest["provenance"], result.manifest["kind"]
-    took, maker = (
+    spent, maker = (
         provenance["spent"],
         f"evolve {provenance['evolve']}, torch {provenance['torch']} on {provenance['device']}",
     )
-    return Spent(kind, took["seconds"], took["cpu_seconds"], took["resumed"], maker)
+    return Spent(
+        kind,
+        spent["seconds"],
+        spent["cpu_seconds"],
+        spent["resumed"],
+        maker,
+        spent.get("parts", {}),
+    )
 
 
 def report_folders(folders: Sequence[Path], out: Path, store: Path | None = None) -> Path:

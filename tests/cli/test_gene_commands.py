@@ -4,6 +4,7 @@ them, and from Python.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -133,7 +134,7 @@ def test_a_condensation_of_the_run_is_taken_from_its_store(here: Path) -> None:
     )
 
 
-def test_the_null_test_prints_a_table_and_writes_nothing(
+def test_the_null_test_prints_tables_and_draws_them_where_it_is_told(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = stored(here)
@@ -142,19 +143,26 @@ def test_the_null_test_prints_a_table_and_writes_nothing(
         for text in ("method=meta-network", "meta_lr=0.05", "epochs=2")
         for word in ("--set", f"condense.{text}")
     ]
-    call("condense", "--ancestor", "runs/a@2", "--null", "2", *chosen)
+    null = ("condense", "--ancestor", "runs/a@2", "--null", "2", "--out", "null")
+    call(*null, *chosen)
     said = capsys.readouterr().out
     assert "movement" in said and all(
         f"{kind:38}" in said
         for kind in ("other pseudo-descendants", "wrong images", "untrained ancestor")
     )
-    assert said.count(" of 2") == 6 and stored(here) == before
+    assert said.count(" of 2") == 6 + 13 + 3 and stored(here) == before
+    assert {path.name for path in Path("null").iterdir()} == {
+        f"agreement.{kind}" for kind in ("png", "svg", "pdf", "csv")
+    }
+    rows = list(csv.DictReader(Path("null/agreement.csv").open()))
+    assert len(rows) == 3 * 13 and {row["draws"] for row in rows} == {"2"}
+    with pytest.raises(UserError, match=r"--out null: holds agreement\.csv already"):
+        call(*null, *chosen)
     call("condense", "--ancestor", "runs/a@2", "--null", "1", "--set", "condense.method=similarity")
     said = capsys.readouterr().out
     assert "overlap" in said and "movement" not in said, "similarity's scores are no alpha"
-    for words in (("--null", "2", "--out", "x.safetensors"), ()):
-        with pytest.raises(click.UsageError, match="either '--out FILE'.*or '--null N'"):
-            call("condense", "--ancestor", "runs/a@2", *words)
+    with pytest.raises(click.UsageError, match="'--out FILE'.*or '--null N'"):
+        call("condense", "--ancestor", "runs/a@2")
     with pytest.raises(UserError, match="--null: condense.method = 'cka'"):
         call("condense", "--ancestor", "runs/a@2", "--null", "1")
 

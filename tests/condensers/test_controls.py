@@ -231,6 +231,9 @@ def test_a_repeat_that_decided_nothing_agrees_with_nothing() -> None:
     assert done.selected_by == "threshold (Eq. 10), mean alpha of 10 condensations"
     done = agreed([scored(asked, tied, {}, "threshold") for _ in range(3)], asked)
     assert (done.status, done.agreement) == ("tied", None)
+    gone = torch.full((3, 1), float("nan"))
+    done = agreed([scored(asked, gone, {}, "threshold") for _ in range(10)], asked)
+    assert (done.status, done.agreement) == ("collapsed", None), "no 10 of 10"
 
 
 def test_scores_that_are_not_finite_leave_no_such_numbers_behind() -> None:

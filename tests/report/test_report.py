@@ -88,6 +88,10 @@ def test_files_are_all_there_and_the_same_bytes_every_time(
     monkeypatch.setitem(matplotlib.rcParams, "font.size", 20)
     second = report.write_report([lineage(seed=0), lineage(seed=1)], tmp_path / "c")
     names = {
+        "alpha.csv",
+        "alpha.pdf",
+        "alpha.png",
+        "alpha.svg",
         "curve.png",
         "curve.svg",
         "genome.png",

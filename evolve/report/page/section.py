@@ -6,7 +6,7 @@ It needs no images.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from evolve.report.pooling import summarise
 
 @dataclass(frozen=True)
 class Spent:
-    """What a stage took, in seconds."""
+    """What a stage took, in seconds; ``parts``: CPU seconds of what was measured by name."""
 
     kind: str
     seconds: float
     cpu: float
     resumed: bool  # only what was left after an interruption
     maker: str  # version and device that computed it
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

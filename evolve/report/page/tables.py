@@ -225,6 +225,30 @@ def genome(name: str, records: Sequence[LineageRecord]) -> Table:
     )
 
 
+def scores(name: str, records: Sequence[LineageRecord]) -> Table:
+    """The layers' a~ (Eq. 9), a row a seed and lineage length; * marks what was inherited."""
+    layers = max((g.all_layers for r in records for g in r.generations), key=len)
+    rows = tuple(
+        Row(
+            (
+                str(r.seed),
+                str(g.lineage),
+                g.status,
+                f"{1 / len(g.all_layers):.4f}",
+                f"{g.margin:.4f}",
+                *(
+                    f"{score:.4f}{'*' if layer in g.selected else ''}"
+                    for layer, score in zip(g.all_layers, g.scores, strict=False)
+                ),
+            )
+        )
+        for r in records
+        for g in sorted(r.generations, key=lambda g: g.lineage)
+    )
+    heads = ("seed", "lineage length", "status", "1/L", "margin", *layers)
+    return Table(f"Scores a~ of the layers, * inherited: {name}", heads, rows, words=3)
+
+
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
 

@@ -18,6 +18,7 @@ from evolve.core.errors import UserError
 from evolve.core.version import __version__
 from evolve.report import compare_tables as finish
 from evolve.report import figures
+from evolve.report.alpha_figure import alpha_figure, has_scores
 from evolve.report.compare import METRICS, compare
 from evolve.report.curves import LineageRecord
 from evolve.report.economy import learning, learning_sentence
@@ -143,6 +144,10 @@ def _results(section: Section, ident: str) -> dict[str, Any]:
         ],
         controls=[table for table in controls if table],
         fewshot=tables.fewshot(varieties),
+        alphas=list(_alphas(varieties, ident)),
+        unscored=[
+            "; ".join(names) for names in _alike(varieties) if not has_scores(varieties[names[0]])
+        ],
         genomes=list(_genomes(varieties, ident)),
         cost=tables.cost(section.lines),
     )
@@ -239,11 +244,26 @@ def _economy(section: Section, ident: str) -> Iterator[Picture]:
     yield Picture(svg, caption, tables.economy(shown))
 
 
-def _genomes(varieties: Mapping[str, Sequence[LineageRecord]], ident: str) -> Iterator[Picture]:
-    """A picture for every genome.
+def _alphas(varieties: Mapping[str, Sequence[LineageRecord]], ident: str) -> Iterator[Picture]:
+    """A picture of the choice for every genome whose layers were scored: the paper's Figure 2."""
+    for number, names in enumerate(_alike(varieties), start=1):
+        records, text = varieties[names[0]], "; ".join(names)
+        if not has_scores(records):
+            continue
+        alt = (
+            f"How similar every pair of layers is at each lineage length in {text}, and which "
+            "layers were chosen; the table below it holds the layers' scores."
+        )
+        svg = inline(partial(alpha_figure, records, text), f"{ident}-alpha{number}", alt)
+        caption = (
+            f"alpha of {text}: ancestor layers by pseudo-descendant layers k, on the scale of a~ "
+            "(a row's largest is its a~, Eq. 9). White: 1/L; blue bars and dots: inherited."
+        )
+        yield Picture(svg, caption, tables.scores(text, records))
 
-    Cases that inherited the same layers by the same scores share one.
-    """
+
+def _alike(varieties: Mapping[str, Sequence[LineageRecord]]) -> list[list[str]]:
+    """The names of the cases, together where they inherited the same layers by the same scores."""
     alike: dict[Any, list[str]] = {}
     for name, records in varieties.items():
         seen = tuple(
@@ -256,7 +276,12 @@ def _genomes(varieties: Mapping[str, Sequence[LineageRecord]], ident: str) -> It
             for r in records
         )
         alike.setdefault(seen, []).append(name)
-    for number, names in enumerate(alike.values(), start=1):
+    return list(alike.values())
+
+
+def _genomes(varieties: Mapping[str, Sequence[LineageRecord]], ident: str) -> Iterator[Picture]:
+    """A picture for every genome; cases that are alike share one."""
+    for number, names in enumerate(_alike(varieties), start=1):
         records, text = varieties[names[0]], "; ".join(names)
         alt = (
             f"Which layers were inherited at each lineage length in {text}; "

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from evolve.core.durable import write_whole
 from evolve.core.errors import printable
 from evolve.engine.engine import StageFailure
 from evolve.report.compare import METRICS, Case, compare
 from evolve.report.compare_tables import economy_lines, write_batch
+from evolve.report.cost_table import cost_markdown, cost_rows, costs
 from evolve.report.curves import LineageRecord
+from evolve.report.files import csv_bytes
 from evolve.report.page.write import PAGE
 from evolve.runs.batch.run import BatchRequest, BatchRun
 from evolve.runs.batch_folder import check_folder, write_batch_file
 from evolve.runs.execute import export_learngenes, stoppable
 from evolve.runs.folder import claimed
-from evolve.runs.read import report_folders
+from evolve.runs.read import report_folders, took
 from evolve.runs.run import run_record
 from evolve.runs.screens.batch import BatchScreen, print_plan, print_tables
 from evolve.runs.screens.summary import say
@@ -56,9 +59,24 @@ def execute(request: BatchRequest, argv: list[str]) -> None:
     print_tables(request.batch, tables)
     for line in economy_lines(measured):
         say(printable(line))
+    _write_costs(batch_run)
     _print_files(request.out)
     if failed:
         raise StageFailure(_failures(batch_run, failed))
+
+
+def _write_costs(batch_run: BatchRun) -> None:
+    """Write and print what the condensers cost; nothing in a batch that compares no condensers."""
+    methods = {case.scenario.settings.condense.method for case, _ in batch_run.runs.values()}
+    if len(methods) < 2:
+        return
+    table = costs((case, took(run)) for case, run in batch_run.runs.values())
+    out, text = batch_run.request.out, cost_markdown(table)
+    write_whole(out / "cost.csv", csv_bytes(cost_rows(table)), "batch")
+    write_whole(out / "cost.md", text.encode(), "batch")
+    print("CPU time a lineage, up to its last learngene:")
+    print(*map(printable, text.splitlines()), sep="\n")
+    print(f"cost         {out / 'cost.md'}, cost.csv")
 
 
 def _print_files(out: Path) -> None:

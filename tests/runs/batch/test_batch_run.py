@@ -35,7 +35,7 @@ condense.method = ["fixed"]
 condense.top_k = [3]
 [[case]]
 name = "wild"
-condense.method = "fixed"
+condense.method = "random"
 ancestor.lr = 1e30
 [report]
 method = "condense.fixed_set"
@@ -94,6 +94,20 @@ def test_the_table_has_every_method_and_the_control(done):
     text = (out / "table.md").read_text()
     assert "| front |" in text and "minus paper" in text and "front" in run.stdout
     assert r"\begin{tabular}" in (out / "table.tex").read_text()
+
+
+def test_a_batch_of_several_condensers_ends_in_what_they_cost(done):
+    folder, run = done
+    with open(folder / "runs" / "tiny-paper" / "cost.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["condenser"] != "wild"]
+    assert len(rows) == 3 and {row["lineages"] for row in rows} == {"3"}
+    assert len({row["ancestor"] for row in rows}) == 1, "they share it"
+    assert float(rows[0]["ancestor"]) > 0 and float(rows[0]["gradient_statistics"]) == 0
+    assert "| condenser | lineages |" in run.stdout
+    manifests = (folder / "store" / "results" / "accumulate").glob("*/*/manifest.json")
+    spent = [json.loads(path.read_text())["provenance"]["spent"] for path in manifests]
+    counted = [took["parts"]["gradient statistics"] for took in spent if "parts" in took]
+    assert len(counted) == 3 * (2 + 1) and min(counted) > 0, "every task that trains"
 
 
 def test_the_long_form_reproduces_the_table(done):

@@ -1,53 +1,14 @@
-"""Pictures of one generation: the alpha matrix, and how its descendants learned.
+"""How the descendants of one generation learned.
 
 Drawn as :mod:`evolve.report.figures` draws.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
-
-import numpy as np
 
 from evolve.report.curves import Descent, Generation, point_interval
 from evolve.report.figures import BLUE, METHODS, new_figure
-from evolve.report.trends import Array
-
-
-def alpha_figure(generation: Generation) -> Any:
-    """Draw the alpha matrix (Eq. 8) with the scores a~ (Eq. 9) at its side.
-
-    Args:
-        generation: its alpha is [L, K], ancestor layers by pseudo-descendant layers.
-
-    Returns:
-        A matplotlib figure.
-    """
-    alpha: Array = np.array(generation.alpha, dtype=np.float64)
-    figure = new_figure(6.4, 1.6 + 0.24 * len(alpha))
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[2.2, 1])
-    image = left.imshow(alpha, aspect="auto", cmap="cividis", interpolation="nearest")
-    figure.colorbar(image, ax=left, pad=0.02, label="alpha")
-    left.set(
-        xlabel="pseudo-descendant layer k",
-        title=f"lineage length {generation.lineage}: {generation.status}",
-    )
-    left.set_xticks(range(alpha.shape[1]), [str(k + 1) for k in range(alpha.shape[1])])
-    left.set_yticks(range(len(alpha)), generation.all_layers[: len(alpha)])
-    left.grid(False)
-    colours = [
-        BLUE if layer in generation.selected else "#bbbbbb" for layer in generation.all_layers
-    ]
-    right.barh(range(len(generation.scores)), generation.scores, color=colours)
-    if generation.scores:
-        right.axvline(1 / len(generation.scores), color="black", lw=0.8, ls="--")
-        spread = [s for s in (*generation.scores, 1 / len(generation.scores)) if math.isfinite(s)]
-        pad = (max(spread) - min(spread)) * 0.1 + 1e-6
-        right.set_xlim(min(spread) - pad, max(spread) + pad)
-        right.xaxis.get_major_locator().set_params(nbins=3)
-    right.set_title("a~ and 1/L (dashed)")
-    return figure
 
 
 def learning_figure(generation: Generation) -> Any:
@@ -109,8 +70,3 @@ def _draw_learning(
             alpha=0.15,
             lw=0,
         )
-
-
-def has_alpha(generation: Generation) -> bool:
-    """Whether there is an alpha to draw; fixed selections have none."""
-    return bool(generation.alpha) and bool(generation.alpha[0])
