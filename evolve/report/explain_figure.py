@@ -1,0 +1,81 @@
+"""The picture of the paper's Figures 7 and 8: a row an image, a column a network's layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from evolve.report.explain import Column, Explained, entropy, inside
+from evolve.report.figures import new_figure
+from evolve.report.trends import Array
+
+SHOWN = 6  # images
+CELL = 1.3  # inches
+STRENGTH = 0.55  # of the heat over the grey image
+
+
+def explain_figure(explained: Explained) -> Any:
+    """Draw the first images, and each column's map over them.
+
+    Red is where the evidence for the class comes from. Each map has its own scale. Below it stands
+    the share of its mass inside the box, where one is known, or its entropy.
+
+    Args:
+        explained: images and maps.
+
+    Returns:
+        A matplotlib figure.
+    """
+    count, wide = min(SHOWN, len(explained.names)), 1 + len(explained.columns)
+    figure = new_figure(CELL * wide + 0.4, (CELL + 0.17) * count + 0.5)
+    grid = figure.subplots(count, wide, squeeze=False)
+    for place in range(count):
+        axes, image = grid[place], explained.pixels[place]
+        _show(axes[0], image, explained.names[place])
+        for cell, column in zip(axes[1:], explained.columns, strict=True):
+            _show(cell, _overlaid(image, column.heat[place]), _number(explained, column, place))
+        if box := explained.boxes[place]:
+            for cell in axes:
+                _frame(cell, box)
+    grid[0, 0].set_title("image", fontsize=8)
+    for cell, column in zip(grid[0, 1:], explained.columns, strict=True):
+        cell.set_title(f"{column.network}\n{column.layer}, {column.role}", fontsize=8)
+    return figure
+
+
+def _show(axes: Any, image: Array, below: str) -> None:
+    axes.imshow(np.clip(image, 0, 1), interpolation="nearest")
+    axes.grid(False)
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_xlabel(below, fontsize=7, labelpad=2)
+
+
+def _overlaid(image: Array, heat: Array) -> Array:
+    """The image in grey below its heat, which is scaled to its own largest value."""
+    from matplotlib import colormaps
+
+    grey = np.repeat(image.mean(2, keepdims=True), 3, axis=2)
+    top = heat.max()
+    colour = colormaps["turbo"](heat / top if top else heat)[..., :3]
+    return (1 - STRENGTH) * grey + STRENGTH * colour
+
+
+def _number(explained: Explained, column: Column, place: int) -> str:
+    if not column.maps[place].any():
+        return "no evidence"
+    if box := explained.boxes[place]:
+        return f"inside {100 * inside(column.heat[place], box):.0f} %"
+    return f"entropy {entropy(column.maps[place]):.2f}"
+
+
+def _frame(axes: Any, box: tuple[float, float, float, float]) -> None:
+    from matplotlib.patches import Rectangle
+
+    left, top, right, bottom = box
+    corner = left - 0.5, top - 0.5  # a pixel's centre is its number
+    axes.add_patch(
+        Rectangle(corner, right - left, bottom - top, fill=False, edgecolor="white", linewidth=1)
+    )
