@@ -56,7 +56,7 @@ def explain(ancestor: str, out: Path | None, **options: Any) -> None:
     They are trained again for it.
     """
     from evolve.cli.ancestors import SCREEN, open_ancestor, task_of_run
-    from evolve.report.explain import STEM, write_explained
+    from evolve.report.explain_files import STEM, write_explained
     from evolve.runs.explain import Question, explain
 
     if options["boxes"] and not options["images"]:
@@ -88,7 +88,7 @@ def _print(explained: Explained, files: Sequence[Path]) -> None:
     table = Table(*HEADS, box=box.SIMPLE_HEAD)
     for row in cells(measured):
         table.add_row(*row)
-    for name, same in measured["again"].items():
+    for name, same in measured["reproduced"].items():
         if same is False:
             SCREEN.print(
                 f"{name}: trained again they measure other accuracies than the run's (another "

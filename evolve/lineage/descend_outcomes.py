@@ -108,7 +108,9 @@ def trained_descendants(
         _teacher(shared, inputs[0], resident.device, settings.distill_weight),
     )
     return [
-        Descendants(plan, tasks, models[first : first + len(tasks)], trained[first : first + len(tasks)])
+        Descendants(
+            plan, tasks, models[first : first + len(tasks)], trained[first : first + len(tasks)]
+        )
         for (plan, _), first in zip(heirs, range(0, len(models), len(tasks)), strict=True)
     ]
 

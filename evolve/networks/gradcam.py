@@ -99,7 +99,5 @@ def map_sides(model: Network, size: int) -> dict[str, int]:
     """
     parameter = next(model.parameters())
     outputs = model.features(parameter.new_zeros(1, 3, size, size))
-    sides = [
-        out.shape[-1] if out.ndim == 4 else math.isqrt(out.shape[1] - 1) for out in outputs
-    ]
+    sides = [out.shape[-1] if out.ndim == 4 else math.isqrt(out.shape[1] - 1) for out in outputs]
     return dict(zip(model.architecture.layer_names, sides, strict=True))

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import entr
 
-from evolve.core.durable import write_whole
-from evolve.core.errors import UserError
-from evolve.report import figures
 from evolve.report.curves import Interval, point_interval
-from evolve.report.files import csv_bytes, finite
 from evolve.report.trends import Array
 
-STEM = "explain"  # begins the name of every file, and of the folders that a report looks for
 Box = tuple[float, float, float, float]  # left, top, right, bottom: edges in pixels of the image
 
 
@@ -78,8 +72,7 @@ def entropy(weights: Array) -> float:
     total = weights.sum()
     if not total or weights.size < 2:
         return math.nan
-    shares = weights[weights > 0] / total
-    return float(-(shares * np.log(shares)).sum() / math.log(weights.size)) + 0.0
+    return float(entr(weights / total).sum() / math.log(weights.size))
 
 
 def inside(heat: Array, box: Box) -> float:
@@ -146,13 +139,11 @@ def summary(explained: Explained) -> dict[str, Any]:
     return {**explained.facts, "images": count, "box_share": asdict(share), "columns": columns}
 
 
-HEADS = ("column", "map", "entropy", "inside the box (%)", "maps that are empty")
+HEADS = ("column", "map", "entropy", "in the box (%)", "empty maps")
 
 
 def cells(measured: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A :func:`summary` as a table of words below :data:`HEADS`, one row a column."""
-    share = measured["box_share"]["mean"]
-    even = ("an even map", "", "1.00", "-" if share is None else f"{100 * share:.2f}", "")
     return [
         *(
             (
@@ -164,70 +155,16 @@ def cells(measured: Mapping[str, Any]) -> list[tuple[str, ...]]:
             )
             for column in measured["columns"]
         ),
-        even,
+        ("an even map", "", "1.00", _plus_minus(measured["box_share"], 100.0), ""),
     ]
 
 
 def _plus_minus(interval: Mapping[str, Any], unit: float) -> str:
-    held = Interval(**{name: math.nan if v is None else v for name, v in interval.items()})
+    mean, low, high = (
+        math.nan if interval[name] is None else interval[name] for name in ("mean", "low", "high")
+    )
+    held = Interval(mean, low, high, interval["n"])
     if math.isnan(held.mean):
         return "-"
     half = "" if math.isnan(held.half) else f" ± {unit * held.half:.2f}"
     return f"{unit * held.mean:.2f}{half}"
-
-
-def write_explained(explained: Explained, out: Path) -> list[Path]:
-    """Write the picture (PNG, SVG, PDF) and the numbers (CSV, JSON).
-
-    Args:
-        explained: what to write.
-        out: the folder; its files of these names are replaced.
-
-    Returns:
-        The files.
-
-    Raises:
-        UserError: the folder cannot be made or written into.
-    """
-    from evolve.report.explain_figure import explain_figure
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--out {out}: cannot be made ({error.strerror}); give another folder"
-        ) from None
-    contents = {
-        kind: figures.encode(lambda: explain_figure(explained), kind)
-        for kind in ("png", "svg", "pdf")
-    }
-    contents["csv"] = csv_bytes(rows(explained))
-    contents["json"] = (json.dumps(finite(summary(explained)), indent=1) + "\n").encode()
-    return [
-        write_whole(out / f"{STEM}.{kind}", data, "explain") for kind, data in contents.items()
-    ]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """What an explain folder holds for the report: its :func:`summary` and its PNG."""
-
-    measured: Mapping[str, Any]
-    png: bytes
-
-
-def read_panels(run: Path) -> tuple[Panel, ...]:
-    """The panels of a run's explain folders, by lineage length; incomplete folders are left out."""
-    folders = [
-        folder
-        for folder in run.glob(f"{STEM}-*")
-        if all((folder / f"{STEM}.{kind}").is_file() for kind in ("json", "png"))
-    ]
-    panels = (
-        Panel(
-            json.loads((folder / f"{STEM}.json").read_bytes()),
-            (folder / f"{STEM}.png").read_bytes(),
-        )
-        for folder in sorted(folders)
-    )
-    return tuple(sorted(panels, key=lambda panel: int(panel.measured["lineage"])))

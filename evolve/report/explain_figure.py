@@ -11,8 +11,9 @@ from evolve.report.figures import new_figure
 from evolve.report.trends import Array
 
 SHOWN = 6  # images
+HEAT = "turbo"  # blue to red
 CELL = 1.3  # inches
-STRENGTH = 0.55  # of the heat over the grey image
+STRENGTH = 0.25, 0.75  # of the colour over the grey image, where the heat is least and most
 
 
 def explain_figure(explained: Explained) -> Any:
@@ -41,7 +42,27 @@ def explain_figure(explained: Explained) -> Any:
     grid[0, 0].set_title("image", fontsize=8)
     for cell, column in zip(grid[0, 1:], explained.columns, strict=True):
         cell.set_title(f"{column.network}\n{column.layer}, {column.role}", fontsize=8)
+    _scale(figure, grid)
     return figure
+
+
+def _scale(figure: Any, grid: Any) -> None:
+    """Say below the pictures what the colours mean."""
+    from matplotlib.cm import ScalarMappable
+
+    bar = figure.colorbar(
+        ScalarMappable(cmap=HEAT),
+        ax=list(grid[-1, 1:]),
+        location="bottom",
+        ticks=[0, 1],
+        aspect=60,
+        fraction=0.03,
+        pad=0.12,
+    )
+    bar.outline.set_visible(False)
+    bar.ax.set_xticklabels(["no evidence for the class", "each map's most"], fontsize=7)
+    for tick, side in zip(bar.ax.get_xticklabels(), ("left", "right"), strict=True):
+        tick.set_horizontalalignment(side)
 
 
 def _show(axes: Any, image: Array, below: str) -> None:
@@ -57,10 +78,12 @@ def _overlaid(image: Array, heat: Array) -> Array:
     """The image in grey below its heat, which is scaled to its own largest value."""
     from matplotlib import colormaps
 
+    least, most = STRENGTH
     grey = np.repeat(image.mean(2, keepdims=True), 3, axis=2)
-    top = heat.max()
-    colour = colormaps["turbo"](heat / top if top else heat)[..., :3]
-    return (1 - STRENGTH) * grey + STRENGTH * colour
+    scaled = (heat / (heat.max() or 1.0))[..., None]
+    strength = np.where(heat.any(), least + (most - least) * scaled, 0.0)
+    colour = colormaps[HEAT](scaled[..., 0])[..., :3]
+    return (1 - strength) * grey + strength * colour
 
 
 def _number(explained: Explained, column: Column, place: int) -> str:

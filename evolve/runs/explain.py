@@ -7,7 +7,7 @@ own stages, since the store keeps what they measured and not their weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def explain(
     columns = [_of_ancestor(network, name, chosen["layers"], pictures) for name in layers]
     columns += _of_descendants(groups, layers, chosen["layers"], pictures, resident)
     facts = _facts(run, length, question) | {
-        "again": {name: _again(run, stages[name], group) for name, group in groups.items()}
+        "reproduced": {name: _again(run, stages[name], group) for name, group in groups.items()}
     }
     pixels = (pictures.tensor * resident.std + resident.mean).permute(0, 2, 3, 1)
     return Explained(facts, _array(pixels), pictures.names, pictures.boxes, columns)

@@ -5,11 +5,13 @@ The file is replaced whole. The same folders and store give the same bytes.
 
 from __future__ import annotations
 
+import base64
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +39,9 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure. ``svg``: an element, already safe; ``table``: the same in numbers or words."""
+    """A figure. ``svg``: an element (or an <img>), already safe; ``table``: the same in numbers or
+    words.
+    """
 
     svg: str
     caption: str
@@ -144,6 +148,7 @@ def _results(section: Section, ident: str) -> dict[str, Any]:
         controls=[table for table in controls if table],
         fewshot=tables.fewshot(varieties),
         genomes=list(_genomes(varieties, ident)),
+        explained=list(_explained(section)),
         cost=tables.cost(section.lines),
     )
 
@@ -268,6 +273,22 @@ def _genomes(varieties: Mapping[str, Sequence[LineageRecord]], ident: str) -> It
             f"Genome of {text}: blue with a dot: inherited; grey: not; hatched: fallback layers."
         )
         yield Picture(svg, caption, tables.genome(text, records))
+
+
+def _explained(section: Section) -> Iterator[Picture]:
+    """What `evolve explain` drew before: nothing is computed or drawn again."""
+    for line in section.lines:
+        for panel in line.panels:
+            measured = panel.measured
+            where = f"{line.folder.name}, lineage length {measured['lineage']}"
+            alt = f"Grad-CAM's maps over images, {where}; the table below it holds their numbers."
+            data = base64.b64encode(panel.png).decode()
+            image = f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
+            caption = (
+                f"Grad-CAM, {where}: where the evidence for a class comes from, in "
+                f"{measured['source']}. The numbers are over {measured['images']} images."
+            )
+            yield Picture(image, caption, tables.explained(panel))
 
 
 def _commands(section: Section) -> list[str]:
