@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import zoom
 from scipy.special import entr
 
 from evolve.report.curves import Interval, point_interval
@@ -25,7 +26,6 @@ class Column:
         layer: the layer's name there.
         role: what the layer is to the learngene.
         maps: one an image, [N, h, w], not negative, in the layer's resolution.
-        heat: the same in the images' resolution, [N, H, W].
         targets: the class whose evidence is shown, one an image.
     """
 
@@ -33,7 +33,6 @@ class Column:
     layer: str
     role: str
     maps: Array
-    heat: Array
     targets: Sequence[str]
 
 
@@ -58,6 +57,14 @@ class Explained:
     def size(self) -> int:
         """Pixels a side of the images."""
         return int(self.pixels.shape[1])
+
+    def heat(self, column: Column, place: int) -> Array:
+        """A map in its image's resolution, enlarged bilinearly, [H, W]."""
+        weights = column.maps[place]
+        heat: Array = zoom(
+            weights, self.size / len(weights), order=1, mode="nearest", grid_mode=True
+        )
+        return heat
 
 
 def entropy(weights: Array) -> float:
@@ -110,7 +117,7 @@ def rows(explained: Explained) -> Iterator[dict[str, Any]]:
                 "role": column.role,
                 "target": column.targets[place],
                 "entropy": entropy(column.maps[place]),
-                "inside": inside(column.heat[place], box) if box else math.nan,
+                "inside": inside(explained.heat(column, place), box) if box else math.nan,
                 "box_share": (right - left) * (bottom - top) / explained.size**2,
             }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from evolve.report.explain import Column, Explained, entropy, inside
+from evolve.report.explain import Box, Explained, entropy, inside
 from evolve.report.figures import new_figure
 from evolve.report.trends import Array
 
@@ -32,11 +32,12 @@ def explain_figure(explained: Explained) -> Any:
     figure = new_figure(CELL * wide + 0.4, (CELL + 0.17) * count + 0.5)
     grid = figure.subplots(count, wide, squeeze=False)
     for place in range(count):
-        axes, image = grid[place], explained.pixels[place]
+        axes, image, box = grid[place], explained.pixels[place], explained.boxes[place]
         _show(axes[0], image, explained.names[place])
         for cell, column in zip(axes[1:], explained.columns, strict=True):
-            _show(cell, _overlaid(image, column.heat[place]), _number(explained, column, place))
-        if box := explained.boxes[place]:
+            heat = explained.heat(column, place)
+            _show(cell, _overlaid(image, heat), _number(column.maps[place], heat, box))
+        if box:
             for cell in axes:
                 _frame(cell, box)
     grid[0, 0].set_title("image", fontsize=8)
@@ -86,15 +87,13 @@ def _overlaid(image: Array, heat: Array) -> Array:
     return (1 - strength) * grey + strength * colour
 
 
-def _number(explained: Explained, column: Column, place: int) -> str:
-    if not column.maps[place].any():
+def _number(weights: Array, heat: Array, box: Box | None) -> str:
+    if not weights.any():
         return "no evidence"
-    if box := explained.boxes[place]:
-        return f"inside {100 * inside(column.heat[place], box):.0f} %"
-    return f"entropy {entropy(column.maps[place]):.2f}"
+    return f"inside {100 * inside(heat, box):.0f} %" if box else f"entropy {entropy(weights):.2f}"
 
 
-def _frame(axes: Any, box: tuple[float, float, float, float]) -> None:
+def _frame(axes: Any, box: Box) -> None:
     from matplotlib.patches import Rectangle
 
     left, top, right, bottom = box

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from evolve.core.errors import UserError
@@ -221,9 +220,9 @@ def _of_ancestor(
     """The ancestor at one of its layers, and the class that it ranks first: it knows no other."""
     targets = _ranked_first(network, pictures.tensor)
     role = "learngene" if layer in inherited else "not inherited"
-    maps, heat = _maps(network, layer, pictures.tensor, targets)
+    maps = grad_cam(network, layer, pictures.tensor, targets)
     names = [f"output {target}" for target in targets.tolist()]
-    return Column("ancestor", layer, role, _array(maps), _array(heat), names)
+    return Column("ancestor", layer, role, _array(maps), names)
 
 
 def _of_descendants(
@@ -238,9 +237,8 @@ def _of_descendants(
     """
     held = [name for name in layers if name in inherited] or [inherited[-1]]
     plan = groups["inherited"].plan
-    slot = next(
-        own for own, mixture in reversed(list(plan.inherits().items())) if held[-1] in mixture
-    )
+    slots = [own for own, mixture in plan.inherits().items() if held[-1] in mixture]
+    slot = held[-1] if held[-1] in slots else slots[-1]
     at = {"inherited": slot, "from-scratch": plan.places()[slot]}
     roles = {"inherited": f"from {held[-1]}", "from-scratch": "same place"}
     return [
@@ -261,34 +259,26 @@ def _of_group(
 
     Else for the class that the descendant ranks first.
     """
-    maps: list[Tensor] = [torch.empty(0)] * len(pictures.names)
-    heats, targets = list(maps), [""] * len(pictures.names)
+    looked, maps, targets = list[Tensor](), list[Tensor](), list[str]()
     for number in pictures.owners.unique().tolist():
         places = torch.nonzero(pictures.owners == number).view(-1)
         images, labels = pictures.tensor[places], pictures.labels[places].to(pictures.tensor.device)
         model = group.models[number].eval()
         model.fused = False
         wanted = torch.where(labels < 0, _ranked_first(model, images), labels)
+        looked.append(places)
+        maps.append(grad_cam(model, layer, images, wanted))
         classes = group.tasks[number].classes
-        for place, drawn, heat, target in zip(
-            places.tolist(), *_maps(model, layer, images, wanted), wanted.tolist(), strict=True
-        ):
-            maps[place], heats[place] = drawn, heat
-            targets[place] = resident.class_names[classes[target]]
-    return Column(name, layer, role, _array(torch.stack(maps)), _array(torch.stack(heats)), targets)
+        targets += [resident.class_names[classes[target]] for target in wanted.tolist()]
+    order = torch.cat(looked).argsort()
+    named = [targets[place] for place in order.tolist()]
+    return Column(name, layer, role, _array(torch.cat(maps).cpu()[order]), named)
 
 
 @torch.no_grad()
 def _ranked_first(model: Network, images: Tensor) -> Tensor:
     ranked: Tensor = model(images).argmax(1)
     return ranked
-
-
-def _maps(model: Network, layer: str, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Grad-CAM's maps in the layer's resolution and in the images'."""
-    maps = grad_cam(model, layer, images, targets)
-    size = images.shape[-2:]
-    return maps, F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def _array(tensor: Tensor) -> Any:

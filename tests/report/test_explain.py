@@ -33,10 +33,9 @@ def explained(boxes: bool = True) -> Explained:
     """Three images through two columns; a map of the second is empty."""
     maps = RNG.random((2, 3, 4, 4))
     maps[1, 2] = 0
-    heat = F.interpolate(torch.from_numpy(maps), size=(SIZE, SIZE), mode="bilinear").numpy()
     columns = [
-        Column(name, "conv4", "learngene", one, large, ["a", "b", "c"])
-        for name, one, large in zip(("ancestor", "inherited"), maps, heat, strict=True)
+        Column(name, "conv4", "learngene", own, ["a", "b", "c"])
+        for name, own in zip(("ancestor", "inherited"), maps, strict=True)
     ]
     known = (0.0, 0.0, 8.0, 4.0), (2.5, 1.0, 3.5, 7.0), None
     facts = {"lineage": 3, "source": "tests"}
@@ -68,9 +67,10 @@ def test_mass_inside_counts_pixels_by_the_part_that_a_box_covers() -> None:
 def test_a_column_is_the_mean_over_images_that_have_the_number() -> None:
     shown = explained()
     first, second = summary(shown)["columns"]
-    heat, boxes = shown.columns[0].heat, shown.boxes
-    shares = [inside(heat[n], boxes[n]) for n in (0, 1)]
-    assert first["inside"] == vars(point_interval(shares))
+    maps = torch.from_numpy(shown.columns[0].maps)
+    heat = F.interpolate(maps[None], size=(SIZE, SIZE), mode="bilinear")[0].numpy()
+    shares = [inside(heat[n], shown.boxes[n]) for n in (0, 1)]
+    assert first["inside"] == pytest.approx(vars(point_interval(shares)))
     assert first["entropy"] == vars(point_interval([entropy(m) for m in shown.columns[0].maps]))
     assert (second["entropy"]["n"], second["empty"]) == (2, 1)
     even = cells(summary(shown))[-1]
