@@ -110,6 +110,8 @@ def rows(explained: Explained) -> Iterator[dict[str, Any]]:
     for column in explained.columns:
         for place, (name, box) in enumerate(zip(explained.names, explained.boxes, strict=True)):
             left, top, right, bottom = box or (math.nan,) * 4
+            even = (right - left) * (bottom - top) / explained.size**2
+            share = inside(explained.heat(column, place), box) if box else math.nan
             yield {
                 "image": name,
                 "network": column.network,
@@ -117,8 +119,9 @@ def rows(explained: Explained) -> Iterator[dict[str, Any]]:
                 "role": column.role,
                 "target": column.targets[place],
                 "entropy": entropy(column.maps[place]),
-                "inside": inside(explained.heat(column, place), box) if box else math.nan,
-                "box_share": (right - left) * (bottom - top) / explained.size**2,
+                "inside": share,
+                "box_share": even,
+                "excess": share - even,
             }
 
 
@@ -138,7 +141,7 @@ def summary(explained: Explained) -> dict[str, Any]:
                 "empty": sum(not weights.any() for weights in column.maps),
                 **{
                     measure: asdict(point_interval([row[measure] for row in own]))
-                    for measure in ("entropy", "inside")
+                    for measure in ("entropy", "inside", "excess")
                 },
             }
         )
@@ -146,7 +149,7 @@ def summary(explained: Explained) -> dict[str, Any]:
     return {**explained.facts, "images": count, "box_share": asdict(share), "columns": columns}
 
 
-HEADS = ("column", "map", "entropy", "in the box (%)", "empty maps")
+HEADS = ("column", "map", "entropy", "in the box (%)", "over even (points)", "empty maps")
 
 
 def cells(measured: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -158,15 +161,16 @@ def cells(measured: Mapping[str, Any]) -> list[tuple[str, ...]]:
                 f"{column['map']}x{column['map']}",
                 _plus_minus(column["entropy"], 1.0),
                 _plus_minus(column["inside"], 100.0),
+                _plus_minus(column["excess"], 100.0, "+"),
                 str(column["empty"]),
             )
             for column in measured["columns"]
         ),
-        ("an even map", "", "1.00", _plus_minus(measured["box_share"], 100.0), ""),
+        ("an even map", "", "1.00", _plus_minus(measured["box_share"], 100.0), "", ""),
     ]
 
 
-def _plus_minus(interval: Mapping[str, Any], unit: float) -> str:
+def _plus_minus(interval: Mapping[str, Any], unit: float, sign: str = "") -> str:
     mean, low, high = (
         math.nan if interval[name] is None else interval[name] for name in ("mean", "low", "high")
     )
@@ -174,4 +178,4 @@ def _plus_minus(interval: Mapping[str, Any], unit: float) -> str:
     if math.isnan(held.mean):
         return "-"
     half = "" if math.isnan(held.half) else f" ± {unit * held.half:.2f}"
-    return f"{unit * held.mean:.2f}{half}"
+    return f"{unit * held.mean:{sign}.2f}{half}"

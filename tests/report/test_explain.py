@@ -72,6 +72,8 @@ def test_a_column_is_the_mean_over_images_that_have_the_number() -> None:
     shares = [inside(heat[n], shown.boxes[n]) for n in (0, 1)]
     assert first["inside"] == pytest.approx(vars(point_interval(shares)))
     assert first["entropy"] == vars(point_interval([entropy(m) for m in shown.columns[0].maps]))
+    excess = vars(point_interval([shares[0] - 0.5, shares[1] - 6 / 64]))
+    assert first["excess"] == pytest.approx(excess)
     assert (second["entropy"]["n"], second["empty"]) == (2, 1)
     even = cells(summary(shown))[-1]
     assert even[3].startswith(f"{100 * (0.5 + 6 / 64) / 2:.2f} ±")
