@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evolve.core.durable import write_whole
 from evolve.core.errors import UserError
 from evolve.report import figures
-from evolve.report.explain import Explained, rows, summary
+from evolve.report.explain import Explained, cells, rows, summary
 from evolve.report.explain_figure import explain_figure
 from evolve.report.files import csv_bytes, finite
 
@@ -48,24 +47,46 @@ def write_explained(explained: Explained, out: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Panel:
-    """What an explain folder holds for the report: its :func:`summary` and its PNG."""
+    """What an explain folder holds for the report.
 
-    measured: Mapping[str, Any]
+    Attributes:
+        lineage: the lineage length.
+        about: where the images come from, and how many there are.
+        rows: the numbers, see :func:`evolve.report.explain.cells`.
+        png: the picture.
+    """
+
+    lineage: int
+    about: str
+    rows: Sequence[tuple[str, ...]]
     png: bytes
 
 
 def read_panels(run: Path) -> tuple[Panel, ...]:
-    """The panels of a run's explain folders, by lineage length; incomplete folders are left out."""
+    """The panels of a run's explain folders, by lineage length; incomplete folders are left out.
+
+    Raises:
+        UserError: a folder is damaged; the line names it.
+    """
     folders = [
         folder
         for folder in run.glob(f"{STEM}-*")
         if all((folder / f"{STEM}.{kind}").is_file() for kind in ("json", "png"))
     ]
-    panels = (
-        Panel(
-            json.loads((folder / f"{STEM}.json").read_bytes()),
+    return tuple(sorted(map(_panel, folders), key=lambda panel: panel.lineage))
+
+
+def _panel(folder: Path) -> Panel:
+    try:
+        measured = json.loads((folder / f"{STEM}.json").read_bytes())
+        return Panel(
+            int(measured["lineage"]),
+            f"{measured['images']} images: {measured['source']}",
+            cells(measured),
             (folder / f"{STEM}.png").read_bytes(),
         )
-        for folder in sorted(folders)
-    )
-    return tuple(sorted(panels, key=lambda panel: int(panel.measured["lineage"])))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder / STEM}.json: damaged ({error!r}): remove the folder, or repeat the "
+            "`evolve explain` that wrote it"
+        ) from None

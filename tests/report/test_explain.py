@@ -14,6 +14,7 @@ import scipy.stats
 import torch
 import torch.nn.functional as F
 
+from evolve.core.errors import UserError
 from evolve.report.curves import point_interval
 from evolve.report.explain import (
     Column,
@@ -87,11 +88,12 @@ def test_a_run_shows_what_its_complete_folders_hold(tmp_path: Path) -> None:
     other = tmp_path / "explain-10/explain.json"
     other.write_text(other.read_text().replace('"lineage": 3', '"lineage": 10'))
     (tmp_path / "explain-1").mkdir()
-    assert [panel.measured["lineage"] for panel in read_panels(tmp_path)] == [3, 10]
+    assert [panel.lineage for panel in read_panels(tmp_path)] == [3, 10]
     (table,) = (path for path in files if path.suffix == ".csv")
     rows = list(csv.DictReader(io.StringIO(table.read_text())))
     assert [row["inside"] for row in rows] == [""] * 6
     assert float(rows[4]["entropy"]) == entropy(shown.columns[1].maps[1])
-    measured = read_panels(tmp_path)[0].measured
-    assert measured["columns"][0]["inside"]["mean"] is None
-    assert cells(measured)[0][3] == "-"
+    assert read_panels(tmp_path)[0].rows[0][3] == "-"
+    other.write_text('{"lineage": 10}')
+    with pytest.raises(UserError, match=r"explain-10/explain\.json: damaged"):
+        read_panels(tmp_path)

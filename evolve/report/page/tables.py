@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from evolve.report import explain, fewshot_table
+from evolve.report import fewshot_table
 from evolve.report.compare import Batch
 from evolve.report.compare import Row as Compared
 from evolve.report.compare_tables import TITLES, cells, plus_minus, reference_of
 from evolve.report.curves import Interval, LineageRecord, Summary, evolved
 from evolve.report.economy import economies
 from evolve.report.economy import economy as overall
+from evolve.report.explain import HEADS
 from evolve.report.explain_files import Panel
 from evolve.report.fewshot_table import Line as Learner
 from evolve.report.page.pictures import Curve
@@ -270,8 +271,8 @@ def _mean(fractions: Sequence[float | None]) -> str:
 
 def explained(panel: Panel) -> Table:
     """Grad-CAM's numbers, one row a column of the picture."""
-    rows = tuple(Row(row) for row in explain.cells(panel.measured))
-    return Table("Numbers of the maps: mean over images with 95 % interval", explain.HEADS, rows)
+    rows = tuple(map(Row, panel.rows))
+    return Table("Numbers of the maps: mean over images with 95 % interval", HEADS, rows)
 
 
 def cost(lines: Sequence[Line]) -> Table | None:

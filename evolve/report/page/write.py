@@ -279,14 +279,13 @@ def _explained(section: Section) -> Iterator[Picture]:
     """What `evolve explain` drew before: nothing is computed or drawn again."""
     for line in section.lines:
         for panel in line.panels:
-            measured = panel.measured
-            where = f"{line.folder.name}, lineage length {measured['lineage']}"
+            where = f"{line.folder.name}, lineage length {panel.lineage}"
             alt = f"Grad-CAM's maps over images, {where}; the table below it holds their numbers."
             data = base64.b64encode(panel.png).decode()
             image = f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
             caption = (
-                f"Grad-CAM, {where}: where the evidence for a class comes from, in "
-                f"{measured['source']}. The numbers are over {measured['images']} images."
+                f"Grad-CAM, {where}: where the evidence for a class comes from. {panel.about}; the "
+                "first of them are shown."
             )
             yield Picture(image, caption, tables.explained(panel))
 
