@@ -81,7 +81,7 @@ def trained_descendants(
     The store keeps no descendant's weights: whoever needs them trains them again, to the same bits
     on the same kind of device.
     """
-    from evolve.descendants.descendants import downstream_tasks, train_together
+    from evolve.descendants.descendants import Group, downstream_tasks, train_together
     from evolve.learngene.inheritance import inherit
 
     shared, seed = stages[0].recipe, stages[0].recipe["seed"]
@@ -97,15 +97,10 @@ def trained_descendants(
     ]
     trained = train_together(
         models,
-        tasks * size,
-        resident,
-        settings,
-        drawn,
-        [*numbers] * size,
+        Group(tasks * size, [*numbers] * size, resident, settings, drawn, lr_scale(shared)),
         _counted(progress, len(tasks), len(models)),
-        shared["arithmetic"] == "reference",
-        lr_scale(shared),
-        _teacher(shared, inputs[0], resident.device, settings.distill_weight),
+        reference=shared["arithmetic"] == "reference",
+        teacher=_teacher(shared, inputs[0], resident.device, settings.distill_weight),
     )
     return [
         Descendants(
@@ -141,6 +136,7 @@ def fewshot_outcome(
         The record (accuracies and losses) and file "correct": of task n one number a test image.
     """
     from evolve.descendants.descendants import downstream_tasks
+    from evolve.descendants.fewshot.episodes import Episodes
     from evolve.descendants.fewshot.measure import meta_train_and_measure, thinned
     from evolve.learngene.inheritance import inherit
 
@@ -151,17 +147,16 @@ def fewshot_outcome(
     network = inherit(from_json(recipe["plan"]), None, chosen.classes_per_task, seed, 0).to(
         resident.device
     )
-    measured = meta_train_and_measure(
-        recipe["learner"],
-        network,
-        recipe["ancestor_classes"],
-        tasks,
+    source = Episodes(
         resident,
+        recipe["ancestor_classes"],
+        chosen.classes_per_task,
         settings,
         seed,
-        progress,
-        checkpoint_of(stage, store),
         recipe["images_per_class"],
+    )
+    measured = meta_train_and_measure(
+        recipe["learner"], network, source, tasks, progress, checkpoint_of(stage, store)
     )
     record = {
         "accuracy": [correct.double().mean().item() for correct in measured.correct],
