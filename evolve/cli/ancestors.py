@@ -128,6 +128,21 @@ def run_and_task(text: str) -> tuple[Path, int] | None:
     )
 
 
+def task_of_run(text: str) -> tuple[Path, int]:
+    """Read RUN@TASK where nothing else will do.
+
+    Raises:
+        UserError: it is anything else.
+    """
+    run_task = run_and_task(text)
+    if run_task is None:
+        raise UserError(
+            f"{text}: expected RUN@TASK, a run's folder and a lineage length, "
+            "such as runs/glyphs-seq25-quick-seed0@7"
+        )
+    return run_task
+
+
 def open_ancestor(
     folder: Path, task: int, overrides: Sequence[str], place: dict[str, Any]
 ) -> tuple[Run, Stage]:

@@ -12,7 +12,7 @@ from evolve.cli.ancestors import (
     Weights,
     find_condensation,
     open_ancestor,
-    run_and_task,
+    task_of_run,
 )
 from evolve.core.errors import UserError
 from evolve.core.version import __version__
@@ -243,12 +243,7 @@ def export(ancestor: str, out: Path, place: dict[str, Any], force: bool) -> None
         UserError: the run has no such ancestor, or not yet.
     """
     check_out(out, force)
-    run_task = run_and_task(ancestor)
-    if run_task is None:
-        raise UserError(
-            f"{ancestor}: expected RUN@TASK, a run's folder and a lineage length, "
-            "such as runs/glyphs-seq25-quick-seed0@7"
-        )
+    run_task = task_of_run(ancestor)
     run, stage = open_ancestor(*run_task, (), place)
     result = run.store.get(stage.key)
     if result is None:

@@ -14,6 +14,7 @@ import click
 from evolve.cli.batch import batch
 from evolve.cli.bench import bench
 from evolve.cli.condense import condense
+from evolve.cli.explain import explain
 from evolve.cli.export import export
 from evolve.cli.inherit import inherit
 from evolve.cli.inspect import inspect
@@ -47,6 +48,7 @@ for command in (
     batch,
     bench,
     condense,
+    explain,
     export,
     inherit,
     inspect,

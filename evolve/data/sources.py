@@ -89,13 +89,19 @@ def load_images(
     return join(first, _load(data.descend_source, data, data_dir, cache_dir, report))
 
 
+def source_dir(source: str, data_dir: Path | None) -> Path:
+    """Where a source's own files are: in a folder with its name below ``data_dir``, or there."""
+    place = (data_dir or DEFAULT_DATA_DIR).expanduser()
+    return place / source if (place / source).is_dir() else place
+
+
 def _load(
     source: str, data: DataSettings, data_dir: Path | None, cache_dir: Path, report: Report
 ) -> ImageSet:
     """The images of ``source`` alone."""
-    place = (data_dir or DEFAULT_DATA_DIR).expanduser()
+    place = source_dir(source, data_dir)
     try:
-        prepared = prepared_by(source, data, place / source if (place / source).is_dir() else place)
+        prepared = prepared_by(source, data, place)
     except OSError as error:
         raise DataError(
             f"{source}: its files cannot be read ({error}); mend that, or give another folder with "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -27,7 +27,10 @@ MEAN = (0.4802, 0.4481, 0.3975)
 STD = (0.2770, 0.2691, 0.2821)
 TRAIN = re.compile(r"train/([^/]+)/images/[^/]+\.jpe?g", re.IGNORECASE)
 ANNOTATIONS = "val/val_annotations.txt"
+SIDE = 64  # pixels a side of the archive's photos, in which its boxes are given
 TOPS = ("train", "val")  # what is read; the archive's test/ has no labels
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels: edges, so 0, 0, size, size is the whole image."""
 AGAIN = f"get {ARCHIVE} again from {URL}"
 
 
@@ -169,6 +172,47 @@ def labelled(text: bytes, where: Path) -> Iterator[tuple[str, str]]:
                 "official archive again"
             )
         yield f"val/images/{parts[0].strip()}", parts[1].strip()
+
+
+def boxes(files: Files, size: int, places: Iterable[int]) -> dict[int, Box]:
+    """The boxes of some photos' objects; a photo without one is left out.
+
+    Args:
+        files: the set.
+        size: pixels a side that the photos were decoded to.
+        places: their positions in :func:`catalogue`, which is their order in the cache.
+    """
+    reader = files.open()
+    try:
+        photos, wnids = catalogue(files, reader)
+        present, held = set(files.names()), dict[str, dict[str, Box]]()
+        chosen: dict[int, Box] = {}
+        for place in places:
+            photo = photos[place]
+            wnid = wnids[photo.class_id]
+            listed = ANNOTATIONS if photo.is_test else f"train/{wnid}/{wnid}_boxes.txt"
+            if listed not in held:
+                held[listed] = _boxes(reader.read(listed), size) if listed in present else {}
+            if box := held[listed].get(photo.name.rpartition("/")[2]):
+                chosen[place] = box
+        return chosen
+    finally:
+        reader.close()
+
+
+def _boxes(text: bytes, size: int) -> dict[str, Box]:
+    """File name -> box, of lines that end in its first and last column and row: "0 10 63 58"."""
+    lines = (line.split() for line in text.decode("utf-8", "replace").splitlines())
+    corners = {
+        line[0]: tuple(map(int, line[-4:]))
+        for line in lines
+        if len(line) >= 5 and all(word.isdecimal() for word in line[-4:])
+    }
+    scale = size / SIDE
+    return {
+        name: (left * scale, top * scale, (right + 1) * scale, (bottom + 1) * scale)
+        for name, (left, top, right, bottom) in corners.items()
+    }
 
 
 def decode(raw: bytes, size: int, name: str) -> np.ndarray:

@@ -6,6 +6,7 @@ Recipe and inputs go in, a record and tensors come out, as in :mod:`evolve.linea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,7 @@ from evolve.learngene.learngene import Learngene, extract, shuffled, unflatten
 from evolve.lineage.outcomes import Outcome, checkpoint_of, plan_of, settings_of, trunk
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
-from evolve.networks.network import frozen
+from evolve.networks.network import Network, frozen
 
 if TYPE_CHECKING:
     from evolve.descendants.descendants import DownstreamTask, Trained
@@ -56,6 +57,30 @@ def descend_outcomes(
         Of each stage the record (accuracies and losses, one descendant after the other) and file
         "correct": of descendant n uint8 [test images], 1 where it is right.
     """
+    return [_measured(group) for group in trained_descendants(stages, inputs, resident, progress)]
+
+
+@dataclass(frozen=True)
+class Descendants:
+    """The trained descendants of one "descend" stage, with their architecture and their tasks."""
+
+    plan: Architecture
+    tasks: Sequence[DownstreamTask]
+    models: Sequence[Network]
+    trained: Sequence[Trained]
+
+
+def trained_descendants(
+    stages: Sequence[Stage],
+    inputs: Sequence[Mapping[str, Result]],
+    resident: Resident,
+    progress: Progress,
+) -> list[Descendants]:
+    """Build and train the descendants of :func:`descend_outcomes`, which takes the same.
+
+    The store keeps no descendant's weights: whoever needs them trains them again, to the same bits
+    on the same kind of device.
+    """
     from evolve.descendants.descendants import Group, downstream_tasks, train_together
     from evolve.learngene.inheritance import inherit
 
@@ -77,8 +102,12 @@ def descend_outcomes(
         reference=shared["arithmetic"] == "reference",
         teacher=_teacher(shared, inputs[0], resident.device, settings.distill_weight),
     )
-    parts = [trained[start : start + len(tasks)] for start in range(0, len(trained), len(tasks))]
-    return [_measured(plan, tasks, part) for (plan, _), part in zip(heirs, parts, strict=True)]
+    return [
+        Descendants(
+            plan, tasks, models[first : first + len(tasks)], trained[first : first + len(tasks)]
+        )
+        for (plan, _), first in zip(heirs, range(0, len(models), len(tasks)), strict=True)
+    ]
 
 
 def _counted(progress: Progress, each: int, together: int) -> Progress:
@@ -140,10 +169,9 @@ def fewshot_outcome(
     return record, {"correct": {f"task{n}": correct for n, correct in enumerate(measured.correct)}}
 
 
-def _measured(
-    plan: Architecture, tasks: Sequence[DownstreamTask], trained: Sequence[Trained]
-) -> Outcome:
+def _measured(group: Descendants) -> Outcome:
     """The result of one "descend" stage."""
+    trained = group.trained
     record = {
         "accuracy": [t.last for t in trained],
         "best": [t.best for t in trained],
@@ -152,8 +180,8 @@ def _measured(
         "newborn": [t.newborn for t in trained],
         "train_loss": [t.train_loss for t in trained],
         "test_images": [len(t.correct) for t in trained],
-        "classes": [list(task.classes) for task in tasks],
-        "plan": plan.to_json(),
+        "classes": [list(task.classes) for task in group.tasks],
+        "plan": group.plan.to_json(),
     }
     correct = {
         f"descendant{n}": torch.tensor(t.correct, dtype=torch.uint8) for n, t in enumerate(trained)

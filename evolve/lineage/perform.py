@@ -13,10 +13,12 @@ from evolve.engine.devices import choose_device, provenance
 from evolve.engine.store import Result, Stage, Store
 from evolve.lineage.descend_outcomes import (
     OWN,
+    Descendants,
     descend_outcome,
     descend_outcomes,
     fewshot_outcome,
     lr_scale,
+    trained_descendants,
 )
 from evolve.lineage.images import resident_images
 from evolve.lineage.outcomes import (
@@ -35,6 +37,7 @@ __all__ = [
     "SET_LIMIT",  # read by the engine (evolve.engine.scheduler.Sets)
     "InputLost",
     "condensation",
+    "descendants",
     "perform_set",
     "perform_stage",
     "set_key",
@@ -164,3 +167,24 @@ def condensation(
     """
     images = resident_images(context, stage.recipe)
     return condense_request(stage, _inputs(stage, store, context, progress), images, progress)
+
+
+def descendants(
+    stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress
+) -> Descendants:
+    """The trained descendants of a "descend" stage, of which the store keeps only measurements.
+
+    Args:
+        stage: a "descend" stage.
+        store: where its inputs lie.
+        context: what cannot change a number: paths and the device.
+        progress: is told the part done, 0..1, and what is being done.
+
+    Raises:
+        UserError, InputLost: as :func:`perform_stage` does.
+    """
+    inputs, images = (
+        _inputs(stage, store, context, progress),
+        resident_images(context, stage.recipe),
+    )
+    return trained_descendants([stage], [inputs], images, progress)[0]

@@ -12,6 +12,7 @@ from evolve.core.errors import UserError
 from evolve.engine.store import Result, Store
 from evolve.lineage.world import world_of
 from evolve.report.compare import Case
+from evolve.report.explain_files import read_panels
 from evolve.report.page.section import Line, Section, Spent
 from evolve.report.page.write import write_page
 from evolve.runs.batch_folder import BATCH_FILE, is_batch, read_batch_file
@@ -78,7 +79,8 @@ class Reader:
             record.scenario, record.seed, record.scenario, (), {}, run.request.scenario
         )
         draws = method(case.scenario.settings.condense.method).draws
-        return Line(case, folder, record, took(run), facts, again_command(folder, facts), draws)
+        again = again_command(folder, facts)
+        return Line(case, folder, record, took(run), facts, again, draws, read_panels(folder))
 
     def _opened(self, folder: Path) -> Run:
         """The run with its store, without its images."""

@@ -14,6 +14,7 @@ from typing import Any
 from evolve.report.compare import Batch, Case
 from evolve.report.compare_tables import varieties
 from evolve.report.curves import LineageRecord, Summary
+from evolve.report.explain_files import Panel
 from evolve.report.pooling import summarise
 
 
@@ -38,6 +39,7 @@ class Line:
         facts: its run.json, ``command`` among them.
         again: the command that computes it again.
         draws: whether another seed selects another learngene.
+        panels: what `evolve explain` left in its folder.
     """
 
     case: Case
@@ -47,6 +49,7 @@ class Line:
     facts: Mapping[str, Any]
     again: str
     draws: bool
+    panels: tuple[Panel, ...] = ()
 
 
 @dataclass(frozen=True)

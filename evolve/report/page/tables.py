@@ -17,6 +17,8 @@ from evolve.report.compare_tables import TITLES, cells, plus_minus, reference_of
 from evolve.report.curves import Interval, LineageRecord, Summary, evolved
 from evolve.report.economy import economies
 from evolve.report.economy import economy as overall
+from evolve.report.explain import HEADS
+from evolve.report.explain_files import Panel
 from evolve.report.fewshot_table import Line as Learner
 from evolve.report.page.pictures import Curve
 from evolve.report.page.section import Line, Spent
@@ -289,6 +291,12 @@ def ancestors(varieties: Mapping[str, Sequence[LineageRecord]]) -> Table | None:
 def _mean(fractions: Sequence[float | None]) -> str:
     percents = [100 * value for value in fractions if value is not None and math.isfinite(value)]
     return f"{math.fsum(percents) / len(percents):.2f}" if percents else ""
+
+
+def explained(panel: Panel) -> Table:
+    """Grad-CAM's numbers, one row a column of the picture."""
+    rows = tuple(map(Row, panel.rows))
+    return Table("Numbers of the maps: mean over images with 95 % interval", HEADS, rows)
 
 
 def cost(lines: Sequence[Line]) -> Table | None:

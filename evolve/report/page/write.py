@@ -5,11 +5,13 @@ The file is replaced whole. The same folders and store give the same bytes.
 
 from __future__ import annotations
 
+import base64
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +40,9 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure. ``svg``: an element, already safe; ``table``: the same in numbers or words."""
+    """A figure. ``svg``: an element (or an <img>), already safe; ``table``: the same in numbers or
+    words.
+    """
 
     svg: str
     caption: str
@@ -149,6 +153,7 @@ def _results(section: Section, ident: str) -> dict[str, Any]:
             "; ".join(names) for names in _alike(varieties) if not has_scores(varieties[names[0]])
         ],
         genomes=list(_genomes(varieties, ident)),
+        explained=list(_explained(section)),
         cost=tables.cost(section.lines),
     )
 
@@ -293,6 +298,21 @@ def _genomes(varieties: Mapping[str, Sequence[LineageRecord]], ident: str) -> It
             f"Genome of {text}: blue with a dot: inherited; grey: not; hatched: fallback layers."
         )
         yield Picture(svg, caption, tables.genome(text, records))
+
+
+def _explained(section: Section) -> Iterator[Picture]:
+    """What `evolve explain` drew before: nothing is computed or drawn again."""
+    for line in section.lines:
+        for panel in line.panels:
+            where = f"{line.folder.name}, lineage length {panel.lineage}"
+            alt = f"Grad-CAM's maps over images, {where}; the table below it holds their numbers."
+            data = base64.b64encode(panel.png).decode()
+            image = f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
+            caption = (
+                f"Grad-CAM, {where}: where the evidence for a class comes from. {panel.about}; the "
+                "first of them are shown."
+            )
+            yield Picture(image, caption, tables.explained(panel))
 
 
 def _commands(section: Section) -> list[str]:
