@@ -227,7 +227,7 @@ def test_the_images_are_the_pages(folder: Path) -> None:
 
 
 def test_it_is_listed_where_it_is_installed_and_missed_where_not(folder: Path) -> None:
-    listed = evolve(folder, "plugins").stdout
+    listed = evolve(folder, "plugins", "--check").stdout
     for name, owner in (
         ("widest", "evolve-stripes 1.0"),
         ("deeper-half", "evolve-stripes 1.0"),
@@ -239,6 +239,27 @@ def test_it_is_listed_where_it_is_installed_and_missed_where_not(folder: Path) -
         UserError, match="not an architecture of a family that is known here"
     ):  # the package is not installed in this process
         load(folder / "runs/a/learngenes/lineage-02.safetensors")
+
+
+def test_to_list_and_to_look_import_no_plug_in(folder: Path) -> None:
+    """A module that says so when it is imported, in a place of its own."""
+    (folder / "loud").mkdir()
+    loud = "import pathlib; pathlib.Path('imported').touch()\n" + MORE
+    points = {"networks": {"short": "network"}, "families": {"short": "read"}}
+    package(folder / "loud", "evolve_loud", "1.0", points, loud)
+    gene = str(folder / "runs/a/learngenes/lineage-02.safetensors")
+
+    def quietly(*words: str) -> Done:
+        places = os.pathsep.join([str(folder / "loud"), environment()["PYTHONPATH"]])
+        return evolve_process(*words, cwd=folder, env={"PYTHONPATH": places}, pictures=False)
+
+    listed = quietly("plugins").stdout
+    assert re.search(r"short +evolve_loud 1.0 +not imported", listed), listed
+    seen = quietly("inspect", gene)
+    assert seen.returncode == 2 and "evolve_loud 1.0" in seen.stderr and "--plugins" in seen.stderr
+    assert not (folder / "imported").exists()
+    assert "learngene" in quietly("inspect", gene, "--plugins").stdout
+    assert (folder / "imported").exists()
 
 
 def test_what_fails_in_a_worker_ends_the_run_with_one_line(folder: Path) -> None:

@@ -10,15 +10,17 @@ from evolve.core.version import __version__
 
 
 @click.command()
-def plugins() -> None:
-    """List what a scenario may name, and which package brings it."""
-    print_plugins()
+@click.option("--check", is_flag=True, help="Import each plug-in, which runs its code, and tell.")
+def plugins(check: bool) -> None:
+    """List what a scenario may name, and which package brings it. Plug-ins are not imported."""
+    print_plugins(check)
 
 
-def print_plugins() -> None:
+def print_plugins(check: bool) -> None:
     """Print every name of every kind, with the package that brings it and its help line.
 
-    One that cannot be imported stands with the reason.
+    Args:
+        check: import the plug-ins; one that cannot be imported stands with the reason.
     """
     from rich.console import Console
     from rich.table import Table
@@ -31,13 +33,16 @@ def print_plugins() -> None:
             table.add_row(kind, name, f"evolve {__version__}", record.help)
         for name, points in registry.plugged(kind).items():
             for point in points:
-                table.add_row(kind, name, registry.owner(point), _state(kind, name))
+                table.add_row(kind, name, registry.owner(point), _state(kind, name, check))
     Console(markup=False, emoji=False).print(table)
 
 
-def _state(kind: str, name: str) -> str:
+def _state(kind: str, name: str, check: bool) -> str:
     if name in registry.records(kind):
         return "not used: the name is evolve's own"
+    if not check:
+        several = len(registry.plugged(kind)[name]) > 1
+        return "several packages bring it: uninstall all but one" if several else "not imported"
     try:
         registry.find(kind, name)
     except UserError as error:

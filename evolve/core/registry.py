@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -31,6 +32,19 @@ TABLES = {
 }
 REFUSED = {"strategies": "evolve.ancestor.methods:REFUSED"}  # name -> why it cannot run here
 CLOSED = ("learners",)  # kinds that no other package adds to
+
+
+_imports = ContextVar("imports", default=True)  # whether plug-ins may be imported
+
+
+@contextmanager
+def without_plugins() -> Iterator[None]:
+    """Inside it no plug-in is imported: :func:`find` raises UserError instead."""
+    before = _imports.set(False)
+    try:
+        yield
+    finally:
+        _imports.reset(before)
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,11 @@ def find(kind: str, name: str) -> Any:
     if name in records(kind):
         return loaded(records(kind)[name].code)
     first, *others = plugged(kind)[name]
+    if not _imports.get():
+        raise UserError(
+            f"{_called(kind, name)} is needed for this and is not imported here; give --plugins to "
+            "run its code"
+        )
     if others:
         raise UserError(
             f"plug-in {name!r} of evolve.{kind} is brought by {origin(kind, name)}; uninstall all "

@@ -1,14 +1,14 @@
 """CIFAR-100 as class folders, ``train/<class>/*`` and ``test/<class>/*``, in a folder or a zip.
 
-Every file there is an image of 32x32 pixels in a still format that Pillow reads. The classes are
-the official ones, so that their names, sorted, have torchvision's fine labels 0 to 99. Within a
-class the order is by file name, which is not the official archive's: the same photographs are
-another set of images here (tasks draw them by number), with another fingerprint.
+Every file there is a still image of 32x32 pixels in one of :data:`evolve.data.pictures.FORMATS`.
+The classes are the official ones, so that their names, sorted, have torchvision's fine labels 0 to
+99. Within a class the order is by file name, which is not the official archive's: the same
+photographs are another set of images here (tasks draw them by number), with another fingerprint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ import numpy as np
 
 from evolve.core.errors import DataError
 from evolve.data.cache import Report, Streamed
-from evolve.data.members import Files, FolderFiles, Reader, ZipFiles
+from evolve.data.members import Files, FolderFiles, ZipFiles
 from evolve.data.photos import blocks
+from evolve.data.pictures import open_picture
 
 ZIP = "cifar100.zip"  # as it is called inside a folder; given itself, it may have any name
 FILE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz")  # a path that ends so names a file, there or not
@@ -36,7 +37,6 @@ CLASSES = tuple(
 )
 COUNTS: Mapping[str, int] = {"train": 500, "test": 100}  # images a class
 SIDE = 32  # pixels
-DRAWINGS = ("EPS", "WMF")  # Pillow would have them drawn by another program
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")  # become 8-bit RGB unchanged
 ORIENTATION = 0x0112  # EXIF's
 NAMED = 3  # classes that a line lists before it says "..."
@@ -90,8 +90,7 @@ def decode_all(files: Files, size: int, report: Report) -> Streamed:
         60,000 images, streamed.
 
     Raises:
-        DataError: all that is missing or too much, in one line. While images are streamed: the
-            first image that cannot be taken, and how many cannot.
+        DataError: all that is missing or too much, in one line.
     """
     held = by_class(files.names(), COUNTS)
     problems = "; ".join(wrong_counts(held, COUNTS))
@@ -159,9 +158,6 @@ def stream(
 ) -> Iterator[np.ndarray]:
     """Decode the images from number ``start`` on.
 
-    After the first image that cannot be taken nothing more is given, so that nothing wrong gets
-    into the cache. The others are looked at all the same, and the line says how many are bad.
-
     Args:
         files: the set.
         names: of all images, in order.
@@ -173,37 +169,17 @@ def stream(
         Blocks uint8 [b, size, size, 3].
 
     Raises:
-        DataError: in the end, naming the first image that cannot be taken.
+        DataError: see :func:`evolve.data.photos.blocks`.
     """
     reader = files.open()
-    bad: list[tuple[int, str]] = []
+
+    def convert(name: str) -> np.ndarray:
+        return resized(decode(reader.read(name), f"{files.where}: {name}"), size)
+
     try:
-        convert = _converter(reader, files.where, size, bad)
-        items = list(enumerate(names))[start:]
-        for block in blocks(items, convert, start, len(names), report):
-            if not bad:
-                yield block
+        yield from blocks(names[start:], convert, start, len(names), report)
     finally:
         reader.close()
-    if bad:
-        more = f" (the first of {len(bad)} files that cannot be taken)" if len(bad) > 1 else ""
-        raise DataError(min(bad)[1] + more)
-
-
-def _converter(
-    reader: Reader, where: Path, size: int, bad: list[tuple[int, str]]
-) -> Callable[[tuple[int, str]], np.ndarray]:
-    """(number, name) -> pixels; what cannot be taken is noted in ``bad`` and black."""
-
-    def convert(item: tuple[int, str]) -> np.ndarray:
-        number, name = item
-        try:
-            return resized(decode(reader.read(name), f"{where}: {name}"), size)
-        except DataError as error:
-            bad.append((number, str(error)))
-            return np.zeros((size, size, 3), np.uint8)
-
-    return convert
 
 
 def decode(raw: bytes, name: str) -> np.ndarray:
@@ -220,14 +196,10 @@ def decode(raw: bytes, name: str) -> np.ndarray:
         DataError: it is broken, not 32x32, not still, or says more than 8-bit RGB can (16-bit
             pixels, CMYK, transparency, a rotation in EXIF).
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(BytesIO(raw)) as image:
+        with open_picture(BytesIO(raw)) as image:
             _check(image)
             return np.asarray(_rgb(image))
-    except UnidentifiedImageError:
-        reason = "Pillow does not know its format"
     except Exception as error:  # Pillow raises many types for broken files
         reason = str(error) or type(error).__name__
     raise DataError(f"{name} is no still image of {SIDE}x{SIDE} pixels ({reason})")
@@ -237,8 +209,6 @@ def _check(image: Any) -> None:
     """Refuse an image that cannot be CIFAR's, by ValueError; no pixel is decoded."""
     if image.size != (SIDE, SIDE):
         raise ValueError(f"it is {image.width}x{image.height}")
-    if image.format in DRAWINGS:
-        raise ValueError(f"it is a drawing, {image.format}")
     if (frames := getattr(image, "n_frames", 1)) != 1:
         raise ValueError(f"it has {frames} frames")
     if image.mode not in MODES:

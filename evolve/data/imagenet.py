@@ -17,6 +17,7 @@ import numpy as np
 from evolve.core.errors import DataError
 from evolve.core.settings import DataSettings
 from evolve.data.cache import Prepared, Report, Streamed
+from evolve.data.members import hidden
 from evolve.data.photos import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -80,20 +81,21 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
         DataError: there are none, or the classes of the test images cannot be told.
     """
     layout = find(data_dir)
-    classes = class_folders(layout.root / "train")
-    listed = [(part.folder, part.names) for part in class_parts(layout.root / "train", classes)]
-    if not any(names for _, names in listed):
-        raise DataError(
-            f"{layout.root / 'train'}: no photos in its folders; expected train/<class>/*.JPEG"
-        )
-    labels = labelled_by(layout, classes, data.holdout)
-    if labels == layout.root / "val":
-        listed += [(part.folder, part.names) for part in class_parts(labels, classes)]
-    elif labels:
-        listed += [
-            (layout.root / "val", photos_below(layout.root / "val")),
-            (labels.parent, [labels.name]),
-        ]
+    train, val = layout.root / "train", layout.root / "val"
+    classes = class_folders(train)
+    photos = photos_below(layout.root, ("train", "val"))
+    parts = class_parts(train, classes, photos)
+    check_filled(train, parts)
+    flat = [name.removeprefix("val/") for name in photos if name.startswith("val/")]
+    labels = labelled_by(layout, classes, flat, data.holdout)
+    test: list[Part] = []
+    if labels == val:
+        test = class_parts(val, classes, photos)
+        if not data.holdout:
+            check_filled(val, test)
+    listed = [(part.folder, part.names) for part in (*parts, *test)]
+    if labels and labels != val:
+        listed += [(val, flat), (labels.parent, [labels.name])]
     identity: dict[str, object] = {
         "source": "imagenet",
         "size": data.size,
@@ -102,7 +104,9 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
     identity |= cap_identity(data.images_per_class, data.split_seed)
     return Prepared(
         identity,
-        lambda report: decode_all(layout, classes, labels, data, report),
+        lambda report: decode_all(
+            layout, parts, test_parts(val, classes, labels, test, flat), data, report
+        ),
         IMAGENET_MEAN,
         IMAGENET_STD,
     )
@@ -138,7 +142,7 @@ def class_folders(train: Path) -> list[str]:
         DataError: there are none.
     """
     folders = sorted(
-        place.name for place in train.iterdir() if place.is_dir() and not place.name.startswith(".")
+        place.name for place in train.iterdir() if place.is_dir() and not hidden(place.name)
     )
     if not folders:
         raise DataError(
@@ -147,22 +151,52 @@ def class_folders(train: Path) -> list[str]:
     return folders
 
 
-def class_parts(folder: Path, classes: list[str]) -> list[Part]:
+def class_parts(folder: Path, classes: Sequence[str], photos: Sequence[str]) -> list[Part]:
     """The photos in the folders of these classes.
 
     Args:
         folder: train/ or val/.
         classes: names of folders in it.
+        photos: names of photos, relative to the folder that holds ``folder``.
     """
-    return [Part(name, folder / name, photos_below(folder / name)) for name in classes]
+    below: dict[str, list[str]] = {name: [] for name in classes}
+    for photo in photos:
+        top, _, rest = photo.partition("/")
+        name, _, own = rest.partition("/")
+        if top == folder.name and own and name in below:
+            below[name].append(own)
+    return [Part(name, folder / name, names) for name, names in below.items()]
 
 
-def labelled_by(layout: Layout, classes: list[str], holdout: int) -> Path | None:
+def check_filled(folder: Path, parts: Sequence[Part]) -> None:
+    """Refuse class folders without photos.
+
+    Args:
+        folder: train/ or val/.
+        parts: its classes.
+
+    Raises:
+        DataError: it names them.
+    """
+    empty = [part.class_name for part in parts if not part.names]
+    if empty:
+        some = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
+        raise DataError(
+            f"{folder}: {len(empty)} of {len(parts)} class folders have no photos ({some}); put "
+            "photos there or remove those classes (hidden files do not count, nor does a folder "
+            "that another path leads to)"
+        )
+
+
+def labelled_by(
+    layout: Layout, classes: Sequence[str], flat: Sequence[str], holdout: int
+) -> Path | None:
     """What tells the test images' classes.
 
     Args:
         layout: the data set.
         classes: the training classes.
+        flat: all photos in val/.
         holdout: training images a class that become test images.
 
     Returns:
@@ -175,7 +209,7 @@ def labelled_by(layout: Layout, classes: list[str], holdout: int) -> Path | None
     val = layout.root / "val"
     if any((val / name).is_dir() for name in classes):
         return val
-    if layout.tables and photos_below(val):
+    if layout.tables and flat:
         return layout.tables[0]
     if holdout:
         return None
@@ -185,23 +219,23 @@ def labelled_by(layout: Layout, classes: list[str], holdout: int) -> Path | None
 
 
 def decode_all(
-    layout: Layout, classes: list[str], labels: Path | None, data: DataSettings, report: Report
+    layout: Layout, train: Sequence[Part], test: Sequence[Part], data: DataSettings, report: Report
 ) -> Streamed:
     """All photos, the training images first, each role by class and file name.
 
     Args:
         layout: the data set.
-        classes: the training classes.
-        labels: what :func:`labelled_by` gave.
+        train: the training images, of all classes.
+        test: the test images.
         data: the scenario's [data]; it limits the size and the training images a class.
         report: gets lines about the progress.
     """
-    train = class_parts(layout.root / "train", classes)
+    classes = [part.class_name for part in train]
     limit, seed = data.images_per_class, data.split_seed
     train = [
         Part(p.class_name, p.folder, capped(p.names, limit, seed, p.class_name)) for p in train
     ]
-    parts = [*train, *test_parts(layout, classes, labels)]
+    parts = [*train, *test]
     photos = [(part.folder, name) for part in parts for name in part.names]
     report(
         f"decoding {len(photos)} images of {layout.root} (once; later runs read them from the "
@@ -224,23 +258,28 @@ def decode_all(
     )
 
 
-def test_parts(layout: Layout, classes: list[str], labels: Path | None) -> list[Part]:
+def test_parts(
+    val: Path,
+    classes: Sequence[str],
+    labels: Path | None,
+    folders: Sequence[Part],
+    flat: Sequence[str],
+) -> Sequence[Part]:
     """The test images of the training classes; those of other classes are left out.
 
     Args:
-        layout: the data set.
+        val: the folder val/.
         classes: the training classes.
         labels: what :func:`labelled_by` gave.
+        folders: the test images where val/ has class folders.
+        flat: all photos in val/.
 
     Raises:
         DataError: the table does not fit the photos.
     """
-    val = layout.root / "val"
-    if labels is None:
-        return []
-    if labels == val:
-        return class_parts(val, classes)
-    present = by_stem(photos_below(val))
+    if labels is None or labels == val:
+        return folders
+    present = by_stem(flat)
     class_of: dict[str, str] = {}
     chosen: dict[str, list[str]] = {name: [] for name in classes}
     for photo, class_name in from_devkit(labels) if labels.name == TRUTH else from_table(labels):
@@ -255,7 +294,7 @@ def test_parts(layout: Layout, classes: list[str], labels: Path | None) -> list[
             chosen[class_name].append(name)
     if not class_of:
         raise DataError(
-            f"{labels}: names no photo of a class that is in {layout.root / 'train'}; {ACCEPTED}"
+            f"{labels}: names no photo of a class that is in {val.with_name('train')}; {ACCEPTED}"
         )
     return [Part(name, val, sorted(names)) for name, names in chosen.items()]
 

@@ -1,7 +1,8 @@
 """A set of images as files: an unpacked folder or a zip.
 
 Files go by their names below the set's root ("train/apple/1.png"). Hidden files and folders and
-macOS's ``__MACOSX`` are no part of a set, wherever they lie in it.
+macOS's ``__MACOSX`` are no part of a set, wherever they lie in it, nor are pipes, sockets and
+devices.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import re
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -57,6 +59,53 @@ def hidden(name: str) -> bool:
     return name == "__MACOSX" or (name.startswith(".") and name not in (".", ".."))
 
 
+def listed(root: Path, tops: Sequence[str]) -> list[str]:
+    """The names below ``root`` of all files below its folders ``tops``, in any order.
+
+    Links are followed, after all real folders: a folder that several paths lead to counts once, and
+    at its own place. So a link to a folder above ends, and one into val/ brings no test image into
+    train/. A link to nothing is listed: whoever reads it says so.
+
+    Args:
+        root: the set's folder.
+        tops: "" is ``root`` itself; those that are not there are left out.
+
+    Raises:
+        DataError: a folder cannot be read; the line names it.
+    """
+    names: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    real, links = deque(top for top in tops if (root / top).is_dir()), deque[str]()
+    while real or links:
+        place = real.popleft() if real else links.popleft()
+        try:
+            info = os.stat(root / place)
+            if (info.st_dev, info.st_ino) in seen:
+                continue
+            seen.add((info.st_dev, info.st_ino))
+            entries = sorted(os.scandir(root / place), key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(f"{root / place} cannot be read ({error.strerror})") from None
+        for entry in entries:
+            name = f"{place}/{entry.name}" if place else entry.name
+            kind = None if hidden(entry.name) else _kind(entry)
+            if kind is not None:
+                {"file": names, "folder": real, "link": links}[kind].append(name)
+    return names
+
+
+def _kind(entry: os.DirEntry[str]) -> str | None:
+    """ "file", "folder", "link" (to a folder), or None for what is no part of a set."""
+    try:
+        if entry.is_dir():
+            return "link" if entry.is_symlink() else "folder"
+        if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
+            return "file"
+    except OSError:  # links in a circle
+        return "file"
+    return None
+
+
 class FolderFiles:
     """A folder; the set is what lies below its folders ``tops``."""
 
@@ -74,13 +123,7 @@ class FolderFiles:
 
     def names(self) -> list[str]:
         """All files, in any order."""
-        listed = []
-        for top in self.tops:
-            for folder, below, files in os.walk(self.where / top, followlinks=True):
-                below[:] = [name for name in below if not hidden(name)]
-                place = Path(folder).relative_to(self.where).as_posix()
-                listed += [f"{place}/{file}" for file in files if not hidden(file)]
-        return listed
+        return listed(self.where, self.tops)
 
     def open(self) -> FolderFiles:
         """The folder reads its own files."""

@@ -158,7 +158,7 @@ def from_pickles(arrays: Sequence[Any], files: Sequence[Path]) -> list[Class]:
                 f"rows; {CONVERT}"
             )
         for label, rows in sorted(members.items(), key=lambda item: str(item[0])):
-            numbers = np.asarray(rows)
+            numbers = rows if isinstance(rows, np.ndarray) else _numbers(rows)
             if (
                 numbers.dtype.kind not in "iu"
                 or numbers.ndim != 1
@@ -173,6 +173,14 @@ def from_pickles(arrays: Sequence[Any], files: Sequence[Path]) -> list[Class]:
     return checked(
         classes, files[0].parent, lambda photo: f"row {photo[1]} of {files[photo[0]].name}"
     )
+
+
+def _numbers(rows: Any) -> np.ndarray:
+    """A list of whole numbers as an array; of anything else an array of floats."""
+    plain = isinstance(rows, (list, tuple)) and all(
+        type(row) is int or isinstance(row, np.integer) for row in rows
+    )
+    return np.array(rows) if plain and len(rows) else np.zeros(0)
 
 
 def checked(classes: list[Class], where: Path, called: Callable[[Any], str]) -> list[Class]:

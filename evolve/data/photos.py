@@ -10,7 +10,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,12 +22,15 @@ from evolve.core.errors import DataError
 from evolve.core.randomness import generator
 from evolve.core.spent import duration
 from evolve.data.cache import Report
+from evolve.data.members import listed
+from evolve.data.pictures import as_rgb, open_picture
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # torchvision's IMG_EXTENSIONS
 EXTENSIONS = tuple(".jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp".split())
 BLOCK = 256  # photos a block
+LOOKED_AT = 50_000  # photos after the first bad one, to count those that are bad too
 PROBES = 100  # about so many files of a folder have their size and time looked at
 PATIENCE = 5.0  # seconds between two lines of progress, at least
 
@@ -37,7 +40,8 @@ Photo = TypeVar("Photo")  # whatever a source names a photo by
 def decode(path: Path, size: int) -> np.ndarray:
     """Decode a photo: the pixels of torchvision's ImageFolder, Resize(size) and CenterCrop(size).
 
-    As there, grey and CMYK become RGB, and a rotation noted in EXIF is not applied.
+    As there, grey and CMYK become RGB, and a rotation noted in EXIF is not applied. 16-bit grey is
+    scaled (:func:`evolve.data.pictures.as_rgb`), which torchvision cuts at 255.
 
     Args:
         path: the file.
@@ -50,18 +54,14 @@ def decode(path: Path, size: int) -> np.ndarray:
         DataError: it cannot be read; the line names the file.
     """
     try:
-        return square(_read(path), size)
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no regular file")
+        with open_picture(path) as image:
+            return square(as_rgb(image), size)
     except Exception as error:  # Pillow raises many types for broken files
         raise DataError(
             f"{path} is not a readable image ({error}); replace it or get it again"
         ) from None
-
-
-def _read(path: Path) -> Any:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def square(photo: Any, size: int) -> np.ndarray:
@@ -91,8 +91,9 @@ def blocks(
     """Convert items to images, stacked, :data:`BLOCK` at a time.
 
     As many threads as torch uses, usually one a core (Pillow gives up the interpreter's lock while
-    it decodes), work two blocks ahead of the reader. What ``convert`` raises for the first item
-    that it cannot convert goes through.
+    it decodes), work two blocks ahead of the reader. After the first item that cannot be converted
+    nothing more is given, so nothing wrong gets into the cache. :data:`LOOKED_AT` more are looked
+    at all the same, so that the line says how many are bad.
 
     Args:
         items: the images that are left.
@@ -103,16 +104,36 @@ def blocks(
 
     Returns:
         Blocks uint8 [b, size, size, 3].
+
+    Raises:
+        DataError: the first that ``convert`` raised, with their number.
     """
     progress = Progress(done, total, report)
+    bad: list[DataError] = []
+    since = 0
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         starts = iter(range(0, len(items), BLOCK))
         ahead = deque(_submit(pool, convert, items, start) for start in islice(starts, 2))
-        while ahead:
-            block = np.stack([future.result() for future in ahead.popleft()])
+        while ahead and since < LOOKED_AT:
+            results = [_result(future) for future in ahead.popleft()]
             ahead.extend(_submit(pool, convert, items, start) for start in islice(starts, 1))
-            progress.add(len(block))
-            yield block
+            progress.add(len(results))
+            bad += [result for result in results if isinstance(result, DataError)]
+            if bad:
+                since += len(results)
+            else:
+                yield np.stack([pixels for pixels in results if isinstance(pixels, np.ndarray)])
+    if bad:
+        seen = "" if since < LOOKED_AT else f", {since} after it looked at"
+        more = f" (the first of {len(bad)} files that cannot be taken{seen})"
+        raise DataError(f"{bad[0]}{more if len(bad) > 1 else ''}")
+
+
+def _result(future: Future[np.ndarray]) -> np.ndarray | DataError:
+    try:
+        return future.result()
+    except DataError as error:
+        return error
 
 
 def _submit(
@@ -147,18 +168,15 @@ class Progress:
         )
 
 
-def photos_below(folder: Path) -> list[str]:
-    """Names of all photos below a folder, relative to it, in ImageFolder's order.
+def photos_below(root: Path, tops: Sequence[str] = ("",)) -> list[str]:
+    """Names of all photos below folders of ``root``, relative to it, in ImageFolder's order.
 
     Args:
-        folder: photos in it count, too.
+        root: the folder.
+        tops: see :func:`evolve.data.members.listed`.
     """
-    photos = []
-    for place, _, files in sorted(os.walk(folder, followlinks=True)):
-        below = os.path.relpath(place, folder)
-        names = sorted(name for name in files if name.lower().endswith(EXTENSIONS))
-        photos += names if below == "." else [f"{below}/{name}" for name in names]
-    return photos
+    photos = [name for name in listed(root, tops) if name.lower().endswith(EXTENSIONS)]
+    return sorted(photos, key=lambda name: (name.rpartition("/")[0], name))
 
 
 def capped(names: Sequence[Photo], limit: int, split_seed: int, class_name: str) -> list[Photo]:

@@ -55,6 +55,10 @@ class Resident:
             np.asarray(images.labels), np.asarray(images.is_test), len(images.class_names)
         )
 
+    def called(self, class_id: int) -> str:
+        """A class as errors call it: its number in its source, and its name."""
+        return f"{self.own_id(class_id)} ({self.class_names[class_id]})"
+
     def indices(self, class_id: int, test: bool) -> Tensor:
         """The images of a class, sorted.
 

@@ -96,12 +96,12 @@ def class_images(
     if wanted > len(train):
         name = f"stream.images_per_class = {wanted}"
         raise UserError(
-            f"{name}: class {resident.own_id(class_id)} has {len(train)} training images; ask for "
+            f"{name}: class {resident.called(class_id)} has {len(train)} training images; ask for "
             f"1 to {len(train)}, or 0 for all"
         )
     if not len(train) or not len(test):
         raise UserError(
-            f"data: class {resident.own_id(class_id)} has {len(train)} training and {len(test)} "
+            f"data: class {resident.called(class_id)} has {len(train)} training and {len(test)} "
             "test images; the stream needs both"
         )
     if wanted:

@@ -7,8 +7,7 @@ images, ``val/images`` by ``val/val_annotations.txt``: the archive's own test se
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,8 +16,10 @@ import numpy as np
 
 from evolve.core.errors import DataError
 from evolve.core.settings import DataSettings
-from evolve.data.cache import Decoded, Prepared, Report
+from evolve.data.cache import Prepared, Report, Streamed
 from evolve.data.members import Files, FolderFiles, Reader, ZipFiles
+from evolve.data.photos import blocks
+from evolve.data.pictures import as_rgb, open_picture
 
 ARCHIVE = "tiny-imagenet-200.zip"
 FOLDER = "tiny-imagenet-200"
@@ -81,7 +82,7 @@ def find(data_dir: Path) -> Files:
     raise DataError(f"{data_dir}: no {ARCHIVE} and no folder {FOLDER} with train/ there; {advice}")
 
 
-def decode_all(files: Files, size: int, report: Report) -> Decoded:
+def decode_all(files: Files, size: int, report: Report) -> Streamed:
     """Decode every photo as RGB, training images first; classes stand in the order of their wnids.
 
     Args:
@@ -92,21 +93,37 @@ def decode_all(files: Files, size: int, report: Report) -> Decoded:
     reader = files.open()
     try:
         photos, wnids = catalogue(files, reader)
-        report(
-            f"decoding {len(photos)} images of {files.where} (once; later runs read them from the "
-            "cache)"
-        )
-        pixels = np.empty((len(photos), size, size, 3), np.uint8)
-        last = time.monotonic()
-        for place, photo in enumerate(photos):
-            pixels[place] = decode(reader.read(photo.name), size, f"{files.where}: {photo.name}")
-            if time.monotonic() - last > 5:
-                last = time.monotonic()
-                report(f"decoded {place + 1} of {len(photos)} images")
     finally:
         reader.close()
-    labels = np.array([photo.class_id for photo in photos], dtype=np.int64)
-    return Decoded(pixels, labels, np.array([photo.is_test for photo in photos]), tuple(wnids))
+    report(
+        f"decoding {len(photos)} images of {files.where} (once; later runs read them from the cache)"
+    )
+    return Streamed(
+        blocks=lambda start: stream(files, photos, start, size, report),
+        size=size,
+        labels=np.array([photo.class_id for photo in photos], dtype=np.int64),
+        is_test=np.array([photo.is_test for photo in photos]),
+        class_names=tuple(wnids),
+    )
+
+
+def stream(
+    files: Files, photos: Sequence[Photo], start: int, size: int, report: Report
+) -> Iterator[np.ndarray]:
+    """Decode the photos from number ``start`` on, in blocks uint8 [b, size, size, 3].
+
+    Raises:
+        DataError: see :func:`evolve.data.photos.blocks`.
+    """
+    reader = files.open()
+
+    def convert(photo: Photo) -> np.ndarray:
+        return decode(reader.read(photo.name), size, f"{files.where}: {photo.name}")
+
+    try:
+        yield from blocks(photos[start:], convert, start, len(photos), report)
+    finally:
+        reader.close()
 
 
 def catalogue(files: Files, reader: Reader) -> tuple[list[Photo], list[str]]:
@@ -232,8 +249,8 @@ def decode(raw: bytes, size: int, name: str) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(BytesIO(raw)) as image:
-            photo = image.convert("RGB")
+        with open_picture(BytesIO(raw)) as image:
+            photo = as_rgb(image)
     except Exception as error:  # Pillow raises many types for broken files
         raise DataError(f"{name} is not a readable image ({error}); replace or remove it") from None
     if photo.width % size == 0 and photo.height % size == 0:

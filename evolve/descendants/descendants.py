@@ -106,7 +106,7 @@ def _check(d: DescendSettings, ids: Sequence[int], resident: Resident, role: str
             kind = "training" if key == "shots" else "test"
             most = counts[least]
             raise UserError(
-                f"descend.{key} = {value}: {role} class {resident.own_id(least)} "
+                f"descend.{key} = {value}: {role} class {resident.called(least)} "
                 f"has {most} {kind} images; give at most {most}"
             )
 

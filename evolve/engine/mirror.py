@@ -4,6 +4,9 @@ Such an address is s3://bucket/prefix, gs://... or a URL of any file system that
 a store puts is pushed there, what it lacks is pulled from there. Files are named by their content
 and a result's manifest comes last. So a reader sees whole results only, whoever writes at once.
 There are no locks between machines: two may compute one stage, to the same numbers.
+
+Whoever can write there is trusted with the numbers: checksums tell damage, not lies. They are not
+trusted with anything else: a manifest of another form counts as absent.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 
 from evolve.core.durable import digest, from_json, write_file
 from evolve.core.errors import StoreError, first_line
+from evolve.engine.result import Damaged, checked_manifest
 
 FRESH = 20.0  # seconds for which a listing is believed
 MANIFEST = "manifest.json"
@@ -59,15 +63,19 @@ class Mirror:
             place = self._known[key]
             try:
                 data = self._system.cat_file(f"{place}/{MANIFEST}")
-                manifest = from_json(data)
+                manifest = checked_manifest(key, data)
                 files = {
                     name: self._system.cat_file(f"{place}/{said['sha256']}")
                     for name, said in manifest["files"].items()
                 }
-            except (FileNotFoundError, ValueError, KeyError, TypeError):
+            except (FileNotFoundError, Damaged):
                 files, manifest = {}, None
-        if manifest is None or any(
-            digest(files[name]) != said["sha256"] for name, said in manifest["files"].items()
+        if (
+            manifest is None
+            or "thinned" in manifest  # nobody pushes such a one
+            or any(
+                digest(files[name]) != said["sha256"] for name, said in manifest["files"].items()
+            )
         ):
             self._bad.add(key)  # until it is pushed again
             return None

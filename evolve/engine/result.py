@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,15 +20,20 @@ from evolve.core.durable import (
     to_json,
 )
 from evolve.core.errors import StoreError
-from evolve.engine.stage import Stage, stage_key
+from evolve.engine.stage import WORD, Stage, stage_key
 from evolve.engine.store_folder import FORMAT
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Folders whose files this process has hashed -> the manifest's identity then. Only thinning changes
-# a result, and it writes the manifest anew.
-verified: dict[Path, tuple[int, int]] = {}
+Identity = tuple[tuple[str, int, int, int, int], ...]
+# Folders whose files this process has hashed -> what their files were then.
+verified: dict[Path, Identity] = {}
+RECORD = "result.json"
+_FILE = re.compile(rf"{re.escape(RECORD)}|{WORD.pattern}\.safetensors")
+_DIGEST = re.compile("[0-9a-f]{64}")
+# What reading foreign JSON of any form can raise.
+_ODD = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -83,10 +90,13 @@ def _refuse_thinned(manifest: Mapping[str, Any], file: str) -> None:
         raise Thinned(manifest["thinned"]["why"])
 
 
-def identity_of(path: Path) -> tuple[int, int]:
-    """What changes when a result's manifest is written again: its inode, its time in ns."""
-    status = (path / "manifest.json").stat()
-    return status.st_ino, status.st_mtime_ns
+def identity_of(path: Path) -> Identity:
+    """What changes when a file of a result is written, replaced, added or removed."""
+    with os.scandir(path) as entries:
+        told = [(entry.name, entry.stat()) for entry in entries]
+    return tuple(
+        sorted((name, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in told)
+    )
 
 
 def seal_of(manifest: Mapping[str, Any]) -> str:
@@ -118,7 +128,10 @@ def manifest_of(
 
 
 def read_result(path: Path) -> Result:
-    """Read a result and check it; its files are hashed once per process.
+    """Read a result and check it.
+
+    Its record is hashed at every reading, like its tensors (:meth:`Result.tensors`). All its files
+    are hashed at the first one in a process, and again when one of them has changed.
 
     Args:
         path: the result's folder.
@@ -131,16 +144,8 @@ def read_result(path: Path) -> Result:
         raise FileNotFoundError(path)
     check = partial(_check, path)
     check((path / "manifest.json").is_file(), "manifest.json is missing")
-    try:
-        identity = identity_of(path)
-        manifest = from_json((path / "manifest.json").read_bytes())
-        seal = manifest["seal"] == seal_of(manifest)
-    except (ValueError, TypeError, KeyError):
-        raise Damaged("manifest.json cannot be read") from None
-    check(
-        seal and manifest["key"] == path.name == stage_key(manifest["kind"], manifest["recipe"]),
-        "manifest.json was changed",
-    )
+    identity = identity_of(path)
+    manifest = checked_manifest(path.name, (path / "manifest.json").read_bytes())
     if verified.get(path) != identity:
         for name, expected in manifest["files"].items():
             file = path / name
@@ -152,10 +157,47 @@ def read_result(path: Path) -> Result:
             check(file_digest(file) == expected["sha256"], f"{name} was changed")
         verified[path] = identity
     try:
-        record = from_json((path / "result.json").read_bytes())
-    except (ValueError, FileNotFoundError):
-        raise Damaged("result.json cannot be read") from None
-    return Result(record, path, manifest)
+        data = (path / RECORD).read_bytes()
+        check(digest(data) == manifest["files"][RECORD]["sha256"], f"{RECORD} was changed")
+        return Result(from_json(data), path, manifest)
+    except (*_ODD, FileNotFoundError):
+        raise Damaged(f"{RECORD} cannot be read") from None
+
+
+def checked_manifest(key: str, data: bytes) -> dict[str, Any]:
+    """Read a manifest, which may come from anywhere.
+
+    Its file names are "result.json" and "<word>.safetensors", and nothing else: they are joined to
+    a folder.
+
+    Args:
+        key: the result's.
+        data: the content of manifest.json.
+
+    Raises:
+        Damaged: it is no manifest of ours, or another key's; the text is the reason.
+    """
+    try:
+        manifest: dict[str, Any] = from_json(data)
+        whole = manifest["seal"] == seal_of(manifest) and WORD.fullmatch(manifest["kind"])
+        if not whole or not manifest["key"] == key == stage_key(
+            manifest["kind"], manifest["recipe"]
+        ):
+            raise Damaged("manifest.json was changed")
+        thinned = manifest.get("thinned", {"files": {}, "why": ""})
+        good = RECORD in manifest["files"] and isinstance(thinned["why"], str)
+        for files in (manifest["files"], thinned["files"]):
+            good = good and all(
+                _FILE.fullmatch(name)
+                and _DIGEST.fullmatch(told["sha256"])
+                and type(told["bytes"]) is int
+                for name, told in files.items()
+            )
+    except _ODD:
+        raise Damaged("manifest.json cannot be read") from None
+    if not good:
+        raise Damaged("manifest.json names other files than a result has")
+    return manifest
 
 
 def _check(path: Path, good: bool, reason: str) -> None:

@@ -92,7 +92,7 @@ class Store:
         )
 
     def get(self, key: str) -> Result | None:
-        """Get a result, its files checked against their sha256 once per process.
+        """Get a result, its files checked against their sha256 (:func:`read_result`).
 
         A damaged one (cut short, flipped bits, a missing file) is moved to ``damaged/`` and
         reported.

@@ -121,7 +121,7 @@ def test_what_cannot_be_imported_is_one_line(
     refused(lambda: registry.find("inheritors", "broken"), r"ValueError: first\)", "other 0.1")
     install({"inheritors": {"exits": "make"}}, "import nosuchmodule", "third", "0.1")
     refused(lambda: registry.find("inheritors", "exits"), "nosuchmodule", "third 0.1")
-    print_plugins()
+    print_plugins(check=True)
     shown = capsys.readouterr().out
     assert all(
         word in shown
@@ -142,7 +142,7 @@ def test_ours_cannot_be_replaced_and_twins_are_refused(
     install({"inheritors": {"twin": "make"}}, "make = print", "other", "0.1")
     refused(lambda: registry.find("inheritors", "twin"), "uninstall all but one")
     refused(lambda: registry.find("inheritors", "twin"), "other 0.1")
-    print_plugins()
+    print_plugins(check=False)
     assert "not used: the name is evolve's" in " ".join(capsys.readouterr().out.split())
 
 

@@ -414,9 +414,9 @@ def test_processes_that_come_at_once_decode_once(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     log = tmp_path / "log"
-    plain = photos._read
+    plain = photos.open_picture
     monkeypatch.setattr(
-        photos, "_read", lambda path: [open(log, "a").write(f"{path}\n"), plain(path)][1]
+        photos, "open_picture", lambda path: [open(log, "a").write(f"{path}\n"), plain(path)][1]
     )
 
     def child() -> None:
@@ -439,7 +439,7 @@ def test_too_little_room_is_said_in_bytes_before_a_photo_is_decoded(
     monkeypatch.setattr(
         shutil, "disk_usage", lambda path: usage(10**6, 10**6 - needed + 1, needed - 1)
     )
-    monkeypatch.setattr(photos, "_read", lambda path: pytest.fail("decoded"))
+    monkeypatch.setattr(photos, "open_picture", lambda path: pytest.fail("decoded"))
     line = error_of(root, tmp_path)
     assert (
         f"{needed} bytes" in line

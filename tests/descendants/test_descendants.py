@@ -129,11 +129,11 @@ def test_every_class_gets_its_turn(resident):
         ),
         (
             {"shots": 10},
-            "descend.shots = 10: descend class 7 has 9 training images; give at most 9",
+            "descend.shots = 10: descend class 7 (class7) has 9 training images; give at most 9",
         ),
         (
             {"test_per_class": 7},
-            "descend.test_per_class = 7: descend class 0 has 6 test images; give at most 6",
+            "descend.test_per_class = 7: descend class 0 (class0) has 6 test images; give at most 6",
         ),
     ],
 )

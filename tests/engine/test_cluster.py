@@ -11,8 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from engine_stages import Interrupting, make
 from evolve.core.errors import DataError, UserError
 from evolve.engine.cluster import Cluster, chosen
 from evolve.engine.cluster.crew import Dask
+from evolve.engine.cluster.start import connected
 from evolve.engine.cluster.task import Assignment, settle, unfit, versions
 from evolve.engine.engine import run_stages
 from evolve.engine.scheduler import (
@@ -391,6 +394,37 @@ def test_a_local_cluster_ends_with_its_run(tmp_path: Path) -> None:
     wait_until(
         lambda: not any(Path(f"/proc/{pid}").exists() for _, pid in traced(tmp_path / "trace")), 5
     )
+
+
+def listening() -> set[str]:
+    """The addresses that this process and its children listen at, in /proc/net/tcp's hex."""
+    children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    pids = [os.getpid(), *(int(pid) for file in children for pid in file.read_text().split())]
+    ours = set()
+    for file in (file for pid in pids for file in Path(f"/proc/{pid}/fd").iterdir()):
+        with suppress(OSError):
+            ours.add(os.readlink(file).removeprefix("socket:[").rstrip("]"))
+    lines = [line.split() for name in ("tcp", "tcp6") for line in open(f"/proc/net/{name}")]
+    return {words[1] for words in lines if words[3] == "0A" and words[9] in ours}
+
+
+def test_nobody_else_can_give_work_to_a_local_cluster() -> None:
+    distributed = pytest.importorskip("distributed")
+    before = listening()
+    with connected(Cluster("local", workers=1)) as client:
+        client.wait_for_workers(1)
+        ports = listening() - before
+        assert ports and all(place.startswith("0100007F:") for place in ports)
+        for place in ports:  # Dask's status pages
+            url = f"http://127.0.0.1:{int(place.partition(':')[2], 16)}/info/main/workers.html"
+            with pytest.raises((OSError, HTTPException)):
+                urllib.request.urlopen(url, timeout=2)
+        address = client.scheduler.address
+        own = distributed.Security.temporary()
+        for where, security in ((address, own), (address.replace("tls", "tcp"), None)):
+            with pytest.raises(OSError):
+                distributed.Client(where, timeout=2, security=security, set_as_default=False)
+        assert client.submit(int, "7").result() == 7
 
 
 SCRIPT = """

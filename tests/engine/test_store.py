@@ -254,6 +254,22 @@ def test_a_file_that_changes_in_use_is_not_handed_out(tmp_path: Path) -> None:
         found.tensors("model")
 
 
+@pytest.mark.parametrize("name", ["result.json", "model.safetensors", "manifest.json"])
+def test_a_file_that_changes_after_the_first_look_is_no_result(tmp_path: Path, name: str) -> None:
+    """Also where its size and times stay."""
+    said: list[str] = []
+    store = Store(tmp_path, said.append)
+    path = store.put(stage(), {"accuracy": 0.33}, tensors(), {"accuracy": 0.33}).path / name
+    assert store.record(stage().key) == {"accuracy": 0.33}
+    before = path.stat()
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"0.33", b"0.99") if b"0.33" in data else data[::-1])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.read_bytes() != data and path.stat().st_size == before.st_size
+    assert store.get(stage().key) is None
+    assert f"{name} was changed" in said[0]
+
+
 # Crashes: a child that is killed at its n-th file operation, for every n
 
 

@@ -103,17 +103,30 @@ def _client(distributed: Any, where: Any) -> Any:
 
 
 def _local(distributed: Any, cluster: Cluster) -> Any:
-    """A cluster on this machine. Its threads and their processes never hear a Ctrl-C."""
+    """A cluster on this machine. Its threads and their processes never hear a Ctrl-C.
+
+    A scheduler runs whatever code a client sends, and any user of this machine can reach a loopback
+    port. So all speak TLS with a certificate of this run, which every side must show. There is no
+    dashboard, and Dask's status pages are empty.
+    """
+    _load("cryptography")  # makes the certificate
     share = cluster.gpu_share
     # Started here: the first start of a process would start it, and let Ctrl-C through again.
     resource_tracker.ensure_running()
-    with birth(ONE_THREAD):
+    no_pages: dict[str, list[str]] = {
+        f"distributed.{side}.http.routes": [] for side in ("scheduler", "worker")
+    }
+    with birth(ONE_THREAD), _load("dask").config.set(no_pages):
         return distributed.LocalCluster(
             n_workers=cluster.workers or (int(1 / share + 1e-9) if share else None),
             threads_per_worker=1,
             processes=True,
             memory_limit=0,
-            dashboard_address=":0",
+            host="127.0.0.1",
+            protocol="tls",
+            security=distributed.Security.temporary(),
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # any free port for no pages
             resources={"GPU": share} if share else None,
             silence_logs=logging.CRITICAL,
         )
@@ -144,7 +157,7 @@ def _batch_system(cluster: Cluster) -> Any:
             "--resources",
             f"GPU={cluster.gpu_share}",
         ]
-    settings["scheduler_options"] = {"dashboard_address": ":0"}
+    settings["scheduler_options"] = {"dashboard_address": "127.0.0.1:0"}
     try:
         batch = kind(cores=processes, processes=processes, **settings)
     except (OSError, ValueError, TypeError) as error:

@@ -1,7 +1,8 @@
 """Kernels by their shape: compiled once a process, and kept on disk from one process to the next.
 
 Machine code lies under $XDG_CACHE_HOME/evolve/kernels (~/.cache by default), named after all that
-made it. Where nothing can be kept there, every process compiles for itself.
+made it. Where nothing can be kept there, or another user might have written it, every process
+compiles for itself.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 
 from evolve.core.durable import digest, user_cache, write_whole
 from evolve.core.errors import UserError
+from evolve.core.private import is_private, make_private, read_private
 from evolve.networks.fast.compiled import emit as emitting
 from evolve.networks.fast.compiled.emit import Code, machine
 
@@ -85,19 +87,22 @@ def _kept(name: str, compiled: Callable[[], bytes]) -> bytes:
         return compiled()
     path = folder / f"{name}.o"
     with suppress(OSError):
-        check, _, held = path.read_bytes().partition(b"\n")
-        if digest(held).encode() == check:
+        check, _, held = read_private(path).partition(b"\n")
+        if digest(name.encode() + held).encode() == check:
             return held
-    code = compiled()
-    with suppress(UserError):
-        write_whole(path, digest(code).encode() + b"\n" + code, "compiled kernel")
-    return code
+    made = compiled()
+    with suppress(UserError, OSError):
+        if is_private(folder):
+            content = digest(name.encode() + made).encode() + b"\n" + made
+            os.chmod(write_whole(path, content, "compiled kernel"), 0o600)
+    return made
 
 
 @lru_cache(maxsize=1)
 def _folder() -> Path | None:
-    """Where code of this version for this processor is kept; None where it cannot be, or where
-    others might have written it.
+    """Where code of this version for this processor is kept; None where it cannot be.
+
+    Whether others can write there is asked at every reading.
     """
     about = (
         llvmlite.__version__,
@@ -111,11 +116,6 @@ def _folder() -> Path | None:
         maker.update(source.read_bytes())
     with suppress(OSError, RuntimeError):  # no home
         folder = user_cache() / "kernels" / maker.hexdigest()[:16]
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if (
-            not hasattr(os, "getuid")
-            or folder.stat().st_uid == os.getuid()
-            and not folder.stat().st_mode & 0o022
-        ):
-            return folder
+        make_private(folder)
+        return folder
     return None
