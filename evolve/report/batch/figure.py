@@ -53,22 +53,29 @@ def batch_figure(batch: Batch, measured: Sequence[Pair]) -> BatchFigure | None:
     return shown if shown.rows else None
 
 
-def write_figure(batch: Batch, shown: BatchFigure, out: Path) -> list[Path]:
+def write_figure(batch: Batch, measured: Sequence[Pair], out: Path) -> BatchFigure | None:
     """Write a batch's picture and its numbers, each file whole or not at all.
+
+    figure.png, .svg and .pdf hold the picture, figure.csv and .json its rows.
 
     Args:
         batch: the batch.
-        shown: its picture.
+        measured: its cases with what they measured.
         out: the batch's folder.
 
     Returns:
-        figure.png, .svg and .pdf, and its rows as figure.csv and .json.
+        The picture, see :func:`batch_figure`.
 
     Raises:
         UserError: a file cannot be written.
     """
+    shown = batch_figure(batch, measured)
+    if shown is None:
+        return None
     body = {"figure": batch.figure, "caption": shown.caption, "rows": shown.rows}
     contents = {f"figure.{kind}": figures.encode(shown.draw, kind) for kind in KINDS}
     contents["figure.csv"] = csv_bytes(dict(row) for row in shown.rows)
     contents["figure.json"] = (json.dumps(finite(body), indent=1) + "\n").encode()
-    return [write_whole(out / name, content, "batch report") for name, content in contents.items()]
+    for name, content in contents.items():
+        write_whole(out / name, content, "batch report")
+    return shown

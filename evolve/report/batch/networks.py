@@ -12,7 +12,7 @@ from typing import Any
 
 from evolve.report.batch.arms import COLOURS, bounds, pairing_title
 from evolve.report.batch.figure import BatchFigure, Pair
-from evolve.report.compare import METRICS, Batch, Values, pooled
+from evolve.report.compare import METRICS, Batch, Case, Values, pooled
 from evolve.report.compare_tables import plus_minus
 from evolve.report.curves import Interval, LineageRecord, evolved
 from evolve.report.economy import whole_gains
@@ -25,6 +25,7 @@ MEASURES: Mapping[str, Values] = {**METRICS, "whole ancestor's gain": whole_gain
 LABELS = {"accuracy": "descendants' test accuracy (%)", "gain": "gain over from-scratch (points)"}
 Curve = Mapping[int, Interval]  # lineage length -> mean
 Key = tuple[tuple[str, ...], str]  # pairing and method
+Titles = Mapping[tuple[str, ...], str]  # by pairing
 
 
 def networks(batch: Batch, measured: Sequence[Pair]) -> BatchFigure:
@@ -38,18 +39,25 @@ def networks(batch: Batch, measured: Sequence[Pair]) -> BatchFigure:
     for case, record in measured:
         if evolved(record):
             lineages.setdefault((case.pairing, case.method), []).append(record)
+    titles = {case.pairing: _title(case) for case, _ in measured}
     curves = {
         key: {name: pooled(records, values) for name, values in MEASURES.items()}
         for key, records in lineages.items()
     }
     return BatchFigure(
         tuple(_rows(curves)),
-        (_table(lineages, curves),),
-        lambda: _draw(batch, curves),
+        (_table(lineages, curves, titles),),
+        lambda: _draw(batch, curves, titles),
         "Evolution curves: accuracy and gain over the same architecture from scratch against "
         "lineage length, mean over seeds and tasks; band: 95 % interval; dotted: the whole "
         "ancestor's gain; hollow, at 0: the untrained ancestor.",
     )
+
+
+def _title(case: Case) -> str:
+    """A column's network, and what else tells it from the others."""
+    network = case.scenario.settings.ancestor.network
+    return ", ".join(part for part in (network, pairing_title(case.pairing)) if part)
 
 
 def _rows(curves: Mapping[Key, Mapping[str, Curve]]) -> Iterator[dict[str, Any]]:
@@ -66,7 +74,9 @@ def _rows(curves: Mapping[Key, Mapping[str, Curve]]) -> Iterator[dict[str, Any]]
 
 
 def _table(
-    lineages: Mapping[Key, Sequence[LineageRecord]], curves: Mapping[Key, Mapping[str, Curve]]
+    lineages: Mapping[Key, Sequence[LineageRecord]],
+    curves: Mapping[Key, Mapping[str, Curve]],
+    titles: Titles,
 ) -> Table:
     rows = []
     for (pairing, method), records in lineages.items():
@@ -77,7 +87,7 @@ def _table(
         whole = by_name["whole ancestor's gain"]
         last = plus_minus(whole[ends[-1]], signed=True) if ends and ends[-1] in whole else ""
         slope = _slope(summarise(records).gain)
-        rows.append(Row((pairing_title(pairing), method, *cells, slope, last, str(len(records)))))
+        rows.append(Row((titles[pairing], method, *cells, slope, last, str(len(records)))))
     heads = (
         "panel",
         "method",
@@ -96,7 +106,7 @@ def _slope(t: Trend) -> str:
     return plus_minus(Interval(t.slope, t.low, t.high, t.points), signed=True)
 
 
-def _draw(batch: Batch, curves: Mapping[Key, Mapping[str, Curve]]) -> Any:
+def _draw(batch: Batch, curves: Mapping[Key, Mapping[str, Curve]], titles: Titles) -> Any:
     columns = list(dict.fromkeys(pairing for pairing, _ in curves))
     methods = [m for m in batch.methods if any(method == m for _, method in curves)]
     figure = new_figure(1.2 + 2.8 * max(len(columns), 2), 6.0)
@@ -109,7 +119,7 @@ def _draw(batch: Batch, curves: Mapping[Key, Mapping[str, Curve]]) -> Any:
                 _line(panels[row][column], by_name.get(name, {}), look)
             whole = by_name.get("whole ancestor's gain", {})
             _whole(panels[1][column], whole, look)
-        panels[0][column].set_title(pairing_title(pairing), fontsize=9)
+        panels[0][column].set_title(titles[pairing], fontsize=9)
         panels[1][column].axhline(0, color="black", lw=0.8)
         panels[1][column].set_xlabel("lineage length (tasks learned)")
         panels[1][column].xaxis.get_major_locator().set_params(integer=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evolve.core.errors import printable
 from evolve.engine.engine import StageFailure
-from evolve.report.batch.figure import batch_figure, write_figure
+from evolve.report.batch.figure import write_figure
 from evolve.report.compare import METRICS, Case, compare
 from evolve.report.compare_tables import economy_lines, write_batch
 from evolve.report.curves import LineageRecord
@@ -49,9 +49,7 @@ def execute(request: BatchRequest, argv: list[str]) -> None:
         measured = [(case, record) for case, record in records if record.generations]
         tables = {metric: compare(request.batch, measured, metric) for metric in METRICS}
         write_batch(request.batch, tables, measured, request.out)
-        shown = batch_figure(request.batch, measured)
-        if shown:
-            write_figure(request.batch, shown, request.out)
+        shown = write_figure(request.batch, measured, request.out)
         if measured:
             report_folders([request.out], request.out / PAGE)
             print(f"report       {request.out / PAGE}   (everything on one page)")
@@ -59,8 +57,7 @@ def execute(request: BatchRequest, argv: list[str]) -> None:
             print(line)
     print_tables(request.batch, tables)
     if shown:
-        print_figure(shown)
-        print(f"picture      {request.out / 'figure.png'}, .svg, .pdf; its numbers: .csv, .json")
+        print_figure(shown, request.out)
     for line in economy_lines(measured):
         say(printable(line))
     _print_files(request.out)

@@ -37,17 +37,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from evolve.core import registry, toml
+from evolve.core import toml
 from evolve.core.errors import UserError
 from evolve.core.settings import Scenario
 from evolve.core.shipped import find
 from evolve.core.toml import read_toml
 from evolve.lineage import scenario
-from evolve.report.compare import CONTROLS, Batch, Case
+from evolve.report.compare import Batch, Case
+from evolve.runs.batch.report_table import CASE, known, read_report, section
 
 KEYS = ("name", "title", "scenario", "seeds", "set", "axes", "zip", "case", "report", "quick")
-REPORT_KEYS = ("method", "reference", "controls", "names", "figure")
-CASE = "case"  # the method axis of a batch that lists its cases
 MOST = 10_000  # lineages; more is a slip of the pen
 ABLATIONS = "benchmarks/ablations"  # the shipped batches
 
@@ -75,9 +74,9 @@ def load(
     """
     path = find("batch", name, ABLATIONS)
     table = read_toml(path)
-    _known(table, KEYS, str(path), "")
-    quick = _table(table, "quick", str(path))
-    _known(quick, ("seeds", "set", "axes", "case"), str(path), "quick.")
+    known(table, KEYS, str(path), "")
+    quick = section(table, "quick", str(path))
+    known(quick, ("seeds", "set", "axes", "case"), str(path), "quick.")
     if profile == "quick":
         table |= _quick_values(table, quick, path)
     if seeds:
@@ -116,8 +115,6 @@ class _Reader:
                 f"{path}: scenario is missing: name a shipped scenario or a TOML file, "
                 'such as scenario = "glyphs-seq25"'
             )
-        self.report = _table(table, "report", str(path))
-        _known(self.report, REPORT_KEYS, str(path), "report.")
         self.fixed = _flat_table(table, "set", path)
         self.axes = {
             axis: self._values(axis, values)
@@ -138,8 +135,8 @@ class _Reader:
             raise UserError(
                 f"{self.path}: no case: give [axes], [[zip]] or [[case]] tables, and seeds"
             )
-        axis, reference, controls = self._report()
-        self.names = self._names()
+        report = read_report(self.table, str(self.path), list(self._all_axes()), self.varied)
+        self.names, axis = report.names, report.method
         varieties = [self._case(_named(values), values, axis) for values in grid] + [
             self._listed(dict(listed), axis) for listed in self.listed
         ]
@@ -153,15 +150,15 @@ class _Reader:
             self.profile,
             str(self.path),
             axis,
-            reference,
+            report.reference,
             tuple(cases),
             self._all_axes(),
-            controls,
-            self._figure(),
+            report.controls,
+            report.figure,
         )
-        if reference and reference not in grid_batch.methods:
+        if report.reference and report.reference not in grid_batch.methods:
             raise UserError(
-                f"{self.path}: report.reference = {reference!r}: allowed are the methods "
+                f"{self.path}: report.reference = {report.reference!r}: allowed are the methods "
                 f"{', '.join(grid_batch.methods)}"
             )
         return grid_batch
@@ -246,47 +243,6 @@ class _Reader:
             {key: value for part in parts for key, value in part.items()}
             for parts in product(*columns, *rows)
         ]
-
-    def _report(self) -> tuple[str, str, tuple[str, ...]]:
-        """The method's axis, the reference, and the controls that are shown."""
-        report = self.report
-        axes = list(self._all_axes())
-        axis = report.get("method", axes[0] if axes else CASE)
-        if axis not in (*axes, CASE):
-            raise UserError(
-                f"{self.path}: report.method = {axis!r}: allowed are the axes "
-                f"{', '.join(axes) or '(none)'}, or {CASE!r}"
-            )
-        controls = report.get("controls", [])
-        if not isinstance(controls, list) or any(name not in CONTROLS for name in controls):
-            raise UserError(
-                f"{self.path}: report.controls = {controls!r}: expected a list of "
-                f"{', '.join(CONTROLS)}"
-            )
-        return axis, str(report.get("reference", "")), tuple(controls)
-
-    def _names(self) -> dict[str, str]:
-        """What methods are called, by the axis's value."""
-        names = _table(self.report, "names", str(self.path))
-        if odd := next((name for name in names.values() if not isinstance(name, str)), None):
-            raise UserError(f"{self.path}: report.names: {odd!r}: expected a string")
-        return names
-
-    def _figure(self) -> str:
-        """The picture's name, where the batch varies what it shows."""
-        figure = self.report.get("figure", "")
-        if figure and figure not in registry.names("figures"):
-            raise UserError(
-                f"{self.path}: report.figure = {figure!r}: allowed are "
-                f"{', '.join(registry.names('figures'))}"
-            )
-        lacking = set(registry.records("figures")[figure].axes) - self.varied if figure else ()
-        if lacking:
-            raise UserError(
-                f"{self.path}: report.figure = {figure!r}: it shows {', '.join(sorted(lacking))}; "
-                "give [axes] of that, or another figure"
-            )
-        return str(figure)
 
     def _case(self, name: str, values: Overrides, axis: str, method: str = "") -> Case:
         """What all seeds of a case share; the seed is put in afterwards."""
@@ -395,20 +351,5 @@ def _short(value: Any) -> str:
     return value if isinstance(value, str) else toml.toml_value(value)
 
 
-def _table(table: Mapping[str, Any], key: str, file: str) -> dict[str, Any]:
-    section = table.get(key, {})
-    if not isinstance(section, dict):
-        raise UserError(f"{file}: {key} = {section!r}: expected a table [{key}]")
-    return section
-
-
 def _flat_table(table: Mapping[str, Any], key: str, path: Path) -> Overrides:
-    return flat(_table(table, key, str(path)))
-
-
-def _known(table: Mapping[str, Any], allowed: Sequence[str], file: str, prefix: str) -> None:
-    for key in table:
-        if key not in allowed:
-            raise UserError(
-                f"{file}: unknown key {prefix}{key}; allowed here: {', '.join(allowed)}"
-            )
+    return flat(section(table, key, str(path)))

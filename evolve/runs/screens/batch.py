@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -183,8 +184,8 @@ def print_tables(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> None:
     console.print(note(batch, tables), style="dim", markup=False, soft_wrap=True)
 
 
-def print_figure(shown: BatchFigure) -> None:
-    """Print the tables of a batch's picture."""
+def print_figure(shown: BatchFigure, out: Path) -> None:
+    """Print the tables of a batch's picture, and where in the folder ``out`` it is."""
     console = _console()
     for described in shown.tables:
         table = Table(box=None, pad_edge=False, title=described.caption, title_justify="left")
@@ -194,6 +195,7 @@ def print_figure(shown: BatchFigure) -> None:
             table.add_row(*row.cells, style="bold" if row.bold else "")
         console.print(table)
         console.print()
+    console.print(f"picture      {out / 'figure.png'}, .svg, .pdf; its numbers: .csv, .json")
 
 
 def _console() -> Console:

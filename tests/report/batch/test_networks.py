@@ -59,7 +59,7 @@ def test_rows_and_table_hold_gain_slope_and_the_whole_ancestor(measured) -> None
     t = summarise(
         [r for c, r in measured if (c.method, c.pairing) == ("replay", ('scenario="a"',))]
     )
-    cells = table["scenario a", "replay"]
+    cells = table["vgg16, scenario a", "replay"]
     assert cells[2].startswith("+5.00") and cells[2].endswith("(1)")
     assert cells[3].startswith("+13.40") and cells[3].endswith("(4)")
     assert cells[4] == f"+4.20 [{t.gain.low:+.2f}, {t.gain.high:+.2f}]"
@@ -69,7 +69,7 @@ def test_rows_and_table_hold_gain_slope_and_the_whole_ancestor(measured) -> None
 def test_the_columns_have_the_same_scales(measured) -> None:
     figure = networks(made.batch("networks", measured), measured).draw()
     above, below = figure.axes[:2], figure.axes[2:]
-    assert [axes.get_title() for axes in above] == ["scenario a", "scenario b"]
+    assert [axes.get_title() for axes in above] == ["vgg16, scenario a", "vgg16, scenario b"]
     for row in (above, below):
         assert row[0].get_ylim() == row[1].get_ylim()
     assert below[0].lines[0].get_ydata() == pytest.approx([5.0, 5.2, 5.4])
@@ -78,5 +78,5 @@ def test_the_columns_have_the_same_scales(measured) -> None:
 def test_an_unfinished_network_shows_what_there_is(measured) -> None:
     part = [pair for pair in measured if pair[0].pairing == ('scenario="a"',)]
     shown = networks(made.batch("networks", measured), part)
-    assert {row.cells[0] for row in shown.tables[0].rows} == {"scenario a"}
+    assert {row.cells[0] for row in shown.tables[0].rows} == {"vgg16, scenario a"}
     assert len(shown.draw().axes) == 2
