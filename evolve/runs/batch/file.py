@@ -20,9 +20,9 @@ condense.method = "fixed"
 
 [report]
 method = "condense.method"           # what is compared; the other axes and the seed pair the cases
-reference = "random"                 # against which
+reference = "by chance"              # against which
 controls = ["from-scratch"]          # rows of their own: controls of the reference's lineages
-names = { random = "by chance" }     # what methods are called
+names = { random = "by chance" }     # what methods are called, here and in reference
 figure = "samples"                   # the picture that it ends in, one of FIGURES
 
 [quick]                              # with --profile quick: seeds, set and axes in its place

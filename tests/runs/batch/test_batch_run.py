@@ -113,9 +113,8 @@ def test_it_ends_in_its_picture_of_the_cases_that_there_are(done):
         for row in rows
         if row["epoch"] == 2 and row["descendants"] == "inherited"
     }
-    assert ends == pytest.approx(
-        {name: table[name]["interval"]["mean"] for name in ("paper", "front", "last")}
-    )
+    assert ends.keys() >= {"paper", "front", "last"}
+    assert ends == pytest.approx({name: table[name]["interval"]["mean"] for name in ends})
     page = (out / "report.html").read_text()
     caption = json.loads((out / "figure.json").read_text())["caption"]
     assert f"<figcaption>{caption}</figcaption>" in page and "area under the curve" in page
