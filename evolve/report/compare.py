@@ -22,6 +22,7 @@ from evolve.report.curves import (
     Generation,
     Interval,
     LineageRecord,
+    aligned,
     evolved,
     gains,
     pooled_interval,
@@ -135,6 +136,23 @@ def points(generations: Iterable[Generation], values: Values) -> Table:
     return {length: row for length, row in rows.items() if row.size and np.isfinite(row).all()}
 
 
+def pooled(records: Sequence[LineageRecord], values: Values) -> dict[int, Interval]:
+    """The mean at every lineage length that all lineages have measured, finite everywhere.
+
+    Its 95 % interval is Student's over the tasks of one seed; of several, seeds are resampled, then
+    tasks.
+
+    Args:
+        records: lineages that differ in their seed.
+        values: reads one generation's, as fractions.
+
+    Returns:
+        Lineage length -> interval in points.
+    """
+    rows = aligned([points(record.generations, values) for record in records])
+    return {length: pooled_interval(seeds) for length, seeds in rows.items()}
+
+
 def _measured(records: Iterable[tuple[Case, LineageRecord]], values: Values) -> Measured:
     tables: dict[tuple[str, ...], dict[int, Table]] = defaultdict(dict)
     for case, record in records:
@@ -158,6 +176,19 @@ def _by_seed(tables: Mapping[tuple[str, ...], Mapping[int, Table]]) -> dict[int,
         seed: np.concatenate([np.mean(rows, axis=0) for _, rows in sorted(parts.items())])
         for seed, parts in sorted(grouped.items())
     }
+
+
+def task_means(records: Iterable[tuple[Case, LineageRecord]], values: Values) -> dict[int, Array]:
+    """Every downstream task's mean over the generations and the pairings.
+
+    Args:
+        records: cases of one method with what they measured.
+        values: reads one generation's, as fractions.
+
+    Returns:
+        Seed -> [tasks] in points; only seeds that have any.
+    """
+    return _by_seed(_measured(records, values))
 
 
 def _pooled(groups: Mapping[int, Array]) -> Interval:
@@ -258,6 +289,7 @@ class Batch:
         reference: the method that the others are compared with; "" for the first.
         axes: axis -> its values.
         controls: rows of the table, too.
+        figure: the picture that it ends in; "" for none.
     """
 
     name: str
@@ -269,6 +301,7 @@ class Batch:
     cases: tuple[Case, ...]
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     controls: tuple[str, ...] = ()
+    figure: str = ""
 
     @property
     def methods(self) -> tuple[str, ...]:

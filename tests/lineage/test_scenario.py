@@ -23,6 +23,8 @@ else:
 
 SHIPPED = (
     "cifar-fewshot",
+    "cifar-pretrained-resnet",
+    "cifar-pretrained-vit",
     "cifar-pretrained",
     "cifar-seq25-resnet",
     "cifar-seq25-vit",

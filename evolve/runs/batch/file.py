@@ -20,8 +20,10 @@ condense.method = "fixed"
 
 [report]
 method = "condense.method"           # what is compared; the other axes and the seed pair the cases
-reference = "random"                 # against which
+reference = "by chance"              # against which
 controls = ["from-scratch"]          # rows of their own: controls of the reference's lineages
+names = { random = "by chance" }     # what methods are called, here and in reference
+figure = "samples"                   # the picture that it ends in, one of FIGURES
 
 [quick]                              # with --profile quick: seeds, set and axes in its place
 seeds = [0]                          # [[quick.case]]: instead of all of [[case]]
@@ -41,11 +43,10 @@ from evolve.core.settings import Scenario
 from evolve.core.shipped import find
 from evolve.core.toml import read_toml
 from evolve.lineage import scenario
-from evolve.report.compare import CONTROLS, Batch, Case
+from evolve.report.compare import Batch, Case
+from evolve.runs.batch.report_table import CASE, known, read_report, section
 
 KEYS = ("name", "title", "scenario", "seeds", "set", "axes", "zip", "case", "report", "quick")
-REPORT_KEYS = ("method", "reference", "controls")
-CASE = "case"  # the method axis of a batch that lists its cases
 MOST = 10_000  # lineages; more is a slip of the pen
 ABLATIONS = "benchmarks/ablations"  # the shipped batches
 
@@ -73,9 +74,9 @@ def load(
     """
     path = find("batch", name, ABLATIONS)
     table = read_toml(path)
-    _known(table, KEYS, str(path), "")
-    quick = _table(table, "quick", str(path))
-    _known(quick, ("seeds", "set", "axes", "case"), str(path), "quick.")
+    known(table, KEYS, str(path), "")
+    quick = section(table, "quick", str(path))
+    known(quick, ("seeds", "set", "axes", "case"), str(path), "quick.")
     if profile == "quick":
         table |= _quick_values(table, quick, path)
     if seeds:
@@ -134,7 +135,8 @@ class _Reader:
             raise UserError(
                 f"{self.path}: no case: give [axes], [[zip]] or [[case]] tables, and seeds"
             )
-        axis, reference, controls = self._report()
+        report = read_report(self.table, str(self.path), list(self._all_axes()), self.varied)
+        self.names, axis = report.names, report.method
         varieties = [self._case(_named(values), values, axis) for values in grid] + [
             self._listed(dict(listed), axis) for listed in self.listed
         ]
@@ -148,14 +150,15 @@ class _Reader:
             self.profile,
             str(self.path),
             axis,
-            reference,
+            report.reference,
             tuple(cases),
             self._all_axes(),
-            controls,
+            report.controls,
+            report.figure,
         )
-        if reference and reference not in grid_batch.methods:
+        if report.reference and report.reference not in grid_batch.methods:
             raise UserError(
-                f"{self.path}: report.reference = {reference!r}: allowed are the methods "
+                f"{self.path}: report.reference = {report.reference!r}: allowed are the methods "
                 f"{', '.join(grid_batch.methods)}"
             )
         return grid_batch
@@ -241,25 +244,6 @@ class _Reader:
             for parts in product(*columns, *rows)
         ]
 
-    def _report(self) -> tuple[str, str, tuple[str, ...]]:
-        """The method's axis, the reference, and the controls that are shown."""
-        report = _table(self.table, "report", str(self.path))
-        _known(flat(report), REPORT_KEYS, str(self.path), "report.")
-        axes = list(self._all_axes())
-        axis = report.get("method", axes[0] if axes else CASE)
-        if axis not in (*axes, CASE):
-            raise UserError(
-                f"{self.path}: report.method = {axis!r}: allowed are the axes "
-                f"{', '.join(axes) or '(none)'}, or {CASE!r}"
-            )
-        controls = report.get("controls", [])
-        if not isinstance(controls, list) or any(name not in CONTROLS for name in controls):
-            raise UserError(
-                f"{self.path}: report.controls = {controls!r}: expected a list of "
-                f"{', '.join(CONTROLS)}"
-            )
-        return axis, str(report.get("reference", "")), tuple(controls)
-
     def _case(self, name: str, values: Overrides, axis: str, method: str = "") -> Case:
         """What all seeds of a case share; the seed is put in afterwards."""
         resolved = self._scenario({**self.fixed, **values}, name)
@@ -283,8 +267,9 @@ class _Reader:
         if axis not in values:
             return name
         texts = [_short(value) for value in tied[axis]]
+        text = _short(values[axis])
         return (
-            _short(values[axis])
+            self.names.get(text, text)
             if len(set(texts)) == len(texts)
             else _named({key: values[key] for key in tied})
         )
@@ -366,20 +351,5 @@ def _short(value: Any) -> str:
     return value if isinstance(value, str) else toml.toml_value(value)
 
 
-def _table(table: Mapping[str, Any], key: str, file: str) -> dict[str, Any]:
-    section = table.get(key, {})
-    if not isinstance(section, dict):
-        raise UserError(f"{file}: {key} = {section!r}: expected a table [{key}]")
-    return section
-
-
 def _flat_table(table: Mapping[str, Any], key: str, path: Path) -> Overrides:
-    return flat(_table(table, key, str(path)))
-
-
-def _known(table: Mapping[str, Any], allowed: Sequence[str], file: str, prefix: str) -> None:
-    for key in table:
-        if key not in allowed:
-            raise UserError(
-                f"{file}: unknown key {prefix}{key}; allowed here: {', '.join(allowed)}"
-            )
+    return flat(section(table, key, str(path)))
