@@ -131,7 +131,9 @@ class VggPlan(tuple[tuple[ConvSpec, ...], ...], Architecture):
         place = self.layer_names.index(layer)
         arriving = self.layer_names[place - 1] if place else IMAGE_CHANNELS
         return {
-            part: ((layer,), (arriving,), (3,), (3,)) if len(shape) == 4 else ((layer,),) * len(shape)
+            part: ((layer,), (arriving,), (3,), (3,))
+            if len(shape) == 4
+            else ((layer,),) * len(shape)
             for part, shape in self.shapes(layer).items()
         }
 

@@ -150,17 +150,28 @@ class ViTPlan(Architecture):
         return self if plan == self.anonymous() else plan
 
     def narrowed(self, width: float) -> ViTPlan:
-        """See :class:`Architecture`; a share of the heads, which keep their width."""
-        heads = kept(self.heads, width)
-        return replace(self, heads=heads, dim=self.dim // self.heads * heads)
+        """See :class:`Architecture`; a share of the heads, which keep their width.
+
+        A single head narrows itself, as :func:`vit` narrows it.
+        """
+        if self.heads > 1 and self._whole_heads:
+            heads = kept(self.heads, width)
+            return replace(self, heads=heads, dim=HEAD * heads)
+        step = 8 * self.heads
+        least = LEAST_HEAD * self.heads
+        return replace(self, dim=max(min(least, self.dim), step * round(self.dim * width / step)))
+
+    @property
+    def _whole_heads(self) -> bool:
+        """Whether heads are as wide as at width 1: then heads are kept or dropped whole."""
+        return self.dim == HEAD * self.heads
 
     def axes(self, layer: str) -> Mapping[str, Axes]:
         d, heads, hidden = (EMBEDDING,), f"{layer}.heads", (f"{layer}.hidden",)
-        attended = (heads, self.dim // self.heads)
-        leaving = {
-            "attn.qkv": (3, *attended),
-            "mlp.fc1": hidden,
-        }
+        attended: tuple[str | int, ...] = (
+            (heads, HEAD) if self._whole_heads else (self.heads, heads)
+        )
+        leaving = {"attn.qkv": (3, *attended), "mlp.fc1": hidden}
         arriving = {"attn.proj": attended, "mlp.fc2": hidden}
         fixed = {
             "cls_token": ((1,), (1,), d),
