@@ -233,8 +233,9 @@ def built_by(
         UserError: a plug-in gave a descendant that the learngene cannot fill; the line names it.
     """
     make = find("inheritors", method)
+    deep = method in INHERITORS and INHERITORS[method].deep
     with blamed("inheritors", method):
-        plan: Architecture = make(ancestor, selected, *([depth] if depth else []))
+        plan: Architecture = make(ancestor, selected, *([depth] if deep else []))
     if origin("inheritors", method) is not None:
         _check(sound("inheritors", method, plan), ancestor, selected, method)
     return plan
