@@ -28,4 +28,8 @@ FIGURES = {
         "accuracy against images a class (paper Figure 5)",
         ("descend.shots",),
     ),
+    "sizes": Figure(
+        _AT + "sizes:sizes",
+        "descendants of several sizes from one learngene: accuracy against parameters",
+    ),
 }
