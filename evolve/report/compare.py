@@ -22,6 +22,7 @@ from evolve.report.curves import (
     Generation,
     Interval,
     LineageRecord,
+    aligned,
     evolved,
     gains,
     pooled_interval,
@@ -133,6 +134,23 @@ def points(generations: Iterable[Generation], values: Values) -> Table:
     """
     rows = {g.lineage: 100 * np.array(values(g), dtype=np.float64) for g in generations}
     return {length: row for length, row in rows.items() if row.size and np.isfinite(row).all()}
+
+
+def pooled(records: Sequence[LineageRecord], values: Values) -> dict[int, Interval]:
+    """The mean at every lineage length that all lineages have measured, finite everywhere.
+
+    Its 95 % interval is Student's over the tasks of one seed; of several, seeds are resampled, then
+    tasks.
+
+    Args:
+        records: lineages that differ in their seed.
+        values: reads one generation's, as fractions.
+
+    Returns:
+        Lineage length -> interval in points.
+    """
+    rows = aligned([points(record.generations, values) for record in records])
+    return {length: pooled_interval(seeds) for length, seeds in rows.items()}
 
 
 def _measured(records: Iterable[tuple[Case, LineageRecord]], values: Values) -> Measured:

@@ -181,13 +181,27 @@ def area(descent: Descent) -> float:
         descent: one method's descendants.
 
     Returns:
-        A fraction, by the trapezoid rule; NaN from fewer than two tests.
+        A fraction; NaN from fewer than two tests.
+    """
+    heights = areas(descent)
+    return float(np.mean(heights)) if heights else math.nan
+
+
+def areas(descent: Descent) -> tuple[float, ...]:
+    """Every descendant's area under its learning curve, by the trapezoid rule.
+
+    Args:
+        descent: one method's descendants.
+
+    Returns:
+        Fractions, divided by the span between the first and the last tested epoch; none from fewer
+        than two tests.
     """
     if len(descent.tested) < 2:
-        return math.nan
-    curve = np.mean(np.array(descent.curves), axis=0)
-    spans = np.diff(descent.tested)
-    return float((spans * (curve[1:] + curve[:-1]) / 2).sum() / spans.sum())
+        return ()
+    curves, spans = np.array(descent.curves), np.diff(descent.tested)
+    heights = (spans * (curves[:, 1:] + curves[:, :-1]) / 2).sum(axis=1) / spans.sum()
+    return tuple(map(float, heights))
 
 
 def _epochs_to(descent: Descent, goal: Descent) -> float:

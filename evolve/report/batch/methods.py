@@ -23,11 +23,20 @@ class Figure(Record):
 
 _AT = "evolve.report.batch."
 FIGURES = {
+    "convergence": Figure(
+        _AT + "convergence:convergence", "accuracy against epoch (paper Figure 3)"
+    ),
+    "heat": Figure(
+        _AT + "heat:heat",
+        "accuracy over learning rate and weight decay (paper Figure 4)",
+        ("descend.lr", "descend.weight_decay"),
+    ),
     "samples": Figure(
         _AT + "samples:samples",
         "accuracy against images a class (paper Figure 5)",
         ("descend.shots",),
     ),
+    "networks": Figure(_AT + "networks:networks", "evolution curves side by side (paper Figure 6)"),
     "sizes": Figure(
         _AT + "sizes:sizes",
         "descendants of several sizes from one learngene: accuracy against parameters",

@@ -101,8 +101,9 @@ def matching_shots(shots: Sequence[int], goal: Array, scratch: Array) -> Array:
     after = np.argmax(reached, axis=0)
     before, draws, logs = np.maximum(after - 1, 0), np.arange(goal.size), np.log(shots)
     low, high = scratch[before, draws], scratch[after, draws]
-    part = np.where(after > 0, (goal - low) / np.where(high > low, high - low, 1.0), 0.0)
-    needed = np.exp(logs[before] + part * (logs[after] - logs[before]))
+    part = (goal - low) / np.where(high > low, high - low, 1.0)
+    between = np.exp(logs[before] + part * (logs[after] - logs[before]))
+    needed = np.where(after > 0, between, shots[0])
     return np.where(reached.any(axis=0), needed, math.inf)
 
 
@@ -172,10 +173,10 @@ def _words(match: tuple[float, float, float], shots: Sequence[int]) -> str:
 def _draw(batch: Batch, shown: Sequence[Arm], curves: Mapping[tuple[str, str], Curve]) -> Any:
     figure = new_figure(7.2, 4.6)
     axes = figure.subplots()
-    for number, arm in enumerate(shown):
-        shift = 1 + 0.02 * (number - (len(shown) - 1) / 2)
-        for side in SIDES:
-            _bars(axes, arm, curves[arm.name, side], shift, side)
+    lines = [(arm, side) for arm in shown for side in SIDES]
+    for number, (arm, side) in enumerate(lines):
+        # side by side, so that no bar hides another
+        _bars(axes, arm, curves[arm.name, side], 1.02 ** (number - (len(lines) - 1) / 2), side)
     ticks = sorted({shots for curve in curves.values() for shots in curve})
     axes.set_xscale("log")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -203,5 +204,6 @@ def _bars(axes: Any, arm: Arm, curve: Curve, shift: float, side: str) -> None:
         ls="-" if inherits else "--",
         elinewidth=1,
         capsize=2,
+        alpha=1.0 if inherits else 0.7,
         label=arm.name if inherits else None,
     )

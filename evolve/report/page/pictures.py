@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from evolve.report.compare import CONTROLS, METRICS, Batch, Case, Values, control_values, points
-from evolve.report.curves import Interval, LineageRecord, aligned, pooled_interval
+from evolve.report.compare import CONTROLS, METRICS, Batch, Case, control_values, pooled
+from evolve.report.curves import Interval, LineageRecord
 from evolve.report.figures import MARKERS, new_figure
 
 # Okabe and Ito's colours without the yellow, which is too pale for a line. The lengths of the three
@@ -89,23 +89,6 @@ def _controls(records: Sequence[LineageRecord], names: Sequence[str]) -> list[Cu
         Curve(name, pooled(records, control_values(name)), {}, control=True) for name in names
     )
     return [control for control in curves if control.accuracy]
-
-
-def pooled(records: Sequence[LineageRecord], values: Values) -> dict[int, Interval]:
-    """The mean at every lineage length that all lineages have measured, finite everywhere.
-
-    Its 95 % interval is Student's over the tasks of one seed; of several, seeds are resampled, then
-    tasks.
-
-    Args:
-        records: lineages that differ in their seed.
-        values: reads one generation's, as fractions.
-
-    Returns:
-        Lineage length -> interval in points.
-    """
-    rows = aligned([points(record.generations, values) for record in records])
-    return {length: pooled_interval(seeds) for length, seeds in rows.items()}
 
 
 def panel_figure(panel: Panel, untrained: bool) -> Any:

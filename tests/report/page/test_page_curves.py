@@ -12,10 +12,10 @@ from scipy import stats
 
 from evolve.condensers.methods import method as condenser
 from evolve.lineage.scenario import load
-from evolve.report.compare import METRICS, Batch, Case
+from evolve.report.compare import METRICS, Batch, Case, pooled
 from evolve.report.curves import Descent, Generation, Interval, LineageRecord
 from evolve.report.figures import evolution_figure
-from evolve.report.page.pictures import Curve, Panel, lineage_curves, panel_figure, panels, pooled
+from evolve.report.page.pictures import Curve, Panel, lineage_curves, panel_figure, panels
 from evolve.report.page.section import Line, Section
 from evolve.report.page.svg import inline
 from evolve.report.page.words import caveats

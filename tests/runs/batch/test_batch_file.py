@@ -48,6 +48,26 @@ def test_axes_multiply_and_zipped_ones_move_together(tmp_path):
     assert len({c.folder for c in batch.cases}) == len(batch.cases)
 
 
+def test_a_batch_names_its_picture_and_its_methods(tmp_path):
+    named = GRID.replace('"fixed"\n', '"Heur"\nnames = { fixed = "Heur" }\nfigure = "samples"\n')
+    batch = load(tmp_path, named)
+    assert batch.figure == "samples" and batch.methods == ("meta-network", "Heur")
+    assert load(tmp_path, GRID).figure == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('figure = "pie"', r"report.figure = 'pie': allowed are .*samples"),
+        ('figure = "heat"', "it shows descend.lr, descend.weight_decay; give"),
+        ("names = { fixed = 3 }", "report.names: 3: expected a string"),
+    ],
+)
+def test_a_picture_that_cannot_be_is_refused(tmp_path, line, says):
+    with pytest.raises(UserError, match=says):
+        load(tmp_path, f"{GRID}{line}\n")
+
+
 def test_quick_cases_replace_all_others(tmp_path):
     text = 'scenario = "glyphs-seq25"\n' + "".join(
         f'[[{q}case]]\nname = "{n}"\nancestor.epochs = {e}\n'

@@ -20,6 +20,7 @@ SETTINGS = {
     "ancestor.batch": 64,  # a task is one step: the wild case fails in its second
     "condense.images_per_class": 4,
     "descend.epochs": 2,
+    "descend.test_every": 1,
     "descend.descendants": 3,
     "controls.shuffled": 1,
 }
@@ -41,6 +42,7 @@ ancestor.lr = 1e30
 method = "condense.fixed_set"
 reference = "paper"
 controls = ["from-scratch"]
+figure = "convergence"
 """
 
 
@@ -94,6 +96,30 @@ def test_the_table_has_every_method_and_the_control(done):
     text = (out / "table.md").read_text()
     assert "| front |" in text and "minus paper" in text and "front" in run.stdout
     assert r"\begin{tabular}" in (out / "table.tex").read_text()
+
+
+def test_it_ends_in_its_picture_of_the_cases_that_there_are(done):
+    folder, run = done
+    out = folder / "runs" / "tiny-paper"
+    assert all((out / f"figure.{kind}").stat().st_size > 500 for kind in ("png", "svg", "pdf"))
+    rows = json.loads((out / "figure.json").read_text())["rows"]
+    with open(out / "figure.csv", newline="") as file:
+        assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [
+            row["accuracy"] for row in rows
+        ]
+    table = {row["method"]: row for row in json.loads((out / "table.json").read_text())["accuracy"]}
+    ends = {
+        row["method"]: row["accuracy"]
+        for row in rows
+        if row["epoch"] == 2 and row["descendants"] == "inherited"
+    }
+    assert ends == pytest.approx(
+        {name: table[name]["interval"]["mean"] for name in ("paper", "front", "last")}
+    )
+    page = (out / "report.html").read_text()
+    caption = json.loads((out / "figure.json").read_text())["caption"]
+    assert f"<figcaption>{caption}</figcaption>" in page and "area under the curve" in page
+    assert "area under the curve" in run.stdout and "figure.png" in run.stdout
 
 
 def test_the_long_form_reproduces_the_table(done):
