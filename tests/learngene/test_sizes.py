@@ -21,7 +21,7 @@ from evolve.networks.network import Network
 from evolve.networks.vit_plan import ViTPlan
 
 VGG, RESNET = architecture("vgg16", 1 / 16, 32), architecture("resnet18", 1 / 16, 32)
-VIT = architecture("vit-small4", 1.0, 16)
+VIT = architecture("vit-small4", 2 / 3, 8)  # two heads
 ANCESTORS = [VGG, RESNET, VIT]
 FULL = {RESNET: 2, VIT: 12}  # the depths that are the ancestors' own
 
@@ -66,13 +66,10 @@ def test_full_depth_and_width_are_the_descendants_without_the_settings(ancestor,
 
 
 @pytest.mark.parametrize("ancestor", ANCESTORS, ids=lambda plan: plan.family)
-@pytest.mark.parametrize("method", ["stack", "repeat", "linear"])
-@pytest.mark.parametrize("depth", [0, 1, 3])
+@pytest.mark.parametrize(("method", "depth"), [("stack", 0), ("repeat", 1), ("linear", 3)])
 def test_sizes_count_as_torch_counts_and_only_inherited_layers_differ_from_scratch(
     ancestor, method, depth
 ):
-    if depth and method == "stack":
-        return
     some = ancestor.layer_names[1::2]
     chosen = InheritSettings(method=method, depth=depth, width=0.5)
     plan = from_json(descendant(ancestor, some, chosen).to_json())
@@ -81,7 +78,7 @@ def test_sizes_count_as_torch_counts_and_only_inherited_layers_differ_from_scrat
     assert plan.trained(plan.all_layers) == counted
     wide = descendant(ancestor, some, InheritSettings(method=method, depth=depth))
     assert counted < 0.55 * wide.trained(wide.all_layers)
-    assert heir(images(16)).shape == (4, 3)
+    assert heir(images(8)).shape == (4, 3)
     for own, place in plan.places().items():
         fresh = scratch.layers[place].state_dict()
         same = all(torch.equal(t, fresh[n]) for n, t in heir.layers[own].state_dict().items())
@@ -159,8 +156,8 @@ class MaskedNorm(nn.Module):
 @torch.no_grad()
 def test_a_narrow_vit_is_the_wide_one_masked_but_that_layer_norms_see_only_what_is_kept():
     assert isinstance(VIT, ViTPlan)
-    wide, plan = trained(VIT), cut_down(VIT, InheritSettings(width=0.67))
-    assert (plan.heads, plan.dim) == (2, 128)
+    wide, plan = trained(VIT), cut_down(VIT, InheritSettings(width=0.5))
+    assert (plan.heads, plan.dim) == (1, 64)
     narrow, blocks = born(plan, gene_of(VIT)), [wide.layers[name] for name in VIT.layer_names]
     adding = [m.weight for b in blocks for m in (b.attn.proj, b.mlp.fc2)]
     adding.append(wide.layers["embed"].patch_embed.proj.weight.flatten(1))
@@ -168,7 +165,7 @@ def test_a_narrow_vit_is_the_wide_one_masked_but_that_layer_norms_see_only_what_
     stream = strength.topk(plan.dim).indices.sort().values
     lost = sorted(set(range(VIT.dim)) - set(stream.tolist()))
     for name, block in zip(VIT.layer_names, blocks, strict=True):
-        heads = block.attn.qkv.weight.abs().reshape(3, 3, -1).sum((0, 2)).topk(2).indices
+        heads = block.attn.qkv.weight.abs().reshape(3, 2, -1).sum((0, 2)).topk(1).indices
         hidden = block.mlp.fc1.weight.abs().sum(1).topk(4 * plan.dim).indices
         idle = [n for n in range(VIT.dim) if n // 64 not in heads]
         block.attn.proj.weight[:, idle] = 0
@@ -183,7 +180,20 @@ def test_a_narrow_vit_is_the_wide_one_masked_but_that_layer_norms_see_only_what_
         lambda _m, _g, out: out.index_fill(-1, torch.tensor(lost), 0)
     )
     torch.testing.assert_close(
-        narrow.embed(images(16)), wide.embed(images(16))[:, stream], rtol=1e-4, atol=1e-5
+        narrow.embed(images(8)), wide.embed(images(8))[:, stream], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_narrow_head_narrows_itself_and_its_numbers_stay_paired():
+    ancestor = architecture("vit-small4", 1 / 4, 8)  # one head of 48 numbers
+    wide, plan = trained(ancestor), cut_down(ancestor, InheritSettings(width=0.5))
+    assert isinstance(plan, ViTPlan) and (plan.heads, plan.dim) == (1, 24)
+    keep = strongest(plan, gene_of(ancestor).layers)
+    qkv = wide.layers["block1"].attn.qkv.weight.detach().reshape(3, 48, 48)
+    numbers = qkv.abs().sum((0, 2)).topk(24).indices.sort().values
+    own = born(plan, gene_of(ancestor)).layers["block1"].attn.qkv.weight.reshape(3, 24, 24)
+    torch.testing.assert_close(
+        own, qkv[:, numbers][..., keep["embedding"]], rtol=1e-6, atol=1e-6, check_dtype=False
     )
 
 
@@ -194,7 +204,7 @@ def test_channels_that_a_fresh_layer_feeds_are_chosen_by_the_weights_that_read_t
     assert strongest(plan, state)["block4_entry"].tolist() == by_norm([reads], len(reads) // 2)
 
 
-@pytest.mark.parametrize("depth", [1, 4, 6, 15])
+@pytest.mark.parametrize("depth", [1, 6, 15])
 def test_linear_is_tlegs_formula_at_every_depth(depth):
     """theta_l = theta_B + (l / L) theta_A (arXiv 2312.05614), L the descendant's depth."""
     some = VIT.layer_names[:6:2]

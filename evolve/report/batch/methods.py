@@ -39,6 +39,6 @@ FIGURES = {
     "networks": Figure(_AT + "networks:networks", "evolution curves side by side (paper Figure 6)"),
     "sizes": Figure(
         _AT + "sizes:sizes",
-        "descendants of several sizes from one learngene: accuracy against parameters",
+        "accuracy against parameters, sizes from one learngene",
     ),
 }
