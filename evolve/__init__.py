@@ -25,6 +25,8 @@ def inherit(
     seed: int = 0,
     method: str = "stack",
     embeddings: str = "random",
+    depth: int = 0,
+    width: float = 1.0,
     descendant: int = 0,
 ) -> Network:
     """A network that inherits a learngene, as a torch module; all its parameters train.
@@ -38,6 +40,9 @@ def inherit(
         seed: of the fresh layers.
         method: a registered inheritor; "stack" is the paper's.
         embeddings: "random" or "inherited", of a ViT.
+        depth: with "repeat" or "linear", how many convolutions (VGG) or residual blocks (ResNet) a
+            stage has, or how many blocks a ViT; 0: as many as the ancestor.
+        width: the share of the channels that the network keeps (docs/inheritance.md).
         descendant: which draw of the fresh layers.
 
     Returns:
@@ -46,9 +51,11 @@ def inherit(
     Raises:
         evolve.core.errors.UserError: the file is no whole learngene; one line.
     """
+    from evolve.learngene.model_file import chosen_settings
     from evolve.learngene.model_file import inherit as make
 
-    return make(Path(learngene), num_classes, seed, method, embeddings, descendant)[0]
+    chosen = chosen_settings(method, embeddings, depth, width)
+    return make(Path(learngene), num_classes, seed, chosen, descendant)[0]
 
 
 def load_model(path: str | PathLike[str]) -> Network:

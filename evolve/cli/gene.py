@@ -15,6 +15,7 @@ from evolve.cli.ancestors import (
     task_of_run,
 )
 from evolve.core.errors import UserError
+from evolve.core.settings import InheritSettings
 from evolve.core.version import __version__
 from evolve.data.sources import load_images
 from evolve.engine.engine import Notice, StageProgress, run_stages
@@ -283,8 +284,7 @@ def inherit(
     classes: int,
     out: Path,
     seed: int,
-    method: str,
-    embeddings: str,
+    chosen: InheritSettings,
     descendant: int,
     form: str,
     force: bool,
@@ -296,8 +296,7 @@ def inherit(
         classes: how many the network tells apart.
         out: the file to write.
         seed: of the fresh layers.
-        method: a registered inheritor.
-        embeddings: "random" or "inherited", of a ViT.
+        chosen: the inheritor, and the network's size.
         descendant: which draw of the fresh layers.
         form: "evolve", or "plain" for torchvision's or timm's names.
         force: replace a file that is there.
@@ -306,7 +305,7 @@ def inherit(
         UserError: the file is no learngene, or an argument does not fit it.
     """
     check_out(out, force)
-    model, origin = model_file.inherit(learngene, classes, seed, method, embeddings, descendant)
+    model, origin = model_file.inherit(learngene, classes, seed, chosen, descendant)
     model_file.save(out, model, origin | {"evolve": __version__}, form)
     print(f"{out}: {model.architecture.describe()}, {classes} classes (* inherited)")
     load = (

@@ -33,6 +33,19 @@ from evolve.cli.options import FILE_OUT, FORCE, SEED
     type=click.Choice(["random", "inherited"]),
     help="A ViT's embeddings.",
 )
+@click.option(
+    "--depth",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="With repeat and linear: a stage's layers (a ViT's blocks); 0: the ancestor's.",
+)
+@click.option(
+    "--width",
+    default=1.0,
+    show_default=True,
+    help="Share of the channels that are kept, the strongest.",
+)
 @SEED
 @click.option(
     "--descendant",
@@ -56,6 +69,8 @@ def inherit(
     out: Path,
     method: str,
     embeddings: str,
+    depth: int,
+    width: float,
     seed: int,
     descendant: int,
     form: str,
@@ -66,5 +81,7 @@ def inherit(
     It is to be trained in your own code (in Python: evolve.inherit).
     """
     from evolve.cli import gene
+    from evolve.learngene.model_file import chosen_settings
 
-    gene.inherit(learngene, classes, out, seed, method, embeddings, descendant, form, force)
+    chosen = chosen_settings(method, embeddings, depth, width)
+    gene.inherit(learngene, classes, out, seed, chosen, descendant, form, force)

@@ -12,7 +12,7 @@ from itertools import accumulate
 from evolve.core.errors import UserError
 from evolve.core.settings import DescendSettings, InheritSettings
 from evolve.core.words import WHOLE
-from evolve.learngene.inheritors import descendant
+from evolve.learngene.inheritors import cut_down, descendant
 from evolve.networks.architecture import Architecture, Groups, holders
 
 PAPER = "paper's set"
@@ -140,7 +140,7 @@ def _with_whole(choice: Choice, tried: list[Candidate]) -> list[Candidate]:
     """The last, all layers in the scenario's way, is the whole ancestor (VGGs, stacked), or the
     whole ancestor stands behind it.
     """
-    whole, last = choice.ancestor.whole(), tried[-1]
+    whole, last = cut_down(choice.ancestor, choice.inherit), tried[-1]
     if last.plan == whole:
         return [*tried[:-1], replace(last, origins=(*last.origins, WHOLE))]
     return [*tried, Candidate(tuple(range(len(choice.groups))), whole, 1.0, False, (WHOLE,))]

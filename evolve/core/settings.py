@@ -149,6 +149,19 @@ class InheritSettings:
     method: str = setting("stack", "stack: the paper's; others see docs/inheritance.md", registry="inheritors")
     embeddings: str = setting("random", "a ViT's embeddings, class token and positions: random (paper), inherited (authors' code)", choices=("random", "inherited"))
     lr_scale: float = setting(1.0, "learning rate of inherited layers, times the others'; 0: frozen", least=0)
+    depth: int = setting(
+        0,
+        "repeat, linear: a stage's convolutions (VGG) or residual blocks (ResNet), a ViT's blocks; "
+        "0: the ancestor's",
+        least=0,
+        most=96,
+    )
+    width: float = setting(
+        1.0,
+        "share of the channels (a ViT: of the heads) that descendants have, the strongest; 1: all",
+        least=1 / 64,
+        most=1,
+    )
 
 
 @dataclass(frozen=True)

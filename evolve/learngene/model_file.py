@@ -20,6 +20,7 @@ from evolve.learngene import tensor_file
 from evolve.learngene.ancestor_file import misfit
 from evolve.learngene.inheritance import inherit as fill
 from evolve.learngene.inheritors import descendant as architecture_of
+from evolve.learngene.inheritors import size_problem
 from evolve.networks.architecture import Architecture
 from evolve.networks.foreign_names import sequential_names
 from evolve.networks.network import Network
@@ -30,7 +31,7 @@ MOST_CLASSES = 1 << 16
 
 
 def inherit(
-    path: Path, classes: int, seed: int, method: str, embeddings: str, descendant: int
+    path: Path, classes: int, seed: int, chosen: InheritSettings, descendant: int
 ) -> tuple[Network, dict[str, Any]]:
     """The descendant of a learngene's file; every parameter is to be trained.
 
@@ -40,8 +41,7 @@ def inherit(
         path: the learngene's file.
         classes: outputs of the head.
         seed: of the random layers.
-        method: the inheritor's name.
-        embeddings: "random" or "inherited".
+        chosen: the inheritor, and the descendant's size.
         descendant: the descendant's number.
 
     Returns:
@@ -52,11 +52,12 @@ def inherit(
     """
     if not 1 <= classes <= MOST_CLASSES:
         raise UserError(f"{classes} classes: allowed are 1 to {MOST_CLASSES}")
-    chosen = chosen_settings(method, embeddings)
     gene = gene_file.load(path)
-    if embeddings == "inherited":
+    if chosen.embeddings == "inherited":
         _check_embeddings(path, gene)
     ancestor = gene.ancestor_plan
+    if problem := size_problem(ancestor, chosen):
+        raise UserError(f"learngene {path}: {problem}")
     selected = [name for name in gene.layers if name in ancestor.layer_names]
     plan = architecture_of(ancestor, selected, chosen)
     try:
@@ -68,8 +69,10 @@ def inherit(
     return model, {
         "learngene": Path(path).name,
         "sha256": file_digest(Path(path)),
-        "method": method,
-        "embeddings": embeddings,
+        "method": chosen.method,
+        "embeddings": chosen.embeddings,
+        "depth": chosen.depth,
+        "width": chosen.width,
         "seed": seed,
         "descendant": descendant,
         "learngene_from": gene.provenance,
@@ -89,18 +92,30 @@ def _check_embeddings(path: Path, gene: gene_file.Learngene) -> None:
         )
 
 
-def chosen_settings(method: str, embeddings: str) -> InheritSettings:
+def chosen_settings(
+    method: str, embeddings: str, depth: int = 0, width: float = 1.0
+) -> InheritSettings:
     """A scenario's [inherit], checked by the same limits.
 
     Args:
         method: the inheritor's name.
         embeddings: "random" or "inherited".
+        depth: how many layers; 0: as many as the inheritor makes by itself.
+        width: the share of the channels that are kept.
 
     Raises:
         UserError: a value is not allowed.
     """
     settings: InheritSettings = toml.from_dict(
-        {"inherit": {"method": method, "embeddings": embeddings}}, "evolve inherit"
+        {
+            "inherit": {
+                "method": method,
+                "embeddings": embeddings,
+                "depth": depth,
+                "width": float(width),
+            }
+        },
+        "evolve inherit",
     ).inherit
     return settings
 

@@ -15,7 +15,7 @@ from evolve.lineage import lineage, recipes
 from evolve.lineage.schedule import due, measured
 from evolve.lineage.world import Peek, World
 from evolve.networks.family import from_json
-from evolve.report.curves import Descent, Generation, LineageRecord, Tried
+from evolve.report.curves import Descent, Generation, LineageRecord, Parameters, Tried
 
 
 def collect(
@@ -85,7 +85,8 @@ def generation(
         selected_by=gene["selected_by"],
         agreement=gene["agreement"],
         descendant=recipes.heir(world, gene).describe(),
-        share=_share(world, gene),
+        share=from_json(gene["ancestor_plan"]).share(_held(world, gene)),
+        parameters=_parameters(world, gene),
         trials=tuple(_tried(trial, gene["groups"]) for trial in gene["trials"]),
         ancestor_accuracy=ancestor.get("average_accuracy"),
         forgetting=ancestor.get("forgetting"),
@@ -111,11 +112,19 @@ def _descents(
     return descents
 
 
-def _share(world: World, gene: Mapping[str, Any]) -> float:
-    """The part of the ancestor's weights that a descendant inherits, 0..1."""
-    plan = from_json(gene["ancestor_plan"])
+def _held(world: World, gene: Mapping[str, Any]) -> list[str]:
+    """The ancestor's layers that descendants make use of."""
     inherited = world.settings.inherit.embeddings == "inherited"
-    return plan.share([*gene["layers"], *(plan.carried if inherited else ())])
+    return [*gene["layers"], *(from_json(gene["ancestor_plan"]).carried if inherited else ())]
+
+
+def _parameters(world: World, gene: Mapping[str, Any]) -> Parameters:
+    heir, whole = recipes.heir(world, gene), recipes.whole(world)
+    return Parameters(
+        descendant=heir.trained(heir.all_layers),
+        learngene=from_json(gene["ancestor_plan"]).trained(_held(world, gene)),
+        whole=whole.trained(whole.all_layers),
+    )
 
 
 def _tried(trial: Mapping[str, Any], groups: list[list[str]]) -> Tried:

@@ -17,7 +17,7 @@ from evolve.core.settings import DescendSettings, InheritSettings
 from evolve.core.spent import Progress
 from evolve.data.resident import Resident
 from evolve.engine.store import Result, Stage, Store
-from evolve.learngene.inheritors import descendant
+from evolve.learngene.inheritors import cut_down, descendant
 from evolve.learngene.learngene import Learngene, extract, shuffled, unflatten
 from evolve.lineage.outcomes import Outcome, checkpoint_of, plan_of, settings_of, trunk
 from evolve.networks.architecture import Architecture
@@ -196,11 +196,11 @@ def _inheritance(
     ancestor, method = plan_of(recipe), recipe["method"]
     if method == "from-scratch":
         return from_json(recipe["plan"]), None
+    chosen: InheritSettings = settings_of(InheritSettings, recipe["inherit"])
     if method == "full-ancestor":
         state = trunk(inputs["ancestor"].tensors("ancestor"))
-        return ancestor.whole(), extract(state, ancestor, ancestor.all_layers)
+        return cut_down(ancestor, chosen), extract(state, ancestor, ancestor.all_layers)
     gene = inputs["learngene"]
-    chosen: InheritSettings = settings_of(InheritSettings, recipe["inherit"])
     plan = descendant(ancestor, gene.record["layers"], chosen)
     if method == "distilled":
         return plan, None

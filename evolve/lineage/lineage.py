@@ -28,9 +28,10 @@ from evolve.lineage.recipes import (
     from_scratch,
     heir,
     rivals,
+    whole,
 )
 from evolve.lineage.schedule import due, measured
-from evolve.lineage.world import Peek, World, ancestor_plan, paper_descendant
+from evolve.lineage.world import Peek, World, paper_descendant
 from evolve.networks.architecture import Architecture
 
 
@@ -95,7 +96,7 @@ def fixed_controls(world: World) -> Iterator[Stage]:
         return
     yield from draws(world, paper_descendant(world.settings), PAPERS)
     if any(due(world, "full-ancestor", length) for length in measured(world.settings)):
-        yield from draws(world, ancestor_plan(world.settings).whole(), WHOLE)
+        yield from draws(world, whole(world), WHOLE)
 
 
 def draws(world: World, plan: Architecture, of: int | str) -> Iterator[Stage]:

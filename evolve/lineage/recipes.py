@@ -31,7 +31,7 @@ from evolve.core.registry import marked
 from evolve.core.settings import AncestorSettings, Settings
 from evolve.descendants.fewshot.methods import LEARNERS
 from evolve.engine.store import Stage
-from evolve.learngene.inheritors import descendant
+from evolve.learngene.inheritors import cut_down, descendant
 from evolve.lineage.world import World, ancestor_plan, paper_descendant
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
@@ -263,6 +263,11 @@ def heir(world: World, chosen: Mapping[str, Any]) -> Architecture:
     return descendant(from_json(chosen["ancestor_plan"]), chosen["layers"], world.settings.inherit)
 
 
+def whole(world: World) -> Architecture:
+    """The whole ancestor as its own descendant, cut down to the size of ``[inherit]``."""
+    return cut_down(ancestor_plan(world.settings), world.settings.inherit)
+
+
 def network(settings: Settings) -> dict[str, Any]:
     """What names the ancestor's architecture in a recipe.
 
@@ -338,7 +343,13 @@ def fixed_layers(s: Settings) -> tuple[int, ...]:
 def _inheriting(s: Settings, method: str) -> dict[str, Any]:
     """How the descendants inherit, as far as ``method`` reads it."""
     every = _keyed(s.inherit)
-    read = {"full-ancestor": ("lr_scale",), "distilled": ("method",)}.get(method, tuple(every))
+    size = ("depth", "width")
+    # Only at another depth does the whole ancestor inherit by the inheritor's rule.
+    rule = ("method",) if s.inherit.depth else ()
+    read = {
+        "full-ancestor": ("lr_scale", *size, *rule),
+        "distilled": ("method", *size),
+    }.get(method, tuple(every))
     return {"inherit": {name: every[name] for name in read}} | (
         marked("inheritors", s.inherit.method) if "method" in read else {}
     )

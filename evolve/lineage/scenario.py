@@ -14,6 +14,7 @@ from evolve.core.errors import UserError
 from evolve.core.settings import Scenario, Settings, descend_source
 from evolve.core.shipped import find
 from evolve.core.toml import build, override, read_toml, shown_value, toml_value
+from evolve.learngene.inheritors import size_problem
 from evolve.networks.family import architecture
 
 PROFILES = ("quick", "paper")
@@ -141,6 +142,13 @@ def _network_problems(s: Settings) -> Iterator[str]:
         yield (
             f"ancestor.checkpoint = {shown_value(s.ancestor.checkpoint)}: only a ViT starts from one, "
             f'ancestor.network is {s.ancestor.network}; allowed is ""'
+        )
+    if problem := size_problem(ancestor, s.inherit):
+        yield problem
+    if s.controls.distilled and s.inherit.width < 1:
+        yield (
+            f"controls.distilled = {s.controls.distilled}: the ancestor's features have more "
+            f"channels than descendants of inherit.width = {s.inherit.width:g}; allowed is 0"
         )
     if s.inherit.embeddings == "inherited" and not ancestor.carried:
         yield (

@@ -23,6 +23,11 @@ Groups = tuple[tuple[str, ...], ...]
 Mixture = Mapping[str, float]
 """What one layer receives: ancestor's layers with their coefficients. {"conv11": 1.0} is a copy."""
 Shapes = Mapping[str, tuple[int, ...]]
+Axes = tuple[tuple[str | int, ...], ...]
+"""What a tensor's dimensions count, one entry a dimension: its factors in order, each a fixed number
+or the name of a group of channels that are kept or dropped together.
+"""
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # tensors that no one trains
 GRANULARITIES = ("conv", "stage")
 
 
@@ -133,6 +138,41 @@ class Architecture(ABC):
         """This ancestor as its own descendant: every layer inherited."""
         return self.with_inherited({name: {name: 1.0} for name in self.all_layers})
 
+    def resized(self, depth: int) -> Architecture:
+        """This ancestor with another number of layers, named by their places; nothing is inherited.
+
+        Args:
+            depth: a VGG's convolutions of a stage, a ResNet's residual blocks of a stage, a ViT's
+                blocks.
+
+        Raises:
+            ValueError: the family has no rule for it.
+        """
+        raise ValueError(f"networks of the family {self.family} have no rule for another depth")
+
+    def narrowed(self, width: float) -> Architecture:
+        """This network with fewer channels in every layer; it inherits the same layers.
+
+        Args:
+            width: the share of the channels that is kept (rounded, at least one).
+
+        Raises:
+            ValueError: the family has no rule for it, or the network cannot be so narrow.
+        """
+        raise ValueError(f"networks of the family {self.family} have no rule for another width")
+
+    def axes(self, layer: str) -> Mapping[str, Axes]:
+        """What the dimensions of a layer's tensors count, by the tensor's name.
+
+        Dimensions of any layers that name one group are the same channels: a convolution's filters,
+        its BN and the next convolution's input, say, or all that a residual stream adds up.
+
+        Raises:
+            KeyError: it lacks the layer.
+            ValueError: the family has no rule for another width.
+        """
+        raise ValueError(f"networks of the family {self.family} have no rule for another width")
+
     @abstractmethod
     def named_set(self, name: str, count: int) -> tuple[int, ...]:
         """A fixed set of integral layers.
@@ -209,6 +249,19 @@ class Architecture(ABC):
         """Weights of all layers; the head is left out."""
         return self._weights(self.all_layers)
 
+    def trained(self, layers: Iterable[str]) -> int:
+        """Parameters of layers (extras too): what training changes, so no running statistics.
+
+        Raises:
+            KeyError: it lacks a layer.
+        """
+        return sum(
+            _count(shape)
+            for name in set(layers)
+            for part, shape in self.shapes(name).items()
+            if part.rpartition(".")[2] not in BUFFERS
+        )
+
     def share(self, layers: Iterable[str]) -> float:
         """The part of :attr:`parameters` that layers (extras too) hold, in [0, 1].
 
@@ -255,6 +308,11 @@ def front_or_last(name: str, layers: int, count: int) -> tuple[int, ...]:
     if name == "last":
         return tuple(range(layers - count, layers))
     raise ValueError(f"unknown set {name!r}; known: {', '.join(SETS)}")
+
+
+def kept(channels: int, width: float) -> int:
+    """How many of so many channels a share ``width`` of them is: rounded, at least one."""
+    return max(1, round(channels * width))
 
 
 def owners(groups: Groups) -> list[int]:

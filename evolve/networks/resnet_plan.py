@@ -14,11 +14,13 @@ from typing import Any
 from evolve.networks.architecture import (
     GRANULARITIES,
     Architecture,
+    Axes,
     Groups,
     Mixture,
     Shapes,
     check_names,
     front_or_last,
+    kept,
 )
 from evolve.networks.vgg_plan import ConvSpec, short
 
@@ -197,6 +199,56 @@ class ResNetPlan(Architecture):
             blocks += _residual(number, row, pool)
         return ResNetPlan(tuple(blocks))
 
+    def resized(self, depth: int) -> ResNetPlan:
+        """See :class:`Architecture`; what precedes the first residual block stays as it is."""
+        blocks = [block for block in self.blocks if not block.residual]
+        for number in self.stages:
+            first, *more = (b for b in self.blocks if b.stage == number and b.residual)
+            blocks += [first, *(more * depth)[: depth - 1]]
+        plan = ResNetPlan(tuple(map(_numbered, range(len(blocks)), blocks))).anonymous()
+        return self if plan == self.anonymous() else plan
+
+    def narrowed(self, width: float) -> ResNetPlan:
+        widths = {conv.c_out for conv in self.convs.values()}
+        if len({kept(channels, width) for channels in widths}) < len(widths):
+            raise ValueError(f"at {width:g} of its channels, stages would be equally wide")
+        streams = self._streams()
+
+        def narrow(conv: Conv) -> Conv:
+            image = streams[conv.name][1] == IMAGE_CHANNELS
+            c_in = conv.c_in if image else kept(conv.c_in, width)
+            return replace(conv, c_in=c_in, c_out=kept(conv.c_out, width))
+
+        return self._with(narrow)
+
+    def axes(self, layer: str) -> Mapping[str, Axes]:
+        leaving, arriving = self._streams()[layer]
+        kernel = self.convs[layer].kernel
+        return {
+            part: ((leaving,), (arriving,), (kernel,), (kernel,))
+            if len(shape) == 4
+            else ((leaving,),) * len(shape)
+            for part, shape in self.shapes(layer).items()
+        }
+
+    def _streams(self) -> dict[str, tuple[str, str | int]]:
+        """Layer -> the groups of channels that it puts out and takes in.
+
+        All that a sum adds up is one group, so blocks with the identity as shortcut pass one on.
+        """
+        streams: dict[str, tuple[str, str | int]] = {}
+        arriving: str | int = IMAGE_CHANNELS
+        for block in self.blocks:
+            entry, last = arriving, block.convs[-1].name
+            kept_on = block.residual and block.shortcut is None
+            for conv in block.convs:
+                leaving = str(entry) if kept_on and conv.name == last else conv.name
+                streams[conv.name] = leaving, arriving
+                arriving = leaving
+            if block.shortcut:
+                streams[block.shortcut.name] = last, entry
+        return streams
+
     def named_set(self, name: str, count: int) -> tuple[int, ...]:
         listed = {"paper": PAPER_SET, "authors": AUTHORS_SET}.get(name)
         return (
@@ -281,6 +333,13 @@ def resnet18(width: float, size: int) -> ResNetPlan:
             blocks.append(Block(stage, convs, shortcut=shortcut_past(f"shortcut{stage}", convs)))
             number, current = number + 2, channels
     return ResNetPlan(tuple(blocks))
+
+
+def _numbered(number: int, block: Block) -> Block:
+    """The block with names that no other one has."""
+    convs = tuple(replace(c, name=f"block{number}_{n}") for n, c in enumerate(block.convs))
+    past = block.shortcut and replace(block.shortcut, name=f"block{number}_shortcut")
+    return replace(block, convs=convs, shortcut=past)
 
 
 def _row(number: int, convs: Sequence[Conv], wanted: set[str]) -> list[Conv]:

@@ -12,11 +12,13 @@ from typing import Any
 from evolve.networks.architecture import (
     GRANULARITIES,
     Architecture,
+    Axes,
     Groups,
     Mixture,
     Shapes,
     check_names,
     front_or_last,
+    kept,
 )
 
 IMAGE_CHANNELS = 3
@@ -95,6 +97,45 @@ class VggPlan(tuple[tuple[ConvSpec, ...], ...], Architecture):
         return VggPlan(
             tuple(replace(spec, inherits=given.get(spec.name)) for spec in block) for block in self
         )
+
+    def resized(self, depth: int) -> VggPlan:
+        """See :class:`Architecture`; every stage keeps its first convolution, which widens it."""
+        plan = VggPlan(
+            tuple(
+                ConvSpec(
+                    f"block{number}_{place}",
+                    block[0].c_in if place == 1 else block[-1].c_out,
+                    block[-1].c_out,
+                )
+                for place in range(1, depth + 1)
+            )
+            for number, block in enumerate(self, start=1)
+        )
+        return self if plan == self.anonymous() else plan
+
+    def narrowed(self, width: float) -> VggPlan:
+        first = self.layer_names[0]
+        return VggPlan(
+            tuple(
+                replace(
+                    spec,
+                    c_in=spec.c_in if spec.name == first else kept(spec.c_in, width),
+                    c_out=kept(spec.c_out, width),
+                )
+                for spec in block
+            )
+            for block in self
+        )
+
+    def axes(self, layer: str) -> Mapping[str, Axes]:
+        place = self.layer_names.index(layer)
+        arriving = self.layer_names[place - 1] if place else IMAGE_CHANNELS
+        return {
+            part: ((layer,), (arriving,), (3,), (3,))
+            if len(shape) == 4
+            else ((layer,),) * len(shape)
+            for part, shape in self.shapes(layer).items()
+        }
 
     def named_set(self, name: str, count: int) -> tuple[int, ...]:
         listed = {"paper": PAPER_SET, "authors": AUTHORS_SET}.get(name)

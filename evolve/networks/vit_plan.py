@@ -14,15 +14,18 @@ from typing import Any
 from evolve.networks.architecture import (
     GRANULARITIES,
     Architecture,
+    Axes,
     Groups,
     Mixture,
     Shapes,
     check_names,
     front_or_last,
+    kept,
 )
 from evolve.networks.vgg_plan import Given, given_from_json, short
 
 IMAGE_CHANNELS = 3
+EMBEDDING = "embedding"  # the channels of the residual stream
 DEPTH = 12
 HEAD = 64  # numbers a head attends with
 LEAST_HEAD = 16  # below one head's width the head itself narrows, to no less
@@ -140,6 +143,47 @@ class ViTPlan(Architecture):
         given = {name: short(mixture) for name, mixture in inherited.items()}
         blocks = tuple(replace(block, inherits=given.get(block.name)) for block in self.blocks)
         return replace(self, blocks=blocks, embed=given.get("embed"), norm=given.get("norm"))
+
+    def resized(self, depth: int) -> ViTPlan:
+        blocks = tuple(BlockSpec(f"block{number}") for number in range(1, depth + 1))
+        plan = replace(self, blocks=blocks, embed=None, norm=None)
+        return self if plan == self.anonymous() else plan
+
+    def narrowed(self, width: float) -> ViTPlan:
+        """See :class:`Architecture`; a share of the heads, which keep their width.
+
+        A single head narrows itself, as :func:`vit` narrows it.
+        """
+        if self.heads > 1 and self._whole_heads:
+            heads = kept(self.heads, width)
+            return replace(self, heads=heads, dim=HEAD * heads)
+        step = 8 * self.heads
+        least = LEAST_HEAD * self.heads
+        return replace(self, dim=max(min(least, self.dim), step * round(self.dim * width / step)))
+
+    @property
+    def _whole_heads(self) -> bool:
+        """Whether heads are as wide as at width 1: then heads are kept or dropped whole."""
+        return self.dim == HEAD * self.heads
+
+    def axes(self, layer: str) -> Mapping[str, Axes]:
+        d, heads, hidden = (EMBEDDING,), f"{layer}.heads", (f"{layer}.hidden",)
+        attended: tuple[str | int, ...] = (
+            (heads, HEAD) if self._whole_heads else (self.heads, heads)
+        )
+        leaving = {"attn.qkv": (3, *attended), "mlp.fc1": hidden}
+        arriving = {"attn.proj": attended, "mlp.fc2": hidden}
+        fixed = {
+            "cls_token": ((1,), (1,), d),
+            "pos_embed": ((1,), (self.tokens(self.size),), d),
+            "patch_embed.proj.weight": (d, (IMAGE_CHANNELS,), (self.patch,), (self.patch,)),
+        }
+        axes: dict[str, Axes] = {}
+        for part, shape in self.shapes(layer).items():
+            module = part.rpartition(".")[0]
+            both = leaving.get(module, d), arriving.get(module, d)
+            axes[part] = fixed.get(part, both[: len(shape)])
+        return axes
 
     def named_set(self, name: str, count: int) -> tuple[int, ...]:
         if name in ("paper", "authors"):  # both the lower half

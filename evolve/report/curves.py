@@ -60,6 +60,22 @@ class Tried:
 
 
 @dataclass(frozen=True)
+class Parameters:
+    """How many parameters there are in one generation's networks, heads left out.
+
+    Attributes:
+        descendant: of a descendant that inherits the learngene; its from-scratch control has as
+            many.
+        learngene: that the learngene holds, from which descendants of every size are made.
+        whole: of the whole ancestor, cut down to the descendants' depth and width.
+    """
+
+    descendant: int
+    learngene: int
+    whole: int
+
+
+@dataclass(frozen=True)
 class Generation:
     """One point of the evolution curve.
 
@@ -88,7 +104,8 @@ class Generation:
     forgetting: float | None = None
     backward_transfer: float | None = None
     trials: tuple[Tried, ...] = ()
-    share: float | None = None  # of the ancestor's weights that are inherited
+    share: float | None = None  # of the ancestor's weights that the learngene holds
+    parameters: Parameters | None = None
     # The condenser's course, curve by curve (condensers/meta_network/convergence.py).
     history: dict[str, tuple[float, ...]] = field(default_factory=dict)
 

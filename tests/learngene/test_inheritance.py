@@ -155,8 +155,8 @@ def test_a_learngene_that_does_not_fit_is_refused():
     plan = stack_plan(PLAN, PAPER)
     with pytest.raises(ValueError, match="inherits conv1, but the learngene holds conv11"):
         inherit(plan, extract(ANCESTOR.state_dict(), PLAN, ["conv11"]), 5, 0, 0)
-    wide = vgg16_plan(1 / 16)
+    narrow = vgg16_plan(1 / 64)
     with pytest.raises(ValueError, match="conv1.conv.weight: the learngene's shape"):
-        inherit(plan, extract(VGG(wide, 5).state_dict(), wide, PAPER), 5, 0, 0)
+        inherit(plan, extract(VGG(narrow, 5).state_dict(), narrow, PAPER), 5, 0, 0)
     with pytest.raises(ValueError, match="holds nothing"):
         inherit(plan, Learngene({}, PLAN), 5, 0, 0)

@@ -37,4 +37,8 @@ FIGURES = {
         ("descend.shots",),
     ),
     "networks": Figure(_AT + "networks:networks", "evolution curves side by side (paper Figure 6)"),
+    "sizes": Figure(
+        _AT + "sizes:sizes",
+        "accuracy against parameters, sizes from one learngene",
+    ),
 }

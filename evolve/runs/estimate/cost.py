@@ -19,7 +19,7 @@ from evolve.core.registry import records
 from evolve.core.settings import Settings, descend_source
 from evolve.data.methods import PLUGGED, SOURCES
 from evolve.descendants.fewshot.methods import LEARNERS
-from evolve.learngene.inheritors import descendant
+from evolve.learngene.inheritors import cut_down, descendant
 from evolve.lineage.schedule import measured
 from evolve.lineage.world import ancestor_plan, paper_descendant
 from evolve.networks.architecture import Architecture
@@ -73,7 +73,7 @@ def seconds(settings: Settings, kind: str, recipe: Mapping[str, Any]) -> float:
     if kind == "fewshot":
         return _fewshot_seconds(settings, paper_descendant(settings), recipe["learner"])
     if recipe["method"] == "full-ancestor":
-        return _descend_seconds(settings, ancestor)
+        return _descend_seconds(settings, cut_down(ancestor, settings.inherit))
     descent = _descend_seconds(
         settings, from_json(recipe["plan"]) if "plan" in recipe else _expected(settings, ancestor)
     )
