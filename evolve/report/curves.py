@@ -127,16 +127,17 @@ class Interval:
         """Half the interval's width."""
         return (self.high - self.low) / 2
 
-    def percent(self, sign: str = "") -> str:
+    def percent(self, sign: str = "", digits: int = 2) -> str:
         """A fraction with its interval, in percent: "61.24 ± 5.10".
 
         Args:
             sign: "+" for a difference.
+            digits: after the point.
         """
         if math.isnan(self.mean):
             return "-"
-        half = f" ± {100 * self.half:.2f}" if math.isfinite(self.half) else ""
-        return f"{100 * self.mean:{sign}.2f}{half}"
+        half = f" ± {100 * self.half:.{digits}f}" if math.isfinite(self.half) else ""
+        return f"{100 * self.mean:{sign}.{digits}f}{half}"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from evolve.core import toml
@@ -50,14 +50,20 @@ def summarise_runs(folders: Iterable[Path], out: Path | None, store: Path | None
             "no generation has been measured yet: continue the run with `evolve resume`, or give "
             "its store with --store"
         )
+    print_pooled(records)
+    if out is not None:
+        write_report(records, out)
+        print(f"written to {out}")
+
+
+def print_pooled(records: Sequence[LineageRecord]) -> None:
+    """Print the effects, the verdict and the economy of one run or several seeds."""
+    summary = summarise(records)
     print_effects(summary)
     say(gain_sentence(summary))
     say(verdict(summary))
     for line in sentences(records):
         say(line)
-    if out is not None:
-        write_report(records, out)
-        print(f"written to {out}")
 
 
 def print_effects(summary: Summary) -> None:
