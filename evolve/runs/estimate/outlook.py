@@ -59,6 +59,15 @@ class Outlook:
                 self._name(number)
         self._plan()
 
+    def look(self) -> None:
+        """Look at the store for stages that somebody else has finished."""
+        for number, run in enumerate(self.runs):
+            for key, item in self._items.items():
+                if not item.done and run.store.has(key):
+                    self._items[key] = replace(item, done=True)
+            self._name(number)
+        self._plan()
+
     def _plan(self) -> None:
         unnamed: Counter[str] = Counter()
         for seconds in self._unnamed:
