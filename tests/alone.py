@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from evolve.core.settings import DescendSettings
 from evolve.data.resident import Resident
-from evolve.descendants.descendants import DownstreamTask, Trained, train_together
+from evolve.descendants.descendants import DownstreamTask, Group, Trained, train_together
 from evolve.networks.network import Network
 
 
@@ -21,4 +21,6 @@ def train_descendant(
     reference: bool = False,
 ) -> Trained:
     """:func:`train_together` for one descendant alone."""
-    return train_together([model], [task], resident, d, seed, [descendant], progress, reference)[0]
+    return train_together(
+        [model], Group([task], [descendant], resident, d, seed), progress, reference=reference
+    )[0]

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evolve.ancestor.accumulate import Accumulated, accumulate
+from evolve.ancestor.accumulate import Accumulated, AccumulateRequest, accumulate
 from evolve.core.settings import AncestorSettings, StreamSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
@@ -132,7 +132,19 @@ def in_stages(
         previous = through_a_file(done[-1], folder) if done else None
         done.append(
             accumulate(
-                a, S, CLASSES, resident, SEED, task, previous, history, Memory(), quiet, reference
+                AccumulateRequest(
+                    a,
+                    S,
+                    CLASSES,
+                    resident,
+                    SEED,
+                    task,
+                    Memory(),
+                    quiet,
+                    previous=previous,
+                    history=history,
+                    reference=reference,
+                )
             )
         )
         history = history + [done[-1].record["row"]] if task else []

@@ -13,7 +13,8 @@ import torch
 from strategy_runs import CLASSES, SEED, Memory, quiet, stripes
 from torch import Tensor
 
-from evolve.ancestor.accumulate import Accumulated, Ancestor, accumulate
+from evolve.ancestor.accumulate import Accumulated, AccumulateRequest, accumulate
+from evolve.ancestor.model import Ancestor
 from evolve.core.settings import AncestorSettings, StreamSettings
 from evolve.runs.batch import file
 
@@ -52,16 +53,17 @@ def test_every_strategy_passes_as_many_images_a_task(
     for task in (1, 2, 3):
         passed[0] = 0.0
         previous = accumulate(
-            a,
-            S,
-            CLASSES,
-            stripes(32),
-            SEED,
-            task,
-            None if name == "joint" else previous,
-            [],
-            Memory(),
-            quiet,
+            AccumulateRequest(
+                a,
+                S,
+                CLASSES,
+                stripes(32),
+                SEED,
+                task,
+                Memory(),
+                quiet,
+                previous=None if name == "joint" else previous,
+            )
         )
         expected = FIRST.get(name, 4.0) if task == 1 else 4.0 * (task if name == "joint" else 1)
         assert passed[0] == pytest.approx((expected + UNCOUNTED.get(name, 0)) * IMAGES)

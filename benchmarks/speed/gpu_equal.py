@@ -178,7 +178,7 @@ def _stages(s: Settings, cpu: Resident, gpu: Resident) -> Iterator[Row]:
 
 def _stage_results(s: Settings, resident: Resident) -> list[Tensor]:
     """The accumulate stage's losses, and alpha by either objective."""
-    from evolve.ancestor.accumulate import accumulate
+    from evolve.ancestor.accumulate import AccumulateRequest, accumulate
     from evolve.condensers.condense import condense_ancestor
     from evolve.condensers.interface import Request
     from evolve.lineage.world import ancestor_plan
@@ -186,16 +186,17 @@ def _stage_results(s: Settings, resident: Resident) -> list[Tensor]:
     learned = None
     for task in (0, 1):
         learned = accumulate(
-            s.ancestor,
-            s.stream,
-            ANCESTOR_CLASSES,
-            resident,
-            0,
-            task,
-            learned,
-            [],
-            NoCheckpoint(),
-            silent,
+            AccumulateRequest(
+                s.ancestor,
+                s.stream,
+                ANCESTOR_CLASSES,
+                resident,
+                0,
+                task,
+                NoCheckpoint(),
+                silent,
+                previous=learned,
+            )
         )
     assert learned is not None
     results = [torch.tensor(learned.record["train_loss"])]

@@ -284,23 +284,11 @@ def _slope(
 
 
 def _accumulate(s: Settings, resident: Resident, epochs: int) -> None:
-    from evolve.ancestor.accumulate import accumulate
+    from evolve.ancestor.accumulate import AccumulateRequest, accumulate
 
-    start = accumulate(
-        s.ancestor, s.stream, ANCESTOR_CLASSES, resident, 0, 0, None, [], NoCheckpoint(), silent
-    )
-    accumulate(
-        replace(s.ancestor, epochs=epochs),
-        s.stream,
-        ANCESTOR_CLASSES,
-        resident,
-        0,
-        1,
-        start,
-        [],
-        NoCheckpoint(),
-        silent,
-    )
+    a = replace(s.ancestor, epochs=epochs)
+    start = AccumulateRequest(a, s.stream, ANCESTOR_CLASSES, resident, 0, 0, NoCheckpoint(), silent)
+    accumulate(replace(start, task=1, previous=accumulate(start)))
 
 
 def condenser(plan: Plan) -> Iterator[Row]:
@@ -374,8 +362,8 @@ SET = 8  # stages that train together
 
 def _descend(s: Settings, resident: Resident, epochs: int) -> None:
     group = lineage_group(s, resident, SET * s.descend.descendants)
-    d = replace(s.descend, epochs=epochs)
-    train_together(fresh_models(s, group), group.tasks, resident, d, 0, group.numbers, silent)
+    longer = replace(group, d=replace(s.descend, epochs=epochs))
+    train_together(fresh_models(s, group), longer, silent)
 
 
 def stage_counts(s: Settings) -> Counter[str]:

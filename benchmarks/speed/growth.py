@@ -151,7 +151,7 @@ def expected(point: Point) -> float:
 
 
 def _descend(point: Point, resident: Resident) -> Callable[[], None]:
-    from evolve.descendants.descendants import downstream_tasks, train_together
+    from evolve.descendants.descendants import Group, downstream_tasks, train_together
     from evolve.learngene.inheritance import inherit
     from evolve.lineage.world import paper_descendant
 
@@ -161,18 +161,19 @@ def _descend(point: Point, resident: Resident) -> Callable[[], None]:
 
     def run() -> None:
         models = [inherit(plan, None, d.classes_per_task, 0, number) for number in numbers]
-        train_together(models, tasks, resident, d, 0, numbers, silent)
+        train_together(models, Group(tasks, numbers, resident, d, 0), silent)
 
     return run
 
 
 def _accumulate(point: Point, resident: Resident) -> Callable[[], None]:
-    from evolve.ancestor.accumulate import Accumulated, accumulate
+    from evolve.ancestor.accumulate import Accumulated, AccumulateRequest, accumulate
 
     s, classes = point.settings, CLASSES["ancestor"]
-    untrained = accumulate(
-        s.ancestor, s.stream, classes, resident, 0, 0, None, [], NoCheckpoint(), silent
+    request = AccumulateRequest(
+        s.ancestor, s.stream, classes, resident, 0, 0, NoCheckpoint(), silent
     )
+    untrained = accumulate(request)
     # An untrained network stands for one that has learned the tasks before: what it knows does not
     # change what a task costs.
     start = (
@@ -180,20 +181,7 @@ def _accumulate(point: Point, resident: Resident) -> Callable[[], None]:
         if point.task > 1
         else untrained
     )
-    return lambda: void(
-        accumulate(
-            s.ancestor,
-            s.stream,
-            classes,
-            resident,
-            0,
-            point.task,
-            start,
-            [],
-            NoCheckpoint(),
-            silent,
-        )
-    )
+    return lambda: void(accumulate(replace(request, task=point.task, previous=start)))
 
 
 def _condense(point: Point, resident: Resident) -> Callable[[], None]:

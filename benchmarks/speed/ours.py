@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evolve.ancestor.accumulate import accumulate
+from evolve.ancestor.accumulate import AccumulateRequest, accumulate
 from evolve.condensers.batches import draw_images, split_meta, steps_per_epoch
 from evolve.condensers.condense import condense_ancestor
 from evolve.condensers.interface import Request
 from evolve.data.resident import Resident
-from evolve.descendants.descendants import downstream_tasks, train_together
+from evolve.descendants.descendants import Group, downstream_tasks, train_together
 from evolve.engine.checkpoint import FolderCheckpoint
 from evolve.learngene.inheritance import inherit
 from evolve.runs.estimate.timing import silent
@@ -56,11 +56,13 @@ class OurDescendants:
         """``amount`` epochs; the images trained on."""
         train_together(
             self.models,
-            self.tasks,
-            self.resident,
-            replace(self.d, epochs=amount),
-            self.seed,
-            list(self.members),
+            Group(
+                self.tasks,
+                list(self.members),
+                self.resident,
+                replace(self.d, epochs=amount),
+                self.seed,
+            ),
             silent,
         )
         self.sync()
@@ -74,13 +76,13 @@ class OurAncestor:
     """
 
     def __init__(self, case: Case, resident: Resident, number: int) -> None:
-        s, self.resident, self.sync = case.settings, resident, barrier(resident.device)
-        self.a, self.s = s.ancestor, s.stream
-        self.start = accumulate(
-            self.a, self.s, ANCESTOR_CLASSES, resident, 0, 0, None, [], _checkpoint(Path()), silent
+        a, s, self.sync = case.settings.ancestor, case.settings.stream, barrier(resident.device)
+        start = AccumulateRequest(
+            a, s, ANCESTOR_CLASSES, resident, 0, 0, _checkpoint(Path()), silent
         )
-        self.images = self.s.classes_per_task * (
-            self.s.images_per_class or len(resident.indices(0, test=False))
+        self.request = replace(start, task=1, previous=accumulate(start))
+        self.images = s.classes_per_task * (
+            s.images_per_class or len(resident.indices(0, test=False))
         )
         self.folder = tempfile.TemporaryDirectory(prefix="evolve-bench-")
         self.info: dict[str, Any] = {}
@@ -92,19 +94,8 @@ class OurAncestor:
 
     def run(self, amount: int) -> int:
         """``amount`` epochs; the images trained on."""
-        kept = _checkpoint(Path(self.folder.name))
-        accumulate(
-            replace(self.a, epochs=amount),
-            self.s,
-            ANCESTOR_CLASSES,
-            self.resident,
-            0,
-            1,
-            self.start,
-            [],
-            kept,
-            silent,
-        )
+        a, kept = replace(self.request.a, epochs=amount), _checkpoint(Path(self.folder.name))
+        accumulate(replace(self.request, a=a, checkpoint=kept))
         self.sync()
         return amount * self.images
 

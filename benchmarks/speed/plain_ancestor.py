@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evolve.ancestor.accumulate import build_ancestor
+from evolve.ancestor.model import build_ancestor
 from evolve.data.resident import Resident
 from evolve.data.streams import class_labels, labels_of, load_avalanche, stream_tasks
 

@@ -24,10 +24,12 @@ from evolve.condensers.batches import (
     split_meta,
     steps_per_epoch,
 )
+from evolve.condensers.meta_network.frozen import Features
 from evolve.condensers.meta_network.hypergradient import LookAhead, Rule, sgd, unrolled
-from evolve.condensers.meta_network.matching import Matcher, Projection, layout, psi_reference
-from evolve.condensers.meta_network.meta_network import Features, Pseudo
+from evolve.condensers.meta_network.layout import Projection, layout
+from evolve.condensers.meta_network.matching import Matcher, psi_reference
 from evolve.condensers.meta_network.phi import MetaNetwork
+from evolve.condensers.meta_network.pseudo import Pseudo
 from evolve.core.randomness import generator
 from evolve.core.settings import CondenseSettings
 from evolve.data.resident import Resident

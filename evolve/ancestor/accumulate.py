@@ -1,40 +1,36 @@
-"""Accumulate: the ancestor learns the tasks of a stream, one stage a task, with an Avalanche strategy (paper 5.3).
+"""Accumulate: the ancestor learns the tasks of a stream, one stage a task (paper 5.3).
 
-Importing this does not import Avalanche; training does.
+It learns them with an Avalanche strategy. Importing this does not import Avalanche; training does.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evolve.ancestor.gradients import GradientFractions
 from evolve.ancestor.methods import STRATEGIES, check_strategy
 from evolve.ancestor.metrics import average_accuracy, backward_transfer, forgetting
+from evolve.ancestor.model import accuracies, build_ancestor, labelling
 from evolve.core.errors import UserError
-from evolve.core.randomness import derive_seed, generator, isolated_rng
+from evolve.core.randomness import derive_seed, isolated_rng
 from evolve.core.settings import AncestorSettings, StreamSettings
 from evolve.core.spent import Progress
 from evolve.data.resident import Resident
 from evolve.data.streams import (
     StreamTask,
-    class_labels,
-    labels_of,
     load_avalanche,
     make_benchmark,
     stream_tasks,
-    task_label,
 )
 from evolve.engine.checkpoint import Checkpoint
-from evolve.networks.family import architecture
-from evolve.networks.network import Network, initialise
 from evolve.networks.optimizers import make_optimizer, restore_state, state_of
 
 if TYPE_CHECKING:
@@ -43,131 +39,124 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Accumulated:
-    """The ancestor after some tasks: ``tensors`` "model.<name>" and "strategy.<name>" (CPU, contiguous), ``record`` is JSON-able."""
+    """The ancestor after some tasks.
+
+    Attributes:
+        tensors: "model.<name>" and "strategy.<name>", on the CPU, contiguous.
+        record: JSON-able.
+    """
 
     tensors: dict[str, Tensor]
     record: dict[str, Any]
 
 
-def labelling(a: AncestorSettings) -> str:
-    """The head in use. Joint training sees all tasks at once, where a shared head's task-local labels would contradict each
-    other as soon as a class recurs: there it gets one head over all ancestor classes.
+@dataclass(frozen=True, eq=False)
+class AccumulateRequest:
+    """One task that the ancestor is to learn.
+
+    Attributes:
+        a, s: how it learns, and the stream.
+        class_ids: ids of the ancestor's classes.
+        resident: their images.
+        seed: draws everything random.
+        task: the task's number, from 1; 0 asks for the untrained ancestor and reads no image.
+        checkpoint: keeps the state after every epoch. Where it holds one, training goes on there,
+            to bit-equal numbers.
+        progress: told the fraction done, in [0, 1], and what is being done.
+        previous: the ancestor after ``task`` - 1. Joint training needs none, or task 0's.
+        history: the earlier tasks' rows of accuracies.
+        reference: train by the plain module under autograd.
+        start: weights that task 0 begins with, by their names in the trunk's state dict.
     """
-    return "single" if a.strategy == "joint" and a.head == "shared" else a.head
+
+    a: AncestorSettings
+    s: StreamSettings
+    class_ids: Sequence[int]
+    resident: Resident
+    seed: int
+    task: int
+    checkpoint: Checkpoint
+    progress: Progress
+    previous: Accumulated | None = None
+    history: Sequence[Sequence[float]] = ()
+    reference: bool = False
+    start: Mapping[str, Tensor] | None = None
 
 
-class Ancestor(nn.Module):
-    """A network as ``trunk`` (its ``head`` inside) that ignores task labels."""
+def accumulate(request: AccumulateRequest) -> Accumulated:
+    """Let the ancestor learn one task of the stream; global random state is left alone.
 
-    def __init__(self, trunk: Network) -> None:
-        super().__init__()
-        self.trunk = trunk
+    Args:
+        request: the task, and what it starts from.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, classes]."""
-        return self.trunk(x)
-
-
-def build_ancestor(
-    a: AncestorSettings, s: StreamSettings, class_ids: Sequence[int], size: int, seed: int
-) -> Any:
-    """The untrained ancestor for images of ``size`` pixels: a module with ``.trunk``. Its trunk's draw is the same for every head."""
-    head = labelling(a)
-    trunk = architecture(a.network, a.width, size).build(
-        len(class_ids) if head == "single" else s.classes_per_task
-    )
-    initialise(trunk, seed, "ancestor")
-    if head != "per-task":
-        return Ancestor(trunk)
-    load_avalanche()
-    from evolve.ancestor.strategies import MultiHeadAncestor
-
-    return MultiHeadAncestor(
-        trunk, [_head(trunk, seed, number) for number in range(2, s.tasks + 1)]
-    )
-
-
-@torch.no_grad()
-def _head(trunk: Network, seed: int, task: int) -> nn.Linear:
-    made = nn.utils.skip_init(nn.Linear, trunk.head.in_features, trunk.head.out_features)
-    made.weight.copy_(
-        torch.empty(made.weight.shape).normal_(
-            0, 0.01, generator=generator(seed, "ancestor", "head", task)
-        )
-    )
-    made.bias.zero_()
-    return made
-
-
-def load_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of the ancestor's network, out of an :class:`Accumulated`'s tensors."""
-    prefix = "model.trunk."
-    return {
-        name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)
-    }
-
-
-def accumulate(
-    a: AncestorSettings,
-    s: StreamSettings,
-    class_ids: Sequence[int],
-    resident: Resident,
-    seed: int,
-    task: int,
-    previous: Accumulated | None,
-    history: Sequence[Sequence[float]],
-    checkpoint: Checkpoint,
-    progress: Progress,
-    reference: bool = False,
-    start: Mapping[str, Tensor] | None = None,
-) -> Accumulated:
-    """The ancestor after ``task`` tasks, from ``previous``, the ancestor after ``task`` - 1 (joint: after task 0, or from nothing).
-
-    Task 0 is the untrained ancestor, or with ``start`` (its layers' weights, by their names in the trunk's state dict) a pretrained one, and
-    reads no image. ``history`` holds the earlier tasks' rows of accuracies. The state is
-    saved in ``checkpoint`` after every epoch, and a call that finds one goes on there, to bit-equal numbers. Global random state
-    is left alone. ``reference`` trains by the plain module under autograd. Raises UserError for settings that cannot work, and when the loss is no longer finite.
+    Raises:
+        UserError: settings cannot work, or the loss is no longer finite.
+        ValueError: the ancestor after the task before is missing.
     """
+    a, s, task, previous = request.a, request.s, request.task, request.previous
+    common = request.class_ids, request.resident, request.seed
     if task == 0:
-        model = build_ancestor(a, s, class_ids, resident.size, seed)
-        model.trunk.load_state_dict(dict(start or {}), strict=False)
+        model = build_ancestor(a, s, request.class_ids, request.resident.size, request.seed)
+        model.trunk.load_state_dict(dict(request.start or {}), strict=False)
         return Accumulated(
             _flat(model.state_dict(), "model."), {"task": 0, "classes": [], "row": []}
         )
     joint = a.strategy == "joint"
     if task > 1 and previous is None and not joint:
         raise ValueError(f"task {task} needs the ancestor after task {task - 1}")
-    tasks = stream_tasks(s, class_ids, resident, seed, task)
+    tasks = stream_tasks(s, *common, task)
     untrained = previous if previous is not None and previous.record["task"] == 0 else None
-    learner = Learner(a, s, class_ids, resident, seed, reference, untrained)
+    learner = Learner(a, s, *common, request.reference, untrained)
     learner.restore(None if joint or task == 1 else previous, task - 1)
-    losses = learner.learn(tasks, checkpoint, progress)
+    losses = learner.learn(tasks, request.checkpoint, request.progress)
+    strategy = learner.strategy
     row = accuracies(
-        learner.strategy.model, tasks, a, class_ids, resident, learner.strategy.classify
+        strategy.model, tasks, a, request.class_ids, request.resident, strategy.classify
     )
     tensors, meta = learner.state()
-    record: dict[str, Any] = {
+    earlier = previous.record.get("gradients", []) if previous is not None and not joint else []
+    whole = not joint and len(request.history) == task - 1
+    matrix = [*request.history, row]
+    record = {
         "task": task,
-        "classes": [list(one.classes) for one in tasks],
+        "classes": [list(t.classes) for t in tasks],
         "head": labelling(a),
-    }
-    record |= {
         "row": row,
         "train_loss": losses,
         "average_accuracy": average_accuracy([row]),
         "strategy": meta,
+        "gradients": [*earlier, learner.gradients.fractions()],  # as "history": one row a task
+        "forgetting": forgetting(matrix) if whole else None,
+        "backward_transfer": backward_transfer(matrix) if whole else None,
     }
-    earlier = previous.record.get("gradients", []) if previous is not None and not joint else []
-    record["gradients"] = [*earlier, learner.gradients.fractions()]  # as "history": one row a task
-    known = not joint and len(history) == task - 1
-    matrix = [*history, row]
-    record["forgetting"] = forgetting(matrix) if known else None
-    record["backward_transfer"] = backward_transfer(matrix) if known else None
     return Accumulated(tensors, record)
 
 
+def load_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of the ancestor's network.
+
+    Args:
+        tensors: an :class:`Accumulated`'s.
+    """
+    return _unflat(tensors, "model.trunk.")
+
+
 class Learner:
-    """An ancestor and its Avalanche strategy. ``restore`` what earlier tasks left, ``learn`` a task, take the ``state``."""
+    """An ancestor and its Avalanche strategy.
+
+    :meth:`restore` what earlier tasks left, :meth:`learn` a task, take the :meth:`state`.
+
+    Args:
+        a, s: the settings of ancestor and stream.
+        class_ids: ids of the ancestor's classes.
+        resident: their images.
+        seed: draws everything random.
+        reference: train by the plain module under autograd.
+        untrained: the ancestor after task 0, whose layers it begins with: they may be pretrained.
+
+    Raises:
+        UserError: the strategy's arguments do not fit.
+    """
 
     def __init__(
         self,
@@ -179,7 +168,6 @@ class Learner:
         reference: bool = False,
         untrained: Accumulated | None = None,
     ) -> None:
-        """``untrained``: the ancestor after task 0, whose layers it begins with: they may be pretrained."""
         arguments = check_strategy(a)
         load_avalanche()
         from evolve.ancestor.strategies import make_strategy
@@ -211,7 +199,12 @@ class Learner:
         self._losses: list[float] = []
 
     def restore(self, previous: Accumulated | None, learned: int) -> None:
-        """Go on after ``learned`` tasks: from ``previous``, or (joint, first task) from the untrained ancestor."""
+        """Go on after some tasks.
+
+        Args:
+            previous: what they left; None for the untrained ancestor (joint, first task).
+            learned: how many they are.
+        """
         strategy = self.strategy
         strategy.clock.train_exp_counter = learned
         if hasattr(strategy.model, "known_train_tasks_labels"):
@@ -224,10 +217,22 @@ class Learner:
     def learn(
         self, tasks: Sequence[StreamTask], checkpoint: Checkpoint, progress: Progress
     ) -> list[float]:
-        """Train on the last of ``tasks`` (cumulative, joint: on all of them) from the newest checkpoint on; mean loss of every epoch."""
+        """Train on the last task, cumulative and joint strategies on all of them.
+
+        Args:
+            tasks: the stream's, up to the one to learn.
+            checkpoint: where training goes on, and what keeps its state after every epoch.
+            progress: told the fraction done, in [0, 1], and what is being done.
+
+        Returns:
+            The mean loss of every epoch.
+
+        Raises:
+            UserError: a loss is not finite.
+        """
         strategy, number = self.strategy, tasks[-1].number
-        known = STRATEGIES.get(self.a.strategy)  # a plug-in has no record
-        needed = tasks if known and known.whole else tasks[-1:]
+        record = STRATEGIES.get(self.a.strategy)  # a plug-in has no record
+        needed = tasks if record and record.whole else tasks[-1:]
         *past, experience = make_benchmark(
             needed, self.resident, labelling(self.a), self.class_ids
         ).train_stream
@@ -262,7 +267,10 @@ class Learner:
         return _flat(strategy.model.state_dict(), "model.") | _flat(tensors, "strategy."), meta
 
     def _running(self) -> dict[str, Tensor]:
-        """What an epoch leaves to the next one of the same task: the tensors in use, since most epochs leave no checkpoint."""
+        """What an epoch leaves to the next one of the same task.
+
+        It is the tensors in use, since most epochs leave no checkpoint.
+        """
         strategy = self.strategy
         held = state_of(strategy.optimizer, dict(strategy.model.named_parameters()))
         return (
@@ -271,11 +279,15 @@ class Learner:
             | _named(strategy.running(), "running.")
         )
 
-    def _resume(self, found: tuple[dict[str, Tensor], dict[str, Any]] | None) -> int:
-        """Load a checkpoint's state into the strategy, which is ready for the task's first epoch; the epoch to go on with."""
-        if found is None:
+    def _resume(self, checkpoint: tuple[dict[str, Tensor], dict[str, Any]] | None) -> int:
+        """Load a checkpoint's state into the strategy, which is ready for the task's first epoch.
+
+        Returns:
+            The epoch to go on with.
+        """
+        if checkpoint is None:
             return 0
-        tensors, meta = found
+        tensors, meta = checkpoint
         strategy = self.strategy
         strategy.model.load_state_dict(_unflat(tensors, "model."))
         restore_state(
@@ -296,13 +308,17 @@ class Learner:
             more = " or ancestor.strategy_args" if takes else ""
             where = f"task {task}, epoch {epoch + 1}"
             raise UserError(
-                f"ancestor.lr = {self.a.lr:g}: the loss became {loss} in {where}; lower ancestor.lr{more}"
+                f"ancestor.lr = {self.a.lr:g}: the loss became {loss} in {where}; "
+                f"lower ancestor.lr{more}"
             )
         return loss
 
 
 class _Meter:
-    """The mean training loss of an epoch, kept on the device until it ends, and the progress shown while it runs."""
+    """The mean training loss of an epoch, and the progress shown while it runs.
+
+    The losses stay on the device until the epoch ends.
+    """
 
     def __init__(self, epochs: int, task: int, progress: Progress) -> None:
         self.epochs, self.task, self.progress = epochs, task, progress
@@ -322,52 +338,13 @@ class _Meter:
             )
 
     def take(self) -> float:
-        """The mean over the epoch's images, added up in the order of the steps; 0 for an epoch without one."""
+        """The mean over the epoch's images, added up in the order of the steps; 0 for no images."""
         losses, images = self.losses, self.images
         self.losses, self.images = [], []
         if not losses:
             return 0.0
         values = torch.stack(losses).view(-1).cpu().numpy()
         return float(np.add.accumulate(values * np.array(images, values.dtype))[-1]) / sum(images)
-
-
-@torch.no_grad()
-def accuracies(
-    model: Any,
-    tasks: Sequence[StreamTask],
-    a: AncestorSettings,
-    class_ids: Sequence[int],
-    resident: Resident,
-    classify: Callable[[Tensor], Tensor] | None = None,
-) -> list[float]:
-    """Test accuracy on each of ``tasks``, in [0, 1]; each image passes the trunk once.
-
-    A single head chooses among all ancestor classes; a head a task, or a shared one, among the task's own. So does joint
-    training under head = "shared" (see :func:`labelling`), to be comparable with the strategies it controls. ``classify`` stands in
-    for the head of strategies that classify without one.
-    """
-    head = labelling(a)
-    mode = model.training
-    model.eval()
-    index = torch.unique(torch.cat([task.test for task in tasks]))
-    embedded = torch.cat([model.trunk.embed(resident.batch(part)) for part in index.split(256)])
-    found = []
-    for task in tasks:
-        rows = embedded[torch.searchsorted(index, task.test).to(embedded.device)]
-        layer = model.head(task_label(task, head)) if head == "per-task" else model.trunk.head
-        logits, labels = (
-            (classify or layer)(rows),
-            labels_of(task.test, class_labels(task, head, class_ids), resident),
-        )
-        if head != a.head:
-            own = torch.tensor(list(class_labels(task, head, class_ids).values()))
-            logits, labels = (
-                logits[:, own.to(logits.device)],
-                labels_of(task.test, class_labels(task, a.head, class_ids), resident),
-            )
-        found.append(int((logits.argmax(1).cpu() == labels).sum()) / len(labels))
-    model.train(mode)
-    return found
 
 
 def _flat(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

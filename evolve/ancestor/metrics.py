@@ -14,6 +14,9 @@ def average_accuracy(rows: Rows) -> float:
     """The mean of the last row, in 0..1.
 
     A_k of Chaudhry et al., "Riemannian Walk for Incremental Learning" (ECCV 2018), Section 3.
+
+    Args:
+        rows: row t holds the accuracies after task t, in [0, 1].
     """
     last = rows[-1]
     return sum(last) / len(last)
@@ -24,6 +27,9 @@ def forgetting(rows: Rows) -> float | None:
 
     F_k of Chaudhry et al. (ECCV 2018), Eq. 5: over the earlier tasks, the mean of the best accuracy
     a task had before the last row, minus its accuracy in the last row.
+
+    Args:
+        rows: row t holds the accuracies on tasks 1..t after task t, in [0, 1].
 
     Returns:
         A number in -1..1, negative when later tasks helped; None for fewer than two tasks.
@@ -45,6 +51,9 @@ def backward_transfer(rows: Rows) -> float | None:
     BWT of Lopez-Paz and Ranzato, "Gradient Episodic Memory" (NeurIPS 2017), Eq. 3: over the earlier
     tasks, the mean of the accuracy in the last row minus the accuracy right after the task was
     learned.
+
+    Args:
+        rows: row t holds the accuracies on tasks 1..t after task t, in [0, 1].
 
     Returns:
         A number in -1..1; None for fewer than two tasks.

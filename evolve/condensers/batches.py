@@ -89,6 +89,10 @@ def steps_per_epoch(count: int, batch: int) -> int:
     """Whole batches in an epoch; a single smaller batch where there are too few images.
 
     The images that fill no batch are left out. Every epoch leaves out others.
+
+    Args:
+        count: images.
+        batch: images of a batch.
     """
     return max(1, count // batch)
 
@@ -129,5 +133,9 @@ def evenly(index: Tensor, most: int) -> Tensor:
     """Take at most ``most`` of ``index`` [N], spread evenly over it.
 
     Where the images lie class by class, this takes about equally many of each class.
+
+    Args:
+        index: what is chosen from.
+        most: how many at most.
     """
     return index if len(index) <= most else index[torch.arange(most) * len(index) // most]

@@ -84,6 +84,10 @@ def trial_settings(d: DescendSettings, tasks: int) -> DescendSettings:
     """How trial descendants learn: as the lineage's do, on ``tasks`` tasks.
 
     Only the last epoch's accuracy is read, so nothing is tested before.
+
+    Args:
+        d: the lineage's descendants' settings.
+        tasks: how many tasks, a descendant each.
     """
     return replace(d, descendants=tasks, test_every=0)
 
@@ -120,7 +124,13 @@ def candidates(choice: Choice, rivals: Mapping[str, tuple[int, ...]]) -> list[Ca
 
 
 def candidate(choice: Choice, chosen: tuple[int, ...], origins: tuple[str, ...]) -> Candidate:
-    """Make a set to try of 0-based groups and the names of where they come from."""
+    """Make a set to try.
+
+    Args:
+        choice: what the set is chosen from, and the budget.
+        chosen: 0-based groups.
+        origins: the names of where they come from.
+    """
     share = choice.share(chosen)
     plan = descendant(choice.ancestor, choice.layers(chosen), choice.inherit)
     return Candidate(chosen, plan, share, share <= choice.limit, origins)

@@ -37,6 +37,9 @@ def cka(request: Request) -> Condensed:
     All images enter one score. The pseudo-descendant was trained by cross-entropy alone. Where its
     loss stops being finite, the condensation ends as the meta-network's does.
 
+    Args:
+        request: the condensation to do.
+
     Raises:
         UserError: the ancestor's features are not finite.
     """

@@ -17,6 +17,9 @@ from evolve.core.registry import blamed, find
 def condense_ancestor(request: Request) -> Condensed:
     """Condense by the request's method, ``condense.repeats`` times with other draws.
 
+    Args:
+        request: the condensation to do.
+
     Raises:
         UserError: the settings ask for more images or layers than there are.
     """

@@ -11,7 +11,11 @@ from evolve.core.randomness import generator
 
 
 def fixed(request: Request) -> Condensed:
-    """The layers of ``condense.fixed_set``, or those numbered in ``condense.fixed``."""
+    """The layers of ``condense.fixed_set``, or those numbered in ``condense.fixed``.
+
+    Args:
+        request: the condensation to do.
+    """
     return fixed_condensation(request, "fixed set")
 
 
@@ -19,6 +23,9 @@ def random(request: Request) -> Condensed:
     """Draw ``condense.top_k`` layers; every set is equally likely.
 
     The seed alone decides, so the set is the same at every generation. Repeats draw others.
+
+    Args:
+        request: the condensation to do.
     """
     layers, count = len(request.groups), request.c.top_k
     drawn = torch.rand(

@@ -65,23 +65,39 @@ class Asked:
 
 
 def at_once(asked: Asked) -> float:
-    """A method that trains nothing and looks at no image."""
+    """A method that trains nothing and looks at no image.
+
+    Args:
+        asked: the condensation whose cost is asked for.
+    """
     return 0.1
 
 
 def fisher(asked: Asked) -> float:
-    """Seconds of one gradient an image."""
+    """Seconds of one gradient an image.
+
+    Args:
+        asked: the condensation whose cost is asked for.
+    """
     single = min(FISHER_IMAGES, asked.images * asked.c.meta_fraction)
     return asked.c.repeats * Work(asked.ancestor, asked.size, single, single).seconds()
 
 
 def cka(asked: Asked) -> float:
-    """Seconds of training on each batch once, without matching."""
+    """Seconds of training on each batch once, without matching.
+
+    Args:
+        asked: the condensation whose cost is asked for.
+    """
     return asked.trained(asked.c.batch, 0, 1, asked.images * asked.c.meta_fraction)
 
 
 def similarity(asked: Asked) -> float:
-    """Seconds of training on each batch once and of matching a meta batch."""
+    """Seconds of training on each batch once and of matching a meta batch.
+
+    Args:
+        asked: the condensation whose cost is asked for.
+    """
     c = asked.c
     return asked.trained(c.batch, c.meta_batch, 2, asked.images * c.meta_fraction)
 
@@ -92,6 +108,9 @@ def meta_network(asked: Asked) -> float:
     Under Eq. 16 an iteration trains on a batch once, passes it through the ancestor, too, and looks
     at a meta batch. Bilevel, it trains on a batch twice and on a meta batch 2 + T times. All its T
     + 1 look-ahead steps but the first need a Hessian product.
+
+    Args:
+        asked: the condensation whose cost is asked for.
     """
     c, meta = asked.c, asked.images * asked.c.meta_fraction
     if c.objective == "bilevel":
@@ -111,6 +130,9 @@ def trial(asked: Asked) -> float:
 
     A process trains those from scratch once for all measured lengths. What rivals choose is taken
     for one of the candidates.
+
+    Args:
+        asked: the condensation whose cost is asked for.
     """
     c = asked.c
     tried = candidates(Choice(asked.ancestor, c.granularity, asked.inherit, c.budget), {})

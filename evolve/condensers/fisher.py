@@ -39,6 +39,9 @@ def fisher(request: Request) -> Condensed:
     Alpha is the sensitivity [L, 1]. Labels are among the classes of the ancestor's head, whatever
     the images show; where there is a head a task, they are among the first one's.
 
+    Args:
+        request: the condensation to do.
+
     Raises:
         UserError: the ancestor diverged.
     """

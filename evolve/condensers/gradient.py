@@ -23,6 +23,9 @@ def gradient(request: Request) -> Condensed:
     Alpha is minus their standard deviation [L, 1]. No image is read: the fractions were recorded
     while the ancestor learned. Fewer than two tasks leave nothing to compare: the status is "tied",
     and the fixed set is taken, with the reason.
+
+    Args:
+        request: the condensation to do.
     """
     tasks: Sequence[Sequence[float]] = request.ancestor_record.get("gradients", [])
     if len(tasks) < 2:

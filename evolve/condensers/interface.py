@@ -304,7 +304,11 @@ def numbered_groups(groups: Groups, fixed: Sequence[int]) -> tuple[int, ...]:
 
 
 def ancestor_diverged(what: str) -> UserError:
-    """The error for an ancestor whose ``what`` on the condensing images are not finite."""
+    """The error for an ancestor that is not finite on the condensing images.
+
+    Args:
+        what: what of it is not, such as "features".
+    """
     return UserError(
         f"ancestor.lr: the ancestor diverged, its {what} on the condensing images are not finite; "
         "lower ancestor.lr"

@@ -113,7 +113,11 @@ PLUGGED = Condenser("", "", EVERY, cost.meta_network, computes=True)
 
 
 def method(name: str) -> Condenser:
-    """The record of a condenser; the same one for all of other packages."""
+    """The record of a condenser; the same one for all of other packages.
+
+    Args:
+        name: the condenser's.
+    """
     return CONDENSERS.get(name, PLUGGED)
 
 
@@ -121,6 +125,9 @@ def read(c: CondenseSettings) -> frozenset[str]:
     """The settings that determine a condensation's numbers.
 
     That is what the method reads, less what it reads only under another setting.
+
+    Args:
+        c: the settings of a condensation.
     """
     record = method(c.method)
     names = record.reads | {"method", "granularity"}

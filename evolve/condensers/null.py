@@ -50,6 +50,9 @@ class Row:
 def check_method(method: str) -> None:
     """Refuse a condenser whose choice the null test cannot question.
 
+    Args:
+        method: its name.
+
     Raises:
         UserError: the method is not among METHODS.
     """
@@ -142,6 +145,10 @@ def moved(method: str, run: Condensed) -> float | None:
     """How far alpha moved; None for a method whose scores are no alpha.
 
     The scores of "similarity" are distances.
+
+    Args:
+        method: the condenser's name.
+        run: its condensation.
     """
     return movement(run.alpha) if method == "meta-network" else None
 
@@ -150,5 +157,8 @@ def overlap(left: Sequence[Hashable], right: Sequence[Hashable]) -> float:
     """Jaccard's index of two sets: 1 for equal sets, 0 where they share nothing.
 
     At least one of them is not empty.
+
+    Args:
+        left, right: the sets.
     """
     return len(set(left) & set(right)) / len(set(left) | set(right))

@@ -72,6 +72,9 @@ def movement(alpha: Tensor) -> float:
     """How far alpha [L, K] has come from its start: the mean over pairs of |1 - alpha|.
 
     It is 1 where every pair has fallen to 0.
+
+    Args:
+        alpha: the pairs' weights.
     """
     return float((1 - alpha.detach().double()).abs().mean())
 
@@ -149,7 +152,11 @@ def select_scores(scores: Tensor, selection: str, top_k: int, fallback: Sequence
 
 
 def standardised(scores: Tensor) -> Tensor:
-    """Scores [L] less their mean, over their standard deviation; zeros where they are all equal."""
+    """Scores [L] less their mean, over their standard deviation; zeros where they are all equal.
+
+    Args:
+        scores: a number a layer.
+    """
     spread = scores.std(correction=0)
     return (scores - scores.mean()) / spread if spread > 0 else torch.zeros_like(scores)
 

@@ -22,9 +22,12 @@ def similarity(request: Request) -> Condensed:
     The pseudo-descendant theta and its alignment h were trained as in the paper's condensation, but
     with alpha fixed at 1. So the two methods differ in what the meta-network adds. Losses and
     features that diverge are treated as there.
+
+    Args:
+        request: the condensation to do.
     """
     c, split = request.c, request.split
-    run = Matching.of(request)
+    run = Matching(request)
     try:
         history = run.train(split.train, split.train_labels, split.meta_labels, request.progress)
     except Diverged:
@@ -52,11 +55,9 @@ class Ones(nn.Module):
 class Matching(Condensation):
     """A condensation that leaves out phi's step."""
 
-    def weighting(
-        self, descendant_layers: int, like: Tensor, rate: float | None
-    ) -> tuple[nn.Module, torch.optim.Optimizer | None]:
-        """Weigh every pair by 1; there is nothing to train."""
-        return Ones(len(self.matcher.pooled_sizes), descendant_layers), None
+    def weighting(self, rate: float | None) -> tuple[nn.Module, torch.optim.Optimizer | None]:
+        """Weigh every pair by 1, whatever the rate; there is nothing to train."""
+        return Ones(len(self.matcher.pooled_sizes), len(self.pseudo.network.places)), None
 
     matches_training = False
 
@@ -82,6 +83,7 @@ class Matching(Condensation):
         order = torch.randperm(count, generator=generator(self.seed, "psi-order"))
         for rows in order.tensor_split(steps_per_epoch(count, self.c.meta_batch)):
             frozen = self.ancestor.of_rows(rows)
-            by_image = self.psi(frozen, self.resident.batch(self.meta_index[rows]))
+            images = self.resident.batch(self.meta_index[rows])
+            by_image = self.losses.psi(frozen, images, self.state.params)
             total = total + by_image.double().sum(0).cpu()
         return total / count

@@ -21,7 +21,7 @@ from evolve.condensers.interface import Condensed, Request, Trial, ancestor_dive
 from evolve.condensers.selection import standardised
 from evolve.core.randomness import derive_seed
 from evolve.data.resident import Resident
-from evolve.descendants.descendants import DownstreamTask, downstream_tasks, train_together
+from evolve.descendants.descendants import DownstreamTask, Group, downstream_tasks, train_together
 from evolve.learngene.inheritance import inherit
 from evolve.learngene.learngene import Learngene, extract
 from evolve.networks.architecture import Architecture
@@ -37,6 +37,9 @@ def trial(request: Request) -> Condensed:
 
     The descendants of every candidate have the same tasks, images, batches and fresh weights, so
     the gains of two sets are paired.
+
+    Args:
+        request: the condensation to do.
 
     Raises:
         UserError: no set is within the budget, the settings ask for more images or classes than
@@ -120,14 +123,9 @@ class Course:
         scale = self.request.inherit.lr_scale if heritage else 1.0
         trained = train_together(
             models,
-            self.tasks,
-            resident,
-            self.d,
-            self.seed,
-            numbers,
+            Group(self.tasks, numbers, resident, self.d, self.seed, scale),
             progress,
-            self.request.reference,
-            scale,
+            reference=self.request.reference,
             newborns=False,
         )
         return [descendant.last for descendant in trained]
@@ -145,6 +143,9 @@ class Course:
 
 def chosen(trials: Sequence[Trial]) -> Trial:
     """The set within the budget with the best gain; of equal gains the smallest share.
+
+    Args:
+        trials: every set's result.
 
     Raises:
         ValueError: no set is within the budget.

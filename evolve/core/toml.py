@@ -39,7 +39,7 @@ def from_dict(table: Mapping[str, Any], origin: str) -> Settings:
     Raises:
         UserError: something does not fit; it names file, key and value.
     """
-    return _build(Settings(), dict(table), origin, "")
+    return build(Settings(), dict(table), origin, "")
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -80,11 +80,25 @@ def override(settings: Settings, text: str) -> Settings:
             )
         parsed = table | {below[0]: parsed}
     nested = {section: {name: parsed}}
-    return _build(settings, nested, "--set", "")
+    return build(settings, nested, "--set", "")
 
 
-def _build(base: Any, table: Mapping[str, Any], file: str, prefix: str, shown: str = "") -> Any:
-    """``base`` with the table's values put in, each checked against its field."""
+def build(base: Any, table: Mapping[str, Any], file: str, prefix: str, shown: str = "") -> Any:
+    """Put a table's values into settings, each checked against its field.
+
+    Args:
+        base: settings or a section of them; stays as it is.
+        table: new values, by field.
+        file: the table's origin, for errors.
+        prefix: the section's name and a dot, or "".
+        shown: stands before the key in errors, such as "quick.".
+
+    Returns:
+        The changed settings.
+
+    Raises:
+        UserError: a key or a value does not fit; it names file, key and value.
+    """
     allowed = {f.name: f for f in fields(base)}
     hints = typing.get_type_hints(type(base))
     changes: dict[str, Any] = {}
@@ -94,16 +108,16 @@ def _build(base: Any, table: Mapping[str, Any], file: str, prefix: str, shown: s
             close = difflib.get_close_matches(key, allowed, 1)
             hint = f"did you mean {prefix}{close[0]}? " if close else ""
             raise UserError(
-                f"{file}: unknown key {shown}{name} = {_show(value)}; {hint}allowed here: "
+                f"{file}: unknown key {shown}{name} = {shown_value(value)}; {hint}allowed here: "
                 f"{', '.join(allowed)}"
             )
         current = getattr(base, key)
         if is_dataclass(current):
             if not isinstance(value, Mapping):
                 raise UserError(
-                    f"{file}: {shown}{name} = {_show(value)}: expected a table [{name}]"
+                    f"{file}: {shown}{name} = {shown_value(value)}: expected a table [{name}]"
                 )
-            changes[key] = _build(current, value, file, f"{name}.", shown)
+            changes[key] = build(current, value, file, f"{name}.", shown)
         else:
             changes[key] = _convert(
                 value, hints[key], allowed[key].metadata, f"{file}: {shown}{name}"
@@ -115,7 +129,7 @@ def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
     """``value`` as the type ``hint``, checked against ``limits``; ``where`` begins the error."""
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, (list, tuple)):
-            raise UserError(f"{where} = {_show(value)}: expected a list, such as [1, 2]")
+            raise UserError(f"{where} = {shown_value(value)}: expected a list, such as [1, 2]")
         inner = typing.get_args(hint)[0]
         return tuple(_convert(item, inner, limits, where) for item in value)
     if typing.get_origin(hint) is dict or hint is dict:
@@ -127,10 +141,12 @@ def _convert(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
 
 def _table(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise UserError(f"{where} = {_show(value)}: expected a table, such as {{ mem_size = 200 }}")
+        raise UserError(
+            f"{where} = {shown_value(value)}: expected a table, such as {{ mem_size = 200 }}"
+        )
     if odd := next((item for item in value.values() if not _is_plain(item)), None):
         raise UserError(
-            f"{where}: {_show(odd)}: expected numbers, strings, true or false, or lists of them"
+            f"{where}: {shown_value(odd)}: expected numbers, strings, true or false, or lists of them"
         )
     return dict(value)
 
@@ -148,7 +164,9 @@ def _word_or_number(value: Any, lists: bool, limits: Mapping[str, Any], where: s
     if not listed and (value in limits["choices"] or counts(value)):
         return value
     also = ", or a list of such numbers" if lists else ""
-    raise UserError(f"{where} = {_show(value)}: allowed is{_limits(limits).lstrip(':')}{also}")
+    raise UserError(
+        f"{where} = {shown_value(value)}: allowed is{_limits(limits).lstrip(':')}{also}"
+    )
 
 
 def _single(value: Any, hint: type, limits: Mapping[str, Any], where: str) -> Any:
@@ -158,13 +176,13 @@ def _single(value: Any, hint: type, limits: Mapping[str, Any], where: str) -> An
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value, fits = float(value) if abs(value) < 10**300 else math.inf, True
     if not fits or (isinstance(value, float) and not math.isfinite(value)):
-        raise UserError(f"{where} = {_show(value)}: expected {wanted}{_limits(limits)}")
+        raise UserError(f"{where} = {shown_value(value)}: expected {wanted}{_limits(limits)}")
     choices, least, most = _choices(limits), limits.get("least"), limits.get("most")
     outside = (least is not None and value < least) or (most is not None and value > most)
     if why := refusal(limits.get("registry", ""), value):
         raise UserError(f"{where.rpartition(': ')[0]}: {why}")
     if outside or (choices is not None and value not in choices):
-        raise UserError(f"{where} = {_show(value)}: allowed is {wanted}{_limits(limits)}")
+        raise UserError(f"{where} = {shown_value(value)}: allowed is {wanted}{_limits(limits)}")
     return value
 
 
@@ -193,7 +211,8 @@ def _limits(limits: Mapping[str, Any]) -> str:
     return f", {' and '.join(parts)}" if parts else ""
 
 
-def _show(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """A value as errors show it, JSON."""
     return json.dumps(value, default=str)
 
 

@@ -20,6 +20,11 @@ def batches(order: Tensor, size: int) -> list[Tensor]:
 
 
 def batch_count(count: int, size: int) -> int:
-    """How many batches :func:`batches` makes of ``count`` images."""
+    """How many batches :func:`batches` makes.
+
+    Args:
+        count: images.
+        size: images of a batch.
+    """
     whole, rest = divmod(count, size)
     return max(1, whole + (rest > 1))

@@ -140,7 +140,11 @@ def _decode(prepared: Prepared, name: str, report: Report) -> Decoded | Streamed
 
 
 def pixel_digest(pixels: np.ndarray) -> str:
-    """The sha256 of the pixels' bytes in [N, size, size, 3] order, in hex."""
+    """The sha256 of the pixels' bytes in [N, size, size, 3] order, in hex.
+
+    Args:
+        pixels: bytes, in any memory order.
+    """
     return hashlib.sha256(np.ascontiguousarray(pixels).reshape(-1).data).hexdigest()
 
 

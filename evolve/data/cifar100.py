@@ -72,6 +72,9 @@ def find(place: Path) -> Official | Files:
     """What lies at or in ``place``; official files come before class folders.
 
     Where nothing shows a layout the archive is expected in ``place``, and downloaded to it.
+
+    Args:
+        place: a folder, or the archive.
     """
     if place.name == ARCHIVE:
         return Official(place.parent)

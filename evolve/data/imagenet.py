@@ -109,7 +109,10 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
 
 
 def find(data_dir: Path) -> Layout:
-    """The data set that lies in ``data_dir`` itself, or in Kaggle's folder in it.
+    """The data set that lies in a folder itself, or in Kaggle's folder in it.
+
+    Args:
+        data_dir: the folder.
 
     Raises:
         DataError: there is no folder train.
@@ -127,6 +130,9 @@ def find(data_dir: Path) -> Layout:
 
 def class_folders(train: Path) -> list[str]:
     """The classes: the folders in train/, sorted.
+
+    Args:
+        train: the folder.
 
     Raises:
         DataError: there are none.
@@ -255,7 +261,11 @@ def test_parts(layout: Layout, classes: list[str], labels: Path | None) -> list[
 
 
 def by_stem(names: Sequence[str]) -> dict[str, list[str]]:
-    """Names of photos by their stems: without folder and suffix, as Kaggle's table calls them."""
+    """Names of photos by their stems: without folder and suffix, as Kaggle's table calls them.
+
+    Args:
+        names: the photos', with or without folders.
+    """
     stems: dict[str, list[str]] = {}
     for name in names:
         stems.setdefault(PurePosixPath(name).stem, []).append(name)
@@ -297,6 +307,9 @@ def from_table(table: Path) -> Iterator[tuple[str, str]]:
 
     A heading is one more such line, of a class that no photo has.
 
+    Args:
+        table: the CSV file.
+
     Raises:
         DataError: a line has another form, or the file is no CSV in UTF-8.
     """
@@ -315,6 +328,9 @@ def without_boxes(text: str) -> str:
     """A table's second column without the boxes that Kaggle writes there.
 
     "n01440764 1 2 3 4 n01440764 5 6 7 8" is n01440764. A class may have spaces in its name.
+
+    Args:
+        text: what stands in the column.
     """
     words = text.split()
     return words[0] if len(words) >= 5 and all(word.isdecimal() for word in words[1:5]) else text
@@ -324,6 +340,9 @@ def from_devkit(truth: Path) -> Iterator[tuple[str, str]]:
     """Read (photo, class) from the devkit.
 
     Line n of the ground truth is the number, in meta.mat, of the class of validation image n.
+
+    Args:
+        truth: the ground truth's file; meta.mat lies beside it.
 
     Raises:
         DataError: a file of the devkit is damaged.

@@ -49,7 +49,11 @@ class Reader(Protocol):
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder of this name is left out."""
+    """Whether a file or folder of this name is left out.
+
+    Args:
+        name: without folders.
+    """
     return name == "__MACOSX" or (name.startswith(".") and name not in (".", ".."))
 
 

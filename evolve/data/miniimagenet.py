@@ -99,6 +99,9 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
 def from_tables(tables: Sequence[Path]) -> list[Class]:
     """The classes of train.csv, val.csv and test.csv, by role and name.
 
+    Args:
+        tables: the three files.
+
     Raises:
         DataError: a line, a photo or a class does not fit.
     """

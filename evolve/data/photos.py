@@ -148,7 +148,11 @@ class Progress:
 
 
 def photos_below(folder: Path) -> list[str]:
-    """Names of all photos in ``folder`` and below, relative to it, in ImageFolder's order."""
+    """Names of all photos below a folder, relative to it, in ImageFolder's order.
+
+    Args:
+        folder: photos in it count, too.
+    """
     photos = []
     for place, _, files in sorted(os.walk(folder, followlinks=True)):
         below = os.path.relpath(place, folder)
@@ -177,7 +181,12 @@ def capped(names: Sequence[Photo], limit: int, split_seed: int, class_name: str)
 
 
 def cap_identity(limit: int, split_seed: int) -> dict[str, int]:
-    """What :func:`capped` adds to a cache entry's identity."""
+    """What :func:`capped` adds to a cache entry's identity.
+
+    Args:
+        limit: photos of a class; 0: all, which adds nothing.
+        split_seed: draws them.
+    """
     return {"images_per_class": limit, "split_seed": split_seed} if limit else {}
 
 

@@ -46,6 +46,10 @@ class ArrayUnpickler(pickle.Unpickler):
 def latin1(text: str, encoding: str) -> bytes:
     """The one use that pickle itself makes of ``_codecs.encode``.
 
+    Args:
+        text: what to encode.
+        encoding: "latin1".
+
     Raises:
         pickle.UnpicklingError: the encoding is another.
     """

@@ -116,7 +116,9 @@ class Resident:
     def _prepared(
         self, index: Tensor, shift: Tensor | None, flip: Tensor | None
     ) -> Callable[[], Tensor]:
-        """What makes a batch with these draws, on the CPU as :meth:`draw` leaves them; there by a kernel, to the bits of :meth:`gather`."""
+        """What makes a batch with these draws, on the CPU as :meth:`draw` leaves them; there by a
+        kernel, to the bits of :meth:`gather`.
+        """
         if self.device.type != "cpu":
             there = index if not self.held else sent(index, self.device)
             return lambda: self.gather(
@@ -243,6 +245,10 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 
     To a GPU it goes from pinned memory: from any other a copy waits for all work that is queued
     there.
+
+    Args:
+        tensor: what to move; where it is there already, it is returned itself.
+        device: where it goes.
     """
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
@@ -250,7 +256,11 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def device_bytes(device: torch.device) -> int:
-    """All the memory of a GPU."""
+    """All the memory of a GPU.
+
+    Args:
+        device: the GPU.
+    """
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 

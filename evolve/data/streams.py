@@ -128,7 +128,12 @@ def class_labels(task: StreamTask, head: str, class_ids: Sequence[int]) -> dict[
 
 
 def task_label(task: StreamTask, head: str) -> int:
-    """Avalanche's task label, which chooses the head: 0 unless every task has its own."""
+    """Avalanche's task label, which chooses the head: 0 unless every task has its own.
+
+    Args:
+        task: one of the stream.
+        head: the head in use.
+    """
     return task.number - 1 if head == "per-task" else 0
 
 

@@ -56,10 +56,13 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
 
 
 def find(data_dir: Path) -> Files:
-    """The set that lies at or in ``data_dir``.
+    """The set that lies at or in a place.
 
     It may be the zip, the unpacked folder, or a folder that contains either; the folder is
     preferred.
+
+    Args:
+        data_dir: the place.
 
     Raises:
         DataError: there is none.

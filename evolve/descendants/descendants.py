@@ -1,4 +1,4 @@
-"""Measure: the downstream tasks of a lineage, and how a descendant learns its own (paper, 5.1 and 5.3)."""
+"""Measure: a lineage's downstream tasks, and how a descendant learns its own (paper, 5.1, 5.3)."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ GPU_TEST_BATCH = 512  # a GPU waits for the calls, not for the images
 
 __all__ = [
     "DownstreamTask",
+    "Group",
     "Trained",
     "batches",
     "downstream_tasks",
@@ -40,10 +41,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Trained:
-    """What a descendant's training gave. Accuracies are shares in [0, 1]; ``last`` is the headline number.
+    """What a descendant's training gave. Accuracies are shares in [0, 1].
 
-    ``train_loss``: one an epoch. ``test_accuracy``: one for each of the epochs ``tested``, counted from 1. ``newborn``: the accuracy
-    before any training, see :func:`newborn_accuracy`.
+    Attributes:
+        train_loss: one an epoch.
+        test_accuracy: one for each of the epochs ``tested``.
+        tested: epochs, counted from 1.
+        newborn: the accuracy before any training, see :func:`newborn_accuracy`.
+        last: the headline number.
+        best: the highest.
+        correct: 0 or 1 for each test image, after the last epoch.
     """
 
     train_loss: list[float]
@@ -62,11 +69,20 @@ def downstream_tasks(
     seed: int,
     role: str = "descend",
 ) -> list[DownstreamTask]:
-    """The tasks of ``d.descendants`` descendants, the same for every method and generation.
+    """The descendants' tasks, the same for every method and generation.
 
-    Task i depends only on (seed, i); its classes do not depend on the shots, and fewer shots are a part of more.
-    ``role`` is what the classes are to the lineage, for errors. Raises UserError naming the setting
-    and the most that the images allow.
+    Task i depends only on (seed, i); its classes do not depend on the shots, and fewer shots are a
+    part of more.
+
+    Args:
+        d: the settings; there are ``d.descendants`` tasks.
+        class_ids: ids of the classes to draw from.
+        resident: their images.
+        seed: seed of all draws.
+        role: what the classes are to the lineage, for errors.
+
+    Raises:
+        UserError: there are too few classes or images; it names the setting and what they allow.
     """
     ids = sorted(set(class_ids))
     _check(d, ids, resident, role)
@@ -107,7 +123,10 @@ def _task(
 
 
 def _draw(indices: Tensor, count: int, draw: torch.Generator) -> Tensor:
-    """``count`` of the indices, sorted; 0 means all. Always one permutation of all, so a larger count only adds images."""
+    """``count`` of the indices, sorted; 0 means all.
+
+    Always one permutation of all, so a larger count only adds images.
+    """
     chosen = torch.randperm(len(indices), generator=draw)
     return indices[chosen[: count or len(indices)]].sort().values
 
@@ -120,32 +139,36 @@ def _labels(parts: Sequence[Tensor]) -> Tensor:
 
 def train_together(
     models: Sequence[Network],
-    tasks: Sequence[DownstreamTask],
-    resident: Resident,
-    d: DescendSettings,
-    seed: int,
-    numbers: Sequence[int],
+    group: Group,
     progress: Callable[[float, str], None],
     reference: bool = False,
-    lr_scale: float = 1.0,
     teacher: Teacher | None = None,
     newborns: bool = True,
 ) -> list[Trained]:
-    """Train all parameters of ``models``, in place, each on its own task: SGD with momentum, cross-entropy, all test images after every
-    ``d.test_every`` epochs and the last.
+    """Train all parameters of the models, in place, each on its own task (paper, 5.3).
 
-    They learn in step, but none sees another: each one's batch order comes from (seed, "batches", its number, epoch), its augmentation
-    from (seed, "augment", its number, epoch), so every method sees the same batches. A last batch of a single image joins the batch
-    before it: BN cannot train on one. The cosine schedule falls step by step from ``d.lr`` to zero after the last step. The models must
-    be on the Resident's device; they may differ in architecture, and numbers may repeat (several generations, one after the other).
-    ``reference`` takes the plain path whatever is faster here. ``lr_scale`` multiplies the learning rate of inherited layers, 0 freezes them;
-    a ``teacher`` adds its hints at the layers that the architectures would inherit. Without ``newborns`` nobody is looked at before training.
+    SGD or AdamW on the cross-entropy; all test images are looked at after every ``test_every``
+    epochs and the last. The models learn in step, but none sees another: batch order and
+    augmentation come from (seed, purpose, number, epoch), so every method sees the same batches. A
+    last batch of a single image joins the batch before it: BN cannot train on one. The cosine
+    schedule falls step by step from ``d.lr`` to zero after the last step.
+
+    Args:
+        models: on the Resident's device; they may differ in architecture.
+        group: their tasks, images and settings. Numbers may repeat: several generations, one after
+            the other.
+        progress: told the fraction done, in [0, 1], and what is being done.
+        reference: take the plain path whatever is faster here.
+        teacher: adds its hints at the layers that the architectures would inherit.
+        newborns: look at the models before training, too.
+
+    Raises:
+        UserError: a feature and its hint differ in shape.
     """
-    group = Group(tasks, numbers, resident, d, seed, lr_scale)
-    pairs = zip(models, tasks, strict=True)
+    d = group.d
     newborn = [
-        newborn_accuracy(model, task, resident, not reference) if newborns else math.nan
-        for model, task in pairs
+        newborn_accuracy(model, task, group.resident, not reference) if newborns else math.nan
+        for model, task in zip(models, group.tasks, strict=True)
     ]
     trainer = (
         DistillTrainer(models, group, teacher)
@@ -172,7 +195,11 @@ def train_together(
 
 
 def epochs_tested(d: DescendSettings) -> list[int]:
-    """The epochs, counted from 1, after which all test images are looked at: every ``test_every``-th and the last."""
+    """The epochs, counted from 1, after which all test images are looked at.
+
+    Args:
+        d: the settings: every ``test_every``-th and the last.
+    """
     return (
         sorted({*range(d.test_every, d.epochs + 1, d.test_every), d.epochs})
         if d.test_every
@@ -184,10 +211,21 @@ def epochs_tested(d: DescendSettings) -> list[int]:
 def newborn_accuracy(
     model: Network, task: DownstreamTask, resident: Resident, fused: bool = True
 ) -> float:
-    """What a descendant can tell apart before it learns anything: the test images' share whose features lie nearest to their class's mean.
+    """What a descendant can tell apart before it learns anything.
 
-    Features are the head's input in eval mode, distances Euclidean, a class's mean is over its training images (nearest class mean;
-    Mensink et al. 2013). It needs no head, so it says what was inherited and not how the head was drawn.
+    It is the test images' share whose features lie nearest to their class's mean. Features are the
+    head's input in eval mode, distances Euclidean, a class's mean is over its training images
+    (nearest class mean; Mensink et al. 2013). It needs no head, so it says what was inherited and
+    not how the head was drawn.
+
+    Args:
+        model: the descendant; its mode is left as it was.
+        task: its task.
+        resident: the images, on the model's device.
+        fused: take the network's fast passes.
+
+    Returns:
+        A share in [0, 1].
     """
     before, size = (
         (model.training, model.fused),
@@ -212,8 +250,13 @@ def newborn_accuracy(
 
 
 def choose_trainer(models: Sequence[Network], group: Group, reference: bool) -> Trainer:
-    """The fastest trainer for these models on this device; the plain one where ``reference`` asks for it, AdamW, or a learning rate of their own
-    for the inherited layers, which the others do not know.
+    """The fastest trainer for these models on this device.
+
+    Args:
+        models: all of the group.
+        group: a learning rate of their own for the inherited layers, and AdamW, only the plain one
+            knows.
+        reference: take the plain one.
     """
     resident, fast = group.resident, all(model.architecture.passes for model in models)
     if reference or not fast or group.lr_scale != 1 or group.d.optimizer != "sgd":

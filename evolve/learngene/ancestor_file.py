@@ -106,6 +106,9 @@ def _allowed(width: float, size: int) -> bool:
 def load(path: Path) -> AncestorFile:
     """Read an ancestor file of ours.
 
+    Args:
+        path: the file.
+
     Raises:
         UserError: it is missing, foreign, truncated or altered.
     """

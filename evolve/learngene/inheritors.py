@@ -39,7 +39,12 @@ def descendant(
 
 
 def stack(ancestor: Architecture, selected: Sequence[str]) -> Architecture:
-    """The paper's inheritor: layers in ancestor order, bridged by fresh ones (4.3)."""
+    """The paper's inheritor: layers in ancestor order, bridged by fresh ones (4.3).
+
+    Args:
+        ancestor: the ancestor's architecture.
+        selected: names of the layers that are inherited.
+    """
     return ancestor.stacked(selected)
 
 
@@ -124,6 +129,9 @@ def kin(ancestor: Architecture) -> Groups:
 
     Where all layers have equal shapes (a ViT's blocks) there is one resolution, and all are one
     group.
+
+    Args:
+        ancestor: the ancestor's architecture.
     """
     shape = {name: tuple(sorted(ancestor.shapes(name).items())) for name in ancestor.layer_names}
     if len(set(shape.values())) == 1:

@@ -79,7 +79,11 @@ def extract(
 
 
 def flatten(learngene: Learngene) -> dict[str, Tensor]:
-    """Layer -> tensors as one level of names, "conv11/bn.weight"."""
+    """Layer -> tensors as one level of names, "conv11/bn.weight".
+
+    Args:
+        learngene: whose layers they are.
+    """
     return {
         f"{layer}/{name}": tensor
         for layer, tensors in learngene.layers.items()
@@ -132,6 +136,9 @@ def shuffled(learngene: Learngene, seed: int, *purpose: str | int) -> Learngene:
 
 def load(path: Path) -> Learngene:
     """Read a learngene file. It reads tensors and JSON only: nothing in the file is ever executed.
+
+    Args:
+        path: the file.
 
     Raises:
         UserError: it is missing, foreign, truncated or altered.

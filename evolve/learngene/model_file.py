@@ -136,6 +136,9 @@ def save(path: Path, model: Network, provenance: Mapping[str, Any], form: str = 
 def load(path: Path) -> Network:
     """Read the network of a file, in either form.
 
+    Args:
+        path: the file.
+
     Raises:
         UserError: the file is missing, foreign, truncated or altered.
     """

@@ -64,7 +64,11 @@ def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def read_any(path: Path) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    """The same of a file of whatever kind: (kind, description, tensors)."""
+    """The same of a file of whatever kind: (kind, description, tensors).
+
+    Args:
+        path: the file.
+    """
     return _parse(path, KINDS, "file")
 
 
@@ -152,12 +156,19 @@ def digest(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 
 def canonical(value: Any) -> str:
-    """The one text of a description, of which its checksum is taken."""
+    """The one text of a description, of which its checksum is taken.
+
+    Args:
+        value: JSON-able.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def described(value: Any) -> Architecture:
     """The architecture that a file's JSON describes.
+
+    Args:
+        value: what JSON made of it.
 
     Raises:
         ValueError: it is nonsense, or too large to be built; no memory is taken then.

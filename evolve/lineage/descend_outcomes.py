@@ -56,7 +56,7 @@ def descend_outcomes(
         Of each stage the record (accuracies and losses, one descendant after the other) and file
         "correct": of descendant n uint8 [test images], 1 where it is right.
     """
-    from evolve.descendants.descendants import downstream_tasks, train_together
+    from evolve.descendants.descendants import Group, downstream_tasks, train_together
     from evolve.learngene.inheritance import inherit
 
     shared, seed = stages[0].recipe, stages[0].recipe["seed"]
@@ -72,15 +72,10 @@ def descend_outcomes(
     ]
     trained = train_together(
         models,
-        tasks * size,
-        resident,
-        settings,
-        drawn,
-        [*numbers] * size,
+        Group(tasks * size, [*numbers] * size, resident, settings, drawn, lr_scale(shared)),
         _counted(progress, len(tasks), len(models)),
-        shared["arithmetic"] == "reference",
-        lr_scale(shared),
-        _teacher(shared, inputs[0], resident.device, settings.distill_weight),
+        reference=shared["arithmetic"] == "reference",
+        teacher=_teacher(shared, inputs[0], resident.device, settings.distill_weight),
     )
     parts = [trained[start : start + len(tasks)] for start in range(0, len(trained), len(tasks))]
     return [_measured(plan, tasks, part) for (plan, _), part in zip(heirs, parts, strict=True)]
@@ -112,6 +107,7 @@ def fewshot_outcome(
         The record (accuracies and losses) and file "correct": of task n one number a test image.
     """
     from evolve.descendants.descendants import downstream_tasks
+    from evolve.descendants.fewshot.episodes import Episodes
     from evolve.descendants.fewshot.measure import meta_train_and_measure, thinned
     from evolve.learngene.inheritance import inherit
 
@@ -122,17 +118,16 @@ def fewshot_outcome(
     network = inherit(from_json(recipe["plan"]), None, chosen.classes_per_task, seed, 0).to(
         resident.device
     )
-    measured = meta_train_and_measure(
-        recipe["learner"],
-        network,
-        recipe["ancestor_classes"],
-        tasks,
+    source = Episodes(
         resident,
+        recipe["ancestor_classes"],
+        chosen.classes_per_task,
         settings,
         seed,
-        progress,
-        checkpoint_of(stage, store),
         recipe["images_per_class"],
+    )
+    measured = meta_train_and_measure(
+        recipe["learner"], network, source, tasks, progress, checkpoint_of(stage, store)
     )
     record = {
         "accuracy": [correct.double().mean().item() for correct in measured.correct],

@@ -75,25 +75,27 @@ def accumulate_outcome(
         UserError: the pretrained weights are not those the recipe was made for.
     """
     # This imports Avalanche, which takes seconds.
-    from evolve.ancestor.accumulate import Accumulated, accumulate
+    from evolve.ancestor.accumulate import Accumulated, AccumulateRequest, accumulate
 
     recipe = stage.recipe
     before = inputs.get("previous")
     previous = Accumulated(before.tensors("ancestor"), before.record) if before else None
     history = before.record["history"] if before else []
     done = accumulate(
-        settings_of(AncestorSettings, recipe["ancestor"]),
-        settings_of(StreamSettings, recipe["stream"]),
-        tuple(recipe["classes"]),
-        resident,
-        recipe["seed"],
-        recipe["task"],
-        previous,
-        history,
-        checkpoint_of(stage, store),
-        progress,
-        recipe.get("arithmetic") == "reference",
-        _pretrained(recipe, context) if recipe.get("checkpoint") else None,
+        AccumulateRequest(
+            settings_of(AncestorSettings, recipe["ancestor"]),
+            settings_of(StreamSettings, recipe["stream"]),
+            tuple(recipe["classes"]),
+            resident,
+            recipe["seed"],
+            recipe["task"],
+            checkpoint_of(stage, store),
+            progress,
+            previous=previous,
+            history=history,
+            reference=recipe.get("arithmetic") == "reference",
+            start=_pretrained(recipe, context) if recipe.get("checkpoint") else None,
+        )
     )
     rows = [*history, done.record["row"]] if recipe["task"] > 0 else []
     return done.record | {"history": rows}, {"ancestor": done.tensors}

@@ -13,7 +13,7 @@ from evolve.condensers import methods as condenser_table
 from evolve.core.errors import UserError
 from evolve.core.settings import Scenario, Settings, descend_source
 from evolve.core.shipped import find
-from evolve.core.toml import _build, _show, override, read_toml, toml_value
+from evolve.core.toml import build, override, read_toml, shown_value, toml_value
 from evolve.networks.family import architecture
 
 PROFILES = ("quick", "paper")
@@ -37,7 +37,7 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
     stated = table.pop("profile", None)
     if stated is not None and stated not in PROFILES:
         raise UserError(
-            f"{path}: profile = {_show(stated)}: allowed are {', '.join(PROFILES)} (it says what "
+            f"{path}: profile = {shown_value(stated)}: allowed are {', '.join(PROFILES)} (it says what "
             "the file was resolved for)"
         )
     quick = table.pop("quick", None)
@@ -50,8 +50,8 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
     if not isinstance(quick, dict):
         raise UserError(f"{path}: quick = {quick!r}: expected tables such as [quick.ancestor]")
     table.setdefault("name", re.sub(r"[^\w.-]+", "-", path.stem))
-    settings = _build(Settings(), table, str(path), "")
-    quick_settings = _build(settings, quick, str(path), "", shown="quick.")
+    settings = build(Settings(), table, str(path), "")
+    quick_settings = build(settings, quick, str(path), "", shown="quick.")
     if profile == "quick":
         settings = quick_settings
     for text in overrides:
@@ -77,7 +77,7 @@ def check(settings: Settings, file: str) -> None:
 def _problems(s: Settings) -> Iterator[str]:
     if not re.fullmatch(r"[\w.-]*\w[\w.-]*", s.name):
         yield (
-            f"name = {_show(s.name)}: allowed are letters, digits, '.', '_' and '-' (it names "
+            f"name = {shown_value(s.name)}: allowed are letters, digits, '.', '_' and '-' (it names "
             "the run folder)"
         )
     yield from _split_problems(s)
@@ -139,7 +139,7 @@ def _network_problems(s: Settings) -> Iterator[str]:
         )
     if s.ancestor.checkpoint and ancestor.family != "vit":
         yield (
-            f"ancestor.checkpoint = {_show(s.ancestor.checkpoint)}: only a ViT starts from one, "
+            f"ancestor.checkpoint = {shown_value(s.ancestor.checkpoint)}: only a ViT starts from one, "
             f'ancestor.network is {s.ancestor.network}; allowed is ""'
         )
     if s.inherit.embeddings == "inherited" and not ancestor.carried:

@@ -37,11 +37,11 @@ class World:
     def arithmetic(self) -> str:
         """What a stage's rounding depends on, for its key.
 
-        On a CPU, VGGs have compiled kernels and the others the library's.
+        On a CPU, VGGs have compiled passes and the others the library's.
         """
         if self.reference:
             return "reference"
-        return "compiled" if ancestor_plan(self.settings).family == "vgg" else "fast"
+        return "compiled" if ancestor_plan(self.settings).passes else "fast"
 
     @property
     def roles(self) -> dict[str, tuple[int, ...]]:

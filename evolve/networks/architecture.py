@@ -166,8 +166,12 @@ class Architecture(ABC):
         return network
 
     def fast(self, size: int) -> Fused | None:
-        """Passes of its network over images of ``size`` pixels by compiled kernels, on a CPU; None where it has none. A subclass whose network
-        is not its family's says ``passes = None``.
+        """Passes of its network by compiled kernels, on a CPU; None where it has none.
+
+        A subclass whose network is not its family's says ``passes = None``.
+
+        Args:
+            size: pixels of an image's side.
         """
         return loaded(self.passes)(self, size) if self.passes else None
 
@@ -254,7 +258,11 @@ def front_or_last(name: str, layers: int, count: int) -> tuple[int, ...]:
 
 
 def owners(groups: Groups) -> list[int]:
-    """For each layer of ``groups``, in order, the position of the group that holds it."""
+    """For each layer, in order, the position of the group that holds it.
+
+    Args:
+        groups: layer groups.
+    """
     return [position for position, group in enumerate(groups) for _ in group]
 
 

@@ -44,7 +44,11 @@ CURVATURE = 2.2  # a Hessian product, beside a forward and backward pass
 
 
 def rates_of(plan: Architecture) -> Rates:
-    """The rates of an architecture, by who computes it: our kernels or the library's."""
+    """The rates of an architecture, by who computes it: our kernels or the library's.
+
+    Args:
+        plan: the architecture.
+    """
     return COMPILED if plan.passes else LIBRARY
 
 

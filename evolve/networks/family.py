@@ -75,6 +75,9 @@ def sound(kind: str, name: str, plan: Any) -> Architecture:
 def from_json(value: Any) -> Architecture:
     """The architecture that :meth:`Architecture.to_json` wrote.
 
+    Args:
+        value: what JSON made of it.
+
     Raises:
         ValueError: it is anything else.
     """

@@ -21,26 +21,38 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def plain_names(made: Architecture) -> dict[str, str]:
-    """Our tensors' names -> those of torchvision (vgg16_bn: "features.0.weight"; resnet18: "layer1.0.conv1.weight") or timm (ViT:
-    "blocks.0.norm1.weight").
+    """Our tensors' names -> those of torchvision or timm.
 
-    Empty for a plug-in's network. A VGG's head is not named: torchvision's is another one.
+    They are as in vgg16_bn ("features.0.weight"), resnet18 ("layer1.0.conv1.weight") and timm's ViT
+    ("blocks.0.norm1.weight"). Empty for a plug-in's network. A VGG's head is not named:
+    torchvision's is another one.
+
+    Args:
+        made: the network's architecture.
     """
     return _foreign(made).plain()
 
 
 def sequential_names(made: Architecture) -> dict[str, str]:
-    """The same for what :func:`build_lines` builds, with the head.
+    """Our tensors' names -> those of what :func:`build_lines` builds, with the head.
 
     Empty for a network that cannot be had without evolve, as ResNet12.
+
+    Args:
+        made: the network's architecture.
     """
     return _foreign(made).sequential()
 
 
 def build_lines(made: Architecture, classes: int, file: str) -> str:
-    """Python that builds the network without evolve and loads ``file``.
+    """Python that builds the network without evolve and loads a file into it.
 
     Images of a VGG must be of at least 32 pixels, as its poolings want.
+
+    Args:
+        made: the network's architecture.
+        classes: outputs of its head.
+        file: the file's name.
     """
     load = f"model.load_state_dict(load_file({file!r}))"
     body = _foreign(made).body(classes)
@@ -116,7 +128,9 @@ class ForeignResNet(Foreign):
     made: ResNetPlan
 
     def plain(self) -> dict[str, str]:
-        """The stem is "conv1"; a stage's residual blocks count from 0, a block's convolutions from 1."""
+        """The stem is "conv1"; a stage's residual blocks count from 0, a block's convolutions from
+        1.
+        """
         layers: dict[str, tuple[str, str]] = {}
         blocks: Counter[int] = Counter()
         for block in self.made.blocks:

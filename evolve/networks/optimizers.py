@@ -21,10 +21,18 @@ def make_optimizer(
     fused: bool = False,
     foreach: bool | None = None,
 ) -> torch.optim.Optimizer:
-    """``kind`` of ``evolve.core.settings.OPTIMIZERS`` over parameters, or groups of them (dicts whose other entries it keeps).
+    """An optimizer of one of the kinds that settings name.
 
-    "sgd": momentum and L2 decay; "adamw": betas 0.9 and 0.999, decoupled decay, as ViTs are trained; ``momentum`` is unread.
-    ``fused`` and ``foreach`` choose the way of computing the step, not what it computes. "sgd" with ``fused`` is :class:`evolve.networks.fast.sgd.CompiledSGD` on a CPU.
+    "sgd" has momentum and L2 decay; "adamw" has betas 0.9 and 0.999 and decoupled decay, as ViTs
+    are trained. "sgd" with ``fused`` is :class:`evolve.networks.fast.sgd.CompiledSGD` on a CPU.
+
+    Args:
+        parameters: or groups of them, dicts whose other entries it keeps.
+        kind: of ``evolve.core.settings.OPTIMIZERS``.
+        lr: the learning rate.
+        momentum: unread by "adamw".
+        weight_decay: the decay.
+        fused, foreach: the way of computing the step, not what it computes.
     """
     if kind == "adamw":
         return torch.optim.AdamW(
@@ -32,8 +40,8 @@ def make_optimizer(
         )
     groups = list(parameters)
     first = groups[0]["params"][0] if isinstance(groups[0], dict) else groups[0]
-    made = CompiledSGD if fused and first.is_cpu else torch.optim.SGD
-    return made(
+    sgd = CompiledSGD if fused and first.is_cpu else torch.optim.SGD
+    return sgd(
         groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused, foreach=foreach
     )
 
@@ -41,7 +49,15 @@ def make_optimizer(
 def state_of(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """What the optimizer remembers of its steps, as "<what>/<parameter's name>": momentum, or AdamW's two averages and its count of steps."""
+    """What the optimizer remembers of its steps.
+
+    Args:
+        optimizer: any of :func:`make_optimizer`'s.
+        parameters: by name.
+
+    Returns:
+        "<what>/<parameter's name>": momentum, or AdamW's two averages and its count of steps.
+    """
     held = {name: optimizer.state.get(parameter, {}) for name, parameter in parameters.items()}
     return {
         f"{what}/{name}": value
@@ -56,7 +72,15 @@ def restore_state(
     parameters: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Take up what :func:`state_of` returned (tensors on the CPU), in the parameters' own memory order, which a step's kernel may rely on."""
+    """Take up what :func:`state_of` returned.
+
+    A parameter's state gets the parameter's own memory order, which a step's kernel may rely on.
+
+    Args:
+        optimizer: of the same kind.
+        parameters: by name.
+        tensors: on the CPU.
+    """
     for key, tensor in tensors.items():
         what, _, name = key.partition("/")
         parameter = parameters[name]

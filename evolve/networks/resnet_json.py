@@ -14,6 +14,9 @@ from evolve.networks.vgg_plan import given_from_json
 def plan_from_json(value: Any) -> ResNetPlan:
     """The plan that :meth:`ResNetPlan.to_json` wrote.
 
+    Args:
+        value: what JSON made of it.
+
     Raises:
         ValueError: it is no connected ResNet.
     """

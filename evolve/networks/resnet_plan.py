@@ -309,7 +309,12 @@ def _residual(stage: int, convs: Sequence[Conv], pool: int) -> list[Block]:
 
 
 def shortcut_past(name: str, convs: Sequence[Conv]) -> Conv | None:
-    """The 1x1 convolution past ``convs``; None where the identity fits."""
+    """The 1x1 convolution past a block's convolutions; None where the identity fits.
+
+    Args:
+        name: the shortcut's.
+        convs: the block's.
+    """
     shortcut = Conv(
         name, convs[0].c_in, convs[-1].c_out, kernel=1, stride=prod(conv.stride for conv in convs)
     )

@@ -1,4 +1,7 @@
-"""The network of a plan: conv + BN + ReLU units, a max pool after each block, global average pooling, one FC."""
+"""The network of a plan: units of conv, BN and ReLU, pools, one FC.
+
+A max pool follows each block, global average pooling the last one.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ __all__ = ["VGG", "Unit", "initialise"]
 
 
 class Unit(nn.Module):
-    """One integral layer: 3x3 convolution (padding 1, with bias, as in torchvision's vgg16_bn), BN, ReLU."""
+    """One integral layer: convolution, BN, ReLU.
+
+    It is 3x3, padding 1, with bias, as in torchvision's vgg16_bn.
+    """
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -31,12 +37,18 @@ class Unit(nn.Module):
 
 
 class VGG(Network):
-    """The network of ``plan`` for ``classes`` classes; ancestor, descendant and pseudo-descendant alike (paper, 4.1).
+    """The network of a plan; ancestor, descendant and pseudo-descendant alike (paper, 4.1).
 
-    ``layers`` maps each layer's name to its :class:`Unit`, ``head`` is the FC. A new network is initialised from seed 0;
-    call :func:`initialise` for a draw of your own. Weights lie in channels_last, the faster layout on CPUs. A map that is
-    one pixel wide is not pooled further, so images may be smaller than 32 pixels. ``fused`` trains by :class:`evolve.networks.fast.fused.Embedding`
-    on a CPU: the same mathematics, faster, with other rounding.
+    ``layers`` maps each layer's name to its :class:`Unit`, ``head`` is the FC. A new network is
+    initialised from seed 0; call :func:`initialise` for a draw of your own. Weights lie in
+    channels_last, the faster layout on CPUs. A map that is one pixel wide is not pooled further, so
+    images may be smaller than 32 pixels. ``fused`` trains by
+    :class:`evolve.networks.fast.fused.Embedding` on a CPU: the same mathematics, faster, with other
+    rounding.
+
+    Args:
+        plan: the blocks.
+        classes: outputs of the head.
     """
 
     def __init__(self, plan: Plan, classes: int) -> None:
@@ -51,7 +63,14 @@ class VGG(Network):
         initialise(self, 0)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Images [B, 3, H, W] -> the head's input [B, c]: the last block's pooled maps, averaged over their pixels."""
+        """Embed images: the last block's pooled maps, averaged over their pixels.
+
+        Args:
+            x: [B, 3, H, W].
+
+        Returns:
+            The head's input [B, c].
+        """
         if self.fused and x.device.type == "cpu":
             if self.training:
                 return self._embed_fused(x)
@@ -69,7 +88,8 @@ class VGG(Network):
         return list(self.layers.values())  # type: ignore[arg-type]
 
     def _embed_fused(self, x: Tensor) -> Tensor:
-        # From the modules' own dictionaries, whose tensors a plugin may replace at any step: asking the modules takes longer than a small layer.
+        # From the modules' own dictionaries, whose tensors a plugin may replace at any step: asking
+        # the modules takes longer than a small layer.
         convs, bns = [], []
         for unit in self.layers._modules.values():
             assert unit is not None
@@ -98,7 +118,9 @@ class VGG(Network):
         return self._passes_for(x.shape[-1]).eval_forward(*self._in_eval(), x)
 
     def _in_eval(self) -> tuple[list[Tensor], list[Sequence[Tensor]]]:
-        """Every unit's weight and what BN does by its running statistics, as :meth:`Fused.eval_forward` takes them."""
+        """Every unit's weight and what BN does by its running statistics, as
+        :meth:`Fused.eval_forward` takes them.
+        """
         units = self.units
         norms: list[Sequence[Tensor]] = [
             (
@@ -113,7 +135,14 @@ class VGG(Network):
         return [unit.conv.weight for unit in units], norms
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W] -> every unit's output [B, c, h, w] in order, each before its block's pooling."""
+        """Every unit's output in order, each before its block's pooling.
+
+        Args:
+            x: images [B, 3, H, W].
+
+        Returns:
+            [B, c, h, w] each.
+        """
         if (
             self.fused
             and x.device.type == "cpu"
@@ -121,16 +150,23 @@ class VGG(Network):
             and not torch.is_grad_enabled()
         ):
             return self._passes_for(x.shape[-1]).features(*self._in_eval(), x)
-        found = []
+        features = []
         for block in self.plan:
             for spec in block:
                 x = self.layers[spec.name](x)
-                found.append(x)
+                features.append(x)
             x = _pool(x)
-        return found
+        return features
 
     def draw(self, layer: str, seed: int, *purpose: str | int) -> None:
-        """conv kaiming_normal (fan_out, ReLU) and bias 0, as torchvision does for VGG; BN is the identity and forgets its statistics."""
+        """Draw a layer as torchvision draws VGGs: conv kaiming_normal (fan_out, ReLU) and bias 0.
+
+        BN is the identity and forgets its statistics.
+
+        Args:
+            layer: its name.
+            seed, purpose: name the draw.
+        """
         unit = self.layers[layer]
         assert isinstance(unit, Unit)
         draw_kaiming(unit.conv.weight, seed, *purpose)

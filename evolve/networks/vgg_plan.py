@@ -147,7 +147,11 @@ class VggPlan(tuple[tuple[ConvSpec, ...], ...], Architecture):
 
 
 def short(mixture: Mixture | None) -> Given:
-    """A mixture as a spec holds it: a plain copy by its name alone."""
+    """A mixture as a spec holds it: a plain copy by its name alone.
+
+    Args:
+        mixture: what a layer inherits; None: nothing.
+    """
     if mixture is None:
         return None
     if len(mixture) == 1 and next(iter(mixture.values())) == 1.0:
@@ -156,7 +160,12 @@ def short(mixture: Mixture | None) -> Given:
 
 
 def vgg16(width: float, size: int) -> VggPlan:
-    """VGG16 at ``width``; its layers are the same at every ``size``."""
+    """VGG16; its layers are the same at every size.
+
+    Args:
+        width: its share of VGG16's channels.
+        size: pixels of an image's side.
+    """
     return vgg16_plan(width)
 
 
@@ -184,7 +193,11 @@ def vgg16_plan(width: float) -> VggPlan:
 
 
 def layer_names(plan: Plan) -> tuple[str, ...]:
-    """Every convolution's name, from input to output."""
+    """Every convolution's name, from input to output.
+
+    Args:
+        plan: the blocks.
+    """
     return tuple(spec.name for block in plan for spec in block)
 
 
@@ -258,6 +271,9 @@ def places(plan: Plan) -> dict[str, str]:
     """Layer name -> its place, "block2_1" for the first of the second block.
 
     Names say where a layer came from, places where it stands.
+
+    Args:
+        plan: the blocks.
     """
     return {
         spec.name: f"block{b}_{p}"
@@ -270,6 +286,9 @@ def anonymous(plan: Plan) -> Plan:
     """The bare architecture: layers named by their place, nothing inherited.
 
     Equal architectures are equal, whatever they inherit.
+
+    Args:
+        plan: the blocks.
     """
     named = places(plan)
     return tuple(
@@ -279,12 +298,19 @@ def anonymous(plan: Plan) -> Plan:
 
 
 def plan_to_json(plan: Plan) -> list[list[dict[str, Any]]]:
-    """Blocks as lists of plain dicts; :func:`plan_from_json` reads them back equal."""
+    """Blocks as lists of plain dicts; :func:`plan_from_json` reads them back equal.
+
+    Args:
+        plan: the blocks.
+    """
     return [[asdict(spec) for spec in block] for block in plan]
 
 
 def plan_from_json(value: Any) -> VggPlan:
     """The plan that :func:`plan_to_json` wrote.
+
+    Args:
+        value: what JSON made of it.
 
     Raises:
         ValueError: it is no connected plan.
@@ -313,7 +339,10 @@ def plan_from_json(value: Any) -> VggPlan:
 
 
 def given_from_json(value: Any) -> Given:
-    """What JSON made of a :data:`Given`.
+    """What JSON made of a :data:`Given`, read back.
+
+    Args:
+        value: None, a name, or pairs of name and share.
 
     Raises:
         TypeError: it is anything else.

@@ -31,6 +31,9 @@ HEADS = ("head.", "fc.", "pre_logits.")  # tensors of the pretraining's own head
 def content(path: Path) -> str:
     """The sha256 of a checkpoint file.
 
+    Args:
+        path: the file.
+
     Raises:
         UserError: the file cannot be read.
     """

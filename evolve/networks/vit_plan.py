@@ -201,13 +201,18 @@ class ViTPlan(Architecture):
 def vit_s16(width: float, size: int) -> ViTPlan:
     """ViT-S/16, timm's vit_small_patch16_224 and DINO's DeiT-S/16: 12 blocks, 6 heads of 64.
 
-    See :func:`vit`.
+    Args:
+        width, size: see :func:`vit`.
     """
     return vit(6, 16, width, size)
 
 
 def vit_small4(width: float, size: int) -> ViTPlan:
-    """A ViT for small images: patches of 4 pixels, 12 blocks, 3 heads of 64. See :func:`vit`."""
+    """A ViT for small images: patches of 4 pixels, 12 blocks, 3 heads of 64.
+
+    Args:
+        width, size: see :func:`vit`.
+    """
     return vit(3, 4, width, size)
 
 
@@ -246,6 +251,9 @@ def vit(heads: int, patch: int, width: float, size: int) -> ViTPlan:
 
 def plan_from_json(value: Any) -> ViTPlan:
     """The plan that :meth:`ViTPlan.to_json` wrote.
+
+    Args:
+        value: what JSON made of it.
 
     Raises:
         ValueError: it is anything else.

@@ -27,14 +27,13 @@ from strategy_runs import (
 
 from evolve.ancestor.accumulate import (
     Accumulated,
+    AccumulateRequest,
     Learner,
     accumulate,
-    accuracies,
-    build_ancestor,
     check_strategy,
-    labelling,
     load_trunk,
 )
+from evolve.ancestor.model import accuracies, build_ancestor, labelling
 from evolve.core.errors import UserError
 from evolve.core.randomness import generator
 from evolve.core.settings import AncestorSettings
@@ -362,7 +361,9 @@ def test_accuracies_and_metrics_equal_avalanches(head: str, resident: Resident) 
 def test_global_random_state_is_neither_read_nor_changed(resident: Resident) -> None:
     def once() -> Accumulated:
         return accumulate(
-            settings("replay", "single"), S, CLASSES, resident, 3, 1, None, [], Memory(), quiet
+            AccumulateRequest(
+                settings("replay", "single"), S, CLASSES, resident, 3, 1, Memory(), quiet
+            )
         )
 
     torch.manual_seed(1)
@@ -381,28 +382,21 @@ def test_the_untrained_ancestors_trunk_is_the_same_under_every_head(
     head: str, resident: Resident
 ) -> None:
     done = accumulate(
-        AncestorSettings(width=1 / 32, head=head),
-        S,
-        CLASSES,
-        resident,
-        3,
-        0,
-        None,
-        [],
-        Memory(),
-        quiet,
+        AccumulateRequest(
+            AncestorSettings(width=1 / 32, head=head), S, CLASSES, resident, 3, 0, Memory(), quiet
+        )
     )
     shared = accumulate(
-        AncestorSettings(width=1 / 32, head="shared"),
-        S,
-        CLASSES,
-        resident,
-        3,
-        0,
-        None,
-        [],
-        Memory(),
-        quiet,
+        AccumulateRequest(
+            AncestorSettings(width=1 / 32, head="shared"),
+            S,
+            CLASSES,
+            resident,
+            3,
+            0,
+            Memory(),
+            quiet,
+        )
     )
     trunk, expected = load_trunk(done.tensors), load_trunk(shared.tensors)
     assert all(
@@ -427,7 +421,7 @@ def test_joint_does_not_depend_on_the_chain_and_outgrows_a_shared_head(
 ) -> None:
     a = settings("joint", "shared")
     chained = in_stages(a, resident, tmp_path, tasks=2)[2]
-    alone = accumulate(a, S, CLASSES, resident, 3, 2, None, [], Memory(), quiet)
+    alone = accumulate(AccumulateRequest(a, S, CLASSES, resident, 3, 2, Memory(), quiet))
     assert_same(alone.tensors, chained.tensors)
     assert labelling(a) == "single" == alone.record["head"]
     assert len(load_trunk(alone.tensors)["head.bias"]) == len(CLASSES)
@@ -449,7 +443,7 @@ def test_replay_remembers_images_of_earlier_tasks_by_index(
 
 def test_training_learns(resident: Resident) -> None:
     a = settings("naive", "shared", epochs=12, width=1 / 8, augment=(), lr=0.05)
-    done = accumulate(a, S, CLASSES, resident, 3, 1, None, [], Memory(), quiet)
+    done = accumulate(AccumulateRequest(a, S, CLASSES, resident, 3, 1, Memory(), quiet))
     assert done.record["train_loss"][-1] < 0.5 * done.record["train_loss"][0]
     assert done.record["row"][0] > 0.6
 
@@ -459,16 +453,9 @@ def test_a_loss_that_explodes_is_one_line_naming_the_setting(resident: Resident)
         UserError, match=r"ancestor\.lr = 1e\+30.*task 1, epoch 1; lower ancestor\.lr"
     ):
         accumulate(
-            settings("naive", "shared", lr=1e30),
-            S,
-            CLASSES,
-            resident,
-            3,
-            1,
-            None,
-            [],
-            Memory(),
-            quiet,
+            AccumulateRequest(
+                settings("naive", "shared", lr=1e30), S, CLASSES, resident, 3, 1, Memory(), quiet
+            )
         )
 
 

@@ -24,7 +24,7 @@ from strategy_runs import (
 )
 from torch import Tensor
 
-from evolve.ancestor.accumulate import Accumulated, Learner, accumulate
+from evolve.ancestor.accumulate import Accumulated, AccumulateRequest, Learner, accumulate
 from evolve.ancestor.methods import POLICIES, STRATEGIES
 from evolve.data.resident import Resident
 from evolve.data.streams import stream_tasks
@@ -51,7 +51,7 @@ def uninterrupted(strategy: str, head: str) -> list[Accumulated]:
     a = settings(strategy, head)
     tasks = stream_tasks(S, CLASSES, images(), SEED, 3)
     learner = Learner(a, S, CLASSES, images(), SEED)
-    found = [accumulate(a, S, CLASSES, images(), SEED, 0, None, [], Memory(), quiet)]
+    found = [accumulate(AccumulateRequest(a, S, CLASSES, images(), SEED, 0, Memory(), quiet))]
     for count in (1, 2, 3):
         if strategy == "joint":
             learner = Learner(a, S, CLASSES, images(), SEED)
@@ -71,7 +71,17 @@ def again(strategy: str, head: str, task: int, folder: Path, checkpoint: Memory)
     """One task by a new object, from the state that the task before left in a file."""
     previous = through_a_file(uninterrupted(strategy, head)[task - 1], folder) if task > 1 else None
     return accumulate(
-        settings(strategy, head), S, CLASSES, images(), SEED, task, previous, [], checkpoint, quiet
+        AccumulateRequest(
+            settings(strategy, head),
+            S,
+            CLASSES,
+            images(),
+            SEED,
+            task,
+            checkpoint,
+            quiet,
+            previous=previous,
+        )
     )
 
 
@@ -166,7 +176,17 @@ def test_a_frozen_trunk_stays_and_a_free_one_learns(tmp_path: Path) -> None:
     frozen = uninterrupted("cwr-star", "single")
     a = settings("cwr-star", "single", strategy_args={"freeze": False})
     free = accumulate(
-        a, S, CLASSES, images(), SEED, 2, through_a_file(frozen[1], tmp_path), [], Memory(), quiet
+        AccumulateRequest(
+            a,
+            S,
+            CLASSES,
+            images(),
+            SEED,
+            2,
+            Memory(),
+            quiet,
+            previous=through_a_file(frozen[1], tmp_path),
+        )
     )
     for layer in LAYERS:
         assert torch.equal(weights(frozen[2])[layer], weights(frozen[1])[layer])
@@ -183,16 +203,17 @@ def test_from_scratch_and_gdumb_know_nothing_of_earlier_weights(tmp_path: Path) 
         }
         a = settings(strategy, "single")
         found = accumulate(
-            a,
-            S,
-            CLASSES,
-            images(),
-            SEED,
-            2,
-            Accumulated(spoiled, first.record),
-            [],
-            Memory(),
-            quiet,
+            AccumulateRequest(
+                a,
+                S,
+                CLASSES,
+                images(),
+                SEED,
+                2,
+                Memory(),
+                quiet,
+                previous=Accumulated(spoiled, first.record),
+            )
         )
         assert_same(found.tensors, uninterrupted(strategy, "single")[2].tensors)
 
@@ -205,11 +226,23 @@ def test_a_pretrained_start_is_what_they_return_to(strategy: str, tmp_path: Path
         for name, tensor in model_of(uninterrupted(strategy, "single")[0]).items()
         if "conv.weight" in name
     }
-    done = accumulate(a, S, CLASSES, images(), SEED, 0, None, [], Memory(), quiet, start=start)
+    done = accumulate(
+        AccumulateRequest(a, S, CLASSES, images(), SEED, 0, Memory(), quiet, start=start)
+    )
     learner = Learner(a, S, CLASSES, images(), SEED, untrained=done)
     for task in (1, 2):
         done = accumulate(
-            a, S, CLASSES, images(), SEED, task, through_a_file(done, tmp_path), [], Memory(), quiet
+            AccumulateRequest(
+                a,
+                S,
+                CLASSES,
+                images(),
+                SEED,
+                task,
+                Memory(),
+                quiet,
+                previous=through_a_file(done, tmp_path),
+            )
         )
         learner.learn(stream_tasks(S, CLASSES, images(), SEED, task), Memory(), quiet)
     assert_same(done.tensors, learner.state()[0])

@@ -21,8 +21,9 @@ from strategy_runs import CLASSES, SEED, A, S, assert_same, in_stages, model_of,
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from evolve.ancestor.accumulate import build_ancestor, check_strategy
+from evolve.ancestor.accumulate import check_strategy
 from evolve.ancestor.methods import REFUSED, STRATEGIES
+from evolve.ancestor.model import build_ancestor
 from evolve.core.errors import UserError
 from evolve.core.randomness import derive_seed, generator, reseed
 from evolve.core.registry import names

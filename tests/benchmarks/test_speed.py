@@ -28,7 +28,7 @@ from evolve.benchmarks.speed.work import train_flops
 from rich.console import Console
 from torch import Tensor
 
-from evolve.ancestor.accumulate import accumulate
+from evolve.ancestor.accumulate import AccumulateRequest, accumulate
 from evolve.condensers.condense import condense_ancestor
 from evolve.condensers.interface import Request
 from evolve.core.errors import UserError
@@ -98,7 +98,7 @@ def test_the_plain_loop_learns_what_our_reference_learns(resident: Resident) -> 
     losses, right = train(
         plain, SameOrder(Group(tasks, [0], resident, d, 0)), tests, d, d.epochs, CPU
     )
-    (wanted,) = train_together([ours], tasks, resident, d, 0, [0], silent, reference=True)
+    (wanted,) = train_together([ours], Group(tasks, [0], resident, d, 0), silent, reference=True)
     assert losses == pytest.approx(
         wanted.train_loss, rel=1e-5
     )  # the mean of an epoch is a float32 sum
@@ -184,30 +184,10 @@ def test_plain_avalanche_learns_what_accumulate_learns(resident: Resident) -> No
     plain.prepare()
     assert plain.run(2) == 2 * 60
     s = case.settings
-    start = accumulate(
-        s.ancestor,
-        s.stream,
-        cases.ANCESTOR_CLASSES,
-        resident,
-        0,
-        0,
-        None,
-        [],
-        NoCheckpoint(),
-        silent,
+    start = AccumulateRequest(
+        s.ancestor, s.stream, cases.ANCESTOR_CLASSES, resident, 0, 0, NoCheckpoint(), silent
     )
-    ours = accumulate(
-        s.ancestor,
-        s.stream,
-        cases.ANCESTOR_CLASSES,
-        resident,
-        0,
-        1,
-        start,
-        [],
-        NoCheckpoint(),
-        silent,
-    )
+    ours = accumulate(replace(start, task=1, previous=accumulate(start)))
     for name, value in plain.model.state_dict().items():
         torch.testing.assert_close(
             value.contiguous(), ours.tensors[f"model.{name}"], rtol=1e-3, atol=1e-4

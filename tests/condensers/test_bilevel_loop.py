@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_ancestors import asking
 from torch import Tensor, nn
 
 from evolve.condensers.batches import epoch_rows, meta_rows
@@ -85,8 +86,9 @@ class Case:
 
     def condensation(self, c: CondenseSettings) -> Condensation:
         groups, pseudo_groups = integral_layers(PLAN, "conv"), integral_layers(PSEUDO_PLAN, "stage")
+        networks = self.ancestor, self.pseudo
         return Condensation(
-            self.ancestor, self.pseudo, groups, pseudo_groups, self.resident, self.meta, c, SEED
+            asking(networks, (groups, pseudo_groups), self.resident, self.meta, c, SEED)
         )
 
 

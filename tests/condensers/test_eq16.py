@@ -14,14 +14,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_bilevel_loop import PLAN, PSEUDO_PLAN, SEED, Case, forward
-from tiny_ancestors import VGG16, request, state
+from tiny_ancestors import VGG16, asking, request, state
 from torch import Tensor, nn
 
 from evolve.condensers.batches import epoch_rows, meta_rows
 from evolve.condensers.condense import condense_ancestor
-from evolve.condensers.meta_network.matching import Projection, psi_reference
+from evolve.condensers.meta_network.layout import Projection
+from evolve.condensers.meta_network.matching import psi_reference
 from evolve.condensers.meta_network.meta_network import Condensation, attempts
 from evolve.condensers.meta_network.phi import MetaNetwork
+from evolve.condensers.meta_network.pseudo import Pseudo
+from evolve.condensers.meta_network.written import Written
 from evolve.condensers.selection import movement
 from evolve.core.randomness import generator
 from evolve.core.settings import CondenseSettings
@@ -112,9 +115,8 @@ class Plain:
 
 def condensation(case: Case, c: CondenseSettings, reference: bool) -> Condensation:
     groups = integral_layers(PLAN, "conv"), integral_layers(PSEUDO_PLAN, "stage")
-    return Condensation(
-        case.ancestor, case.pseudo, *groups, case.resident, case.meta, c, SEED, reference
-    )
+    networks = case.ancestor, case.pseudo
+    return Condensation(asking(networks, groups, case.resident, case.meta, c, SEED, reference))
 
 
 def close(found: Tensor, expected: Tensor) -> None:
@@ -131,7 +133,7 @@ def test_the_loop_is_algorithm_1_with_eq_16(reference: bool, augment: tuple[str,
     """
     case, c = Case(), replace(SETTINGS, augment=augment)
     run = condensation(case, c, reference)
-    assert (run.written is None) == reference
+    assert isinstance(run.losses, Pseudo if reference else Written)
     plain = Plain(case, c, run.state.params[len(run.pseudo.names) :])
     curves = run.train(case.train, case.train_labels, case.meta_labels, lambda fraction, text: None)
     plain.train()
@@ -215,7 +217,7 @@ def test_alpha_moves_far_enough_whatever_the_scale_of_the_features(factor: float
 
 def test_the_rate_that_is_found_is_tried_once_more_from_the_same_draws() -> None:
     asked = request("meta-network", epochs=3, meta_reach=0.25, meta_lr=1e-4)
-    tried = attempts(Condensation.of(asked), asked, 0.25)
+    tried = attempts(Condensation(asked), asked, 0.25)
     alone = request("meta-network", epochs=3, meta_lr=tried[-1].rate)
     assert torch.equal(condense_ancestor(alone).alpha, tried[-1].alpha)
     assert tried[0].history["classification"][0] == tried[-1].history["classification"][0]

@@ -17,7 +17,7 @@ from strategy_runs import CLASSES as STREAM_CLASSES
 from strategy_runs import SEED, A, Memory, S, in_stages, quiet, settings, stripes
 from tiny_ancestors import VGG16, request
 
-from evolve.ancestor.accumulate import accumulate
+from evolve.ancestor.accumulate import AccumulateRequest, accumulate
 from evolve.ancestor.gradients import EVERY, GradientFractions
 from evolve.condensers.condense import condense_ancestor
 from evolve.condensers.interface import Request
@@ -159,12 +159,12 @@ def test_a_joint_ancestor_records_its_own_training_only(tmp_path: Path) -> None:
 
 def test_a_resumed_task_records_what_an_uninterrupted_one_does() -> None:
     a, resident = replace(A, epochs=3, batch=4), stripes(8)
-    whole = accumulate(a, S, STREAM_CLASSES, resident, SEED, 1, None, [], Memory(), quiet)
+    whole = accumulate(AccumulateRequest(a, S, STREAM_CLASSES, resident, SEED, 1, Memory(), quiet))
     kept = Memory(cut_after=2)
     with pytest.raises(KeyboardInterrupt):
-        accumulate(a, S, STREAM_CLASSES, resident, SEED, 1, None, [], kept, quiet)
+        accumulate(AccumulateRequest(a, S, STREAM_CLASSES, resident, SEED, 1, kept, quiet))
     kept.cut_after = None
-    resumed = accumulate(a, S, STREAM_CLASSES, resident, SEED, 1, None, [], kept, quiet)
+    resumed = accumulate(AccumulateRequest(a, S, STREAM_CLASSES, resident, SEED, 1, kept, quiet))
     assert len(kept.saved) == 3
     assert resumed.record["gradients"] == whole.record["gradients"]
 

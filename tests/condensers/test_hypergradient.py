@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from evolve.condensers.meta_network.frozen import Features
 from evolve.condensers.meta_network.hypergradient import (
     LookAhead,
     Rule,
@@ -15,8 +16,9 @@ from evolve.condensers.meta_network.hypergradient import (
     sgd,
     unrolled,
 )
-from evolve.condensers.meta_network.matching import Matcher, layout
-from evolve.condensers.meta_network.meta_network import Features, Pseudo
+from evolve.condensers.meta_network.layout import layout
+from evolve.condensers.meta_network.matching import Matcher
+from evolve.condensers.meta_network.pseudo import Pseudo
 from evolve.networks.vgg import VGG, initialise
 from evolve.networks.vgg_plan import integral_layers, vgg16_plan
 

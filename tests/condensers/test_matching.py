@@ -11,13 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evolve.condensers.meta_network.matching import (
-    Frozen,
-    Matcher,
-    Projection,
-    layout,
-    psi_reference,
-)
+from evolve.condensers.meta_network.layout import Projection, layout
+from evolve.condensers.meta_network.matching import Frozen, Matcher, psi_reference
 
 maps = st.lists(
     st.tuples(st.integers(1, 6), st.sampled_from([1, 2, 3, 4, 8])), min_size=1, max_size=4

@@ -58,7 +58,7 @@ def test_every_kind_is_condensed_and_compared_with_the_true_choice(
 def test_wrong_images_hand_every_image_the_features_of_another(augment: tuple[str, ...]) -> None:
     """All features stay what they are; only whose they are changes."""
     asked = request("meta-network", augment=augment, **ASKED)
-    right, wrong = Condensation.of(asked), Condensation.of(replace(asked, wrong_images=3))
+    right, wrong = Condensation(asked), Condensation(replace(asked, wrong_images=3))
     rows = torch.arange(9)
     true, handed = right.ancestor.of_rows(rows).pooled, wrong.ancestor.of_rows(rows).pooled
     assert not torch.equal(true, handed)

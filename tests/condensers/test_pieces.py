@@ -10,16 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from evolve.condensers.meta_network.frozen import Features
 from evolve.condensers.meta_network.hypergradient import ByAutograd, Local
-from evolve.condensers.meta_network.matching import (
-    Matcher,
-    Projection,
-    as_flat,
-    layout,
-    psi_reference,
-)
-from evolve.condensers.meta_network.meta_network import Features, Pseudo
+from evolve.condensers.meta_network.layout import Projection, as_flat, layout
+from evolve.condensers.meta_network.matching import Matcher, psi_reference
 from evolve.condensers.meta_network.pieces import Parts, piece
+from evolve.condensers.meta_network.pseudo import Pseudo
 from evolve.condensers.meta_network.written import Written
 from evolve.networks.vgg import VGG, initialise
 from evolve.networks.vgg_plan import integral_layers, stack_plan, vgg16_plan

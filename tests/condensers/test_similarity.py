@@ -15,7 +15,8 @@ from torch.func import functional_call
 from evolve.condensers.condense import condense_ancestor
 from evolve.condensers.interface import Request
 from evolve.condensers.meta_network.frozen import Features
-from evolve.condensers.meta_network.matching import Projection, psi_reference
+from evolve.condensers.meta_network.layout import Projection
+from evolve.condensers.meta_network.matching import psi_reference
 from evolve.condensers.meta_network.meta_network import Condensation
 from evolve.condensers.similarity import Matching
 from evolve.core.errors import UserError
@@ -26,17 +27,7 @@ BOTH = pytest.mark.parametrize("architecture", [VGG16, VIT], ids=["vgg", "vit"])
 
 def trained(kind: type[Condensation], asked: Request) -> Condensation:
     split = asked.split
-    run = kind(
-        asked.ancestor(),
-        asked.pseudo(),
-        asked.groups,
-        asked.pseudo_groups,
-        resident(),
-        split.meta,
-        asked.c,
-        asked.seed,
-        asked.reference,
-    )
+    run = kind(asked)
     run.train(split.train, split.train_labels, split.meta_labels, asked.progress)
     return run
 

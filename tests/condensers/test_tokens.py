@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_ancestors import asking
 from torch import Tensor
 
 from evolve.condensers.condense import condense_ancestor
@@ -175,8 +176,9 @@ class Case:
 
     def condensation(self, c: CondenseSettings) -> Condensation:
         groups, pseudo_groups = ANCESTOR.integral_layers("conv"), PSEUDO.integral_layers("conv")
+        networks = self.ancestor, self.pseudo
         return Condensation(
-            self.ancestor, self.pseudo, groups, pseudo_groups, self.resident, self.meta, c, 4
+            asking(networks, (groups, pseudo_groups), self.resident, self.meta, c, 4)
         )
 
     def batch(self, run: Condensation) -> Batch:

@@ -28,7 +28,7 @@ from evolve.core.randomness import derive_seed
 from evolve.core.settings import CondenseSettings, DescendSettings, InheritSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.descendants.descendants import downstream_tasks, train_together
+from evolve.descendants.descendants import Group, downstream_tasks, train_together
 from evolve.learngene.inheritance import inherit
 from evolve.learngene.learngene import extract
 from evolve.networks.architecture import Architecture
@@ -186,7 +186,9 @@ def test_trial_descendants_are_descendants() -> None:
     def alone(plan: Architecture, state: Mapping[str, Tensor] | None, number: int) -> float:
         gene = extract(state, PLAN, PLAN.layer_names) if state else None
         model = inherit(plan, gene, 3, seed, number)
-        return train_together([model], [tasks[number]], toy(), d, seed, [number], quiet)[0].last
+        return train_together([model], Group([tasks[number]], [number], toy(), d, seed), quiet)[
+            0
+        ].last
 
     state = {
         name: tensor * 1.3 if name.endswith("conv.weight") and "conv2." in name else tensor
@@ -218,16 +220,15 @@ def test_the_same_request_finds_the_same_and_another_seed_learns_other_tasks() -
 def test_tasks_are_of_condensing_classes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[int] = []
 
-    def look(
-        models: Any, tasks: Any, resident: Any, d: Any, seed: int, *more: Any, **named: Any
-    ) -> Any:
+    def look(models: Any, group: Group, *more: Any, **named: Any) -> Any:
+        tasks, d = group.tasks, group.d
         shown.extend(
             toy()
             .labels[torch.cat([part for task in tasks for part in (task.train, task.test)])]
             .tolist()
         )
         assert len(tasks) == d.descendants == 3 and all(len(task.train) == 18 for task in tasks)
-        return train_together(models, tasks, resident, replace(d, epochs=1), seed, *more)
+        return train_together(models, replace(group, d=replace(d, epochs=1)), *more, **named)
 
     monkeypatch.setattr(trial, "train_together", look)
     trial._SCRATCH.clear()
@@ -238,22 +239,10 @@ def test_tasks_are_of_condensing_classes_alone(monkeypatch: pytest.MonkeyPatch) 
 def test_how_they_learn_and_inherit_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[bool, float, bool]] = []
 
-    def look(
-        models: Any,
-        tasks: Any,
-        resident: Any,
-        d: Any,
-        seed: int,
-        numbers: Any,
-        progress: Any,
-        reference: bool,
-        scale: float,
-        **named: Any,
-    ) -> Any:
-        calls.append((reference, scale, bool(models[0].architecture.inherits())))
-        return train_together(
-            models, tasks, resident, replace(d, epochs=1), seed, numbers, progress, reference
-        )
+    def look(models: Any, group: Group, progress: Any, reference: bool, **named: Any) -> Any:
+        calls.append((reference, group.lr_scale, bool(models[0].architecture.inherits())))
+        short = replace(group, d=replace(group.d, epochs=1), lr_scale=1.0)
+        return train_together(models, short, progress, reference)
 
     monkeypatch.setattr(trial, "train_together", look)
     trial._SCRATCH.clear()

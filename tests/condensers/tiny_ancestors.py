@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from evolve.condensers.interface import Progress, Request
 from evolve.core.settings import CondenseSettings, DescendSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.networks.architecture import Architecture
+from evolve.networks.architecture import Architecture, Groups
+from evolve.networks.network import Network
 from evolve.networks.vgg_plan import vgg16_plan
 from evolve.networks.vit_plan import BlockSpec, ViTPlan
 
@@ -108,6 +110,39 @@ def request(
         progress,
         reference,
         descend=DESCEND,
+    )
+
+
+def asking(
+    networks: tuple[Network, Network],
+    groups: tuple[Groups, Groups],
+    images: Resident,
+    meta: Tensor,
+    c: CondenseSettings,
+    seed: int,
+    reference: bool = False,
+) -> Request:
+    """What a meta-network reads of a request, for networks that are at hand, in float64 say.
+
+    Args:
+        networks: ancestor and pseudo-descendant.
+        groups: their layers that are matched.
+        images: of both.
+        meta: the meta images' indices.
+        c: the settings.
+        seed: seed of all draws.
+        reference: leave every derivative to autograd.
+    """
+    parts = {
+        "ancestor": lambda: networks[0],
+        "pseudo": lambda: networks[1],
+        "groups": groups[0],
+        "pseudo_groups": groups[1],
+        "resident": images,
+        "split": SimpleNamespace(meta=meta),
+    }
+    return cast(
+        Request, SimpleNamespace(**parts, c=c, seed=seed, reference=reference, wrong_images=None)
     )
 
 

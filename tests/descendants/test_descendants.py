@@ -380,7 +380,7 @@ def test_inherited_layers_learn_at_a_rate_of_their_own_as_torchs_parameter_group
         inherited_model(1).double(),
         inherited_model(1).double(),
     )
-    found = train_together([model], [task], resident, d, 5, [1], quiet, lr_scale=scale)[0]
+    found = train_together([model], Group([task], [1], resident, d, 5, scale), quiet)[0]
     named = list(twin.named_parameters())
     parts = [
         {"params": [p for name, p in named if not of_learngene(name)]},
@@ -422,7 +422,7 @@ def test_frozen_layers_keep_their_bits_while_their_statistics_and_the_rest_move(
 ):
     d = replace(SETTINGS, optimizer=optimizer)
     model, start = inherited_model(), inherited_model().state_dict()
-    train_together([model], tasks_of(resident)[:1], resident, d, 5, [0], quiet, lr_scale=0.0)
+    train_together([model], Group(tasks_of(resident)[:1], [0], resident, d, 5, 0.0), quiet)
     for name, tensor in model.state_dict().items():
         still = of_learngene(name) and name in dict(model.named_parameters())
         assert torch.equal(tensor, start[name]) == still, name
@@ -435,16 +435,16 @@ def test_a_rate_of_one_is_no_rate_of_its_own_and_from_scratch_knows_none(residen
     task = tasks_of(resident)[:1]
     given, plain = inherited_model(), inherited_model()
     assert train_together(
-        [given], task, resident, SETTINGS, 5, [0], quiet, lr_scale=1.0
-    ) == train_together([plain], task, resident, SETTINGS, 5, [0], quiet)
+        [given], Group(task, [0], resident, SETTINGS, 5, 1.0), quiet
+    ) == train_together([plain], Group(task, [0], resident, SETTINGS, 5), quiet)
     assert all(
         torch.equal(a, b)
         for a, b in zip(given.state_dict().values(), plain.state_dict().values(), strict=True)
     )
     scratch = [inherit(PLAN.anonymous(), None, 3, 5, 0) for _ in range(2)]
-    slow = train_together(scratch[:1], task, resident, SETTINGS, 5, [0], quiet, lr_scale=0.1)
+    slow = train_together(scratch[:1], Group(task, [0], resident, SETTINGS, 5, 0.1), quiet)
     assert slow == train_together(
-        scratch[1:], task, resident, SETTINGS, 5, [0], quiet, reference=True
+        scratch[1:], Group(task, [0], resident, SETTINGS, 5), quiet, reference=True
     )
 
 
@@ -472,7 +472,10 @@ def test_testing_less_often_changes_nothing_but_what_is_looked_at(resident, refe
         d = replace(SETTINGS, epochs=4, test_every=every)
         models = [inherit(PLAN, None, 3, 0, n) for n in range(2)]
         return train_together(
-            models, tasks_of(resident)[:2], resident, d, 0, range(2), quiet, reference
+            models,
+            Group(tasks_of(resident)[:2], range(2), resident, d, 0),
+            quiet,
+            reference=reference,
         )
 
     for often, seldom in zip(trained(1), trained(3), strict=True):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vgg_units import PAPER, PARTS
 
 from evolve.core.randomness import generator
 from evolve.learngene.inheritance import inherit
@@ -20,16 +21,6 @@ from evolve.networks.vgg_plan import (
     vgg16_plan,
 )
 
-PARTS = (
-    "conv.weight",
-    "conv.bias",
-    "bn.weight",
-    "bn.bias",
-    "bn.running_mean",
-    "bn.running_var",
-    "bn.num_batches_tracked",
-)
-PAPER = ("conv1", "conv11", "conv12", "conv13")
 PLAN = vgg16_plan(1 / 32)
 
 

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from vgg_units import PAPER, PARTS
 
 import evolve
 from evolve.core.errors import UserError
@@ -28,16 +29,6 @@ from evolve.networks.family import architecture
 from evolve.networks.vgg import VGG, initialise
 from evolve.networks.vgg_plan import layer_names, stack_plan, vgg16_plan
 
-PARTS = (
-    "conv.weight",
-    "conv.bias",
-    "bn.weight",
-    "bn.bias",
-    "bn.running_mean",
-    "bn.running_var",
-    "bn.num_batches_tracked",
-)
-PAPER = ("conv1", "conv11", "conv12", "conv13")
 PLAN = vgg16_plan(1 / 16)
 
 

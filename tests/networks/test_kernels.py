@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evolve.networks.fast.compiled import convolution, emit, units
+from evolve.networks.fast.compiled import convolution, emit, units, weights
 from evolve.networks.fast.compiled.emit import Processor
 from evolve.networks.fast.kernels import (
     EPS,
@@ -75,7 +75,7 @@ def test_a_step_is_made_once_all_images_are_added_up(
         channels_last(weight.clone()),
     )
     Convolution(side, c_in, c_out).weight_gradient(g, x, gradient)
-    run = convolution.weight_step(side, c_in, c_out, x.dtype)
+    run = weights.weight_step(side, c_in, c_out, x.dtype)
     run(
         momentum.data_ptr(), stepped.data_ptr(), rates.data_ptr(), g.data_ptr(), x.data_ptr(), batch
     )
@@ -190,7 +190,7 @@ def all_of(side: int, c_in: int, c_out: int, batch: int, dtype: torch.dtype) -> 
             torch.tensor([-0.3, 0.9, 0.05], dtype=dtype),
         )
         addresses = (part.data_ptr() for part in (momentum, stepped, rates, g, x))
-        convolution.weight_step(side, c_in, c_out, dtype)(*addresses, batch)
+        weights.weight_step(side, c_in, c_out, dtype)(*addresses, batch)
         found += [stepped, momentum]
     return found
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from vgg_units import PAPER
 
 from evolve.networks.vgg_plan import (
     ConvSpec,
@@ -20,7 +21,6 @@ from evolve.networks.vgg_plan import (
     vgg16_plan,
 )
 
-PAPER = ("conv1", "conv11", "conv12", "conv13")
 NAMES = layer_names(vgg16_plan(1.0))
 SETS = st.sets(st.sampled_from(NAMES))
 WIDTHS = st.sampled_from([1 / 64, 3 / 64, 1 / 8, 0.3, 1.0])

@@ -26,7 +26,7 @@ from evolve.core.settings import (
 )
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.descendants.descendants import downstream_tasks, train_together
+from evolve.descendants.descendants import Group, downstream_tasks, train_together
 from evolve.learngene.inheritance import inherit
 from evolve.learngene.learngene import extract, load, shuffled
 from evolve.networks.resnet_plan import ResNetPlan, resnet18
@@ -128,11 +128,7 @@ def test_descendants_learn_and_equal_networks_are_paired(
     found = [
         train_together(
             [inherit(plan, held, 3, 0, n) for n in range(2)],
-            tasks,
-            resident,
-            DESCEND,
-            0,
-            range(2),
+            Group(tasks, range(2), resident, DESCEND, 0),
             quiet,
         )[0]
         for plan, held in heirs

@@ -8,21 +8,11 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models import vgg16_bn
+from vgg_units import PAPER, PARTS
 
 from evolve.core.randomness import isolated_rng
 from evolve.networks.vgg import VGG, initialise
 from evolve.networks.vgg_plan import ConvSpec, layer_names, stack_plan, vgg16_plan
-
-PAPER = ("conv1", "conv11", "conv12", "conv13")
-PARTS = (
-    "conv.weight",
-    "conv.bias",
-    "bn.weight",
-    "bn.bias",
-    "bn.running_mean",
-    "bn.running_var",
-    "bn.num_batches_tracked",
-)
 
 
 def count(model: nn.Module) -> int:

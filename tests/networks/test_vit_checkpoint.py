@@ -17,7 +17,7 @@ from strategy_runs import CLASSES, Memory, quiet, stripes
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
-from evolve.ancestor.accumulate import Accumulated, accumulate, load_trunk
+from evolve.ancestor.accumulate import Accumulated, AccumulateRequest, accumulate, load_trunk
 from evolve.core.errors import UserError
 from evolve.core.settings import AncestorSettings, StreamSettings
 from evolve.engine.store import Store
@@ -252,16 +252,17 @@ def _at_rest(task: int, strategy: str, previous: Accumulated | None) -> dict[str
         network="vit-small4", width=0.125, epochs=1, batch=12, lr=0.0, augment=(), strategy=strategy
     )
     done = accumulate(
-        a,
-        StreamSettings(tasks=2, classes_per_task=3),
-        CLASSES,
-        stripes(),
-        0,
-        task,
-        previous,
-        [],
-        Memory(),
-        quiet,
+        AccumulateRequest(
+            a,
+            StreamSettings(tasks=2, classes_per_task=3),
+            CLASSES,
+            stripes(),
+            0,
+            task,
+            Memory(),
+            quiet,
+            previous=previous,
+        )
     )
     return load_trunk(done.tensors)
 

@@ -17,7 +17,11 @@ Rows = tuple[Tensor, Tensor, Tensor]  # resident index, label, task label: int64
 
 
 def rows_of(dataset: Any) -> Rows:
-    """Resident index, label and task label of every sample, int64 [N] each."""
+    """Resident index, label and task label of every sample, int64 [N] each.
+
+    Args:
+        dataset: one of the benchmark's, over a Resident.
+    """
     columns = (dataset.resident_index, dataset.targets, dataset.targets_task_labels)
     index, label, task = (torch.tensor(list(column), dtype=torch.int64) for column in columns)
     return index, label, task

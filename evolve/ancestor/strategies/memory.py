@@ -47,7 +47,11 @@ POLICIES: dict[str, Callable[[int], ExemplarsBuffer]] = {
 
 
 def memory_rows(policy: ExemplarsBuffer) -> Rows | None:
-    """All that is remembered, group after group; None while there is nothing."""
+    """All that is remembered, group after group; None while there is nothing.
+
+    Args:
+        policy: Avalanche's memory.
+    """
     groups = [rows_of(group.buffer) for group in _groups(policy).values() if len(group.buffer)]
     if not groups:
         return None
@@ -75,12 +79,19 @@ def check_memory(strategy: str, images: int, model: Any) -> None:
 
 
 def settle(policy: Any) -> None:
-    """Fill the set of seen classes in one order, on which the sizes of the groups depend."""
+    """Fill the set of seen classes in one order, on which the sizes of the groups depend.
+
+    Args:
+        policy: Avalanche's memory, balanced by class.
+    """
     policy.seen_classes = set(sorted(policy.buffer_groups))
 
 
 def memory_state(policy: ExemplarsBuffer) -> State:
     """What a memory holds, as tensors "<group>.<what>".
+
+    Args:
+        policy: Avalanche's memory.
 
     Returns:
         Of every group the indices, labels and task labels, int64 [n], and draws, float32 [n]; the
@@ -132,7 +143,11 @@ def restore_memory(
 
 
 def join(datasets: Iterable[Any]) -> Any:
-    """The datasets that hold something, as one."""
+    """The datasets that hold something, as one.
+
+    Args:
+        datasets: Avalanche's; at least one holds something.
+    """
     return concat_datasets([dataset for dataset in datasets if len(dataset)])
 
 

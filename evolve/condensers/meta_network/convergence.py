@@ -1,4 +1,4 @@
-"""What a condensation's record says of its course: losses, alpha and the gradient of phi against the iteration."""
+"""What a condensation's record says of its course: losses, alpha and phi's gradient."""
 
 from __future__ import annotations
 
@@ -27,11 +27,18 @@ class Diverged(Exception):
 
 
 class Convergence:
-    """Collects ``curves``, name -> numbers, from ``total`` iterations cut into at most POINTS even stretches.
+    """Collects curves, name -> numbers, over at most POINTS even stretches of all iterations.
 
-    ``iteration``: those done at the end of the stretch; ``classification``, ``matching`` (L_cls, L_meta) and ``gradient`` (the squared norm of
-    phi's gradient, whose mean Theorem 1 bounds): means over it; the rest: alpha of the pairs at its end, each pair's mean over the meta-data,
+    ``iteration``: those done at the end of the stretch; ``classification``, ``matching`` (L_cls,
+    L_meta) and ``gradient`` (the squared norm of phi's gradient, whose mean Theorem 1 bounds):
+    means over it; the rest: alpha of the pairs at its end, each pair's mean over the meta-data,
     ``alpha_spread`` its standard deviation over pairs, ``dead`` the share of pairs at 0.
+
+    Args:
+        total: how many iterations there will be.
+
+    Attributes:
+        curves: name -> numbers.
     """
 
     def __init__(self, total: int) -> None:
@@ -47,7 +54,16 @@ class Convergence:
         gradient: Tensor,
         alpha: Callable[[], Tensor],
     ) -> None:
-        """One iteration. ``alpha`` gives [L, K] when a stretch ends. Raises Diverged when a number of one is not finite."""
+        """Take up one iteration.
+
+        Args:
+            classification, matching: L_cls and L_meta.
+            gradient: the squared norm of phi's.
+            alpha: gives [L, K] when a stretch ends.
+
+        Raises:
+            Diverged: a number of the stretch is not finite.
+        """
         self._since.append(torch.stack([classification, matching, gradient.to(classification)]))
         self.done += 1
         if self.done not in self.ends:

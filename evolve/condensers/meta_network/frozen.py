@@ -1,4 +1,7 @@
-"""The frozen ancestor's side of a condensation: every meta image passes it once, as far as memory allows."""
+"""The frozen ancestor's side of a condensation.
+
+Every meta image passes the ancestor once, as far as memory allows.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,20 @@ Groups = tuple[tuple[str, ...], ...]
 
 CHUNK = 64
 """Meta images that go through the ancestor at a time."""
+# One part in so many of a machine's (or GPU's) memory may hold the ancestor's maps: several workers
+# condense at once.
 SHARE = 8
-"""One part in so many of a machine's (or GPU's) memory may hold the ancestor's maps: several workers condense at once."""
 
 
 class Features(nn.Module):
-    """A network seen at its layer groups: the output of each group's last layer (a VGG's before pooling)."""
+    """A network seen at its layer groups: the output of each group's last layer.
+
+    It is a VGG's before pooling.
+
+    Args:
+        network: any.
+        groups: its layer groups.
+    """
 
     def __init__(self, network: nn.Module, groups: Groups) -> None:
         super().__init__()
@@ -33,7 +44,15 @@ class Features(nn.Module):
         self.places = [names.index(group[-1]) for group in groups]
 
     def forward(self, x: Tensor, logits: bool = False) -> list[Tensor]:
-        """Features of the groups, maps [B, C, S, S] or tokens [B, T, D], or the logits as a list of one."""
+        """Look at images.
+
+        Args:
+            x: images [B, 3, H, W].
+            logits: ask for the logits instead.
+
+        Returns:
+            The groups' features, maps [B, C, S, S] or tokens [B, T, D]; or a list of the logits.
+        """
         if logits:
             return [self.network(x)]
         maps = self.network.features(x)  # type: ignore[operator]
@@ -41,7 +60,14 @@ class Features(nn.Module):
 
 
 def room(device: torch.device) -> int:
-    """Bytes that may hold the maps on ``device``: by the memory that it has, not by what is free, so that a repetition decides alike."""
+    """Bytes that may hold the ancestor's maps.
+
+    It goes by the memory that a device has, not by what is free, so that a repetition decides
+    alike.
+
+    Args:
+        device: where they would lie.
+    """
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory) // SHARE
     try:
@@ -53,8 +79,17 @@ def room(device: torch.device) -> int:
 class FrozenAncestor:
     """The ancestor's maps of the meta images, or of any batch.
 
-    ``held``: all that the matching needs of every meta image, where there is room for it. ``raw``: else the maps as the ancestor gives them, a
-    third as much, from which a batch is prepared when it comes. Where even those have no room, a batch passes the ancestor when it comes.
+    Args:
+        ancestor: seen at its layer groups.
+        matcher: what compares its features.
+        resident: the images.
+        meta_index: the meta images' indices.
+
+    Attributes:
+        held: all that the matching needs of every meta image, where there is room for it.
+        raw: else the maps as the ancestor gives them, a third as much, from which a batch is
+            prepared when it comes. Where even those have no room, a batch passes
+            the ancestor when it comes.
     """
 
     def __init__(
@@ -76,11 +111,20 @@ class FrozenAncestor:
 
     @torch.no_grad()
     def of_images(self, x: Tensor, value: bool = True) -> Frozen:
-        """Of images [B, 3, H, W]; ``value`` as :meth:`AnyMatcher.freeze`'s."""
+        """The frozen side of any images.
+
+        Args:
+            x: images [B, 3, H, W].
+            value: as :meth:`AnyMatcher.freeze`'s.
+        """
         return self.matcher.freeze(self.ancestor(x), value)
 
     def of_rows(self, rows: Tensor) -> Frozen:
-        """Of meta images, by their place in the meta index."""
+        """The frozen side of meta images.
+
+        Args:
+            rows: their places in the meta index.
+        """
         place = sent(rows, self.resident.device)
         if self.held is not None:
             return self.held[place]
@@ -89,7 +133,11 @@ class FrozenAncestor:
         return self.of_images(self.resident.batch(self.index[rows]))
 
     def pooled(self) -> Tensor:
-        """pool(Z^l) of every meta image, side by side. Raises UserError when the ancestor's features are not finite."""
+        """pool(Z^l) of every meta image, side by side.
+
+        Raises:
+            UserError: the ancestor's features are not finite.
+        """
         if self.held is not None:
             pooled = self.held.pooled
         else:

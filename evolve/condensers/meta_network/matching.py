@@ -1,112 +1,52 @@
-"""psi and L_meta: how well the pseudo-descendant's features, projected, match the ancestor's (Eq. 7, 11, 13).
+"""psi and L_meta: how well the pseudo-descendant's features match the ancestor's (Eq. 7, 11, 13).
 
-    psi^{l,k} = mean over (C_l, P_k) of ( h_{l,k}(z^k) - resize(Z^l) )^2          per image; P_k = pixels of z^k
+    psi^{l,k} = mean over (C_l, P_k) of ( h_{l,k}(z^k) - resize(Z^l) )^2
 
-``psi_reference`` says just that. ``Matcher.loss`` gives sum(alpha * psi) without ever forming the [sum of C_l, H, W] maps where
-those are large: with W, b the weight and bias of h and U the bilinear resize,
+per image, with P_k the pixels of z^k. ``psi_reference`` says just that. ``Matcher.loss`` gives
+sum(alpha * psi) without ever forming the [sum of C_l, H, W] maps where those are large: with W, b
+the weight and bias of h and U the bilinear resize,
 
-    C_l P_k psi = sum_p z^T (W^T W) z - 2 <U (W^T Z), z> + 2 b^T W sum_p z + P_k |b|^2 - 2 b^T sum_p UZ + sum (UZ)^2
+    C_l P_k psi = sum_p z^T (W^T W) z - 2 <U (W^T Z), z> + 2 b^T W sum_p z + P_k |b|^2
+                  - 2 b^T sum_p UZ + sum (UZ)^2
 
-where W^T Z, summed over the layers of one resolution, is made at the lower of the two resolutions and only then enlarged, and the
-last two sums never change, as the ancestor is frozen. Everything is made of matrix products, so that gradients of gradients are cheap.
+where W^T Z, summed over the layers of one resolution, is made at the lower of the two resolutions
+and only then enlarged, and the last two sums never change, as the ancestor is frozen. Everything is
+made of matrix products, so that gradients of gradients are cheap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Projection:
-    """h_{l,k} of all ancestor layers l for one descendant layer k: pointwise convolutions, stacked along their outputs.
-
-    ``weight`` [sum of C_l, c_k], ``bias`` [sum of C_l].
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Neighbouring ancestor layers compared at one resolution: their channels ``first:last`` and their side."""
-
-    first: int
-    last: int
-    layers: tuple[int, ...]
-    side: int
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Channels and sides (pixels) of the ancestor's L and the descendant's K feature maps; all maps are square."""
-
-    ancestor: tuple[tuple[int, int], ...]
-    descendant: tuple[tuple[int, int], ...]
-
-    @cached_property
-    def channels(self) -> int:
-        return sum(c for c, _ in self.ancestor)
-
-    @cached_property
-    def offsets(self) -> tuple[int, ...]:
-        """First stacked channel of each ancestor layer, and the end."""
-        ends = [0]
-        for c, _ in self.ancestor:
-            ends.append(ends[-1] + c)
-        return tuple(ends)
-
-    def moments(self, k: int) -> bool:
-        """Whether psi^{.,k} goes by second moments: where the map has no fewer pixels than z has channels."""
-        channels, side = self.descendant[k]
-        return side * side >= channels
-
-    def kind(self, k: int) -> tuple[int, bool]:
-        """Descendant layers of one kind share the ancestor's prepared maps."""
-        return self.descendant[k][1], self.moments(k)
-
-    def runs(self, k: int) -> tuple[Stretch, ...]:
-        """The ancestor's layers cut into runs of equal side, for kind(k): natively small maps stay small if by moments."""
-        side_k, moments = self.kind(k)
-        sides = [min(side, side_k) if moments else side_k for _, side in self.ancestor]
-        cuts = [i for i in range(len(sides)) if i == 0 or sides[i] != sides[i - 1]] + [len(sides)]
-        return tuple(
-            Stretch(self.offsets[a], self.offsets[b], tuple(range(a, b)), sides[a])
-            for a, b in pairwise(cuts)
-        )
-
-
-def layout(ancestor: Sequence[Tensor], descendant: Sequence[Tensor]) -> Layout:
-    """The layout of two lists of feature maps [B, C, S, S]. ValueError for a map that is not square."""
-    for maps in (*ancestor, *descendant):
-        if maps.shape[-1] != maps.shape[-2]:
-            raise ValueError(f"feature maps must be square, got {tuple(maps.shape)}")
-    return Layout(
-        tuple((f.shape[1], f.shape[-1]) for f in ancestor),
-        tuple((f.shape[1], f.shape[-1]) for f in descendant),
-    )
-
-
-def resize(maps: Tensor, side: int) -> Tensor:
-    """[B, C, S, S] -> [B, C, side, side], bilinear with align_corners=False."""
-    return (
-        maps
-        if maps.shape[-1] == side
-        else F.interpolate(maps, (side, side), mode="bilinear", align_corners=False)
-    )
+from evolve.condensers.meta_network.layout import (
+    Layout,
+    Projection,
+    Stretch,
+    as_flat,
+    layout,
+    resize,
+)
 
 
 def psi_reference(
     ancestor: Sequence[Tensor], descendant: Sequence[Tensor], h: Sequence[Projection]
 ) -> Tensor:
-    """psi [B, L, K] of maps [B, C_l, S, S] and [B, c_k, s, s], as the formula reads."""
+    """psi as the formula reads (Eq. 7).
+
+    Args:
+        ancestor: maps [B, C_l, S, S].
+        descendant: maps [B, c_k, s, s].
+        h: the projections.
+
+    Returns:
+        [B, L, K].
+    """
     offsets = layout(ancestor, descendant).offsets
     columns = []
     for z, projection in zip(descendant, h, strict=True):
@@ -121,11 +61,15 @@ def psi_reference(
 
 @dataclass(frozen=True)
 class Frozen:
-    """All that psi and alpha need of the frozen ancestor, per image: index it with a tensor of rows to get a batch.
+    """All that psi and alpha need of the frozen ancestor, per image.
 
-    ``pooled`` [B, sum of C_l]: the maps' averages over pixels (the meta-network's input). Per kind of descendant layer:
-    ``maps`` one tensor [B, pixels, channels] a run; and where psi goes by second moments ``energy`` [B, L]: mean over (C_l, P_k) of (UZ)^2,
-    and ``totals`` [B, sum of C_l]: sum over pixels of UZ.
+    Index it with a tensor of rows to get a batch.
+
+    Attributes:
+        pooled: [B, sum of C_l], the maps' averages over pixels, the meta-network's input.
+        maps: per kind of descendant layer one tensor [B, pixels, channels] a run.
+        energy: where psi goes by second moments, mean over (C_l, P_k) of (UZ)^2, [B, L].
+        totals: there, too, sum over pixels of UZ, [B, sum of C_l].
     """
 
     pooled: Tensor
@@ -145,7 +89,14 @@ class Frozen:
 
     @staticmethod
     def join(parts: Iterable[Frozen], number: int) -> Frozen:
-        """Several batches, ``number`` images in all, as one; each is written to its place as it comes, so that no second copy is held."""
+        """Several batches as one.
+
+        Each is written to its place as it comes, so that no second copy is held.
+
+        Args:
+            parts: the batches.
+            number: images in all.
+        """
         whole, done = None, 0
         for part in parts:
             whole = part._room(number) if whole is None else whole
@@ -158,12 +109,12 @@ class Frozen:
 
     def _room(self, number: int) -> Frozen:
         """Like this, for ``number`` images, not yet filled; runs that kinds share stay shared."""
-        made = {id(t): t.new_empty(number, *t.shape[1:]) for t in self._tensors()}
+        rooms = {id(t): t.new_empty(number, *t.shape[1:]) for t in self._tensors()}
         return Frozen(
-            made[id(self.pooled)],
-            {kind: tuple(made[id(m)] for m in runs) for kind, runs in self.maps.items()},
-            {kind: made[id(e)] for kind, e in self.energy.items()},
-            {kind: made[id(t)] for kind, t in self.totals.items()},
+            rooms[id(self.pooled)],
+            {kind: tuple(rooms[id(m)] for m in runs) for kind, runs in self.maps.items()},
+            {kind: rooms[id(e)] for kind, e in self.energy.items()},
+            {kind: rooms[id(t)] for kind, t in self.totals.items()},
         )
 
     def _tensors(self) -> list[Tensor]:
@@ -172,9 +123,18 @@ class Frozen:
 
 
 class Matcher:
-    """L_meta and its frozen side for one layout; holds the resize matrices and the sums over each layer's channels.
+    """L_meta and its frozen side for one layout.
 
-    For each descendant layer k: ``runs``; ``inverse`` [L], 1 / (C_l P_k); ``scales`` [sum of C_l, L], that where the channel is the layer's.
+    It holds the resize matrices and the sums over each layer's channels.
+
+    Args:
+        shape: the layout.
+        like: a tensor of the device and dtype to use.
+
+    Attributes:
+        runs: a descendant layer's.
+        inverse: [L] a descendant layer, 1 / (C_l P_k).
+        scales: [sum of C_l, L] a descendant layer, that where the channel is the layer's.
     """
 
     def __init__(self, shape: Layout, like: Tensor) -> None:
@@ -208,13 +168,25 @@ class Matcher:
         )
 
     def pool(self, ancestor: Sequence[Tensor]) -> Tensor:
-        """Maps [B, C_l, S, S] averaged over their pixels, side by side: [B, sum of C_l]."""
+        """Maps averaged over their pixels, side by side.
+
+        Args:
+            ancestor: maps [B, C_l, S, S].
+
+        Returns:
+            [B, sum of C_l].
+        """
         return torch.cat([f.mean((2, 3)) for f in ancestor], 1)
 
     @torch.no_grad()
     def freeze(self, ancestor: Sequence[Tensor], value: bool = True) -> Frozen:
-        """The frozen side of the ancestor's maps [B, C_l, S, S]. Without ``value`` there is no energy, which no derivative but alpha's needs."""
-        pooled, made = self.pool(ancestor), dict[Stretch, Tensor]()
+        """The frozen side of the ancestor's maps.
+
+        Args:
+            ancestor: [B, C_l, S, S].
+            value: without it there is no energy, which no derivative but alpha's needs.
+        """
+        pooled, by_stretch = self.pool(ancestor), dict[Stretch, Tensor]()
         maps: dict[tuple[int, bool], tuple[Tensor, ...]] = {}
         energy: dict[tuple[int, bool], Tensor] = {}
         totals: dict[tuple[int, bool], Tensor] = {}
@@ -223,22 +195,25 @@ class Matcher:
             if kind in maps:
                 continue
             for run in runs:
-                if run not in made:
-                    made[run] = torch.cat(
+                if run not in by_stretch:
+                    by_stretch[run] = torch.cat(
                         [as_flat(resize(ancestor[l], run.side)) for l in run.layers], 2
                     )
-            maps[kind] = found = tuple(made[run] for run in runs)
+            maps[kind] = stretches = tuple(by_stretch[run] for run in runs)
             if not self.layout.moments(k):
                 continue
             totals[kind] = torch.cat(
-                [self._total(m, run, kind[0], pooled) for m, run in zip(found, runs, strict=True)],
+                [
+                    self._total(m, run, kind[0], pooled)
+                    for m, run in zip(stretches, runs, strict=True)
+                ],
                 1,
             )
             if value:
                 squares = torch.cat(
                     [
                         self._energy(m, run.side, kind[0])
-                        for m, run in zip(found, runs, strict=True)
+                        for m, run in zip(stretches, runs, strict=True)
                     ],
                     1,
                 )
@@ -248,9 +223,16 @@ class Matcher:
     def loss(
         self, frozen: Frozen, alpha: Tensor, descendant: Sequence[Tensor], h: Sequence[Projection]
     ) -> Tensor:
-        """L_meta (Eq. 8): sum over pairs of alpha [B, L, K] times :func:`psi_reference`, mean over the B images.
+        """L_meta (Eq. 8): sum over pairs of alpha times psi, mean over the images.
 
-        Linear in alpha, so its gradient with respect to alpha is psi / B.
+        Psi is :func:`psi_reference`. Linear in alpha, so its gradient with respect to alpha is psi
+        / B.
+
+        Args:
+            frozen: the ancestor's side.
+            alpha: [B, L, K].
+            descendant: maps [B, c_k, s, s].
+            h: the projections.
         """
         total = alpha.new_zeros(())
         for k, z in enumerate(descendant):
@@ -286,12 +268,23 @@ class Matcher:
         return (pulled * flat).sum() + 2 * ((scaled @ w) * flat.sum(1)).sum() + constant
 
     def cross(self, left: Tensor, right: Tensor) -> Tensor:
-        """left_l^T right_l of every ancestor layer, [L, c * c], for weights [sum of C_l, c]."""
+        """left_l^T right_l of every ancestor layer.
+
+        Args:
+            left, right: weights [sum of C_l, c].
+
+        Returns:
+            [L, c * c].
+        """
         pairs = zip(self.stretches(left), self.stretches(right), strict=True)
         return torch.cat([torch.bmm(a.transpose(1, 2), b).flatten(1) for a, b in pairs])
 
     def stretches(self, w: Tensor) -> list[Tensor]:
-        """w [sum of C_l, c] cut into [n, C, c]: n neighbouring layers with C channels each."""
+        """A weight cut into [n, C, c]: n neighbouring layers with C channels each.
+
+        Args:
+            w: [sum of C_l, c].
+        """
         cut = []
         for channels, layers in groupby(
             enumerate(self.layout.ancestor), key=lambda item: item[1][0]
@@ -302,7 +295,10 @@ class Matcher:
         return cut
 
     def _energy(self, maps: Tensor, side: int, target: int) -> Tensor:
-        """Sum over pixels of (UZ)^2, per channel: [B, side^2, C] -> [B, C], with U^T U applied at the maps' own resolution."""
+        """Sum over pixels of (UZ)^2, per channel: [B, side^2, C] -> [B, C].
+
+        U^T U is applied at the maps' own resolution.
+        """
         if side == target:
             return maps.square().sum(1)
         u = self._matrix(side, target)
@@ -320,19 +316,23 @@ class Matcher:
 
     @staticmethod
     def _both_axes(maps: Tensor, side: int, matrix: Tensor) -> Tensor:
-        """A one-dimensional linear map [to, side] along both axes of [B, side^2, C] -> [B, to^2, C]."""
+        """A one-dimensional linear map [to, side] along both axes.
+
+        [B, side^2, C] -> [B, to^2, C].
+        """
         batch, _, channels = maps.shape
         to = matrix.shape[0]
         down = torch.matmul(matrix, maps.reshape(batch, side, side * channels))
         across = torch.matmul(matrix, down.view(batch * to, side, channels))
         return across.view(batch, to * to, channels)
 
-    def enlarge(self, maps: Tensor, side: int, target: int) -> Tensor:
-        """U along the pixels: [B, side^2, C] -> [B, target^2, C]."""
-        return maps if side == target else self._both_axes(maps, side, self._matrix(side, target))
-
     def enlarged(self, parts: Sequence[tuple[Tensor, int]], target: int) -> Tensor:
-        """The sum of :meth:`enlarge` of several [B, side^2, C] with their sides: lines one by one, columns all at once."""
+        """The sum of several maps enlarged by U: lines one by one, columns all at once.
+
+        Args:
+            parts: maps [B, side^2, C] with their sides.
+            target: the side after.
+        """
         batch, _, channels = parts[0][0].shape
         whole = [maps for maps, side in parts if side == target]
         small = [(maps, side) for maps, side in parts if side != target]
@@ -356,7 +356,15 @@ class Matcher:
         return total
 
     def shrink(self, maps: Tensor, side: int, target: int) -> Tensor:
-        """U's transpose, [B, target^2, C] -> [B, side^2, C]."""
+        """U's transpose.
+
+        Args:
+            maps: [B, target^2, C].
+            side, target: sides after and before.
+
+        Returns:
+            [B, side^2, C].
+        """
         return (
             maps
             if side == target
@@ -365,14 +373,14 @@ class Matcher:
 
     def _matrix(self, side: int, target: int) -> Tensor:
         """The bilinear resize along one axis, [target, side]."""
-        found = self._matrices.get((side, target))
-        if found is None:
+        matrix = self._matrices.get((side, target))
+        if matrix is None:
             eye = torch.eye(side, dtype=self._like.dtype, device=self._like.device)[None]
-            found = (
+            matrix = (
                 F.interpolate(eye, target, mode="linear", align_corners=False)[0].t().contiguous()
             )
-            self._matrices[side, target] = found
-        return found
+            self._matrices[side, target] = matrix
+        return matrix
 
     def _ownership(self) -> Tensor:
         """[sum of C_l, L]: 1 where the channel belongs to the layer."""
@@ -390,8 +398,3 @@ def _enlarge(maps: Tensor, side: int, target: int) -> Tensor:
         return maps
     square = maps.view(len(maps), side, side, -1).permute(0, 3, 1, 2)
     return as_flat(resize(square, target))
-
-
-def as_flat(maps: Tensor) -> Tensor:
-    """[B, C, S, S] -> [B, S^2, C]; no copy for channels_last maps."""
-    return maps.permute(0, 2, 3, 1).flatten(1, 2)

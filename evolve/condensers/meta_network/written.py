@@ -1,18 +1,21 @@
-"""The look-ahead's losses by passes that are written out (:class:`evolve.networks.fast.Point`), for a pseudo-descendant on a CPU.
+"""The pseudo-descendant's losses by passes that are written out, on a CPU.
 
-The same as :class:`evolve.condensers.meta_network.hypergradient.ByAutograd` on the same losses; tests/condensers/test_pieces.py holds them together.
+The passes are :class:`evolve.networks.fast.Point`. The look-ahead's steps are the same as
+:class:`evolve.condensers.meta_network.hypergradient.ByAutograd` on the same losses;
+tests/condensers/test_pieces.py holds them together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evolve.condensers.meta_network.hypergradient import Tensors
+from evolve.condensers.meta_network.hypergradient import Local, Rule, Tensors, sweep
+from evolve.condensers.meta_network.losses import Objective
 from evolve.condensers.meta_network.matching import Frozen, Matcher, Projection, as_flat
 from evolve.condensers.meta_network.pieces import Parts, Piece, piece, psi
 from evolve.networks.fast import Point
@@ -24,13 +27,16 @@ if TYPE_CHECKING:
 class Written:
     """L_cls and L_meta of a pseudo-descendant, as functions of one tuple (theta, zeta).
 
-    theta: the network's parameters in the module's order, as :class:`evolve.networks.fast.Point` takes them.
+    They are :class:`evolve.condensers.meta_network.losses.Losses`. theta: the network's parameters
+    in the module's order, as :class:`evolve.networks.fast.Point` takes them.
 
     Args:
         fused: the pseudo-descendant's fast passes.
         places: the units whose features are matched.
         matcher: what compares them.
     """
+
+    value = False
 
     def __init__(self, fused: Fused, places: Sequence[int], matcher: Matcher) -> None:
         self.fused, self.places, self.matcher = fused, places, matcher
@@ -43,18 +49,45 @@ class Written:
         """L_cls on images x [B, 3, S, S] with labels [B]."""
         return Classification(self, x, labels, params)
 
+    @torch.no_grad()
     def total(
-        self,
-        frozen: Frozen,
-        x: Tensor,
-        labels: Tensor,
-        alpha: Tensor,
-        weight: float,
-        params: Sequence[Tensor],
-    ) -> Total:
-        """L_cls + ``weight`` L_meta on the same images x."""
-        return Total(self, frozen, x, labels, alpha, weight, params)
+        self, objective: Objective, weight: float, params: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensors]:
+        """See :class:`evolve.condensers.meta_network.losses.Losses`."""
+        o = objective
+        if o.matched is o.images and weight > 0:
+            both = Total(self, o.frozen, o.images, o.labels, o.alpha, weight, params)
+            return both.classification, both.classification.new_zeros(()), both.grads
+        classification = self.classification(o.images, o.labels, params)
+        matching = self.matching(o.frozen, o.matched, o.alpha, params)
+        grads = torch._foreach_add(classification.grads, matching.grads, alpha=weight)
+        return classification.loss, matching.loss, tuple(grads)
 
+    @torch.no_grad()
+    def hypergradient(
+        self,
+        objective: Objective,
+        outer: tuple[Tensor, Tensor],
+        steps: int,
+        params: Sequence[Tensor],
+        buffers: Sequence[Tensor],
+        rule: Rule,
+    ) -> Tensor:
+        """See :class:`evolve.condensers.meta_network.losses.Losses`."""
+        o = objective
+
+        def matching(now: Tensors) -> Local:
+            return self.matching(o.frozen, o.matched, o.alpha, now)
+
+        def reached(now: Tensors) -> tuple[Tensor, Tensors]:
+            after = self.classification(*outer, now)
+            return after.loss, after.grads
+
+        course: list[Callable[[Tensors], Local]] = [matching] * steps
+        course.append(lambda now: self.classification(o.images, o.labels, now))
+        return sweep(course, reached, params, buffers, rule)[1]
+
+    @torch.no_grad()
     def psi(self, frozen: Frozen, x: Tensor, params: Sequence[Tensor]) -> Tensor:
         """psi [B, L, K] on images x: a forward pass, no derivative."""
         features, h = self.run(x, params).features, params[self.theta :]
@@ -117,7 +150,8 @@ class Classification:
 
 
 class Total:
-    """L_total = L_cls + lambda L_meta where both see the same images: one pass through the network does for the two.
+    """L_total = L_cls + lambda L_meta where both see the same images: one pass through the network
+    does for the two.
 
     ``classification``: L_cls; ``grads``: the total's gradient. ``frozen`` may lack its energy.
     """
@@ -143,7 +177,9 @@ class Total:
 
 
 class Matching:
-    """sum(alpha * psi), mean over the batch: its value, gradient, Hessian products and mixed derivatives at one point."""
+    """sum(alpha * psi), mean over the batch: its value, gradient, Hessian products and mixed
+    derivatives at one point.
+    """
 
     def __init__(
         self, written: Written, frozen: Frozen, x: Tensor, alpha: Tensor, params: Sequence[Tensor]

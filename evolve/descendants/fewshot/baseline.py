@@ -58,7 +58,6 @@ class BaselinePlusPlus(Learner):
             lambda x: cosine_scores(x, weight, scale),
             [weight],
             source,
-            self.settings,
             progress,
             course,
         )

@@ -41,9 +41,16 @@ MOMENTUM, DAMPENING = 0.9, 0.9  # of the structured layer, as in the authors' co
 
 
 def descriptors(network: Network, x: Tensor) -> Tensor:
-    """Local descriptors [B, n, c] of images [B, 3, H, W]: the last layer's places.
+    """Local descriptors: what the last layer puts out at its places.
 
     They are a map's pixels before its pooling, or tokens.
+
+    Args:
+        network: the backbone.
+        x: images [B, 3, H, W].
+
+    Returns:
+        [B, n, c].
     """
     last = network.features(x)[-1]
     return last.flatten(2).transpose(1, 2) if last.dim() == 4 else last
@@ -147,19 +154,17 @@ class DeepEMD(Learner):
         weight, bias = fresh_head(
             len(source.classes), width(self.network), source.resident.device, self.seed
         )
-        s, network = self.settings, self.network
+        network = self.network
         first = pretrain(
             network,
             lambda x: F.linear(x, weight, bias),
             [weight, bias],
             source,
-            s,
             lambda f, t: progress(f / 2, t),
             course,
         )
         network.train()
         return first + descend_episodes(
-            s,
             source,
             network.state_dict(),
             network.parameters(),

@@ -64,7 +64,7 @@ class Episodes:
         seed: int,
         images_per_class: int = 0,
     ) -> None:
-        self.resident, self.ways, self.seed, self._s = resident, ways, seed, settings
+        self.resident, self.ways, self.seed, self.settings = resident, ways, seed, settings
         self.classes = sorted(set(classes))
         self._images = [class_images(c, images_per_class, resident, seed)[0] for c in self.classes]
         self._capped = " (stream.images_per_class)" if images_per_class else ""
@@ -81,7 +81,7 @@ class Episodes:
                 f"classes; give at most {len(self.classes)}"
             )
             raise UserError(f"descend.classes_per_task = {self.ways}: {has}")
-        shots, queries = self._s.shots, self._s.queries
+        shots, queries = self.settings.shots, self.settings.queries
         for class_id, images in zip(self.classes, self._images, strict=True):
             if shots + queries > len(images):
                 has = (
@@ -92,7 +92,7 @@ class Episodes:
 
     def episode(self, number: int) -> Episode:
         """Episode ``number``; support and query share no image."""
-        shots, queries = self._s.shots, self._s.queries
+        shots, queries = self.settings.shots, self.settings.queries
         draw = generator(self.seed, "fewshot", "episode", number)
         chosen = torch.randperm(len(self.classes), generator=draw)[: self.ways].tolist()
         drawn = [self._draw(place, shots + queries, draw) for place in chosen]
@@ -100,7 +100,7 @@ class Episodes:
             torch.cat([d[:shots] for d in drawn]),
             torch.cat([d[shots:] for d in drawn]),
         )
-        images = self.resident.batch(torch.cat([support, query]), self._s.augment, draw)
+        images = self.resident.batch(torch.cat([support, query]), self.settings.augment, draw)
         labels = torch.arange(self.ways, device=self.resident.device)
         return Episode(
             images[: len(support)],
@@ -134,7 +134,7 @@ class Episodes:
         count = sum(len(images) for images in self._images)
         return batches(
             torch.randperm(count, generator=generator(self.seed, "fewshot", "epoch", epoch)),
-            self._s.pretrain_batch,
+            self.settings.pretrain_batch,
         )
 
     def images(self, index: Tensor, epoch: int, step: int) -> Tensor:
@@ -146,5 +146,5 @@ class Episodes:
             step: the batch's number in it.
         """
         return self.resident.batch(
-            index, self._s.augment, generator(self.seed, "fewshot", "augment", epoch, step)
+            index, self.settings.augment, generator(self.seed, "fewshot", "augment", epoch, step)
         )

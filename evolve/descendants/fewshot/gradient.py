@@ -27,7 +27,15 @@ from evolve.descendants.fewshot.learner import (
     descend_episodes,
     means,
 )
-from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh_head, linear, width
+from evolve.descendants.fewshot.trunk import (
+    HEAD,
+    Functional,
+    Parameters,
+    as_head,
+    fresh_head,
+    linear,
+    width,
+)
 
 
 def inner_loop(
@@ -82,12 +90,8 @@ class GradientLearner(Learner):
         self.adapted = tuple(self.weights) + (HEAD if rule.adapts_head else ())
         if not rule.prototype_head:
             device = next(iter(self.weights.values())).device
-            self.weights |= dict(
-                zip(
-                    HEAD,
-                    fresh_head(self.ways, width(setup.network), device, setup.seed),
-                    strict=True,
-                )
+            self.weights |= as_head(
+                *fresh_head(self.ways, width(setup.network), device, setup.seed)
             )
 
     def logits(self, weights: Parameters, x: Tensor, support: int) -> Tensor:
@@ -114,15 +118,8 @@ class GradientLearner(Learner):
         """
         start = dict(self.weights)
         if self.rule.prototype_head:
-            start |= dict(
-                zip(
-                    HEAD,
-                    prototype_head(
-                        means(self.trunk.embed(start, support, len(support)), labels, self.ways)
-                    ),
-                    strict=True,
-                )
-            )
+            embeddings = self.trunk.embed(start, support, len(support))
+            start |= as_head(*prototype_head(means(embeddings, labels, self.ways)))
 
         def loss(weights: Parameters) -> Tensor:
             return F.cross_entropy(self.logits(weights, support, len(support)), labels)
@@ -144,9 +141,9 @@ class GradientLearner(Learner):
 
     def meta_train(self, source: Episodes, progress: Progress, course: Course) -> list[float]:
         """Adam on the mean :meth:`outer_loss` of meta_batch episodes; see :class:`Learner`."""
-        s, weights = self.settings, self.weights
+        weights, each = self.weights, self.settings.meta_batch
         return descend_episodes(
-            s, source, weights, weights.values(), s.meta_batch, self.outer_loss, progress, course
+            source, weights, weights.values(), each, self.outer_loss, progress, course
         )
 
     def predict(
@@ -188,12 +185,20 @@ def prototype_head(prototypes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def maml(setup: Setup) -> GradientLearner:
-    """Finn, Abbeel, Levine 2017: the gradient goes through the inner steps."""
+    """Finn, Abbeel, Levine 2017: the gradient goes through the inner steps.
+
+    Args:
+        setup: what the learner starts from.
+    """
     return GradientLearner(setup, Rule(order=2, rate=setup.settings.inner_lr))
 
 
 def fomaml(setup: Setup) -> GradientLearner:
-    """MAML's first-order approximation (Finn et al. 2017, section 5.2)."""
+    """MAML's first-order approximation (Finn et al. 2017, section 5.2).
+
+    Args:
+        setup: what the learner starts from.
+    """
     return GradientLearner(setup, Rule(order=1, rate=setup.settings.inner_lr))
 
 
@@ -201,6 +206,9 @@ def protomaml(setup: Setup) -> GradientLearner:
     """Triantafillou et al. 2020: MAML whose head starts as the prototypes, in every episode.
 
     The gradient goes through that start.
+
+    Args:
+        setup: what the learner starts from.
     """
     return GradientLearner(
         setup, Rule(order=setup.settings.order, rate=setup.settings.inner_lr, prototype_head=True)
@@ -211,6 +219,9 @@ def boil(setup: Setup) -> GradientLearner:
     """Oh et al. 2021, "body only update in inner loop": the head learns in the outer loop alone.
 
     This is their section 3.1.
+
+    Args:
+        setup: what the learner starts from.
     """
     return GradientLearner(
         setup, Rule(order=setup.settings.order, rate=setup.settings.boil_lr, adapts_head=False)

@@ -70,7 +70,6 @@ class Learner(ABC):
 
 
 def descend_episodes(
-    s: FewshotSettings,
     source: Episodes,
     state: Mapping[str, Tensor],
     weights: Iterable[Tensor],
@@ -82,8 +81,7 @@ def descend_episodes(
     """Descend episodes' mean loss by Adam: the outer loop of all episodic learners but Reptile.
 
     Args:
-        s: the settings; there are ``s.episodes`` episodes.
-        source: the episodes.
+        source: the episodes; ``settings.episodes`` of them.
         state: all tensors that change, weights and running statistics, by name.
         weights: what Adam moves.
         per_step: episodes a step.
@@ -94,6 +92,7 @@ def descend_episodes(
     Returns:
         The mean loss of every step.
     """
+    s = source.settings
     optimizer = torch.optim.Adam(weights, lr=s.lr)
     steps = list(grouped(s.episodes, per_step))
     phase = Phase("episodes", len(steps), state, optimizer)
@@ -113,7 +112,12 @@ def descend_episodes(
 
 
 def grouped(count: int, size: int) -> Iterator[range]:
-    """0..count-1 in ranges of ``size``; the last may be shorter."""
+    """0..count-1 in ranges; the last may be shorter.
+
+    Args:
+        count: how many numbers.
+        size: numbers of a range.
+    """
     for start in range(0, count, size):
         yield range(start, min(count, start + size))
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from evolve.core.fewshot_settings import FewshotSettings
 from evolve.core.randomness import generator
 from evolve.core.registry import find
-from evolve.data.resident import Resident
 from evolve.descendants.fewshot.course import Course
 from evolve.descendants.fewshot.episodes import Episodes
 from evolve.descendants.fewshot.learner import CHUNK, Learner, Progress, Setup
@@ -63,39 +62,29 @@ def make_learner(
 def meta_train_and_measure(
     name: str,
     network: Network,
-    classes: Sequence[int],
+    source: Episodes,
     tasks: Sequence[DownstreamTask],
-    resident: Resident,
-    settings: FewshotSettings,
-    seed: int,
     progress: Progress,
     checkpoint: Checkpoint,
-    images_per_class: int = 0,
 ) -> Measured:
     """Meta-train a learner, then adapt it to each task and predict its test images.
 
-    Episodes have as many classes as the tasks, which all have equally many. Every task starts from
+    Episodes have as many classes as the tasks have, all of them. Every task starts from
     the same meta-trained state, and its draws follow from (seed, its place). So neither the tasks'
     order nor their number changes a prediction.
 
     Args:
         name: the learner's name in Table III's records.
         network: the network to start from; it stays as it is.
-        classes: ids of the classes to meta-train on, by their training images.
+        source: what it meta-trains on, with the settings and the seed of all draws.
         tasks: the downstream tasks, at least one.
-        resident: the images of all classes.
-        settings: the [fewshot] settings.
-        seed: seed of all draws.
         progress: told the fraction done and what is being done.
         checkpoint: where an interrupted meta-training goes on.
-        images_per_class: training images of each class; 0: all.
 
     Raises:
         UserError: the classes or images are too few for an episode.
     """
-    ways = len(tasks[0].classes)
-    learner = make_learner(name, network, settings, ways, seed)
-    source = Episodes(resident, classes, ways, settings, seed, images_per_class)
+    learner = make_learner(name, network, source.settings, source.ways, source.seed)
     if "episodes" in LEARNERS[name].reads:
         source.check()
     losses = learner.meta_train(
@@ -103,7 +92,7 @@ def meta_train_and_measure(
     )
     correct, undecided = [], 0
     for number, task in enumerate(tasks):
-        predicted = _predicted(learner, task, resident, seed, number)
+        predicted = _predicted(learner, task, source, number)
         correct.append((predicted == task.test_labels).byte())
         undecided += int((predicted < 0).sum())
         progress(
@@ -114,7 +103,12 @@ def meta_train_and_measure(
 
 
 def thinned(losses: Sequence[float], most: int = 100) -> list[float]:
-    """Means of at most ``most`` stretches of ``losses``, equally long but the last."""
+    """Means of stretches of losses, equally long but the last.
+
+    Args:
+        losses: the losses.
+        most: how many stretches at most.
+    """
     length = -(-len(losses) // most)
     return [
         sum(part) / len(part)
@@ -122,9 +116,8 @@ def thinned(losses: Sequence[float], most: int = 100) -> list[float]:
     ]
 
 
-def _predicted(
-    learner: Learner, task: DownstreamTask, resident: Resident, seed: int, number: int
-) -> Tensor:
+def _predicted(learner: Learner, task: DownstreamTask, source: Episodes, number: int) -> Tensor:
+    resident, draw = source.resident, generator(source.seed, "fewshot", "adapt", number)
     support, labels = resident.batch(task.train), task.train_labels.to(resident.device)
     queries = (resident.batch(part) for part in task.test.split(CHUNK))
-    return learner.predict(support, labels, queries, generator(seed, "fewshot", "adapt", number))
+    return learner.predict(support, labels, queries, draw)

@@ -52,7 +52,6 @@ class MetricLearner(Learner):
         self.network.train()
         network = self.network
         return descend_episodes(
-            self.settings,
             source,
             network.state_dict(),
             network.parameters(),

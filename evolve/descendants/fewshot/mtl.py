@@ -24,7 +24,15 @@ from evolve.descendants.fewshot.learner import (
     descend_episodes,
 )
 from evolve.descendants.fewshot.pretrain import pretrain
-from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh_head, linear, width
+from evolve.descendants.fewshot.trunk import (
+    HEAD,
+    Functional,
+    Parameters,
+    as_head,
+    fresh_head,
+    linear,
+    width,
+)
 
 
 class MTL(Learner):
@@ -37,12 +45,8 @@ class MTL(Learner):
         self.settings, self.ways, self.seed = setup.settings, setup.ways, setup.seed
         self.network = copy.deepcopy(setup.network)
         device = self.network.head.weight.device
-        self.start = dict(
-            zip(
-                HEAD,
-                fresh_head(setup.ways, width(setup.network), device, setup.seed, "episodes"),
-                strict=True,
-            )
+        self.start = as_head(
+            *fresh_head(setup.ways, width(setup.network), device, setup.seed, "episodes")
         )
         self._freeze()
 
@@ -106,24 +110,21 @@ class MTL(Learner):
             self.seed,
             "pre-training",
         )
-        s = self.settings
         first = pretrain(
             self.network,
             lambda x: F.linear(x, weight, bias),
             [weight, bias],
             source,
-            s,
             lambda f, t: progress(f / 2, t),
             course,
         )
         self._freeze()
         learned = self.scales | self.shifts | self.start  # kernels, biases, the head: no name twice
         return first + descend_episodes(
-            s,
             source,
             learned,
             learned.values(),
-            s.meta_batch,
+            self.settings.meta_batch,
             self.outer_loss,
             lambda f, t: progress((1 + f) / 2, t),
             course,

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evolve.core.fewshot_settings import FewshotSettings
 from evolve.descendants.fewshot.course import Course, Phase
 from evolve.descendants.fewshot.episodes import Episodes
 from evolve.descendants.fewshot.learner import Progress
@@ -63,7 +62,6 @@ def pretrain(
     head: Callable[[Tensor], Tensor],
     weights: Sequence[Tensor],
     source: Episodes,
-    s: FewshotSettings,
     progress: Progress,
     course: Course,
 ) -> list[float]:
@@ -75,14 +73,14 @@ def pretrain(
         network: the backbone.
         head: embeddings [B, c] -> logits [B, C].
         weights: the head's weights.
-        source: the images.
-        s: the settings.
+        source: the images, and the settings.
         progress: told the fraction done and what is being done.
         course: what an interrupted training kept.
 
     Returns:
         Each epoch's mean loss.
     """
+    s = source.settings
     network.train()
     optimizer = torch.optim.SGD(
         [*network.parameters(), *weights],
@@ -96,7 +94,7 @@ def pretrain(
     phase = Phase("pretrain", s.pretrain_epochs, state, optimizer)
     first, losses = course.resume(phase)
     for epoch in range(first, s.pretrain_epochs):
-        losses[epoch] = _epoch(network, head, optimizer, source, s, epoch)
+        losses[epoch] = _epoch(network, head, optimizer, source, epoch)
         course.keep(phase, epoch + 1, losses)
         progress(
             (epoch + 1) / s.pretrain_epochs,
@@ -110,10 +108,10 @@ def _epoch(
     head: Callable[[Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     source: Episodes,
-    s: FewshotSettings,
     epoch: int,
 ) -> float:
     """One epoch of :func:`pretrain`; its mean loss."""
+    s = source.settings
     total, seen, steps = 0.0, 0, source.steps * s.pretrain_epochs
     for step, (index, labels) in enumerate(source.epoch(epoch)):
         done = (source.steps * epoch + step) / steps

@@ -18,7 +18,14 @@ from evolve.data.batches import batches
 from evolve.descendants.fewshot.course import Course, Phase
 from evolve.descendants.fewshot.episodes import Episodes
 from evolve.descendants.fewshot.learner import Learner, Progress, Setup, classes_of, grouped
-from evolve.descendants.fewshot.trunk import HEAD, Functional, Parameters, fresh_head, linear, width
+from evolve.descendants.fewshot.trunk import (
+    Functional,
+    Parameters,
+    as_head,
+    fresh_head,
+    linear,
+    width,
+)
 
 
 class Reptile(Learner):
@@ -32,9 +39,7 @@ class Reptile(Learner):
         self.trunk = Functional(setup.network, support_norm=True)
         weights = self.trunk.weights()
         device = next(iter(weights.values())).device
-        weights |= dict(
-            zip(HEAD, fresh_head(setup.ways, width(setup.network), device, setup.seed), strict=True)
-        )
+        weights |= as_head(*fresh_head(setup.ways, width(setup.network), device, setup.seed))
         self.weights = {name: p.detach() for name, p in weights.items()}
 
     def logits(self, weights: Parameters, x: Tensor, support: int) -> Tensor:

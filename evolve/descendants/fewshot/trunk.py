@@ -105,7 +105,11 @@ def _replace(module: nn.Module) -> None:
 
 
 def width(network: Network) -> int:
-    """Numbers of an embedding."""
+    """Numbers of an embedding.
+
+    Args:
+        network: any.
+    """
     return network.head.in_features
 
 
@@ -130,6 +134,24 @@ def fresh_head(
     return weight.to(device).requires_grad_(), torch.zeros(ways, device=device, requires_grad=True)
 
 
+def as_head(weight: Tensor, bias: Tensor) -> Parameters:
+    """A linear head by its tensors' names in a network.
+
+    Args:
+        weight: [ways, c].
+        bias: [ways].
+    """
+    return dict(zip(HEAD, (weight, bias), strict=True))
+
+
 def linear(weights: Parameters, embedding: Tensor) -> Tensor:
-    """The head of ``weights`` on embeddings [B, c]: logits [B, ways]."""
+    """A head's logits.
+
+    Args:
+        weights: the head's among them, by name.
+        embedding: [B, c].
+
+    Returns:
+        [B, ways].
+    """
     return F.linear(embedding, *(weights[name] for name in HEAD))

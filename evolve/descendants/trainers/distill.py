@@ -1,4 +1,7 @@
-"""Feature distillation (paper, Table II): a descendant from scratch that is also held to what the ancestor's layers put out."""
+"""Feature distillation (paper, Table II).
+
+A descendant from scratch is also held to what the ancestor's layers put out.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ from evolve.networks.network import Network
 
 @dataclass(frozen=True)
 class Teacher:
-    """The ancestor, frozen and in eval mode, on the descendants' device and in their dtype; ``weight`` multiplies its hints."""
+    """The ancestor, frozen and in eval mode, on the descendants' device and in their dtype.
+
+    ``weight`` multiplies its hints.
+    """
 
     ancestor: Network
     weight: float
@@ -29,10 +35,19 @@ class DistillTrainer(PlainTrainer):
 
         cross-entropy + weight * sum over positions of mean((z - Z)^2)
 
-    A position is an integral layer that the model's architecture would inherit; z is its feature, Z the ancestor's, on the same augmented
-    batch, at the layer that it would inherit (of a mixture: the features in the mixture's shares). These are the hints of FitNets (Romero
-    et al., arXiv 1412.6550) at every position and in every step, without its regressor: a layer that could be inherited puts out as
-    many channels. The training loss that it reports is the whole sum. Raises UserError where a feature and its hint differ in shape.
+    A position is an integral layer that the model's architecture would inherit; z is its feature, Z
+    the ancestor's, on the same augmented batch, at the layer that it would inherit (of a mixture:
+    the features in the mixture's shares). These are the hints of FitNets (Romero et al., arXiv
+    1412.6550) at every position and in every step, without its regressor: a layer that could be
+    inherited puts out as many channels. The training loss that it reports is the whole sum.
+
+    Args:
+        models: the group's.
+        group: their tasks, images and settings.
+        teacher: the ancestor.
+
+    Raises:
+        UserError: a feature and its hint differ in shape.
     """
 
     def __init__(self, models: Sequence[Network], group: Group, teacher: Teacher) -> None:
@@ -41,6 +56,13 @@ class DistillTrainer(PlainTrainer):
         self.positions = [positions(model) for model in models]
 
     def loss(self, member: int, images: Tensor, labels: Tensor) -> Tensor:
+        """What the member descends: the whole sum.
+
+        Args:
+            member: its place in the group.
+            images: [B, 3, S, S].
+            labels: [B].
+        """
         wanted = self.positions[member]
         logits, felt = listened(self.models[member], wanted, images)
         return F.cross_entropy(logits, labels) + self.teacher.weight * gap(
@@ -59,7 +81,11 @@ class DistillTrainer(PlainTrainer):
 
 
 def positions(model: Network) -> dict[str, Mixture]:
-    """The integral layers that the model's architecture would inherit, and what; the extras have no feature."""
+    """The integral layers that an architecture would inherit, and what; the extras have no feature.
+
+    Args:
+        model: a network of the architecture.
+    """
     given = model.architecture.inherits()
     return {name: given[name] for name in model.architecture.layer_names if name in given}
 
@@ -67,7 +93,16 @@ def positions(model: Network) -> dict[str, Mixture]:
 def listened(
     model: Network, names: Iterable[str], images: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """(logits, what the layers ``names`` put out) of one forward pass: two would move BN's statistics twice."""
+    """What layers put out in one forward pass: two would move BN's statistics twice.
+
+    Args:
+        model: the network.
+        names: the layers'.
+        images: [B, 3, S, S].
+
+    Returns:
+        (logits, features by name).
+    """
     felt: dict[str, Tensor] = {}
 
     def hear(name: str) -> torch.utils.hooks.RemovableHandle:
@@ -86,12 +121,21 @@ def listened(
 
 
 def gap(felt: dict[str, Tensor], hints: dict[str, Tensor]) -> Tensor:
-    """Sum over the positions of mean((z - Z)^2); 0 without positions. Raises UserError as the class says."""
+    """Sum over the positions of mean((z - Z)^2); 0 without positions.
+
+    Args:
+        felt: the model's features, by position.
+        hints: the ancestor's.
+
+    Raises:
+        UserError: a feature and its hint differ in shape.
+    """
     for name, hint in hints.items():
-        found = tuple(felt[name].shape[1:]) if name in felt else None
-        if found != tuple(hint.shape[1:]):
+        shape = tuple(felt[name].shape[1:]) if name in felt else None
+        if shape != tuple(hint.shape[1:]):
             raise UserError(
-                f"controls.distilled: layer {name} puts out {found}, its hint is {tuple(hint.shape[1:])}; "
-                "this network or inheritor cannot be distilled, set controls.distilled = 0"
+                f"controls.distilled: layer {name} puts out {shape}, "
+                f"its hint is {tuple(hint.shape[1:])}; this network or inheritor cannot be "
+                "distilled, set controls.distilled = 0"
             )
     return sum((F.mse_loss(felt[name], hint) for name, hint in hints.items()), torch.zeros(()))

@@ -1,4 +1,7 @@
-"""The CPU's trainer: a network's fast passes, all its parameters in one flat tensor (:class:`evolve.networks.fast.Flat`)."""
+"""The CPU's trainer: a network's fast passes, all its parameters in one flat tensor.
+
+The tensor and SGD over it are :class:`evolve.networks.fast.Flat`.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +20,40 @@ KEPT_BYTES = 64 * 2**20
 
 
 class FusedTrainer:
-    """A :class:`evolve.descendants.trainers.group.Trainer` for models on the CPU, in float32 or float64. Each passes by itself, so company changes no bit."""
+    """A :class:`evolve.descendants.trainers.group.Trainer` for models on the CPU.
+
+    They are float32 or float64. Each passes by itself, so company changes no bit.
+
+    Args:
+        models: the group's.
+        group: their tasks, images and settings.
+    """
 
     def __init__(self, models: Sequence[Network], group: Group) -> None:
         self.learners = [Learner(model, group, member) for member, model in enumerate(models)]
 
     def epoch(self, epoch: int) -> list[float]:
+        """See :class:`evolve.descendants.trainers.group.Trainer`."""
         return [learner.epoch(epoch) for learner in self.learners]
 
     def correct(self) -> list[Tensor]:
+        """See :class:`evolve.descendants.trainers.group.Trainer`."""
         return [learner.correct() for learner in self.learners]
 
     def close(self) -> None:
+        """See :class:`evolve.descendants.trainers.group.Trainer`."""
         for learner in self.learners:
             learner.flat.store()
 
 
 class Learner:
-    """One member of a group."""
+    """One member of a group.
+
+    Args:
+        model: its network.
+        group: the group.
+        member: its place in the group.
+    """
 
     def __init__(self, model: Network, group: Group, member: int) -> None:
         self.group, self.member, self.task = group, member, group.tasks[member]
@@ -43,6 +62,11 @@ class Learner:
         self._tests: list[Tensor] = []
 
     def epoch(self, epoch: int) -> float:
+        """One pass over its training images; the mean loss.
+
+        Args:
+            epoch: the epoch's number, from 0.
+        """
         group, draw = self.group, self.group.augmentation(self.member, epoch)
         total = torch.zeros((), dtype=torch.float64)
         batches = group.batches(self.member, epoch)
@@ -55,6 +79,7 @@ class Learner:
         return float(total / group.images)
 
     def correct(self) -> Tensor:
+        """Which test images it gets right now, bool [tests]."""
         parts = self.task.test.split(TEST_BATCH), self.task.test_labels.split(TEST_BATCH)
         return torch.cat(
             [

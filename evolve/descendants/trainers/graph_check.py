@@ -1,4 +1,7 @@
-"""Whether captured training is to be used here: compared with the reference once a process and architecture."""
+"""Whether captured training is to be used here.
+
+It is compared with the reference once a process and architecture.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,23 @@ _agreed: dict[Hashable, bool] = {}  # by architecture and circumstances
 
 
 def checked(models: Sequence[VGG], group: Group, capture: bool = True) -> Trainer:
-    """A GraphTrainer where it is known to agree with the reference, the reference else. The models are left untouched.
+    """A GraphTrainer where it is known to agree with the reference, the reference else.
 
-    The first call in a process for an architecture compares a few steps with PlainTrainer's, on copies. What fails there is told in
-    one line through ``warnings``. In a set of several generations either all are captured, or none is, or this raises: which way a
-    descendant is trained, and so how it is rounded, must not hang on its company. Each by itself then goes its own way.
+    The first call in a process for an architecture compares a few steps with PlainTrainer's, on
+    copies. What fails there is told in one line through ``warnings``. In a set of several
+    generations either all are captured, or none is, or this raises: which way a descendant is
+    trained, and so how it is rounded, must not hang on its company. Each by itself then goes its
+    own way.
+
+    Args:
+        models: the group's; they are left untouched.
+        group: their tasks, images and settings.
+        capture: as :class:`GraphTrainer`'s.
+
+    Raises:
+        Exception: the group is a set, and not all of it can be captured.
     """
-    agree = {agrees(models, member, group, capture) for member in group.members()}
+    agree = {agrees(models, member, group, capture) for member in range(group.size)}
     try:
         if agree == {True}:
             return GraphTrainer(models, group, capture)
@@ -48,7 +61,11 @@ def checked(models: Sequence[VGG], group: Group, capture: bool = True) -> Traine
 
 
 def several(group: Group) -> bool:
-    """Whether the group is a set of generations: their numbers repeat."""
+    """Whether a group is a set of generations: their numbers repeat.
+
+    Args:
+        group: the group.
+    """
     return len(set(group.numbers)) < group.size
 
 
@@ -67,7 +84,16 @@ def _circumstances(model: VGG, group: Group, capture: bool) -> tuple[Hashable, .
 
 
 def agrees(models: Sequence[VGG], member: int, group: Group, capture: bool) -> bool:
-    """Whether captured training of the member's architecture gives what the reference gives; a warning, once, where it does not."""
+    """Whether captured training of a member's architecture gives what the reference gives.
+
+    Where it does not, there is a warning, once.
+
+    Args:
+        models: the group's.
+        member: the member's place in the group.
+        group: the group.
+        capture: as :class:`GraphTrainer`'s.
+    """
     model = models[member]
     key = (
         anonymous(model.plan),
@@ -87,7 +113,13 @@ def agrees(models: Sequence[VGG], member: int, group: Group, capture: bool) -> b
 
 
 def generation(models: Sequence[VGG], group: Group, member: int) -> list[int]:
-    """The members that are stacked with this one, itself among them."""
+    """The members that are stacked with a member, itself among them.
+
+    Args:
+        models: the group's.
+        group: the group.
+        member: the member's place in the group.
+    """
     (mine,) = [
         part for part in branches_of(models, group.numbers) if part.start <= member < part.stop
     ]
@@ -96,16 +128,18 @@ def generation(models: Sequence[VGG], group: Group, member: int) -> list[int]:
 
 def _warn(error: Exception) -> None:
     warnings.warn(
-        f"captured training is not used here, the plain one is: {type(error).__name__}: {first_line(error)}",
+        "captured training is not used here, the plain one is: "
+        f"{type(error).__name__}: {first_line(error)}",
         RuntimeWarning,
         stacklevel=2,
     )
 
 
 def _compare(models: Sequence[VGG], group: Group, members: Sequence[int], capture: bool) -> None:
-    """Two short epochs of ``members`` both ways from the same start. Raises ArithmeticError where losses or answers differ.
+    """Two short epochs of ``members`` both ways from the same start.
 
-    In float64: in float32 a whole ancestor of 13 layers makes a thousandth of a loss out of rounding within six steps, either way.
+    In float64: in float32 a whole ancestor of 13 layers makes a thousandth of a loss out of
+    rounding within six steps, either way. Raises ArithmeticError where losses or answers differ.
     """
     short = shortened(group, CHECKED_STEPS, members)
     graphed, plain = (
@@ -131,7 +165,13 @@ def _compare(models: Sequence[VGG], group: Group, members: Sequence[int], captur
 
 
 def shortened(group: Group, steps: int, members: Sequence[int]) -> Group:
-    """The group with these members (any may recur), its epoch cut to ``steps`` full batches and the same tail, for two epochs."""
+    """A group whose epoch is cut to some full batches and the same tail, for two epochs.
+
+    Args:
+        group: the whole one.
+        steps: full batches at most.
+        members: places in the group; any may recur.
+    """
     shape = layout(group)
     count = min(steps, shape.body) * shape.batch + shape.tail
     tasks = [_thinned(group.tasks[member], count) for member in members]

@@ -1,4 +1,7 @@
-"""The draws of an epoch as one block of integers: all that a captured training step has to be told about its images."""
+"""The draws of an epoch as one block of integers.
+
+It is all that a captured training step has to be told about its images.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,18 @@ from torch import Tensor
 from evolve.data.batches import batches
 from evolve.descendants.trainers.group import Group
 
-# What a slot says of an image: its index in the Resident, lines and columns to skip of the padded image, mirrored (0 or 1), label.
+# What a slot says of an image: its index in the Resident, lines and columns to skip of the padded
+# image, mirrored (0 or 1), label.
 INDEX, CROP, FLIP, LABEL = 0, slice(1, 3), 3, 4
 FIELDS = 5
 
 
 @dataclass(frozen=True)
 class Layout:
-    """An epoch's batch sizes: ``body`` steps of ``batch`` images, then, where ``tail`` > 0, one of ``tail``.
+    """An epoch's batch sizes: ``body`` steps of ``batch`` images, and a tail of ``tail``.
 
-    The tail is what is left over, or a full batch that a single last image has joined.
+    The tail, where it is not 0, is what is left over, or a full batch that a single last image has
+    joined.
     """
 
     members: int
@@ -33,7 +38,14 @@ class Layout:
         return FIELDS * self.members * (self.body * self.batch + self.tail)
 
     def parts(self, block: Tensor) -> list[Tensor]:
-        """Views of ``block`` [numbers]: slots [steps, FIELDS, members, images], one tensor for each batch size of the epoch, in order."""
+        """Cut a block into slots.
+
+        Args:
+            block: [numbers].
+
+        Returns:
+            Views [steps, FIELDS, members, images], one for each batch size of the epoch, in order.
+        """
         whole = FIELDS * self.members * self.body * self.batch
         shapes = ((block[:whole], self.body, self.batch), (block[whole:], 1, self.tail))
         return [
@@ -44,21 +56,32 @@ class Layout:
 
 
 def layout(group: Group) -> Layout:
-    """The same for every epoch of the group."""
+    """The batch sizes of a group's epochs, all alike.
+
+    Args:
+        group: the group.
+    """
     sizes = [len(part) for part in batches(torch.arange(group.images), group.d.batch)]
     tail = sizes[-1] if sizes[-1] != group.d.batch else 0
     return Layout(group.size, len(sizes) - (tail > 0), group.d.batch, tail)
 
 
 def pack(group: Group, epoch: int) -> Tensor:
-    """The block of one epoch, int64 [numbers] on the CPU: the draws that ``PlainTrainer`` makes, from the same generators in the same order.
+    """The block of one epoch: PlainTrainer's draws, from the same generators in the same order.
 
     Members of one number and task, as several generations have them, share their draws.
+
+    Args:
+        group: the group.
+        epoch: the epoch's number, from 0.
+
+    Returns:
+        int64 [numbers] on the CPU.
     """
     shape = layout(group)
     block = torch.empty(shape.numbers, dtype=torch.int64)
     drawn: dict[tuple[int, int], Tensor] = {}
-    for member in group.members():
+    for member in range(group.size):
         done, who = 0, (group.numbers[member], id(group.tasks[member]))
         rows = drawn[who] if who in drawn else drawn.setdefault(who, _rows(group, member, epoch))
         for part in shape.parts(block):

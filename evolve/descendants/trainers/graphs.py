@@ -1,9 +1,11 @@
-"""Training on a GPU without Python between the kernels: one CUDA graph a step, one branch of it a generation.
+"""Training on a GPU without Python between the kernels: a CUDA graph a step, a branch a generation.
 
-The descendants of a generation are one stack of networks (:mod:`evolve.descendants.trainers.stacked`). The whole step (gather, crop, flip,
-forward, loss, backward, update) of several generations is captured once and replayed. What differs from step to step is drawn on the
-CPU and uploaded once an epoch; a counter on the device says which step's turn it is. The numbers of a generation do not depend on
-which others are in the graph: each branch has its own kernels.
+The descendants of a generation are one stack of networks
+(:mod:`evolve.descendants.trainers.stacked`). The whole step (gather, crop, flip, forward, loss,
+backward, update) of several generations is captured once and replayed. What differs from step to
+step is drawn on the CPU and uploaded once an epoch; a counter on the device says which step's turn
+it is. The numbers of a generation do not depend on which others are in the graph: each branch has
+its own kernels.
 """
 
 from __future__ import annotations
@@ -29,8 +31,14 @@ TEST_BATCH = 64  # constant, so that a test image is treated alike in every grou
 
 
 class Branch:
-    """Descendants in training, of one plan: their :class:`Stack`, its momentum, and each one's sum of losses over an epoch's images,
-    float64 [K] on the device.
+    """Descendants in training, of one plan: their :class:`Stack`, and its momentum.
+
+    Args:
+        models: the descendants'.
+        d: the settings.
+
+    Attributes:
+        total: each one's sum of losses over an epoch's images, float64 [K] on the device.
     """
 
     def __init__(self, models: Sequence[VGG], d: DescendSettings) -> None:
@@ -50,10 +58,16 @@ class Branch:
         return [*self.parameters, *self.stack.buffers.values(), *self.momentum, self.total]
 
     def learn(self, images: Tensor, labels: Tensor, rate: Tensor) -> None:
-        """One step of SGD on images [K, B, 3, S, S] and labels [K, B] at ``rate`` [1]; everything stays on the device.
+        """Make one step of SGD; everything stays on the device.
 
-        The gradients are taken at new leaves over the parameters' memory. A parameter's own autograd node remembers the stream of
-        its first use, and one that is alive from outside (some old loss) would break a capture.
+        The gradients are taken at new leaves over the parameters' memory. A parameter's own
+        autograd node remembers the stream of its first use, and one that is alive from outside
+        (some old loss) would break a capture.
+
+        Args:
+            images: [K, B, 3, S, S].
+            labels: [K, B].
+            rate: the learning rate [1].
         """
         leaves = {
             name: parameter.detach().requires_grad_()
@@ -77,7 +91,10 @@ class Branch:
 
     @torch.no_grad()
     def _update(self, gradients: Sequence[Tensor], rate: Tensor) -> None:
-        """torch's fused kernel reads the rate on the device; the foreach one would fetch it, which no graph can hold."""
+        """torch's fused kernel reads the rate on the device.
+
+        The foreach one would fetch it, which no graph can hold.
+        """
         sgd(
             self.parameters,
             [gradient.contiguous() for gradient in gradients],
@@ -93,7 +110,15 @@ class Branch:
 
     @torch.no_grad()
     def right(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Which images [K, B, 3, S, S] they get right, bool [K, B]: eval mode."""
+        """Which images the descendants get right in eval mode.
+
+        Args:
+            images: [K, B, 3, S, S].
+            labels: [K, B].
+
+        Returns:
+            bool [K, B].
+        """
         return (
             self.stack.logits(
                 images.to(self.parameters[0].dtype), self.stack.parameters, False
@@ -103,7 +128,12 @@ class Branch:
 
 
 def branches_of(models: Sequence[VGG], numbers: Sequence[int]) -> list[slice]:
-    """The members in runs of one plan and of rising numbers: of a set, its generations."""
+    """The members in runs of one plan and of rising numbers: of a set, its generations.
+
+    Args:
+        models: the group's.
+        numbers: the group's.
+    """
     starts = [0]
     for member in range(1, len(models)):
         if models[member].plan != models[member - 1].plan or numbers[member] <= numbers[member - 1]:
@@ -114,7 +144,13 @@ def branches_of(models: Sequence[VGG], numbers: Sequence[int]) -> list[slice]:
 def each_branch(
     branches: Sequence[Branch], work: Callable[[Branch, slice], None], device: torch.device
 ) -> None:
-    """``work`` of every branch and the places of its members, side by side."""
+    """Work on all branches side by side.
+
+    Args:
+        branches: in the order of their members.
+        work: is given a branch and the places of its members.
+        device: where they lie.
+    """
     ends = list(accumulate(branch.size for branch in branches))
     Recorder.side_by_side(
         [
@@ -126,7 +162,15 @@ def each_branch(
 
 
 class TrainStep:
-    """One optimizer step of all branches, over static tensors: ``slots`` [steps, fields, branches, images], ``rates`` [steps]."""
+    """One optimizer step of all branches, over static tensors.
+
+    Args:
+        branches: in the order of their members.
+        resident: the images.
+        augment: the augmentations.
+        slots: int64 [steps, fields, members, images].
+        rates: [steps].
+    """
 
     def __init__(
         self,
@@ -141,7 +185,14 @@ class TrainStep:
         self.counter = torch.zeros(1, dtype=torch.int64, device=slots.device)
 
     def images(self, slot: Tensor) -> Tensor:
-        """The batches that ``slot`` [fields, branches, images] describes, [branches * images, 3, H, W]."""
+        """The images that a slot describes.
+
+        Args:
+            slot: [fields, members, images].
+
+        Returns:
+            [members * images, 3, H, W].
+        """
         count = slot[INDEX].numel()
         shift = slot[CROP].reshape(2, count, 1) if self.crop else None
         flip = slot[FLIP].reshape(count) != 0 if self.flip else None
@@ -162,7 +213,13 @@ class TrainStep:
 
 
 class Exam:
-    """Tests all branches on one chunk, over static tensors: ``index`` and ``labels`` int64 [chunks, branches, TEST_BATCH]; fills ``right``."""
+    """Tests all branches on one chunk, over static tensors, and fills ``right``.
+
+    Args:
+        branches: in the order of their members.
+        resident: the images.
+        index, labels: int64 [chunks, members, TEST_BATCH].
+    """
 
     def __init__(
         self, branches: Sequence[Branch], resident: Resident, index: Tensor, labels: Tensor
@@ -187,11 +244,15 @@ class Exam:
 
 
 class GraphTrainer:
-    """A :class:`evolve.descendants.trainers.group.Trainer` whose steps are one graph. The models must be on the Resident's device; each generation may
-    have an architecture of its own.
+    """A :class:`evolve.descendants.trainers.group.Trainer` whose steps are one graph.
 
-    ``capture`` False runs the same steps without graphs; True on a CPU rehearses the capture (see :class:`Recorder`). A capture that
-    fails raises here, and the models are as they were.
+    A capture that fails raises here, and the models are as they were.
+
+    Args:
+        models: on the Resident's device; each generation may have an architecture of its own.
+        group: their tasks, images and settings.
+        capture: False runs the same steps without graphs; True on a CPU rehearses the capture (see
+            :class:`Recorder`).
     """
 
     def __init__(self, models: Sequence[VGG], group: Group, capture: bool) -> None:
@@ -215,8 +276,8 @@ class GraphTrainer:
         )
         used = [rate for rate in rates if len(rate)]
         self.steps = [
-            TrainStep(self.branches, group.resident, group.d.augment, *one)
-            for one in zip(parts, used, strict=True)
+            TrainStep(self.branches, group.resident, group.d.augment, *tensors)
+            for tensors in zip(parts, used, strict=True)
         ]
         self.exam = Exam(self.branches, group.resident, *_tests(group))
         state = [tensor for branch in self.branches for tensor in branch.state()]
@@ -224,6 +285,7 @@ class GraphTrainer:
         self._examine = recorder.record(self.exam, [*state, self.exam.counter, self.exam.right])
 
     def epoch(self, epoch: int) -> list[float]:
+        """See :class:`evolve.descendants.trainers.group.Trainer`."""
         self._start(epoch)
         if epoch + 1 < self.group.d.epochs:
             self._prepare(epoch + 1)
@@ -244,7 +306,7 @@ class GraphTrainer:
             [self.group.rate(epoch, step) for step in range(self.group.steps)],
             dtype=self.rates.dtype,
         )
-        # torch keeps pinned memory from new use until a copy out of it is done, so none of this waits.
+        # torch keeps pinned memory from new use until a copy out of it is done: none of this waits.
         self.block.copy_(self._next[1], non_blocking=True)
         self.rates.copy_(rates.pin_memory() if self.rates.is_cuda else rates, non_blocking=True)
         self._next = None
@@ -260,6 +322,7 @@ class GraphTrainer:
                 job()
 
     def correct(self) -> list[Tensor]:
+        """See :class:`evolve.descendants.trainers.group.Trainer`."""
         self.exam.counter.zero_()
         for _ in range(len(self.exam.index)):
             self._examine()
@@ -277,7 +340,10 @@ class GraphTrainer:
 
 
 def _tests(group: Group) -> tuple[Tensor, Tensor]:
-    """Indices and labels of all test images, on the device: int64 [chunks, members, TEST_BATCH] each, filled up with index 0, label -1."""
+    """Indices and labels of all test images, on the device.
+
+    int64 [chunks, members, TEST_BATCH] each, filled up with index 0, label -1.
+    """
     device = group.resident.device
     index, labels = (
         column.view(group.size, -1, TEST_BATCH).transpose(0, 1).contiguous().to(device)

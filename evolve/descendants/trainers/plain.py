@@ -1,4 +1,7 @@
-"""The reference: autograd and torch's optimizers, one descendant after the other. Works on every device and dtype, with any learning rates."""
+"""The reference: autograd and torch's optimizers, one descendant after the other.
+
+It works on every device and dtype, with any learning rates.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,12 @@ TEST_BATCH = 64  # measured: larger batches fall out of the CPU cache
 
 
 class PlainTrainer:
-    """A :class:`evolve.descendants.trainers.group.Trainer`. The models must be on the Resident's device."""
+    """A :class:`evolve.descendants.trainers.group.Trainer`.
+
+    Args:
+        models: the group's, on the Resident's device.
+        group: their tasks, images and settings.
+    """
 
     def __init__(self, models: Sequence[Network], group: Group) -> None:
         d = group.d
@@ -36,7 +44,8 @@ class PlainTrainer:
         ]
 
     def epoch(self, epoch: int) -> list[float]:
-        return [self._epoch(member, epoch) for member in self.group.members()]
+        """See :class:`evolve.descendants.trainers.group.Trainer`."""
+        return [self._epoch(member, epoch) for member in range(self.group.size)]
 
     def _epoch(self, member: int, epoch: int) -> float:
         group, model, optimizer = self.group, self.models[member], self.optimizers[member]
@@ -59,10 +68,17 @@ class PlainTrainer:
         return (total / group.images).item()
 
     def loss(self, member: int, images: Tensor, labels: Tensor) -> Tensor:
-        """What the member descends on images [B, 3, S, S] in training mode, labels [B]: the cross-entropy."""
+        """What the member descends in training mode: the cross-entropy.
+
+        Args:
+            member: its place in the group.
+            images: [B, 3, S, S].
+            labels: [B].
+        """
         return F.cross_entropy(self.models[member](images), labels)
 
     def correct(self) -> list[Tensor]:
+        """See :class:`evolve.descendants.trainers.group.Trainer`."""
         pairs = zip(self.models, self.group.tasks, strict=True)
         return [
             evaluate(model, task.test, task.test_labels, self.group.resident)
@@ -70,14 +86,22 @@ class PlainTrainer:
         ]
 
     def close(self) -> None:
+        """See :class:`evolve.descendants.trainers.group.Trainer`."""
         pass
 
 
 def rated(model: Network, lr_scale: float) -> list[dict[str, Any]]:
-    """The model's parameters for an optimizer: the fresh ones, and the inherited layers' with their factor of the learning rate, "scale".
+    """The model's parameters for an optimizer: the fresh ones, and the inherited layers'.
 
-    Weight decay acts through the learning rate (torch's SGD and AdamW), so at 0 an inherited parameter keeps its bits. BN's running
-    statistics are no parameters: they move all the same.
+    Weight decay acts through the learning rate (torch's SGD and AdamW), so at 0 an inherited
+    parameter keeps its bits. BN's running statistics are no parameters: they move all the same.
+
+    Args:
+        model: the descendant.
+        lr_scale: the inherited layers' factor of the learning rate.
+
+    Returns:
+        Two groups with their factors as "scale".
     """
     inherited = {
         id(p) for name in model.architecture.inherits() for p in model.layers[name].parameters()
@@ -90,7 +114,17 @@ def rated(model: Network, lr_scale: float) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def evaluate(model: Network, index: Tensor, labels: Tensor, resident: Resident) -> Tensor:
-    """Which of the images ``index`` [n] the model gets right, bool [n] on the CPU. Eval mode, no augmentation."""
+    """Which images a model gets right, in eval mode and without augmentation.
+
+    Args:
+        model: the network.
+        index: the images' indices [n].
+        labels: [n].
+        resident: the images.
+
+    Returns:
+        bool [n] on the CPU.
+    """
     model.eval()
 
     def right() -> Iterator[Tensor]:

@@ -1,8 +1,9 @@
-"""Several VGGs of one plan as one network over tensors [K, ...], one slice a member: what a GPU trains descendants by.
+"""Several VGGs of one plan as one network over tensors [K, ...], one slice a member.
 
-A small network at a batch of 16 keeps a GPU busy for microseconds a kernel, and K of them have K times as many kernels. Stacked
-they have as many as one: convolutions are batched matrix products over unfolded maps, and everything else knows channels only. No
-number of a member hangs on another's values.
+A GPU trains descendants by it. A small network at a batch of 16 keeps a GPU busy for microseconds a
+kernel, and K of them have K times as many kernels. Stacked they have as many as one: convolutions
+are batched matrix products over unfolded maps, and everything else knows channels only. No number
+of a member hangs on another's values.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ Tensors = Mapping[str, Tensor]
 
 
 class Stack:
-    """The members' ``parameters`` and ``buffers``, [K, ...] each, by their names in a member's state dict; copies of its own."""
+    """Copies of the members' tensors, [K, ...] each, by their names in a member's state dict.
+
+    Args:
+        models: the members', of one plan.
+
+    Attributes:
+        parameters, buffers: the copies.
+    """
 
     def __init__(self, models: Sequence[VGG]) -> None:
         self.models, self.plan = list(models), models[0].plan
@@ -39,7 +47,16 @@ class Stack:
                 )
 
     def logits(self, images: Tensor, parameters: Tensors, training: bool) -> Tensor:
-        """Images [K, B, 3, S, S], each member's own -> [K, B, classes]. In training BN's statistics move."""
+        """Classify each member's own images. In training BN's statistics move.
+
+        Args:
+            images: [K, B, 3, S, S].
+            parameters: as :attr:`parameters`.
+            training: whether BN uses the batches' statistics.
+
+        Returns:
+            [K, B, classes].
+        """
         x = images.transpose(1, 2)  # channels before images, here and below: [K, C, B, S, S]
         for block in self.plan:
             for spec in block:
@@ -49,7 +66,10 @@ class Stack:
         return torch.baddbmm(bias[:, None], x.mean((3, 4)).transpose(1, 2), head.transpose(1, 2))
 
     def _unit(self, layer: str, x: Tensor, parameters: Tensors, training: bool) -> Tensor:
-        """Convolution, BN and ReLU. BN takes the convolution's bias out again, so only the running mean has to hear of it."""
+        """Convolution, BN and ReLU.
+
+        BN takes the convolution's bias out again, so only the running mean has to hear of it.
+        """
         conv, bn = f"layers.{layer}.conv.", f"layers.{layer}.bn."
         c = Convolution.apply(x, parameters[conv + "weight"])  # type: ignore[no-untyped-call]
         members, channels, _, _, side = c.shape
@@ -76,7 +96,10 @@ class Stack:
 
 
 class Convolution(torch.autograd.Function):
-    """3x3, padding 1, no bias: x [K, C, B, S, S], weight [K, D, C, 3, 3] -> [K, D, B, S, S]. Every sum has a fixed order."""
+    """3x3, padding 1, no bias: x [K, C, B, S, S], weight [K, D, C, 3, 3] -> [K, D, B, S, S].
+
+    Every sum has a fixed order.
+    """
 
     @staticmethod
     @custom_fwd(device_type="cuda", cast_inputs=torch.bfloat16)  # under autocast, that is
@@ -101,7 +124,14 @@ class Convolution(torch.autograd.Function):
 
 
 def unfolded(x: Tensor) -> Tensor:
-    """[K, C, B, S, S] -> [K, C * 9, B * S * S]: for each pixel the 3x3 around it, zeros beyond the border."""
+    """For each pixel the 3x3 around it, zeros beyond the border.
+
+    Args:
+        x: [K, C, B, S, S].
+
+    Returns:
+        [K, C * 9, B * S * S].
+    """
     members, channels, images, side, _ = x.shape
     padded = F.pad(x, (1, 1, 1, 1))
     k, c, b, line, pixel = padded.stride()

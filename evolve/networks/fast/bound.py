@@ -1,7 +1,8 @@
 """Training passes of one network and one batch size, over tensors that stay where they are.
 
-All maps are kept from pass to pass and every address is known before the first one, so that a pass is a list of calls: in a network of an
-eighth of the width, asking for shapes and memory took as much time as the arithmetic.
+All maps are kept from pass to pass and every address is known before the first one, so that a pass
+is a list of calls: in a network of an eighth of the width, asking for shapes and memory took as
+much time as the arithmetic.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from evolve.networks.fast.compiled import convolution, units
+from evolve.networks.fast.compiled import convolution, units, weights
 from evolve.networks.fast.kernels import as_maps, channels_last
 
 if TYPE_CHECKING:
@@ -22,10 +23,18 @@ Call = tuple[Callable[..., None], tuple[Any, ...]]
 
 
 class Bound:
-    """Passes of the network with the weights ``w``, whose BN moves ``statistics``. A pass overwrites what the last one kept.
+    """Passes of a network. A pass overwrites what the last one kept.
 
-    With ``rates`` (minus the learning rate, momentum, decay; [3], read at every pass) a backward pass is also SGD's step of the convolutions'
-    weights. Raises ValueError for weights that do not lie in channels_last memory.
+    Args:
+        fused: the network's shapes.
+        w: its weights.
+        statistics: BN's, which the passes move; None: none.
+        batch: images of a batch.
+        rates: minus the learning rate, momentum, decay; [3], read at every pass. With them a
+            backward pass is also SGD's step of the convolutions' weights.
+
+    Raises:
+        ValueError: the weights do not lie in channels_last memory.
     """
 
     def __init__(
@@ -80,8 +89,8 @@ class Bound:
             if step.pool
             else (units.rectified, units.rectified_gradient)
         )
-        found = self._take(self.batch * (side // 2 if step.pool else side) ** 2 * c_out)
-        out, c, g = found.data_ptr(), self._take(pixels * c_out).data_ptr(), self._g.data_ptr()
+        maps = self._take(self.batch * (side // 2 if step.pool else side) ** 2 * c_out)
+        out, c, g = maps.data_ptr(), self._take(pixels * c_out).data_ptr(), self._g.data_ptr()
         mean, invstd, scale, shift = (self._take(c_out).data_ptr() for _ in range(4))
         moved = (
             (0, 0, 0)
@@ -105,14 +114,21 @@ class Bound:
             if number
             else None
         )
-        weigh: Call = convolution.weight_gradient(*shape), (g_c, x)
+        weigh: Call = weights.weight_gradient(*shape), (g_c, x)
         if self._rates is not None:
-            weigh = convolution.weight_step(*shape), (weight, self._rates.data_ptr(), g_c, x)
+            weigh = weights.weight_step(*shape), (weight, self._rates.data_ptr(), g_c, x)
         self._backward.append((unit, back, weigh))
-        return found
+        return maps
 
     def embed(self, x: Tensor) -> Tensor:
-        """Training mode: images [B, 3, size, size] -> the head's input [B, c]."""
+        """Embed images in training mode.
+
+        Args:
+            x: [B, 3, size, size].
+
+        Returns:
+            The head's input [B, c].
+        """
         self._x = channels_last(x)
         (convolve, (c, _, *rest)), *others = self._forward
         convolve(c, self._x.data_ptr(), *rest)
@@ -121,9 +137,12 @@ class Bound:
         return self.fused.average(self._out).clone()
 
     def embed_backward(self, g_embedded: Tensor, into: Weights) -> None:
-        """Add the parameters' gradients to ``into``, given that of the last :meth:`embed`'s output, [B, c].
+        """Add up the parameters' gradients.
 
-        With rates ``into`` is the momentum, which must hold the step's decay already, and is left with the next one's.
+        Args:
+            g_embedded: that of the last :meth:`embed`'s output, [B, c].
+            into: what is added to. With rates it is the momentum, which must hold the step's decay
+                already, and is left with the next one's.
         """
         assert self._x is not None
         self._g_out.copy_(self.fused.spread(g_embedded))

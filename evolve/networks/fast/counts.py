@@ -12,7 +12,15 @@ from evolve.networks.fast.compiled import parameters
 
 
 def count_above(layers: Sequence[Sequence[Tensor]], threshold: float) -> Tensor:
-    """How many numbers of each layer's tensors (on the CPU, of one float dtype) are greater than ``threshold``, int64 [layers]."""
+    """How many numbers of each layer's tensors are greater than a threshold.
+
+    Args:
+        layers: each layer's tensors, on the CPU, all of one float dtype.
+        threshold: the threshold.
+
+    Returns:
+        int64 [layers].
+    """
     tensors = [
         (n, t if parameters.side_by_side(t) else t.contiguous())
         for n, layer in enumerate(layers)

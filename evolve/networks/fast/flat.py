@@ -16,9 +16,17 @@ if TYPE_CHECKING:
 
 
 class Flat:
-    """Copies of a network's parameters and BN statistics, on the CPU in its dtype, and SGD with momentum over them.
+    """Copies of a network's parameters and BN statistics, and SGD with momentum over them.
 
-    Raises ValueError for a network whose architecture has no fast passes.
+    They lie on the CPU, in the network's dtype.
+
+    Args:
+        network: what learns.
+        size: pixels of an image's side.
+        momentum, decay: SGD's.
+
+    Raises:
+        ValueError: the network's architecture has no fast passes.
     """
 
     def __init__(self, network: Network, size: int, momentum: float, decay: float) -> None:
@@ -44,11 +52,21 @@ class Flat:
         with torch.no_grad():
             for own, given in self._pairs():
                 own.copy_(given)
-        # The momentum already holds the next step's decay, so that a gradient only has to be added (see _update).
+        # The momentum already holds the next step's decay, so that a gradient only has to be added
+        # (see _update).
         self.moved.add_(self.parameters, alpha=decay)
 
     def step(self, images: Tensor, labels: Tensor, rate: float) -> Tensor:
-        """One optimizer step on images [B, 3, S, S] and labels [B]; the mean loss, float64."""
+        """Take one step of the optimizer.
+
+        Args:
+            images: [B, 3, S, S].
+            labels: [B].
+            rate: the learning rate.
+
+        Returns:
+            The mean loss before the step, float64.
+        """
         training = self._trained(len(images))
         scores = torch.log_softmax(training.forward(images), 1)
         truth = labels.unsqueeze(1)
@@ -64,11 +82,12 @@ class Flat:
         return -scores.gather(1, truth).double().mean()
 
     def _update(self, rate: float) -> None:
-        """SGD with momentum m and decay w, as torch.optim.SGD: b' = m b + g + w p; p' = p - rate b', for all that is no convolution's weight.
+        """SGD with momentum m and decay w, as torch.optim.SGD, for all but convolutions' weights.
 
-        The momentum tensor holds m b + w p when the backward pass begins to add g, so that it is read and written once for the step just
-        made and the next one's decay. The convolutions' weights have made theirs in the backward pass
-        (:func:`evolve.networks.fast.compiled.convolution.weight_step`).
+        b' = m b + g + w p; p' = p - rate b'. The momentum tensor holds m b + w p when the backward
+        pass begins to add g, so that it is read and written once for the step just made and the
+        next one's decay. The convolutions' weights have made theirs in the backward pass
+        (:func:`evolve.networks.fast.compiled.weights.weight_step`).
         """
         p, b = self.parameters[self._convolutions :], self.moved[self._convolutions :]
         p.add_(b, alpha=-rate)
@@ -82,7 +101,14 @@ class Flat:
         return self._training[batch]
 
     def logits(self, images: Tensor) -> Tensor:
-        """Eval mode: images [B, 3, S, S] -> [B, classes]."""
+        """Classify images in eval mode.
+
+        Args:
+            images: [B, 3, S, S].
+
+        Returns:
+            [B, classes].
+        """
         return self.fused.evaluate(self.weights, self.statistics, images)
 
     @torch.no_grad()

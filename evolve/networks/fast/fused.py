@@ -1,8 +1,10 @@
-"""Forward and backward passes of a :class:`evolve.networks.vgg.VGG` written out, by kernels compiled for its shapes.
+"""Forward and backward passes of a VGG written out, by kernels compiled for its shapes.
 
-The same mathematics as the module under autograd, with less around it: no graph, the gradients added straight into one flat buffer, BN, ReLU
-and pool in one sweep. In training a convolution's bias is left out: BN subtracts it again, so its gradient is exactly zero. The running means
-get it back. tests/networks/test_fused.py holds all to the module and autograd in float64.
+The same mathematics as the module (:class:`evolve.networks.vgg.VGG`) under autograd, with less
+around it: no graph, the gradients added straight into one flat buffer, BN, ReLU and pool in one
+sweep. In training a convolution's bias is left out: BN subtracts it again, so its gradient is
+exactly zero. The running means get it back. tests/networks/test_fused.py holds all to the module
+and autograd in float64.
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ from evolve.networks.vgg_plan import Plan
 
 
 class Training:
-    """Training passes of one network with its head, for :class:`Bound`'s tensors and one batch size."""
+    """Training passes of one network with its head, for one batch size.
+
+    Args:
+        fused, w, statistics, batch, rates: as :class:`Bound`'s.
+    """
 
     def __init__(
         self,
@@ -35,12 +41,24 @@ class Training:
         self._embedded: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, 3, size, size] -> logits [B, classes]."""
+        """Classify images in training mode.
+
+        Args:
+            x: [B, 3, size, size].
+
+        Returns:
+            Logits [B, classes].
+        """
         self._embedded = self.bound.embed(x)
         return torch.addmm(self.w.head_bias, self._embedded, self.w.head.t())
 
     def backward(self, g_logits: Tensor, into: Weights) -> None:
-        """Add the parameters' gradients to ``into``, given that of the last logits, [B, classes]."""
+        """Add up the parameters' gradients.
+
+        Args:
+            g_logits: that of the last logits, [B, classes].
+            into: what is added to.
+        """
         assert self._embedded is not None
         into.head.addmm_(g_logits.t(), self._embedded)
         into.head_bias.add_(g_logits.sum(0))
@@ -49,7 +67,12 @@ class Training:
 
 @lru_cache(maxsize=32)
 def passes(plan: Plan, size: int) -> Fused:
-    """One network's passes, made once for each shape."""
+    """A network's passes, made once for each shape.
+
+    Args:
+        plan: the network's blocks.
+        size: pixels of an image's side.
+    """
     return Fused(plan, size)
 
 
@@ -59,12 +82,16 @@ IDLE = 4
 
 
 class _Held:
-    """Passes that one graph of autograd has to itself until it is gone. ``parameters``: [4 * layers], as :meth:`Embedding.apply` takes them."""
+    """Passes that one graph of autograd has to itself until it is gone.
+
+    ``parameters``: [4 * layers], as :meth:`Embedding.apply` takes them.
+    """
 
     def __init__(
         self, fused: Fused, parameters: Sequence[Tensor], statistics: Statistics, batch: int
     ) -> None:
-        # Addresses belong to what is bound to them as long as it is idle here, since a Bound keeps its tensors alive.
+        # Addresses belong to what is bound to them as long as it is idle here, since a Bound keeps
+        # its tensors alive.
         self.key = (
             id(fused),
             batch,
@@ -74,16 +101,16 @@ class _Held:
                 for tensor in part
             ),
         )
-        found = _idle.pop(self.key, None)
-        if found is None:
+        bound = _idle.pop(self.key, None)
+        if bound is None:
             n, nothing = len(fused.steps), parameters[0].new_zeros(1, 0)
             conv, bias, gamma, beta = (
                 [p.detach() for p in parameters[i * n : (i + 1) * n]] for i in range(4)
             )
-            found = Bound(
+            bound = Bound(
                 fused, Weights(conv, bias, gamma, beta, nothing, nothing), statistics, batch
             )
-        self.bound = found
+        self.bound = bound
 
     def __del__(self) -> None:
         _idle[self.key] = self.bound
@@ -92,9 +119,10 @@ class _Held:
 
 
 class Embedding(torch.autograd.Function):
-    """The passes of one network as a node of autograd's graph, so that whatever looks on (Avalanche's plugins) sees an ordinary module.
+    """The passes of one network as a node of autograd's graph.
 
-    ``apply(fused, statistics, x, *conv, *bias, *gamma, *beta)`` -> the head's input [B, c]. Once differentiable.
+    So whatever looks on (Avalanche's plugins) sees an ordinary module. ``apply(fused, statistics,
+    x, *conv, *bias, *gamma, *beta)`` -> the head's input [B, c]. Once differentiable.
     """
 
     @staticmethod

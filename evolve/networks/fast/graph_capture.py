@@ -1,6 +1,6 @@
 """Recording a function over static tensors as a CUDA graph with one branch a model.
 
-Everything but the capture itself runs on a CPU too, in the same order, so that tests there reach it.
+Everything but the capture itself runs on a CPU too, in the same order: tests there reach it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ import torch
 from torch import Tensor
 
 Job = Callable[[], None]
-WARM_UP = 3  # runs before a capture, so that cuDNN, cuBLAS and the allocator have set up what may not be set up within one
+# Runs before a capture: cuDNN, cuBLAS and the allocator set up what may not be set up within one.
+WARM_UP = 3
 
 
 class Counted(Protocol):
-    """A step over static tensors. ``counter`` (int64 [1], on the device) says which slot it takes; each call moves it on by one."""
+    """A step over static tensors.
+
+    ``counter`` (int64 [1], on the device) says which slot it takes; each call moves it on by one.
+    """
 
     counter: Tensor
 
@@ -26,11 +30,15 @@ class Counted(Protocol):
 
 
 class Recorder:
-    """Turns a step into what repeats it. ``capture`` False gives the step itself back; on a CPU a "capture" is a rehearsal: it warms
-    up and puts everything back, and then repeats by calling.
+    """Turns a step into what repeats it.
 
-    All graphs of one Recorder share a memory pool, so they must be replayed on one stream, never at once; what they hand
-    on has to lie in tensors made outside.
+    All graphs of one Recorder share a memory pool, so they must be replayed on one stream, never at
+    once; what they hand on has to lie in tensors made outside.
+
+    Args:
+        device: where the steps run. On a CPU a "capture" is a rehearsal: it warms up and puts
+            everything back, and then repeats by calling.
+        capture: False gives the step itself back.
     """
 
     def __init__(self, device: torch.device, capture: bool) -> None:
@@ -39,9 +47,14 @@ class Recorder:
 
     @staticmethod
     def side_by_side(jobs: Sequence[Job], device: torch.device) -> None:
-        """Run the jobs, on a GPU each on a stream of its own between here and here; under capture these are the graph's branches.
+        """Run jobs, on a GPU each on its own stream; under capture these are the graph's branches.
 
-        A tensor made before that a job reads must be held until this returns: only then may the allocator have it back.
+        A tensor made before that a job reads must be held until this returns: only then may the
+        allocator have it back.
+
+        Args:
+            jobs: what to run.
+            device: where they run.
         """
         if device.type != "cuda" or len(jobs) == 1:
             for job in jobs:
@@ -57,7 +70,15 @@ class Recorder:
             here.wait_stream(stream)
 
     def record(self, step: Counted, state: Sequence[Tensor]) -> Job:
-        """``state`` is every tensor that the step changes and that outlasts it; it is left as it was."""
+        """Record a step.
+
+        Args:
+            step: the step.
+            state: every tensor that it changes and that outlasts it; it is left as it was.
+
+        Returns:
+            What repeats the step.
+        """
         if not self.capture:
             return step
         with kept(state), current_stream_kept(self.device):
@@ -98,15 +119,21 @@ def _stream(device: torch.device, number: int) -> torch.cuda.Stream:
 
 
 def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream]:
-    """The first ``count`` of this process's streams: the first records, the others are branches. Always the same ones, because
-    cuBLAS keeps a workspace for each stream that it has seen, and it must have seen it before a capture.
+    """The first ``count`` of this process's streams: the first records, the others are branches.
+
+    Always the same ones, because cuBLAS keeps a workspace for each stream that it has seen, and it
+    must have seen it before a capture.
     """
     return [_stream(device, number) for number in range(count)]
 
 
 @contextmanager
 def kept(state: Sequence[Tensor]) -> Iterator[None]:
-    """Whatever happens inside, the tensors hold afterwards what they held before, in the same memory."""
+    """A context after which tensors hold what they held before, in the same memory.
+
+    Args:
+        state: the tensors.
+    """
     saved = [tensor.detach().clone() for tensor in state]
     try:
         yield
@@ -118,7 +145,13 @@ def kept(state: Sequence[Tensor]) -> Iterator[None]:
 
 @contextmanager
 def current_stream_kept(device: torch.device) -> Iterator[None]:
-    """torch.cuda.graph leaves its own stream current when the end of a capture raises."""
+    """A context after which the current stream is the one of before.
+
+    torch.cuda.graph leaves its own stream current when the end of a capture raises.
+
+    Args:
+        device: on a CPU this does nothing.
+    """
     if device.type != "cuda":
         yield
         return

@@ -1,10 +1,13 @@
 """A network's gradient and the product of its Hessian with a vector, written out.
 
-The product is Pearlmutter's R-operator ("Fast exact multiplication by the Hessian", Neural Computation 6, 1994): every quantity of the forward
-and backward pass is differentiated along one direction of the parameters, ``push`` through the forward pass and ``pull`` through the backward
-pass. Autograd would build a graph of the backward pass instead, in which the backward pass of BN alone takes a third of the time.
+The product is Pearlmutter's R-operator ("Fast exact multiplication by the Hessian", Neural
+Computation 6, 1994): every quantity of the forward and backward pass is differentiated along one
+direction of the parameters, ``push`` through the forward pass and ``pull`` through the backward
+pass. Autograd would build a graph of the backward pass instead, in which the backward pass of BN
+alone takes a third of the time.
 
-One network, in training mode, BN by batch statistics only. tests/networks/test_hessian.py holds all to autograd's double backward in float64.
+One network, in training mode, BN by batch statistics only. tests/networks/test_hessian.py holds all
+to autograd's double backward in float64.
 """
 
 from __future__ import annotations
@@ -32,7 +35,10 @@ max_unpool = torch.ops.aten.max_pool2d_with_indices_backward.default
 
 @dataclass
 class Layer:
-    """What the passes keep of one unit. ``t_``: the derivative along the direction; the rest as in the paper-and-pencil formulas of BN."""
+    """What the passes keep of one unit.
+
+    ``t_``: the derivative along the direction; the rest is named as in the formulas of BN.
+    """
 
     kernel: Convolution
     x: Tensor
@@ -49,10 +55,19 @@ class Layer:
 
 
 class Pass:
-    """One forward pass of the network with weights ``w`` on images x [B, 3, S, S], and what can be asked of it.
+    """One forward pass, and what can be asked of it.
 
-    ``features``: every unit's output [B, c, h, w] (before its block's pool); ``logits`` [B, classes]. Call ``backward``, then ``push``,
-    then ``pull``: each needs what the one before kept.
+    Call :meth:`backward`, then :meth:`push`, then :meth:`pull`: each needs what the one before
+    kept.
+
+    Args:
+        fused: the network's shapes.
+        w: its weights.
+        x: images [B, 3, S, S].
+
+    Attributes:
+        features: every unit's output [B, c, h, w], before its block's pool.
+        logits: [B, classes].
     """
 
     def __init__(self, fused: Fused, w: Weights, x: Tensor) -> None:
@@ -83,7 +98,12 @@ class Pass:
     def backward(
         self, g_logits: Maybe = None, g_features: Sequence[Maybe] | None = None
     ) -> Weights:
-        """The parameters' gradient, given those of the logits [B, classes] and of the features; None where one counts for nothing."""
+        """The parameters' gradient.
+
+        Args:
+            g_logits: that of the logits [B, classes]; None where they count for nothing.
+            g_features: that of each unit's output, in the same sense.
+        """
         into = zeros_like(self.w)
         g: Maybe = None
         if g_logits is not None:
@@ -106,7 +126,14 @@ class Pass:
         return layer.kernel.data_gradient(layer.g_c, self.w.conv[number]) if number else None
 
     def push(self, v: Weights) -> tuple[Tensor, list[Tensor]]:
-        """How logits and features change along ``v``, a direction of the parameters."""
+        """How logits and features change along a direction.
+
+        Args:
+            v: a direction of the parameters.
+
+        Returns:
+            The changes, each in the shape of what changes.
+        """
         t: Maybe = None
         features = []
         for number, layer in enumerate(self.layers):
@@ -132,9 +159,12 @@ class Pass:
         t_logits: Maybe,
         t_features: Sequence[Maybe] | None = None,
     ) -> Weights:
-        """How the gradient of :meth:`backward` changes along ``v``: the Hessian's product with it.
+        """How :meth:`backward`'s gradient changes along a direction: the Hessian's product with it.
 
-        ``g_logits``: what backward was given; ``t_logits``, ``t_features``: how the gradients that it was given change.
+        Args:
+            v: the direction last pushed.
+            g_logits: what :meth:`backward` was given.
+            t_logits, t_features: how the gradients that it was given change.
         """
         into = zeros_like(self.w)
         t: Maybe = None
@@ -168,7 +198,8 @@ class Pass:
     def _unpooled(self, layer: Layer, g: Maybe) -> Maybe:
         if g is None or layer.choices is None:
             return g
-        return max_unpool(g, layer.z, [2, 2], [2, 2], [0, 0], [1, 1], False, layer.choices)  # type: ignore[no-any-return]
+        maps: Tensor = max_unpool(g, layer.z, [2, 2], [2, 2], [0, 0], [1, 1], False, layer.choices)
+        return maps
 
     def _backwards(self) -> list[tuple[int, Layer]]:
         return list(enumerate(self.layers))[::-1]

@@ -1,4 +1,4 @@
-"""A batch of images in one sweep: gathered, scaled, shifted, cropped and mirrored by a compiled kernel."""
+"""A batch of images in one sweep: gathered, scaled, cropped and mirrored by a compiled kernel."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ def image_batch(
     crop: Tensor | None,
     flip: Tensor | None,
 ) -> Callable[[], Tensor]:
-    """What makes the batch ``index`` (int64 [B], each a place in ``images``; the kernel trusts it).
+    """What makes a batch.
 
     Args:
         images: bytes [N, ...], on the CPU, as channels_last memory holds them.
-        scale, shift: float32 [3 * S], channels fastest: a line of a batch is its bytes * scale - shift.
+        index: int64 [B], each a place in ``images``; the kernel trusts it.
+        scale, shift: float32 [3 * S], channels fastest: a line is its bytes * scale - shift.
         crop: lines and columns to skip of each padded image, int64 [2, B, 1]; None for no crop.
         flip: which images are mirrored, bool [B]; None for none.
 

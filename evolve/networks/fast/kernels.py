@@ -1,7 +1,9 @@
-"""The compiled kernels (:mod:`evolve.networks.fast.compiled`) on tensors: convolutions, BN, ReLU and pooling of one network on a CPU.
+"""The compiled kernels on tensors: convolutions, BN, ReLU and pooling of one network on a CPU.
 
-*Maps* are [B, C, S, S] in channels_last memory, float32 or float64; what is given otherwise is copied first. No operation here is known to
-autograd. tests/networks/test_kernels.py holds all to torch's own and its autograd in float64, over shapes.
+*Maps* are [B, C, S, S] in channels_last memory, float32 or float64; what is given otherwise is
+copied first. No operation here is known to autograd. The kernels are those of
+:mod:`evolve.networks.fast.compiled`. tests/networks/test_kernels.py holds all to torch's own and
+its autograd in float64, over shapes.
 """
 
 from __future__ import annotations
@@ -12,32 +14,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evolve.networks.fast.compiled import convolution, tangents, units
+from evolve.networks.fast.compiled import convolution, tangents, units, weights
 
 EPS = units.EPS
 
 
 def channels_last(maps: Tensor) -> Tensor:
-    """Maps, or a weight [c_out, c_in, 3, 3], in channels_last memory; no copy where they are."""
+    """Maps in channels_last memory; no copy where they are.
+
+    Args:
+        maps: or a weight [c_out, c_in, 3, 3].
+    """
     return maps.contiguous(memory_format=torch.channels_last)
 
 
 def as_rows(maps: Tensor) -> Tensor:
-    """Maps [n, C, h, w] as rows [n * h * w, C]; no copy where they lie as channels_last does."""
+    """Maps as rows [n * h * w, C]; no copy where they lie as channels_last does.
+
+    Args:
+        maps: [n, C, h, w].
+    """
     return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
 
 
 def as_maps(rows: Tensor, images: int, side: int) -> Tensor:
-    """Rows [images * side * side, C] as [images, C, side, side]; no copy."""
+    """Rows as maps [images, C, side, side]; no copy.
+
+    Args:
+        rows: [images * side * side, C].
+        images: how many.
+        side: pixels of a map's side.
+    """
     return rows.view(images, side, side, rows.shape[1]).permute(0, 3, 1, 2)
 
 
 def _check(dtype: torch.dtype, *tensors: tuple[Tensor, tuple[int, ...]]) -> None:
-    """A kernel trusts its addresses: ValueError unless every tensor is on the CPU and has the shape and ``dtype`` that belong together."""
+    """Raise ValueError unless all tensors are on the CPU and have their shape and dtype.
+
+    A kernel trusts its addresses.
+    """
     for tensor, shape in tensors:
         if tensor.shape != shape or tensor.dtype != dtype or tensor.device.type != "cpu":
             raise ValueError(
-                f"a {dtype} CPU tensor of shape {list(shape)} is needed, not {tensor.dtype} {tensor.device} {list(tensor.shape)}"
+                f"a {dtype} CPU tensor of shape {list(shape)} is needed, "
+                f"not {tensor.dtype} {tensor.device} {list(tensor.shape)}"
             )
 
 
@@ -47,35 +67,60 @@ def _maps(like: Tensor, channels: int, side: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Convolution:
-    """3x3, padding 1, no bias, between maps of ``side`` x ``side``. Weights are [c_out, c_in, 3, 3] in channels_last memory."""
+    """3x3, padding 1, no bias, between maps of ``side`` x ``side``.
+
+    Weights are [c_out, c_in, 3, 3] in channels_last memory.
+    """
 
     side: int
     c_in: int
     c_out: int
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Maps with c_in channels -> maps with c_out channels."""
+        """The convolution.
+
+        Args:
+            x: maps with c_in channels.
+            weight: the weight.
+
+        Returns:
+            Maps with c_out channels.
+        """
         return self._run(convolution.convolution, x, weight, self.c_in, self.c_out)
 
     def data_gradient(self, g: Tensor, weight: Tensor) -> Tensor:
-        """Gradient of the output -> gradient of the input."""
+        """The gradient of the input.
+
+        Args:
+            g: that of the output.
+            weight: the weight.
+        """
         return self._run(convolution.data_gradient, g, weight, self.c_out, self.c_in)
 
-    def _run(self, kernel: Any, maps: Tensor, weight: Tensor, given: int, made: int) -> Tensor:
+    def _run(self, kernel: Any, maps: Tensor, weight: Tensor, inputs: int, outputs: int) -> Tensor:
         maps, weight, dtype = channels_last(maps), channels_last(weight), maps.dtype
         _check(
             dtype,
-            (maps, (len(maps), given, self.side, self.side)),
+            (maps, (len(maps), inputs, self.side, self.side)),
             (weight, (self.c_out, self.c_in, 3, 3)),
         )
-        out = _maps(maps, made, self.side)
+        out = _maps(maps, outputs, self.side)
         room = maps.new_empty(convolution.room_for(self.c_in, self.c_out, dtype))
         run = kernel(self.side, self.c_in, self.c_out, dtype)
         run(out.data_ptr(), maps.data_ptr(), weight.data_ptr(), room.data_ptr(), len(maps))
         return out
 
     def weight_gradient(self, g: Tensor, x: Tensor, into: Tensor) -> None:
-        """Adds the weight's gradient to ``into``, a tensor like the weight, in channels_last memory."""
+        """Add up the weight's gradient.
+
+        Args:
+            g: that of the output.
+            x: the input.
+            into: what is added to, a tensor like the weight.
+
+        Raises:
+            ValueError: ``into`` does not lie in channels_last memory.
+        """
         if not into.is_contiguous(memory_format=torch.channels_last):
             raise ValueError("a weight's gradient must lie in channels_last memory")
         g, x, maps = channels_last(g), channels_last(x), (len(x), self.side, self.side)
@@ -85,13 +130,16 @@ class Convolution:
             (g, (maps[0], self.c_out, *maps[1:])),
             (into, (self.c_out, self.c_in, 3, 3)),
         )
-        run = convolution.weight_gradient(self.side, self.c_in, self.c_out, x.dtype)
+        run = weights.weight_gradient(self.side, self.c_in, self.c_out, x.dtype)
         run(into.data_ptr(), g.data_ptr(), x.data_ptr(), len(x))
 
 
 @dataclass(frozen=True)
 class Norm:
-    """BN of one layer's maps c: ^c = (c - mean) * invstd, output = scale * c + shift. [C] each; in eval mode the first two are not known."""
+    """BN of one layer's maps c: ^c = (c - mean) * invstd, output = scale * c + shift.
+
+    [C] each; in eval mode ``mean`` and ``invstd`` are not those of a batch.
+    """
 
     scale: Tensor
     shift: Tensor
@@ -102,10 +150,17 @@ class Norm:
     def of_batch(
         c: Tensor, gamma: Tensor, beta: Tensor, bias: Tensor, running: tuple[Tensor, Tensor] | None
     ) -> Norm:
-        """From the batch's own statistics; ``running`` mean and variance, if any, move as those of c + bias (which BN takes out again)."""
+        """BN by the batch's own statistics.
+
+        Args:
+            c: the maps.
+            gamma, beta: BN's weight and bias [C].
+            bias: the convolution's, which BN takes out again.
+            running: mean and variance, which move as those of c + bias; None: none.
+        """
         c, channels = channels_last(c), c.shape[1]
-        found = c.new_empty(4, channels)
-        scale, shift, mean, invstd = found.unbind()
+        vectors = c.new_empty(4, channels)
+        scale, shift, mean, invstd = vectors.unbind()
         moved = running or (mean, mean)
         _check(c.dtype, *((part, (channels,)) for part in (gamma, beta, bias, *moved)))
         kernel = units.statistics(channels, c.dtype)
@@ -117,13 +172,25 @@ class Norm:
 
     @staticmethod
     def in_eval(gamma: Tensor, beta: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Norm:
-        """From running statistics; the convolution's ``bias`` joins the shift."""
+        """BN by running statistics.
+
+        Args:
+            gamma, beta: its weight and bias [C].
+            bias: the convolution's, which joins the shift.
+            mean, var: the statistics.
+        """
         scale = gamma * (var + EPS).rsqrt_()
         return Norm(scale, torch.addcmul(beta, bias - mean, scale), mean, var)
 
 
 def rectified(c: Tensor, norm: Norm, pool: bool) -> Tensor:
-    """ReLU(BN(c)), with ``pool`` behind a 2x2 max pool."""
+    """ReLU(BN(c)).
+
+    Args:
+        c: maps.
+        norm: their BN.
+        pool: take the 2x2 max pool of it.
+    """
     c = channels_last(c)
     images, channels, side = c.shape[:3]
     _check(
@@ -147,7 +214,13 @@ def rectified(c: Tensor, norm: Norm, pool: bool) -> Tensor:
 def rectified_gradient(
     g: Tensor, c: Tensor, norm: Norm, pool: bool, g_gamma: Tensor, g_beta: Tensor
 ) -> Tensor:
-    """The gradient of c, given that of :func:`rectified` with BN in training mode; those of gamma and beta are added to."""
+    """The gradient of c, given that of :func:`rectified` with BN in training mode.
+
+    Args:
+        g: that of the output.
+        c, norm, pool: what :func:`rectified` was given.
+        g_gamma, g_beta: those of gamma and beta are added to these.
+    """
     c, g = channels_last(c), channels_last(g)
     images, channels, side = c.shape[:3]
     after = side // 2 if pool else side
@@ -177,7 +250,14 @@ def rectified_gradient(
 
 @dataclass(frozen=True)
 class Tangent:
-    """How one layer's c changes along a direction of the parameters, d_c, with its mean and the growth of c's deviation, [C]."""
+    """How one layer's c changes along a direction of the parameters.
+
+    Attributes:
+        c, norm, gamma: the layer's.
+        d_c: the change of c.
+        v_gamma: gamma's part of the direction.
+        even, growth: the change's mean and the growth of c's deviation, [C].
+    """
 
     c: Tensor
     d_c: Tensor
@@ -191,7 +271,16 @@ class Tangent:
     def pushed(
         d_c: Tensor, c: Tensor, norm: Norm, gamma: Tensor, v_gamma: Tensor, v_beta: Tensor
     ) -> tuple[Tensor, Tangent]:
-        """(the derivative of ReLU(BN(c)), what the way back needs)."""
+        """The derivative of z = ReLU(BN(c)).
+
+        Args:
+            d_c: that of c.
+            c, norm, gamma: the layer's.
+            v_gamma, v_beta: the direction's parts.
+
+        Returns:
+            (the derivative, what the way back needs).
+        """
         d_c, c = channels_last(d_c), channels_last(c)
         channels = c.shape[1]
         _check(
@@ -199,7 +288,7 @@ class Tangent:
             (d_c, tuple(c.shape)),
             *((part, (channels,)) for part in (gamma, v_gamma, v_beta, norm.scale)),
         )
-        made, d_z = (
+        tangent, d_z = (
             Tangent(c, d_c, norm, gamma, v_gamma, *c.new_empty(2, channels).unbind()),
             torch.empty_like(c),
         )
@@ -215,11 +304,11 @@ class Tangent:
             gamma,
             v_gamma,
             v_beta,
-            made.even,
-            made.growth,
+            tangent.even,
+            tangent.growth,
         )
         run(*(part.data_ptr() for part in given), c.numel() // channels)
-        return d_z, made
+        return d_z, tangent
 
     def pulled(
         self,
@@ -229,8 +318,14 @@ class Tangent:
         g: tuple[Tensor, Tensor],
         into: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """The derivative of c's gradient g_c: given the gradient g_z of ReLU(BN(c)) and its derivative d_z, if any; ``g``, the gradients of gamma and
-        beta, whose derivatives are written to ``into``.
+        """The derivative of c's gradient.
+
+        Args:
+            g_z: the gradient of ReLU(BN(c)).
+            d_z: its derivative; None: 0.
+            g_c: c's gradient.
+            g: gradients of gamma and beta.
+            into: their derivatives are written to these.
         """
         g_z, g_c, shape, channels = (
             channels_last(g_z),
@@ -241,9 +336,9 @@ class Tangent:
         d_z = None if d_z is None else channels_last(d_z)
         maps = [(part, shape) for part in (g_z, g_c, d_z) if part is not None]
         _check(self.c.dtype, *maps, *((part, (channels,)) for part in (*g, *into)))
-        norm, found = self.norm, torch.empty_like(self.c)
+        norm, d_g = self.norm, torch.empty_like(self.c)
         first = (
-            found,
+            d_g,
             g_z,
             g_z if d_z is None else d_z,
             g_c,
@@ -257,4 +352,4 @@ class Tangent:
         rest = (self.even, self.growth, self.gamma, self.v_gamma, *g, *into)
         run = tangents.pulled(channels, d_z is not None, self.c.dtype)
         run(*(part.data_ptr() for part in (*first, *rest)), self.c.numel() // channels)
-        return found
+        return d_g

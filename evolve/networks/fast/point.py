@@ -47,7 +47,14 @@ class Point:
         return _flat(self._pass.backward(g_logits, self._maps(g_features)))
 
     def push(self, direction: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """How logits and features change along a direction of the parameters."""
+        """How logits and features change along a direction of the parameters.
+
+        Args:
+            direction: in the order of the parameters.
+
+        Returns:
+            The changes, each in the shape of what changes.
+        """
         self._along = self._weights(direction)
         return self._pass.push(self._along)
 

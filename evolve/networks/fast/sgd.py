@@ -1,4 +1,7 @@
-"""torch.optim.SGD on a CPU with one kernel for all parameters: its own step takes many times as long as the arithmetic of a small network."""
+"""torch.optim.SGD on a CPU with one kernel for all parameters.
+
+Its own step takes many times as long as the arithmetic of a small network.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ from evolve.networks.fast.compiled import parameters
 
 @dataclass
 class _Known:
-    """A parameter that the kernel can step, as it was when last looked at: valid while it lies at ``address``."""
+    """A parameter that the kernel can step, as it was when last looked at.
+
+    It is valid while the parameter lies at ``address``.
+    """
 
     p: Tensor
     address: int
@@ -28,13 +34,19 @@ class _Known:
 class CompiledSGD(torch.optim.SGD):
     """SGD with momentum and L2 decay, in :class:`torch.optim.SGD`'s terms and with its state.
 
-    Steps by :func:`evolve.networks.fast.compiled.parameters.sgd`, which rounds a little less often; by torch's own step for parameters that the kernel cannot
-    take (another device, dtype or memory order), without momentum, and for what nobody here asks for (nesterov, dampening, maximize).
+    It steps by :func:`evolve.networks.fast.compiled.parameters.sgd`, which rounds a little less
+    often; by torch's own step for parameters that the kernel cannot take (another device, dtype or
+    memory order), without momentum, and for what nobody here asks for (nesterov, dampening,
+    maximize).
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of all parameters that have a gradient."""
+        """One step of all parameters that have a gradient.
+
+        Args:
+            closure: as torch's.
+        """
         if closure is not None or not all(_plain(group) for group in self.param_groups):
             return super().step(closure)
         tables = [self._table(group) for group in self.param_groups]
@@ -47,7 +59,9 @@ class CompiledSGD(torch.optim.SGD):
         return None
 
     def _run(self, group: dict[str, Any], entries: array[int], gradients: Sequence[Tensor]) -> None:
-        """The step of one group, by its table; ``gradients`` are alive as long as that names their addresses."""
+        """The step of one group, by its table; ``gradients`` are alive as long as that names their
+        addresses.
+        """
         dtype = group["params"][0].dtype
         numbers = array(
             "f" if dtype == torch.float32 else "d",
@@ -57,30 +71,32 @@ class CompiledSGD(torch.optim.SGD):
 
     def _table(self, group: dict[str, Any]) -> tuple[array[int], list[Tensor]] | None:
         """The kernel's table of a group and the gradients in it; None where torch has to step."""
-        known: dict[int, _Known] = self.__dict__.setdefault(
+        seen: dict[int, _Known] = self.__dict__.setdefault(
             "_known", {}
         )  # not part of what torch copies, so made when missing
         table, gradients = array("q"), []
         for p in group["params"]:
             if (g := p.grad) is None:
                 continue
-            one = known.get(id(p))
+            entry = seen.get(id(p))
             if (
-                one is None
-                or one.address != p.data_ptr()
-                or one.momentum is not self.state[p].get("momentum_buffer")
+                entry is None
+                or entry.address != p.data_ptr()
+                or entry.momentum is not self.state[p].get("momentum_buffer")
             ):
                 if not _fits(p, group["params"][0].dtype):
                     return None
-                one = known[id(p)] = self._look(p)
-            if g.layout is not torch.strided or g.stride() != one.stride:
+                entry = seen[id(p)] = self._look(p)
+            if g.layout is not torch.strided or g.stride() != entry.stride:
                 g = torch.empty_like(p).copy_(g)
             gradients.append(g)
-            table.extend((one.address, g.data_ptr(), one.momentum_address, one.numbers))
+            table.extend((entry.address, g.data_ptr(), entry.momentum_address, entry.numbers))
         return table, gradients
 
     def _begin(self) -> None:
-        """Before torch steps what the kernel cannot take. Its fused step wants momentum for all parameters or for none, and on a CPU takes for granted
+        """Before torch steps what the kernel cannot take.
+
+        Its fused step wants momentum for all parameters or for none, and on a CPU takes for granted
         that a parameter's numbers lie side by side.
         """
         for group in self.param_groups:
@@ -100,7 +116,11 @@ class CompiledSGD(torch.optim.SGD):
         return _Known(p, p.data_ptr(), p.stride(), p.numel(), b, b.data_ptr())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As torch's, without its records."""
+        """As torch's, without its records.
+
+        Args:
+            set_to_none: as torch's.
+        """
         if not set_to_none:
             super().zero_grad(set_to_none=False)
             return

@@ -22,8 +22,15 @@ from evolve.networks.vgg_plan import Plan
 
 @dataclass(frozen=True)
 class Weights:
-    """A network's parameters, layer by layer: ``conv`` [c_out, c_in, 3, 3] (channels_last), ``bias``, ``gamma``, ``beta`` [c_out];
-    ``head`` [classes, c], ``head_bias`` [classes]. A gradient has the same shapes; its ``bias`` stays zero.
+    """A network's parameters, layer by layer.
+
+    A gradient has the same shapes; its ``bias`` stays zero.
+
+    Attributes:
+        conv: [c_out, c_in, 3, 3], in channels_last memory.
+        bias, gamma, beta: [c_out].
+        head: [classes, c].
+        head_bias: [classes].
     """
 
     conv: Sequence[Tensor]
@@ -35,7 +42,11 @@ class Weights:
 
 
 def zeros_like(w: Weights) -> Weights:
-    """A gradient to add to."""
+    """A gradient to add to.
+
+    Args:
+        w: the weights that it is of.
+    """
     conv, bias, gamma, beta = (
         [torch.zeros_like(p) for p in part] for part in (w.conv, w.bias, w.gamma, w.beta)
     )
@@ -45,7 +56,16 @@ def zeros_like(w: Weights) -> Weights:
 def flat_zeros(
     layers: Sequence[tuple[int, int]], classes: int, dtype: torch.dtype
 ) -> tuple[Tensor, Weights]:
-    """Zeros for convolutions (c_in, c_out) and a head: all in one tensor, the convolutions' weights first, and views into it."""
+    """Zeros for a network's parameters, all in one tensor, the convolutions' weights first.
+
+    Args:
+        layers: (c_in, c_out) of each convolution.
+        classes: outputs of the head.
+        dtype: of the numbers.
+
+    Returns:
+        The tensor, and views into it.
+    """
     n, outs, last = len(layers), [c_out for _, c_out in layers], layers[-1][1]
     sizes = [9 * c_in * c_out for c_in, c_out in layers]
     values = torch.zeros(sum(sizes) + 3 * sum(outs) + classes * (last + 1), dtype=dtype)
@@ -80,7 +100,12 @@ class Step:
 
 
 class Fused:
-    """Passes over images of ``size`` pixels. Holds shapes, no parameters. A map that is one pixel wide is not pooled further."""
+    """Passes of a network. It holds shapes, no parameters.
+
+    Args:
+        plan: the blocks.
+        size: pixels of an image's side. A map that is one pixel wide is not pooled further.
+    """
 
     def __init__(self, plan: Plan, size: int) -> None:
         self.steps: list[Step] = []
@@ -95,12 +120,26 @@ class Fused:
         self.side = side  # of the maps that the head averages over
 
     def average(self, maps: Tensor) -> Tensor:
-        """The head's input [B, c]: the mean over the pixels that are left."""
+        """The head's input: the mean over the pixels that are left.
+
+        Args:
+            maps: behind the last pool, [B, c, side, side].
+
+        Returns:
+            [B, c].
+        """
         rows = as_rows(maps)
         return rows.view(len(maps), self.side**2, -1).mean(1) if self.side > 1 else rows
 
     def spread(self, g: Tensor) -> Tensor:
-        """The gradient of :meth:`average`: [B, c] -> maps behind the last pool."""
+        """The gradient of :meth:`average`.
+
+        Args:
+            g: that of its output, [B, c].
+
+        Returns:
+            [B, c, side, side].
+        """
         pixels = self.side**2
         rows = (
             g
@@ -112,7 +151,16 @@ class Fused:
     def eval_forward(
         self, conv: Sequence[Tensor], norms: Sequence[Sequence[Tensor]], x: Tensor
     ) -> Tensor:
-        """Eval mode: images [B, 3, size, size] -> the head's input [B, c]. ``norms``: what :meth:`Norm.in_eval` takes, for every layer."""
+        """Embed images in eval mode.
+
+        Args:
+            conv: the convolutions' weights.
+            norms: for every layer what :meth:`Norm.in_eval` takes.
+            x: images [B, 3, size, size].
+
+        Returns:
+            The head's input [B, c].
+        """
         maps = channels_last(x)
         for step, weight, norm in zip(self.steps, conv, norms, strict=True):
             maps = rectified(step.convolution.forward(maps, weight), Norm.in_eval(*norm), step.pool)
@@ -121,17 +169,33 @@ class Fused:
     def features(
         self, conv: Sequence[Tensor], norms: Sequence[Sequence[Tensor]], x: Tensor
     ) -> list[Tensor]:
-        """Eval mode: every layer's maps, each before its block's pool; arguments as :meth:`eval_forward`'s."""
-        found: list[Tensor] = []
+        """Every layer's maps in eval mode, each before its block's pool.
+
+        Args:
+            conv, norms, x: as :meth:`eval_forward`'s.
+
+        Returns:
+            [B, c, h, w] a layer.
+        """
+        features: list[Tensor] = []
         maps = channels_last(x)
         for step, weight, norm in zip(self.steps, conv, norms, strict=True):
-            found.append(
+            features.append(
                 rectified(step.convolution.forward(maps, weight), Norm.in_eval(*norm), False)
             )
-            maps = F.max_pool2d(found[-1], 2) if step.pool else found[-1]
-        return found
+            maps = F.max_pool2d(features[-1], 2) if step.pool else features[-1]
+        return features
 
     def evaluate(self, w: Weights, statistics: Statistics, x: Tensor) -> Tensor:
-        """Eval mode: images [B, 3, size, size] -> logits [B, classes]."""
+        """Classify images in eval mode.
+
+        Args:
+            w: the weights.
+            statistics: BN's.
+            x: images [B, 3, size, size].
+
+        Returns:
+            Logits [B, classes].
+        """
         norms = list(zip(w.gamma, w.beta, w.bias, statistics.mean, statistics.var, strict=True))
         return torch.addmm(w.head_bias, self.eval_forward(w.conv, norms, x), w.head.t())

@@ -99,34 +99,21 @@ def _shortened(s: Settings, kind: str, steps: int) -> Settings:
 
 
 def _accumulate(run: Run, s: Settings, resident: Resident) -> None:
-    from evolve.ancestor.accumulate import accumulate
+    from evolve.ancestor.accumulate import AccumulateRequest, accumulate
 
     world = run.world
-    start = accumulate(
+    start = AccumulateRequest(
         s.ancestor,
         s.stream,
         world.ancestor_classes,
         resident,
         world.seed,
         0,
-        None,
-        [],
         NoCheckpoint(),
         silent,
+        reference=run.request.reference,
     )
-    accumulate(
-        s.ancestor,
-        s.stream,
-        world.ancestor_classes,
-        resident,
-        world.seed,
-        1,
-        start,
-        [],
-        NoCheckpoint(),
-        silent,
-        run.request.reference,
-    )
+    accumulate(replace(start, task=1, previous=accumulate(start)))
 
 
 def _condense(run: Run, s: Settings, resident: Resident) -> None:
@@ -154,7 +141,7 @@ def _condense(run: Run, s: Settings, resident: Resident) -> None:
 
 
 def _descend(run: Run, s: Settings, resident: Resident) -> None:
-    from evolve.descendants.descendants import downstream_tasks, train_together
+    from evolve.descendants.descendants import Group, downstream_tasks, train_together
     from evolve.learngene.inheritance import inherit
     from evolve.lineage.world import paper_descendant
 
@@ -164,7 +151,12 @@ def _descend(run: Run, s: Settings, resident: Resident) -> None:
         inherit(plan, None, s.descend.classes_per_task, 0, number).to(resident.device)
         for number in numbers
     ]
-    train_together(models, tasks, resident, s.descend, 0, numbers, silent, run.request.reference)
+    train_together(
+        models,
+        Group(tasks, numbers, resident, s.descend, 0),
+        silent,
+        reference=run.request.reference,
+    )
 
 
 class NoCheckpoint:

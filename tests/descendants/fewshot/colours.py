@@ -12,6 +12,7 @@ from evolve.core.fewshot_settings import FewshotSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
 from evolve.descendants.fewshot.course import Course
+from evolve.descendants.fewshot.episodes import Episodes
 from evolve.descendants.fewshot.measure import meta_train_and_measure
 from evolve.descendants.trainers.group import DownstreamTask
 from evolve.networks.family import architecture
@@ -115,15 +116,7 @@ def measure(
     images_per_class=0,
 ):
     """meta_train_and_measure on these images."""
+    source = Episodes(resident(), classes, WAYS, settings, seed, images_per_class)
     return meta_train_and_measure(
-        name,
-        state,
-        classes,
-        tasks,
-        resident(),
-        settings,
-        seed,
-        progress,
-        checkpoint or NoCheckpoint(),
-        images_per_class,
+        name, state, source, tasks, progress, checkpoint or NoCheckpoint()
     )

@@ -136,11 +136,7 @@ def test_hints_draw_the_features_near_and_leave_the_ancestor_alone(resident, net
         teacher = Teacher(ancestor, weight)
         train_together(
             models,
-            group.tasks,
-            resident,
-            group.d,
-            5,
-            [0],
+            Group(group.tasks, [0], resident, group.d, 5),
             lambda fraction, text: None,
             teacher=teacher,
         )

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evolve.ancestor.accumulate import Ancestor
+from evolve.ancestor.model import Ancestor
 from evolve.core.randomness import generator
 from evolve.networks.fast.graphed import Embed, Graphed
 from evolve.networks.vgg import VGG

@@ -83,7 +83,7 @@ def generations(group: Group, count: int) -> Group:
 
 def make_models(group: Group, dtype: torch.dtype = torch.float64, plan: object = PLAN) -> list[VGG]:
     models = []
-    for member in group.members():
+    for member in range(group.size):
         model = VGG(plan, 3)  # type: ignore[arg-type]
         initialise(model, member, "test")
         models.append(model.to(device=group.resident.device, dtype=dtype))
@@ -217,7 +217,7 @@ def test_a_member_learns_the_same_alone_as_stacked():
     models = make_models(group)
     alone = copy.deepcopy(models)
     losses, answers = run(GraphTrainer(models, group, True), group.d.epochs)
-    for member in group.members():
+    for member in range(group.size):
         single = replace(group, tasks=[group.tasks[member]], numbers=[group.numbers[member]])
         own, right = run(GraphTrainer([alone[member]], single, False), group.d.epochs)
         np.testing.assert_allclose(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from strategy_runs import CLASSES, Memory, S, assert_same, quiet, settings, stripes
 
-from evolve.ancestor.accumulate import Accumulated, Learner, accumulate
+from evolve.ancestor.accumulate import Accumulated, AccumulateRequest, Learner, accumulate
 from evolve.core.settings import AncestorSettings, DescendSettings
 from evolve.data.streams import load_avalanche, stream_tasks
 from evolve.descendants.descendants import train_together
@@ -45,7 +45,9 @@ def test_a_task_that_was_cut_goes_on_to_equal_bits(
     a, resident = settings("naive", "shared", **(more | {"epochs": 3})), stripes()
 
     def run(memory: Memory) -> Accumulated:
-        return accumulate(a, S, CLASSES, resident, 3, 1, None, [], memory, quiet, reference)
+        return accumulate(
+            AccumulateRequest(a, S, CLASSES, resident, 3, 1, memory, quiet, reference=reference)
+        )
 
     whole, cut = run(Memory()), Memory(cut_after=2)
     with pytest.raises(KeyboardInterrupt):
@@ -160,7 +162,7 @@ def test_descendants_learn_by_torchs_adamw() -> None:
     )
     plan = architecture("vit-small4", 0.125, 8).paper_descendant()
     model, peer = plan.build(3), plan.build(3)
-    train_together([model], [task], resident, d, 0, [0], lambda done, text: None)
+    train_together([model], Group([task], [0], resident, d, 0), lambda done, text: None)
     group, optimizer = (
         Group([task], [0], resident, d, 0),
         torch.optim.AdamW(peer.parameters(), lr=0.004, weight_decay=0.1),

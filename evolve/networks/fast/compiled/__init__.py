@@ -1,3 +1,5 @@
-"""Kernels as machine code made at run time for their shapes: the VGGs' (:mod:`evolve.networks.fast.kernels` offers them on tensors) and that of a batch
-of images (:mod:`evolve.data.resident`).
+"""Kernels as machine code made at run time for their shapes.
+
+They are the VGGs' (:mod:`evolve.networks.fast.kernels` offers them on tensors), that of a batch of
+images, and those over all parameters of a network.
 """

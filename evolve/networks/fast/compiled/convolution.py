@@ -1,7 +1,8 @@
 """3x3 convolutions (padding 1, no bias) as machine code made for one shape.
 
-Maps are [N, side, side, channels] in memory, as channels_last holds them. The sums of a tile of pixels stay in registers while all inputs and
-taps are gone through; beyond the border nothing is computed, rather than multiplied with zeros. (A direct convolution in registers: Georganas and
+Maps are [N, side, side, channels] in memory, as channels_last holds them. The sums of a tile of
+pixels stay in registers while all inputs and taps are gone through; beyond the border nothing is
+computed, rather than multiplied with zeros. (A direct convolution in registers: Georganas and
 others, "Anatomy of high-performance deep learning convolutions on SIMD architectures", SC 2018.)
 """
 
@@ -17,15 +18,14 @@ from evolve.networks.fast.compiled.emit import Code, Value, lanes_of
 from evolve.networks.fast.compiled.kernel import kernel
 
 TAPS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
-CACHED = 1 << 17
-"""Numbers of x and of the output's gradient that a weight gradient goes through at a time, so that they stay in the second cache."""
-FEW = 64
-"""Pixels that a weight gradient adds up at least before it goes to memory, where a batch has them."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Pixels whose sums are held in registers at once: ``images`` x ``rows`` x ``columns``; several rows or images only where each is whole."""
+    """Pixels whose sums are held in registers at once: ``images`` x ``rows`` x ``columns``.
+
+    Several rows or images only where each is whole.
+    """
 
     images: int
     rows: int
@@ -33,7 +33,14 @@ class Tile:
 
 
 def tile_of(side: int, vectors: int) -> Tile:
-    """As many pixels as ``vectors`` registers hold, one each; a row that is too long is cut into nearly equal parts."""
+    """As many pixels as registers hold, one each.
+
+    A row that is too long is cut into nearly equal parts.
+
+    Args:
+        side: pixels of a map's side.
+        vectors: how many registers there are.
+    """
     parts = -(-side // vectors)
     columns = -(-side // parts)
     rows = min(side, vectors // columns) if parts == 1 else 1
@@ -51,29 +58,50 @@ class Cut:
 
 @kernel("ppppi")
 def convolution(code: Code, side: int, c_in: int, c_out: int, dtype: torch.dtype) -> None:
-    """(out, x, weight, room, N): out [N, side, side, c_out] from x [N, side, side, c_in] and the weight [c_out, 9, c_in].
+    """A kernel (out, x, weight, room, N): the convolution.
 
-    ``room``: :func:`room_for` numbers of the kernel's own.
+    out [N, side, side, c_out], x [N, side, side, c_in], weight [c_out, 9, c_in]; ``room`` holds
+    :func:`room_for` numbers of the kernel's own.
+
+    Args:
+        code: what the kernel is written into.
+        side: pixels of a map's side.
+        c_in, c_out: channels.
+        dtype: of all numbers.
     """
     _Convolution(code, side, c_in, c_out, turned=False).written()
 
 
 @kernel("ppppi")
 def data_gradient(code: Code, side: int, c_in: int, c_out: int, dtype: torch.dtype) -> None:
-    """(g_x, g, weight, room, N): from the gradient of :func:`convolution`'s output to that of x, the convolution with the weight turned by 180 degrees."""
+    """A kernel (g_x, g, weight, room, N): from the gradient of :func:`convolution`'s output to x's.
+
+    It is the convolution with the weight turned by 180 degrees.
+
+    Args:
+        code, side, c_in, c_out, dtype: as :func:`convolution`'s.
+    """
     _Convolution(code, side, c_out, c_in, turned=True).written()
 
 
 def room_for(c_in: int, c_out: int, dtype: torch.dtype) -> int:
-    """How much room both take."""
+    """How many numbers of room :func:`convolution` and :func:`data_gradient` take.
+
+    Args:
+        c_in, c_out: channels.
+        dtype: of all numbers.
+    """
     return 9 * max(c_in * lanes_of(c_out, dtype), c_out * lanes_of(c_in, dtype))
 
 
 class _Convolution:
-    """For each ``lanes`` outputs: their weights are laid out as they will be read, [c_in, 9, lanes], then all pixels are gone through."""
+    """For each ``lanes`` outputs all pixels are gone through.
+
+    Before that their weights are laid out as they will be read, [c_in, 9, lanes].
+    """
 
     def __init__(self, code: Code, side: int, c_in: int, c_out: int, turned: bool) -> None:
-        """``turned``: the weight lies as [c_in, 9, c_out] and its taps are read from the last to the first."""
+        # Turned, the weight lies as [c_in, 9, c_out] and its taps are read from the last.
         self.code, self.side, self.c_in, self.c_out, self.turned = code, side, c_in, c_out, turned
         self.out, self.x, self.weight, self.room, self.images = code.arguments
         self.lanes = lanes_of(c_out, code.dtype)
@@ -151,7 +179,7 @@ class _Convolution:
         self._along(self.tile.rows, strip)
 
     def _along(self, length: int, body: Callable[[Value | int, Cut], None]) -> None:
-        """``body(start, cut)`` for every tile along one axis; those that touch no border are one loop."""
+        """``body(start, cut)`` for every tile of an axis; those that touch no border are a loop."""
         last = (self.side - 1) // length * length
         body(0, Cut(min(length, self.side), True, last == 0))
         if last > length:
@@ -209,202 +237,3 @@ class _Convolution:
         out = code.at(self.out, code.linear((corner, self.c_out), (block, self.lanes)))
         for (i, r, c), value in zip(pixels, sums, strict=True):
             code.store(value, code.at(out, ((i * side + r) * side + c) * self.c_out))
-
-
-@kernel("pppi")
-def weight_gradient(code: Code, side: int, c_in: int, c_out: int, dtype: torch.dtype) -> None:
-    """(into, g, x, N): adds to the weight [c_out, 9, c_in] its gradient, given that of the output, g [N, side, side, c_out]."""
-    into, *rest = code.arguments
-    _WeightGradient(code, side, c_in, c_out, into, None, *rest).written()
-
-
-@kernel("pppppi")
-def weight_step(code: Code, side: int, c_in: int, c_out: int, dtype: torch.dtype) -> None:
-    """(b, weight, rates, g, x, N): the gradient is added to b, and the step of SGD made: weight += rates[0] * b, then b = rates[1] * b + rates[2] * weight.
-
-    Each number is then in the cache already; where weights outweigh maps, memory takes longer than all arithmetic.
-    """
-    into, weight, rates, *rest = code.arguments
-    _WeightGradient(code, side, c_in, c_out, into, (weight, rates), *rest).written()
-
-
-def divisor(number: int, most: int) -> int:
-    """The largest divisor that is not above ``most``."""
-    return next(d for d in range(min(number, most), 0, -1) if number % d == 0)
-
-
-class _WeightGradient:
-    """Lanes are inputs, or outputs where the inputs are few (images have three). ``step``: the weight and the rates of :func:`weight_step`."""
-
-    def __init__(
-        self,
-        code: Code,
-        side: int,
-        c_in: int,
-        c_out: int,
-        into: Value,
-        step: tuple[Value, Value] | None,
-        g: Value,
-        x: Value,
-        images: Value,
-    ) -> None:
-        self.code, self.side, self.c_in, self.c_out = code, side, c_in, c_out
-        self.into, self.step, self.g, self.x, self.images = into, step, g, x, images
-        dtype = code.dtype
-        self.by_out = lanes_of(c_in, dtype) < min(4, lanes_of(c_out, dtype))
-        vectors, singles = (c_out, c_in) if self.by_out else (c_in, c_out)
-        self.lanes = lanes_of(vectors, dtype)
-        self.vectors, self.singles = (
-            vectors // self.lanes,
-            divisor(singles, (emit.processor().registers - 4) // 9),
-        )
-        self.blocks = singles // self.singles
-        self.held = self.code.room(9 * self.singles * self.lanes)
-        self.some = max(1, FEW // side**2, CACHED // ((c_in + c_out) * side**2))
-
-    def written(self) -> None:
-        """Some images after the other, so that they stay in the cache while all channels go through them."""
-        code = self.code
-        last = code.multiple(code.less(self.images, code.index(1)), self.some)
-
-        def stretch(start: Value, count: Value | int, final: bool) -> None:
-            code.loop(
-                self.blocks,
-                lambda block, _: code.loop(
-                    self.vectors, lambda v, _: self._sum(start, count, final, block, v)
-                ),
-            )
-
-        code.loop(last, lambda start, _: stretch(start, self.some, False), step=self.some)
-        stretch(last, code.less(self.images, last), True)
-
-    def _sum(
-        self, start: Value, count: Value | int, final: bool, block: Value, vector: Value
-    ) -> None:
-        """Over ``count`` images from ``start`` on, added to memory; behind the ``final`` ones comes the step."""
-        code = self.code
-        zeros = [code.const(0.0, self.lanes)] * (9 * self.singles)
-        sums = code.loop(
-            count, lambda i, held: self._image(code.add(start, i), block, vector, held), zeros
-        )
-        self._add_by_out(sums, final, block, vector) if self.by_out else self._add(
-            sums, final, block, vector
-        )
-
-    def _add(self, sums: Sequence[Value], final: bool, block: Value, vector: Value) -> None:
-        code = self.code
-        for number, value in enumerate(sums):
-            single, tap = code.linear((block, self.singles), (1, number // 9)), number % 9
-            self._join(
-                value,
-                final,
-                code.linear((single, 9 * self.c_in), (1, tap * self.c_in), (vector, self.lanes)),
-                self.lanes,
-            )
-
-    def _add_by_out(self, sums: Sequence[Value], final: bool, block: Value, vector: Value) -> None:
-        """One by one: the lanes of a vector lie apart in memory."""
-        code = self.code
-        for number, value in enumerate(sums):
-            code.store(value, code.at(self.held, number * self.lanes))
-
-        def lane(single: Value, tap: Value, number: Value) -> None:
-            row, column = (
-                code.linear((vector, self.lanes), (number, 1)),
-                code.linear((block, self.singles), (single, 1)),
-            )
-            value = code.load(
-                code.at(
-                    self.held, code.linear((single, 9 * self.lanes), (tap, self.lanes), (number, 1))
-                ),
-                1,
-            )
-            self._join(
-                value, final, code.linear((row, 9 * self.c_in), (tap, self.c_in), (column, 1)), 1
-            )
-
-        def taps(single: Value, tap: Value) -> None:
-            code.loop(self.lanes, lambda number, _: lane(single, tap, number))
-
-        code.loop(self.singles, lambda single, _: code.loop(9, lambda tap, _: taps(single, tap)))
-
-    def _join(self, value: Value, final: bool, offset: Value, lanes: int) -> None:
-        """Numbers of a sum join those in memory."""
-        code, place = self.code, self.code.at(self.into, offset)
-        total = code.b.fadd(code.load(place, lanes), value)
-        if self.step and final:
-            weight, rates = (
-                code.at(self.step[0], offset),
-                [code.spread(code.load(code.at(self.step[1], n), 1), lanes) for n in range(3)],
-            )
-            stepped = code.fma(rates[0], total, code.load(weight, lanes))
-            code.store(stepped, weight)
-            total = code.fma(rates[2], stepped, code.b.fmul(rates[1], total))
-        code.store(total, place)
-
-    def _image(self, image: Value, block: Value, vector: Value, sums: list[Value]) -> list[Value]:
-        last = self.side - 1
-        if last == 0:
-            return self._row(image, 0, [0], block, vector, sums)
-        sums = self._row(image, 0, [0, 1], block, vector, sums)
-        if last > 1:
-            sums = self.code.loop(
-                last,
-                lambda y, held: self._row(image, y, [-1, 0, 1], block, vector, held),
-                sums,
-                start=1,
-            )
-        return self._row(image, last, [-1, 0], block, vector, sums)
-
-    def _row(
-        self,
-        image: Value,
-        y: Value | int,
-        down: Sequence[int],
-        block: Value,
-        vector: Value,
-        sums: list[Value],
-    ) -> list[Value]:
-        code, last = self.code, self.side - 1
-        first = code.linear((image, self.side**2), (y, self.side))
-        g_vector, x_vector = (
-            (vector, self.lanes) if self.by_out else (block, self.singles),
-            (block, self.singles) if self.by_out else (vector, self.lanes),
-        )
-        g = code.at(self.g, code.linear((first, self.c_out), g_vector))
-        x = code.at(self.x, code.linear((first, self.c_in), x_vector))
-
-        def pixel(column: Value | int, across: Sequence[int], held: list[Value]) -> list[Value]:
-            taps = [tap for tap, (dy, dx) in enumerate(TAPS) if dy in down and dx in across]
-            return self._pixel(
-                code.at(g, code.mul(column, self.c_out)),
-                code.at(x, code.mul(column, self.c_in)),
-                taps,
-                held,
-            )
-
-        if last == 0:
-            return pixel(0, [0], sums)
-        sums = pixel(0, [0, 1], sums)
-        if last > 1:
-            sums = code.loop(last, lambda c, held: pixel(c, [-1, 0, 1], held), sums, start=1)
-        return pixel(last, [-1, 0], sums)
-
-    def _pixel(self, g: Value, x: Value, taps: Sequence[int], held: list[Value]) -> list[Value]:
-        code, sums = self.code, list(held)
-        known = (
-            [code.load(g, self.lanes)]
-            if self.by_out
-            else [self._one(g, s) for s in range(self.singles)]
-        )
-        for tap in taps:
-            dy, dx = TAPS[tap]
-            there = code.at(x, (dy * self.side + dx) * self.c_in)
-            moved = None if self.by_out else code.load(there, self.lanes)
-            for s in range(self.singles):
-                a, b = (self._one(there, s), known[0]) if self.by_out else (known[s], moved)
-                sums[9 * s + tap] = code.fma(a, b, sums[9 * s + tap])
-        return sums
-
-    def _one(self, pointer: Value, offset: int) -> Value:
-        return self.code.spread(self.code.load(self.code.at(pointer, offset), 1), self.lanes)

@@ -1,9 +1,10 @@
 """Machine code at run time, by LLVM: what the kernels of this package are written with.
 
-A kernel is a Python function that emits LLVM's intermediate code for one shape; LLVM compiles it for the processor at hand in a few
-hundredths of a second, so no compiler has to be installed. Operations are emitted in a fixed order and none may be reassociated or contracted: how
-wide the processor's vectors are decides how many channels are computed at once, never the order in which a number is added up. So a
-kernel gives the same bits on every processor.
+A kernel is a Python function that emits LLVM's intermediate code for one shape; LLVM compiles it
+for the processor at hand in a few hundredths of a second, so no compiler has to be installed.
+Operations are emitted in a fixed order and none may be reassociated or contracted: how wide the
+processor's vectors are decides how many channels are computed at once, never the order in which a
+number is added up. So a kernel gives the same bits on every processor.
 """
 
 from __future__ import annotations
@@ -42,7 +43,14 @@ def processor() -> Processor:
 
 
 def lanes_of(channels: int, dtype: torch.dtype) -> int:
-    """How many of ``channels`` are computed at once: what a register holds, or the largest half of it that divides them."""
+    """How many channels are computed at once.
+
+    It is what a register holds, or the largest half of it that divides them.
+
+    Args:
+        channels: of the maps.
+        dtype: of the numbers.
+    """
     lanes = processor().width // dtype.itemsize
     while channels % lanes:
         lanes //= 2
@@ -65,10 +73,15 @@ def _machine() -> Any:
 
 
 class Code:
-    """The body of one kernel while it is emitted. Its numbers are of ``dtype``, float32 or float64; offsets count numbers, not bytes."""
+    """The body of one kernel while it is emitted.
+
+    Its numbers are of ``dtype``, float32 or float64; offsets count numbers, not bytes.
+    """
 
     def __init__(self, name: str, arguments: str, dtype: torch.dtype) -> None:
-        """``arguments``: a letter each, "p" for an address (of numbers, mostly), "i" for an integer. No two addresses may overlap."""
+        """``arguments``: a letter each, "p" for an address (of numbers, mostly), "i" for an
+        integer. No two addresses may overlap.
+        """
         self.real = ir.FloatType() if dtype == torch.float32 else ir.DoubleType()
         self.dtype, self.size = dtype, dtype.itemsize
         self.module = ir.Module(name)
@@ -157,8 +170,8 @@ class Code:
         return ir.VectorType(self.real, lanes) if lanes > 1 else self.real
 
     def const(self, value: float, lanes: int = 1) -> Value:
-        one = ir.Constant(self.real, value)
-        return ir.Constant(self.kind(lanes), [one] * lanes) if lanes > 1 else one
+        number = ir.Constant(self.real, value)
+        return ir.Constant(self.kind(lanes), [number] * lanes) if lanes > 1 else number
 
     def at(self, pointer: Value, offset: Value | int) -> Value:
         """``pointer`` moved by ``offset`` numbers."""
@@ -176,9 +189,9 @@ class Code:
 
     def room(self, count: int) -> Value:
         """The address of ``count`` numbers of the kernel's own."""
-        made = self.b.alloca(self.real, count)
-        made.type = POINTER  # as all addresses here: of nothing in particular
-        return made
+        pointer = self.b.alloca(self.real, count)
+        pointer.type = POINTER  # as all addresses here: of nothing in particular
+        return pointer
 
     def spread(self, value: Value, lanes: int) -> Value:
         """One number in every lane."""
@@ -193,18 +206,18 @@ class Code:
 
     def transposed(self, rows: Sequence[Value]) -> list[Value]:
         """Columns of as many vectors as they have lanes."""
-        found, lanes, word = list(rows), len(rows), ir.IntType(32)
+        columns, lanes, word = list(rows), len(rows), ir.IntType(32)
         for apart in (1 << bit for bit in range(lanes.bit_length() - 1)):
             even = [n if not n & apart else lanes + n - apart for n in range(lanes)]
             odd = [n + apart if not n & apart else lanes + n for n in range(lanes)]
             masks = [ir.Constant(ir.VectorType(word, lanes), mask) for mask in (even, odd)]
             for n in range(lanes):
                 if not n & apart:
-                    pair = found[n], found[n + apart]
-                    found[n], found[n + apart] = (
+                    pair = columns[n], columns[n + apart]
+                    columns[n], columns[n + apart] = (
                         self.b.shuffle_vector(*pair, mask) for mask in masks
                     )
-        return found
+        return columns
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c, rounded once."""
@@ -243,8 +256,8 @@ class Code:
         function = self.module.globals.get(name) or ir.Function(
             self.module, ir.FunctionType(word, [word]), name
         )
-        found = self.b.call(function, [self.b.bitcast(truths, word)])
-        return self.b.zext(found, INDEX)
+        bits = self.b.call(function, [self.b.bitcast(truths, word)])
+        return self.b.zext(bits, INDEX)
 
     # Loops
 
@@ -256,7 +269,9 @@ class Code:
         step: int = 1,
         start: Value | int = 0,
     ) -> list[Value]:
-        """``body(i, values)`` for i from ``start`` below ``count`` by ``step``; it returns the values of the next round, if any are carried."""
+        """``body(i, values)`` for i from ``start`` below ``count`` by ``step``; it returns the
+        values of the next round, if any are carried.
+        """
         b, before = self.b, self.b.block
         head, inside, after = (self.function.append_basic_block() for _ in range(3))
         b.branch(head)

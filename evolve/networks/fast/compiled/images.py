@@ -1,6 +1,8 @@
-"""A batch of images as machine code: gathered, normalised, shifted and mirrored in one sweep, where torch makes a pass through memory for each.
+"""A batch of images as machine code: gathered, normalised, shifted and mirrored in one sweep.
 
-Every number is made as in :meth:`evolve.data.resident.Resident.gather`, to the same bit: a byte, as a number, times the scale, minus the shift.
+torch makes a pass through memory for each. Every number is made as in
+:meth:`evolve.data.resident.Resident.gather`, to the same bit: a byte, as a number, times the scale,
+minus the shift.
 """
 
 from __future__ import annotations
@@ -17,16 +19,27 @@ CACHE_LINE = 64
 
 @kernel("pppipppp")
 def batch(code: Code, size: int, crop: bool, flip: bool, dtype: torch.dtype) -> None:
-    """(out, images, index, B, scale, shift, skipped, mirrored): the images ``index`` [B] out of bytes [N, size, size, 3] as out [B, size, size, 3].
+    """A kernel (out, images, index, B, scale, shift, skipped, mirrored): a batch of images.
 
-    ``scale`` and ``shift``: [3 * size], a line's. With ``crop``, ``skipped`` [2, B] says how many lines and columns of an image that is padded
-    by size // 8 zeros on every side come before what is shown, 0..2 * (size // 8). With ``flip``, bytes ``mirrored`` [B], 0 or 1. Integers are 64 bits wide.
+    Takes the images ``index`` [B] out of bytes [N, size, size, 3] as out [B, size, size, 3].
+    ``scale`` and ``shift``: [3 * size], a line's. With ``crop``, ``skipped`` [2, B] says how many
+    lines and columns of an image that is padded by size // 8 zeros on every side come before what
+    is shown, 0..2 * (size // 8). With ``flip``, bytes ``mirrored`` [B], 0 or 1. Integers are 64
+    bits wide.
+
+    Args:
+        code: what the kernel is written into.
+        size: pixels of an image's side.
+        crop, flip: whether the kernel does it.
+        dtype: of ``out``, ``scale`` and ``shift``.
     """
     _Batch(code, size, size // 8 if crop else 0, flip).written()
 
 
 class _Batch:
-    """Line by line: normalised into a room with zeros on both sides, then copied from where the shift says."""
+    """Line by line: normalised into a room with zeros on both sides, then copied from where the
+    shift says.
+    """
 
     def __init__(self, code: Code, size: int, reach: int, flip: bool) -> None:
         self.code, self.size, self.reach, self.flip = code, size, reach, flip

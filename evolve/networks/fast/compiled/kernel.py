@@ -1,7 +1,7 @@
 """Kernels by their shape: compiled once a process, and kept on disk from one process to the next.
 
-Machine code lies under $XDG_CACHE_HOME/evolve/kernels (~/.cache by default), named after all that made it. Where nothing can be kept there, every
-process compiles for itself.
+Machine code lies under $XDG_CACHE_HOME/evolve/kernels (~/.cache by default), named after all that
+made it. Where nothing can be kept there, every process compiles for itself.
 """
 
 from __future__ import annotations
@@ -26,14 +26,20 @@ from evolve.networks.fast.compiled import emit as emitting
 from evolve.networks.fast.compiled.emit import Code, machine
 
 Kernel = Callable[..., None]
-"""Takes addresses (of numbers that lie as the kernel's docstring says) and integers. Others may run Python meanwhile."""
+"""Takes addresses (of numbers that lie as the kernel's docstring says) and integers.
+
+Others may run Python meanwhile.
+"""
 _ONE_AT_A_TIME = threading.Lock()  # LLVM's engine is not made for several threads
 
 
 def kernel(arguments: str) -> Callable[[Callable[..., None]], Callable[..., Kernel]]:
-    """A function that emits code for a shape, ``emit(code, *shape, dtype)``, becomes one that gives the kernel, ``made(*shape, dtype)``.
+    """A decorator for a function that emits code for a shape, ``emit(code, *shape, dtype)``.
 
-    ``arguments``: the kernel's, as :class:`Code` names them.
+    It becomes one that gives the kernel, ``made(*shape, dtype)``.
+
+    Args:
+        arguments: the kernel's, as :class:`Code` names them.
     """
 
     def decorated(emit: Callable[..., None]) -> Callable[..., Kernel]:
@@ -70,7 +76,10 @@ def _engine() -> Any:
 
 
 def _kept(name: str, compiled: Callable[[], bytes]) -> bytes:
-    """The code that is kept as ``name``, or newly compiled. A file that is not whole is made anew."""
+    """The code that is kept as ``name``, or newly compiled.
+
+    A file that is not whole is made anew.
+    """
     folder = _folder()
     if folder is None:
         return compiled()
@@ -79,15 +88,17 @@ def _kept(name: str, compiled: Callable[[], bytes]) -> bytes:
         check, _, held = path.read_bytes().partition(b"\n")
         if digest(held).encode() == check:
             return held
-    made = compiled()
+    code = compiled()
     with suppress(UserError):
-        write_whole(path, digest(made).encode() + b"\n" + made, "compiled kernel")
-    return made
+        write_whole(path, digest(code).encode() + b"\n" + code, "compiled kernel")
+    return code
 
 
 @lru_cache(maxsize=1)
 def _folder() -> Path | None:
-    """Where code of this version for this processor is kept; None where it cannot be, or where others might have written it."""
+    """Where code of this version for this processor is kept; None where it cannot be, or where
+    others might have written it.
+    """
     about = (
         llvmlite.__version__,
         llvm.llvm_version_info,

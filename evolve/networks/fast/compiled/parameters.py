@@ -1,8 +1,9 @@
-"""What is done to all parameters of a network at once, as machine code: SGD's step, and a count of gradient entries.
+"""What is done to all parameters of a network at once, as machine code.
 
-Kernels here take a table of tensors, int64 [tensors, columns] of addresses and sizes. Each tensor's numbers lie side by side in memory, in any order
-that the tensors of one line of the table share. A network of an eighth of the width has a thousand numbers a tensor, so that
-asking for each of them by itself takes longer than the arithmetic.
+It is SGD's step, and a count of gradient entries. Kernels here take a table of tensors, int64
+[tensors, columns] of addresses and sizes. Each tensor's numbers lie side by side in memory, in any
+order that the tensors of one line of the table share. A network of an eighth of the width has a
+thousand numbers a tensor, so that a call for each would take longer than the arithmetic.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ from evolve.networks.fast.compiled.kernel import kernel
 
 
 def side_by_side(tensor: Tensor) -> bool:
-    """Whether the tensor's numbers are all that lies in its stretch of memory, in the plain order or that of channels_last."""
+    """Whether a tensor's numbers are all that lies in its stretch of memory.
+
+    They lie in the plain order or that of channels_last.
+
+    Args:
+        tensor: any.
+    """
     return (
         tensor.is_contiguous()
         or tensor.dim() == 4
@@ -28,8 +35,15 @@ def side_by_side(tensor: Tensor) -> bool:
 
 @kernel("pip")
 def sgd(code: Code, dtype: torch.dtype) -> None:
-    """(table, tensors, rates): lines (parameter p, gradient g, momentum b, numbers); rates [learning rate, momentum, decay]: b = momentum b + (g + decay p),
-    p = p - rate b, as torch.optim.SGD; each product and its sum are rounded once.
+    """A kernel (table, tensors, rates): a step of SGD for all tensors of a table.
+
+    A line is (parameter p, gradient g, momentum b, numbers), rates are [learning rate, momentum,
+    decay]: b = momentum b + (g + decay p), p = p - rate b, as torch.optim.SGD; each product and its
+    sum are rounded once.
+
+    Args:
+        code: what the kernel is written into.
+        dtype: of all numbers.
     """
     table, tensors, rates = code.arguments
     b, lanes = code.b, emit.processor().width // dtype.itemsize
@@ -56,7 +70,14 @@ def sgd(code: Code, dtype: torch.dtype) -> None:
 
 @kernel("pipp")
 def above(code: Code, dtype: torch.dtype) -> None:
-    """(table, tensors, threshold, counts): lines (tensor, numbers, place); adds how many numbers are greater than the threshold to counts[place], int64."""
+    """A kernel (table, tensors, threshold, counts): counts numbers greater than the threshold.
+
+    A line is (tensor, numbers, place); its count is added to counts[place], int64.
+
+    Args:
+        code: what the kernel is written into.
+        dtype: of the tensors' numbers.
+    """
     table, tensors, threshold, counts = code.arguments
     b, lanes = code.b, emit.processor().width // dtype.itemsize
     limit = code.load(threshold, 1)
@@ -86,7 +107,9 @@ def _numbers(
     body: Callable[[Value, int, Sequence[Value]], Sequence[Value] | None],
     carried: Sequence[Value] = (),
 ) -> Sequence[Value]:
-    """``body(offset, how many, values)`` for vectors of ``lanes`` numbers, then for single ones; as :meth:`Code.loop`."""
+    """``body(offset, how many, values)`` for vectors of ``lanes`` numbers, then for single ones; as
+    :meth:`Code.loop`.
+    """
     whole = code.multiple(count, lanes)
     held = code.loop(whole, lambda at, values: body(at, lanes, values), carried, step=lanes)
     return code.loop(count, lambda at, values: body(at, 1, values), held, start=whole)

@@ -1,7 +1,9 @@
-"""How BN and ReLU change along a direction, forward and back, as machine code: the R-operator of :mod:`evolve.networks.fast.hessian` at one layer.
+"""How BN and ReLU change along a direction, forward and back, as machine code.
 
-With ^c = (c - mean) / std: d^c = (dc - mean dc - ^c mean(^c dc)) / std forward, and back the derivative of
-g_c = (^g - mean ^g - ^c mean(^g ^c)) / std, where ^g = gamma g_n and g_n is the gradient that the ReLU lets through. Rows [pixels, channels].
+It is the R-operator of :mod:`evolve.networks.fast.hessian` at one layer. With ^c = (c - mean) /
+std: d^c = (dc - mean dc - ^c mean(^c dc)) / std forward, and back the derivative of g_c = (^g -
+mean ^g - ^c mean(^g ^c)) / std, where ^g = gamma g_n and g_n is the gradient that the ReLU lets
+through. Rows [pixels, channels].
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ from evolve.networks.fast.compiled.units import Channels
 
 @dataclass(frozen=True)
 class _Layer:
-    """What both ways know of a layer: ``even`` is mean dc, ``growth`` the derivative of std over std."""
+    """What both ways know of a layer.
+
+    ``even`` is mean dc, ``growth`` the derivative of std over std.
+    """
 
     k: Channels
     c: Value
@@ -52,8 +57,15 @@ class _Layer:
 
 @kernel("ppppppppppppi")
 def pushed(code: Code, channels: int, dtype: torch.dtype) -> None:
-    """(d_z, d_c, c, scale, shift, mean, invstd, gamma, v_gamma, v_beta, even, growth, rows): the derivative of z = ReLU(BN(c)), given that of c and
-    the direction of gamma and beta; mean d_c and the growth of std are left in ``even`` and ``growth``, [channels].
+    """A kernel: the derivative of z = ReLU(BN(c)), given those of c, gamma and beta.
+
+    It takes (d_z, d_c, c, scale, shift, mean, invstd, gamma, v_gamma, v_beta, even, growth, rows).
+    Mean d_c and the growth of std are left in ``even`` and ``growth``, [channels].
+
+    Args:
+        code: what the kernel is written into.
+        channels: of the maps.
+        dtype: of all numbers.
     """
     k, b = Channels(code, channels), code.b
     d_z, d_c, c, scale, shift, mean, invstd, gamma, v_gamma, v_beta, even, growth, rows = (
@@ -94,9 +106,17 @@ def pushed(code: Code, channels: int, dtype: torch.dtype) -> None:
 
 @kernel("ppppppppppppppppppi")
 def pulled(code: Code, channels: int, given: bool, dtype: torch.dtype) -> None:
-    """(d_g, g_z, d_z, g_c, d_c, c, scale, shift, mean, invstd, even, growth, gamma, v_gamma, g_gamma, g_beta, d_gamma, d_beta, rows): the
-    derivative of g_c, given the gradients of z, c, gamma and beta, and with ``given`` the derivative d_z of z's gradient (otherwise it is 0 and its
-    address unread); those of gamma's and beta's gradients are written to d_gamma and d_beta.
+    """A kernel: the derivative of g_c, given the gradients of z, c, gamma and beta.
+
+    It takes (d_g, g_z, d_z, g_c, d_c, c, scale, shift, mean, invstd, even, growth, gamma, v_gamma,
+    g_gamma, g_beta, d_gamma, d_beta, rows). The derivatives of gamma's and beta's gradients are
+    written to d_gamma and d_beta.
+
+    Args:
+        code: what the kernel is written into.
+        channels: of the maps.
+        given: whether z's gradient has a derivative d_z; otherwise its address is unread.
+        dtype: of all numbers.
     """
     k, b = Channels(code, channels), code.b
     (

@@ -1,8 +1,10 @@
-"""What stands between two convolutions, as machine code: BN in training mode, ReLU and the 2x2 max pool, forward and back.
+"""What stands between two convolutions, as machine code, forward and back.
 
-Maps are rows [pixels, channels] in memory. A pool's kernels take the rows of N images of ``side`` x ``side`` pixels; an odd last line or
-column is left out, as torch does. Nothing but a layer's input and its convolution's output c is kept for the way back: which pixels
-the ReLU and the pool let through is found again from scale * c + shift, to the same bit.
+It is BN in training mode, ReLU and the 2x2 max pool. Maps are rows [pixels, channels] in memory. A
+pool's kernels take the rows of N images of ``side`` x ``side`` pixels; an odd last line or column
+is left out, as torch does. Nothing but a layer's input and its convolution's output c is kept for
+the way back: which pixels the ReLU and the pool let through is found again from scale * c + shift,
+to the same bit.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from evolve.networks.fast.compiled.emit import Code, Value, lanes_of
 from evolve.networks.fast.compiled.kernel import kernel
 
 MOMENTUM, EPS = 0.1, 1e-5  # nn.BatchNorm2d's
+# Rows whose sum is formed before it joins the total: fewer additions one after the other, and less
+# rounding.
 ROWS = 8
-"""Rows whose sum is formed before it joins the total: fewer additions one after the other, and less rounding."""
 
 
 class Channels:
-    """What kernels over maps of ``channels`` are written with: vectors of channels, sums over rows."""
+    """What kernels over maps are written with: vectors of channels, sums over rows."""
 
     def __init__(self, code: Code, channels: int) -> None:
         self.code, self.channels = code, channels
@@ -94,9 +97,16 @@ class Channels:
 
 @kernel("pipppppppppi")
 def statistics(code: Code, channels: int, dtype: torch.dtype) -> None:
-    """(c, rows, gamma, beta, bias, mean, invstd, scale, shift, running_mean, running_var, known): BN's batch statistics of c [rows, channels].
+    """A kernel: BN's batch statistics of c [rows, channels].
 
-    scale = gamma * invstd and shift = beta - mean * scale. Where ``known`` is not 0 the running statistics move by MOMENTUM, as those of c + bias.
+    It takes (c, rows, gamma, beta, bias, mean, invstd, scale, shift, running_mean, running_var,
+    known). scale = gamma * invstd and shift = beta - mean * scale. Where ``known`` is not 0 the
+    running statistics move by MOMENTUM, as those of c + bias.
+
+    Args:
+        code: what the kernel is written into.
+        channels: of the maps.
+        dtype: of all numbers.
     """
     k = Channels(code, channels)
     b = code.b
@@ -151,7 +161,11 @@ def _larger(k: Channels, y: Value, best: Value) -> Value:
 
 @kernel("ppppi")
 def rectified(code: Code, channels: int, dtype: torch.dtype) -> None:
-    """(out, c, scale, shift, rows): out = ReLU(scale * c + shift), [rows, channels]."""
+    """A kernel (out, c, scale, shift, rows): out = ReLU(scale * c + shift), [rows, channels].
+
+    Args:
+        code, channels, dtype: as :func:`statistics`'.
+    """
     k = Channels(code, channels)
     out, c, scale, shift, rows = code.arguments
 
@@ -164,8 +178,13 @@ def rectified(code: Code, channels: int, dtype: torch.dtype) -> None:
 
 @kernel("pppppppppi")
 def rectified_gradient(code: Code, channels: int, dtype: torch.dtype) -> None:
-    """(g_c, g, c, scale, shift, mean, invstd, g_gamma, g_beta, rows): from the gradient g of :func:`rectified`'s output to that of c; those of
-    gamma and beta are added to.
+    """A kernel: from the gradient g of :func:`rectified`'s output to that of c.
+
+    It takes (g_c, g, c, scale, shift, mean, invstd, g_gamma, g_beta, rows). The gradients of gamma
+    and beta are added to g_gamma and g_beta.
+
+    Args:
+        code, channels, dtype: as :func:`statistics`'.
     """
     k = Channels(code, channels)
     g_c, g, c, scale, shift, mean, invstd, g_gamma, g_beta, rows = code.arguments
@@ -180,7 +199,9 @@ def rectified_gradient(code: Code, channels: int, dtype: torch.dtype) -> None:
 
 
 class _Back:
-    """Through BN, in two walks over the pixels: g_c = scale * g - even - slope * (c - mean), where the last two come from sums over all."""
+    """Through BN, in two walks over the pixels: g_c = scale * g - even - slope * (c - mean), where
+    the last two come from sums over all.
+    """
 
     def __init__(self, k: Channels, g_c: Value, c: Value, scale: Value, mean: Value) -> None:
         self.k, self.g_c, self.c, self.scale, self.mean = k, g_c, c, scale, mean
@@ -238,7 +259,9 @@ class _Pools:
         self.k, self.side, self.images = k, side, images
 
     def walk(self, body: Callable[[list[Value], Value, Value | int], None]) -> None:
-        """``body(offsets of the window's pixels, offset of the pooled pixel, offset of a vector)``, in the order of memory."""
+        """``body(offsets of the window's pixels, offset of the pooled pixel, offset of a vector)``,
+        in the order of memory.
+        """
         code, c, side, half = self.k.code, self.k.channels, self.side, self.side // 2
 
         def window(n: Value, y: Value, x: Value) -> None:
@@ -279,7 +302,12 @@ class _Pools:
 
 @kernel("ppppi")
 def pooled(code: Code, channels: int, side: int, dtype: torch.dtype) -> None:
-    """(out, c, scale, shift, N): the 2x2 max pool of ReLU(scale * c + shift)."""
+    """A kernel (out, c, scale, shift, N): the 2x2 max pool of ReLU(scale * c + shift).
+
+    Args:
+        code, channels, dtype: as :func:`statistics`'.
+        side: pixels of a map's side.
+    """
     k = Channels(code, channels)
     out, c, scale, shift, images = code.arguments
 
@@ -295,9 +323,13 @@ def pooled(code: Code, channels: int, side: int, dtype: torch.dtype) -> None:
 
 @kernel("pppppppppi")
 def pooled_gradient(code: Code, channels: int, side: int, dtype: torch.dtype) -> None:
-    """(g_c, g, c, scale, shift, mean, invstd, g_gamma, g_beta, N): as :func:`rectified_gradient`, from the gradient g behind the pool.
+    """A kernel: as :func:`rectified_gradient`, from the gradient g behind the pool.
 
-    The first of a window's largest pixels receives it, as in torch.
+    It takes (g_c, g, c, scale, shift, mean, invstd, g_gamma, g_beta, N). The first of a window's
+    largest pixels receives it, as in torch.
+
+    Args:
+        code, channels, side, dtype: as :func:`pooled`'s.
     """
     k = Channels(code, channels)
     b = code.b
