@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from evolve.condensers.own import Images
+    from evolve.condensers.own import Images, Method
     from evolve.learngene.learngene import Learngene
     from evolve.networks.network import Network
     from evolve.runs.api import Loaded
@@ -81,7 +81,7 @@ def condense(
     *,
     network: str | None = None,
     width: float = 1.0,
-    method: str = "meta-network",
+    method: str | Method = "meta-network",
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> Learngene:
@@ -93,7 +93,7 @@ def condense(
             (PIL image or uint8 tensor [3, H, W], label).
         network: a registered network's name; None: the one whose tensors these are.
         width: multiplier of its layers' channels.
-        method: a condenser's name.
+        method: a condenser's name, or a function of one's own (docs/plugins.md).
         seed: draws everything random.
         settings: others of [condense], such as {"epochs": 10}.
 

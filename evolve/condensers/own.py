@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from evolve.condensers.condense import condense_ancestor
-from evolve.condensers.interface import Request
+from evolve.condensers.interface import Condensed, Request
+from evolve.condensers.plugin_check import checked
 from evolve.core.errors import DataError, UserError
 from evolve.core.settings import Settings
 from evolve.core.toml import override, toml_value
@@ -25,6 +26,7 @@ from evolve.networks.family import NETWORKS, architecture
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's and timm's default
 Images = Dataset[Any] | tuple[Any, Any]
+Method = Callable[[Request], Condensed]
 
 
 def condense_own(
@@ -33,7 +35,7 @@ def condense_own(
     *,
     network: str | None = None,
     width: float = 1.0,
-    method: str = "meta-network",
+    method: str | Method = "meta-network",
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     normalised_by: tuple[Sequence[float], Sequence[float]] = IMAGENET,
@@ -46,7 +48,7 @@ def condense_own(
             (PIL image or uint8 tensor [3, H, W], label).
         network: a registered network's name; None: the one whose tensors these are.
         width: multiplier of its layers' channels.
-        method: a condenser's name.
+        method: a condenser's name, or a function of one's own.
         seed: draws everything random.
         settings: others of [condense], such as {"epochs": 10}.
         normalised_by: mean and std of the channels, in [0, 1] units, that the network learned with.
@@ -61,19 +63,26 @@ def condense_own(
     state = model.state_dict() if isinstance(model, nn.Module) else model
     plan, named = _architecture(state, network, width, images.shape[-1])
     own = renamed({name: tensor.detach().cpu() for name, tensor in state.items()}, plan)
+    named_method = method if isinstance(method, str) else "fixed"
     chosen = Settings()
-    for key, value in {"method": method, **(settings or {})}.items():
+    for key, value in {"method": named_method, **(settings or {})}.items():
         chosen = override(chosen, f"condense.{key}={toml_value(value)}")
     resident = Resident(_image_set(images, labels, normalised_by), torch.device("cpu"))
     classes = range(int(labels.max()) + 1)
     request = Request(
         plan, own, {}, classes, resident, chosen.condense, seed, lambda part, text: None
     )
-    condensed = condense_ancestor(request)
+    condensed = (
+        condense_ancestor(request) if isinstance(method, str) else checked(method(request), request)
+    )
     layers = [name for index in condensed.selected for name in request.groups[index]]
     gene = extract(own, plan, [*layers, *plan.carried])
     gene.provenance.update(
-        network=named, width=width, method=method, seed=seed, selected_by=condensed.selected_by
+        network=named,
+        width=width,
+        method=method if isinstance(method, str) else getattr(method, "__name__", "own"),
+        seed=seed,
+        selected_by=condensed.selected_by,
     )
     return gene
 

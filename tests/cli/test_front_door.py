@@ -168,4 +168,6 @@ def test_help_groups_every_command() -> None:
     grouped = [command.name for commands in PURPOSES.values() for command in commands]
     assert sorted(grouped) == sorted(cli.commands)
     text = evolve("--help").stdout
-    assert all(heading in text for heading in PURPOSES) and "..." not in text.partition("Options:")[2]
+    assert (
+        all(heading in text for heading in PURPOSES) and "..." not in text.partition("Options:")[2]
+    )
