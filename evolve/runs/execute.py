@@ -12,6 +12,7 @@ from evolve.core.errors import UserError
 from evolve.engine.engine import Notice, StageDone, StageProgress, StageStarted, run_stages
 from evolve.lineage.collect import generation
 from evolve.lineage.lineage import places
+from evolve.lineage.scenario import changes
 from evolve.lineage.schedule import measured
 from evolve.report.curves import LineageRecord
 from evolve.report.economy import sentences
@@ -48,8 +49,13 @@ def execute(request: RunRequest, argv: list[str]) -> None:
     """
     threading.excepthook = _thread_error
     with stoppable(), claimed(request.out):
+        chosen = request.scenario
         display = Display(
-            request.scenario.settings.name, request.scenario.profile, request.seed, str(request.out)
+            chosen.settings.name,
+            chosen.profile,
+            request.seed,
+            str(request.out),
+            changes=changes(chosen.settings, chosen.profile),
         )
         with display:
             run = open_run(request, display.notice)

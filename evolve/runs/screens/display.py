@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from evolve.core.errors import CONTROL_CHARACTERS, printable
 from evolve.core.spent import duration
-from evolve.report.curves import Generation
+from evolve.report.curves import Generation, title
 from evolve.runs.screens.rows import _Running, row
 
 if TYPE_CHECKING:
@@ -29,12 +30,13 @@ class Display:
         self,
         scenario: str,
         profile: str,
-        seed: int | str,
+        seed: int,
         folder: object,
         stream: IO[str] | None = None,
         live: bool | None = None,
+        changes: Sequence[str] = (),
     ) -> None:
-        self.scenario, self.profile, self.seed, self.folder = scenario, profile, seed, str(folder)
+        self.title, self.folder = title(scenario, profile, (seed,), changes), str(folder)
         self.forecast: Forecast | None = None
         self.running: dict[str, _Running] = {}
         self.generations: dict[int, Generation] = {}
@@ -52,7 +54,7 @@ class Display:
             self._screen = Screen(self, self._stream)
             self._screen.start()
         else:
-            self._line(f"{self.scenario} ({self.profile}), seed {self.seed}, in {self.folder}")
+            self._line(f"{self.title}, in {self.folder}")
         return self
 
     def __exit__(

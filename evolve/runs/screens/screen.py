@@ -105,10 +105,8 @@ class Screen:
         return [head] + [strip(mark(d.generations[n]), d.chance, scale, width) for n in lengths]
 
     def _title(self) -> Text:
-        d = self.display
-        text = Text(f"{d.scenario} ", style="bold", no_wrap=True, overflow="ellipsis")
-        text.append(f"({d.profile}), seed {d.seed}\n", style="default")
-        return text.append(d.folder, style="dim")
+        text = Text(f"{self.display.title}\n", style="bold", no_wrap=True, overflow="ellipsis")
+        return text.append(self.display.folder, style="dim")
 
     def _overall(self) -> Table:
         d = self.display

@@ -78,11 +78,10 @@ def print_effects(summary: Summary) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    seeds = ", ".join(map(str, summary.seeds))
     table = Table(
         box=None,
         pad_edge=False,
-        title=f"{summary.scenario} ({summary.profile}), seed {seeds}: inherited minus ...",
+        title=f"{summary.title}: inherited minus ...",
         title_justify="left",
     )
     for title in ("", "points", "95 % interval", "pairs", "generations"):
