@@ -3,31 +3,36 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.evolve-installed
+TESTED := $(VENV)/.evolve-tests-installed
 
 .PHONY: run test test-slow lint wheel-smoke clean
 
 $(STAMP): setup.cfg setup.py pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else f"evolve needs Python 3.10 to 3.13, {sys.executable} is {sys.version.split()[0]}; name another: make run PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install --disable-pip-version-check -e .
+	touch $@
+
+$(TESTED): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[test]'
 	touch $@
 
 run: $(STAMP)
-	$(BIN)/evolve run --scenario glyphs-seq25 --profile quick
+	$(BIN)/evolve run glyphs-seq25 --profile quick
 
-test: $(STAMP)
+test: $(TESTED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
-test-slow: $(STAMP)
+test-slow: $(TESTED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
-lint: $(STAMP)
+lint: $(TESTED)
 	$(BIN)/ruff check evolve tests benchmarks
 	$(BIN)/ruff format --check evolve tests benchmarks setup.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-wheel-smoke: $(STAMP)
+wheel-smoke: $(TESTED)
 	.ci/wheel-smoke $(BIN)/python
 
 clean:

@@ -9,7 +9,15 @@ from typing import Any
 
 import click
 
-from evolve.cli.options import DATA, DEVICE, REFERENCE, WORKERS, cluster_options
+from evolve.cli.options import (
+    DATA,
+    DEVICE,
+    PROFILES,
+    REFERENCE,
+    WORKERS,
+    cluster_options,
+    complete,
+)
 from evolve.runs.folder import StorePlace
 
 OPTIONS = (
@@ -17,11 +25,13 @@ OPTIONS = (
         "--profile",
         default="paper",
         show_default=True,
+        type=click.Choice(PROFILES),
         help="quick: the batch's and the scenario's [quick] values.",
     ),
     click.option(
         "--scenario",
         "base",
+        shell_complete=complete("scenarios"),
         help="This scenario, by name or file, instead of the batch's, such as tinyimagenet-seq25.",
     ),
     click.option(
@@ -84,7 +94,7 @@ def batch() -> None:
 
 
 @batch.command("run", hidden=True)
-@click.argument("name", metavar="FILE")
+@click.argument("name", metavar="FILE", shell_complete=complete("benchmarks/ablations"))
 @batch_options
 @cluster_options
 def run(name: str, **options: Any) -> None:
@@ -95,7 +105,7 @@ def run(name: str, **options: Any) -> None:
 
 
 @batch.command("plan")
-@click.argument("name", metavar="FILE")
+@click.argument("name", metavar="FILE", shell_complete=complete("benchmarks/ablations"))
 @batch_options
 def plan(name: str, **options: Any) -> None:
     """Print the batch's cases and stages, and how long they take.

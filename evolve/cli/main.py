@@ -23,6 +23,7 @@ from evolve.cli.plugins import plugins
 from evolve.cli.report import report
 from evolve.cli.resume import resume
 from evolve.cli.run import run
+from evolve.cli.runs import diff, runs, watch
 from evolve.cli.scenarios import scenarios
 from evolve.cli.show import show
 from evolve.cli.store import store
@@ -31,7 +32,20 @@ from evolve.core.errors import UserError
 from evolve.core.version import __version__
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Grouped(click.Group):
+    """Lists the commands by what one wants to do."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a list a purpose, each with its heading."""
+        for heading, commands in PURPOSES.items():
+            rows = [(command.name or "", command.get_short_help_str(72)) for command in commands]
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+
+@click.group(
+    cls=Grouped, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="evolve")
 def cli() -> None:
     """Continual-learning simulator for the accumulate phase of Learngene.
@@ -40,28 +54,17 @@ def cli() -> None:
     descendants inherit it. Their mean accuracy over lineage length is the evolution curve. Start
     with:
 
-    evolve run --scenario glyphs-seq25 --profile quick
+    evolve run glyphs-seq25 --profile quick
     """
 
 
-for command in (
-    batch,
-    bench,
-    condense,
-    explain,
-    export,
-    inherit,
-    inspect,
-    plan,
-    plugins,
-    report,
-    resume,
-    run,
-    scenarios,
-    show,
-    store,
-    summary,
-):
+PURPOSES: dict[str, tuple[click.Command, ...]] = {
+    "Run lineages": (scenarios, plan, run, resume, batch),
+    "Look at them": (runs, watch, summary, report, explain, diff),
+    "Take a learngene further": (condense, export, inherit, inspect),
+    "Settings, plug-ins, housekeeping": (show, plugins, store, bench),
+}
+for command in (command for commands in PURPOSES.values() for command in commands):
     cli.add_command(command)
 
 

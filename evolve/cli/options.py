@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from evolve.core.shipped import shipped
 from evolve.runs.folder import StorePlace
 
 if TYPE_CHECKING:
@@ -36,10 +38,12 @@ REFERENCE = click.option(
 )
 
 SET_HELP = "Override one setting, such as --set ancestor.strategy=ewc; may be given many times."
+PROFILES = ("quick", "paper")  # evolve.lineage.scenario's, which is heavy to import
 PROFILE = click.option(
     "--profile",
     default="paper",
     show_default=True,
+    type=click.Choice(PROFILES),
     help="quick: the scenario's [quick] values; paper: as the file says.",
 )
 SEED = click.option(
@@ -62,7 +66,14 @@ STORE = click.option(
         "$EVOLVE_STORE or store/ beside the run folder."
     ),
 )
-SET = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help=SET_HELP)
+SET = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help=SET_HELP,
+    shell_complete=lambda ctx, param, typed: complete_setting(ctx, param, typed),
+)
 FORCE = click.option("--force", is_flag=True, help="Replace the file of --out if it is there.")
 FILE_OUT = click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="The .safetensors file to write."
@@ -94,6 +105,68 @@ CLUSTER = (
         help="The part of a GPU that a stage takes on the cluster, such as 0.25.",
     ),
 )
+
+
+def scenario_name(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command a scenario's name, as its argument or as --scenario: ``name``."""
+
+    @wraps(command)
+    def wrapped(*args: Any, argument: str | None, option: str | None, **rest: Any) -> None:
+        if (argument is None) == (option is None):
+            what = "no scenario" if argument is None else "two scenarios"
+            raise click.UsageError(
+                f"{what}; give the name of one that `evolve scenarios` lists, or a TOML file"
+            )
+        command(*args, name=argument or option, **rest)
+
+    for decorate in (
+        click.option(
+            "--scenario",
+            "option",
+            metavar="SCENARIO",
+            shell_complete=complete("scenarios"),
+            help="The same as the argument.",
+        ),
+        click.argument(
+            "argument",
+            metavar="[SCENARIO]",
+            required=False,
+            shell_complete=complete("scenarios"),
+        ),
+    ):
+        wrapped = decorate(wrapped)
+    return wrapped
+
+
+def complete(place: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Shell completion: the shipped files of a folder by name, and files of one's own.
+
+    Args:
+        place: the folder of the shipped ones, such as "scenarios".
+    """
+
+    def items(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem]:
+        names = [name for name in shipped(place) if name.startswith(typed)]
+        return [CompletionItem(name) for name in names] or [CompletionItem(typed, type="file")]
+
+    return items
+
+
+def complete_setting(
+    ctx: click.Context, param: click.Parameter, typed: str
+) -> list[CompletionItem]:
+    """Shell completion of SECTION.KEY= for --set."""
+    from dataclasses import fields, is_dataclass
+
+    from evolve.core.settings import Settings
+
+    names = [
+        f"{section.name}.{field.name}="
+        for section in fields(Settings)
+        if is_dataclass(value := getattr(Settings(), section.name))
+        for field in fields(value)
+    ]
+    return [CompletionItem(name) for name in names if name.startswith(typed)]
 
 
 def lineage_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -132,7 +205,7 @@ def cluster_options(command: Callable[..., None]) -> Callable[..., None]:
 def run_request(
     name: str,
     profile: str,
-    seed: int,
+    seeds: int | tuple[int, ...],
     overrides: tuple[str, ...],
     out: Path | None,
     store: Path | None,
@@ -143,7 +216,8 @@ def run_request(
     Args:
         name: a shipped scenario's name, or a file.
         profile: "paper" or "quick".
-        seed: of tasks, weights and batches.
+        seeds: of tasks, weights and batches; of several, the request is the first one's in the
+            folder of all.
         overrides: "section.key=value", on top of the file.
         out: the run's folder; None: the default.
         store: the store's folder; None: the default.
@@ -157,5 +231,6 @@ def run_request(
     from evolve.runs.run import RunRequest
 
     chosen = scenario.load(name, profile, overrides)
-    out = out or default_out(chosen, seed, place["reference"])
-    return RunRequest(out, store or default_store(out), **place, scenario=chosen, seed=seed)
+    out = out or default_out(chosen, seeds, place["reference"])
+    first = seeds if isinstance(seeds, int) else seeds[0]
+    return RunRequest(out, store or default_store(out), **place, scenario=chosen, seed=first)

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from evolve.cli.options import lineage_options, run_request
+from evolve.cli.options import lineage_options, run_request, scenario_name
 
 
 @click.command()
-@click.argument("name", metavar="SCENARIO")
+@scenario_name
 @lineage_options
 def plan(name: str, profile: str, seed: int, **options: Any) -> None:
     """Print the stages of SCENARIO and how long they take here.
@@ -19,4 +19,5 @@ def plan(name: str, profile: str, seed: int, **options: Any) -> None:
     """
     from evolve.cli.plan_tables import plan_table
 
-    plan_table(run_request(name, profile, seed, **options))
+    request = run_request(name, profile, seed, **options)
+    plan_table(request)

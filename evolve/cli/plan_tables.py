@@ -9,10 +9,12 @@ from rich.table import Table
 
 from evolve.core.shipped import shipped
 from evolve.core.spent import duration
+from evolve.engine.workers import usable_cores
 from evolve.lineage import scenario
 from evolve.lineage.schedule import measured
 from evolve.runs.estimate import cost
-from evolve.runs.run import Run, RunRequest, open_run, remaining_seconds, worker_places
+from evolve.runs.estimate.needs import needs
+from evolve.runs.run import Run, RunRequest, open_run, remaining_seconds, worker_count
 
 
 def scenario_table() -> None:
@@ -47,8 +49,9 @@ def plan_table(request: RunRequest) -> None:
     from evolve.runs.estimate.timing import measure_speed
 
     console = Console()
+    console.print(needs(request.scenario, request.workers or usable_cores()), soft_wrap=True)
     run = open_run(request, lambda text: console.print(text, style="dim"))
-    workers = len(worker_places(request, [run]))  # before the timing takes some of a GPU
+    workers = worker_count(request, [run])  # before the timing takes some of a GPU
     speed = measure_speed(run)
     left = remaining_seconds(run)
     table = Table(box=None, pad_edge=False)

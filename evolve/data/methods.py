@@ -14,15 +14,18 @@ class Source(Record):
     ``held``: its training and test images a class (None: as the glyphs' settings say).
 
     ``capped``: whether it reads data.images_per_class.
+
+    ``download``: megabytes that it downloads where the images are not there.
     """
 
     held: tuple[int, int] | None = None
     capped: bool = False
+    download: int = 0
 
 
 SOURCES = {
     "glyphs": Source("evolve.data.glyphs:prepare", "characters, rendered on the spot"),
-    "cifar100": Source("evolve.data.cifar100:prepare", "CIFAR-100", (500, 100)),
+    "cifar100": Source("evolve.data.cifar100:prepare", "CIFAR-100", (500, 100), download=169),
     "tinyimagenet": Source("evolve.data.tinyimagenet:prepare", "TinyImageNet", (500, 50)),
     "imagenet": Source(
         "evolve.data.imagenet:prepare", "ImageNet or class folders", (1281, 50), True

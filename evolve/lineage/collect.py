@@ -12,6 +12,7 @@ from evolve.core.settings import SPARSE
 from evolve.core.words import PAPERS, WHOLE
 from evolve.engine.stage import Place, Stage
 from evolve.lineage import lineage, recipes
+from evolve.lineage.scenario import changes
 from evolve.lineage.schedule import due, measured
 from evolve.lineage.world import Peek, World
 from evolve.networks.family import from_json
@@ -52,6 +53,7 @@ def collect(
         versions=dict(versions),
         lengths=measured(world.settings),
         fewshot=tuple(_fewshot(stages.values(), peek)),
+        changes=changes(world.settings, profile),
     )
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from itertools import combinations
 
 from evolve.condensers import methods as condenser_table
 from evolve.core.errors import UserError
 from evolve.core.settings import Scenario, Settings, descend_source
-from evolve.core.shipped import find
+from evolve.core.shipped import find, shipped
 from evolve.core.toml import build, override, read_toml, shown_value, toml_value
 from evolve.learngene.inheritors import size_problem
 from evolve.networks.family import architecture
@@ -59,6 +60,32 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
         settings = override(settings, text)
     check(settings, str(path))
     return Scenario(settings, stated or profile, str(path), tuple(overrides))
+
+
+def changes(settings: Settings, profile: str) -> tuple[str, ...]:
+    """Where settings differ from the shipped scenario whose name they have.
+
+    Args:
+        settings: a run's.
+        profile: its profile.
+
+    Returns:
+        "section.key=value", values without quotes; nothing where no shipped scenario has the name.
+    """
+    if settings.name not in shipped("scenarios"):
+        return ()
+    ours = load(settings.name, profile).settings
+    return tuple(
+        f"{section.name}.{key.name}={_plain(getattr(mine, key.name))}"
+        for section in fields(settings)
+        if is_dataclass(mine := getattr(settings, section.name))
+        for key in fields(mine)
+        if getattr(mine, key.name) != getattr(getattr(ours, section.name), key.name)
+    )
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else toml_value(value)
 
 
 def check(settings: Settings, file: str) -> None:

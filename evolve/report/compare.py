@@ -7,9 +7,7 @@ are enough of them.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from evolve.core.settings import SPARSE, Scenario
+from evolve.core.words import slug
 from evolve.report.curves import (
     Generation,
     Interval,
@@ -307,16 +306,3 @@ class Batch:
     def methods(self) -> tuple[str, ...]:
         """Every method once, in the file's order."""
         return tuple(dict.fromkeys(case.method for case in self.cases))
-
-
-def slug(name: str) -> str:
-    """A name as a folder's.
-
-    A long one ends in its hash, since file systems allow some 255 bytes.
-    """
-    readable = re.sub(r"[^\w.]+", "-", name).strip("-.") or "case"
-    return (
-        readable
-        if len(readable) <= 60
-        else f"{readable[:50]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    )

@@ -74,7 +74,7 @@ def convergence_figure(records: Sequence[LineageRecord], summary: Summary) -> An
     _label(panels)
     _lengths(figure, panels, longest)
     figure.suptitle(
-        f"{summary.scenario} ({summary.profile}): how the condensations went",
+        f"{summary.title}: how the condensations went",
         x=0.02,
         ha="left",
         fontsize=9,

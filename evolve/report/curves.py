@@ -128,6 +128,7 @@ class LineageRecord:
     lengths: tuple[int, ...] = ()  # all that this lineage measures, or is to measure
     # Table III's learners on the same tasks; they depend on no generation.
     fewshot: tuple[Descent, ...] = ()
+    changes: tuple[str, ...] = ()  # "section.key=value" where it differs from the shipped scenario
 
 
 @dataclass(frozen=True)
@@ -144,16 +145,17 @@ class Interval:
         """Half the interval's width."""
         return (self.high - self.low) / 2
 
-    def percent(self, sign: str = "") -> str:
+    def percent(self, sign: str = "", digits: int = 2) -> str:
         """A fraction with its interval, in percent: "61.24 ± 5.10".
 
         Args:
             sign: "+" for a difference.
+            digits: after the point.
         """
         if math.isnan(self.mean):
             return "-"
-        half = f" ± {100 * self.half:.2f}" if math.isfinite(self.half) else ""
-        return f"{100 * self.mean:{sign}.2f}{half}"
+        half = f" ± {100 * self.half:.{digits}f}" if math.isfinite(self.half) else ""
+        return f"{100 * self.mean:{sign}.{digits}f}{half}"
 
 
 @dataclass(frozen=True)
@@ -189,10 +191,41 @@ class Summary:
     fallbacks: int  # generations with a status of FALLBACKS
     measured: int  # generations of these lengths, over all seeds
     diverged: int = 0  # inherited and from-scratch descendants whose loss stopped being finite
+    changes: tuple[str, ...] = ()  # as in LineageRecord
+
+    @property
+    def title(self) -> str:
+        """Which lineages these are: scenario, profile, seeds, and what differs from the scenario.
+
+        An example: "cifar-seq25 quick, seed 0, condense.method=cka, stream.tasks=4".
+        """
+        return title(self.scenario, self.profile, self.seeds, self.changes)
 
     def effect(self, over: str) -> Effect | None:
         """The paired difference to a control; None where it was not measured."""
         return next((effect for effect in self.effects if effect.over == over), None)
+
+
+SHOWN_CHANGES = 4
+
+
+def title(scenario: str, profile: str, seeds: Sequence[int], changes: Sequence[str]) -> str:
+    """Lineages by name: "cifar-seq25 quick, seed 0, condense.method=cka, stream.tasks=4".
+
+    Args:
+        scenario: the scenario's name.
+        profile: "quick" or "paper".
+        seeds: of the lineages.
+        changes: where they differ from the shipped scenario; the first few are shown.
+    """
+    numbers = (
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+        if len(seeds) < 9
+        else f"{len(seeds)} seeds"
+    )
+    more = len(changes) - SHOWN_CHANGES
+    shown = [*changes[:SHOWN_CHANGES], *([f"{more} more settings"] if more > 0 else [])]
+    return ", ".join([f"{scenario} {profile}", numbers, *shown])
 
 
 def point_interval(values: Sequence[float]) -> Interval:

@@ -29,7 +29,7 @@ from evolve.report.curves import (
 )
 from evolve.report.economy import whole_gains
 from evolve.report.trends import Array, Trend
-from evolve.report.verdict import gain_sentence, verdict
+from evolve.report.verdict import finding, gain_sentence, verdict
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = (
     "#0072B2",
@@ -86,8 +86,24 @@ def encode(draw: Callable[[], Any], kind: str) -> bytes:
     dated = {"png": "Software", "svg": "Date", "pdf": "CreationDate"}
     with _style():
         figure, out = draw(), io.BytesIO()
+        if kind != "png":
+            _settle(figure)
         figure.savefig(out, format=kind, metadata={dated[kind]: None})
         return out.getvalue()
+
+
+def _settle(figure: Any) -> None:
+    """Lay a figure out once and round where its axes stand.
+
+    The layout's solver leaves other last bits from one time to the next, and an SVG names its
+    clipping paths after all of them.
+    """
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position(Bbox(np.round(axes.get_position().get_points(), 9)))
 
 
 def pixels(draw: Callable[[], Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -108,9 +124,10 @@ def pixels(draw: Callable[[], Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def evolution_figure(records: Sequence[LineageRecord], summary: Summary) -> Any:
-    """Draw the evolution curve with its controls.
+    """Draw the evolution curve: the paired gain over lineage length, large.
 
-    Below it stand the paired gain and the ancestor's own accuracy.
+    Below it stand the accuracies that it comes from, and the ancestor's own. The title is the
+    finding.
 
     Args:
         records: lineages of one scenario that differ in their seed.
@@ -120,23 +137,20 @@ def evolution_figure(records: Sequence[LineageRecord], summary: Summary) -> Any:
         A matplotlib figure.
     """
     with_ancestor = any(g.ancestor_accuracy is not None for r in records for g in r.generations)
-    figure = new_figure(8.2, 8.6 if with_ancestor else 7.2)
-    ratios = [3.2, 1.5, 1.1] if with_ancestor else [3.2, 1.5]
+    figure = new_figure(8.2, 9.2 if with_ancestor else 7.8)
+    ratios = [3.0, 2.2, 1.1] if with_ancestor else [3.0, 2.2]
     panels = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios)
-    _draw_accuracy(panels[0], records, summary)
-    _draw_gain(panels[1], records, summary)
+    points = _gathered(records, lambda g: gains(g) if g.scratch is not None else ())
+    _draw_gain(panels[0], records, summary, points)
+    _draw_accuracy(panels[1], records, summary)
     if with_ancestor:
         _draw_ancestor(panels[2], records)
     panels[-1].set_xlabel("lineage length (tasks the ancestor has learned)")
     panels[-1].xaxis.get_major_locator().set_params(integer=True)
-    seeds = (
-        "seed " + ", ".join(map(str, summary.seeds))
-        if len(summary.seeds) < 9
-        else f"{len(summary.seeds)} seeds"
-    )
-    panels[0].set_title(
-        f"{summary.scenario} ({summary.profile}), {seeds}", loc="left", fontweight="bold"
-    )
+    panels[0].set_title(textwrap.fill(summary.title, 110), loc="left", fontsize=8.5, color=GREY)
+    last = pooled_interval(points[max(points)]) if points else None
+    headline = finding(summary, max(points, default=0), last)
+    figure.suptitle(textwrap.fill(headline, 74), x=0.02, ha="left", fontsize=12, fontweight="bold")
     figure.align_ylabels(panels)
     note = textwrap.fill(f"{gain_sentence(summary)} {verdict(summary)}", 145)
     figure.supxlabel(note, x=0.02, ha="left", fontsize=7.5, color="#333333")
@@ -144,44 +158,38 @@ def evolution_figure(records: Sequence[LineageRecord], summary: Summary) -> Any:
 
 
 def _draw_accuracy(axes: Any, records: Sequence[LineageRecord], summary: Summary) -> None:
-    inherited = _points(records, lambda g: g.inherited)
-    for length, values in inherited.items():
-        axes.plot(
-            [length] * sum(map(len, values)),
-            np.concatenate(values),
-            ".",
-            color=BLUE,
-            alpha=0.4,
-            markersize=5,
-            markeredgewidth=0,
-            zorder=2,
-        )
-    label = f"inherited learngene, mean and 95 % of {_count(inherited)} descendants"
+    """Thin lines: an interval between tasks says nothing about a paired difference."""
     # A pretrained ancestor that learns no task stands at 0 and is not untrained.
     first = min(1, summary.tasks)
-    _line_with_band(axes, {x: v for x, v in inherited.items() if x >= first}, BLUE, "-", "o", label)
+    inherited = _points(records, lambda g: g.inherited, least=first)
+    _line(axes, inherited, BLUE, "-", "o", "inherited learngene")
     for label, (name, colour, style, marker) in METHODS.items():
         _line(axes, _points(records, attrgetter(name), least=first), colour, style, marker, label)
-    _mark_zero(axes, inherited.get(0) if first else None, records)
     reference = [value for r in records if r.reference for value in r.reference.accuracy]
     if reference:
+        level = 100 * float(np.mean(reference))
         label = "from-scratch, paper's architecture"
-        axes.axhline(
-            100 * float(np.mean(reference)), color=GREY, lw=1, ls=(0, (1, 1)), label=label, zorder=1
-        )
-    low, high = axes.get_ylim()
-    # An interval over few descendants may reach beyond what an accuracy can be.
-    axes.set_ylim(max(0, low), min(100, high))
-    axes.set_ylabel("descendants' test accuracy (%)")
-    axes.legend(fontsize=7.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.03))
+        axes.axhline(level, color=GREY, lw=1, ls=(0, (1, 1)), label=label, zorder=1)
+    classes = records[0].settings.get("descend", {}).get("classes_per_task")
+    if classes:
+        axes.axhline(100 / classes, color="black", lw=0.8, ls="--", label="chance", zorder=1)
+    axes.set_ylabel("descendants' mean\ntest accuracy (%)")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.03))
 
 
-def _draw_gain(axes: Any, records: Sequence[LineageRecord], summary: Summary) -> None:
-    points = _gathered(records, lambda g: gains(g) if g.scratch is not None else ())
-    axes.axhline(0, color="black", lw=0.8)
+def _draw_gain(
+    axes: Any, records: Sequence[LineageRecord], summary: Summary, points: Points
+) -> None:
+    label = "from-scratch, same architecture"
+    axes.axhline(0, color=RED, lw=1.2, ls="--", label=label, zorder=1)
     if points:
         first = min(1, summary.tasks)
-        _line_with_band(axes, {x: v for x, v in points.items() if x >= first}, BLUE, "-", "o", "")
+        for length, values in points.items():
+            label = "" if length != max(points) else "one descendant's gain"
+            _dots(axes, length, values, label)
+        label = f"inherited learngene: mean of {_count(points)} pairs, 95 % interval of the mean"
+        _line_with_band(axes, {x: v for x, v in points.items() if x >= first}, BLUE, label)
         _draw_whole_gain(axes, _gathered(records, whole_gains))
         _mark_zero(axes, points.get(0) if first else None, records)
         _draw_trend(axes, summary.lengths, points, summary.gain)
@@ -194,17 +202,30 @@ def _draw_gain(axes: Any, records: Sequence[LineageRecord], summary: Summary) ->
             va="center",
             color=GREY,
         )
-    axes.set_ylabel("gain over\nfrom-scratch (points)")
+    axes.set_ylabel("gain over from-scratch\n(percentage points)")
+    axes.legend(fontsize=7.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.02))
+
+
+def _dots(axes: Any, length: int, values: Sequence[Array], label: str) -> None:
+    """Every pair's gain, faintly."""
+    axes.plot(
+        [length] * sum(map(len, values)),
+        np.concatenate(values),
+        ".",
+        color=BLUE,
+        alpha=0.35,
+        markersize=5,
+        markeredgewidth=0,
+        zorder=2,
+        label=label or None,
+    )
 
 
 def _draw_whole_gain(axes: Any, points: Points) -> None:
     """What can be inherited at most: the whole ancestor over its own architecture."""
     _, colour, style, marker = METHODS["whole ancestor, fine-tuned"]
-    _line(
-        axes, points, colour, style, marker, "whole ancestor over its own architecture from scratch"
-    )
-    if points:
-        axes.legend(fontsize=7.5, loc="best")
+    label = "whole ancestor over its own architecture from scratch: the ceiling"
+    _line(axes, points, colour, style, marker, label)
 
 
 def _draw_ancestor(axes: Any, records: Sequence[LineageRecord]) -> None:
@@ -281,9 +302,7 @@ def _line(axes: Any, points: Points, colour: str, style: str, marker: str, label
         )
 
 
-def _line_with_band(
-    axes: Any, points: Points, colour: str, style: str, marker: str, label: str
-) -> None:
+def _line_with_band(axes: Any, points: Points, colour: str, label: str) -> None:
     if not points:
         return
     x, intervals = list(points), [pooled_interval(values) for values in points.values()]
@@ -303,8 +322,8 @@ def _line_with_band(
         x,
         [i.mean for i in intervals],
         color=colour,
-        ls=style,
-        marker=marker,
+        ls="-",
+        marker="o",
         ms=4.5,
         lw=1.8,
         label=label,

@@ -82,8 +82,8 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
     from evolve.report import convergence_figure, figures
 
     summary = summarise(records)
-    title = f"{summary.scenario} ({summary.profile}): the learngene along the lineage"
-    economy_title = f"{summary.scenario} ({summary.profile}): the economy of the gene"
+    title = f"{summary.title}: the learngene along the lineage"
+    economy_title = f"{summary.title}: the economy of the gene"
     files = {
         "curve.png": figures.encode(lambda: figures.evolution_figure(records, summary), "png"),
         "curve.svg": figures.encode(lambda: figures.evolution_figure(records, summary), "svg"),

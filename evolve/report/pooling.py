@@ -57,6 +57,7 @@ def summarise(records: Sequence[LineageRecord]) -> Summary:
         seed_gain=_seed_gain(records),
         fallbacks=sum(g.status in FALLBACKS for g in generations),
         measured=len(generations),
+        changes=records[0].changes,
         diverged=sum(_broken(d) for g in generations for d in (g.inherited, g.scratch) if d),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from evolve.report.curves import Summary
+from evolve.report.curves import Interval, Summary
 from evolve.report.trends import LEAST_POINTS, SEEDS_AS_UNITS, Trend, side
 
 
@@ -32,6 +32,27 @@ def verdict(summary: Summary) -> str:
     else:
         start = _of_gain(summary)
     return start + _few_seeds(summary) + _diverged(summary)
+
+
+def finding(summary: Summary, length: int, last: Interval | None) -> str:
+    """The title of the evolution curve: what was gained at the end, and the trend.
+
+    Args:
+        summary: one run, or several seeds pooled.
+        length: the last lineage length.
+        last: the gain over from-scratch there, in points; None where that control was off.
+    """
+    if last is None:
+        return "The evolution curve, without a from-scratch control"
+    after = "" if summary.tasks == 0 else f" after {length} task{'s' if length > 1 else ''}"
+    bounds = "" if math.isnan(last.low) else f" [{last.low:+.1f}, {last.high:+.1f}]"
+    start = f"Inheriting gains {last.mean:+.1f} points{bounds}{after}"
+    if math.isnan(summary.gain.slope) or len(summary.lengths) < LEAST_POINTS:
+        return start
+    gain = summary.gain
+    if gain.rises or gain.falls:
+        return f"{start}; {'rising' if gain.rises else 'falling'} with lineage length"
+    return f"{start}; no trend shown"
 
 
 def slope_words(t: Trend) -> str:

@@ -12,11 +12,13 @@ from evolve.core.errors import UserError
 from evolve.engine.engine import Notice, StageDone, StageProgress, StageStarted, run_stages
 from evolve.lineage.collect import generation
 from evolve.lineage.lineage import places
+from evolve.lineage.scenario import changes
 from evolve.lineage.schedule import measured
 from evolve.report.curves import LineageRecord
 from evolve.report.economy import sentences
 from evolve.report.pooling import summarise
 from evolve.report.verdict import gain_sentence, verdict
+from evolve.runs.estimate.outlook import Outlook
 from evolve.runs.folder import claimed
 from evolve.runs.run import (
     Run,
@@ -24,8 +26,8 @@ from evolve.runs.run import (
     crew,
     open_run,
     prepare_folder,
-    remaining_seconds,
     run_record,
+    worker_count,
 )
 from evolve.runs.screens.display import Display
 from evolve.runs.screens.summary import say
@@ -47,8 +49,13 @@ def execute(request: RunRequest, argv: list[str]) -> None:
     """
     threading.excepthook = _thread_error
     with stoppable(), claimed(request.out):
+        chosen = request.scenario
         display = Display(
-            request.scenario.settings.name, request.scenario.profile, request.seed, str(request.out)
+            chosen.settings.name,
+            chosen.profile,
+            request.seed,
+            str(request.out),
+            changes=changes(chosen.settings, chosen.profile),
         )
         with display:
             run = open_run(request, display.notice)
@@ -118,10 +125,12 @@ class Watcher:
         from evolve.report.tensorboard import Board
 
         self.run, self.display = run, display
-        self.left = remaining_seconds(run)
-        self.total = sum(self.left.values())
+        settings = run.world.settings
+        self.outlook = Outlook([run], worker_count(run.request, [run]))
         self.shown: set[int] = set()
-        self.fractions: dict[str, float] = {}
+        display.expect(
+            self.outlook.forecast, len(measured(settings)), 1 / settings.descend.classes_per_task
+        )
         self.board = Board(self.run.request.out / "tensorboard", run_record(self.run))
 
     def compute(self) -> None:
@@ -149,19 +158,16 @@ class Watcher:
 
         A failed stage needs no line: the exception that ends the run carries it.
         """
+        self.outlook.event(event)
         if isinstance(event, StageStarted):
             self.display.stage_started(event.stage.label)
         elif isinstance(event, StageProgress):
-            self.fractions[event.stage.key] = event.fraction
             self.display.stage_progress(event.stage.label, event.fraction, event.text)
         elif isinstance(event, StageDone):
-            self.fractions[event.stage.key] = 1.0
             self.display.stage_done(event.stage.label)
             self._show_finished(fresh=True)
-            self.left = remaining_seconds(self.run)
         elif isinstance(event, Notice):
             self.display.notice(event.text)
-        self._eta()
 
     def finish(self) -> LineageRecord:
         """Close TensorBoard; write the report, the learngenes and the page."""
@@ -191,13 +197,6 @@ class Watcher:
             self.display.generation(complete, tasks)
             if fresh:  # the writer was made with all that was known before
                 self.board.add(complete)
-
-    def _eta(self) -> None:
-        left = sum(
-            seconds * (1 - self.fractions.get(key, 0.0)) for key, seconds in self.left.items()
-        )
-        self.total = max(self.total, left)
-        self.display.set_eta(self.total - left, self.total)
 
 
 def export_learngenes(run: Run, record: LineageRecord) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from filelock import FileLock, Timeout
 from evolve.core.durable import user_cache
 from evolve.core.errors import UserError
 from evolve.core.settings import Scenario
+from evolve.core.shipped import shipped
+from evolve.core.words import slug
 
 RUN_FILE = "run.json"
 FACTS: dict[str, Any] = {
@@ -37,19 +39,29 @@ FACTS: dict[str, Any] = {
 OURS = (RUN_FILE, "scenario.toml", "tensorboard", "damaged-run.json")
 
 
-def default_out(chosen: Scenario, seed: int, reference: bool = False) -> Path:
+def default_out(chosen: Scenario, seeds: int | Sequence[int], reference: bool = False) -> Path:
     """The folder of a run that was given none: runs/<scenario>-<profile>-seed<n>.
 
     Args:
-        chosen: the scenario. Its overrides add a short hash, so that two ablations do not meet in
-            one folder.
-        seed: the run's.
+        chosen: the scenario. Its overrides stand in the name, and so does the file's name where a
+            user's own file keeps a shipped scenario's: two ablations do not meet in one folder.
+        seeds: the run's, or those of several runs in one folder.
         reference: whether it takes the plain path.
     """
-    name = f"{chosen.settings.name}-{chosen.profile}-seed{seed}{'-reference' if reference else ''}"
-    if chosen.overrides:
-        name += "-" + hashlib.sha256("\n".join(sorted(chosen.overrides)).encode()).hexdigest()[:6]
-    return Path("runs") / name
+    name, files = chosen.settings.name, shipped("scenarios")
+    if name in files and Path(chosen.origin) != files[name]:
+        name = f"{name}-{Path(chosen.origin).stem}"
+    numbers = f"seed{seeds}" if isinstance(seeds, int) else f"seeds{_stretches(seeds)}"
+    words = [name, chosen.profile, numbers, *(["reference"] if reference else [])]
+    words += [slug(" ".join(sorted(chosen.overrides)))] if chosen.overrides else []
+    return Path("runs") / "-".join(words)
+
+
+def _stretches(seeds: Sequence[int]) -> str:
+    """ "0-4" where they follow one another, "2_5_7" where not, a hash where that is long."""
+    if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]}-{seeds[-1]}"
+    return slug("_".join(map(str, seeds)))
 
 
 def default_store(out: Path) -> Path:

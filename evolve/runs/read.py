@@ -72,7 +72,7 @@ class Reader:
         ]
 
     def _line(self, folder: Path, case: Case | None = None) -> Line:
-        run = self._opened(folder)
+        run = self.opened(folder)
         facts = read_run(folder)
         record = run_record(run)
         case = case or Case(
@@ -82,8 +82,15 @@ class Reader:
         again = again_command(folder, facts)
         return Line(case, folder, record, took(run), facts, again, draws, read_panels(folder))
 
-    def _opened(self, folder: Path) -> Run:
-        """The run with its store, without its images."""
+    def opened(self, folder: Path) -> Run:
+        """The run with its store, without its images.
+
+        Args:
+            folder: the run's.
+
+        Raises:
+            UserError: the folder is no run's, or its store is not there.
+        """
         request = request_from_run(folder, None, self.store, "auto", 0)
         world = world_of(read_run(folder), str(folder / RUN_FILE))
         root = request.store.resolve()

@@ -104,6 +104,19 @@ def worker_places(request: RunRequest, runs: Sequence[Run]) -> Sequence[Mapping[
     )
 
 
+def worker_count(request: RunRequest, runs: Sequence[Run]) -> int:
+    """How many stages are computed at once.
+
+    Args:
+        request: says where.
+        runs: what is to be computed.
+    """
+    cluster = request.cluster
+    if cluster is None:
+        return len(worker_places(request, runs))
+    return max(1, cluster.workers) * cluster.jobs
+
+
 def crew(request: RunRequest, runs: Sequence[Run]) -> Crew:
     """Who computes the runs: the cluster that the user named, else worker processes here."""
     from evolve.engine.engine import Local

@@ -5,7 +5,7 @@ load are inverse.
 from __future__ import annotations
 
 import sys
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -286,3 +286,13 @@ def test_lengths_to_measure_survive_being_written_and_read(
     (tmp_path / "mine.toml").write_text(toml.dump(settings))
     assert scenario.load(str(tmp_path / "mine.toml")).settings.stream == settings.stream
     assert toml.from_dict(toml.to_dict(settings), "run.json") == settings
+
+
+def test_what_differs_from_the_shipped_scenario_is_named() -> None:
+    for name in ("glyphs-seq25", "cifar-seq25"):
+        for profile in scenario.PROFILES:
+            assert scenario.changes(scenario.load(name, profile).settings, profile) == ()
+    changed = scenario.load("glyphs-seq25", "quick", ["condense.method=cka", "stream.tasks=4"])
+    assert scenario.changes(changed.settings, "quick") == ("stream.tasks=4", "condense.method=cka")
+    own = replace(changed.settings, name="mine")
+    assert scenario.changes(own, "quick") == ()

@@ -454,4 +454,4 @@ def test_no_trend_is_drawn_where_none_is_claimed() -> None:
         ]
 
     rng = np.random.default_rng(0)
-    assert dashes(simulated(rng, 0.2)) == [0, 3] and dashes(simulated(rng, 0.0)) == [0, 0]
+    assert dashes(simulated(rng, 0.2)) == [3, 0] and dashes(simulated(rng, 0.0)) == [0, 0]

@@ -159,14 +159,15 @@ def test_svg_speaks_the_papers_words_and_names_the_interval() -> None:
     from evolve.report.pooling import summarise
 
     figure = figures.evolution_figure([lineage()], summarise([lineage()]))
-    axes = figure.axes[0]
+    gain, axes = figure.axes[:2]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert any("inherited learngene, mean and 95 % of 3 descendants" in label for label in labels)
-    assert {
-        "from-scratch, same architecture",
-        "shuffled learngene",
-        "lineage 0: untrained ancestor",
-    } <= set(labels)
+    above = [text.get_text() for text in gain.get_legend().get_texts()]
+    assert any("mean of 3 pairs, 95 % interval of the mean" in label for label in above)
+    assert {"lineage 0: untrained ancestor", "from-scratch, same architecture"} <= set(above)
+    assert {"inherited learngene", "from-scratch, same architecture", "shuffled learngene"} <= set(
+        labels
+    )
+    assert "points" in figure.get_suptitle() and "seed 0" in gain.get_title(loc="left")
     begun = replace(lineage(), settings={"ancestor": {"checkpoint": "dino.pth"}})
     legend = figures.evolution_figure([begun], summarise([begun])).axes[0].get_legend()
     assert "lineage 0: pretrained ancestor" in [text.get_text() for text in legend.get_texts()]

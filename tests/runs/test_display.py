@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import subprocess
@@ -14,9 +15,10 @@ from rich.console import Console
 
 from evolve.core.spent import duration
 from evolve.report.curves import Descent, Generation, Interval
+from evolve.runs.estimate.forecast import Forecast
 from evolve.runs.screens.display import Display
-from evolve.runs.screens.rows import HEADINGS, Eta, compact, row
-from evolve.runs.screens.screen import Screen
+from evolve.runs.screens.rows import HEADINGS, Mark, compact, row, scale_of, strip
+from evolve.runs.screens.screen import HIDDEN, Screen
 
 
 def descent(method: str, *accuracy: float) -> Descent:
@@ -84,7 +86,7 @@ def test_compact_loses_no_layer(numbers: set[int]) -> None:
 
 
 def test_row_in_percent_with_intervals_and_the_status_said() -> None:
-    assert row(generation(3)) == ("3", "1 11-13", "0.0123", "50.0", "65.00 ± 63.53", "+4.50 ± 6.35")
+    assert row(generation(3)) == ("3", "1 11-13", "0.0123", "50.0", "65.0 ± 63.5", "+4.5 ± 6.4")
     assert row(generation(3, "collapsed"))[1] == "1 11-13 (collapsed)"
     assert row(replace(generation(0), margin=math.nan, ancestor_accuracy=None))[2:4] == ("-", "-")
     assert Interval(0.5, math.nan, math.nan, 1).percent() == "50.00"
@@ -96,20 +98,6 @@ def test_row_in_percent_with_intervals_and_the_status_said() -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
-
-
-def test_eta_counts_only_work_of_this_run_and_counts_down() -> None:
-    now = [0.0]
-    eta = Eta(lambda: now[0])
-    eta.set(50, 100)  # half came from the store
-    assert eta.left() is None and eta.fraction == 0.5
-    now[0] = 10
-    eta.set(60, 100)
-    assert eta.left() == pytest.approx(40)
-    now[0] = 15
-    assert eta.left() == pytest.approx(35)
-    eta.set(100, 100)
-    assert eta.left() == 0
 
 
 def test_plain_output_is_lines_without_control_characters() -> None:
@@ -125,7 +113,7 @@ def test_plain_output_is_lines_without_control_characters() -> None:
     assert len(text.splitlines()) == 3 and "[red]x[/red]" in text
     assert (
         "lineage 1/25: layers 1 11-13" in text
-        and "gain over from-scratch +4.50 ± 6.35 points" in text
+        and "gain over from-scratch +4.5 ± 6.4 points" in text
     )
 
 
@@ -136,7 +124,7 @@ def test_stream_that_cannot_show_the_characters_gets_others() -> None:
     ) as display:
         display.generation(generation(1), 25)
         text = raw.getvalue().decode("ascii")
-    assert "+4.50 +- 6.35" in text
+    assert "+4.5 +- 6.4" in text
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (80, 10), (60, 12)])
@@ -156,14 +144,44 @@ def test_screen_fits_any_terminal(width: int, height: int, stages: int) -> None:
     )
 
 
-def test_eighty_columns_show_every_cell_whole() -> None:
+def test_eighty_columns_show_cells_whole_and_the_curve() -> None:
     display = Display("toy", "quick", 0, "runs", io.StringIO(), live=False)
     display.generation(generation(25, "collapsed"), 25)
-    text = "\n".join(drawn(display, 80, 24))
-    assert (
-        all(cell in text for cell in (*row(generation(25, "collapsed")), *HEADINGS))
-        and "…" not in text
-    )
+    cells = dict(zip(HEADINGS, row(generation(25, "collapsed")), strict=True))
+    narrow, wide = ("\n".join(drawn(display, width, 24)) for width in (80, 120))
+    for text, hidden in ((narrow, HIDDEN), (wide, ())):
+        shown = [name for name in HEADINGS if name not in hidden]
+        assert all(name in text and cells[name] in text for name in shown)
+        assert "…" not in text and "●" in text and "○ from-scratch" in text
+    assert not any(name in narrow for name in HIDDEN)
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=5, max_size=5),
+    st.floats(0.01, 0.99),
+    st.integers(12, 48),
+)
+def test_the_curve_s_marks_stand_in_the_order_of_their_accuracies(
+    values: list[float], chance: float, width: int
+) -> None:
+    inherited, scratch, whole, *ends = values
+    line = Mark(inherited, min(ends), max(ends), scratch, whole)
+    scale = scale_of([line], chance)
+    text = strip(line, chance, scale, width)
+    assert len(text) <= width and "●" in text
+    signs = {"●": inherited, "○": scratch, "◇": whole, "┊": chance}
+    places = {sign: text.index(sign) for sign in signs if sign in text}
+    for a, b in itertools.combinations(places, 2):
+        assert (places[a] < places[b]) == (signs[a] < signs[b])
+
+
+def test_the_counter_counts_every_measured_length_and_never_passes_the_total() -> None:
+    forecast = Forecast(2)
+    display = Display("toy", "quick", 0, "runs", io.StringIO(), live=False)
+    display.expect(forecast, points=5, chance=0.2)
+    for length in (0, 1, 2, 3, 4):  # an untrained ancestor's row is a row
+        display.generation(generation(length), 4)
+    assert "5 of 5 generations" in "\n".join(drawn(display, 120, 30))
 
 
 def test_live_terminal_is_given_back_and_keeps_the_table() -> None:
@@ -177,7 +195,8 @@ def test_live_terminal_is_given_back_and_keeps_the_table() -> None:
             display.generation(generation(t), 40)
         raise KeyboardInterrupt
     text = stream.getvalue()
-    assert text.rstrip().endswith("+4.50 ± 6.35") and "a [bold] notice" in text
+    assert "◇ whole ancestor" in text.splitlines()[-1] and "a [bold] notice" in text
+    assert "+4.5 ± 6.4" in text.splitlines()[-2]
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")
     display.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evolve.core.durable import write_whole
@@ -37,27 +37,14 @@ def execute(request: BatchRequest, argv: list[str]) -> None:
         StageFailure: a case could not be finished; raised after all the others and the reports.
     """
     with stoppable(), claimed(request.out):
-        check_folder(request.batch, request.out)
-        batch_run = BatchRun(request, lambda text: print(text, flush=True))
-        batch_run.prepare(argv)
-        write_batch_file(request.batch, request.out, argv)
-        with BatchScreen(batch_run) as screen:
-            try:
-                failed = batch_run.compute(screen.event)
-            except KeyboardInterrupt:
-                screen.notice("stopped; every finished stage is kept. The same command goes on.")
-                raise
-            screen.notice("writing the reports")
-            records = _reports(batch_run)
-        measured = [(case, record) for case, record in records if record.generations]
+        batch_run, failed, measured = compute_batch(request, argv)
         tables = {metric: compare(request.batch, measured, metric) for metric in METRICS}
         write_batch(request.batch, tables, measured, request.out)
         shown = write_figure(request.batch, measured, request.out)
         if measured:
             report_folders([request.out], request.out / PAGE)
             print(f"report       {request.out / PAGE}   (everything on one page)")
-        for line in thin(batch_run.lineages[0].store, [run.world for run in batch_run.lineages]):
-            print(line)
+        thin_batch(batch_run)
     print_tables(request.batch, tables)
     if shown:
         print_figure(shown, request.out)
@@ -65,6 +52,51 @@ def execute(request: BatchRequest, argv: list[str]) -> None:
         say(printable(line))
     _write_costs(batch_run)
     _print_files(request.out)
+    check_finished(batch_run, failed)
+
+
+Measured = list[tuple[Case, LineageRecord]]
+
+
+def compute_batch(
+    request: BatchRequest, argv: list[str]
+) -> tuple[BatchRun, Mapping[str, str], Measured]:
+    """Compute what a batch lacks, and write every case's own report. The folder is claimed.
+
+    Args:
+        request: the batch, and where it is computed.
+        argv: the words of the command line.
+
+    Returns:
+        The batch; key -> reason of the stages that failed; the cases that measured something.
+    """
+    check_folder(request.batch, request.out)
+    batch_run = BatchRun(request, lambda text: print(text, flush=True))
+    batch_run.prepare(argv)
+    write_batch_file(request.batch, request.out, argv)
+    with BatchScreen(batch_run) as screen:
+        try:
+            failed = batch_run.compute(screen.event)
+        except KeyboardInterrupt:
+            screen.notice("stopped; every finished stage is kept. The same command goes on.")
+            raise
+        screen.notice("writing the reports")
+        records = _reports(batch_run)
+    return batch_run, failed, [(case, record) for case, record in records if record.generations]
+
+
+def thin_batch(batch_run: BatchRun) -> None:
+    """Thin the snapshots that the batch does not keep, and say so."""
+    for line in thin(batch_run.lineages[0].store, [run.world for run in batch_run.lineages]):
+        print(line)
+
+
+def check_finished(batch_run: BatchRun, failed: Mapping[str, str]) -> None:
+    """Say which cases are unfinished.
+
+    Raises:
+        StageFailure: some are.
+    """
     if failed:
         raise StageFailure(_failures(batch_run, failed))
 
@@ -121,7 +153,7 @@ def _reports(batch_run: BatchRun) -> Sequence[tuple[Case, LineageRecord]]:
     return records
 
 
-def _failures(batch_run: BatchRun, failed: dict[str, str]) -> str:
+def _failures(batch_run: BatchRun, failed: Mapping[str, str]) -> str:
     """One line: which cases are unfinished, and the first reason."""
     owners = batch_run.owners()
     cases = list(dict.fromkeys(folder for key in failed for folder in owners.get(key, ())))

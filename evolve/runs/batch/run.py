@@ -42,11 +42,10 @@ class BatchRun:
 
     Attributes:
         runs: case folder -> case and run.
-        count: distinct stages, as last named.
     """
 
     def __init__(self, request: BatchRequest, notice: Callable[[str], None]) -> None:
-        self.request, self.count = request, 0
+        self.request = request
         self.runs: dict[str, tuple[Case, Run]] = {}
         images: dict[DataSettings, ImageSet] = {}
         for case in request.batch.cases:
@@ -79,7 +78,6 @@ class BatchRun:
             for stage in run.stages():
                 if stage.key not in named:
                     named[stage.key] = stage.labelled(f"{folder}: {stage.label}")
-        self.count = len(named)
         return list(named.values())
 
     def context(self) -> dict[str, Any]:

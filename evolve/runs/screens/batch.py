@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from evolve.core.spent import duration
@@ -19,7 +19,8 @@ from evolve.report.batch.figure import BatchFigure
 from evolve.report.compare import Batch, Row
 from evolve.report.compare_tables import TITLES, cells, note, power_words, reference_of
 from evolve.runs.estimate import cost
-from evolve.runs.run import worker_places
+from evolve.runs.estimate.outlook import Outlook
+from evolve.runs.run import worker_count
 
 if TYPE_CHECKING:
     from evolve.runs.batch.run import BatchRun
@@ -34,14 +35,15 @@ class BatchScreen:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            TextColumn("{task.percentage:.0f}%"),
+            TextColumn("{task.fields[left]}"),
         )
         self.progress = Progress(
             *columns, console=self.console, transient=True, disable=not self.console.is_terminal
         )
-        self.task = self.progress.add_task("stages", total=None)
-        self.done = 0
+        self.task = self.progress.add_task("stages", total=1.0, left="")
+        lineages = batch_run.lineages
+        self.outlook = Outlook(lineages, worker_count(lineages[0].request, lineages))
 
     def __enter__(self) -> BatchScreen:
         self.progress.start()
@@ -61,12 +63,17 @@ class BatchScreen:
 
     def event(self, event: Any) -> None:
         """Show one event of the engine."""
+        self.outlook.event(event)
         self._show(event)
-        self.progress.update(self.task, total=self.batch_run.count, completed=self.done)
+        left = self.outlook.forecast.left()
+        self.progress.update(
+            self.task,
+            completed=self.outlook.forecast.fraction,
+            left="" if left is None else f"about {duration(left)} left",
+        )
 
     def _show(self, event: Event) -> None:
         if isinstance(event, StageDone):
-            self.done += 1
             if not event.from_store:
                 self.console.print(
                     f"{self._clock()}  {event.stage.label}  {event.seconds:.1f} s",
@@ -104,7 +111,7 @@ def print_plan(batch_run: BatchRun) -> None:
     console.print(_stage_table(stages, missing, owners, weights))
     alone = sum(weights[s.key] * len(owners[s.key]) for s in stages)
     shared = sum(weights[s.key] for s in stages)
-    workers = len(worker_places(first.request, batch_run.lineages))
+    workers = worker_count(first.request, batch_run.lineages)
     if alone > 0:
         console.print(
             f"sharing saves {1 - shared / alone:.0%} of the work of running every lineage by itself"

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from evolve.core.errors import CONTROL_CHARACTERS, printable
 from evolve.core.spent import duration
-from evolve.report.curves import Generation
-from evolve.runs.screens.rows import Eta, _Running, row
+from evolve.report.curves import Generation, title
+from evolve.runs.screens.rows import _Running, row
+
+if TYPE_CHECKING:
+    from evolve.runs.estimate.forecast import Forecast
 
 NARROWEST = 64  # columns below which plain lines tell more than a cut table
 
@@ -26,16 +30,18 @@ class Display:
         self,
         scenario: str,
         profile: str,
-        seed: int | str,
+        seed: int,
         folder: object,
         stream: IO[str] | None = None,
         live: bool | None = None,
+        changes: Sequence[str] = (),
     ) -> None:
-        self.scenario, self.profile, self.seed, self.folder = scenario, profile, seed, str(folder)
-        self.eta = Eta()
+        self.title, self.folder = title(scenario, profile, (seed,), changes), str(folder)
+        self.forecast: Forecast | None = None
         self.running: dict[str, _Running] = {}
-        self.rows: dict[int, tuple[str, ...]] = {}
-        self.total = 0
+        self.generations: dict[int, Generation] = {}
+        self.points = 0
+        self.chance = 0.0
         # None where the process was started without one (>&-).
         self._stream: IO[str] | None = stream if stream is not None else sys.stdout
         self._screen: Any = None
@@ -48,7 +54,7 @@ class Display:
             self._screen = Screen(self, self._stream)
             self._screen.start()
         else:
-            self._line(f"{self.scenario} ({self.profile}), seed {self.seed}, in {self.folder}")
+            self._line(f"{self.title}, in {self.folder}")
         return self
 
     def __exit__(
@@ -58,6 +64,16 @@ class Display:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def expect(self, forecast: Forecast, points: int, chance: float) -> None:
+        """Say what is to come.
+
+        Args:
+            forecast: how far the run is.
+            points: how many lineage lengths are measured, an untrained ancestor's included.
+            chance: accuracy of guessing.
+        """
+        self.forecast, self.points, self.chance = forecast, points, chance
 
     def stage_started(self, label: str) -> None:
         """A stage has begun."""
@@ -80,26 +96,21 @@ class Display:
         else:
             self._line(clean)
 
-    def generation(self, generation: Generation, total: int) -> None:
+    def generation(self, generation: Generation, tasks: int) -> None:
         """Show one more point of the curve; the same lineage length again replaces its row.
 
         Args:
             generation: the point.
-            total: how many there will be.
+            tasks: how many tasks the whole lineage has.
         """
-        self.total = total
-        self.rows[generation.lineage] = cells = row(generation)
+        self.generations[generation.lineage] = generation
         if self._screen is None:
-            length, layers, margin, ancestor, descendants, gain = cells
+            length, layers, margin, ancestor, descendants, gain = row(generation)
             text = (
-                f"lineage {length}/{total}: layers {layers}, margin {margin}, ancestor {ancestor} "
+                f"lineage {length}/{tasks}: layers {layers}, margin {margin}, ancestor {ancestor} "
                 f"%, descendants {descendants} %"
             )
             self._line(f"{text}, gain over from-scratch {gain} points{self._left()}")
-
-    def set_eta(self, done_weight: float, total_weight: float) -> None:
-        """Set the work done and the work in all, in any unit that is proportional to time."""
-        self.eta.set(done_weight, total_weight)
 
     def close(self) -> None:
         """Leave the whole table on the screen and give the terminal back; safe to call twice."""
@@ -108,7 +119,7 @@ class Display:
             screen.close()
 
     def _left(self) -> str:
-        left = self.eta.left()
+        left = self.forecast.left() if self.forecast else None
         return "" if left is None or left == 0 else f" (about {duration(left)} left)"
 
     def _line(self, text: str) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from evolve.report.curves import FALLBACKS, Generation, paired_gain, point_interval
 
@@ -62,8 +62,81 @@ def row(g: Generation) -> tuple[str, ...]:
     measured = g.ancestor_accuracy is not None and math.isfinite(g.ancestor_accuracy)
     ancestor = f"{100 * (g.ancestor_accuracy or 0):.1f}" if measured else "-"
     layers = compact(g.selected, 26 - len(mark)) + mark
-    descendants, gain = point_interval(g.inherited.accuracy).percent(), paired_gain(g).percent("+")
-    return str(g.lineage), layers, margin, ancestor, descendants, gain
+    descendants, gain = point_interval(g.inherited.accuracy), paired_gain(g)
+    return (
+        str(g.lineage),
+        layers,
+        margin,
+        ancestor,
+        descendants.percent(digits=1),
+        gain.percent("+", digits=1),
+    )
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One line of the curve in the terminal; accuracies are fractions, NaN where not measured.
+
+    Attributes:
+        inherited: mean of the descendants.
+        low: from-scratch plus the lower end of the paired gain's 95 % interval.
+        high: the same with the upper end.
+        scratch: mean of the from-scratch descendants.
+        whole: mean of the descendants of the whole ancestor.
+    """
+
+    inherited: float
+    low: float
+    high: float
+    scratch: float
+    whole: float
+
+
+def mark(g: Generation) -> Mark:
+    """Where a generation's means and the interval of its gain lie."""
+    gain = paired_gain(g)
+    inherited = fmean(g.inherited.accuracy)
+    scratch = fmean(g.scratch.accuracy) if g.scratch else math.nan
+    whole = fmean(g.full_ancestor.accuracy) if g.full_ancestor else math.nan
+    return Mark(inherited, scratch + gain.low, scratch + gain.high, scratch, whole)
+
+
+def scale_of(marks: Iterable[Mark], chance: float) -> tuple[float, float]:
+    """The lowest and the highest accuracy that all lines show, chance among them."""
+    values = [v for m in marks for v in vars(m).values() if math.isfinite(v)] + [chance]
+    low, high = max(0.0, min(values)), min(1.0, max(values))
+    return low, max(high, low + 0.01)
+
+
+def strip(m: Mark, chance: float, scale: tuple[float, float], width: int) -> str:
+    """One generation as a line of characters on a common scale.
+
+    Args:
+        m: the generation's values.
+        chance: accuracy of guessing.
+        scale: accuracies of the first and the last character.
+        width: characters.
+
+    Returns:
+        ┊ chance, ◇ whole ancestor, ─ interval of the gain, ○ from-scratch, ● inherited; what comes
+        later in this list stands over what comes before.
+    """
+    low, high = scale
+
+    def place(value: float) -> int:
+        return min(width - 1, max(0, round((width - 1) * (value - low) / (high - low))))
+
+    cells = [" "] * width
+    for value, sign in ((chance, "┊"), (m.whole, "◇")):
+        if math.isfinite(value):
+            cells[place(value)] = sign
+    if math.isfinite(m.low) and math.isfinite(m.high):
+        for x in range(place(m.low), place(m.high) + 1):
+            cells[x] = "─" if cells[x] == " " else cells[x]
+    for value, sign in ((m.scratch, "○"), (m.inherited, "●")):
+        if math.isfinite(value):
+            cells[place(value)] = sign
+    return "".join(cells).rstrip()
 
 
 @dataclass
@@ -71,39 +144,3 @@ class _Running:
     started: float
     fraction: float = 0.0
     text: str = ""
-
-
-class Eta:
-    """Time left, from the weight of work done since the first call.
-
-    What the store already held does not count.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._start: tuple[float, float] | None = None
-        self._left: tuple[float, float] | None = None  # (seconds, when that was said)
-        self.done = self.total = 0.0
-
-    def set(self, done: float, total: float) -> None:
-        """Say how much is done of how much, in any unit that is proportional to time."""
-        now = self._clock()
-        self._start = self._start or (now, done)
-        self.done, self.total = done, max(done, total)
-        gained, spent = done - self._start[1], now - self._start[0]
-        self._left = (
-            ((self.total - done) * spent / gained, now) if gained > 0 and spent > 0 else None
-        )
-
-    @property
-    def fraction(self) -> float:
-        """The part that is done, in [0, 1]."""
-        return self.done / self.total if self.total > 0 else 0.0
-
-    def left(self) -> float | None:
-        """Seconds left, counting down between calls of ``set``; None while nothing is known."""
-        return (
-            None
-            if self._left is None
-            else max(0.0, self._left[0] - (self._clock() - self._left[1]))
-        )

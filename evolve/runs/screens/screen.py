@@ -6,6 +6,7 @@ rich draws it four times a second in its own thread.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING
 
 from rich.console import Console, Group, JustifyMethod, RenderableType
@@ -15,13 +16,17 @@ from rich.table import Table
 from rich.text import Text
 
 from evolve.core.spent import duration
-from evolve.runs.screens.rows import HEADINGS
+from evolve.runs.screens.rows import HEADINGS, mark, row, scale_of, strip
 
 if TYPE_CHECKING:
     from evolve.runs.screens.display import Display
 
-FRAME = 6  # lines that are not stages or rows: title, folder, overall bar, blank, headings, rule
+FRAME = 7  # lines that are not stages or rows: title, folder, bar, blank, headings, rule, legend
 LEAST_ROWS = 2
+WIDE = 104  # columns from which on the table also has HIDDEN
+HIDDEN = ("margin", "ancestor %")
+LEAST_STRIP, MOST_STRIP = 12, 48  # characters of the curve
+LEGEND = "┊ chance  ○ from-scratch  ● inherited  ─ 95 % of the gain  ◇ whole ancestor"
 
 
 class Screen:
@@ -46,8 +51,8 @@ class Screen:
         """Take the moving part away and leave the whole table."""
         self._live.stop()
         self.console.print(self._title())
-        if self.display.rows:
-            self.console.print(self.table(len(self.display.rows)))
+        if self.display.generations:
+            self.console.print(self.table(len(self.display.generations)))
 
     def print(self, text: str) -> None:
         """Print a line above the moving part."""
@@ -58,46 +63,59 @@ class Screen:
         height = self.console.size.height
         running = list(self.display.running.items())
         room = max(height - FRAME - 1, LEAST_ROWS + 1)
-        shown = running[: max(1, room - min(LEAST_ROWS, len(self.display.rows)))]
-        rows = min(len(self.display.rows), max(LEAST_ROWS, room - len(shown)))
+        shown = running[: max(1, room - min(LEAST_ROWS, len(self.display.generations)))]
+        rows = min(len(self.display.generations), max(LEAST_ROWS, room - len(shown)))
         parts: list[RenderableType] = [
             self._title(),
             self._overall(),
             *[self._stage(label, stage) for label, stage in shown],
         ]
-        if self.display.rows:
+        if self.display.generations:
             parts += [Text(""), self.table(rows)]
         return Group(*parts)
 
-    def table(self, last: int) -> Table:
-        """The last ``last`` generations as a table."""
+    def table(self, last: int) -> RenderableType:
+        """The last ``last`` generations as a table, with the curve beside it."""
+        d, width = self.display, self.console.size.width
+        lengths = sorted(d.generations)[-last:]
+        hidden = HIDDEN if width < WIDE else ()
+        shown = [i for i, heading in enumerate(HEADINGS) if heading not in hidden]
+        rows = {n: [row(d.generations[n])[i] for i in shown] for n in lengths}
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for heading in HEADINGS:
+        for heading in (HEADINGS[i] for i in shown):
             justify: JustifyMethod = "left" if heading == "inherited layers" else "right"
             table.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis")
-        for length in sorted(self.display.rows)[-last:]:
-            cells = self.display.rows[length]
-            table.add_row(*cells, style="yellow" if "(" in cells[1] else "")
-        return table
+        curve = self._curve(lengths, _room(width, rows.values(), shown))
+        if curve:
+            table.add_column(curve[0], no_wrap=True, overflow="crop")
+        for number, cells in enumerate(rows.values()):
+            style = "yellow" if "(" in cells[1] else ""
+            table.add_row(*cells, *curve[number + 1 : number + 2], style=style)
+        return Group(table, Text(LEGEND, style="dim", no_wrap=True)) if curve else table
+
+    def _curve(self, lengths: Sequence[int], width: int) -> list[str]:
+        """The scale, then a line a generation; nothing where there is no room."""
+        if width < LEAST_STRIP:
+            return []
+        d, width = self.display, min(width, MOST_STRIP)
+        marks = [mark(g) for g in d.generations.values()]
+        low, high = scale = scale_of(marks, d.chance)
+        ends = f"{100 * low:.0f} %", f"{100 * high:.0f} %"
+        head = ends[0] + ends[1].rjust(width - len(ends[0]))
+        return [head] + [strip(mark(d.generations[n]), d.chance, scale, width) for n in lengths]
 
     def _title(self) -> Text:
-        d = self.display
-        text = Text(f"{d.scenario} ", style="bold", no_wrap=True, overflow="ellipsis")
-        text.append(f"({d.profile}), seed {d.seed}\n", style="default")
-        return text.append(d.folder, style="dim")
+        text = Text(f"{self.display.title}\n", style="bold", no_wrap=True, overflow="ellipsis")
+        return text.append(self.display.folder, style="dim")
 
     def _overall(self) -> Table:
-        eta = self.display.eta
-        left = eta.left()
+        d = self.display
+        left = d.forecast.left() if d.forecast else None
         ends = "" if left is None else f"about {duration(left)} left"
-        points = (
-            f"{len(self.display.rows)} of {self.display.total} generations"
-            if self.display.total
-            else ""
-        )
+        points = f"{len(d.generations)} of {d.points} generations" if d.points else ""
         return _bar_line(
             "whole run",
-            eta.fraction,
+            d.forecast.fraction if d.forecast else 0.0,
             "  ".join(filter(None, (ends, points))),
             self._bar_width(),
             "green",
@@ -112,6 +130,13 @@ class Screen:
 
     def _bar_width(self) -> int:
         return max(8, min(30, self.console.size.width // 6))
+
+
+def _room(width: int, rows: Iterable[Sequence[str]], shown: Sequence[int]) -> int:
+    """Columns that the table's cells leave free in a terminal of ``width``."""
+    heads = [HEADINGS[i] for i in shown]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    return width - sum(widths) - 2 * len(widths) - 1
 
 
 def _bar_line(label: str, fraction: float, text: str, width: int, style: str) -> Table:

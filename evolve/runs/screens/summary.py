@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from evolve.core import toml
@@ -30,18 +31,21 @@ def say(text: str) -> None:
     print(textwrap.fill(text, max(40, width - 1)))
 
 
-def summarise_runs(folders: Iterable[Path], out: Path | None, store: Path | None = None) -> None:
+def summarise_runs(
+    folders: Iterable[Path], out: Path | None, store: Path | None = None, as_json: bool = False
+) -> None:
     """Pool runs of one scenario that differ in seed; print effects and verdict.
 
     Args:
         folders: the runs' folders.
         out: where to write the pooled report; None: nowhere.
         store: their store; None: the one that each recorded.
+        as_json: print what summary.json holds instead of words.
 
     Raises:
         UserError: the runs differ in more than their seed, or have measured nothing yet.
     """
-    from evolve.report.files import write_report
+    from evolve.report.files import summary_json, write_report
 
     records = [record_of(folder, store) for folder in folders]
     summary = summarise(records)
@@ -50,14 +54,23 @@ def summarise_runs(folders: Iterable[Path], out: Path | None, store: Path | None
             "no generation has been measured yet: continue the run with `evolve resume`, or give "
             "its store with --store"
         )
+    if as_json:
+        print(summary_json(records, summary).decode(), end="")
+    else:
+        print_pooled(records)
+    if out is not None:
+        write_report(records, out)
+        print(f"written to {out}", file=sys.stderr if as_json else sys.stdout)
+
+
+def print_pooled(records: Sequence[LineageRecord]) -> None:
+    """Print the effects, the verdict and the economy of one run or several seeds."""
+    summary = summarise(records)
     print_effects(summary)
     say(gain_sentence(summary))
     say(verdict(summary))
     for line in sentences(records):
         say(line)
-    if out is not None:
-        write_report(records, out)
-        print(f"written to {out}")
 
 
 def print_effects(summary: Summary) -> None:
@@ -65,11 +78,10 @@ def print_effects(summary: Summary) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    seeds = ", ".join(map(str, summary.seeds))
     table = Table(
         box=None,
         pad_edge=False,
-        title=f"{summary.scenario} ({summary.profile}), seed {seeds}: inherited minus ...",
+        title=f"{summary.title}: inherited minus ...",
         title_justify="left",
     )
     for title in ("", "points", "95 % interval", "pairs", "generations"):

@@ -155,7 +155,7 @@ def test_a_pooled_figure_draws_what_its_table_says() -> None:
         for one in figure.axes[0].lines
         if str(one.get_label()).startswith("inherited learngene")
     ]
-    table = pooled(records, METRICS["accuracy"])
+    table = pooled(records, METRICS["gain"])
     assert list(line.get_xdata()) == list(table) == [1, 2, 3]
     assert np.allclose(line.get_ydata(), [interval.mean for interval in table.values()])
     heights = np.concatenate(
@@ -174,7 +174,7 @@ def test_a_control_that_one_seed_has_alone_is_in_neither_figure_nor_table() -> N
     ]
     labels = [
         str(line.get_label())
-        for line in evolution_figure(records, summarise(records)).axes[0].lines
+        for line in evolution_figure(records, summarise(records)).axes[1].lines
     ]
     assert "from-scratch, same architecture" in labels and "shuffled learngene" not in labels
     assert [one.label for one in lineage_curves(records)] == ["inherited", "from-scratch"]

@@ -71,7 +71,7 @@ def test_a_stage_of_several_cases_is_named_once_after_the_first(path):
     batch = opened(path)
     named = batch.stages()
     owners = batch.owners()
-    assert len({stage.key for stage in named}) == len(named) == batch.count == len(owners)
+    assert len({stage.key for stage in named}) == len(named) == len(owners)
     assert all(stage.label.startswith(f"{owners[stage.key][0]}: ") for stage in named)
     alone = {stage.key: stage for _, one in batch.runs.values() for stage in one.stages()}
     assert all(
@@ -92,4 +92,4 @@ def test_an_event_names_no_stages(path, monkeypatch):
             screen.event(StageProgress(stage, 0.5, "half"))
             screen.event(StageDone(stage, 1.0, from_store=False))
         task = screen.progress.tasks[0]
-        assert (task.completed, task.total) == (3, len(stages))
+        assert 0 < task.completed < task.total == 1 and "left" in task.fields["left"]

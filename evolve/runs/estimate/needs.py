@@ -1,0 +1,35 @@
+"""What a run takes, said from its settings alone: before anything is read, downloaded or made."""
+
+from __future__ import annotations
+
+import math
+
+from evolve.core.settings import Scenario, descend_source
+from evolve.core.spent import duration
+from evolve.data.methods import PLUGGED, SOURCES
+from evolve.runs.estimate import cost
+
+MAIN_GB, WORKER_GB = 0.6, 1.2  # resident, VGG16 on CIFAR-100, torch 2.14 (docs/performance.md)
+
+
+def needs(chosen: Scenario, workers: int) -> str:
+    """One line: how long, how much memory, and what is downloaded.
+
+    Args:
+        chosen: the scenario with its profile.
+        workers: worker processes.
+    """
+    settings = chosen.settings
+    data = settings.data
+    downloads = sum(
+        SOURCES.get(source, PLUGGED).download for source in {data.source, descend_source(data)}
+    )
+    memory = MAIN_GB + WORKER_GB * workers
+    text = (
+        f"{settings.name} ({chosen.profile}) takes about "
+        f"{duration(cost.estimate(settings, workers))} with {workers} workers "
+        f"and {math.ceil(memory)} GB of memory"
+    )
+    if downloads:
+        text += f", and downloads {downloads} MB unless --data says where the images lie"
+    return text + "."
