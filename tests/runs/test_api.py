@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "run", str(file), "--seeds", "0,1", "--out", str(place / "runs"), "--workers", "1"
     )
     assert done.returncode == 0, done.stderr
-    assert "seed 0, 1: inherited minus ..." in done.stdout
+    assert "seeds 0, 1: inherited minus ..." in done.stdout
     return place / "runs"
 
 
