@@ -28,9 +28,10 @@ TABLES = {
     # a plug-in's: arguments -> Avalanche plugin
     "strategies": "evolve.ancestor.methods:STRATEGIES",
     "learners": "evolve.descendants.fewshot.methods:LEARNERS",  # Setup -> Learner
+    "figures": "evolve.report.batch.methods:FIGURES",  # (Batch, measured) -> BatchFigure
 }
 REFUSED = {"strategies": "evolve.ancestor.methods:REFUSED"}  # name -> why it cannot run here
-CLOSED = ("learners",)  # kinds that no other package adds to
+CLOSED = ("learners", "figures")  # kinds that no other package adds to
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,19 @@ def _by_seed(tables: Mapping[tuple[str, ...], Mapping[int, Table]]) -> dict[int,
     }
 
 
+def task_means(records: Iterable[tuple[Case, LineageRecord]], values: Values) -> dict[int, Array]:
+    """Every downstream task's mean over the generations and the pairings.
+
+    Args:
+        records: cases of one method with what they measured.
+        values: reads one generation's, as fractions.
+
+    Returns:
+        Seed -> [tasks] in points; only seeds that have any.
+    """
+    return _by_seed(_measured(records, values))
+
+
 def _pooled(groups: Mapping[int, Array]) -> Interval:
     return pooled_interval(list(groups.values()))
 
@@ -258,6 +271,7 @@ class Batch:
         reference: the method that the others are compared with; "" for the first.
         axes: axis -> its values.
         controls: rows of the table, too.
+        figure: the picture that it ends in; "" for none.
     """
 
     name: str
@@ -269,6 +283,7 @@ class Batch:
     cases: tuple[Case, ...]
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     controls: tuple[str, ...] = ()
+    figure: str = ""
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -81,13 +81,12 @@ def encode(draw: Callable[[], Any], kind: str) -> bytes:
 
     Args:
         draw: makes the figure.
-        kind: "png" or "svg".
+        kind: "png", "svg" or "pdf".
     """
+    dated = {"png": "Software", "svg": "Date", "pdf": "CreationDate"}
     with _style():
         figure, out = draw(), io.BytesIO()
-        figure.savefig(
-            out, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None}
-        )
+        figure.savefig(out, format=kind, metadata={dated[kind]: None})
         return out.getvalue()
 
 

@@ -9,7 +9,7 @@ share their ancestor, so they are not independent measurements.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -233,6 +233,30 @@ def ratio_interval(tops: Sequence[Array], bottoms: Sequence[Array]) -> tuple[flo
         drawn = _resampled(tops, sizes) / _resampled(bottoms, sizes)
     low, high = np.nanquantile(drawn, [tail, 1 - tail])
     return ratio, float(low), float(high)
+
+
+def statistic_interval(
+    tables: Sequence[Sequence[Array]], statistic: Callable[[Array], Array]
+) -> tuple[float, float]:
+    """The interval of a statistic of several means over the same groups and members.
+
+    All are resampled together, as :func:`bootstrap` does.
+
+    Args:
+        tables: k times one array of members a group.
+        statistic: [k, draws] means -> [draws]; infinity is a value like any other.
+
+    Returns:
+        (low, high); NaN from a single unit, or where the tables differ in their members.
+    """
+    sizes = {tuple(map(len, groups)) for groups in tables}
+    tail = _tail(tables[0]) if len(sizes) == 1 else math.nan
+    if math.isnan(tail):
+        return math.nan, math.nan
+    means = np.stack([_resampled(groups, tuple(map(len, groups))) for groups in tables])
+    # the draws' own values: between a number and infinity there is nothing to interpolate
+    low, high = np.quantile(statistic(means), [tail, 1 - tail], method="inverted_cdf")
+    return float(low), float(high)
 
 
 def _tail(groups: Sequence[Array]) -> float:

@@ -25,7 +25,7 @@ from evolve.runs.folder import RUN_FILE, read_run
 
 BATCH_FILE = "batch.json"
 FORMAT = 1
-ABOUT = ("name", "title", "profile", "origin", "method", "reference")
+ABOUT = ("name", "title", "profile", "origin", "method", "reference", "figure")
 
 
 def write_batch_file(batch: Batch, out: Path, command: Sequence[str]) -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from evolve.report import fewshot_table
 from evolve.report.compare import Batch
@@ -20,40 +19,13 @@ from evolve.report.economy import economy as overall
 from evolve.report.fewshot_table import Line as Learner
 from evolve.report.page.pictures import Curve
 from evolve.report.page.section import Line, Spent
+from evolve.report.table import Row, Table
 
 KINDS = ("accumulate", "condense", "descend", "fewshot")
 OVER = {
     "reference": "from-scratch, paper's architecture",
     "lineage 0": "lineage 0 (gains compared)",
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a table.
-
-    Attributes:
-        cells: the first names the row.
-        bold: only where a test supports it.
-        total: a sum, set apart.
-    """
-
-    cells: tuple[str, ...]
-    bold: bool = False
-    total: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table.
-
-    ``words``: how many columns from the left hold words; the others are numbers.
-    """
-
-    caption: str
-    heads: tuple[str, ...]
-    rows: tuple[Row, ...]
-    words: int = 1
 
 
 def comparison(batch: Batch, tables: Mapping[str, Sequence[Compared]]) -> list[Table]:

@@ -18,6 +18,7 @@ from evolve.core.errors import UserError
 from evolve.core.version import __version__
 from evolve.report import compare_tables as finish
 from evolve.report import figures
+from evolve.report.batch.figure import batch_figure
 from evolve.report.compare import METRICS, compare
 from evolve.report.curves import LineageRecord
 from evolve.report.economy import learning, learning_sentence
@@ -27,6 +28,7 @@ from evolve.report.page import pictures as curves
 from evolve.report.page import tables, words
 from evolve.report.page.section import Section
 from evolve.report.page.svg import inline
+from evolve.report.table import Table
 from evolve.report.verdict import gain_sentence
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class Picture:
 
     svg: str
     caption: str
-    table: tables.Table
+    table: Table
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def _part(section: Section, ident: str) -> dict[str, Any]:
         title=section.title,
         about=_about(section),
         findings=words.findings(held.batch, compared) if held else [],
+        figure=_figure(section, ident),
         verdict=[] if held else [line for _, line in verdicts],
         lineages=verdicts if held else [],
         caveats=words.caveats(section),
@@ -127,6 +130,16 @@ def _part(section: Section, ident: str) -> dict[str, Any]:
         **_results(section, ident),
         **_origins(section),
     )
+
+
+def _figure(section: Section, ident: str) -> dict[str, Any] | None:
+    """The picture that a batch's file names, with its tables."""
+    shown = batch_figure(section.batch.batch, section.measured) if section.batch else None
+    if shown is None:
+        return None
+    alt = f"{shown.caption} The tables below it hold the numbers."
+    svg = inline(shown.draw, f"{ident}-figure", alt)
+    return dict(svg=svg, caption=shown.caption, tables=shown.tables)
 
 
 def _results(section: Section, ident: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from evolve.core.errors import printable
 from evolve.engine.engine import StageFailure
+from evolve.report.batch.figure import batch_figure, write_figure
 from evolve.report.compare import METRICS, Case, compare
 from evolve.report.compare_tables import economy_lines, write_batch
 from evolve.report.curves import LineageRecord
@@ -17,7 +18,7 @@ from evolve.runs.execute import export_learngenes, stoppable
 from evolve.runs.folder import claimed
 from evolve.runs.read import report_folders
 from evolve.runs.run import run_record
-from evolve.runs.screens.batch import BatchScreen, print_plan, print_tables
+from evolve.runs.screens.batch import BatchScreen, print_figure, print_plan, print_tables
 from evolve.runs.screens.summary import say
 from evolve.runs.snapshots import thin
 
@@ -48,12 +49,18 @@ def execute(request: BatchRequest, argv: list[str]) -> None:
         measured = [(case, record) for case, record in records if record.generations]
         tables = {metric: compare(request.batch, measured, metric) for metric in METRICS}
         write_batch(request.batch, tables, measured, request.out)
+        shown = batch_figure(request.batch, measured)
+        if shown:
+            write_figure(request.batch, shown, request.out)
         if measured:
             report_folders([request.out], request.out / PAGE)
             print(f"report       {request.out / PAGE}   (everything on one page)")
         for line in thin(batch_run.lineages[0].store, [run.world for run in batch_run.lineages]):
             print(line)
     print_tables(request.batch, tables)
+    if shown:
+        print_figure(shown)
+        print(f"picture      {request.out / 'figure.png'}, .svg, .pdf; its numbers: .csv, .json")
     for line in economy_lines(measured):
         say(printable(line))
     _print_files(request.out)

@@ -22,6 +22,8 @@ condense.method = "fixed"
 method = "condense.method"           # what is compared; the other axes and the seed pair the cases
 reference = "random"                 # against which
 controls = ["from-scratch"]          # rows of their own: controls of the reference's lineages
+names = { random = "by chance" }     # what methods are called
+figure = "samples"                   # the picture that it ends in, one of FIGURES
 
 [quick]                              # with --profile quick: seeds, set and axes in its place
 seeds = [0]                          # [[quick.case]]: instead of all of [[case]]
@@ -35,7 +37,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from evolve.core import toml
+from evolve.core import registry, toml
 from evolve.core.errors import UserError
 from evolve.core.settings import Scenario
 from evolve.core.shipped import find
@@ -44,7 +46,7 @@ from evolve.lineage import scenario
 from evolve.report.compare import CONTROLS, Batch, Case
 
 KEYS = ("name", "title", "scenario", "seeds", "set", "axes", "zip", "case", "report", "quick")
-REPORT_KEYS = ("method", "reference", "controls")
+REPORT_KEYS = ("method", "reference", "controls", "names", "figure")
 CASE = "case"  # the method axis of a batch that lists its cases
 MOST = 10_000  # lineages; more is a slip of the pen
 ABLATIONS = "benchmarks/ablations"  # the shipped batches
@@ -114,6 +116,8 @@ class _Reader:
                 f"{path}: scenario is missing: name a shipped scenario or a TOML file, "
                 'such as scenario = "glyphs-seq25"'
             )
+        self.report = _table(table, "report", str(path))
+        _known(self.report, REPORT_KEYS, str(path), "report.")
         self.fixed = _flat_table(table, "set", path)
         self.axes = {
             axis: self._values(axis, values)
@@ -135,6 +139,7 @@ class _Reader:
                 f"{self.path}: no case: give [axes], [[zip]] or [[case]] tables, and seeds"
             )
         axis, reference, controls = self._report()
+        self.names = self._names()
         varieties = [self._case(_named(values), values, axis) for values in grid] + [
             self._listed(dict(listed), axis) for listed in self.listed
         ]
@@ -152,6 +157,7 @@ class _Reader:
             tuple(cases),
             self._all_axes(),
             controls,
+            self._figure(),
         )
         if reference and reference not in grid_batch.methods:
             raise UserError(
@@ -243,8 +249,7 @@ class _Reader:
 
     def _report(self) -> tuple[str, str, tuple[str, ...]]:
         """The method's axis, the reference, and the controls that are shown."""
-        report = _table(self.table, "report", str(self.path))
-        _known(flat(report), REPORT_KEYS, str(self.path), "report.")
+        report = self.report
         axes = list(self._all_axes())
         axis = report.get("method", axes[0] if axes else CASE)
         if axis not in (*axes, CASE):
@@ -259,6 +264,29 @@ class _Reader:
                 f"{', '.join(CONTROLS)}"
             )
         return axis, str(report.get("reference", "")), tuple(controls)
+
+    def _names(self) -> dict[str, str]:
+        """What methods are called, by the axis's value."""
+        names = _table(self.report, "names", str(self.path))
+        if odd := next((name for name in names.values() if not isinstance(name, str)), None):
+            raise UserError(f"{self.path}: report.names: {odd!r}: expected a string")
+        return names
+
+    def _figure(self) -> str:
+        """The picture's name, where the batch varies what it shows."""
+        figure = self.report.get("figure", "")
+        if figure and figure not in registry.names("figures"):
+            raise UserError(
+                f"{self.path}: report.figure = {figure!r}: allowed are "
+                f"{', '.join(registry.names('figures'))}"
+            )
+        lacking = set(registry.records("figures")[figure].axes) - self.varied if figure else ()
+        if lacking:
+            raise UserError(
+                f"{self.path}: report.figure = {figure!r}: it shows {', '.join(sorted(lacking))}; "
+                "give [axes] of that, or another figure"
+            )
+        return str(figure)
 
     def _case(self, name: str, values: Overrides, axis: str, method: str = "") -> Case:
         """What all seeds of a case share; the seed is put in afterwards."""
@@ -283,8 +311,9 @@ class _Reader:
         if axis not in values:
             return name
         texts = [_short(value) for value in tied[axis]]
+        text = _short(values[axis])
         return (
-            _short(values[axis])
+            self.names.get(text, text)
             if len(set(texts)) == len(texts)
             else _named({key: values[key] for key in tied})
         )

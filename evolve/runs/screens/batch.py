@@ -14,6 +14,7 @@ from rich.table import Table
 from evolve.core.spent import duration
 from evolve.engine.engine import Event, Notice, StageDone, StageFailed, StageStarted
 from evolve.engine.stage import Stage
+from evolve.report.batch.figure import BatchFigure
 from evolve.report.compare import Batch, Row
 from evolve.report.compare_tables import TITLES, cells, note, power_words, reference_of
 from evolve.runs.estimate import cost
@@ -158,9 +159,7 @@ def _weights(batch_run: BatchRun) -> Mapping[str, float]:
 
 def print_tables(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> None:
     """Print the comparison, metric by metric; a file or pipe gets lines as long as they are."""
-    console = Console(markup=False, emoji=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 1000
+    console = _console()
     for metric, rows in tables.items():
         if not rows:
             continue
@@ -182,3 +181,24 @@ def print_tables(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> None:
             console.print(power, style="dim", markup=False, soft_wrap=True)
         console.print()
     console.print(note(batch, tables), style="dim", markup=False, soft_wrap=True)
+
+
+def print_figure(shown: BatchFigure) -> None:
+    """Print the tables of a batch's picture."""
+    console = _console()
+    for described in shown.tables:
+        table = Table(box=None, pad_edge=False, title=described.caption, title_justify="left")
+        for place, head in enumerate(described.heads):
+            table.add_column(head, justify="left" if place < described.words else "right")
+        for row in described.rows:
+            table.add_row(*row.cells, style="bold" if row.bold else "")
+        console.print(table)
+        console.print()
+
+
+def _console() -> Console:
+    """The terminal, names as they are; a file or pipe gets lines as long as they are."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 1000
+    return console

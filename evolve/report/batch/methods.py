@@ -1,0 +1,31 @@
+"""The records of a batch's pictures: code, help, the axes that the batch must have.
+
+Nothing here imports matplotlib or torch. ``[report] figure`` in a batch file names one of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evolve.core.registry import Record
+
+
+@dataclass(frozen=True)
+class Figure(Record):
+    """A picture's record; its code is ``(Batch, cases with what they measured) -> BatchFigure``.
+
+    Attributes:
+        axes: the settings that the batch must vary.
+    """
+
+    axes: tuple[str, ...] = ()
+
+
+_AT = "evolve.report.batch."
+FIGURES = {
+    "samples": Figure(
+        _AT + "samples:samples",
+        "accuracy against images a class (paper Figure 5)",
+        ("descend.shots",),
+    ),
+}
