@@ -23,6 +23,14 @@ class Figure(Record):
 
 _AT = "evolve.report.batch."
 FIGURES = {
+    "initialisations": Figure(
+        _AT + "initialisations:initialisations",
+        "methods and controls by network and images (paper Table II)",
+    ),
+    "fewshot": Figure(
+        _AT + "fewshot:fewshot",
+        "few-shot learners beside descendants (paper Table III)",
+    ),
     "samples": Figure(
         _AT + "samples:samples",
         "accuracy against images a class (paper Figure 5)",
