@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +42,8 @@ def dots(panels: Sequence[Panel], named: Sequence[str], title: str, note: str) -
     axes[0, 0].set_yticks(range(len(methods)), methods)
     axes[0, 0].set_ylim(len(methods) - 0.5, -0.5)
     figure.suptitle(title, x=0.02, ha="left", fontsize=10, fontweight="bold")
-    figure.supxlabel(f"test accuracy (%); bars: 95 % interval\n{note}".strip(), fontsize=8)
+    wrapped = textwrap.fill(note, round(14 * figure.get_figwidth()))
+    figure.supxlabel(f"test accuracy (%); bars: 95 % interval\n{wrapped}".strip(), fontsize=8)
     return figure
 
 

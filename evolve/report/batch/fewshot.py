@@ -48,14 +48,15 @@ def fewshot(batch: Batch, measured: Sequence[Pair]) -> BatchFigure:
     reference = batch.reference or batch.methods[0]
     panels = []
     for panel in empty_panels(measured, _column):
-        marks = (*_learners(panel, reference), *compared(TABLE, batch, panel))
-        panels.append(replace(panel, marks=marks))
+        # the test behind a star knows no learner
+        own = (replace(mark, best=False) for mark in compared(TABLE, batch, panel))
+        panels.append(replace(panel, marks=(*_learners(panel, reference), *own)))
     named = [*(name for name in batch.methods if name != reference), reference]
     note = f"open diamonds: the paper's protocol ({PROTOCOL}), its ± as printed"
     beside = any(mark.paper for panel in panels for mark in panel.marks)
     return BatchFigure(
         rows(panels),
-        tables(panels, PROTOCOL),
+        tables(panels, reference, PROTOCOL),
         lambda: dots(panels, named, batch.title or batch.name, note if beside else ""),
         " ".join(
             (

@@ -21,17 +21,17 @@ def initialisations(batch: Batch, measured: Sequence[Pair]) -> BatchFigure:
         batch: its methods and controls are the rows, the ancestors and images the columns.
         measured: its cases with what they measured.
     """
+    reference = batch.reference or batch.methods[0]
     panels = [
         replace(panel, marks=tuple(compared(TABLE, batch, panel)))
         for panel in empty_panels(measured, network)
     ]
-    reference = batch.reference or batch.methods[0]
     named = [*(name for name in batch.methods if name != reference), reference]
     note = f"open diamonds: the paper's protocol ({PROTOCOL})"
     beside = any(mark.paper for panel in panels for mark in panel.marks)
     return BatchFigure(
         rows(panels),
-        tables(panels, PROTOCOL),
+        tables(panels, reference, PROTOCOL),
         lambda: dots(panels, named, batch.title or batch.name, note if beside else ""),
         "Accuracy of descendants by how they begin, mean over seeds and tasks; bars: 95 % "
         "interval. From-Scratch, Feature Distillation and the whole ancestor are those of "

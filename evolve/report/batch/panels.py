@@ -165,21 +165,24 @@ def _bounds(name: str, prefix: str, interval: Interval | None) -> dict[str, floa
     return dict(zip((name, f"{prefix}low", f"{prefix}high"), numbers, strict=True))
 
 
-def tables(panels: Sequence[Panel], protocol: str) -> tuple[Table, ...]:
+def tables(panels: Sequence[Panel], reference: str, protocol: str) -> tuple[Table, ...]:
     """The paper's table, one a set of images, and under it the paired differences.
 
     Args:
         panels: with their marks.
+        reference: what the differences are to.
         protocol: what the paper's numbers were measured with, for the caption.
     """
     return tuple(
         shown
         for images in dict.fromkeys(panel.images for panel in panels)
-        for shown in _of_images([panel for panel in panels if panel.images == images], protocol)
+        for shown in _of_images(
+            [panel for panel in panels if panel.images == images], reference, protocol
+        )
     )
 
 
-def _of_images(panels: Sequence[Panel], protocol: str) -> tuple[Table, Table]:
+def _of_images(panels: Sequence[Panel], reference: str, protocol: str) -> tuple[Table, Table]:
     first, methods = panels[0], methods_of(panels)
     beside = f"the paper ({first.beside})" if first.beside else ""
     heads = ["method"]
@@ -197,7 +200,7 @@ def _of_images(panels: Sequence[Panel], protocol: str) -> tuple[Table, Table]:
         for method in methods
         if any(mark.minus for panel in panels for mark in panel.marks if mark.method == method)
     )
-    minus = f"{first.images}, the method minus the reference (points), paired by task"
+    minus = f"{first.images}, the method minus {reference} (points), paired by task"
     return (
         Table(caption, tuple(heads), accuracies),
         Table(minus, ("method", *(panel.column for panel in panels)), gaps),
