@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evolve.core.words import WHOLE
-from evolve.report.batch.panels import ROWS, SCRATCH, Mark, Panel, methods_of
+from evolve.report.batch.sides import ROWS, SCRATCH, Mark, Panel, methods_of
 from evolve.report.figures import BLUE, GREEN, GREY, ORANGE, RED, SKY, new_figure
 
 COLOURS = {SCRATCH: RED, ROWS["distilled"]: SKY, WHOLE: ORANGE}

@@ -9,7 +9,7 @@ from evolve.core.settings import Settings
 from evolve.report import fewshot_table
 from evolve.report.batch.dots import dots
 from evolve.report.batch.figure import BatchFigure, Pair
-from evolve.report.batch.panels import (
+from evolve.report.batch.sides import (
     Mark,
     Panel,
     compared,

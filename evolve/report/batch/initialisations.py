@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from evolve.report.batch.dots import dots
 from evolve.report.batch.figure import BatchFigure, Pair
-from evolve.report.batch.panels import compared, empty_panels, network, rows, tables
+from evolve.report.batch.sides import compared, empty_panels, network, rows, tables
 from evolve.report.compare import Batch
 
 TABLE = "initialisations"
