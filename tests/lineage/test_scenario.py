@@ -22,6 +22,7 @@ else:
     import tomli as tomllib
 
 SHIPPED = (
+    "cifar-dino",
     "cifar-fewshot",
     "cifar-pretrained-resnet",
     "cifar-pretrained-vit",
@@ -31,8 +32,16 @@ SHIPPED = (
     "cifar-seq25",
     "glyphs-seq25",
     "imagenet-seq25",
+    "miniimagenet-dino",
+    "miniimagenet-fewshot-resnet",
+    "miniimagenet-pretrained-resnet",
+    "miniimagenet-pretrained-vit",
+    "miniimagenet-pretrained",
     "miniimagenet-seq25-resnet",
     "miniimagenet-seq25",
+    "tinyimagenet-fewshot-resnet",
+    "tinyimagenet-pretrained-resnet",
+    "tinyimagenet-pretrained-vit",
     "tinyimagenet-pretrained",
     "tinyimagenet-seq25-resnet",
     "tinyimagenet-seq25-vit",

@@ -31,6 +31,14 @@ FIGURES = {
         "accuracy over learning rate and weight decay (paper Figure 4)",
         ("descend.lr", "descend.weight_decay"),
     ),
+    "initialisations": Figure(
+        _AT + "initialisations:initialisations",
+        "methods and controls by network and images (paper Table II)",
+    ),
+    "fewshot": Figure(
+        _AT + "fewshot:fewshot",
+        "few-shot learners beside descendants (paper Table III)",
+    ),
     "samples": Figure(
         _AT + "samples:samples",
         "accuracy against images a class (paper Figure 5)",

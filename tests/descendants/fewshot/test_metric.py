@@ -66,6 +66,30 @@ def test_matchingnet_is_the_attention_over_scikit_learns_cosines():
     assert np.allclose(learner.log_probabilities(support, labels, query).exp(), expected, atol=1e-4)
 
 
+def test_protonet_and_matchingnet_are_easyfsls():
+    """Its ProtoNet scores by the distance, ours by its square (Snell's Eq. 2).
+
+    Its MatchingNet leaves the queries as long as they are, and here skips the LSTMs: f = g.
+    """
+    methods = pytest.importorskip("easyfsl.methods", reason="easyfsl is not installed")
+    support, labels, query = embeddings(3)
+    peer = methods.PrototypicalNetworks()
+    peer.process_support_set(support, labels)
+    own = make_learner("protonet", network(), QUICK, WAYS, 0)
+    expected = (-peer(query).square()).log_softmax(1)
+    assert torch.allclose(own.log_probabilities(support, labels, query), expected, atol=1e-5)
+
+    class Matching(methods.MatchingNetworks):
+        encode_support_features = encode_query_features = staticmethod(lambda features: features)
+
+    match, scale = Matching(feature_dimension=8), 10.0
+    match.process_support_set(support, labels)
+    own = make_learner("matchingnet", network(), replace(QUICK, attention_scale=scale), WAYS, 0)
+    scaled = scale * torch.nn.functional.normalize(query)
+    found = own.log_probabilities(support, labels, query).exp()
+    assert torch.allclose(found + 1e-6, match(scaled).exp(), atol=1e-5)
+
+
 def test_baseline_plus_plus_scores_are_scaled_cosines():
     support, _, query = embeddings(2)
     assert np.allclose(
