@@ -331,7 +331,7 @@ def test_a_vit_is_tried_too() -> None:
     [
         (
             {"shots": 9},
-            r"descend\.shots = 9: condensing class \d has 8 training images; give at most 8",
+            r"descend\.shots = 9: condensing class \d \(.\) has 8 training images; give at most 8",
         ),
         (
             {"classes_per_task": 5},

@@ -194,14 +194,14 @@ def peeking(store, **changed):
 def test_a_learner_that_diverged_is_said_to_have(measured, changed):
     w, _, store, _ = measured
     assert [
-        collect(w, peeking(store, **ok), "s", "p", {}, {}).fewshot[0].diverged
+        collect(w, peeking(store, **ok), "s", "quick", {}, {}).fewshot[0].diverged
         for ok in ({}, changed)
     ] == [False, True]
 
 
 def test_collect_finds_it(measured):
     w, stage, store, _ = measured
-    record = collect(w, peeking(store), "s", "p", {}, {})
+    record = collect(w, peeking(store), "s", "quick", {}, {})
     assert record.fewshot[0].backbone == paper_descendant(w.settings).anonymous().describe()
     assert [one.method for one in record.fewshot] == ["protonet"]
     assert record.fewshot[0].accuracy == tuple(store.get(stage.key).record["accuracy"])
@@ -375,13 +375,14 @@ def test_a_plan_scales_learners_by_a_descendants_steps_and_says_that_they_are_es
         missing=lambda: [stage],
         stages=lambda: [stage],
         context=measured_context(store),
-        request=SimpleNamespace(device="cpu"),
+        request=SimpleNamespace(device="cpu", scenario=None, workers=1),
         world=w,
     )
     assert timing.measure_speed(opened)["fewshot"] == 3.0 and asked == ["descend"]
     monkeypatch.setattr(listing, "open_run", lambda request, say: opened)
     monkeypatch.setattr(listing, "remaining_seconds", lambda opened: {stage.key: 10.0})
-    monkeypatch.setattr(listing, "worker_places", lambda request, opened: ["cpu"])
+    monkeypatch.setattr(listing, "worker_count", lambda request, opened: 1)
+    monkeypatch.setattr(listing, "needs", lambda chosen, workers: "")
     listing.plan_table(opened.request)
     said = capsys.readouterr().out
     assert "few-shot: estimated, not timed" in said and "left: about 30 s" in said
