@@ -8,6 +8,7 @@ from pathlib import Path
 from evolve.core.durable import write_whole
 from evolve.core.errors import printable
 from evolve.engine.engine import StageFailure
+from evolve.engine.workers import usable_cores
 from evolve.report.batch.figure import write_figure
 from evolve.report.compare import METRICS, Case, compare
 from evolve.report.compare_tables import economy_lines, write_batch
@@ -17,6 +18,7 @@ from evolve.report.files import csv_bytes
 from evolve.report.page.write import PAGE
 from evolve.runs.batch.run import BatchRequest, BatchRun
 from evolve.runs.batch_folder import check_folder, write_batch_file
+from evolve.runs.estimate.needs import needs
 from evolve.runs.execute import export_learngenes, stoppable
 from evolve.runs.folder import claimed
 from evolve.runs.read import report_folders, took
@@ -129,7 +131,10 @@ def _print_files(out: Path) -> None:
 
 
 def show_plan(request: BatchRequest) -> None:
-    """Print what the batch would do, and do nothing."""
+    """Print what the batch would do, and do nothing but read the images."""
+    first = request.batch.cases[0].scenario
+    alone = needs(first, request.workers or usable_cores())
+    print(f"{len(request.batch.cases)} lineages. The first, by itself: {alone}", flush=True)
     print_plan(BatchRun(request, lambda text: print(text, flush=True)))
 
 
