@@ -224,7 +224,7 @@ def _dots(axes: Any, length: int, values: Sequence[Array], label: str) -> None:
 def _draw_whole_gain(axes: Any, points: Points) -> None:
     """What can be inherited at most: the whole ancestor over its own architecture."""
     _, colour, style, marker = METHODS["whole ancestor, fine-tuned"]
-    label = "whole ancestor over its own architecture from scratch: the ceiling"
+    label = "whole ancestor over its architecture: the ceiling"
     _line(axes, points, colour, style, marker, label)
 
 

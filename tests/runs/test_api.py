@@ -89,7 +89,9 @@ class Photographs(torch.utils.data.Dataset):
 def test_an_own_network_and_own_images_in_a_learngene_out(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=7)
-    gene = evolve.condense(model, Photographs(), method="cka", settings={"top_k": 3, "images_per_class": 4})
+    gene = evolve.condense(
+        model, Photographs(), method="cka", settings={"top_k": 3, "images_per_class": 4}
+    )
     assert gene.provenance["network"] == "resnet18"
     gene.save(tmp_path / "gene.safetensors")
     heir = evolve.inherit(tmp_path / "gene.safetensors", 5)

@@ -8,11 +8,13 @@ or as all of it shared among the workers, whichever is longer.
 from __future__ import annotations
 
 import time
+from bisect import bisect
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
-PRIOR = 2.0  # seconds of the estimate that weigh as much as measured ones
+PRIOR = 10.0  # seconds of the estimate that weigh as much as measured ones
 LEAST_FRACTION = 0.1  # of a running stage, before what it took so far says anything
 SAID_EVERY = 0.5  # seconds between two looks at all stages while some only progress
 UNFINISHED = 0.99  # what the bar shows at most while something is left
@@ -115,15 +117,19 @@ class Forecast:
         return item.expected * rates[item.kind] * (1 - self._fractions.get(item.key, 0.0))
 
     def _rates(self) -> Mapping[str, float]:
-        """Measured over expected seconds by kind; what is not measured yet goes like the rest."""
-        spent: dict[str, float] = defaultdict(float)
-        expected: dict[str, float] = defaultdict(float)
+        """Measured over expected seconds by kind; what is not measured yet goes like the rest.
+
+        Medians, weighted by the expected seconds: a worker's first stage also imports libraries and
+        compiles kernels, which no other one has to.
+        """
+        ratios: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for item, seconds, part in self._measured():
-            spent[item.kind] += seconds
-            expected[item.kind] += part * item.expected
-        overall = (sum(spent.values()) + PRIOR) / (sum(expected.values()) + PRIOR)
+            expected = part * item.expected
+            if expected > 0:
+                ratios[item.kind].append((seconds / expected, expected))
+        overall = _median([(1.0, PRIOR), *(pair for kind in ratios.values() for pair in kind)])
         kinds = {item.kind for item in self._items.values()} | set(self._unnamed)
-        return {kind: (spent[kind] + PRIOR * overall) / (expected[kind] + PRIOR) for kind in kinds}
+        return {kind: _median([(overall, PRIOR), *ratios[kind]]) for kind in kinds}
 
     def _measured(self) -> Iterable[tuple[Item, float, float]]:
         """What stages took so far: the stage, seconds, and which part of it they are for."""
@@ -146,3 +152,20 @@ class Forecast:
             before = max((ends.get(key, 0.0) for key in item.inputs), default=0.0)
             ends[item.key] = before + rest[item.key]
         return max(ends.values(), default=0.0)
+
+
+def _median(pairs: Sequence[tuple[float, float]]) -> float:
+    """The weighted median of values, between neighbours where it falls between them.
+
+    Args:
+        pairs: (value, weight), weights above 0.
+    """
+    values, weights = zip(*sorted(pairs), strict=True)
+    ends = list(accumulate(weights))
+    middles = [end - weight / 2 for end, weight in zip(ends, weights, strict=True)]
+    half = ends[-1] / 2
+    place = bisect(middles, half)
+    if place in (0, len(values)):
+        return float(values[min(place, len(values) - 1)])
+    share = (half - middles[place - 1]) / (middles[place] - middles[place - 1])
+    return float(values[place - 1] + share * (values[place] - values[place - 1]))
