@@ -29,6 +29,7 @@ from evolve.cli.show import show
 from evolve.cli.store import store
 from evolve.cli.summary import summary
 from evolve.core.errors import UserError
+from evolve.core.machine import settle_surroundings
 from evolve.core.version import __version__
 
 
@@ -75,6 +76,7 @@ def main() -> None:
     1.
     """
     _open_standard_streams()
+    settle_surroundings()
     try:
         cli.main(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt) as error:

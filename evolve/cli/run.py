@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from evolve.cli.options import cluster_options, lineage_options, run_request, scenario_name
 from evolve.core.errors import UserError
+from evolve.core.machine import usable_cores
 
 if TYPE_CHECKING:
     from evolve.runs.run import RunRequest
@@ -85,7 +86,6 @@ def run(
 
 def _say_if_long(request: RunRequest, name: str, lineages: int, yes: bool) -> None:
     """Say what a long run would take, and ask where somebody can answer."""
-    from evolve.engine.workers import usable_cores
     from evolve.lineage import scenario
     from evolve.runs.estimate import cost
     from evolve.runs.estimate.needs import needs

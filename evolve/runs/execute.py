@@ -86,7 +86,8 @@ class Stopped(KeyboardInterrupt):
 def stoppable() -> Iterator[None]:
     """Let SIGTERM and SIGHUP stop the run as cleanly as Ctrl-C does.
 
-    A timeout, a batch system or a closed terminal sends them.
+    A timeout, a batch system or a closed terminal sends them. One that this process was started to
+    ignore (`nohup`) stays ignored, as Ctrl-C does in a background job.
     """
 
     def stop(number: int, frame: object) -> None:
@@ -96,9 +97,10 @@ def stoppable() -> Iterator[None]:
         yield
         return
     numbers = [
-        n
-        for n in (getattr(signal, "SIGTERM", None), getattr(signal, "SIGHUP", None))
-        if n is not None
+        number
+        for name in ("SIGTERM", "SIGHUP")
+        if (number := getattr(signal, name, None)) is not None
+        and signal.getsignal(number) is not signal.SIG_IGN
     ]
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
