@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from rich.console import Console
 from rich.table import Table
 
+from evolve.core.console import Console
 from evolve.core.machine import usable_cores
 from evolve.core.shipped import shipped
 from evolve.core.spent import duration
