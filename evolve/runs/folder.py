@@ -239,7 +239,8 @@ def _known_run(out: Path) -> dict[str, Any] | None:
 
 
 def _check_same(out: Path, held: dict[str, Any], facts: dict[str, Any]) -> None:
-    changed = [name for name, value in facts.items() if held[name] != value]
+    before, now = _placeless(held), _placeless(facts)
+    changed = [name for name in facts if before[name] != now[name]]
     if changed in (["fingerprint"], ["fingerprint", "classes"]):
         raise UserError(
             f"{out}: the images are not those this run began with; give the same ones with "
@@ -250,6 +251,14 @@ def _check_same(out: Path, held: dict[str, Any], facts: dict[str, Any]) -> None:
             f"--out {out}: holds another run (its {', '.join(changed)} differ); give another "
             "folder with --out"
         )
+
+
+def _placeless(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts without the place of the ancestor's checkpoint: its content is one of them."""
+    settings = facts["settings"]
+    if isinstance(ancestor := settings.get("ancestor"), dict):
+        settings = {**settings, "ancestor": {**ancestor, "checkpoint": ""}}
+    return {**facts, "settings": settings}
 
 
 class StorePlace(click.ParamType):
