@@ -86,8 +86,7 @@ import os, sys
 from evolve.cli.main import main
 sys.argv = ["evolve", "scenarios"]
 main()
-import matplotlib
-print(matplotlib.get_backend().lower(), "OMP_PLACES" in os.environ)
+print("matplotlib" in sys.modules, os.environ["MPLBACKEND"], "OMP_PLACES" in os.environ)
 """
 
 
@@ -96,4 +95,4 @@ def test_a_notebooks_backend_does_not_reach_the_command() -> None:
     command = [sys.executable, "-c", MAIN]
     environment = commands.environment(surroundings)
     done = subprocess.run(command, env=environment, text=True, capture_output=True)
-    assert done.stdout.splitlines()[-1] == "agg False", done.stderr
+    assert done.stdout.splitlines()[-1] == "False Agg False", done.stderr
