@@ -10,6 +10,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evolve.core import machine as _machine  # noqa: F401  (its docstring says why)
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 

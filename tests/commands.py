@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -108,8 +109,23 @@ def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
     """Begin `evolve WORDS` in a process of its own, to be stopped or waited for."""
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        [*COMMAND, *words], text=True, stdout=pipe, stderr=pipe, cwd=cwd, env=environment()
+        [*COMMAND, *words],
+        text=True,
+        stdout=pipe,
+        stderr=pipe,
+        cwd=cwd,
+        env=environment(),
+        preexec_fn=heed_signals,
     )
+
+
+def heed_signals() -> None:
+    """In a child before it begins: no signal is ignored that the shell lets background jobs ignore.
+
+    So tests that send one pass under `nohup make test &` too.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 30.0) -> None:

@@ -104,6 +104,16 @@ def random_network(
     )
 
 
+def surroundings(
+    stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress
+) -> None:
+    """The cores and the variables that a worker gets."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    names = ("MPLBACKEND", "OMP_PROC_BIND", "OMP_NUM_THREADS")
+    variables = {name: os.environ.get(name) for name in names}
+    store.put(stage, {"cores": cores, "variables": variables}, {}, {})
+
+
 def die_once(stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress) -> None:
     """Save a checkpoint and be killed; the second try goes on from it."""
     import torch

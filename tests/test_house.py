@@ -160,3 +160,22 @@ def test_nothing_cites_a_page_that_users_do_not_have() -> None:
 def test_the_citation_names_this_version() -> None:
     version = re.search(r'__version__ = "(.+)"', (EVOLVE / "core/version.py").read_text())
     assert version and f"version: {version[1]}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_all_words_reach_the_terminal_in_one_place() -> None:
+    """By evolve.core.terminal and evolve.core.console: there, foreign escapes are shown."""
+    free = {
+        "core/terminal.py",
+        "core/console.py",
+        "cli/show.py",  # a file
+        "runs/api.py",  # lines of the command
+        "runs/screens/display.py",  # to its own stream, printable
+    }
+    direct = re.compile(
+        r"(?<![\w.])(?<!def )print\(|\becho\(|^\s*from rich\.console import .*\bConsole\b", re.M
+    )
+    assert free >= {
+        path.relative_to(EVOLVE).as_posix()
+        for path in EVOLVE.rglob("*.py")
+        if direct.search(path.read_text(encoding="utf-8"))
+    }

@@ -16,10 +16,10 @@ from rich.status import Status
 
 from evolve.core.durable import to_json, write_whole
 from evolve.core.errors import UserError
+from evolve.core.machine import usable_cores
 from evolve.core.version import __version__
 from evolve.data.sources import load_images
 from evolve.engine.devices import choose_device
-from evolve.engine.workers import usable_cores
 
 from .cases import DATA, Case, choose_cases
 from .machine import describe

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from evolve.core.machine import usable_cores
 from evolve.data.resident import Resident
 from evolve.data.sources import load_images
 from evolve.engine.devices import choose_device, repeatable
-from evolve.engine.workers import keep_memory, usable_cores
+from evolve.engine.workers import keep_memory
 
 from .cases import DATA, Case, bilevel
 from .processes import Role

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from evolve.engine.workers import usable_cores
+from evolve.core.machine import usable_cores
 
 
 def describe(device: torch.device) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.core.errors import UserError
-from evolve.engine.workers import ONE_THREAD, birth
+from evolve.engine.workers import SINGLE, birth
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Process:
         # Not a daemon: those may not have children, and a DataLoader has. It leaves when the pipe
         # closes.
         self.process = spawn.Process(target=_main, args=(far_end, role))
-        with birth({} if role.plain else ONE_THREAD):
+        with birth({} if role.plain else SINGLE):
             self.process.start()
         far_end.close()
 
@@ -150,7 +150,7 @@ def one_core_taken() -> Iterator[int | None]:
     spawn = multiprocessing.get_context("spawn")
     core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     started = spawn.Event()
-    with birth(ONE_THREAD):
+    with birth(SINGLE):
         process = spawn.Process(target=_multiply, args=(core, started), daemon=True)
         process.start()
     try:

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from evolve.core import toml
+from evolve.core.console import Console
 from evolve.core.durable import to_json
 from evolve.core.errors import UserError
 from evolve.core.settings import Scenario, Settings
@@ -24,7 +23,7 @@ from evolve.learngene.tensor_file import digest
 from evolve.lineage import recipes, scenario
 from evolve.lineage.schedule import measured
 from evolve.networks.family import architecture
-from evolve.runs.folder import RUN_FILE, default_out, default_store
+from evolve.runs.folder import RUN_FILE, default_out, default_store, resume_command
 from evolve.runs.run import Run, RunRequest, open_run, request_from_run
 
 SCREEN = Console(stderr=True)
@@ -202,7 +201,7 @@ def _why_missing(folder: Path, task: int, run: Run) -> str:
             "joint ancestors are trained at measured lineage lengths only; "
             f"give one of {', '.join(map(str, lengths))}"
         )
-    return f"the store does not hold this ancestor; `evolve resume {folder}` computes it"
+    return f"the store does not hold this ancestor; `{resume_command(folder)}` computes it"
 
 
 def _of_file(

@@ -18,6 +18,7 @@ from evolve.cli.options import (
     cluster_options,
     complete,
 )
+from evolve.core.terminal import tell
 from evolve.runs.folder import StorePlace
 
 OPTIONS = (
@@ -125,7 +126,7 @@ def list_shipped() -> None:
 
     for name in shipped(file.ABLATIONS):
         shipped_batch = file.load(name)
-        click.echo(f"{name:20} {len(shipped_batch.cases):4} lineages  {shipped_batch.title}")
+        tell(f"{name:20} {len(shipped_batch.cases):4} lineages  {shipped_batch.title}")
 
 
 def _order(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evolve.cli.options import DATA, DEVICE, STORE
+from evolve.core.terminal import tell
 
 if TYPE_CHECKING:
     from evolve.report.explain import Explained
@@ -72,16 +73,16 @@ def explain(ancestor: str, out: Path | None, **options: Any) -> None:
         explained = explain(run, length, stage, Question(**options), show)
     _print(explained, write_explained(explained, out or folder / f"{STEM}-{length}"))
     if out is None:
-        click.echo(f"next: evolve report {folder} shows it on the page")
+        tell(f"next: evolve report {folder} shows it on the page")
 
 
 def _print(explained: Explained, files: Sequence[Path]) -> None:
     """Print the numbers, whether the descendants are the run's, and where everything is."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from evolve.cli.ancestors import SCREEN
+    from evolve.core.console import Console
     from evolve.report.explain import HEADS, cells, summary
 
     measured = summary(explained)
@@ -96,5 +97,5 @@ def _print(explained: Explained, files: Sequence[Path]) -> None:
                 style="yellow",
             )
     Console().print(table)
-    click.echo(f"{measured['images']} images: {measured['source']}")
-    click.echo("\n".join(map(str, files)))
+    tell(f"{measured['images']} images: {measured['source']}")
+    tell(*map(str, files))

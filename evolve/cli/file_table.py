@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from evolve.core.errors import printable
+from evolve.core.console import Console
+from evolve.core.terminal import tell
 from evolve.learngene import ancestor_file, model_file, tensor_file
 from evolve.learngene import learngene as gene_file
 from evolve.networks.architecture import Architecture
@@ -31,25 +30,25 @@ def print_file(path: Path, as_json: bool) -> None:
     """
     held = facts(path)
     if as_json:
-        click.echo(json.dumps(held, indent=1))
+        tell(*json.dumps(held, indent=1).split("\n"))
         return
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = Console(highlight=False)
     size = f"{held['parameters']:,} weights, {held['bytes']:,} bytes"
     share = (
         ""
         if held["share"] is None
         else f", {held['share']:.1%} of the ancestor's {held['ancestor_parameters']:,} weights"
     )
-    console.print(printable(f"{held['kind']} {path}: whole, its checksum is right; {size}{share}"))
-    console.print(printable(f"network: {held['network']}"))
+    console.print(f"{held['kind']} {path}: whole, its checksum is right; {size}{share}")
+    console.print(f"network: {held['network']}")
     console.print(_tensor_table(held["tensors"]))
     for name, value in held["provenance"].items():
         console.print(
-            printable(f"{name}: {value if isinstance(value, str) else json.dumps(value)}"),
+            f"{name}: {value if isinstance(value, str) else json.dumps(value)}",
             soft_wrap=True,
         )
     if held["build"]:
-        click.echo(f"\nwithout evolve:\n\n{held['build']}")
+        tell("", "without evolve:", "", *held["build"].split("\n"))
 
 
 def _tensor_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -61,8 +60,8 @@ def _tensor_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         shown = "" if row["layer"] == last else row["layer"]
         table.add_row(
-            printable(shown),
-            printable(row["part"]),
+            shown,
+            row["part"],
             "x".join(map(str, row["shape"])) or "one",
             row["dtype"],
             f"{row['bytes']:,}",

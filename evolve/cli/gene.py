@@ -16,6 +16,7 @@ from evolve.cli.ancestors import (
 )
 from evolve.core.errors import UserError
 from evolve.core.settings import InheritSettings
+from evolve.core.terminal import tell
 from evolve.core.version import __version__
 from evolve.data.sources import load_images
 from evolve.engine.engine import Notice, StageProgress, run_stages
@@ -25,6 +26,7 @@ from evolve.learngene.ancestor_file import AncestorFile
 from evolve.learngene.learngene import unflatten
 from evolve.lineage.outcomes import trunk
 from evolve.networks.family import from_json
+from evolve.runs.folder import resume_command
 from evolve.runs.run import Run
 from evolve.runs.screens.rows import compact
 
@@ -54,7 +56,7 @@ def condense(
     run, stages, origin = find_condensation(ancestor, images, weights, place)
     _compute(ancestor, run, stages)
     _save_learngene(run, stages[-1], origin, out)
-    print(
+    tell(
         f"next: evolve inspect {out}; "
         f"evolve inherit --learngene {out} --classes 10 --out model.safetensors"
     )
@@ -102,7 +104,7 @@ def _save_learngene(run: Run, stage: Stage, origin: Mapping[str, Any], out: Path
         from_json(record["ancestor_plan"]),
         described | _normalised(run),
     ).save(out)
-    print(f"{out}: {', '.join(record['layers'])} ({record['selected_by']})")
+    tell(f"{out}: {', '.join(record['layers'])} ({record['selected_by']})")
     print_trials(record["trials"], record["groups"])
 
 
@@ -115,13 +117,13 @@ def print_trials(trials: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[
     """
     if not trials:
         return
-    print("tried on condensing classes:  weights   gain (points)   layers")
+    tell("tried on condensing classes:  weights   gain (points)   layers")
     for trial in trials:
         layers = compact([name for place in trial["layers"] for name in groups[place]])
         gain = f"{100 * trial['gain']:+.1f} ± {100 * trial['error']:.1f}"
         over = "" if trial["within"] else ", over the budget"
         names = ", ".join(trial["origins"])
-        print(f"{100 * trial['share']:36.1f} %   {gain:>13}   {layers} ({names}{over})")
+        tell(f"{100 * trial['share']:36.1f} %   {gain:>13}   {layers} ({names}{over})")
 
 
 def null_test(
@@ -163,10 +165,10 @@ def null_test(
         true, rows = null_test(request, count)
     layers = ", ".join(name for place in true.selected for name in request.groups[place])
     far = moved(request.c.method, true)
-    print(
+    tell(
         f"{ancestor}: {layers} ({true.selected_by}){'' if far is None else f', movement {far:.2f}'}"
     )
-    print(
+    tell(
         f"{count} of each, beside it:{'':14} decided  same set  "
         f"overlap{'' if far is None else '  movement'}"
     )
@@ -205,17 +207,17 @@ def _agreement(rows: Sequence[Row], groups: Sequence[Sequence[str]], title: str,
         )
         for row in rows
     ]
-    print(f"\n{kinds[0].kind:28}   chosen   a~ less 1/L: mean, least, largest")
+    tell("", f"{kinds[0].kind:28}   chosen   a~ less 1/L: mean, least, largest")
     for line in agreement_rows(kinds[:1]):
         margins = (line["margin_mean"], line["margin_low"], line["margin_high"])
         said = "".join(f"{margin:+10.4f}" for margin in margins)
-        print(f"{line['layer']:28}{line['chosen']:3} of {line['draws']:<3}{said}")
-    print(*map(sentence, kinds), sep="\n")
+        tell(f"{line['layer']:28}{line['chosen']:3} of {line['draws']:<3}{said}")
+    tell(*map(sentence, kinds))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in agreement_files(kinds, title).items():
             write_whole(out / name, content, "null test")
-        print(f"picture      {out / 'agreement.png'}, .svg, .pdf; its numbers: agreement.csv")
+        tell(f"picture      {out / 'agreement.png'}, .svg, .pdf; its numbers: agreement.csv")
 
 
 def _print_nulls(rows: Sequence[Row]) -> None:
@@ -225,7 +227,7 @@ def _print_nulls(rows: Sequence[Row]) -> None:
     for row in rows:
         shared = f"{row.overlap:.2f}" if row.decided else "-"
         last = "" if row.moved is None else f"{row.moved:10.2f}"
-        print(
+        tell(
             f"{row.kind:38}{row.decided:3} of {row.count:<3}"
             f"{row.same:3} of {row.count:<3}{shared:>6}{last}   {KINDS[row.kind]}"
         )
@@ -250,7 +252,7 @@ def export(ancestor: str, out: Path, place: dict[str, Any], force: bool) -> None
     if result is None:
         raise UserError(
             f"{run.store.root}: the result of {stage.label} is damaged; "
-            f"`evolve resume {run_task[0]}` computes it anew"
+            f"`{resume_command(run_task[0])}` computes it anew"
         )
     settings = run.world.settings
     AncestorFile(
@@ -261,8 +263,8 @@ def export(ancestor: str, out: Path, place: dict[str, Any], force: bool) -> None
         _ancestor_origin(run, stage, run_task[1]),
         result.record,
     ).save(out)
-    print(f"{out}: the ancestor after {run_task[1]} tasks")
-    print(f"next: evolve inspect {out}")
+    tell(f"{out}: the ancestor after {run_task[1]} tasks")
+    tell(f"next: evolve inspect {out}")
 
 
 def _ancestor_origin(run: Run, stage: Stage, length: int) -> dict[str, Any]:
@@ -307,13 +309,13 @@ def inherit(
     check_out(out, force)
     model, origin = model_file.inherit(learngene, classes, seed, chosen, descendant)
     model_file.save(out, model, origin | {"evolve": __version__}, form)
-    print(f"{out}: {model.architecture.describe()}, {classes} classes (* inherited)")
+    tell(f"{out}: {model.architecture.describe()}, {classes} classes (* inherited)")
     load = (
         f"model = evolve.load_model({str(out)!r})"
         if form == "evolve"
         else f"`evolve inspect {out}` prints the lines that build it"
     )
-    print(f"next, in Python: {load}")
+    tell(f"next, in Python: {load}")
 
 
 def check_out(out: Path, force: bool) -> None:

@@ -5,6 +5,7 @@ Nothing here imports anything heavy.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from contextlib import suppress
@@ -29,6 +30,8 @@ from evolve.cli.show import show
 from evolve.cli.store import store
 from evolve.cli.summary import summary
 from evolve.core.errors import UserError
+from evolve.core.machine import settle_surroundings
+from evolve.core.terminal import tell
 from evolve.core.version import __version__
 
 
@@ -75,6 +78,7 @@ def main() -> None:
     1.
     """
     _open_standard_streams()
+    settle_surroundings()
     try:
         cli.main(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt) as error:
@@ -89,21 +93,21 @@ def main() -> None:
             if isinstance(error, click.UsageError) and error.ctx
             else "evolve"
         )
-        click.echo(f"evolve: {error.format_message()} (see: {command} --help)", err=True)
+        tell(f"evolve: {error.format_message()} (see: {command} --help)", err=True)
         sys.exit(2)
     except UserError as error:
-        click.echo(f"evolve: {error}", err=True)
+        tell(f"evolve: {error}", err=True)
         sys.exit(2)
     except RuntimeError as error:
         if type(error).__name__ != "StageFailure":  # named, not imported: the engine is heavy
             raise
-        click.echo(f"evolve: {error}", err=True)
+        tell(f"evolve: {error}", err=True)
         sys.exit(1)
     except BrokenPipeError:  # `evolve show ... | head`
         _abandon_output()
         sys.exit(1)
     except OSError as error:
-        click.echo(f"evolve: {error}", err=True)
+        tell(f"evolve: {error}", err=True)
         _abandon_output()
         sys.exit(1)
 
@@ -119,11 +123,16 @@ def _abandon_output() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Put /dev/null where the shell closed standard input, output or error (`evolve run >&-`).
+    """Let no sign end a command that its terminal cannot show, and open what is closed.
+
+    Put /dev/null where the shell closed standard input, output or error (`evolve run >&-`).
 
     Else the next pipe to a worker process would take the free number, and the worker, which sends
     numbers 1 and 2 to its log, would write into it.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     with suppress(OSError):
         while (number := os.open(os.devnull, os.O_RDWR)) < 3:
             os.set_inheritable(number, True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from rich.console import Console
 from rich.table import Table
 
+from evolve.core.console import Console
+from evolve.core.machine import usable_cores
 from evolve.core.shipped import shipped
 from evolve.core.spent import duration
-from evolve.engine.workers import usable_cores
 from evolve.lineage import scenario
 from evolve.lineage.schedule import measured
 from evolve.runs.estimate import cost

@@ -22,8 +22,9 @@ def print_plugins(check: bool) -> None:
     Args:
         check: import the plug-ins; one that cannot be imported stands with the reason.
     """
-    from rich.console import Console
     from rich.table import Table
+
+    from evolve.core.console import Console
 
     table = Table(box=None, pad_edge=False)
     for title in ("kind", "name", "package", "help or state"):
@@ -34,7 +35,7 @@ def print_plugins(check: bool) -> None:
         for name, points in registry.plugged(kind).items():
             for point in points:
                 table.add_row(kind, name, registry.owner(point), _state(kind, name, check))
-    Console(markup=False, emoji=False).print(table)
+    Console().print(table)
 
 
 def _state(kind: str, name: str, check: bool) -> str:

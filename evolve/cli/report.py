@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from evolve.core.terminal import tell
 from evolve.runs.folder import StorePlace
 
 PATH = click.Path(path_type=Path)
@@ -16,7 +17,7 @@ PATH = click.Path(path_type=Path)
 @click.option(
     "--out",
     type=PATH,
-    help="The HTML file; default: report.html in the folder, or here for several folders.",
+    help="The HTML file, or its folder; default: that of the run, or here for several folders.",
 )
 @click.option(
     "--store",
@@ -31,5 +32,6 @@ def report(folders: tuple[Path, ...], out: Path | None, store: Path | None) -> N
     from evolve.report.page.write import PAGE
     from evolve.runs.read import report_folders
 
-    chosen = out or (folders[0] / PAGE if len(folders) == 1 else Path(PAGE))
-    click.echo(f"report       {report_folders(folders, chosen, store)}")
+    chosen = out or (folders[0] if len(folders) == 1 else Path())
+    chosen = chosen / PAGE if out is None or out.is_dir() else chosen
+    tell(f"report       {report_folders(folders, chosen, store)}")

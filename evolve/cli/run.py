@@ -12,6 +12,8 @@ from click.core import ParameterSource
 
 from evolve.cli.options import cluster_options, lineage_options, run_request, scenario_name
 from evolve.core.errors import UserError
+from evolve.core.machine import usable_cores
+from evolve.core.terminal import tell
 
 if TYPE_CHECKING:
     from evolve.runs.run import RunRequest
@@ -85,7 +87,6 @@ def run(
 
 def _say_if_long(request: RunRequest, name: str, lineages: int, yes: bool) -> None:
     """Say what a long run would take, and ask where somebody can answer."""
-    from evolve.engine.workers import usable_cores
     from evolve.lineage import scenario
     from evolve.runs.estimate import cost
     from evolve.runs.estimate.needs import needs
@@ -99,9 +100,9 @@ def _say_if_long(request: RunRequest, name: str, lineages: int, yes: bool) -> No
     ):
         return
     each = f"{lineages} lineages, each of which: " if lineages > 1 else ""
-    click.echo(each + needs(request.scenario, workers), err=True)
+    tell(each + needs(request.scenario, workers), err=True)
     with suppress(UserError):  # there is no [quick]
         smaller = scenario.load(name, "quick", request.scenario.overrides)
-        click.echo(f"Smaller: {needs(smaller, workers)} Add --profile quick.", err=True)
+        tell(f"Smaller: {needs(smaller, workers)} Add --profile quick.", err=True)
     if not yes and sys.stdin is not None and sys.stdin.isatty():
         click.confirm("Begin?", abort=True, err=True)

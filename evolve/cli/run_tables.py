@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from evolve.core.errors import UserError, printable
+from evolve.core.console import Console
+from evolve.core.errors import UserError
 from evolve.core.spent import duration
+from evolve.core.terminal import tell
 from evolve.core.toml import toml_value
 from evolve.report.curves import paired_gain
 from evolve.runs.listing import Listed, contrast, listed, runs_below
@@ -18,7 +19,7 @@ from evolve.runs.read import Reader
 
 
 def _console() -> Console:
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 1000
     return console
@@ -52,7 +53,7 @@ def print_runs(root: Path, store: Path | None) -> None:
         left=("run", "scenario", "state"),
     )  # fmt: skip
     for line in lines:
-        table.add_row(*map(printable, _cells(line)))
+        table.add_row(*_cells(line))
     _console().print(table)
 
 
@@ -77,8 +78,7 @@ def print_contrast(first: Path, second: Path, store: Path | None) -> None:
     """
     differences = contrast(first, second, Reader(store))
     console = _console()
-    names = printable(str(first)), printable(str(second))
-    console.print(f"A  {names[0]}\nB  {names[1]}\n", soft_wrap=True)
+    tell(f"A  {first}", f"B  {second}", "")
     if not differences.settings:
         console.print("the settings and the seed are the same")
     else:
@@ -90,7 +90,7 @@ def print_contrast(first: Path, second: Path, store: Path | None) -> None:
         f"{common} of {max(one, two)} {kind}"
         for kind, (common, one, two) in differences.shared.items()
     )
-    console.print(f"\nstages in common: {shared}", soft_wrap=True)
+    tell("", f"stages in common: {shared}")
     console.print(
         "the ancestors and learngenes are the same at every length"
         if differences.parts is None
@@ -105,4 +105,4 @@ def print_contrast(first: Path, second: Path, store: Path | None) -> None:
 
 
 def _shown(value: Any) -> str:
-    return "-" if value is None else printable(toml_value(value))
+    return "-" if value is None else toml_value(value)

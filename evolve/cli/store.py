@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from evolve.core.terminal import tell
 from evolve.runs.folder import StorePlace
 
 STORE = click.option(
@@ -96,4 +97,4 @@ def _open(root: Path | None, make: bool = False) -> Any:
             f"--store {place}: no store is there (no store.json); "
             "give the folder that `evolve run` keeps its results in"
         )
-    return Store(place, lambda text: click.echo(text, err=True))
+    return Store(place, lambda text: tell(text, err=True))

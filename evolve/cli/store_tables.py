@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from evolve.core.console import Console
+from evolve.core.terminal import tell
 from evolve.engine.stage import Stage
 from evolve.engine.store import Store
 from evolve.runs.garbage import Census, Item, census, contents, garbage, references, remove
@@ -24,7 +25,7 @@ def print_store(store: Store) -> None:
     A run that cannot be read gets a line.
     """
     console, counted, items = (
-        Console(markup=False, highlight=False),
+        Console(highlight=False),
         census(store),
         list(contents(store)),
     )
@@ -58,12 +59,12 @@ def collect_garbage(
     counted = census(store, forget)
     shown = garbage(store, counted, everything)
     for run in counted.runs:
-        click.echo(f"refers       {_short(run.folder)}{f'   ({run.note})' if run.note else ''}")
+        tell(f"refers       {_short(run.folder)}{f'   ({run.note})' if run.note else ''}")
     _say_vanished(counted)
     if not shown:
-        click.echo(f"{store.root}: nothing that no run refers to")
+        tell(f"{store.root}: nothing that no run refers to")
     else:
-        Console(markup=False, highlight=False).print(_kinds(shown))
+        Console(highlight=False).print(_kinds(shown))
     if dry_run or not (shown or counted.vanished):
         return
     if shown and not yes:
@@ -74,12 +75,12 @@ def collect_garbage(
         )
     removed = remove(store, shown, everything, forget)
     if shown:
-        click.echo(
+        tell(
             f"removed      {len(removed)} of {len(shown)}, "
             f"{decimal(sum(item.size for item in removed))}"
         )
     if len(removed) < len(shown):
-        click.echo("kept         what a run has begun to use or compute meanwhile")
+        tell("kept         what a run has begun to use or compute meanwhile")
 
 
 def set_mirror(store: Store, address: str | None, off: bool) -> None:
@@ -98,18 +99,18 @@ def set_mirror(store: Store, address: str | None, off: bool) -> None:
     if off or address:
         store.mirror_at(None if off else address)
     if store.mirror is None:
-        click.echo(f"{store.root}: no mirror")
+        tell(f"{store.root}: no mirror")
         return
     results = [item for item in contents(store) if _is_result(item)]
     for item in results if address else ():
         store.mirror.push(item.path)
-    click.echo(f"{store.root}: mirrored at {store.mirror.address}; {len(results)} results here")
+    tell(f"{store.root}: mirrored at {store.mirror.address}; {len(results)} results here")
 
 
 def _say_vanished(counted: Census) -> None:
     for folder in dict.fromkeys(card.folder for card in counted.vanished):
         if not any(run.folder == folder for run in counted.runs):
-            click.echo(
+            tell(
                 f"gone         {_short(folder)}: the run is not there any more, "
                 "so it refers to nothing"
             )

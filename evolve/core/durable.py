@@ -198,6 +198,8 @@ def write_whole(path: Path, data: bytes, what: str) -> Path:
     Raises:
         UserError: "``what`` ``path``: ..."; it cannot be written (full disk, read-only folder).
     """
+    if path.is_dir():
+        raise UserError(f"{what} {path}: is a folder; give the name of a file")
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         beside.unlink(missing_ok=True)  # a killed process with our number may have left one
@@ -222,9 +224,21 @@ def user_cache() -> Path:
     """This user's cache for evolve, not made yet.
 
     Raises:
-        RuntimeError: the user has no home.
+        UserError: the user has no home.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolve"
+    return Path(os.environ.get("XDG_CACHE_HOME") or expanded(Path("~/.cache"))) / "evolve"
+
+
+def expanded(path: Path) -> Path:
+    """A path with the user's home for its "~".
+
+    Raises:
+        UserError: the user has none, as some containers' users.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: this user has no home; set HOME, or give another path") from None
 
 
 def sync_folder(path: Path) -> None:

@@ -3,19 +3,10 @@
 The command line prints them as one line and exits with code 2.
 """
 
-import re
-
-CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
 
 def first_line(error: BaseException) -> str:
     """What an error says, in one line; empty for one that says nothing."""
     return (str(error).strip().splitlines() or [""])[0]
-
-
-def printable(text: str) -> str:
-    """Text of unknown origin in one line, without what a terminal would obey."""
-    return CONTROL_CHARACTERS.sub(" ", text).replace("\n", " ").replace("\t", " ")
 
 
 class UserError(Exception):

@@ -25,6 +25,7 @@ from evolve.core.errors import UserError
 from evolve.core.registry import names as registered
 from evolve.core.registry import refusal
 from evolve.core.settings import Settings
+from evolve.core.terminal import printable
 
 WANTED = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
@@ -39,6 +40,7 @@ def from_dict(table: Mapping[str, Any], origin: str) -> Settings:
     Raises:
         UserError: something does not fit; it names file, key and value.
     """
+    check_text(table, origin)
     return build(Settings(), dict(table), origin, "")
 
 
@@ -71,6 +73,7 @@ def override(settings: Settings, text: str) -> Settings:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()  # a bare word is a string
+    check_text({key: parsed}, "--set")
     section, name, *below = key.split(".")
     if below:  # one entry of a table: the others stay
         table = getattr(getattr(settings, section, None), name, None)
@@ -224,7 +227,7 @@ def dump(settings: Settings, header: str = "", profile: str = "paper") -> str:
         header: lines of comment for the top.
         profile: what the settings were resolved for.
     """
-    lines = [f"# {line}" for line in header.splitlines()]
+    lines = [f"# {printable(line)}" for line in header.split("\n")] if header else []
     lines.append(
         f"profile = {toml_value(profile)}  # what it was resolved for; names the results, changes "
         "no number"
@@ -265,12 +268,41 @@ def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file's tables.
 
     Raises:
-        UserError: it cannot be read, or is no TOML.
+        UserError: it cannot be read, is no TOML, or holds control characters.
     """
     try:
         # Notepad writes a byte order mark.
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    check_text(table, str(path))
+    return table
+
+
+def check_text(value: Any, where: str, key: str = "") -> None:
+    """Refuse control characters in what may become a name, a title or a path.
+
+    Figures and pages cannot hold them, and that would show when all is computed.
+
+    Args:
+        value: tables, lists and texts, such as a TOML file's.
+        where: the file, for the error.
+        key: the value's.
+
+    Raises:
+        UserError: a key or a text has some; it names file, key and value.
+    """
+    if isinstance(value, Mapping):
+        for name, below in value.items():
+            check_text(name, where, "a key")
+            check_text(below, where, f"{key}.{name}" if key else name)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            check_text(item, where, key)
+    elif isinstance(value, str) and printable(value) != value:
+        raise UserError(
+            f"{where}: {key} = {shown_value(value)}: allowed is text of one line, in UTF-8 and "
+            "without control characters"
+        )

@@ -16,7 +16,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from evolve.core.errors import DataError, first_line, printable
+from evolve.core.errors import DataError, first_line
+from evolve.core.terminal import printable
 
 KINDS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")  # what an array's elements may be
 CORES = ("numpy.core", "numpy._core")  # as numpy 1 and numpy 2 call it

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from evolve.core.durable import expanded
 from evolve.core.errors import DataError, UserError
 from evolve.core.randomness import generator
 from evolve.core.settings import DataSettings
@@ -91,7 +92,9 @@ def load_images(
 
 def source_dir(source: str, data_dir: Path | None) -> Path:
     """Where a source's own files are: in a folder with its name below ``data_dir``, or there."""
-    place = (data_dir or DEFAULT_DATA_DIR).expanduser()
+    if source == "glyphs":  # has none
+        return Path()
+    place = expanded(data_dir or DEFAULT_DATA_DIR)
     return place / source if (place / source).is_dir() else place
 
 
@@ -107,7 +110,7 @@ def _load(
             f"{source}: its files cannot be read ({error}); mend that, or give another folder with "
             "--data"
         ) from None
-    decoded = cached(Path(cache_dir).expanduser(), f"{source}-{data.size}", prepared, report)
+    decoded = cached(expanded(Path(cache_dir)), f"{source}-{data.size}", prepared, report)
     is_test = hold_out(decoded, data.holdout, data.split_seed)
     return ImageSet(
         name=source,

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.core.errors import UserError
+from evolve.core.machine import SURROUNDINGS, set_variables, unpinned
 from evolve.engine.execution import execute_quietly, portable
 from evolve.engine.store import Stage, Store
 
@@ -34,6 +35,7 @@ ONE_THREAD = dict.fromkeys(
     ),
     "1",
 )
+SINGLE: Mapping[str, str | None] = {**SURROUNDINGS, **ONE_THREAD}
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _KEPT_BYTES = 1 << 30
@@ -57,7 +59,7 @@ class Worker:
             args=(far_end, os.getpid(), store_root, perform, dict(context)),
             daemon=True,
         )
-        with birth({**ONE_THREAD, **place}):
+        with birth({**SINGLE, **place}):
             self.process.start()
         far_end.close()
         self.stages: dict[str, Stage] = {}
@@ -102,19 +104,20 @@ class Worker:
 
 
 @contextmanager
-def birth(environment: Mapping[str, str]) -> Iterator[None]:
-    """Around a process's start: it gets these environment variables, and never a Ctrl-C."""
+def birth(environment: Mapping[str, str | None]) -> Iterator[None]:
+    """Around a process's start: it gets these environment variables, all cores, and no Ctrl-C.
+
+    Args:
+        environment: by name; it does not get those that are None.
+    """
     before = {name: os.environ.get(name) for name in environment}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ.update(environment)
+    set_variables(environment)
     try:
-        yield
+        with unpinned():
+            yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        set_variables(before)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
@@ -177,10 +180,3 @@ def _die_with(parent: int) -> None:
 
     if born_of is not None:
         threading.Thread(target=watch, args=(born_of.sentinel,), daemon=True).start()
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    )

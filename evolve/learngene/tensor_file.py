@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from evolve.core.durable import note_of, tensors_from_bytes, tensors_to_bytes, write_whole
-from evolve.core.errors import UserError, printable
+from evolve.core.errors import UserError
+from evolve.core.terminal import printable
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
 

@@ -5,9 +5,10 @@ Every error names the file, the key, the value and what is allowed.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from itertools import combinations
 
 from evolve.condensers import methods as condenser_table
@@ -58,8 +59,16 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
         settings = quick_settings
     for text in overrides:
         settings = override(settings, text)
+    settings = _placed(settings)
     check(settings, str(path))
     return Scenario(settings, stated or profile, str(path), tuple(overrides))
+
+
+def _placed(settings: Settings) -> Settings:
+    """Settings whose path means the same file wherever the run is continued."""
+    file = settings.ancestor.checkpoint
+    place = os.path.abspath(os.path.expanduser(file)) if file else ""
+    return replace(settings, ancestor=replace(settings.ancestor, checkpoint=place))
 
 
 def changes(settings: Settings, profile: str) -> tuple[str, ...]:

@@ -118,8 +118,9 @@ def described(world: World, settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     split = {role: " ".join(map(str, ids)) for role, ids in world.roles.items()}
     start = {"pretrained": {"content": world.checkpoint}} if world.checkpoint else {}
-    # What stays on disk (ancestor.keep) changes no number.
-    ancestor = {name: value for name, value in settings["ancestor"].items() if name != "keep"}
+    # What stays on disk changes no number, and of pretrained weights the content counts.
+    places = ("keep", "checkpoint")
+    ancestor = {name: value for name, value in settings["ancestor"].items() if name not in places}
     return {
         **settings,
         "ancestor": ancestor,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ METHODS: dict[str, tuple[str, str, Any, str]] = {
     "from-scratch with the ancestor's hints": ("distilled", SKY, (0, (1, 1)), "P"),
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+NO_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")  # as UTF-8
 Points = dict[int, list[Array]]  # lineage length -> one array a seed
 
 
@@ -89,7 +91,7 @@ def encode(draw: Callable[[], Any], kind: str) -> bytes:
         if kind != "png":
             _settle(figure)
         figure.savefig(out, format=kind, metadata={dated[kind]: None})
-        return out.getvalue()
+        return NO_XML.sub(b" ", out.getvalue()) if kind == "svg" else out.getvalue()
 
 
 def _settle(figure: Any) -> None:

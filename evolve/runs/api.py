@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evolve.core.errors import UserError
+from evolve.core.machine import unpinned
 from evolve.core.toml import toml_value
 from evolve.report.curves import LineageRecord, Summary
 
@@ -225,14 +226,15 @@ def _listed(seeds: Iterable[int]) -> str:
 
 def _command(words: Sequence[str]) -> None:
     """Run `evolve WORDS`; its lines are printed as they come."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "evolve.cli", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-    )
+    with unpinned():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "evolve.cli", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
     last = ""
     try:
         assert process.stdout is not None

@@ -176,6 +176,8 @@ def _read(folder: Path) -> dict[str, Any]:
         described = json.loads((folder / BATCH_FILE).read_text(encoding="utf-8"))
         if described["format"] != FORMAT:
             raise ValueError(f"format {described['format']!r}, this evolve reads {FORMAT}")
+        drawn = {*ABOUT, "cases", "axes", "controls"} - {"origin"}  # that is a path
+        toml.check_text({name: described[name] for name in drawn}, str(folder / BATCH_FILE))
         return dict(described)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(folder, error) from None

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from evolve.core.errors import UserError
+from evolve.core.terminal import tell
 from evolve.engine.engine import Notice, StageDone, StageProgress, StageStarted, run_stages
 from evolve.lineage.collect import generation
 from evolve.lineage.lineage import places
@@ -19,7 +20,7 @@ from evolve.report.economy import sentences
 from evolve.report.pooling import summarise
 from evolve.report.verdict import gain_sentence, verdict
 from evolve.runs.estimate.outlook import Outlook
-from evolve.runs.folder import claimed
+from evolve.runs.folder import claimed, resume_command
 from evolve.runs.run import (
     Run,
     RunRequest,
@@ -86,7 +87,8 @@ class Stopped(KeyboardInterrupt):
 def stoppable() -> Iterator[None]:
     """Let SIGTERM and SIGHUP stop the run as cleanly as Ctrl-C does.
 
-    A timeout, a batch system or a closed terminal sends them.
+    A timeout, a batch system or a closed terminal sends them. One that this process was started to
+    ignore (`nohup`) stays ignored, as Ctrl-C does in a background job.
     """
 
     def stop(number: int, frame: object) -> None:
@@ -96,9 +98,10 @@ def stoppable() -> Iterator[None]:
         yield
         return
     numbers = [
-        n
-        for n in (getattr(signal, "SIGTERM", None), getattr(signal, "SIGHUP", None))
-        if n is not None
+        number
+        for name in ("SIGTERM", "SIGHUP")
+        if (number := getattr(signal, name, None)) is not None
+        and signal.getsignal(number) is not signal.SIG_IGN
     ]
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
@@ -148,7 +151,8 @@ class Watcher:
             )
         except KeyboardInterrupt:
             self.display.notice(
-                f"stopped; every finished stage is kept. Continue with: evolve resume {request.out}"
+                "stopped; every finished stage is kept. Continue with: "
+                f"{resume_command(request.out)}"
             )
             raise
         self._show_finished(fresh=True)
@@ -244,11 +248,11 @@ def print_end(request: RunRequest, record: LineageRecord) -> None:
     say(verdict(summary))
     for line in sentences([record]):
         say(line)
-    print(f"report       {request.out / 'report.html'}   (everything on one page)")
-    print(
+    tell(f"report       {request.out / 'report.html'}   (everything on one page)")
+    tell(
         f"picture      {request.out / 'curve.png'}   (which layers were inherited: "
         f"{request.out / 'genome.png'})"
     )
-    print(f"tables       {request.out / 'generations.csv'}, descendants.csv, summary.json")
-    print(f"learngenes   {request.out / 'learngenes'}")
-    print(f"tensorboard  tensorboard --logdir {request.out / 'tensorboard'}")
+    tell(f"tables       {request.out / 'generations.csv'}, descendants.csv, summary.json")
+    tell(f"learngenes   {request.out / 'learngenes'}")
+    tell(f"tensorboard  tensorboard --logdir {request.out / 'tensorboard'}")

@@ -18,6 +18,7 @@ from torch import Tensor
 from evolve.core.errors import UserError
 from evolve.core.randomness import generator
 from evolve.core.spent import Progress
+from evolve.core.terminal import printable
 from evolve.core.version import __version__
 from evolve.data import photos
 from evolve.data.boxes import Box, known_boxes, read_boxes
@@ -29,6 +30,7 @@ from evolve.lineage.perform import condensation, descendants
 from evolve.networks.gradcam import captum, grad_cam, map_sides
 from evolve.networks.network import Network, frozen
 from evolve.report.explain import Column, Explained
+from evolve.runs.folder import resume_command
 from evolve.runs.run import Run
 
 LEAST = 4  # pixels a side of a map in which there is something to see
@@ -92,7 +94,7 @@ def explain(
     if chosen is None:
         raise UserError(
             f"{run.request.out}@{length}: the store does not hold this generation's learngene; "
-            f"`evolve resume {run.request.out}` computes it"
+            f"`{resume_command(run.request.out)}` computes it"
         )
     request = condensation(learngene, run.store, run.context, progress)
     resident = request.resident
@@ -185,7 +187,7 @@ def _tests(run: Run, question: Question, group: Descendants, resident: Resident)
     classes = resident.labels[index.to(resident.device)].tolist()
     return Pictures(
         resident.batch(index),
-        [resident.class_names[class_id] for class_id in classes],
+        [printable(resident.class_names[class_id]) for class_id in classes],
         [boxes.get(place) for place in index.tolist()],
         torch.tensor([number for number, _ in drawn]),
         labels,
@@ -269,7 +271,8 @@ def _of_group(
         looked.append(places)
         maps.append(grad_cam(model, layer, images, wanted))
         classes = group.tasks[number].classes
-        targets += [resident.class_names[classes[target]] for target in wanted.tolist()]
+        names = [printable(resident.class_names[class_id]) for class_id in classes]
+        targets += [names[target] for target in wanted.tolist()]
     order = torch.cat(looked).argsort()
     named = [targets[place] for place in order.tolist()]
     return Column(name, layer, role, _array(torch.cat(maps).cpu()[order]), named)

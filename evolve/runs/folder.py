@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,10 +14,12 @@ from typing import Any
 import click
 from filelock import FileLock, Timeout
 
-from evolve.core.durable import user_cache
+from evolve.core.durable import expanded, user_cache
 from evolve.core.errors import UserError
 from evolve.core.settings import Scenario
 from evolve.core.shipped import shipped
+from evolve.core.terminal import quoted
+from evolve.core.toml import check_text
 from evolve.core.words import slug
 
 RUN_FILE = "run.json"
@@ -77,7 +78,7 @@ def default_store(out: Path) -> Path:
     """
     given = os.environ.get("EVOLVE_STORE")
     return (
-        StorePlace().convert(given, None, None).expanduser()
+        expanded(StorePlace().convert(given, None, None))
         if given
         else out.resolve().parent / "store"
     )
@@ -105,6 +106,9 @@ def read_run(folder: Path) -> dict[str, Any]:
             ("ancestor", "condense", "descend"), list
         ):
             raise ValueError("classes are not those of three roles")
+        if "\0" in f"{facts['store']}{facts['data_dir']}":
+            raise ValueError("a path holds a zero byte")
+        check_text({name: facts[name] for name in ("scenario", "profile")}, str(file))
         return {name: facts[name] for name in FACTS}
     except FileNotFoundError:
         example = "runs/glyphs-seq25-quick-seed0"
@@ -148,8 +152,13 @@ def claimed(out: Path) -> Iterator[None]:
         out: the run's folder; made where it is not there.
 
     Raises:
-        UserError: another process holds it, or nothing can be written there.
+        UserError: another process holds it, nothing can be written there, or its name is not UTF-8.
     """
+    if any("\ud800" <= sign <= "\udfff" for sign in str(out.resolve())):  # a byte
+        raise UserError(
+            f"--out {out}: its name is not UTF-8, and TensorBoard can neither write nor read there; "
+            "give another folder with --out"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock", timeout=0)
@@ -176,17 +185,18 @@ def claimed(out: Path) -> Iterator[None]:
 
 def again_command(folder: Path, facts: Mapping[str, Any]) -> str:
     """The command that computes a run again from its resolved settings, into its own folder and
-    store.
+    store. Its paths are absolute, so it may be called anywhere.
 
     Args:
         folder: the run's folder.
         facts: as its run.json holds them.
     """
+    place = folder.resolve()
     words = [
         "evolve",
         "run",
         "--scenario",
-        str(folder / "scenario.toml"),
+        str(place / "scenario.toml"),
         "--profile",
         facts["profile"],
         "--seed",
@@ -194,7 +204,17 @@ def again_command(folder: Path, facts: Mapping[str, Any]) -> str:
     ]
     words += ["--data", facts["data_dir"]] if facts["data_dir"] else []
     words += ["--reference"] if facts["reference"] else []
-    return shlex.join([*words, "--out", str(folder), "--store", facts["store"]])
+    words += ["--out", str(place), "--store", facts["store"]]
+    return quoted(words)
+
+
+def resume_command(folder: Path) -> str:
+    """The command that continues a run, from wherever it is called.
+
+    Args:
+        folder: the run's folder.
+    """
+    return quoted(["evolve", "resume", str(folder.resolve())])
 
 
 def _known_run(out: Path) -> dict[str, Any] | None:
@@ -219,7 +239,8 @@ def _known_run(out: Path) -> dict[str, Any] | None:
 
 
 def _check_same(out: Path, held: dict[str, Any], facts: dict[str, Any]) -> None:
-    changed = [name for name, value in facts.items() if held[name] != value]
+    before, now = _placeless(held), _placeless(facts)
+    changed = [name for name in facts if before[name] != now[name]]
     if changed in (["fingerprint"], ["fingerprint", "classes"]):
         raise UserError(
             f"{out}: the images are not those this run began with; give the same ones with "
@@ -230,6 +251,14 @@ def _check_same(out: Path, held: dict[str, Any], facts: dict[str, Any]) -> None:
             f"--out {out}: holds another run (its {', '.join(changed)} differ); give another "
             "folder with --out"
         )
+
+
+def _placeless(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts without the place of the ancestor's checkpoint: its content is one of them."""
+    settings = facts["settings"]
+    if isinstance(ancestor := settings.get("ancestor"), dict):
+        settings = {**settings, "ancestor": {**ancestor, "checkpoint": ""}}
+    return {**facts, "settings": settings}
 
 
 class StorePlace(click.ParamType):

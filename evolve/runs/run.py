@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from evolve.core import toml
 from evolve.core.durable import write_whole
 from evolve.core.errors import UserError
+from evolve.core.machine import usable_cores
 from evolve.core.settings import DataSettings, Scenario
 from evolve.core.version import versions
 from evolve.engine.cluster import Cluster
 from evolve.engine.store import Result, Stage, Store
-from evolve.engine.workers import usable_cores
 from evolve.lineage.collect import collect
 from evolve.lineage.lineage import lineage
 from evolve.lineage.world import World, ancestor_plan, described

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from evolve.core.terminal import tell
 from evolve.report.compare import Batch, Case
 from evolve.report.curves import LineageRecord
 from evolve.report.page.write import PAGE
@@ -69,8 +70,8 @@ def execute_seeds(request: BatchRequest, argv: list[str]) -> None:
 def _print_end(out: Path, records: Sequence[LineageRecord], first: Case) -> None:
     """Print the pooled verdict, and where everything is."""
     print_pooled(records)
-    print(f"report       {out / PAGE}   (everything on one page)")
-    print(f"picture      {out / 'curve.png'}")
-    print(f"tables       {out / 'generations.csv'}, descendants.csv, summary.json")
-    print(f"every seed   {out / first.folder} and so on, each a run of its own")
-    print(f"tensorboard  tensorboard --logdir {out}")
+    tell(f"report       {out / PAGE}   (everything on one page)")
+    tell(f"picture      {out / 'curve.png'}")
+    tell(f"tables       {out / 'generations.csv'}, descendants.csv, summary.json")
+    tell(f"every seed   {out / first.folder} and so on, each a run of its own")
+    tell(f"tensorboard  tensorboard --logdir {out}")

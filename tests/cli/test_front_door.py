@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -171,3 +172,49 @@ def test_help_groups_every_command() -> None:
     assert (
         all(heading in text for heading in PURPOSES) and "..." not in text.partition("Options:")[2]
     )
+
+
+def first_run(runs: Path) -> Path:
+    return sorted((runs / "runs").glob("small-*"))[0]
+
+
+def test_commands_to_go_on_hold_from_anywhere(runs: Path, tmp_path: Path) -> None:
+    folder = first_run(runs)
+    line = (folder / "scenario.toml").read_text().splitlines()[1]
+    words = shlex.split(line.removeprefix("# Run it again: evolve "))
+    paths = [words[words.index(f"--{name}") + 1] for name in ("scenario", "out", "store")]
+    assert paths == [str(folder / "scenario.toml"), str(folder), str(runs / "runs" / "store")]
+    again = evolve("plan", *words[1:], cwd=tmp_path)
+    assert again.returncode == 0 and "left: nothing" in again.stdout, again.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_goes_into_a_folder(runs: Path, tmp_path: Path) -> None:
+    done = evolve("report", str(first_run(runs)), "--out", ".", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    # The page's own commands are those of the run's folder, whatever folder it is read from.
+    near = evolve("report", ".", "--out", str(tmp_path / "near.html"), cwd=first_run(runs))
+    assert near.returncode == 0, near.stderr
+    assert (tmp_path / "near.html").read_bytes() == (tmp_path / "report.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("store", "a\0b", "zero byte"),
+        ("data_dir", "a\0b", "zero byte"),
+        ("profile", "quick\x1b[2J", "profile"),
+        ("scenario", "a\nb", "scenario"),
+    ],
+)
+def test_what_run_json_may_not_hold_is_one_line(
+    key: str, value: str, said: str, runs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(first_run(runs), tmp_path / "run")
+    file = tmp_path / "run" / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    for command in ("resume", "summary", "report"):
+        done = evolve(command, "run", cwd=tmp_path)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 2 and line.isprintable() and "run.json" in line and said in line

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,15 @@ def change_a_label(entry: Path) -> None:
     (entry / "meta.json").write_text(json.dumps(meta))
 
 
+def flip_in_the_header(number: int) -> Callable[[Path], None]:
+    def flip(entry: Path) -> None:
+        content = bytearray((entry / "pixels.npy").read_bytes())
+        content[number // 8] ^= 1 << number % 8
+        (entry / "pixels.npy").write_bytes(bytes(content))
+
+    return flip
+
+
 DAMAGES = {
     "truncated": truncate,
     "empty": lambda entry: (entry / "pixels.npy").write_bytes(b""),
@@ -217,3 +227,12 @@ def test_unreadable_input_is_not_blamed_on_the_cache(tmp_path: Path):
     with pytest.raises(DataError, match="/photos/1.jpeg") as caught:
         cached(tmp_path, "made-8", Prepared({}, decode, (0.5,) * 3, (0.2,) * 3), print)
     assert "EVOLVE_CACHE" not in str(caught.value)
+
+
+def test_flipped_bits_of_the_header_are_mended(source: Source, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    open_cache(source, tmp_path / "cache")
+    size = (entry_of(tmp_path / "cache") / "pixels.npy").read_bytes().index(b"\n") + 1
+    for number in range(0, 8 * size, 13):  # seven of them are no Python at all
+        flip_in_the_header(number)(entry_of(tmp_path / "cache"))
+        assert_whole(open_cache(source, tmp_path / "cache"))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import environment, wait_until
+from commands import environment, heed_signals, wait_until
 from engine_stages import Interrupting, make
 
 from evolve.core.errors import DataError, UserError
@@ -449,6 +449,7 @@ def test_ctrl_c_ends_a_local_cluster_quietly(tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=heed_signals,
     )
     wait_until(lambda: traced(tmp_path / "s.trace"))
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: the workers get it too

@@ -265,6 +265,7 @@ def start(root: Path, *stages: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=commands.heed_signals,
     )
 
 
@@ -291,6 +292,39 @@ def test_ctrl_c_ends_every_worker_promptly_and_quietly(tmp_path: Path) -> None:
     )
     assert not any(alive(pid) for pid in traced(root))
     assert list((root / "tmp").iterdir()) == []
+
+
+PINNED = """
+import evolve, os, sys
+from pathlib import Path
+from engine_stages import make
+from evolve.core.machine import usable_cores
+from evolve.engine.engine import run_stages
+before = os.sched_getaffinity(0)
+os.sched_setaffinity(0, {min(before)})  # as libgomp does, once torch has loaded it
+run_stages(lambda: [make("a", "surroundings")], Path(sys.argv[1]), "engine_stages:perform", {}, 1, print)
+assert os.sched_getaffinity(0) == {min(before)} and os.environ["OMP_PROC_BIND"] == "true"
+assert usable_cores() <= len(before), usable_cores()
+print(*sorted(before))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system cannot pin")
+def test_a_worker_is_neither_pinned_nor_draws_into_a_notebook(tmp_path: Path) -> None:
+    surroundings = {"OMP_PROC_BIND": "true", "MPLBACKEND": "module://not_here"}
+    done = subprocess.run(
+        [sys.executable, "-c", PINNED, str(tmp_path)],
+        env=commands.environment(surroundings),
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    held = Store(tmp_path).get(make("a", "surroundings").key)
+    assert held is not None
+    assert held.record == {
+        "cores": [int(core) for core in done.stdout.splitlines()[-1].split()],
+        "variables": {"MPLBACKEND": "Agg", "OMP_PROC_BIND": None, "OMP_NUM_THREADS": "1"},
+    }
 
 
 def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:

@@ -305,3 +305,20 @@ def test_what_differs_from_the_shipped_scenario_is_named() -> None:
     assert scenario.changes(changed.settings, "quick") == ("stream.tasks=4", "condense.method=cka")
     own = replace(changed.settings, name="mine")
     assert scenario.changes(own, "quick") == ()
+
+
+def test_a_checkpoint_is_the_same_file_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for given, meant in (
+        ("dino.pth", tmp_path / "dino.pth"),
+        ("../dino.pth", tmp_path.parent / "dino.pth"),
+        ("~/dino.pth", Path("/home/somebody/dino.pth")),
+        ("/data/dino.pth", Path("/data/dino.pth")),
+    ):
+        chosen = scenario.load("cifar-dino", overrides=[f"ancestor.checkpoint={given}"])
+        assert chosen.settings.ancestor.checkpoint == str(meant)
+    (tmp_path / "mine.toml").write_text(toml.dump(chosen.settings))
+    assert scenario.load("mine.toml").settings == chosen.settings

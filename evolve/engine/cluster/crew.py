@@ -8,6 +8,7 @@ message how it ended; results go into the store, which all machines see.
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import time
 from collections import Counter
@@ -80,7 +81,7 @@ class _Shift:
             path for path in self.context.values() if isinstance(path, Path) and path.exists()
         ]
         self.versions = versions()
-        self.store_id = hashlib.sha256(str(scheduler.store.root).encode()).hexdigest()[:12]
+        self.store_id = hashlib.sha256(os.fsencode(scheduler.store.root)).hexdigest()[:12]
         self.inbox: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
         self.futures: dict[str, Any] = {}  # by stage key
         self.places: dict[str, str] = {}  # stage key -> the worker that began it last

@@ -14,8 +14,9 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from evolve.core.errors import UserError, first_line
+from evolve.core.machine import usable_cores
 from evolve.engine.cluster import SYSTEMS, Cluster
-from evolve.engine.workers import ONE_THREAD, birth
+from evolve.engine.workers import SINGLE, birth
 
 CONNECT_SECONDS = 20
 # settings that --workers and --jobs decide
@@ -116,9 +117,9 @@ def _local(distributed: Any, cluster: Cluster) -> Any:
     no_pages: dict[str, list[str]] = {
         f"distributed.{side}.http.routes": [] for side in ("scheduler", "worker")
     }
-    with birth(ONE_THREAD), _load("dask").config.set(no_pages):
+    with birth(SINGLE), _load("dask").config.set(no_pages):
         return distributed.LocalCluster(
-            n_workers=cluster.workers or (int(1 / share + 1e-9) if share else None),
+            n_workers=cluster.workers or (int(1 / share + 1e-9) if share else usable_cores()),
             threads_per_worker=1,
             processes=True,
             memory_limit=0,

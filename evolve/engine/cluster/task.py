@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.core.errors import UserError
+from evolve.core.machine import settle_surroundings
 from evolve.core.version import versions
 from evolve.engine.execution import execute_quietly
 from evolve.engine.store import Stage, Store
@@ -62,6 +63,7 @@ def compute(packed: bytes) -> tuple[Any, ...]:
     """
     from distributed import get_worker
 
+    settle_surroundings()
     worker = get_worker()
     task, work = worker.get_current_task(), pickle.loads(packed)
     end: list[tuple[Any, ...]] = []

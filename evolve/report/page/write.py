@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from evolve.core.durable import write_whole
 from evolve.core.errors import UserError
+from evolve.core.terminal import quoted
 from evolve.core.version import __version__
 from evolve.report import compare_tables as finish
 from evolve.report import figures
@@ -72,7 +72,7 @@ def write_page(sections: Sequence[Section], out: Path) -> Path:
     Raises:
         UserError: the file cannot be written.
     """
-    page = render(sections).encode()
+    page = render(sections).encode(errors="backslashreplace")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -335,7 +335,7 @@ def _commands(section: Section) -> list[str]:
         if section.batch
         else [tuple(line.facts["command"]) for line in section.lines]
     )
-    return [f"evolve {shlex.join(words[1:])}" for words in dict.fromkeys(typed) if words]
+    return [f"evolve {quoted(words[1:])}" for words in dict.fromkeys(typed) if words]
 
 
 def _sources(section: Section, compared: Mapping[str, Any]) -> Iterator[Source]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evolve.core.durable import write_whole
-from evolve.core.errors import printable
+from evolve.core.terminal import tell
 from evolve.engine.engine import StageFailure
 from evolve.engine.workers import usable_cores
 from evolve.report.batch.figure import write_figure
@@ -45,13 +45,13 @@ def execute(request: BatchRequest, argv: list[str]) -> None:
         shown = write_figure(request.batch, measured, request.out)
         if measured:
             report_folders([request.out], request.out / PAGE)
-            print(f"report       {request.out / PAGE}   (everything on one page)")
+            tell(f"report       {request.out / PAGE}   (everything on one page)")
         thin_batch(batch_run)
     print_tables(request.batch, tables)
     if shown:
         print_figure(shown, request.out)
     for line in economy_lines(measured):
-        say(printable(line))
+        say(line)
     _write_costs(batch_run)
     _print_files(request.out)
     check_finished(batch_run, failed)
@@ -73,7 +73,7 @@ def compute_batch(
         The batch; key -> reason of the stages that failed; the cases that measured something.
     """
     check_folder(request.batch, request.out)
-    batch_run = BatchRun(request, lambda text: print(text, flush=True))
+    batch_run = BatchRun(request, tell)
     batch_run.prepare(argv)
     write_batch_file(request.batch, request.out, argv)
     with BatchScreen(batch_run) as screen:
@@ -90,7 +90,7 @@ def compute_batch(
 def thin_batch(batch_run: BatchRun) -> None:
     """Thin the snapshots that the batch does not keep, and say so."""
     for line in thin(batch_run.lineages[0].store, [run.world for run in batch_run.lineages]):
-        print(line)
+        tell(line)
 
 
 def check_finished(batch_run: BatchRun, failed: Mapping[str, str]) -> None:
@@ -112,22 +112,22 @@ def _write_costs(batch_run: BatchRun) -> None:
     out, text = batch_run.request.out, cost_markdown(table)
     write_whole(out / "cost.csv", csv_bytes(cost_rows(table)), "batch")
     write_whole(out / "cost.md", text.encode(), "batch")
-    print("CPU time a lineage, up to its last learngene:")
-    print(*map(printable, text.splitlines()), sep="\n")
-    print(f"cost         {out / 'cost.md'}, cost.csv")
+    tell("CPU time a lineage, up to its last learngene:")
+    tell(*text.splitlines())
+    tell(f"cost         {out / 'cost.md'}, cost.csv")
 
 
 def _print_files(out: Path) -> None:
     """Print where the batch's files are."""
-    print(
+    tell(
         f"tables       {out / 'table.md'}, table.tex, table.json, "
         "descendants.csv and .parquet (long form)"
     )
-    print(
+    tell(
         f"every case   {out}/<case>-seed<n>   "
         "(curve.png, genome.png, learngenes; evolve summary reads them)"
     )
-    print(f"tensorboard  tensorboard --logdir {out}")
+    tell(f"tensorboard  tensorboard --logdir {out}")
 
 
 def show_plan(request: BatchRequest) -> None:
@@ -135,7 +135,7 @@ def show_plan(request: BatchRequest) -> None:
     first = request.batch.cases[0].scenario
     alone = needs(first, request.workers or usable_cores())
     print(f"{len(request.batch.cases)} lineages. The first, by itself: {alone}", flush=True)
-    print_plan(BatchRun(request, lambda text: print(text, flush=True)))
+    print_plan(BatchRun(request, tell))
 
 
 def _reports(batch_run: BatchRun) -> Sequence[tuple[Case, LineageRecord]]:

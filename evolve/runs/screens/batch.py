@@ -8,10 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from evolve.core.console import Console
 from evolve.core.spent import duration
 from evolve.engine.engine import Event, Notice, StageDone, StageFailed, StageStarted
 from evolve.engine.stage import Stage
@@ -59,7 +59,7 @@ class BatchScreen:
 
     def notice(self, text: str) -> None:
         """Print a line of its own."""
-        self.console.print(text, style="dim", markup=False, soft_wrap=True)
+        self.console.print(text, style="dim", soft_wrap=True)
 
     def event(self, event: Any) -> None:
         """Show one event of the engine."""
@@ -105,9 +105,7 @@ def print_plan(batch_run: BatchRun) -> None:
     stages = batch_run.stages()
     first = batch_run.lineages[0]
     missing = [s for s in stages if not first.store.has(s.key)]
-    console.print(
-        f"{batch.name} ({batch.profile}): {len(batch.cases)} lineages", markup=False, soft_wrap=True
-    )
+    console.print(f"{batch.name} ({batch.profile}): {len(batch.cases)} lineages", soft_wrap=True)
     console.print(_stage_table(stages, missing, owners, weights))
     alone = sum(weights[s.key] * len(owners[s.key]) for s in stages)
     shared = sum(weights[s.key] for s in stages)
@@ -186,9 +184,9 @@ def print_tables(batch: Batch, tables: Mapping[str, Sequence[Row]]) -> None:
             table.add_row(row.method, *cells(row), style="bold" if row.best else "")
         console.print(table)
         if power := power_words(metric, rows):
-            console.print(power, style="dim", markup=False, soft_wrap=True)
+            console.print(power, style="dim", soft_wrap=True)
         console.print()
-    console.print(note(batch, tables), style="dim", markup=False, soft_wrap=True)
+    console.print(note(batch, tables), style="dim", soft_wrap=True)
 
 
 def print_figure(shown: BatchFigure, out: Path) -> None:
@@ -207,7 +205,7 @@ def print_figure(shown: BatchFigure, out: Path) -> None:
 
 def _console() -> Console:
     """The terminal, names as they are; a file or pipe gets lines as long as they are."""
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 1000
     return console

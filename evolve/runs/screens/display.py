@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from evolve.core.errors import CONTROL_CHARACTERS, printable
 from evolve.core.spent import duration
+from evolve.core.terminal import printable
 from evolve.report.curves import Generation, title
 from evolve.runs.screens.rows import _Running, row
 
@@ -90,11 +90,10 @@ class Display:
 
     def notice(self, text: str) -> None:
         """Print a line that stays."""
-        clean = CONTROL_CHARACTERS.sub(" ", text)
         if self._screen is not None:
-            self._screen.print(clean)
+            self._screen.print(printable(text))
         else:
-            self._line(clean)
+            self._line(text)
 
     def generation(self, generation: Generation, tasks: int) -> None:
         """Show one more point of the curve; the same lineage length again replaces its row.
@@ -145,7 +144,7 @@ class Display:
 
 def _can_be_live(stream: IO[str] | None) -> bool:
     """Whether the terminal can move its cursor, show our characters, and is wide enough."""
-    from rich.console import Console
+    from evolve.core.console import Console
 
     if stream is None:
         return False

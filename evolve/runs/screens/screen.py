@@ -9,13 +9,15 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING
 
-from rich.console import Console, Group, JustifyMethod, RenderableType
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from evolve.core.console import Console
 from evolve.core.spent import duration
+from evolve.core.terminal import printable
 from evolve.runs.screens.rows import HEADINGS, mark, row, scale_of, strip
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class Screen:
 
     def __init__(self, display: Display, stream: IO[str]) -> None:
         self.display = display
-        self.console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self.console = Console(file=stream, highlight=False)
         self._live = Live(
             console=self.console,
             get_renderable=self.draw,
@@ -105,8 +107,9 @@ class Screen:
         return [head] + [strip(mark(d.generations[n]), d.chance, scale, width) for n in lengths]
 
     def _title(self) -> Text:
-        text = Text(f"{self.display.title}\n", style="bold", no_wrap=True, overflow="ellipsis")
-        return text.append(self.display.folder, style="dim")
+        title = printable(self.display.title)
+        text = Text(f"{title}\n", style="bold", no_wrap=True, overflow="ellipsis")
+        return text.append(printable(self.display.folder), style="dim")
 
     def _overall(self) -> Table:
         d = self.display
@@ -149,5 +152,10 @@ def _bar_line(label: str, fraction: float, text: str, width: int, style: str) ->
     bar = ProgressBar(
         total=1.0, completed=fraction, width=width, complete_style=style, finished_style=style
     )
-    line.add_row(Text(label), bar, Text(f"{100 * fraction:.0f}%"), Text(text, style="dim"))
+    line.add_row(
+        Text(printable(label)),
+        bar,
+        Text(f"{100 * fraction:.0f}%"),
+        Text(printable(text), style="dim"),
+    )
     return line

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from evolve.core import toml
 from evolve.core.errors import UserError
+from evolve.core.terminal import printable, tell
 from evolve.engine.store import Store
 from evolve.lineage.collect import collect
 from evolve.lineage.world import described, world_of
@@ -28,7 +28,7 @@ LABELS = {
 def say(text: str) -> None:
     """Print words, broken between words where the terminal ends."""
     width = shutil.get_terminal_size((160, 24)).columns
-    print(textwrap.fill(text, max(40, width - 1)))
+    tell(*textwrap.wrap(printable(text), max(40, width - 1)))
 
 
 def summarise_runs(
@@ -55,12 +55,12 @@ def summarise_runs(
             "its store with --store"
         )
     if as_json:
-        print(summary_json(records, summary).decode(), end="")
+        tell(*summary_json(records, summary).decode().splitlines())
     else:
         print_pooled(records)
     if out is not None:
         write_report(records, out)
-        print(f"written to {out}", file=sys.stderr if as_json else sys.stdout)
+        tell(f"written to {out}", err=as_json)
 
 
 def print_pooled(records: Sequence[LineageRecord]) -> None:
@@ -75,8 +75,9 @@ def print_pooled(records: Sequence[LineageRecord]) -> None:
 
 def print_effects(summary: Summary) -> None:
     """Print every paired difference: points, and the 95 % interval over pairs."""
-    from rich.console import Console
     from rich.table import Table
+
+    from evolve.core.console import Console
 
     table = Table(
         box=None,
@@ -95,7 +96,7 @@ def print_effects(summary: Summary) -> None:
             str(i.n),
             str(effect.generations),
         )
-    Console(markup=False).print(table)
+    Console().print(table)
 
 
 def record_of(folder: Path, given: Path | None = None) -> LineageRecord:

@@ -13,6 +13,8 @@ import pytest
 from page_runs import NAME, make_batch, make_run
 
 from evolve.core.errors import UserError
+from evolve.report import figures
+from evolve.report.page.svg import inline
 from evolve.report.page.write import render
 from evolve.runs.read import Reader, report_folders
 
@@ -243,6 +245,18 @@ def test_the_same_folders_give_the_same_bytes(
     monkeypatch.setitem(matplotlib.rcParams, "font.size", 20)
     assert report_folders([place / "batch"], place / "again.html").read_text() == text
     assert matplotlib.rcParams["font.size"] == 20 and matplotlib.rcParams["svg.fonttype"] == "path"
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_a_picture_holds_a_name_of_any_characters() -> None:
+    name = "".join(map(chr, (*range(1, 9), *range(11, 32), 0x7F, 0x9B, 0xFFFE, 0xFFFF)))
+
+    def draw() -> Any:
+        figure = figures.new_figure(2, 1)
+        figure.suptitle(f"<{name}>")
+        return figure
+
+    assert inline(draw, "s1", "a picture").startswith("<svg")
 
 
 @pytest.mark.usefixtures("no_rendering")

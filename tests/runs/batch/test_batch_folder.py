@@ -170,3 +170,11 @@ def test_a_batch_takes_no_folder_that_holds_something_else(place: Path, tmp_path
     (tmp_path / "table.md").write_text("mine")
     with pytest.raises(UserError, match="not empty and not a batch"):
         check_folder(batch, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["profile", "title", "method"])
+def test_what_no_figure_can_hold_is_refused(key: str, place: Path, tmp_path: Path) -> None:
+    described = json.loads((place / "b" / BATCH_FILE).read_text())
+    (tmp_path / BATCH_FILE).write_text(json.dumps(described | {key: "a\x1b[2J"}))
+    with pytest.raises(UserError, match=rf"{BATCH_FILE}: {key} = .*control characters"):
+        read_batch_file(tmp_path)

@@ -114,7 +114,7 @@ def _folder() -> Path | None:
     maker.update(llvm.get_host_cpu_features().flatten().encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         maker.update(source.read_bytes())
-    with suppress(OSError, RuntimeError):  # no home
+    with suppress(OSError, UserError):  # no home
         folder = user_cache() / "kernels" / maker.hexdigest()[:16]
         make_private(folder)
         return folder
