@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shlex
@@ -15,13 +14,16 @@ from typing import Any
 import click
 from filelock import FileLock, Timeout
 
+from evolve.core import toml
 from evolve.core.durable import user_cache
-from evolve.core.errors import UserError
+from evolve.core.errors import UserError, printable
+from evolve.core.foreign import parse_json, read_bounded
 from evolve.core.settings import Scenario
 from evolve.core.shipped import shipped
 from evolve.core.words import slug
 
 RUN_FILE = "run.json"
+MOST_BYTES = 16 << 20  # of run.json and of a card; the largest of ours have 20 kB
 FACTS: dict[str, Any] = {
     "scenario": str,
     "profile": str,
@@ -97,13 +99,13 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     file = folder / RUN_FILE
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts = parse_json(read_bounded(file, MOST_BYTES))
         for name, kind in FACTS.items():
             if not isinstance(facts[name], kind):
-                raise ValueError(f"{name} is {facts[name]!r}")
+                raise ValueError(f"{name} is {toml.shown_value(facts[name])}")
         if {role: type(ids) for role, ids in facts["classes"].items()} != dict.fromkeys(
             ("ancestor", "condense", "descend"), list
-        ):
+        ) or not all(type(number) is int for ids in facts["classes"].values() for number in ids):
             raise ValueError("classes are not those of three roles")
         return {name: facts[name] for name in FACTS}
     except FileNotFoundError:
@@ -114,8 +116,10 @@ def read_run(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{file}: damaged or not written by evolve ({error}); repeat the original `evolve "
-            "run` command"
+            printable(
+                f"{file}: damaged or not written by evolve ({error}); repeat the original `evolve "
+                "run` command"
+            )
         ) from None
 
 

@@ -22,7 +22,7 @@ from evolve.engine.store import StageLocked, Store
 from evolve.lineage.lineage import lineage
 from evolve.lineage.world import World, world_of
 from evolve.runs.folder import RUN_FILE, read_run
-from evolve.runs.referrers import Card, cards
+from evolve.runs.referrers import Card, card_files, read_card
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,9 @@ def census(store: Store, forget: Sequence[str] = ()) -> Census:
         forget: names of such machines.
     """
     counted = Census()
-    with _noting(counted):
-        for card in cards(store):
-            with _noting(counted):
-                _judge(card, counted, forget)
+    for file in card_files(store):
+        with _noting(counted), suppress(FileNotFoundError):
+            _judge(read_card(store, file), counted, forget)
     return counted
 
 
@@ -93,14 +92,21 @@ def _noting(counted: Census) -> Iterator[None]:
 def _judge(card: Card, counted: Census, forget: Sequence[str]) -> None:
     """Count a card whose folder holds that run, or may soon, or cannot be seen from here."""
     origin = f"{card.folder}: {card.file}"
-    held = read_run(card.folder) if (card.folder / RUN_FILE).is_file() else None
+    held, note = None, ""
+    if (card.folder / RUN_FILE).is_file():
+        try:
+            held = world_of(read_run(card.folder), str(card.folder / RUN_FILE))
+        except UserError:  # the card says what it needs
+            note = f"its {RUN_FILE} cannot be read: repeat the command that made it"
     far = not card.ours and card.host not in forget
-    if not (held or card.young or far):
+    if not (held or note or card.young or far):
         counted.vanished.append(card)
         return
     world = world_of(card.facts, origin)
-    if held and world_of(held, str(card.folder / RUN_FILE)) == world:
+    if held == world:
         counted.add(Referrer(card.folder, world))
+    elif note:
+        counted.add(Referrer(card.folder, world, note))
     elif card.young:
         counted.add(Referrer(card.folder, world, "opened within the last hour"))
     elif far:

@@ -7,21 +7,19 @@ follow from. So it counts before its folder holds anything, and on another machi
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evolve.core.durable import canonical, to_json, write_whole
-from evolve.core.errors import UserError
+from evolve.core.errors import UserError, printable
+from evolve.core.foreign import parse_json, read_bounded
 from evolve.engine.store import Store
 from evolve.lineage.world import World, facts
-from evolve.runs.folder import RUN_FILE
+from evolve.runs.folder import MOST_BYTES, RUN_FILE
 
 GRACE = 3600.0  # seconds that a card counts although its folder holds no run yet: it is about to
 
@@ -81,31 +79,35 @@ def register(store: Store, folder: Path, world: World, begun: bool = False) -> N
         )
 
 
-def cards(store: Store) -> Iterator[Card]:
-    """Every registration.
+def card_files(store: Store) -> list[Path]:
+    """The file of every registration."""
+    return sorted((store.root / "runs").glob("*.json"))
+
+
+def read_card(store: Store, file: Path) -> Card:
+    """One registration.
 
     Raises:
-        UserError: one cannot be read, so what it refers to is unknown.
+        UserError: it cannot be read, so what it refers to is unknown.
+        FileNotFoundError: it is gone.
     """
-    for file in sorted((store.root / "runs").glob("*.json")):
-        with suppress(FileNotFoundError):
-            try:
-                entry = json.loads(file.read_bytes())
-                # The second place is right where store and run have moved together.
-                places = (Path(entry["folder"]), (store.root / entry["beside"]).resolve())
-                folder = next(
-                    (place for place in places if (place / RUN_FILE).is_file()), places[0]
-                )
-                yield Card(
-                    file,
-                    folder,
-                    entry["host"],
-                    float(entry["time"]),
-                    bool(entry["begun"]),
-                    entry["run"],
-                )
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"store: {file}: damaged ({error}): remove it, and `evolve resume` the run "
-                    "that it named, if there is one"
-                ) from None
+    try:
+        entry = parse_json(read_bounded(file, MOST_BYTES))
+        # The second place is right where store and run have moved together.
+        places = (Path(entry["folder"]), (store.root / entry["beside"]).resolve())
+        folder = next((place for place in places if (place / RUN_FILE).is_file()), places[0])
+        return Card(
+            file,
+            folder,
+            entry["host"],
+            float(entry["time"]),
+            bool(entry["begun"]),
+            entry["run"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            printable(
+                f"store: {file}: damaged ({error}): remove it, and `evolve resume` the run that it "
+                "named, if there is one"
+            )
+        ) from None

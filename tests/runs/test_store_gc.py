@@ -32,7 +32,7 @@ from evolve.engine.store import Store
 from evolve.lineage.lineage import lineage
 from evolve.lineage.world import World, ancestor_plan, facts, world_of
 from evolve.runs.garbage import census, contents, garbage, references, remove, size_of
-from evolve.runs.referrers import cards, register
+from evolve.runs.referrers import Card, card_files, read_card, register
 
 SETTINGS = Settings(
     name="tiny",
@@ -93,6 +93,10 @@ def two(store: Store) -> Iterator[tuple[dict[str, Stage], dict[str, Stage]]]:
     for name, world in (("a", first), ("b", second)):
         a_run(store.root.parent / name, store, world)
     yield fill(store, first), fill(store, second)
+
+
+def cards(store: Store) -> list[Card]:
+    return [read_card(store, file) for file in card_files(store)]
 
 
 def keys(store: Store) -> set[str]:
@@ -229,28 +233,39 @@ def test_imports_and_their_learngenes_stay_unless_all_is_said(
     }
 
 
-def test_nothing_goes_while_a_run_cannot_be_read_or_none_is_known(
+def test_nothing_goes_while_a_card_cannot_be_read_or_no_run_is_known(
     store: Store, two: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(store.root.parent.parent)
-    file = store.root.parent / "a" / "run.json"
-    whole = file.read_text()
     held = keys(store)
-    for damaged in ("{", whole.replace('"width"', '"breadth"')):
-        file.write_text(damaged)
-        with pytest.raises(UserError, match="run.json"):
+    for damaged in ("[]", "[" * 100_000, '{"run": {}}', "9" * 5000):
+        (store.root / "runs" / "x.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"x\.json"):
             command("gc", "--yes")
-        assert "unreadable" in command()
-    file.write_text(whole)
-    (store.root / "runs" / "x.json").write_text("[]")
-    with pytest.raises(UserError, match=r"x\.json"):
-        command("gc", "--yes")
+        assert "unreadable" in command() and "runs/b" in command()
     (store.root / "runs" / "x.json").unlink()
     for name in ("a", "b"):
         shutil.rmtree(store.root.parent / name)
     with pytest.raises(UserError, match="no run is known"):
         command("gc", "--yes")
     assert keys(store) == held
+
+
+@pytest.mark.parametrize("damage", ["{", "[" * 100_000, "9" * 5000, "breadth", "x" * (17 << 20)])
+def test_a_run_whose_file_is_damaged_counts_by_its_card_and_hinders_nobody(
+    damage: str,
+    store: Store,
+    two: tuple[dict[str, Stage], dict[str, Stage]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(store.root.parent.parent)
+    file = store.root.parent / "a" / "run.json"
+    damaged = file.read_text().replace('"width"', '"breadth"') if damage == "breadth" else damage
+    file.write_text(damaged)
+    assert "run.json cannot be read" in command().replace("\n", " ")
+    shutil.rmtree(store.root.parent / "b")
+    command("gc", "--yes")
+    assert keys(store) == set(two[0])
 
 
 def test_what_is_being_computed_is_skipped(

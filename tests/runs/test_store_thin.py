@@ -26,7 +26,6 @@ from evolve.lineage import scenario
 from evolve.report.curves import LineageRecord
 from evolve.report.files import write_report
 from evolve.runs.garbage import census
-from evolve.runs.referrers import register
 from evolve.runs.run import Run, prepare_folder, run_record
 from evolve.runs.screens.summary import summarise_runs
 from evolve.runs.snapshots import thin
@@ -189,10 +188,7 @@ def test_runs_that_keep_differently_do_not_hurt_each_other(place: Path) -> None:
 
 def test_a_run_that_cannot_be_read_keeps_everything(place: Path) -> None:
     run = opened(place, "unreadable/run", 'ancestor.keep="last"')
-    other = place / "unreadable" / "other"
-    other.mkdir()
-    (other / "run.json").write_text("{")
-    register(run.store, other, run.world, begun=True)
+    (run.store.root / "runs" / "other.json").write_text("{")
     (said,) = finish(run)
     assert "no snapshot was thinned" in said and "other" in said and whole(run) == [0, 1, 2, 3, 4]
 
