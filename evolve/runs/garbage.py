@@ -67,8 +67,8 @@ class Item:
 def census(store: Store, forget: Sequence[str] = ()) -> Census:
     """Count the runs that registered and are there still.
 
-    A run on another machine whose folder cannot be seen from here counts, unless that machine is to
-    be forgotten.
+    A run whose folder cannot be seen from here, as it is on another machine or its disk is not
+    mounted, counts, unless its machine is to be forgotten.
 
     Args:
         store: the store.
@@ -98,7 +98,7 @@ def _judge(card: Card, counted: Census, forget: Sequence[str]) -> None:
             held = world_of(read_run(card.folder), str(card.folder / RUN_FILE))
         except UserError:  # the card says what it needs
             note = f"its {RUN_FILE} cannot be read: repeat the command that made it"
-    far = not card.ours and card.host not in forget
+    far = "" if card.host in forget else card.elsewhere
     if not (held or note or card.young or far):
         counted.vanished.append(card)
         return
@@ -110,7 +110,7 @@ def _judge(card: Card, counted: Census, forget: Sequence[str]) -> None:
     elif card.young:
         counted.add(Referrer(card.folder, world, "opened within the last hour"))
     elif far:
-        counted.add(Referrer(card.folder, world, f"on {card.host}, cannot be seen from here"))
+        counted.add(Referrer(card.folder, world, far))
     else:
         counted.vanished.append(card)  # another run lies in its folder now
 

@@ -31,6 +31,8 @@ class Card:
     file: Path
     folder: Path
     host: str
+    ours: bool  # whether this machine wrote it, and so can tell whether its folder is gone
+    mount: Path  # where the folder's disk is mounted there
     time: float  # seconds since 1970, by the clock of ``host``
     begun: bool  # whether its folder has held the run
     facts: dict[str, Any]
@@ -43,15 +45,18 @@ class Card:
         return not self.begun and time.time() - self.time < GRACE
 
     @property
-    def ours(self) -> bool:
-        """Whether this machine wrote it, and so can tell whether its folder is gone."""
-        return self.host == socket.gethostname()
+    def elsewhere(self) -> str:
+        """Why the folder cannot be seen from here, if it is there; "" where it could be."""
+        if not self.ours:
+            return f"on {self.host}, cannot be seen from here"
+        return "" if os.path.ismount(self.mount) else f"its disk is not mounted at {self.mount}"
 
 
 def register(store: Store, folder: Path, world: World, begun: bool = False) -> None:
     """Record that the run in ``folder`` refers to this store.
 
-    A run does so before it reads any result, and again once its folder holds it.
+    A run does so before it reads any result, and again once its folder holds it. In a store that
+    cannot be written it does not: nothing can be removed there either.
 
     Args:
         store: the store.
@@ -63,6 +68,8 @@ def register(store: Store, folder: Path, world: World, begun: bool = False) -> N
         StoreError, UserError: the card cannot be written. A run that nobody knows of could lose its
         results.
     """
+    if store.read_only:
+        return
     place = folder.resolve()
     who = {
         "folder": str(place),
@@ -70,11 +77,12 @@ def register(store: Store, folder: Path, world: World, begun: bool = False) -> N
         "host": socket.gethostname(),
         "run": facts(world),
     }
+    seen = {"machine": store.folder.machine.name, "mount": str(_mount(place))}
     name = hashlib.sha256(canonical(who).encode()).hexdigest()[:20]
     with store.gate():
         write_whole(
             store.root / "runs" / f"{name}.json",
-            to_json(who | {"time": time.time(), "begun": begun}),
+            to_json(who | seen | {"time": time.time(), "begun": begun}),
             "store",
         )
 
@@ -100,6 +108,8 @@ def read_card(store: Store, file: Path) -> Card:
             file,
             folder,
             entry["host"],
+            entry["machine"] == store.folder.machine.name,
+            Path(entry["mount"]),
             float(entry["time"]),
             bool(entry["begun"]),
             entry["run"],
@@ -111,3 +121,8 @@ def read_card(store: Store, file: Path) -> Card:
                 "named, if there is one"
             )
         ) from None
+
+
+def _mount(folder: Path) -> Path:
+    """Where the disk that a folder lies on, or will, is mounted."""
+    return next(place for place in (folder, *folder.parents) if os.path.ismount(place))

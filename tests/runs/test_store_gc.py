@@ -158,7 +158,9 @@ def test_a_card_counts_while_its_run_is_there_or_may_soon_be(
     next(card for card in cards(store) if card.facts["seed"] == 9).file.unlink()
     shutil.rmtree(folder)
     (card,) = cards(store)
-    card.file.write_bytes(to_json(from_json(card.file.read_bytes()) | {"host": "node7"}))
+    card.file.write_bytes(
+        to_json(from_json(card.file.read_bytes()) | {"host": "node7", "machine": "0"})
+    )
     assert judged() == ["on node7, cannot be seen from here"]
     assert census(store, forget=["node7"]).runs == []
 
