@@ -115,7 +115,12 @@ def unpacked(file: Path) -> None:
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "NaN": (saved(nan), r"its blocks\.3\.mlp\.fc1\.bias holds NaN"),
     "infinity in half precision": (
-        saved(lambda s: cast(s, torch.float64) | {"norm.bias": torch.full((24,), 1e300, dtype=torch.float64)}),
+        saved(
+            lambda s: (
+                cast(s, torch.float64)
+                | {"norm.bias": torch.full((24,), 1e300, dtype=torch.float64)}
+            )
+        ),
         "norm.bias holds NaN or infinity",
     ),
     "Git LFS": (

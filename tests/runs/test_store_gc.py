@@ -253,6 +253,25 @@ def test_nothing_goes_while_a_card_cannot_be_read_or_no_run_is_known(
     assert keys(store) == held
 
 
+def test_a_run_whose_disk_is_not_mounted_is_not_gone(
+    store: Store, two: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is a folder here, and what is mounted is what we say."""
+    disk = store.root.parent / "a"
+    mounted = {str(disk), "/"}
+    monkeypatch.setattr(os.path, "ismount", lambda path: str(path) in mounted)
+    a_run(disk / "run", store, a_world(5))
+    shutil.rmtree(disk / "run")
+    assert [card.folder.name for card in census(store).vanished] == ["run"]
+    mounted.remove(str(disk))
+    found = census(store)
+    assert found.vanished == [] and f"its disk is not mounted at {disk}" in {
+        run.note for run in found.runs
+    }
+    host = next(card.host for card in cards(store))
+    assert [card.folder.name for card in census(store, forget=[host]).vanished] == ["run"]
+
+
 @pytest.mark.parametrize("damage", ["{", "[" * 100_000, "9" * 5000, "breadth", "x" * (17 << 20)])
 def test_a_run_whose_file_is_damaged_counts_by_its_card_and_hinders_nobody(
     damage: str,
