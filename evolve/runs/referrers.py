@@ -17,6 +17,7 @@ from typing import Any
 from evolve.core.durable import canonical, to_json, write_whole
 from evolve.core.errors import UserError, printable
 from evolve.core.foreign import parse_json, read_bounded
+from evolve.engine.result import seal_of
 from evolve.engine.store import Store
 from evolve.lineage.world import World, facts
 from evolve.runs.folder import MOST_BYTES, RUN_FILE
@@ -79,11 +80,10 @@ def register(store: Store, folder: Path, world: World, begun: bool = False) -> N
     }
     seen = {"machine": store.folder.machine.name, "mount": str(_mount(place))}
     name = hashlib.sha256(canonical(who).encode()).hexdigest()[:20]
+    card = who | seen | {"time": time.time(), "begun": begun}
     with store.gate():
         write_whole(
-            store.root / "runs" / f"{name}.json",
-            to_json(who | seen | {"time": time.time(), "begun": begun}),
-            "store",
+            store.root / "runs" / f"{name}.json", to_json(card | {"seal": seal_of(card)}), "store"
         )
 
 
@@ -101,6 +101,8 @@ def read_card(store: Store, file: Path) -> Card:
     """
     try:
         entry = parse_json(read_bounded(file, MOST_BYTES))
+        if entry["seal"] != seal_of(entry):
+            raise ValueError("it was changed")
         # The second place is right where store and run have moved together.
         places = (Path(entry["folder"]), (store.root / entry["beside"]).resolve())
         folder = next((place for place in places if (place / RUN_FILE).is_file()), places[0])
@@ -114,7 +116,7 @@ def read_card(store: Store, file: Path) -> Card:
             bool(entry["begun"]),
             entry["run"],
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             printable(
                 f"store: {file}: damaged ({error}): remove it, and `evolve resume` the run that it "

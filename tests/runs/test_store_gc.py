@@ -27,6 +27,7 @@ from evolve.cli.main import cli
 from evolve.core.durable import from_json, to_json
 from evolve.core.errors import UserError
 from evolve.core.settings import AncestorSettings, CondenseSettings, Settings, StreamSettings
+from evolve.engine.result import seal_of
 from evolve.engine.stage import Stage
 from evolve.engine.store import Store
 from evolve.lineage.lineage import lineage
@@ -158,9 +159,8 @@ def test_a_card_counts_while_its_run_is_there_or_may_soon_be(
     next(card for card in cards(store) if card.facts["seed"] == 9).file.unlink()
     shutil.rmtree(folder)
     (card,) = cards(store)
-    card.file.write_bytes(
-        to_json(from_json(card.file.read_bytes()) | {"host": "node7", "machine": "0"})
-    )
+    told = from_json(card.file.read_bytes()) | {"host": "node7", "machine": "0"}
+    card.file.write_bytes(to_json(told | {"seal": seal_of(told)}))
     assert judged() == ["on node7, cannot be seen from here"]
     assert census(store, forget=["node7"]).runs == []
 
