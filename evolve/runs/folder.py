@@ -21,6 +21,7 @@ from evolve.core.foreign import parse_json, read_bounded
 from evolve.core.settings import Scenario
 from evolve.core.shipped import shipped
 from evolve.core.words import slug
+from evolve.engine.result import seal_of
 
 RUN_FILE = "run.json"
 MOST_BYTES = 16 << 20  # of run.json and of a card; the largest of ours have 20 kB
@@ -100,6 +101,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     file = folder / RUN_FILE
     try:
         facts = parse_json(read_bounded(file, MOST_BYTES))
+        if "seal" in facts and facts["seal"] != seal_of(facts):
+            raise ValueError("it was changed")
         for name, kind in FACTS.items():
             if not isinstance(facts[name], kind):
                 raise ValueError(f"{name} is {toml.shown_value(facts[name])}")

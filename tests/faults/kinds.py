@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from evolve.core import toml
 from evolve.core.settings import AncestorSettings, Settings, StreamSettings
 from evolve.data import cache, members, photos, pickles
+from evolve.engine.result import seal_of
 from evolve.engine.stage import Stage
 from evolve.engine.store import Store
 from evolve.learngene import ancestor_file, model_file
@@ -89,7 +90,7 @@ def kinds() -> list[Kind]:
         Kind("store.json", False, _store, "store/store.json", _result),
         Kind("machine", False, _store, "store/machines/*.json", _result),
         Kind("card of a run", True, _run, "store/runs/*.json", _census),
-        Kind("run.json", False, _run, "run/run.json", lambda f: read_run(f / "run")),
+        Kind("run.json", True, _run, "run/run.json", lambda f: read_run(f / "run")),
         Kind("scenario", False, _scenario, "x.toml", lambda f: load(str(f / "x.toml"))),
         *(
             Kind(f"checkpoint, {how}", False, make, "x.pth", lambda f: read_vit(f / "x.pth", VIT))
@@ -171,7 +172,8 @@ def _run(folder: Path) -> None:
     (folder / "run").mkdir()
     rest = {"scenario": "t", "profile": "paper", "store": str(folder / "store"), "data_dir": None}
     rest |= {"versions": {}, "command": []}
-    (folder / "run/run.json").write_text(json.dumps(facts(_world()) | rest))
+    told = facts(_world()) | rest
+    (folder / "run/run.json").write_text(json.dumps(told | {"seal": seal_of(told)}))
     register(Store(folder / "store"), folder / "run", _world(), begun=True)
 
 
