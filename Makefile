@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.evolve-installed
 TESTED := $(VENV)/.evolve-tests-installed
 
-.PHONY: run test test-slow lint wheel-smoke clean
+.PHONY: run test test-slow test-faults lint wheel-smoke clean
 
 $(STAMP): setup.cfg setup.py pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else f"evolve needs Python 3.10 to 3.13, {sys.executable} is {sys.version.split()[0]}; name another: make run PYTHON=python3.12")'
@@ -25,6 +25,9 @@ test: $(TESTED)
 
 test-slow: $(TESTED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+
+test-faults: $(TESTED)
+	$(BIN)/python tests/faults/run.py
 
 lint: $(TESTED)
 	$(BIN)/ruff check evolve tests benchmarks

@@ -103,12 +103,15 @@ def from_json(data: bytes) -> Any:
     """The inverse of :func:`to_json`.
 
     Raises:
-        ValueError: the text is damaged.
+        ValueError: the text is damaged, or nested too deep.
     """
-    return json.loads(
-        data,
-        object_hook=lambda table: float(table["$float"]) if table.keys() == {"$float"} else table,
-    )
+    try:
+        return json.loads(
+            data,
+            object_hook=lambda t: float(t["$float"]) if t.keys() == {"$float"} else t,
+        )
+    except (RecursionError, MemoryError, TypeError) as error:
+        raise ValueError(f"no JSON of ours ({type(error).__name__})") from None
 
 
 def _tag(value: Any) -> Any:

@@ -43,4 +43,11 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+# Upper bounds, far above any use: a slip of the hand is refused at once, not after hours.
+STEPS = 100_000  # tasks, epochs, steps, images a step
+MANY = 1_000_000  # images a class, class ids
+SEEDS = 10**9
+RATE = 1000  # learning rates, weight decays
+WEIGHT = 1_000_000  # weights of losses, temperatures
+
 SETS = ("paper", "authors", "front", "last")

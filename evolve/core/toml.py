@@ -22,10 +22,17 @@ else:
 
 
 from evolve.core.errors import UserError
+from evolve.core.foreign import check_depth, read_bounded
 from evolve.core.registry import names as registered
 from evolve.core.registry import refusal
 from evolve.core.settings import Settings
 from evolve.core.terminal import printable
+
+_BYTES = 1 << 20  # of a file; the largest shipped batch has 8 kB
+_LARGEST = 10**15  # numbers in a table of a strategy's or a plug-in's own parameters
+# Dotted keys that long take minutes to parse.
+_ENDLESS_KEY = re.compile(r"""(?<![\w"'-])[\w"'-]+(?:[ \t]*\.[ \t]*[\w"'-]+){64}""")
+_LONGEST = 200  # characters of a value in an error
 
 WANTED = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
@@ -70,9 +77,11 @@ def override(settings: Settings, text: str) -> Settings:
             f"--set {text}: expected section.key=value, such as --set ancestor.epochs=5"
         )
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
+        parsed = _parsed(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()  # a bare word is a string
+    except ValueError as error:
+        raise UserError(f"--set {key}: {error}") from None
     check_text({key: parsed}, "--set")
     section, name, *below = key.split(".")
     if below:  # one entry of a table: the others stay
@@ -147,9 +156,10 @@ def _table(value: Any, where: str) -> dict[str, Any]:
         raise UserError(
             f"{where} = {shown_value(value)}: expected a table, such as {{ mem_size = 200 }}"
         )
-    if odd := next((item for item in value.values() if not _is_plain(item)), None):
+    for item in (item for item in value.values() if not _is_plain(item)):
         raise UserError(
-            f"{where}: {shown_value(odd)}: expected numbers, strings, true or false, or lists of them"
+            f"{where}: {shown_value(item)}: expected numbers (at most {_LARGEST:g}), strings, true or "
+            "false, or lists of them"
         )
     return dict(value)
 
@@ -159,7 +169,7 @@ def _word_or_number(value: Any, lists: bool, limits: Mapping[str, Any], where: s
 
     def counts(number: Any) -> bool:
         whole = isinstance(number, int) and not isinstance(number, bool)
-        return whole and number >= limits["least"]
+        return whole and limits["least"] <= number <= limits["most"]
 
     listed = isinstance(value, (list, tuple))
     if lists and listed and value and all(map(counts, value)):
@@ -190,10 +200,10 @@ def _single(value: Any, hint: type, limits: Mapping[str, Any], where: str) -> An
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON holds the value as TOML gave it: no date, no time."""
+    """Whether JSON holds the value as TOML gave it: no date, no time, no NaN, no endless number."""
     if isinstance(value, (list, Mapping)):
         return all(map(_is_plain, value.values() if isinstance(value, Mapping) else value))
-    return isinstance(value, (str, int, float))
+    return isinstance(value, str) or (isinstance(value, (int, float)) and abs(value) <= _LARGEST)
 
 
 def _choices(limits: Mapping[str, Any]) -> tuple[Any, ...] | None:
@@ -207,16 +217,28 @@ def _limits(limits: Mapping[str, Any]) -> str:
     """The limits as the end of a sentence."""
     least, most = limits.get("least"), limits.get("most")
     if choices := _choices(limits):
-        also = "" if least is None else f", or a number, at least {least:g}"
+        also = "" if least is None else f", or a number, {' and '.join(_bounds(least, most))}"
         return f": one of {', '.join(map(str, choices))}{also}"
-    parts = [] if least is None else [f"at least {least:g}"]
-    parts += [] if most is None else [f"at most {most:g}"]
+    parts = _bounds(least, most)
     return f", {' and '.join(parts)}" if parts else ""
 
 
+def _bounds(least: float | None, most: float | None) -> list[str]:
+    named = (("at least", least), ("at most", most))
+    return [
+        f"{word} {limit:,}" if isinstance(limit, int) else f"{word} {limit:g}"
+        for word, limit in named
+        if limit is not None
+    ]
+
+
 def shown_value(value: Any) -> str:
-    """A value as errors show it, JSON."""
-    return json.dumps(value, default=str)
+    """A value as errors show it: JSON, of a long one the beginning."""
+    try:
+        text = json.dumps(value, default=str)
+    except ValueError:
+        text = "a number of thousands of digits"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def dump(settings: Settings, header: str = "", profile: str = "paper") -> str:
@@ -272,9 +294,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         # Notepad writes a byte order mark.
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
+        table = _parsed(read_bounded(path, _BYTES).decode("utf-8-sig"))
+    except ValueError as error:
+        raise UserError(printable(f"{path}: not valid TOML: {error}")) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     check_text(table, str(path))
@@ -306,3 +328,19 @@ def check_text(value: Any, where: str, key: str = "") -> None:
             f"{where}: {key} = {shown_value(value)}: allowed is text of one line, in UTF-8 and "
             "without control characters"
         )
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """The tables of a text.
+
+    Raises:
+        ValueError: it is no TOML, or blown up: nested deep, numbers of thousands of digits.
+    """
+    if _ENDLESS_KEY.search(text):
+        raise ValueError("nested too deep")
+    try:
+        table = tomllib.loads(text)
+    except (RecursionError, MemoryError):
+        raise ValueError("nested too deep") from None
+    check_depth(table)
+    return table

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evolve.core.errors import DataError, UserError
+from evolve.core.foreign import read_bounded
 from evolve.core.settings import DataSettings
 from evolve.data import tinyimagenet
+from evolve.data.members import LARGEST
 from evolve.data.sources import SAME, source_dir
 from evolve.data.tinyimagenet import Box
 
@@ -56,8 +58,8 @@ def read_boxes(file: Path, folder: Path, names: Sequence[str], size: int) -> dic
         UserError: the file cannot be read, or a line names another photo or no box.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded(file, LARGEST).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
         raise UserError(f"--boxes {file}: cannot be read ({error})") from None
     rows = csv.DictReader(text.splitlines(), skipinitialspace=True)
     if missing := set(HEADS).difference(rows.fieldnames or ()):

@@ -173,7 +173,7 @@ def _open(entry: Path, report: Report) -> Decoded | None:
             {role: tuple(ids) for role, ids in meta["roles"].items()} if "roles" in meta else None
         )
         return Decoded(pixels, labels, is_test, tuple(meta["class_names"]), meta["sha256"], roles)
-    except Exception:  # numpy's reader of a header runs Python's own, which may raise anything
+    except Exception:  # whatever a damaged file makes the parsers raise (tokenize.TokenError, ...)
         return None
 
 

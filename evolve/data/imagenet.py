@@ -8,6 +8,7 @@ distributed ``val/`` may also be flat, labelled by Kaggle's ``LOC_val_solution.c
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,9 +16,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from evolve.core.errors import DataError
+from evolve.core.foreign import read_bounded
 from evolve.core.settings import DataSettings
 from evolve.data.cache import Prepared, Report, Streamed
-from evolve.data.members import hidden
+from evolve.data.members import LARGEST, hidden
 from evolve.data.photos import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -390,7 +392,7 @@ def from_devkit(truth: Path) -> Iterator[tuple[str, str]]:
 
     meta = truth.with_name(META)
     try:
-        synsets = loadmat(meta, squeeze_me=True)["synsets"]
+        synsets = loadmat(io.BytesIO(read_bounded(meta, LARGEST)), squeeze_me=True)["synsets"]
         wnid = {
             str(int(number)): str(name)
             for number, name in zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)
@@ -399,7 +401,11 @@ def from_devkit(truth: Path) -> Iterator[tuple[str, str]]:
         raise DataError(
             f"{meta}: cannot be read ({error}); get the ILSVRC-2012 devkit again"
         ) from None
-    for number, line in enumerate(truth.read_text("utf-8", "replace").split(), 1):
+    try:
+        lines = read_bounded(truth, LARGEST).decode("utf-8", "replace").split()
+    except ValueError as error:
+        raise DataError(f"{truth}: {error}; get the ILSVRC-2012 devkit again") from None
+    for number, line in enumerate(lines, 1):
         if line not in wnid:
             raise DataError(
                 f"{truth}: line {number} is {line[:40]!r}, no class number of {META}; get the "

@@ -18,7 +18,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
+from rich.filesize import decimal
+
 from evolve.core.errors import DataError
+from evolve.core.foreign import read_bounded
+
+LARGEST = 256 << 20  # bytes of one image or list; ImageNet's largest photograph has 15 MB
 
 
 class Files(Protocol):
@@ -136,9 +141,11 @@ class FolderFiles:
             DataError: it cannot be read; the line names it.
         """
         try:
-            return (self.where / name).read_bytes()
+            return read_bounded(self.where / name, LARGEST)
         except OSError as error:
             raise DataError(f"{self.where / name} cannot be read ({error.strerror})") from None
+        except ValueError as error:
+            raise DataError(f"{self.where / name}: {error}") from None
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -210,7 +217,10 @@ class ZipReader:
         """
         try:
             with self.lock:
-                return self.archive.read(self.members[name])
+                full = self.members[name]
+                if self.archive.getinfo(full).file_size > LARGEST:  # no more than it is unpacked
+                    raise zipfile.BadZipFile(f"more than {decimal(LARGEST)}")
+                return self.archive.read(full)
         except (
             zipfile.BadZipFile,
             zlib.error,

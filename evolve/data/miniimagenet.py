@@ -22,8 +22,10 @@ from typing import Any
 import numpy as np
 
 from evolve.core.errors import DataError
+from evolve.core.foreign import read_bounded
 from evolve.core.settings import DataSettings
 from evolve.data.cache import Prepared, Report, Streamed
+from evolve.data.members import LARGEST
 from evolve.data.photos import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -109,8 +111,9 @@ def from_tables(tables: Sequence[Path]) -> list[Class]:
     for role, table in zip(PARTS, tables, strict=True):
         photos: dict[str, list[str]] = {}
         try:
-            rows = list(csv.DictReader(table.read_text("utf-8", "replace").splitlines()))
-        except csv.Error as error:
+            text = read_bounded(table, LARGEST).decode("utf-8", "replace")
+            rows = list(csv.DictReader(text.splitlines()))
+        except (csv.Error, ValueError) as error:
             raise DataError(f"{table}: {error}; expected lines 'filename,label'") from None
         for number, row in enumerate(rows, 2):
             name, label = row.get("filename"), row.get("label")

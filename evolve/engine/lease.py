@@ -11,32 +11,57 @@ compute one stage. That costs time and nothing else: results are pure, and the f
 
 from __future__ import annotations
 
-import socket
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, SoftFileLease, Timeout
+
+from evolve.engine.machine import Machine, uptime
 
 LEASE_SECONDS = 300.0  # every process of a store must have the same
 BEAT_SECONDS = 30.0
 _POLL_SECONDS = 0.1
+_WRITING_SECONDS = 2.0  # that it takes to write a lease, at most
+_FORGOTTEN_SECONDS = 86400.0  # after which nobody has to watch a lease to know that it is free
+
+
+class _NamedLease(SoftFileLease):
+    """A lease that names its machine as the store does, not by the host name.
+
+    The library asks whether a process of its own host name lives. Of another machine of that name
+    it would break the lease.
+    """
+
+    machine = ""
+
+    def _published_record(self) -> Any:
+        return super()._published_record()._replace(hostname=self.machine)
 
 
 class Lease:
     """A lock called ``stem``: the files ``stem``.lock and, while it is held, ``stem``.lease.
 
     Not reentrant.
+
+    Args:
+        stem: its place.
+        machine: this machine, in the store.
     """
 
-    def __init__(self, stem: Path) -> None:
+    def __init__(self, stem: Path, machine: Machine) -> None:
         self.file = stem.with_suffix(".lock")
+        self.machine = machine
         self._lock = FileLock(self.file, thread_local=False)
-        self._lease = SoftFileLease(
+        self._lease = _NamedLease(
             stem.with_suffix(".lease"),
             lease_duration=LEASE_SECONDS,
             heartbeat_interval=BEAT_SECONDS,
             thread_local=False,
         )
+        self._lease.machine = str(machine)
 
     def take(self, seconds: float = 0.0) -> bool:
         """Take the lock.
@@ -60,28 +85,52 @@ class Lease:
             time.sleep(_POLL_SECONDS)
         return True
 
-    def release(self) -> None:
-        """Give it back."""
+    def release(self, remove: bool = False) -> None:
+        """Give it back; nothing happens where it is not held.
+
+        Args:
+            remove: whether the lock's file goes too, as nobody will want this lock again.
+        """
+        if remove and self._lock.is_locked:
+            with suppress(OSError):  # some systems remove no open file
+                self.file.unlink()
         self._lease.release()
         self._lock.release()
 
     def _take(self) -> bool:
-        alone = _got(self._lock)  # on this machine, nobody else holds it
         try:
-            if alone and self._holder_was_here():
-                self._lease.force_break()  # a process that is no more
-            if (alone or not self._holder_was_here()) and _got(self._lease):
+            alone = _got(self._lock)  # on this machine, nobody else holds it
+            if alone and self._holder_is_gone():
+                self._lease.force_break()
+            if (alone or not self._holder_is_here()) and _got(self._lease):
                 return True
         except BaseException:
-            self._lock.release()
+            self.release()  # an interrupt may come after the lease was taken
             raise
         self._lock.release()
         return False
 
-    def _holder_was_here(self) -> bool:
-        """Whether the lease names this machine (in one of its containers, if it has any)."""
+    def _holder_is_here(self) -> bool:
+        """Whether the lease names this machine, since it was booted."""
         owner = self._lease.owner
-        return owner is not None and owner.hostname.partition("?")[0] == socket.gethostname()
+        return owner is not None and owner.hostname == str(self.machine)
+
+    def _holder_is_gone(self) -> bool:
+        """Whether the lease's holder cannot live, given that this machine's file lock is free.
+
+        It was a process of this machine, or of an earlier boot of it; or it was killed before it
+        had written who it was; or it was here a day ago.
+        """
+        try:
+            # Both times are by the clock of whoever keeps the files.
+            os.utime(self.file)
+            age = self.file.stat().st_mtime - os.stat(self._lease.lock_file).st_mtime
+        except FileNotFoundError:
+            return False
+        if (owner := self._lease.owner) is None:
+            return age > _WRITING_SECONDS
+        rebooted = owner.hostname.partition(".")[0] == self.machine.name and age > uptime()
+        return owner.hostname == str(self.machine) or rebooted or age > _FORGOTTEN_SECONDS
 
 
 def _got(lock: FileLock | SoftFileLease) -> bool:

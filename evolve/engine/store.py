@@ -70,8 +70,7 @@ class Store:
         report: gets one line for every damaged result that was put aside.
 
     Raises:
-        StoreError: the folder cannot be made or written, holds something else, or has another
-            format.
+        StoreError: the folder cannot be made, holds something else, or has another format.
     """
 
     def __init__(self, root: Path, report: Callable[[str], None] = _warn) -> None:
@@ -80,8 +79,14 @@ class Store:
         self.folder = StoreFolder(self.root)
         with storage_errors(self.root):
             address = self.folder.open()
-            self.mirror = Mirror(address) if address else None
-            self.sweep()
+            self.mirror = Mirror(address) if address and not self.read_only else None
+            if not self.read_only:
+                self.sweep()
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the store can be read and not written; then no run can be registered in it."""
+        return self.folder.read_only
 
     # Results
 
@@ -233,15 +238,15 @@ class Store:
                 what it raises ends the wait.
         """
         lock = self._lease(key)
-        with storage_errors(self.root / "locks"):
-            wait = 0.0
-            while not lock.take(wait):
-                waiting()
-                wait = _PATIENCE
-        try:
+        try:  # from before it is taken: an interrupt may come as soon as it is
+            with storage_errors(self.root / "locks"):
+                wait = 0.0
+                while not lock.take(wait):
+                    waiting()
+                    wait = _PATIENCE
             yield
         finally:
-            lock.release()
+            lock.release(remove=self.folder.find(key) is not None)
 
     @contextmanager
     def unheld(self, key: str) -> Iterator[None]:
@@ -269,7 +274,7 @@ class Store:
         The lock is taken and given back to find out.
         """
         lock = self._lease(key)
-        if not lock.file.exists():
+        if self.read_only or not lock.file.exists():
             return False
         with storage_errors(self.root / "locks"):
             if not lock.take():
@@ -284,7 +289,7 @@ class Store:
     # Inside
 
     def _lease(self, name: str) -> Lease:
-        return Lease(self.root / "locks" / name)
+        return Lease(self.root / "locks" / name, self.folder.machine)
 
     def mirror_at(self, address: str | None) -> None:
         """Give the store a mirror, or take it away.
@@ -349,6 +354,9 @@ class Store:
 
     def _put_aside(self, path: Path) -> Result | None:
         """Move a damaged result away, unless another process did so and a good one is there."""
+        if self.read_only:
+            self._report(f"damaged result {path}, in a store that cannot be written: it is left")
+            return None
         with self.lock("damaged"):
             try:
                 return read_result(path)
@@ -366,8 +374,14 @@ class Store:
                 return None
 
     def sweep(self) -> None:
-        """Remove dead processes' temporary folders, and the checkpoints of finished stages."""
+        """Remove dead processes' temporary folders, and checkpoints and locks of finished stages."""
         self.folder.sweep()
+        for file in list((self.root / "locks").iterdir()):
+            done = self.folder.find(file.stem) is not None or self.folder.forgotten(file)
+            if done and file.suffix in (".lock", ".lease"):
+                lock = self._lease(file.stem)
+                if lock.take():
+                    lock.release(remove=True)
         for folder in (self.root / "partial").iterdir():
             if self._whole(folder.name):
                 with suppress(StageLocked), self.unheld(folder.name):

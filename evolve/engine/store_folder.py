@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
 import secrets
 import shutil
 import time
@@ -17,28 +16,36 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from evolve.core.durable import digest, from_json, make_folder, sync_folder, to_json, write_file
+from evolve.core.durable import from_json, make_folder, sync_folder, to_json, write_file
 from evolve.core.errors import StoreError
+from evolve.engine import machine
 
 FORMAT = 1
-FOLDERS = ("results", "partial", "locks", "tmp", "damaged", "logs", "runs")
+FOLDERS = ("results", "partial", "locks", "tmp", "damaged", "logs", "runs", machine.FOLDER)
 MARKER = "store.json"
-_MACHINE = digest(platform.node().encode())[:8]
 # What another machine was writing so long ago is rubbish, whatever the clocks say.
 _FOREIGN_SECONDS = 86400.0
+_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class StoreFolder:
     """The folder ``root``, made if it is not there.
 
     Its methods raise OSError where the folder cannot be read or written.
+
+    Attributes:
+        machine: this machine, to the store.
+        read_only: whether the store was there and cannot be written.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.machine = machine.Machine("", "")
+        self.read_only = False
 
     def open(self) -> str | None:
-        """Make the folder, or check that it is a store of this format and can be written.
+        """Make the folder, or check that it is a store of this format and whether it can be
+        written.
 
         Returns:
             The address of the store's mirror, if it has one.
@@ -47,10 +54,16 @@ class StoreFolder:
             StoreError: the folder holds something else, or has another format.
         """
         address = self._marked()
-        for name in FOLDERS:
-            make_folder(self.root / name)
-        with self.scratch() as folder:
-            write_file(folder / "probe", b"")
+        try:
+            for name in FOLDERS:
+                make_folder(self.root / name)
+            self.machine = machine.this_machine(self.root)
+            with self.scratch() as folder:
+                write_file(folder / "probe", b"")
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            self.read_only = True
         return address
 
     def find(self, key: str) -> Path | None:
@@ -117,7 +130,7 @@ class StoreFolder:
         A lock beside it tells others on this machine whether its owner lives.
         """
         while True:
-            name = f"{_MACHINE}-{os.getpid()}-{secrets.token_hex(6)}"
+            name = f"{self.machine.name}-{os.getpid()}-{secrets.token_hex(6)}"
             guard, folder = self.root / "tmp" / f"{name}.lock", self.root / "tmp" / name
             lock = FileLock(guard)
             lock.acquire()
@@ -134,17 +147,33 @@ class StoreFolder:
             lock.release()
 
     def sweep(self) -> None:
-        """Remove the temporary folders that dead processes left."""
+        """Remove the temporary folders and files that dead processes left."""
         for guard in (self.root / "tmp").glob("*.lock"):
             lock = FileLock(guard)
             with suppress(Timeout, FileNotFoundError):
-                foreign = not guard.name.startswith(f"{_MACHINE}-")
-                if foreign and time.time() - guard.stat().st_mtime < _FOREIGN_SECONDS:
+                if not self._ours(guard) and not self.forgotten(guard):
                     continue  # another machine's: its lock may not show here
                 lock.acquire(blocking=False)
                 shutil.rmtree(guard.with_suffix(""), ignore_errors=True)
                 guard.unlink(missing_ok=True)
                 lock.release()
+        for folder in (self.root / "tmp").iterdir():  # a guard is there before its folder
+            if folder.suffix != ".lock" and not folder.with_suffix(".lock").exists():
+                if self._ours(folder) or self.forgotten(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+        for pattern in (f"{MARKER}.*", "runs/.*.tmp", f"{machine.FOLDER}/.*", "locks/*.break.*"):
+            for file in self.root.glob(pattern):
+                if self.forgotten(file):
+                    file.unlink(missing_ok=True)
+
+    def forgotten(self, path: Path) -> bool:
+        """Whether nobody has written it for so long that nobody will."""
+        with suppress(FileNotFoundError):
+            return time.time() - path.stat().st_mtime > _FOREIGN_SECONDS
+        return False
+
+    def _ours(self, path: Path) -> bool:
+        return path.name.startswith(f"{self.machine.name}-")
 
     def _marked(self) -> str | None:
         """Make or check store.json; the mirror's address in it."""

@@ -16,10 +16,13 @@ from torch import Tensor
 
 from evolve.core.durable import from_json, to_json
 from evolve.core.errors import UserError
+from evolve.core.terminal import printable
 from evolve.learngene import tensor_file
 from evolve.networks.architecture import Architecture
+from evolve.networks.checkpoint_file import HEADS, read_checkpoint, resized_positions
 from evolve.networks.family import architecture
 from evolve.networks.foreign_names import plain_names
+from evolve.networks.vit_plan import ViTPlan
 
 KIND = "ancestor"
 HEAD = ("head.weight", "head.bias")
@@ -150,8 +153,9 @@ def read(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
 def import_weights(path: Path, network: str, width: float, size: int) -> AncestorFile:
     """Read a plain state dict of a registered network; nothing in the file is executed.
 
-    Its names may be ours, torchvision's (VGG) or timm's (ViT), below "state_dict" or "model" and
-    behind "module." too. A head that does not fit is left out: condensing reads none.
+    It is read by the rules of :mod:`evolve.networks.checkpoint_file`, under our names,
+    torchvision's (VGG, ResNet) or timm's (ViT, whose positions are resized where they are of other
+    images). A head that does not fit is left out: condensing reads none.
 
     Args:
         path: a .safetensors file, or one of torch.save, which is read with weights_only.
@@ -162,14 +166,28 @@ def import_weights(path: Path, network: str, width: float, size: int) -> Ancesto
     Raises:
         UserError: the file is missing, foreign or another network's.
     """
-    plan = architecture(network, width, size)
-    state = renamed(_tensors(path), plan)
-    if problem := misfit(plan, state):
-        raise UserError(
-            f"ancestor {path}: {problem}; give the state dict of {network} at width {width:g} for "
-            f"{size} pixels, or another --network"
-        )
+    plan, called = architecture(network, width, size), f"ancestor {path}"
+    foreign = read_checkpoint(path, called)
+    if isinstance(plan, ViTPlan):
+        positions = {n: t for n, t in foreign.items() if n.endswith("pos_embed")}
+        foreign |= {name: resized_positions(tensor, plan) for name, tensor in positions.items()}
+    state = renamed(foreign, plan)
+    problem = misfit(plan, state)
+    if problem is None and (more := _without_place(foreign, plan)):
+        problem = f"its {more} has no place in the network"
+    if problem:
+        line = f"{called}: {problem}; give the state dict of {network} at width {width:g} for "
+        raise UserError(printable(f"{line}{size} pixels, or another --network"))
     return AncestorFile(network, width, size, state, {"file": Path(path).name})
+
+
+def _without_place(foreign: Mapping[str, Tensor], plan: Architecture) -> str:
+    """The first tensor that the network has not, "" where there is none.
+
+    To leave it out would make another function of the network (LayerScale, register tokens).
+    """
+    known = {*plain_names(plan).values(), *plan.state_shapes(), *HEAD}
+    return next((n for n in foreign if n not in known and not n.startswith(HEADS)), "")
 
 
 def renamed(foreign: Mapping[str, Tensor], plan: Architecture) -> dict[str, Tensor]:
@@ -181,13 +199,15 @@ def renamed(foreign: Mapping[str, Tensor], plan: Architecture) -> dict[str, Tens
 
     Returns:
         Its tensors that the network has, and a head: its own, or zeros for one class where that is
-        no head of ours.
+        no head of ours. BatchNorm's counters, which files before PyTorch 0.4.1 lack, are 0.
     """
     plain = {theirs: ours for ours, theirs in plain_names(plan).items()}
     state = {plain.get(name, name): tensor for name, tensor in foreign.items()}
     columns = plan.build(1).head.in_features
     weight, bias = (state.get(name) for name in HEAD)
-    state = {name: tensor for name, tensor in state.items() if name in plan.state_shapes()}
+    wanted = plan.state_shapes()
+    counters = {name: torch.tensor(0) for name in wanted if name.endswith(".num_batches_tracked")}
+    state = counters | {name: tensor for name, tensor in state.items() if name in wanted}
     if weight is None or bias is None or not fits_head(weight, bias, columns):
         weight, bias = torch.zeros(1, columns), torch.zeros(1)
     return state | dict(zip(HEAD, (weight, bias), strict=True))
@@ -237,33 +257,3 @@ def fits_head(weight: Tensor, bias: Tensor, columns: int) -> bool:
     if weight.dim() != 2 or bias.dim() != 1:
         return False
     return tuple(weight.shape) == (len(bias), columns) and len(bias) > 0
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load as parse
-
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"ancestor {path}: cannot be read ({error.strerror or error}); give a .safetensors or "
-            ".pth file"
-        ) from None
-    try:
-        if Path(path).suffix == ".safetensors":
-            content: Any = parse(data)
-        else:  # weights_only: nothing of it is executed
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        for below in ("state_dict", "model"):
-            content = content[below] if isinstance(content.get(below), Mapping) else content
-        named = {
-            str(name).removeprefix("module."): tensor
-            for name, tensor in content.items()
-            if isinstance(tensor, Tensor)
-        }
-    except Exception as error:  # whatever a foreign file makes the parsers raise
-        raise UserError(
-            f"ancestor {path}: not a state dict of tensors alone; save one with "
-            "torch.save(model.state_dict(), FILE)"
-        ) from error
-    return named

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from evolve.core.durable import note_of, tensors_from_bytes, tensors_to_bytes, write_whole
 from evolve.core.errors import UserError
+from evolve.core.foreign import parse_json, read_bounded
 from evolve.core.terminal import printable
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
@@ -30,6 +31,7 @@ LARGEST = 10**9
 """Numbers in a network that a file may describe (4 GB as float32; VGG16 at width 4 has a quarter of
 it).
 """
+_MOST_BYTES = 4 * LARGEST + (1 << 30)  # of a file, its records among them
 _LARGEST_INT, _LARGEST_DEPTH, _MOST_VALUES, _MOST_LAYERS = 1 << 16, 16, 100_000, 4096
 
 
@@ -102,9 +104,9 @@ def _parse(
 def _unpacked(path: Path, what: str) -> tuple[str, Any, dict[str, Tensor], str]:
     """A file's kind, its description as it stands there, its tensors, and their checksum."""
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
+        data = read_bounded(Path(path), _MOST_BYTES)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"{what} {path}: cannot be read ({reason}); give a .safetensors file that evolve wrote"
         ) from error
@@ -112,7 +114,7 @@ def _unpacked(path: Path, what: str) -> tuple[str, Any, dict[str, Tensor], str]:
         tensors = tensors_from_bytes(data)
         header = note_of(data)
         kind = next(kind for kind in KINDS if f"evolve.{kind}" in header)
-        about = json.loads(header[f"evolve.{kind}"])
+        about = parse_json(header[f"evolve.{kind}"].encode())
         checksum = digest(about, tensors) if isinstance(about, dict) else ""
     except Exception as error:  # whatever a foreign file makes the parsers raise
         whole = f"whole {what} file"

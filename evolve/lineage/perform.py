@@ -7,10 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from evolve.core.durable import canonical
+from evolve.core.errors import UserError
 from evolve.core.registry import check_marks
 from evolve.core.spent import Progress, stopwatch
 from evolve.engine.devices import choose_device, provenance
-from evolve.engine.store import Result, Stage, Store
+from evolve.engine.store import Result, Stage, Store, Thinned
 from evolve.lineage.descend_outcomes import (
     OWN,
     Descendants,
@@ -44,6 +45,9 @@ __all__ = [
 ]
 
 
+_TRIES = 3  # to read an input that was computed again before somebody thins it again
+
+
 def perform_stage(
     stage: Stage, store: Store, context: Mapping[str, Any], progress: Progress
 ) -> None:
@@ -68,9 +72,15 @@ def perform_stage(
     }
     check_marks(stage.recipe)
     spent, resumed = stopwatch(), store.checkpoint(stage.key).folder.is_dir()
-    inputs = _inputs(stage, store, context, progress)
     resident = resident_images(context, stage.recipe)
-    record, tensors = rooms[stage.kind](stage, inputs, resident, store, progress)
+    for left in reversed(range(_TRIES)):
+        inputs = _inputs(stage, store, context, progress)
+        try:
+            record, tensors = rooms[stage.kind](stage, inputs, resident, store, progress)
+            break
+        except Thinned:  # by another run that ended, between its computing and its reading
+            if not left:
+                raise
     store.put(
         stage, record, tensors, provenance(resident.device) | {"spent": spent(resumed=resumed)}
     )
@@ -128,11 +138,8 @@ def perform_set(
         store.put(stage, record, tensors, about)
 
 
-class InputLost(RuntimeError):
-    """An input was damaged and has been set aside.
-
-    It has to be computed again before this stage.
-    """
+class InputLost(UserError):
+    """An input was damaged and has been set aside; its run has to compute it again before this."""
 
 
 def _inputs(
@@ -146,7 +153,11 @@ def _inputs(
     results: dict[str, Result] = {}
     for role, key in stage.inputs.items():
         if (result := whole(store, key, again)) is None:
-            raise InputLost(key)
+            raise InputLost(
+                f"{store.root}: {stage.label} needs its {role}, stage {key[:12]}, which was damaged "
+                "and is set aside: `evolve resume` the run that it belongs to, which computes it "
+                "again, then repeat this command"
+            )
         results[role] = result
     return results
 

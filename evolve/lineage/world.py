@@ -100,7 +100,7 @@ def world_of(entries: Mapping[str, Any], origin: str) -> World:
             entries["reference"],
             entries["checkpoint"],
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{origin}: damaged ({error!r}): remove it, and `evolve resume` the run that it named, "
             "if there is one"

@@ -17,11 +17,15 @@ from typing import Any
 from evolve.core import toml
 from evolve.core.durable import write_whole
 from evolve.core.errors import UserError
+from evolve.core.foreign import parse_json, read_bounded
 from evolve.core.settings import Scenario
+from evolve.core.terminal import printable
 from evolve.core.version import versions
 from evolve.report.compare import Batch, Case
 from evolve.report.page.section import BatchFolder
 from evolve.runs.folder import RUN_FILE, read_run
+
+MOST_BYTES = 64 << 20  # of batch.json; that of 10,000 lineages has 4 MB
 
 BATCH_FILE = "batch.json"
 FORMAT = 1
@@ -173,7 +177,7 @@ def _text(batch: Batch) -> str:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        described = json.loads((folder / BATCH_FILE).read_text(encoding="utf-8"))
+        described = parse_json(read_bounded(folder / BATCH_FILE, MOST_BYTES))
         if described["format"] != FORMAT:
             raise ValueError(f"format {described['format']!r}, this evolve reads {FORMAT}")
         drawn = {*ABOUT, "cases", "axes", "controls"} - {"origin"}  # that is a path
@@ -186,6 +190,8 @@ def _read(folder: Path) -> dict[str, Any]:
 def _damaged(folder: Path, error: Exception) -> UserError:
     reason = f"{error} is missing" if isinstance(error, KeyError) else error
     return UserError(
-        f"{folder / BATCH_FILE}: damaged or not written by evolve ({reason}); remove it and "
-        "repeat the `evolve batch` command"
+        printable(
+            f"{folder / BATCH_FILE}: damaged or not written by evolve ({reason}); remove it and "
+            "repeat the `evolve batch` command"
+        )
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,15 +13,19 @@ from typing import Any
 import click
 from filelock import FileLock, Timeout
 
+from evolve.core import toml
 from evolve.core.durable import expanded, user_cache
 from evolve.core.errors import UserError
+from evolve.core.foreign import parse_json, read_bounded
 from evolve.core.settings import Scenario
 from evolve.core.shipped import shipped
-from evolve.core.terminal import quoted
+from evolve.core.terminal import printable, quoted
 from evolve.core.toml import check_text
 from evolve.core.words import slug
+from evolve.engine.result import seal_of
 
 RUN_FILE = "run.json"
+MOST_BYTES = 16 << 20  # of run.json and of a card; the largest of ours have 20 kB
 FACTS: dict[str, Any] = {
     "scenario": str,
     "profile": str,
@@ -98,13 +101,15 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     file = folder / RUN_FILE
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts = parse_json(read_bounded(file, MOST_BYTES))
+        if "seal" in facts and facts["seal"] != seal_of(facts):
+            raise ValueError("it was changed")
         for name, kind in FACTS.items():
             if not isinstance(facts[name], kind):
-                raise ValueError(f"{name} is {facts[name]!r}")
+                raise ValueError(f"{name} is {toml.shown_value(facts[name])}")
         if {role: type(ids) for role, ids in facts["classes"].items()} != dict.fromkeys(
             ("ancestor", "condense", "descend"), list
-        ):
+        ) or not all(type(number) is int for ids in facts["classes"].values() for number in ids):
             raise ValueError("classes are not those of three roles")
         if "\0" in f"{facts['store']}{facts['data_dir']}":
             raise ValueError("a path holds a zero byte")
@@ -118,8 +123,10 @@ def read_run(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{file}: damaged or not written by evolve ({error}); repeat the original `evolve "
-            "run` command"
+            printable(
+                f"{file}: damaged or not written by evolve ({error}); repeat the original `evolve "
+                "run` command"
+            )
         ) from None
 
 

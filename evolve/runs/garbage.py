@@ -22,7 +22,7 @@ from evolve.engine.store import StageLocked, Store
 from evolve.lineage.lineage import lineage
 from evolve.lineage.world import World, world_of
 from evolve.runs.folder import RUN_FILE, read_run
-from evolve.runs.referrers import Card, cards
+from evolve.runs.referrers import Card, card_files, read_card
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,17 @@ class Item:
 def census(store: Store, forget: Sequence[str] = ()) -> Census:
     """Count the runs that registered and are there still.
 
-    A run on another machine whose folder cannot be seen from here counts, unless that machine is to
-    be forgotten.
+    A run whose folder cannot be seen from here, as it is on another machine or its disk is not
+    mounted, counts, unless its machine is to be forgotten.
 
     Args:
         store: the store.
         forget: names of such machines.
     """
     counted = Census()
-    with _noting(counted):
-        for card in cards(store):
-            with _noting(counted):
-                _judge(card, counted, forget)
+    for file in card_files(store):
+        with _noting(counted), suppress(FileNotFoundError):
+            _judge(read_card(store, file), counted, forget)
     return counted
 
 
@@ -93,18 +92,25 @@ def _noting(counted: Census) -> Iterator[None]:
 def _judge(card: Card, counted: Census, forget: Sequence[str]) -> None:
     """Count a card whose folder holds that run, or may soon, or cannot be seen from here."""
     origin = f"{card.folder}: {card.file}"
-    held = read_run(card.folder) if (card.folder / RUN_FILE).is_file() else None
-    far = not card.ours and card.host not in forget
-    if not (held or card.young or far):
+    held, note = None, ""
+    if (card.folder / RUN_FILE).is_file():
+        try:
+            held = world_of(read_run(card.folder), str(card.folder / RUN_FILE))
+        except UserError:  # the card says what it needs
+            note = f"its {RUN_FILE} cannot be read: repeat the command that made it"
+    far = "" if card.host in forget else card.elsewhere
+    if not (held or note or card.young or far):
         counted.vanished.append(card)
         return
     world = world_of(card.facts, origin)
-    if held and world_of(held, str(card.folder / RUN_FILE)) == world:
+    if held == world:
         counted.add(Referrer(card.folder, world))
+    elif note:
+        counted.add(Referrer(card.folder, world, note))
     elif card.young:
         counted.add(Referrer(card.folder, world, "opened within the last hour"))
     elif far:
-        counted.add(Referrer(card.folder, world, f"on {card.host}, cannot be seen from here"))
+        counted.add(Referrer(card.folder, world, far))
     else:
         counted.vanished.append(card)  # another run lies in its folder now
 

@@ -17,6 +17,7 @@ from evolve.core.machine import usable_cores
 from evolve.core.settings import DataSettings, Scenario
 from evolve.core.version import versions
 from evolve.engine.cluster import Cluster
+from evolve.engine.result import seal_of
 from evolve.engine.store import Result, Stage, Store
 from evolve.lineage.collect import collect
 from evolve.lineage.lineage import lineage
@@ -355,7 +356,8 @@ def prepare_folder(run: Run, argv: list[str]) -> None:
         _check_same(out, held, facts)
         described |= {"versions": held["versions"], "command": held["command"]}
     # run.json first: a folder with it is ours, whatever else a crash left out.
-    write_whole(out / RUN_FILE, (json.dumps(described, indent=1) + "\n").encode(), "run folder")
+    sealed = described | {"seal": seal_of(described)}
+    write_whole(out / RUN_FILE, (json.dumps(sealed, indent=1) + "\n").encode(), "run folder")
     register(run.store, out, run.world, begun=True)
     again = again_command(out, facts | where)
     header = (

@@ -34,7 +34,7 @@ def thin(store: Store, worlds: Sequence[World]) -> list[str]:
         Lines to say about it.
     """
     sparing = [world for world in worlds if world.settings.ancestor.keep != "all"]
-    if not sparing:
+    if not sparing or store.read_only:
         return []
     with store.gate():
         counted = census(store)

@@ -497,7 +497,7 @@ def test_thinning_or_restoring_killed_anywhere_leaves_one_or_the_other(
         assert found is not None and found.record == {"a": 1} and leftovers(again) == []
         ended.append(found.thinned is not back)
         for lease in (tmp_path / "locks").glob("*.lease"):
-            lease.unlink()  # the dead one's; half written it would first have to run out
+            os.utime(lease, (time.time() - 3,) * 2)  # half written it is waited for
         thinned(again, number)  # finishes, whatever was left
         assert sorted(file.name for file in found.path.iterdir()) == [
             "extra.safetensors",
@@ -615,13 +615,16 @@ def test_a_really_full_and_a_really_read_only_disk(small_disk: Path) -> None:
     assert str(root) in str(caught.value) and not store.has(stage(2).key) and leftovers(store) == []
     store.put(stage(3), {}, {}, {})
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    again = Store(root)
     for attempt in (
         lambda: store.put(stage(4), {}, {}, {}),
-        lambda: Store(root),
+        lambda: again.put(stage(4), {}, {}, {}),
         lambda: Store(small_disk / "new"),
     ):
         with pytest.raises(StoreError, match="read-only"):
             attempt()
+    assert again.read_only and not store.read_only and not again.locked(stage(4).key)
+    assert again.record(stage(1).key) == {"a": 1} and again.put(stage(1), {"a": 1}, tensors(), {})
 
 
 @pytest.mark.parametrize(

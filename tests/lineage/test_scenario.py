@@ -282,7 +282,8 @@ def test_lengths_to_measure_are_all_a_number_or_a_list(value: str) -> None:
     text = str(caught.value)
     assert "\n" not in text and "stream.measure = " in text
     assert text.endswith(
-        "allowed is one of all, or a number, at least 1, or a list of such numbers"
+        "allowed is one of all, or a number, at least 1 and at most 100,000, or a list of such "
+        "numbers"
     )
 
 

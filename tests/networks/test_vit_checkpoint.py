@@ -172,7 +172,7 @@ def test_a_file_that_needs_code_is_refused_and_its_code_not_run(tmp_path: Path) 
 def test_files_that_are_absent_or_damaged(name: str, tmp_path: Path) -> None:
     for damage, words in (
         (None, "no such file"),
-        (b"", "not a whole checkpoint file"),
+        (b"", "an empty file"),
         (b"PK\x03\x04 half", "not a whole checkpoint file"),
     ):
         if damage is not None:

@@ -27,12 +27,13 @@ from evolve.cli.main import cli
 from evolve.core.durable import from_json, to_json
 from evolve.core.errors import UserError
 from evolve.core.settings import AncestorSettings, CondenseSettings, Settings, StreamSettings
+from evolve.engine.result import seal_of
 from evolve.engine.stage import Stage
 from evolve.engine.store import Store
 from evolve.lineage.lineage import lineage
 from evolve.lineage.world import World, ancestor_plan, facts, world_of
 from evolve.runs.garbage import census, contents, garbage, references, remove, size_of
-from evolve.runs.referrers import cards, register
+from evolve.runs.referrers import Card, card_files, read_card, register
 
 SETTINGS = Settings(
     name="tiny",
@@ -95,6 +96,10 @@ def two(store: Store) -> Iterator[tuple[dict[str, Stage], dict[str, Stage]]]:
     yield fill(store, first), fill(store, second)
 
 
+def cards(store: Store) -> list[Card]:
+    return [read_card(store, file) for file in card_files(store)]
+
+
 def keys(store: Store) -> set[str]:
     return {
         item.key for item in contents(store) if item.path.parent.parent.parent.name == "results"
@@ -154,7 +159,8 @@ def test_a_card_counts_while_its_run_is_there_or_may_soon_be(
     next(card for card in cards(store) if card.facts["seed"] == 9).file.unlink()
     shutil.rmtree(folder)
     (card,) = cards(store)
-    card.file.write_bytes(to_json(from_json(card.file.read_bytes()) | {"host": "node7"}))
+    told = from_json(card.file.read_bytes()) | {"host": "node7", "machine": "0"}
+    card.file.write_bytes(to_json(told | {"seal": seal_of(told)}))
     assert judged() == ["on node7, cannot be seen from here"]
     assert census(store, forget=["node7"]).runs == []
 
@@ -229,28 +235,58 @@ def test_imports_and_their_learngenes_stay_unless_all_is_said(
     }
 
 
-def test_nothing_goes_while_a_run_cannot_be_read_or_none_is_known(
+def test_nothing_goes_while_a_card_cannot_be_read_or_no_run_is_known(
     store: Store, two: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(store.root.parent.parent)
-    file = store.root.parent / "a" / "run.json"
-    whole = file.read_text()
     held = keys(store)
-    for damaged in ("{", whole.replace('"width"', '"breadth"')):
-        file.write_text(damaged)
-        with pytest.raises(UserError, match="run.json"):
+    for damaged in ("[]", "[" * 100_000, '{"run": {}}', "9" * 5000):
+        (store.root / "runs" / "x.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"x\.json"):
             command("gc", "--yes")
-        assert "unreadable" in command()
-    file.write_text(whole)
-    (store.root / "runs" / "x.json").write_text("[]")
-    with pytest.raises(UserError, match=r"x\.json"):
-        command("gc", "--yes")
+        assert "unreadable" in command() and "runs/b" in command()
     (store.root / "runs" / "x.json").unlink()
     for name in ("a", "b"):
         shutil.rmtree(store.root.parent / name)
     with pytest.raises(UserError, match="no run is known"):
         command("gc", "--yes")
     assert keys(store) == held
+
+
+def test_a_run_whose_disk_is_not_mounted_is_not_gone(
+    store: Store, two: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is a folder here, and what is mounted is what we say."""
+    disk = store.root.parent / "a"
+    mounted = {str(disk), "/"}
+    monkeypatch.setattr(os.path, "ismount", lambda path: str(path) in mounted)
+    a_run(disk / "run", store, a_world(5))
+    shutil.rmtree(disk / "run")
+    assert [card.folder.name for card in census(store).vanished] == ["run"]
+    mounted.remove(str(disk))
+    found = census(store)
+    assert found.vanished == [] and f"its disk is not mounted at {disk}" in {
+        run.note for run in found.runs
+    }
+    host = next(card.host for card in cards(store))
+    assert [card.folder.name for card in census(store, forget=[host]).vanished] == ["run"]
+
+
+@pytest.mark.parametrize("damage", ["{", "[" * 100_000, "9" * 5000, "breadth", "x" * (17 << 20)])
+def test_a_run_whose_file_is_damaged_counts_by_its_card_and_hinders_nobody(
+    damage: str,
+    store: Store,
+    two: tuple[dict[str, Stage], dict[str, Stage]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(store.root.parent.parent)
+    file = store.root.parent / "a" / "run.json"
+    damaged = file.read_text().replace('"width"', '"breadth"') if damage == "breadth" else damage
+    file.write_text(damaged)
+    assert "run.json cannot be read" in command().replace("\n", " ")
+    shutil.rmtree(store.root.parent / "b")
+    command("gc", "--yes")
+    assert keys(store) == set(two[0])
 
 
 def test_what_is_being_computed_is_skipped(

@@ -7,8 +7,10 @@ Small and real.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -22,14 +24,13 @@ from evolve.core import toml
 from evolve.core.errors import UserError
 from evolve.engine.engine import run_stages
 from evolve.engine.store import Stage, Store
-from evolve.lineage import scenario
+from evolve.lineage import perform, restore, scenario
 from evolve.report.curves import LineageRecord
 from evolve.report.files import write_report
 from evolve.runs.garbage import census
-from evolve.runs.referrers import register
 from evolve.runs.run import Run, prepare_folder, run_record
 from evolve.runs.screens.summary import summarise_runs
-from evolve.runs.snapshots import thin
+from evolve.runs.snapshots import TENSORS, thin
 
 TINY = tiny.toml(
     {
@@ -150,6 +151,37 @@ def test_another_condenser_on_thinned_snapshots_gets_the_same_numbers(
     summarise_runs([run.request.out], None)  # reads the records of thinned snapshots
 
 
+def test_thinning_beside_a_recomputation_and_a_damaged_link_behind_it(
+    place: Path, thinned: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(thinned.store.root, place / "broken" / "store")
+    run = opened(place, "broken/run", "condense.method=random", 'ancestor.keep="last"')
+    condense = {s.length: s for s in run.stages() if s.kind == "condense"}
+    dropped: list[str] = []
+
+    def beside(store: Store, key: str, compute: Any) -> Any:
+        result = restore.whole(store, key, compute)
+        if key in condense[1].inputs.values() and len(dropped) < 2:
+            dropped.append(key)
+            store.thin(key, TENSORS, "another run is done")
+        return result
+
+    def compute(stage: Stage) -> None:
+        run_stages(lambda: [stage], run.store.root, PERFORM, run.context, 0, lambda event: None)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(perform, "whole", beside)
+        compute(condense[1])
+    assert len(dropped) == 2 and run.store.has(condense[1].key)
+    lost = next(s for s in run.stages() if s.kind == "accumulate" and s.recipe["task"] == 2)
+    folder = run.store.folder.find(lost.key)
+    assert folder is not None
+    (folder / "result.json").write_text("{")
+    with pytest.raises(UserError, match=r"damaged.*is set aside: `evolve resume`") as caught:
+        compute(condense[3])
+    assert "\n" not in str(caught.value)
+
+
 def test_only_the_last_whole_one_before_is_gone_back_to(place: Path) -> None:
     run = opened(place, "every/second", "ancestor.keep=2")
     finish(run)
@@ -189,10 +221,7 @@ def test_runs_that_keep_differently_do_not_hurt_each_other(place: Path) -> None:
 
 def test_a_run_that_cannot_be_read_keeps_everything(place: Path) -> None:
     run = opened(place, "unreadable/run", 'ancestor.keep="last"')
-    other = place / "unreadable" / "other"
-    other.mkdir()
-    (other / "run.json").write_text("{")
-    register(run.store, other, run.world, begun=True)
+    (run.store.root / "runs" / "other.json").write_text("{")
     (said,) = finish(run)
     assert "no snapshot was thinned" in said and "other" in said and whole(run) == [0, 1, 2, 3, 4]
 

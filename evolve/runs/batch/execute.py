@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evolve.core.durable import write_whole
+from evolve.core.machine import usable_cores
 from evolve.core.terminal import tell
 from evolve.engine.engine import StageFailure
-from evolve.engine.workers import usable_cores
 from evolve.report.batch.figure import write_figure
 from evolve.report.compare import METRICS, Case, compare
 from evolve.report.compare_tables import economy_lines, write_batch

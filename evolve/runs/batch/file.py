@@ -31,6 +31,7 @@ seeds = [0]                          # [[quick.case]]: instead of all of [[case]
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -39,6 +40,7 @@ from typing import Any
 
 from evolve.core import toml
 from evolve.core.errors import UserError
+from evolve.core.setting import SEEDS
 from evolve.core.settings import Scenario
 from evolve.core.shipped import find
 from evolve.core.toml import read_toml
@@ -125,8 +127,8 @@ class _Reader:
         self._check_overrides()
 
     def batch(self) -> Batch:
-        seeds, grid = self._seeds(), self._grid()
-        count = len(seeds) * (len(grid) + len(self.listed))
+        seeds = self._seeds()
+        count = len(seeds) * (self._grid_size() + len(self.listed))
         if count > MOST:
             raise UserError(
                 f"{self.path}: {count:,} lineages; at most {MOST:,} in one batch: make axes shorter"
@@ -135,6 +137,7 @@ class _Reader:
             raise UserError(
                 f"{self.path}: no case: give [axes], [[zip]] or [[case]] tables, and seeds"
             )
+        grid = self._grid()
         report = read_report(self.table, str(self.path), list(self._all_axes()), self.varied)
         self.names, axis = report.names, report.method
         varieties = [self._case(_named(values), values, axis) for values in grid] + [
@@ -193,12 +196,12 @@ class _Reader:
         seeds = self.table.get("seeds", [0])
         if (
             not isinstance(seeds, list)
-            or not all(type(s) is int and s >= 0 for s in seeds)
+            or not all(type(s) is int and 0 <= s <= SEEDS for s in seeds)
             or not seeds
             or len(set(seeds)) < len(seeds)
         ):
             raise UserError(
-                f"{self.path}: seeds = {seeds!r}: expected a list of different whole numbers from "
+                f"{self.path}: seeds = {toml.shown_value(seeds)}: expected a list of different whole numbers from "
                 "0, such as [0, 1, 2]"
             )
         return seeds
@@ -227,6 +230,12 @@ class _Reader:
             **self.axes,
             **{axis: values for zipped in self.zips for axis, values in zipped.items()},
         }
+
+    def _grid_size(self) -> int:
+        """How many cases :meth:`_grid` makes, without making them."""
+        lengths = [len(values) for values in self.axes.values()]
+        lengths += [len(next(iter(zipped.values()), ())) for zipped in self.zips]
+        return math.prod(lengths) if lengths else 0
 
     def _grid(self) -> list[Overrides]:
         if not self.axes and not self.zips:
