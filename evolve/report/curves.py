@@ -15,8 +15,15 @@ from typing import Any
 
 from evolve.report.trends import Array, Trend, bootstrap, mean_interval
 
-# Generation's fields that hold a control
-CONTROLS = ("scratch", "shuffled", "joint", "full_ancestor", "distilled")
+# Generation's fields that hold a control, and what every table, file and picture calls it
+NAMES = {
+    "scratch": "from-scratch",
+    "shuffled": "shuffled",
+    "joint": "joint",
+    "full_ancestor": "whole-ancestor",
+    "distilled": "distilled",
+}
+CONTROLS = tuple(NAMES)
 SEEDS_WANTED = 5  # with three, Student's intervals over seeds are twice as wide
 FALLBACKS = ("tied", "collapsed")  # statuses in which the condenser did not select layers itself
 

@@ -12,15 +12,8 @@ from typing import Any
 
 from evolve.report.compare import Batch, Case
 from evolve.report.curves import LineageRecord
-from evolve.report.tensorboard import (
-    HEADLINE,
-    SUFFIX,
-    clear_ours,
-    hparams,
-    wait_until_after,
-    writable,
-    write_tensorboard,
-)
+from evolve.report.event_files import SUFFIX, clear_ours, wait_until_after, writable
+from evolve.report.tensorboard import HEADLINE, hparams, write_tensorboard
 
 Value = bool | int | float | str
 
