@@ -38,11 +38,12 @@ GAP_PATIENCE = 3  # generations that may wait for an earlier one before they are
 REFERENCE, ANCESTOR, SUMMARY = "reference", "ancestor", "summary"
 FOLDERS = ("inherited", *NAMES.values(), REFERENCE, ANCESTOR, SUMMARY)
 ACCURACY = "1 evolution curve/accuracy (%)"
-GAIN = "1 evolution curve/gain over from-scratch (points)"
+GAIN = "1 evolution curve/gain (points)"
 BOUNDS = {
-    ACCURACY: ("2 95 % interval/accuracy, low (%)", "2 95 % interval/accuracy, high (%)"),
-    GAIN: ("2 95 % interval/gain, low (points)", "2 95 % interval/gain, high (points)"),
+    ACCURACY: ("2 interval (95 %)/accuracy, low (%)", "2 interval (95 %)/accuracy, high (%)"),
+    GAIN: ("2 interval (95 %)/gain, low (points)", "2 interval (95 %)/gain, high (points)"),
 }
+METHOD = ("ancestor.strategy", "condense.method")  # the settings that name a lineage's method
 HEADLINE = (
     "5 headline/gain over from-scratch (points)",
     f"5 headline/slope of the gain (points per {STEP})",
@@ -55,7 +56,7 @@ LAYOUT = {
 }
 
 
-def write_tensorboard(record: LineageRecord, folder: Path, labels: Mapping[str, str] = {}) -> None:
+def write_tensorboard(record: LineageRecord, folder: Path, labels: Mapping[str, Any] = {}) -> None:
     """Write everything a record holds, replacing what an earlier call wrote.
 
     Args:
@@ -86,7 +87,7 @@ class Board:
         UserError: the files cannot be written.
     """
 
-    def __init__(self, folder: Path, record: LineageRecord, labels: Mapping[str, str] = {}) -> None:
+    def __init__(self, folder: Path, record: LineageRecord, labels: Mapping[str, Any] = {}) -> None:
         self.folder, self.labels = Path(folder), labels
         self._known = {g.lineage: g for g in record.generations}
         self._record = replace(record, generations=())
@@ -234,23 +235,24 @@ class Board:
         )
 
 
-def hparams(record: LineageRecord, labels: Mapping[str, str] = {}) -> dict[str, Any]:
+def hparams(record: LineageRecord, labels: Mapping[str, Any] = {}) -> dict[str, Any]:
     """What the HPARAMS page knows of a lineage.
+
+    TensorBoard shows the first five columns, so only settings that tell runs apart are among them.
 
     Args:
         record: the lineage.
         labels: further entries.
 
     Returns:
-        The labels, where the lineage comes from, every setting by "section.key".
+        The labels, where the lineage comes from, and by "section.key" the method and the settings
+        that differ from the shipped scenario's.
     """
-    return {
-        **labels,
-        "scenario": record.scenario,
-        "profile": record.profile,
-        "seed": record.seed,
-        **_flat(record.settings),
-    }
+    changed = (change.partition("=")[0] for change in record.changes)
+    settings = flat(record.settings)
+    shown = {key: settings[key] for key in (*METHOD, *changed) if key in settings}
+    where = {"scenario": record.scenario, "profile": record.profile, "seed": record.seed}
+    return {**shown, **where, **labels}
 
 
 def scalars(g: Generation, reference: Descent | None = None) -> dict[str, dict[str, float]]:
@@ -316,7 +318,8 @@ def _about(record: LineageRecord) -> str:
     name = title(record.scenario, record.profile, (record.seed,), record.changes)
     return (
         f"**{name}**. The x axis is the lineage length: tasks the ancestor has learned. "
-        "Accuracies are in %, gains in percentage points. Runs are the methods and controls; "
+        "Accuracies are in %; gains are over from-scratch, in percentage points. Runs are the "
+        "methods and controls; "
         f"`{ANCESTOR}` is the ancestor on its own tasks, `{NAMES['full_ancestor']}` gains over its "
         "own architecture from scratch. **Set Smoothing to 0**: every point is a mean already, and "
         "smoothing drags a point towards those before it. CUSTOM SCALARS shows the 95 % intervals "
@@ -324,15 +327,19 @@ def _about(record: LineageRecord) -> str:
     )
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"ancestor": {"lr": 0.1}} -> {"ancestor.lr": 0.1}.
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by "section.key"; values that TensorBoard cannot hold become text.
 
-    Values that TensorBoard cannot hold become text.
+    Args:
+        settings: such as {"ancestor": {"lr": 0.1}}.
+        prefix: begins every name.
     """
-    flat: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            values |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value if isinstance(value, (bool, int, float, str)) else str(value)
-    return flat
+            values[prefix + key] = (
+                value if isinstance(value, (bool, int, float, str)) else str(value)
+            )
+    return values

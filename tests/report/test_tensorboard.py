@@ -65,10 +65,13 @@ def generation(t: int, start: float = 0.5) -> Generation:
 
 
 def record(lengths: range, seed: int = 3) -> LineageRecord:
-    settings = {"ancestor": {"lr": 0.1, "milestones": (0.5,)}}
-    return LineageRecord(
-        "toy", "full", seed, 9, tuple(generation(t) for t in lengths), None, settings
-    )
+    settings = {
+        "ancestor": {"strategy": "naive", "lr": 0.1, "gamma": 0.5, "milestones": (0.5,)},
+        "condense": {"method": "cka"},
+    }
+    made = tuple(generation(t) for t in lengths)
+    changes = ("ancestor.lr=0.1", "ancestor.milestones=[0.5]")
+    return LineageRecord("toy", "full", seed, 9, made, None, settings, changes=changes)
 
 
 def read(folder: Path, run: str = "inherited") -> Any:
@@ -129,7 +132,7 @@ def test_layout_names_only_tags_that_exist_and_draws_the_interval(tmp_path: Path
         assert {series.value, series.lower, series.upper} <= set(read(tmp_path).Tags()["scalars"])
 
 
-def test_hparams_hold_settings_and_headline_and_no_experiment(tmp_path: Path) -> None:
+def test_hparams_hold_what_differs_and_headline_and_no_experiment(tmp_path: Path) -> None:
     """Of several experiments TensorBoard would show one run's alone."""
     write_tensorboard(record(range(1, 5)), tmp_path)
     back = read(tmp_path, "summary")
@@ -137,6 +140,7 @@ def test_hparams_hold_settings_and_headline_and_no_experiment(tmp_path: Path) ->
     assert set(back.Tags()["scalars"]) <= set(HEADLINE), "each of its scalars is a metric"
     content = back.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"ancestor.lr" in content and b"ancestor.milestones" in content
+    assert b"condense.method" in content and b"ancestor.gamma" not in content
     assert "_hparams_/experiment" not in back.summary_metadata
 
 
