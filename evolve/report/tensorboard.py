@@ -29,6 +29,7 @@ from evolve.report.curves import (
 )
 from evolve.report.event_files import SUFFIX, clear_ours, wait_until_after, writable
 from evolve.report.pooling import summarise
+from evolve.report.settings import METHOD, flat
 from evolve.report.trends import STEP
 from evolve.report.verdict import gain_sentence, verdict
 
@@ -43,7 +44,6 @@ BOUNDS = {
     ACCURACY: ("2 interval (95 %)/accuracy, low (%)", "2 interval (95 %)/accuracy, high (%)"),
     GAIN: ("2 interval (95 %)/gain, low (points)", "2 interval (95 %)/gain, high (points)"),
 }
-METHOD = ("ancestor.strategy", "condense.method")  # the settings that name a lineage's method
 HEADLINE = (
     "5 headline/gain over from-scratch (points)",
     f"5 headline/slope of the gain (points per {STEP})",
@@ -325,21 +325,3 @@ def _about(record: LineageRecord) -> str:
         "smoothing drags a point towards those before it. CUSTOM SCALARS shows the 95 % intervals "
         "as bands."
     )
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by "section.key"; values that TensorBoard cannot hold become text.
-
-    Args:
-        settings: such as {"ancestor": {"lr": 0.1}}.
-        prefix: begins every name.
-    """
-    values: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            values |= flat(value, f"{prefix}{key}.")
-        else:
-            values[prefix + key] = (
-                value if isinstance(value, (bool, int, float, str)) else str(value)
-            )
-    return values

@@ -15,3 +15,19 @@ for (const text of document.querySelectorAll("pre")) {
   });
   text.before(button);
 }
+// Values on hover, at once; without scripts the browser shows the same titles after a while.
+const tip = document.createElement("div");
+tip.id = "tip";
+tip.hidden = true;
+document.body.append(tip);
+for (const title of document.querySelectorAll("figure svg title")) {
+  const point = title.parentNode, text = title.textContent;
+  title.remove();
+  point.addEventListener("pointerenter", (event) => {
+    tip.textContent = text;
+    tip.hidden = false;
+    tip.style.left = `${Math.max(0, Math.min(event.clientX + 12, innerWidth - tip.offsetWidth - 4))}px`;
+    tip.style.top = `${Math.max(0, event.clientY - tip.offsetHeight - 10)}px`;
+  });
+  point.addEventListener("pointerleave", () => { tip.hidden = true; });
+}

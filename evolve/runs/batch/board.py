@@ -13,7 +13,8 @@ from typing import Any
 from evolve.report.compare import Batch, Case
 from evolve.report.curves import LineageRecord
 from evolve.report.event_files import SUFFIX, clear_ours, wait_until_after, writable
-from evolve.report.tensorboard import HEADLINE, flat, hparams, write_tensorboard
+from evolve.report.settings import flat
+from evolve.report.tensorboard import HEADLINE, hparams, write_tensorboard
 
 Value = bool | int | float | str
 
