@@ -76,6 +76,7 @@ def generation(
     descents = _descents(world, length, places, peek)
     if ancestor is None or gene is None or None in descents.values():
         return None
+    plan = from_json(gene["ancestor_plan"])
     return Generation(
         lineage=length,
         selected=tuple(group_name(gene["groups"][index]) for index in gene["selected"]),
@@ -87,7 +88,8 @@ def generation(
         selected_by=gene["selected_by"],
         agreement=gene["agreement"],
         descendant=recipes.heir(world, gene).describe(),
-        share=from_json(gene["ancestor_plan"]).share(_held(world, gene)),
+        share=plan.share(_held(world, gene)),
+        sizes=tuple(plan.share(group) for group in gene["groups"]),
         parameters=_parameters(world, gene),
         trials=tuple(_tried(trial, gene["groups"]) for trial in gene["trials"]),
         ancestor_accuracy=ancestor.get("average_accuracy"),

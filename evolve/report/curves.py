@@ -112,6 +112,7 @@ class Generation:
     backward_transfer: float | None = None
     trials: tuple[Tried, ...] = ()
     share: float | None = None  # of the ancestor's weights that the learngene holds
+    sizes: tuple[float, ...] = ()  # of all_layers: every layer's share of the ancestor's weights
     parameters: Parameters | None = None
     # The condenser's course, curve by curve (condensers/meta_network/convergence.py).
     history: dict[str, tuple[float, ...]] = field(default_factory=dict)

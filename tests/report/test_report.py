@@ -185,7 +185,7 @@ def test_svg_speaks_the_papers_words_and_names_the_interval() -> None:
 def test_genome_marks_what_was_inherited_and_hatches_fallbacks() -> None:
 
     axes = genome_figure([lineage()]).axes[0]
-    dots = {(int(line.get_xdata()[0]), int(line.get_ydata()[0])) for line in axes.lines}
+    dots = {(int(x), int(y)) for line in axes.lines for x, y in line.get_xydata()}
     assert dots == {(t, row) for t in range(5) for row in (0, 2)}
     hatched = {round(patch.get_x() + 0.48) for patch in axes.patches if patch.get_hatch()}
     assert hatched == {2}

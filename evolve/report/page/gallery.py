@@ -169,9 +169,11 @@ def genomes(varieties: Mapping[str, Sequence[LineageRecord]], ident: str) -> Ite
             "the table below it says the same in words."
         )
         draw = partial(genome_figure, records, names[0])
-        svg = inline(draw, f"{ident}-genome{number}", alt)
+        svg = inline(draw, f"{ident}-genome{number}", alt, themed=False)
         caption = (
-            f"Genome of {text}: blue with a dot: inherited; grey: not; hatched: fallback layers."
+            f"Genome of {text}: blue with a dot: inherited; grey: not; hatched: fallback layers. "
+            "Bars: how large the layers are, blue as often as they were inherited. Numbers above: "
+            "% of the weights inherited."
         )
         yield Picture(svg, caption, tables.genome(text, records))
 
