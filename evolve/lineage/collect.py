@@ -16,7 +16,7 @@ from evolve.lineage.scenario import changes
 from evolve.lineage.schedule import due, measured
 from evolve.lineage.world import Peek, World
 from evolve.networks.family import from_json
-from evolve.report.curves import Descent, Generation, LineageRecord, Parameters, Tried
+from evolve.report.curves import NAMES, Descent, Generation, LineageRecord, Parameters, Tried
 
 
 def collect(
@@ -198,7 +198,7 @@ def _mean(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
 def _descent(record: Mapping[str, Any], length: int, method: str) -> Descent:
     return Descent(
         lineage=length,
-        method=method,
+        method=NAMES.get(method.replace("-", "_"), method),
         accuracy=tuple(record["accuracy"]),
         best=tuple(record["best"]),
         curves=tuple(tuple(c) for c in record["curves"]),

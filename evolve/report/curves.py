@@ -215,6 +215,7 @@ class Summary:
 
 
 SHOWN_CHANGES = 4
+DIGITS = 10  # of a percentage, after the point; far below one test image's share
 
 
 def title(scenario: str, profile: str, seeds: Sequence[int], changes: Sequence[str]) -> str:
@@ -234,6 +235,15 @@ def title(scenario: str, profile: str, seeds: Sequence[int], changes: Sequence[s
     more = len(changes) - SHOWN_CHANGES
     shown = [*changes[:SHOWN_CHANGES], *([f"{more} more settings"] if more > 0 else [])]
     return ", ".join([f"{scenario} {profile}", numbers, *shown])
+
+
+def percent(fraction: float) -> float:
+    """A fraction in percent, without the last bits that a product by 100 adds.
+
+    Args:
+        fraction: an accuracy, or a difference of two.
+    """
+    return round(100 * fraction, DIGITS)
 
 
 def point_interval(values: Sequence[float]) -> Interval:
