@@ -31,3 +31,7 @@ for (const title of document.querySelectorAll("figure svg title")) {
   });
   point.addEventListener("pointerleave", () => { tip.hidden = true; });
 }
+// On a narrow screen a picture fits; a click makes it large enough to read, and scrolls in its box.
+for (const box of document.querySelectorAll("figure .box")) {
+  box.addEventListener("click", () => { box.classList.toggle("large"); });
+}
