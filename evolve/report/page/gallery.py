@@ -98,8 +98,9 @@ def _told_lineage(records: Sequence[LineageRecord], summary: Summary) -> Any:
     """The evolution figure, whose points say their values."""
     figure = figures.evolution_figure(records, summary)
     lines = pictures.lineage_curves(records)
-    for axes, metric in zip(figure.axes, ("gain", "accuracy"), strict=False):
-        add_tips(axes, curve_tips(lines, metric))
+    gain, accuracy, *_ = figure.axes
+    add_tips(gain, curve_tips(lines, "gain"))
+    add_tips(accuracy, curve_tips(lines, "accuracy", least=min(1, summary.tasks)))
     return figure
 
 

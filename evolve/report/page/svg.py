@@ -20,7 +20,13 @@ LINK = "{http://www.w3.org/1999/xlink}href"
 DROPPED = ("metadata", "style")
 ROUND = "stroke-linejoin: round; stroke-linecap: butt"
 # On a dark page the paper is dark and what is black becomes light: the variables of page.css.
-INKS = {"#000000": "ink", "#333333": "soft", "#666666": "grey", "#ffffff": "paper"}
+INKS = {
+    "#000000": "ink",
+    "#333333": "soft",
+    "#666666": "grey",
+    "#ffffff": "paper",
+    "#0072b2": "blue",
+}
 INK = re.compile("|".join(INKS))
 
 

@@ -21,19 +21,25 @@ def add_tips(axes: Any, tips: Iterable[tuple[float, float, str]]) -> None:
         tips: (x, y, text).
     """
     for x, y, text in tips:
-        axes.plot([x], [y], "o", ms=REACH, mew=0, alpha=0, gid=f"{MARK}{text}", zorder=9)
+        look = {"color": "black", "ms": REACH, "mew": 0, "alpha": 0, "zorder": 9}
+        axes.plot([x], [y], "o", gid=f"{MARK}{text}", **look)
 
 
-def curve_tips(curves: Iterable[Curve], metric: str) -> Iterable[tuple[float, float, str]]:
+def curve_tips(
+    curves: Iterable[Curve], metric: str, least: int = 0
+) -> Iterable[tuple[float, float, str]]:
     """What the points of evolution curves say.
 
     Args:
         curves: the lines.
         metric: "accuracy" or "gain".
+        least: the first lineage length that is drawn.
     """
     unit = "%" if metric == "accuracy" else "points"
     for line in curves:
         points: dict[int, Interval] = dict(getattr(line, metric))
         for length, interval in points.items():
+            if length < least:
+                continue
             value = plus_minus(interval, signed=metric == "gain")
             yield length, interval.mean, f"{line.label}, length {length}: {metric} {value} {unit}"
