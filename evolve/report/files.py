@@ -46,8 +46,8 @@ def write_report(records: LineageRecord | Sequence[LineageRecord], out: Path) ->
 
     They are curve.png and .svg, genome.png, generations.csv, descendants.csv, learning.csv and
     summary.json; alpha.png, .svg, .pdf and .csv where layers were scored; convergence.png and .svg
-    where the meta-network condensed; economy.png and .svg and fewshot.csv where these were measured. Everywhere
-    accuracies are in %, gains in percentage points and shares fractions.
+    where the meta-network condensed; economy.png and .svg and fewshot.csv where these were
+    measured. Everywhere accuracies are in %, gains in percentage points and shares fractions.
 
     Args:
         records: one lineage, or several of one scenario that differ in their seed.

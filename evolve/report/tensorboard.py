@@ -35,7 +35,7 @@ from evolve.report.verdict import gain_sentence, verdict
 
 GAP_PATIENCE = 3  # generations that may wait for an earlier one before they are shown without it
 # Run folders beside the methods'. Where no experiment is declared, TensorBoard takes every scalar
-# at or below a session's run for a metric of HPARAMS. So the session is a leaf, with headlines only.
+# at or below a session's run for a metric of HPARAMS. So the session is a leaf with headlines only.
 REFERENCE, ANCESTOR, SUMMARY = "reference", "ancestor", "summary"
 FOLDERS = ("inherited", *NAMES.values(), REFERENCE, ANCESTOR, SUMMARY)
 ACCURACY = "1 evolution curve/accuracy (%)"
