@@ -95,7 +95,7 @@ def rows(run: Path) -> dict[tuple[str, ...], float]:
     """Accuracy by (length, method, ..., descendant), of a run's descendants.csv."""
     with (run / "descendants.csv").open(newline="") as file:
         return {
-            tuple(row[name] for name in row if name in NAMES): float(row["accuracy"])
+            tuple(row[name] for name in row if name in NAMES): float(row["accuracy"]) / 100
             for row in csv.DictReader(file)
         }
 

@@ -16,7 +16,7 @@ from evolve.lineage.scenario import changes
 from evolve.lineage.schedule import due, measured
 from evolve.lineage.world import Peek, World
 from evolve.networks.family import from_json
-from evolve.report.curves import Descent, Generation, LineageRecord, Parameters, Tried
+from evolve.report.curves import NAMES, Descent, Generation, LineageRecord, Parameters, Tried
 
 
 def collect(
@@ -76,6 +76,7 @@ def generation(
     descents = _descents(world, length, places, peek)
     if ancestor is None or gene is None or None in descents.values():
         return None
+    plan = from_json(gene["ancestor_plan"])
     return Generation(
         lineage=length,
         selected=tuple(group_name(gene["groups"][index]) for index in gene["selected"]),
@@ -87,7 +88,8 @@ def generation(
         selected_by=gene["selected_by"],
         agreement=gene["agreement"],
         descendant=recipes.heir(world, gene).describe(),
-        share=from_json(gene["ancestor_plan"]).share(_held(world, gene)),
+        share=plan.share(_held(world, gene)),
+        sizes=tuple(plan.share(group) for group in gene["groups"]),
         parameters=_parameters(world, gene),
         trials=tuple(_tried(trial, gene["groups"]) for trial in gene["trials"]),
         ancestor_accuracy=ancestor.get("average_accuracy"),
@@ -196,7 +198,7 @@ def _mean(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
 def _descent(record: Mapping[str, Any], length: int, method: str) -> Descent:
     return Descent(
         lineage=length,
-        method=method,
+        method=NAMES.get(method.replace("-", "_"), method),
         accuracy=tuple(record["accuracy"]),
         best=tuple(record["best"]),
         curves=tuple(tuple(c) for c in record["curves"]),

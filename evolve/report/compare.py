@@ -18,6 +18,7 @@ import numpy as np
 from evolve.core.settings import SPARSE, Scenario
 from evolve.core.words import slug
 from evolve.report.curves import (
+    NAMES,
     Generation,
     Interval,
     LineageRecord,
@@ -79,7 +80,7 @@ def compare(batch: Batch, records: Sequence[tuple[Case, LineageRecord]], metric:
     if metric == "accuracy":
         mine = [(c, r) for c, r in records if c.method == reference]
         controls = {
-            name: _measured(mine, control_values(name))
+            control_name(name): _measured(mine, control_values(name))
             for name in batch.controls
             if name not in there
         }
@@ -98,6 +99,15 @@ def compare(batch: Batch, records: Sequence[tuple[Case, LineageRecord]], metric:
         )
         for method, table in there.items()
     ]
+
+
+def control_name(name: str) -> str:
+    """What reports call a control.
+
+    Args:
+        name: of CONTROLS.
+    """
+    return NAMES.get(name.replace("-", "_"), name)
 
 
 def control_values(name: str) -> Values:

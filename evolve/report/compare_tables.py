@@ -13,7 +13,7 @@ from evolve.core.durable import write_whole
 from evolve.core.toml import toml_value
 from evolve.report import figures
 from evolve.report.compare import Batch, Case, Row, power
-from evolve.report.curves import CONTROLS, Interval, LineageRecord
+from evolve.report.curves import CONTROLS, Interval, LineageRecord, percent
 from evolve.report.economy import economy, economy_sentence
 from evolve.report.economy_figure import economy_figure, has_economy
 from evolve.report.files import csv_bytes, finite, parquet_bytes
@@ -96,7 +96,7 @@ def economy_lines(records: Sequence[tuple[Case, LineageRecord]]) -> list[str]:
 
 
 def long_form(records: Sequence[tuple[Case, LineageRecord]]) -> Iterator[dict[str, Any]]:
-    """One row a case, generation, method and descendant; accuracies are fractions."""
+    """One row a case, generation, method and descendant; accuracies are in %."""
     for case, record in records:
         axes = {
             axis: value if isinstance(value, (str, int, float)) else toml_value(value)
@@ -111,10 +111,12 @@ def long_form(records: Sequence[tuple[Case, LineageRecord]]) -> Iterator[dict[st
                         "lineage": g.lineage,
                         "method": descent.method,
                         "descendant": i,
-                        "accuracy": accuracy,
+                        "accuracy": percent(accuracy),
                     }
                     yield (
-                        start | values | {"best": descent.best[i], "selected": " ".join(g.selected)}
+                        start
+                        | values
+                        | {"best": percent(descent.best[i]), "selected": " ".join(g.selected)}
                     )
 
 

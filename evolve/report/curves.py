@@ -15,8 +15,15 @@ from typing import Any
 
 from evolve.report.trends import Array, Trend, bootstrap, mean_interval
 
-# Generation's fields that hold a control
-CONTROLS = ("scratch", "shuffled", "joint", "full_ancestor", "distilled")
+# Generation's fields that hold a control, and what every table, file and picture calls it
+NAMES = {
+    "scratch": "from-scratch",
+    "shuffled": "shuffled",
+    "joint": "joint",
+    "full_ancestor": "whole-ancestor",
+    "distilled": "distilled",
+}
+CONTROLS = tuple(NAMES)
 SEEDS_WANTED = 5  # with three, Student's intervals over seeds are twice as wide
 FALLBACKS = ("tied", "collapsed")  # statuses in which the condenser did not select layers itself
 
@@ -105,6 +112,7 @@ class Generation:
     backward_transfer: float | None = None
     trials: tuple[Tried, ...] = ()
     share: float | None = None  # of the ancestor's weights that the learngene holds
+    sizes: tuple[float, ...] = ()  # of all_layers: every layer's share of the ancestor's weights
     parameters: Parameters | None = None
     # The condenser's course, curve by curve (condensers/meta_network/convergence.py).
     history: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -207,6 +215,7 @@ class Summary:
 
 
 SHOWN_CHANGES = 4
+DIGITS = 10  # of a percentage, after the point; far below one test image's share
 
 
 def title(scenario: str, profile: str, seeds: Sequence[int], changes: Sequence[str]) -> str:
@@ -226,6 +235,15 @@ def title(scenario: str, profile: str, seeds: Sequence[int], changes: Sequence[s
     more = len(changes) - SHOWN_CHANGES
     shown = [*changes[:SHOWN_CHANGES], *([f"{more} more settings"] if more > 0 else [])]
     return ", ".join([f"{scenario} {profile}", numbers, *shown])
+
+
+def percent(fraction: float) -> float:
+    """A fraction in percent, without the last bits that a product by 100 adds.
+
+    Args:
+        fraction: an accuracy, or a difference of two.
+    """
+    return round(100 * fraction, DIGITS)
 
 
 def point_interval(values: Sequence[float]) -> Interval:

@@ -16,6 +16,7 @@ from evolve.report.curves import (
     LineageRecord,
     differences,
     evolved,
+    percent,
     pooled_interval,
 )
 
@@ -73,8 +74,12 @@ def table(records: Sequence[LineageRecord]) -> list[Line]:
     return [Line(INHERITED, own, None, lineage, _joined(bare(g.descendant) for g in last)), *lines]
 
 
+def _percents(i: Interval) -> tuple[float, ...]:
+    return tuple(map(percent, (i.mean, i.low, i.high)))
+
+
 def rows(records: Sequence[LineageRecord]) -> Iterator[dict[str, object]]:
-    """The table for a CSV file; fractions."""
+    """The table for a CSV file; accuracies in %, differences in points."""
     for line in table(records):
         row: dict[str, object] = {"scenario": records[0].scenario, "profile": records[0].profile}
         row |= {
@@ -84,13 +89,15 @@ def rows(records: Sequence[LineageRecord]) -> Iterator[dict[str, object]]:
         }
         accuracy, behind = None if line.trouble else line.accuracy, line.behind
         row |= (
-            {"mean": accuracy.mean, "low": accuracy.low, "high": accuracy.high}
+            dict(zip(("mean", "low", "high"), _percents(accuracy), strict=True))
             if accuracy
             else {"mean": None, "low": None, "high": None}
         )
         row |= {"lineage": line.lineage}
         row |= (
-            {"inherited_minus": behind.mean, "minus_low": behind.low, "minus_high": behind.high}
+            dict(
+                zip(("inherited_minus", "minus_low", "minus_high"), _percents(behind), strict=True)
+            )
             if behind
             else {"inherited_minus": None}
         )

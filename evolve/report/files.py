@@ -21,11 +21,13 @@ from evolve.report import fewshot_table
 from evolve.report.alpha_figure import alpha_figure, alpha_rows, has_scores
 from evolve.report.curves import (
     CONTROLS,
+    NAMES,
     Descent,
     Generation,
     LineageRecord,
     Summary,
-    paired_gain,
+    gains,
+    percent,
     point_interval,
 )
 from evolve.report.economy import economies, economy, economy_sentence, learning
@@ -35,6 +37,8 @@ from evolve.report.pooling import summarise
 from evolve.report.verdict import gain_sentence, verdict
 
 Row = dict[str, Any]
+# What a spreadsheet takes for the begin of a formula
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_report(records: LineageRecord | Sequence[LineageRecord], out: Path) -> list[Path]:
@@ -42,8 +46,8 @@ def write_report(records: LineageRecord | Sequence[LineageRecord], out: Path) ->
 
     They are curve.png and .svg, genome.png, generations.csv, descendants.csv, learning.csv and
     summary.json; alpha.png, .svg, .pdf and .csv where layers were scored; convergence.png and .svg
-    where the meta-network condensed; economy.png and .svg and fewshot.csv where these were measured. Accuracies and gains in the CSV files are fractions;
-    summary.json has percentage points.
+    where the meta-network condensed; economy.png and .svg and fewshot.csv where these were
+    measured. Everywhere accuracies are in %, gains in percentage points and shares fractions.
 
     Args:
         records: one lineage, or several of one scenario that differ in their seed.
@@ -140,12 +144,12 @@ def descendant_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
     for record, lineage, descent in _descents(records):
         for i, accuracy in enumerate(descent.accuracy):
             epochs = len(descent.train_loss[i]) if i < len(descent.train_loss) else ""
-            newborn = descent.newborn[i] if i < len(descent.newborn) else ""
+            newborn = percent(descent.newborn[i]) if i < len(descent.newborn) else ""
             images = descent.test_images[i] if i < len(descent.test_images) else ""
-            best = descent.best[i] if i < len(descent.best) else ""
+            best = percent(descent.best[i]) if i < len(descent.best) else ""
             values = {
                 "descendant": i,
-                "accuracy": accuracy,
+                "accuracy": percent(accuracy),
                 "best": best,
                 "newborn": newborn,
                 "epochs": epochs,
@@ -161,7 +165,7 @@ def learning_rows(records: Sequence[LineageRecord]) -> Iterator[Row]:
     """
     for record, lineage, descent in _descents(records):
         for i, losses in enumerate(descent.train_loss):
-            tests = dict(zip(descent.tested, descent.curves[i], strict=True))
+            tests = dict(zip(descent.tested, map(percent, descent.curves[i]), strict=True))
             for epoch, loss in enumerate(losses, start=1):
                 accuracy = tests.get(epoch, "")
                 values = {
@@ -209,16 +213,20 @@ def _genome(g: Generation) -> Row:
 
 
 def _measures(g: Generation) -> Row:
-    point, gain = point_interval(g.inherited.accuracy), paired_gain(g)
+    point = point_interval([percent(value) for value in g.inherited.accuracy])
+    gain = point_interval([percent(value) for value in gains(g)])
     row: Row = {"descendants": point.n, "mean": point.mean, "low": point.low, "high": point.high}
     row |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
-    for name in CONTROLS:
-        control = getattr(g, name)
-        row[name] = point_interval(control.accuracy).mean if control is not None else None
-    return row | {
+    for field, name in NAMES.items():
+        control = getattr(g, field)
+        row[name] = percent(point_interval(control.accuracy).mean) if control is not None else None
+    ancestor = {
         "ancestor_accuracy": g.ancestor_accuracy,
         "forgetting": g.forgetting,
         "backward_transfer": g.backward_transfer,
+    }
+    return row | {
+        name: None if value is None else percent(value) for name, value in ancestor.items()
     }
 
 
@@ -239,7 +247,7 @@ def _descents(
                 yield (
                     record,
                     g.lineage,
-                    replace(g.full_scratch, method="full-ancestor from-scratch"),
+                    replace(g.full_scratch, method=f"{NAMES['full_ancestor']} from-scratch"),
                 )
         if record.reference is not None:
             yield record, "", _renamed(record.reference)
@@ -254,12 +262,13 @@ def _renamed(reference: Descent) -> Descent:
 def csv_bytes(rows: Iterable[Row]) -> bytes:
     """Rows as CSV; columns in the order of first appearance.
 
-    Floats are written by repr so that they read back exactly. NaN and None are empty.
+    Floats are written by repr so that they read back exactly. NaN and None are empty. A text that
+    a spreadsheet would take for a formula gets an apostrophe before it (OWASP, "CSV injection").
     """
     kept, columns = _columned(rows)
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow(map(_cell, columns))
     writer.writerows([_cell(row.get(column)) for column in columns] for row in kept)
     return out.getvalue().encode()
 
@@ -305,6 +314,8 @@ def _undefined(value: Any) -> bool:
 def _cell(value: Any) -> Any:
     if _undefined(value):
         return ""
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(FORMULA) else value
     return repr(float(value)) if isinstance(value, float) else value
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from evolve.core.errors import UserError
 from evolve.report.curves import (
     FALLBACKS,
+    NAMES,
     Descent,
     Effect,
     Generation,
@@ -81,7 +82,7 @@ _OTHERS: dict[str, _Other] = {
     "shuffled": lambda record, g: g.shuffled,
     "lineage 0": _untrained_descent,
     "joint": lambda record, g: g.joint,
-    "full-ancestor": lambda record, g: g.full_ancestor,
+    NAMES["full_ancestor"]: lambda record, g: g.full_ancestor,
     "distilled": lambda record, g: g.distilled,
     "reference": lambda record, g: record.reference,
 }

@@ -39,7 +39,7 @@ class Loaded:
 
     @property
     def curve(self) -> DataFrame:
-        """A row a seed and lineage length: accuracies and gains as fractions (generations.csv)."""
+        """A row a seed and lineage length: accuracies in %, gains in points (generations.csv)."""
         from evolve.report.files import generation_rows
 
         return _frame(generation_rows(self.records))

@@ -12,6 +12,7 @@ from evolve.core.errors import UserError
 from evolve.engine.store import Result, Store
 from evolve.lineage.world import world_of
 from evolve.report.compare import Case
+from evolve.report.curves import title
 from evolve.report.explain_files import read_panels
 from evolve.report.page.section import Line, Section, Spent
 from evolve.report.page.write import write_page
@@ -65,10 +66,14 @@ class Reader:
             ).append(line)
         return [
             Section(
-                f"{lines[0].record.scenario} ({lines[0].record.profile})",
-                tuple(sorted(lines, key=lambda line: line.case.seed)),
+                title(
+                    first.scenario, first.profile, [line.case.seed for line in lines], first.changes
+                ),
+                tuple(lines),
             )
-            for lines in groups.values()
+            for group in groups.values()
+            for lines in [sorted(group, key=lambda line: line.case.seed)]
+            for first in [lines[0].record]
         ]
 
     def _line(self, folder: Path, case: Case | None = None) -> Line:

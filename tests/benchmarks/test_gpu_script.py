@@ -15,7 +15,7 @@ HEADER = "scenario,profile,seed,lineage,method,descendant,accuracy\n"
 def run(folder: Path, *accuracies: float) -> Path:
     folder.mkdir()
     rows = [
-        f"glyphs-seq25,quick,4,1,inherited,{number},{accuracy}\n"
+        f"glyphs-seq25,quick,4,1,inherited,{number},{100 * accuracy}\n"
         for number, accuracy in enumerate(accuracies)
     ]
     (folder / "descendants.csv").write_text(HEADER + "".join(rows))

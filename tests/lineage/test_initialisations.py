@@ -63,5 +63,5 @@ def test_every_inheritor_carries_a_lineage_with_its_distilled_control(
         "distilled",
         "from-scratch",
         "shuffled",
-        "full-ancestor",
+        "whole-ancestor",
     }

@@ -73,8 +73,8 @@ def test_every_control_is_measured(finished: Path) -> None:
         "from-scratch",
         "shuffled",
         "joint",
-        "full-ancestor",
-        "full-ancestor from-scratch",
+        "whole-ancestor",
+        "whole-ancestor from-scratch",
         "reference",
     }
 

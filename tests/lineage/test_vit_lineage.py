@@ -76,8 +76,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(place: Path) -> None:
         "from-scratch",
         "shuffled",
         "joint",
-        "full-ancestor",
-        "full-ancestor from-scratch",
+        "whole-ancestor",
+        "whole-ancestor from-scratch",
         "distilled",
         "reference",
     }

@@ -181,8 +181,8 @@ def test_a_whole_lineage_of_resnets(tmp_path: Path) -> None:
         "from-scratch",
         "shuffled",
         "joint",
-        "full-ancestor",
-        "full-ancestor from-scratch",
+        "whole-ancestor",
+        "whole-ancestor from-scratch",
         "distilled",
         "reference",
     }

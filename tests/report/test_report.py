@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import io
 import json
 import math
 import os
@@ -120,13 +121,15 @@ def test_tables_hold_exactly_what_was_measured(tmp_path: Path) -> None:
         and points[0]["margin"] == ""
     )
     assert (
-        float(points[3]["gain"]) == pytest.approx(0.08)
+        float(points[3]["gain"]) == pytest.approx(8)
         and points[2]["shuffled"] == ""
         and points[2]["status"] == "collapsed"
     )
     single = rows(tmp_path / "descendants.csv")
     wanted = [row for row in single if row["lineage"] == "3" and row["method"] == "inherited"]
-    assert tuple(float(row["accuracy"]) for row in wanted) == made.generations[3].inherited.accuracy
+    assert [float(row["accuracy"]) for row in wanted] == [
+        round(100 * accuracy, 10) for accuracy in made.generations[3].inherited.accuracy
+    ]
     assert len(single) == 3 * (5 + 5 + 2 + 1) and {
         row["lineage"] for row in single if row["method"] == "reference"
     } == {""}
@@ -185,7 +188,7 @@ def test_svg_speaks_the_papers_words_and_names_the_interval() -> None:
 def test_genome_marks_what_was_inherited_and_hatches_fallbacks() -> None:
 
     axes = genome_figure([lineage()]).axes[0]
-    dots = {(int(line.get_xdata()[0]), int(line.get_ydata()[0])) for line in axes.lines}
+    dots = {(int(x), int(y)) for line in axes.lines for x, y in line.get_xydata()}
     assert dots == {(t, row) for t in range(5) for row in (0, 2)}
     hatched = {round(patch.get_x() + 0.48) for patch in axes.patches if patch.get_hatch()}
     assert hatched == {2}
@@ -216,6 +219,57 @@ def test_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x")
     with pytest.raises(UserError, match="taken"):
         report.write_report(lineage(1), tmp_path / "taken")
+
+
+@pytest.mark.usefixtures("no_rendering")
+def test_files_agree_in_names_and_units(tmp_path: Path) -> None:
+    """CSV, JSON and TensorBoard: a control has one name, an accuracy is in %, a gain in points."""
+    from evolve.report.tensorboard import ACCURACY, GAIN, scalars
+
+    made = lineage()
+    files = report.render_report([made])
+    table = list(csv.DictReader(io.StringIO(files["generations.csv"].decode())))
+    boards = [scalars(g) for g in made.generations]
+    for name in ("from-scratch", "shuffled"):
+        cells = [row[name] and float(row[name]) for row in table]
+        board = [values.get(name, {}).get(ACCURACY, "") for values in boards]
+        assert cells == pytest.approx(board) and any(cell != "" for cell in cells)
+    gains = [float(row["gain"]) for row in table]
+    assert gains == pytest.approx([values["inherited"][GAIN] for values in boards])
+    effects = {e["over"]: e for e in json.loads(files["summary.json"])["summary"]["effects"]}
+    assert {"from-scratch", "shuffled"} <= set(effects)
+    mean = sum(gains[1:]) / len(gains[1:])
+    assert effects["from-scratch"]["interval"]["mean"] == pytest.approx(mean)
+
+
+def test_a_text_is_no_formula_and_a_number_stays_one() -> None:
+    rows = [{"=case": text, "x": -1.5} for text in ("=1+1", "+a", "-a", "@a", "a=b", "-")]
+    read = list(csv.reader(io.StringIO(report.csv_bytes(rows).decode())))
+    assert [row[0] for row in read] == ["'=case", "'=1+1", "'+a", "'-a", "'@a", "a=b", "'-"]
+    assert {float(row[1]) for row in read[1:]} == {-1.5}
+
+
+def test_the_genome_has_one_scale_sizes_and_fits_a_screen() -> None:
+    seeds = [
+        replace(
+            lineage(seed=seed),
+            generations=tuple(
+                replace(g, sizes=(0.1, 0.2, 0.7), share=0.8) for g in lineage(seed=seed).generations
+            ),
+        )
+        for seed in range(7)
+    ]
+    figure = genome_figure(seeds)
+    assert figure.get_size_inches()[1] <= 7.5
+    bar = figure.axes[-1]
+    assert "1/L" in [text.get_text() for text in bar.texts]
+    scores = [s for r in seeds for g in r.generations for s in g.scores if math.isfinite(s)]
+    assert bar.get_ylim() == pytest.approx((min(scores), max(scores)))
+    assert len([axes for axes in figure.axes if "seed" in axes.get_title(loc="left")]) == 7
+    widths = [
+        [p.get_width() for p in a.patches[:3]] for a in figure.axes if "weights" in a.get_xlabel()
+    ]
+    assert widths == [pytest.approx([10, 20, 70])]
 
 
 def test_a_parquet_column_of_numbers_and_texts_is_one_of_texts():

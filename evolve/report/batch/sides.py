@@ -18,7 +18,7 @@ from evolve.core.words import WHOLE
 from evolve.report.batch.figure import Pair
 from evolve.report.compare import Batch, compare
 from evolve.report.compare_tables import plus_minus
-from evolve.report.curves import Interval
+from evolve.report.curves import NAMES, Interval
 from evolve.report.table import Row, Table
 
 SCRATCH = "From-Scratch"
@@ -26,7 +26,7 @@ SCRATCH = "From-Scratch"
 ROWS = {
     "from-scratch": SCRATCH,
     "distilled": "Feature Distillation",
-    "full-ancestor": WHOLE,
+    NAMES["full_ancestor"]: WHOLE,
 }
 # Source -> (how it is called here, the paper's images beside it)
 IMAGES = {

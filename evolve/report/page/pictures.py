@@ -13,7 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from evolve.report.compare import CONTROLS, METRICS, Batch, Case, control_values, pooled
+from evolve.report.compare import (
+    CONTROLS,
+    METRICS,
+    Batch,
+    Case,
+    control_name,
+    control_values,
+    pooled,
+)
 from evolve.report.curves import Interval, LineageRecord
 from evolve.report.figures import MARKERS, new_figure
 
@@ -86,7 +94,8 @@ def lineage_curves(records: Sequence[LineageRecord]) -> list[Curve]:
 def _controls(records: Sequence[LineageRecord], names: Sequence[str]) -> list[Curve]:
     """Those of the controls that were measured."""
     curves = (
-        Curve(name, pooled(records, control_values(name)), {}, control=True) for name in names
+        Curve(control_name(name), pooled(records, control_values(name)), {}, control=True)
+        for name in names
     )
     return [control for control in curves if control.accuracy]
 

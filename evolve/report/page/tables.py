@@ -50,6 +50,14 @@ def _name(row: Compared) -> str:
     return f"{row.method} (reference)" if row.is_reference else row.method
 
 
+def settings(caption: str, values: Mapping[str, Sequence[str]]) -> Table | None:
+    """Settings by "section.key", a row each; several values where lineages differ."""
+    rows = tuple(
+        Row((name, " | ".join(value or '""' for value in every))) for name, every in values.items()
+    )
+    return Table(caption, ("setting", "value"), rows, words=2) if rows else None
+
+
 def effects(summaries: Mapping[str, Summary]) -> Table | None:
     """Inherited minus every control, paired by task, a row a case; None without any control."""
     by_case = {name: {e.over: e for e in summary.effects} for name, summary in summaries.items()}

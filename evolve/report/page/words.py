@@ -10,12 +10,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from evolve.report.compare import Batch
 from evolve.report.compare import Row as Compared
 from evolve.report.compare_tables import METRIC_WORDS, cells, power_words, reference_of
-from evolve.report.curves import SEEDS_WANTED
+from evolve.report.curves import SEEDS_WANTED, title
 from evolve.report.economy import economy, economy_sentence
 from evolve.report.page.section import Section
 from evolve.report.page.tables import timed
 from evolve.report.trends import SEEDS_AS_UNITS
 from evolve.report.verdict import gain_sentence, verdict
+
+
+def about(section: Section) -> str:
+    """What was measured, in a sentence."""
+    if section.batch:
+        batch, seeds = section.batch.batch, sorted({line.case.seed for line in section.lines})
+        return (
+            f"Batch {batch.name}, profile {batch.profile}: {len(batch.cases)} lineages, "
+            f"{len(batch.methods)} values of {batch.method}, "
+            f"seeds {', '.join(map(str, seeds))}; {len(section.measured)} lineages have results."
+        )
+    record = section.lines[0].record
+    name = title(record.scenario, record.profile, [line.case.seed for line in section.lines], ())
+    tasks = f"{record.tasks} task{'' if record.tasks == 1 else 's'}"
+    return f"{name}: {tasks} learned by the ancestor, measured at {_lengths(section)}."
+
+
+def _lengths(section: Section) -> str:
+    """The lineage lengths that any of the runs has measured."""
+    there = sorted({g.lineage for line in section.lines for g in line.record.generations})
+    if there and there == list(range(there[0], there[-1] + 1)) and len(there) > 2:
+        return f"lengths {there[0]} to {there[-1]}"
+    return f"length{'' if len(there) == 1 else 's'} {', '.join(map(str, there))}"
 
 
 def findings(batch: Batch, tables: Mapping[str, Sequence[Compared]]) -> list[str]:

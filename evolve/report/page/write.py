@@ -5,50 +5,51 @@ The file is replaced whole. The same folders and store give the same bytes.
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evolve.core.durable import write_whole
 from evolve.core.errors import UserError
+from evolve.core.shipped import shipped
 from evolve.core.terminal import quoted
 from evolve.core.version import __version__
 from evolve.report import compare_tables as finish
-from evolve.report import figures
-from evolve.report.alpha_figure import alpha_figure, has_scores
+from evolve.report.alpha_figure import has_scores
 from evolve.report.batch.figure import batch_figure
 from evolve.report.compare import METRICS, compare
-from evolve.report.curves import LineageRecord
 from evolve.report.economy import learning, learning_sentence
-from evolve.report.economy_figure import economy_figure, has_economy
-from evolve.report.genome_figure import genome_figure
-from evolve.report.page import pictures as curves
-from evolve.report.page import tables, words
+from evolve.report.page import gallery, tables, words
 from evolve.report.page.section import Section
 from evolve.report.page.svg import inline
-from evolve.report.table import Table
-from evolve.report.verdict import gain_sentence
+from evolve.report.settings import changed, method_words, shared
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 PAGE = "report.html"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure. ``svg``: an element (or an <img>), already safe; ``table``: the same in numbers or
-    words.
-    """
-
-    svg: str
-    caption: str
-    table: Table
+# What _part names -> its heading, in the page's order
+PARTS = {
+    "about": "In short",
+    "figure": "The picture",
+    "findings": "What the comparison supports",
+    "caveats": "Caveats",
+    "settings": "What was run",
+    "comparison": "Comparison",
+    "curves": "Evolution curves",
+    "lineages": "What the lineages show",
+    "economy": "Economy of the gene",
+    "learning": "Learning",
+    "controls": "Controls",
+    "fewshot": "Few-shot learners",
+    "choice": "The choice of the learngene",
+    "genomes": "Genomes",
+    "explained": "Where the networks look",
+    "cost": "Cost",
+    "rerun": "Reproduce",
+}
 
 
 @dataclass(frozen=True)
@@ -120,20 +121,36 @@ def _part(section: Section, ident: str) -> dict[str, Any]:
         else {}
     )
     verdicts = words.verdicts(section)
-    return dict(
+    part = dict(
         ident=ident,
         title=section.title,
-        about=_about(section),
+        about=words.about(section),
+        settings=_settings(section),
         findings=words.findings(held.batch, compared) if held else [],
         figure=_figure(section, ident),
         verdict=[] if held else [line for _, line in verdicts],
         lineages=verdicts if held else [],
         caveats=words.caveats(section),
+        dots=gallery.dots(section, compared, ident),
         comparison=tables.comparison(held.batch, compared) if held else [],
         note=finish.note(held.batch, compared) if held else "",
         sources=list(_sources(section, compared)),
         **_results(section, ident),
         **_origins(section),
+    )
+    there = {name for name in PARTS if part[name]} | {"cost"}
+    there |= {"choice"} if part["unscored"] else set()
+    return part | {"contents": {name: title for name, title in PARTS.items() if name in there}}
+
+
+def _settings(section: Section) -> dict[str, Any]:
+    """The method, what differs from the shipped scenario, and all settings."""
+    records = [line.record for line in section.lines]
+    return dict(
+        method=method_words(records),
+        changed=tables.settings("What differs from the shipped scenario", changed(records)),
+        own=sorted({record.scenario for record in records} - set(shipped("scenarios"))),
+        every=tables.settings("All settings", shared(records)),
     )
 
 
@@ -152,8 +169,8 @@ def _results(section: Section, ident: str) -> dict[str, Any]:
     varieties = section.varieties
     controls = (tables.effects(section.summaries), tables.ancestors(varieties))
     return dict(
-        curves=list(_curves(section, ident)),
-        economy=list(_economy(section, ident)),
+        curves=list(gallery.curves(section, ident)),
+        economy=list(gallery.economy(section, ident)),
         learning=[
             (name, line)
             for name, records in varieties.items()
@@ -161,12 +178,14 @@ def _results(section: Section, ident: str) -> dict[str, Any]:
         ],
         controls=[table for table in controls if table],
         fewshot=tables.fewshot(varieties),
-        alphas=list(_alphas(varieties, ident)),
+        choice=list(gallery.alphas(varieties, ident)),
         unscored=[
-            "; ".join(names) for names in _alike(varieties) if not has_scores(varieties[names[0]])
+            "; ".join(names)
+            for names in gallery.alike(varieties)
+            if not has_scores(varieties[names[0]])
         ],
-        genomes=list(_genomes(varieties, ident)),
-        explained=list(_explained(section)),
+        genomes=list(gallery.genomes(varieties, ident)),
+        explained=list(gallery.explained(section)),
         cost=tables.cost(section.lines),
     )
 
@@ -185,147 +204,6 @@ def _origins(section: Section) -> dict[str, Any]:
         images=sorted(images),
         rerun=[line.again for line in section.lines],
     )
-
-
-def _about(section: Section) -> str:
-    if section.batch:
-        batch, seeds = section.batch.batch, sorted({line.case.seed for line in section.lines})
-        return (
-            f"Batch {batch.name}, profile {batch.profile}: {len(batch.cases)} lineages, "
-            f"{len(batch.methods)} values of {batch.method}, "
-            f"seeds {', '.join(map(str, seeds))}; {len(section.measured)} lineages have results."
-        )
-    seeds = [line.case.seed for line in section.lines]
-    return (
-        f"{section.lines[0].case.scenario.settings.title or section.lines[0].record.scenario}; "
-        f"seed {', '.join(map(str, seeds))}."
-    )
-
-
-def _curves(section: Section, ident: str) -> Iterator[Picture]:
-    """A batch: a panel a pairing, a curve a method. Runs: the lineage with all its controls."""
-    if section.batch:
-        untrained = any(record.tasks > 0 for _, record in section.measured)
-        for number, panel in enumerate(
-            curves.panels(section.batch.batch, section.measured), start=1
-        ):
-            where = f" ({panel.title})" if panel.title else ""
-            labels = ", ".join(line.label for line in panel.curves)
-            alt = (
-                f"Evolution curves{where}: accuracy and gain by lineage length for {labels}. "
-                "The table below it holds the numbers."
-            )
-            draw = partial(curves.panel_figure, panel, untrained)
-            svg = inline(draw, f"{ident}-curve{number}", alt)
-            caption = (
-                f"Evolution curves{where}: mean over seeds and descendants, bars: 95 % interval. "
-                "Hollow: lineage length 0, the untrained ancestor."
-            )
-            yield Picture(
-                svg, caption, tables.numbers(f"Numbers of the figure{where}", panel.curves)
-            )
-        return
-    for name, records in section.varieties.items():
-        summary = section.summaries[name]
-        alt = (
-            f"Evolution curve of {section.title}: {gain_sentence(summary)} The table below it "
-            "holds the numbers."
-        )
-        draw = partial(figures.evolution_figure, records, summary)
-        svg = inline(draw, f"{ident}-curve", alt)
-        caption = (
-            "Evolution curve with every control, the paired gain and the ancestor. Band: "
-            "95 % of the descendants."
-        )
-        yield Picture(
-            svg, caption, tables.numbers("Numbers of the figure", curves.lineage_curves(records))
-        )
-
-
-def _economy(section: Section, ident: str) -> Iterator[Picture]:
-    """How much of the whole ancestor's gain is in how much of its weights.
-
-    Of a batch all cases stand in one picture.
-    """
-    shown = {name: records for name, records in section.varieties.items() if has_economy(records)}
-    if not shown:
-        return
-    alt = (
-        "Share of the whole ancestor's gain against share of its weights inherited; "
-        "the table below it holds the numbers."
-    )
-    svg = inline(lambda: economy_figure(shown), f"{ident}-economy", alt)
-    caption = (
-        "Economy of the gene: a mark a case and lineage length; bars: 95 % interval over tasks, "
-        "or seeds and tasks."
-    )
-    yield Picture(svg, caption, tables.economy(shown))
-
-
-def _alphas(varieties: Mapping[str, Sequence[LineageRecord]], ident: str) -> Iterator[Picture]:
-    """A picture of the choice for every genome whose layers were scored: the paper's Figure 2."""
-    for number, names in enumerate(_alike(varieties), start=1):
-        records, text = varieties[names[0]], "; ".join(names)
-        if not has_scores(records):
-            continue
-        alt = (
-            f"How similar every pair of layers is at each lineage length in {text}, and which "
-            "layers were chosen; the table below it holds the layers' scores."
-        )
-        svg = inline(partial(alpha_figure, records, text), f"{ident}-alpha{number}", alt)
-        caption = (
-            f"alpha of {text}: ancestor layers by pseudo-descendant layers k, on the scale of a~ "
-            "(a row's largest is its a~, Eq. 9). White: 1/L; blue bars and dots: inherited."
-        )
-        yield Picture(svg, caption, tables.scores(text, records))
-
-
-def _alike(varieties: Mapping[str, Sequence[LineageRecord]]) -> list[list[str]]:
-    """The names of the cases, together where they inherited the same layers by the same scores."""
-    alike: dict[Any, list[str]] = {}
-    for name, records in varieties.items():
-        seen = tuple(
-            (
-                r.seed,
-                tuple(
-                    (g.lineage, g.all_layers, g.selected, g.status, g.scores) for g in r.generations
-                ),
-            )
-            for r in records
-        )
-        alike.setdefault(seen, []).append(name)
-    return list(alike.values())
-
-
-def _genomes(varieties: Mapping[str, Sequence[LineageRecord]], ident: str) -> Iterator[Picture]:
-    """A picture for every genome; cases that are alike share one."""
-    for number, names in enumerate(_alike(varieties), start=1):
-        records, text = varieties[names[0]], "; ".join(names)
-        alt = (
-            f"Which layers were inherited at each lineage length in {text}; "
-            "the table below it says the same in words."
-        )
-        draw = partial(genome_figure, records, names[0])
-        svg = inline(draw, f"{ident}-genome{number}", alt)
-        caption = (
-            f"Genome of {text}: blue with a dot: inherited; grey: not; hatched: fallback layers."
-        )
-        yield Picture(svg, caption, tables.genome(text, records))
-
-
-def _explained(section: Section) -> Iterator[Picture]:
-    """What `evolve explain` drew before: nothing is computed or drawn again."""
-    for line in section.lines:
-        for panel in line.panels:
-            where = f"{line.folder.name}, lineage length {panel.lineage}"
-            alt = f"Grad-CAM's maps over images, {where}; the table below it holds their numbers."
-            data = base64.b64encode(panel.png).decode()
-            image = f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
-            caption = (
-                f"Grad-CAM, {where}: where the evidence for a class comes from. {panel.about}; the "
-                "first of them are shown."
-            )
-            yield Picture(image, caption, tables.explained(panel))
 
 
 def _commands(section: Section) -> list[str]:

@@ -6,21 +6,15 @@ the first case's settings for all, so an axis that only other cases have could n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from evolve.report.compare import Batch, Case
 from evolve.report.curves import LineageRecord
-from evolve.report.tensorboard import (
-    HEADLINE,
-    SUFFIX,
-    clear_ours,
-    hparams,
-    wait_until_after,
-    writable,
-    write_tensorboard,
-)
+from evolve.report.event_files import SUFFIX, clear_ours, wait_until_after, writable
+from evolve.report.settings import flat
+from evolve.report.tensorboard import HEADLINE, hparams, write_tensorboard
 
 Value = bool | int | float | str
 
@@ -40,7 +34,8 @@ def write_board(batch: Batch, records: Sequence[tuple[Case, LineageRecord]], out
     from torch.utils.tensorboard import SummaryWriter
 
     for case, record in records:
-        write_tensorboard(record, out / case.folder / "tensorboard", _labels(case))
+        labels = _labels(batch, case, record)
+        write_tensorboard(record, out / case.folder / "tensorboard", labels)
     with writable(out):
         wait_until_after(clear_ours(out))
         make: Any = SummaryWriter
@@ -56,16 +51,24 @@ def columns(batch: Batch, records: Sequence[tuple[Case, LineageRecord]]) -> dict
     Returns:
         Name -> its values.
     """
-    axes = dict.fromkeys([*batch.axes, *(axis for case in batch.cases for axis in case.values)])
-    cases = [hparams(record, _labels(case)) for case, record in records]
+    cases = [hparams(record, _labels(batch, case, record)) for case, record in records]
     return {
         name: list(dict.fromkeys(settings[name] for settings in cases if name in settings))
-        for name in ("case", "method", *axes, "seed")
+        for name in ("case", "method", *_axes(batch), "seed")
     }
 
 
-def _labels(case: Case) -> Mapping[str, str]:
-    return {"case": case.name, "method": case.method}
+def _axes(batch: Batch) -> list[str]:
+    """Every axis of the batch and of its cases, by "section.key"."""
+    return list(
+        dict.fromkeys([*batch.axes, *(axis for case in batch.cases for axis in case.values)])
+    )
+
+
+def _labels(batch: Batch, case: Case, record: LineageRecord) -> dict[str, Value]:
+    settings = flat(record.settings)
+    axes = {axis: settings[axis] for axis in _axes(batch) if axis in settings}
+    return {"case": case.name, "method": case.method, **axes}
 
 
 def _domain(values: Sequence[Value]) -> Any:

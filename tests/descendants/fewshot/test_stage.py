@@ -267,7 +267,7 @@ def test_the_report_has_the_table_where_there_are_learners(tmp_path):
     assert [row["method"] for row in rows] == ["inherited", "protonet", "maml"] and rows[0][
         "inherited_minus"
     ] == ""
-    assert float(rows[1]["inherited_minus"]) == pytest.approx(0.1125) and rows[1]["tasks"] == "4"
+    assert float(rows[1]["inherited_minus"]) == pytest.approx(11.25) and rows[1]["tasks"] == "4"
     said = json.loads(files["summary.json"])["fewshot"]
     assert (
         said[1].startswith("protonet: 57.50 ± ")
@@ -275,10 +275,10 @@ def test_the_report_has_the_table_where_there_are_learners(tmp_path):
     )
     single = list(csv.DictReader(io.StringIO(files["descendants.csv"].decode())))
     assert [float(row["accuracy"]) for row in single if row["method"] == "maml"] == [
-        0.4,
-        0.5,
-        0.6,
-        0.7,
+        40.0,
+        50.0,
+        60.0,
+        70.0,
     ]
     without = report.render_report([replace(record(), fewshot=())])
     assert "fewshot.csv" not in without and "fewshot" not in json.loads(without["summary.json"])

@@ -132,6 +132,46 @@ def test_headings_pictures_and_tables_can_be_read_aloud(page: Page) -> None:
     assert page.all("html")[0][1]["lang"] == "en"
 
 
+def test_the_contents_list_names_every_part_once_and_in_order(page: Page) -> None:
+    links = [(attrs["href"], text) for _, attrs, text in page.all("a")]
+    assert links == [(f"#{attrs['id']}", text) for _, attrs, text in page.all("h2")]
+    titles = [text for _, text in links]
+    assert {"In short", "What was run", "Comparison", "Reproduce"} <= set(titles)
+    assert not page.all("h3") and len(titles) == len(set(titles))
+
+
+def test_what_was_run_is_named(page: Page) -> None:
+    """The method, and what the batch's lineages changed in the shipped scenario."""
+    about = page.all("p")[0][2]
+    assert "naive (ancestor.strategy)" in about and "meta-network (condense.method)" in about
+    changed = page.rows("What differs from the shipped scenario")
+    assert ["stream.tasks", "3"] in changed and ["descend.epochs", "2 | 3"] in changed
+    assert all(row[0] != "ancestor.lr" for row in changed)
+    assert "ancestor.lr" in [row[0] for row in page.rows("All settings")]
+
+
+def test_points_say_their_values(page: Page) -> None:
+    """Those of the curves, and those of the dots that stand before the comparison's tables."""
+    tips = [text for _, _, text in page.all("title")]
+    assert any(tip.startswith("plain, length 2: accuracy 33.00 [") for tip in tips)
+    assert any(tip.startswith(f"{NAME}: +20.00 [") and "corrected p" in tip for tip in tips)
+    dots, table = (
+        next(i for i, (tag, attrs, text) in enumerate(page.elements) if wanted(tag, attrs, text))
+        for wanted in (
+            lambda tag, attrs, _: (attrs.get("aria-label") or "").startswith("Every method's mean"),
+            lambda tag, _, text: tag == "caption" and "Comparison by acc" in "".join(text),
+        )
+    )
+    assert dots < table
+
+
+def test_black_and_white_of_pictures_follow_the_page(page: Page, text: str) -> None:
+    assert "prefers-color-scheme: dark" in text and 'content="light dark"' in text
+    styles = [attrs.get("style") or "" for _, attrs, _ in page.all("path", "text", "use")]
+    followed = [style for style in styles if "var(--ink)" in style or "var(--paper)" in style]
+    assert len(followed) > 50
+
+
 def test_tables_and_pictures_scroll_inside_their_boxes(page: Page, text: str) -> None:
     for i, (tag, _, _) in enumerate(page.elements):
         if tag in ("table", "svg"):
@@ -268,12 +308,11 @@ def test_batches_and_different_runs_stand_in_sections_of_their_own(place: Path) 
             [place / "a", place / "b", place / "batch", place / "a"], place / "all.html"
         ).read_text()
     )
-    assert [text for _, _, text in made.all("h2")] == [
-        f"A batch of {NAME}",
-        "glyphs-seq25 (paper)",
-        "glyphs-seq25 (paper)",
-    ]
-    assert {attrs["href"] for _, attrs, _ in made.all("a")} == {"#s1", "#s2", "#s3"}
+    batch, *runs = [text for _, _, text in made.all("h2")]
+    assert batch == f"A batch of {NAME}" and len(runs) == 2
+    assert all(text.startswith("glyphs-seq25 paper, seed 0, data.size=16") for text in runs)
+    links = {attrs["href"] for _, attrs, _ in made.all("a")}
+    assert {"#s1", "#s2", "#s3", "#s1-comparison", "#s3-settings"} <= links
 
 
 @pytest.mark.usefixtures("no_rendering")

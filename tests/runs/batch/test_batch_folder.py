@@ -106,9 +106,11 @@ def test_tensorboard_filters_cases_by_axis(place: Path, monkeypatch: pytest.Monk
         write_board(batch, section.measured, place / "b")
     events = EventMultiplexer().AddRunsFromDirectory(str(place / "b"))
     events.Reload()
-    assert {run.removesuffix("/tensorboard") for run in events.Runs()} - {"."} == {
-        case.folder for case in batch.cases
-    }
+    cases = {case.folder for case in batch.cases}
+    assert {run.partition("/tensorboard/")[0] for run in events.Runs()} - {"."} == cases
+    declared = events.PluginRunToTagToContent("hparams").items()
+    experiments = [run for run, tags in declared if "_hparams_/experiment" in tags]
+    assert experiments == ["."], "of several TensorBoard takes any"
     apps = HParamsPlugin(
         TBContext(
             logdir=str(place / "b"),
@@ -142,7 +144,7 @@ def test_tensorboard_filters_cases_by_axis(place: Path, monkeypatch: pytest.Monk
         m["value"]
         for group in groups
         for m in group["metricValues"]
-        if m["name"]["tag"] == "headline/last accuracy"
+        if m["name"]["tag"] == HEADLINE[2]
     ]
     assert sorted(last) == pytest.approx([51.9, 53])
 

@@ -149,7 +149,7 @@ def test_the_long_form_reproduces_the_table(done):
     assert len(rows) == 3 * 2 * 3
     table = {row["method"]: row for row in json.loads((out / "table.json").read_text())["accuracy"]}
     assert table["front"]["interval"]["mean"] == pytest.approx(
-        100 * sum(float(row["accuracy"]) for row in rows) / len(rows)
+        sum(float(row["accuracy"]) for row in rows) / len(rows)
     )
 
 
