@@ -64,6 +64,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lease:
 def test_one_holds_it_at_a_time_and_gives_it_back(mine: Lease, tmp_path: Path) -> None:
     other = Lease(tmp_path / "k", HERE)
     assert mine.take() and not other.take()
+    assert "host=here.boot\n" in (tmp_path / "k.lease").read_text()  # whatever the library does
     mine.release()
     assert other.take() and not mine.take()
     other.release()
