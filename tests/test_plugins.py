@@ -260,6 +260,7 @@ def test_to_list_and_to_look_import_no_plug_in(folder: Path) -> None:
     assert not (folder / "imported").exists()
 
 
+@pytest.mark.slow
 def test_what_fails_in_a_worker_ends_the_run_with_one_line(folder: Path) -> None:
     done = evolve(
         folder,

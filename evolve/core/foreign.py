@@ -12,8 +12,6 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from rich.filesize import decimal
-
 DEEPEST = 32  # lists and tables in one another; ours have five
 
 
@@ -35,6 +33,8 @@ def read_bounded(path: Path, most: int) -> bytes:
             raise ValueError("it is no regular file")
         data = file.read(most + 1) if info.st_size <= most else b""
     if info.st_size > most or len(data) > most:
+        from rich.filesize import decimal  # late: the command line must start quickly
+
         raise ValueError(f"it has more than {decimal(most)}, so it is something else")
     return data
 

@@ -293,6 +293,7 @@ def bench(*words: str) -> Done:
     return evolve("bench", *words)
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_writes_all_rounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,6 +167,7 @@ def test_the_null_test_prints_tables_and_draws_them_where_it_is_told(
         call("condense", "--ancestor", "runs/a@2", "--null", "1")
 
 
+@pytest.mark.slow
 def test_a_granularity_is_decided_on_the_runs_own_condensing_classes(here: Path) -> None:
     script, before = Path(__file__).parents[2] / "benchmarks/ablations/granularity.py", stored(here)
     chosen = [

@@ -135,6 +135,7 @@ def test_labels_follow_the_class_order_of_the_head(resident: Resident) -> None:
     ].tolist()
 
 
+@pytest.mark.slow
 def test_avalanche_is_imported_without_a_home_folder_to_write_to() -> None:
     code = (
         "import os, tempfile; from evolve.data.streams import load_avalanche; real = "

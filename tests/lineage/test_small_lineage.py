@@ -227,6 +227,7 @@ def test_a_crash_while_the_folder_was_made_does_not_block_it(
     assert (folder / "generations.csv").read_bytes() == table
 
 
+@pytest.mark.slow
 def test_without_anyone_to_read_it_the_lineage_goes_on(finished: Path, place: Path) -> None:
     command = shlex.join([*SKETCHING, "resume", str(finished)])
     for shell in (
@@ -245,6 +246,7 @@ def test_without_anyone_to_read_it_the_lineage_goes_on(finished: Path, place: Pa
         assert "Traceback" not in done.stderr, (shell, done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
 def test_a_stage_is_computed_where_the_shell_closed_the_streams(
     finished: Path, place: Path, closed: str

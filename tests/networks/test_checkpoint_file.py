@@ -151,7 +151,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         saved(lambda s: s | {"blocks.0.ls1.gamma": torch.ones(24)}),
         r"its blocks\.0\.ls1\.gamma has no place",
     ),
-    "escapes in a name": (saved(lambda s: s | {"\x1b[2J\n": torch.ones(1)}), r"its  \[2J  has no"),
+    "escapes in a name": (
+        saved(lambda s: s | {"\x1b[2J\n": torch.ones(1)}),
+        r"its \\u001b\[2J\\n has no",
+    ),
 }
 
 

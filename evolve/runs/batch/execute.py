@@ -134,7 +134,7 @@ def show_plan(request: BatchRequest) -> None:
     """Print what the batch would do, and do nothing but read the images."""
     first = request.batch.cases[0].scenario
     alone = needs(first, request.workers or usable_cores())
-    print(f"{len(request.batch.cases)} lineages. The first, by itself: {alone}", flush=True)
+    tell(f"{len(request.batch.cases)} lineages. The first, by itself: {alone}")
     print_plan(BatchRun(request, tell))
 
 
