@@ -47,7 +47,7 @@ def setting(
 STEPS = 100_000  # tasks, epochs, steps, images a step
 MANY = 1_000_000  # images a class, class ids
 SEEDS = 10**9
-RATE = 1000  # learning rates, weight decays
+RATE = 1e38  # learning rates, weight decays: what float32 holds; a wild one may diverge
 WEIGHT = 1_000_000  # weights of losses, temperatures
 
 SETS = ("paper", "authors", "front", "last")

@@ -46,7 +46,8 @@ def test_every_number_has_an_upper_bound_that_its_error_names() -> None:
         choices, most = field.metadata["choices"], field.metadata["most"]
         assert most is not None or (choices and str not in typing.get_args(kind)), name
         lists = typing.get_origin(kind) is tuple
-        for value in (HUGE, most + 1 if most is not None else 3):
+        beyond = 3 if most is None else 2 * most if isinstance(most, float) else most + 1
+        for value in (HUGE, beyond):
             text = f"{name} = {[value] if lists else value}".replace(" = ", "=")
             with pytest.raises(UserError) as caught:
                 toml.override(Settings(), text)

@@ -134,7 +134,8 @@ def show_plan(request: BatchRequest) -> None:
     """Print what the batch would do, and do nothing but read the images."""
     first = request.batch.cases[0].scenario
     alone = needs(first, request.workers or usable_cores())
-    tell(f"{len(request.batch.cases)} lineages. The first, by itself: {alone}")
+    count = len(request.batch.cases)
+    tell(f"{request.batch.name}: {count} lineages share stages; one alone: {alone}")
     print_plan(BatchRun(request, tell))
 
 
