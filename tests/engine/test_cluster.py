@@ -161,6 +161,7 @@ def traced(trace: Path) -> list[tuple[str, int]]:
 # What is computed
 
 
+@pytest.mark.slow
 def test_two_workers_over_tcp_give_the_bytes_that_a_local_one_gives(
     tmp_path: Path, address: str
 ) -> None:
@@ -228,6 +229,7 @@ def test_a_worker_killed_in_the_middle_of_a_stage_loses_only_that(
     assert list((tmp_path / "partial").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_second_death_is_the_stages_failure_and_the_others_go_on(
     tmp_path: Path, address: str
 ) -> None:

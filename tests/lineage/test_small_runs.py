@@ -21,6 +21,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_reference_path_is_a_run_of_its_own_and_resumes_as_one(place: Path) -> None:
     words = ["--set", "stream.tasks=1", "--set", "controls.shuffled=0"]
     runs = {}
@@ -46,6 +47,7 @@ def test_the_reference_path_is_a_run_of_its_own_and_resumes_as_one(place: Path) 
     assert other.returncode == 2 and "reference" in other.stderr
 
 
+@pytest.mark.slow
 def test_sigterm_ends_as_cleanly_as_ctrl_c(place: Path) -> None:
     words = ["--out", "stopped/run", "--set", "ancestor.epochs=2000", "--workers", "1"]
     running = start("run", "--scenario", "tiny.toml", *words, cwd=place)

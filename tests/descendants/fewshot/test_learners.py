@@ -76,6 +76,7 @@ def test_meta_training_lowers_the_loss(name):
     assert sum(losses[-part:]) < 0.95 * sum(losses[:part])
 
 
+@pytest.mark.slow
 def test_reptiles_start_becomes_one_with_less_loss_on_the_way():
     """Its losses are those on the way, from ever the same start: a better start shows as less loss
     on tasks.
