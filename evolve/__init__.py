@@ -5,7 +5,8 @@ Importing this imports no torch; the functions below do when they are called.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from evolve.core import machine as _machine  # noqa: F401  (its docstring says why)
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from evolve.condensers.own import Images, Method
-    from evolve.learngene.learngene import Learngene
+    from evolve.condensers.own import condense
+    from evolve.core.version import __version__
     from evolve.networks.network import Network
-    from evolve.runs.api import Loaded
+    from evolve.runs.api import load_run, run
 
 __all__ = [
     "__version__",
@@ -31,91 +32,19 @@ __all__ = [
 ]
 
 
-def run(
-    scenario: str,
-    *,
-    profile: str = "paper",
-    seeds: int | Sequence[int] = 0,
-    overrides: Mapping[str, Any] | None = None,
-    out: str | PathLike[str] | None = None,
-    **options: Any,
-) -> Loaded:
-    """Run or continue lineages, as `evolve run` does, and load what they measured.
-
-    Args:
-        scenario: a shipped scenario's name, or a file.
-        profile: "paper" or "quick".
-        seeds: one seed, or several that are pooled.
-        overrides: "section.key" -> value.
-        out: the folder; None: the command's default, below the working directory.
-        options: others of `evolve run`, such as ``data="cifar100.zip"`` or ``workers=2``.
-
-    Raises:
-        evolve.core.errors.UserError: something given does not fit; one line.
-        RuntimeError: a stage could not be computed.
-    """
-    from evolve.runs import api
-
-    where = None if out is None else Path(out)
-    return api.run(
-        scenario, profile=profile, seeds=seeds, overrides=overrides, out=where, **options
-    )
+_DOORS = {
+    "__version__": "evolve.core.version",
+    "run": "evolve.runs.api",
+    "load_run": "evolve.runs.api",
+    "condense": "evolve.condensers.own",
+}
 
 
-def load_run(*paths: str | PathLike[str], store: str | PathLike[str] | None = None) -> Loaded:
-    """Load runs from their folders: tables as pandas frames, figures, learngenes, descendants.
-
-    Args:
-        paths: a run's folder; several of one scenario; or the folder of `evolve run --seeds`.
-        store: their store; None: the one that each recorded.
-
-    Raises:
-        evolve.core.errors.UserError: a folder is no run's, or its store is not there.
-    """
-    from evolve.runs import api
-
-    return api.load_run(*map(Path, paths), store=None if store is None else Path(store))
-
-
-def condense(
-    model: nn.Module | Mapping[str, Tensor],
-    data: Images,
-    *,
-    network: str | None = None,
-    width: float = 1.0,
-    method: str | Method = "meta-network",
-    seed: int = 0,
-    settings: Mapping[str, Any] | None = None,
-) -> Learngene:
-    """The learngene of a network of one's own, trained anywhere (paper, 4.2).
-
-    Args:
-        model: the network or its state dict, under our names, torchvision's or timm's.
-        data: condensing images: (uint8 [N, 3, H, W], int labels [N]), or a dataset whose items are
-            (PIL image or uint8 tensor [3, H, W], label).
-        network: a registered network's name; None: the one whose tensors these are.
-        width: multiplier of its layers' channels.
-        method: a condenser's name, or a function of one's own (docs/plugins.md).
-        seed: draws everything random.
-        settings: others of [condense], such as {"epochs": 10}.
-
-    Returns:
-        The learngene. ``save`` writes it; :func:`inherit` makes descendants of the file.
-
-    Raises:
-        evolve.core.errors.UserError: names what does not fit.
-    """
-    from evolve.condensers.own import condense_own
-
-    return condense_own(
-        model,
-        data,
-        network=network,
-        width=width,
-        method=method,
-        seed=seed,
-        settings=settings,
-    )
+def __getattr__(name: str) -> Any:
+    """What lives in a room of its own, imported when somebody asks for it."""
+    if name not in _DOORS:
+        raise AttributeError(f"module 'evolve' has no attribute {name!r}")
+    return getattr(import_module(_DOORS[name]), name)
 
 
 def inherit(

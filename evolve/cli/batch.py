@@ -12,13 +12,13 @@ import click
 from evolve.cli.options import (
     DATA,
     DEVICE,
-    PROFILES,
     REFERENCE,
     WORKERS,
     cluster_options,
     complete,
 )
 from evolve.core.terminal import tell
+from evolve.core.words import PROFILES
 from evolve.runs.folder import StorePlace
 
 OPTIONS = (

@@ -11,10 +11,29 @@ import click
 from click.shell_completion import CompletionItem
 
 from evolve.core.shipped import shipped
+from evolve.core.words import PROFILES
 from evolve.runs.folder import StorePlace
 
 if TYPE_CHECKING:
     from evolve.runs.run import RunRequest
+
+
+def complete_setting(
+    ctx: click.Context, param: click.Parameter, typed: str
+) -> list[CompletionItem]:
+    """Shell completion of SECTION.KEY= for --set."""
+    from dataclasses import fields, is_dataclass
+
+    from evolve.core.settings import Settings
+
+    names = [
+        f"{section.name}.{field.name}="
+        for section in fields(Settings)
+        if is_dataclass(value := getattr(Settings(), section.name))
+        for field in fields(value)
+    ]
+    return [CompletionItem(name) for name in names if name.startswith(typed)]
+
 
 DATA = click.option(
     "--data",
@@ -38,7 +57,6 @@ REFERENCE = click.option(
 )
 
 SET_HELP = "Override one setting, such as --set ancestor.strategy=ewc; may be given many times."
-PROFILES = ("quick", "paper")  # evolve.lineage.scenario's, which is heavy to import
 PROFILE = click.option(
     "--profile",
     default="paper",
@@ -72,7 +90,7 @@ SET = click.option(
     multiple=True,
     metavar="SECTION.KEY=VALUE",
     help=SET_HELP,
-    shell_complete=lambda ctx, param, typed: complete_setting(ctx, param, typed),
+    shell_complete=complete_setting,
 )
 FORCE = click.option("--force", is_flag=True, help="Replace the file of --out if it is there.")
 FILE_OUT = click.option(
@@ -150,23 +168,6 @@ def complete(place: str) -> Callable[[click.Context, click.Parameter, str], list
         return [CompletionItem(name) for name in names] or [CompletionItem(typed, type="file")]
 
     return items
-
-
-def complete_setting(
-    ctx: click.Context, param: click.Parameter, typed: str
-) -> list[CompletionItem]:
-    """Shell completion of SECTION.KEY= for --set."""
-    from dataclasses import fields, is_dataclass
-
-    from evolve.core.settings import Settings
-
-    names = [
-        f"{section.name}.{field.name}="
-        for section in fields(Settings)
-        if is_dataclass(value := getattr(Settings(), section.name))
-        for field in fields(value)
-    ]
-    return [CompletionItem(name) for name in names if name.startswith(typed)]
 
 
 def lineage_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -29,7 +29,7 @@ Images = Dataset[Any] | tuple[Any, Any]
 Method = Callable[[Request], Condensed]
 
 
-def condense_own(
+def condense(
     model: nn.Module | Mapping[str, Tensor],
     data: Images,
     *,

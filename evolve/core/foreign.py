@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 DEEPEST = 32  # lists and tables in one another; ours have five
 
 
@@ -45,8 +47,21 @@ def parse_json(data: bytes) -> Any:
     Raises:
         ValueError: it is damaged, or blown up: nested deep, numbers of thousands of digits.
     """
+    return parse_shallow(json.loads, data)
+
+
+def parse_shallow(parse: Callable[[T], Any], content: T) -> Any:
+    """What a parser makes of lists and dicts, if that is not nested deep.
+
+    Args:
+        parse: raises ValueError on what is damaged.
+        content: what it takes.
+
+    Raises:
+        ValueError: it is damaged, or nested deeper than :data:`DEEPEST`.
+    """
     try:
-        value = json.loads(data)
+        value = parse(content)
     except (RecursionError, MemoryError):
         raise ValueError("nested too deep") from None
     check_depth(value)

@@ -22,7 +22,7 @@ else:
 
 
 from evolve.core.errors import UserError
-from evolve.core.foreign import check_depth, read_bounded
+from evolve.core.foreign import parse_shallow, read_bounded
 from evolve.core.registry import names as registered
 from evolve.core.registry import refusal
 from evolve.core.settings import Settings
@@ -338,9 +338,4 @@ def _parsed(text: str) -> dict[str, Any]:
     """
     if _ENDLESS_KEY.search(text):
         raise ValueError("nested too deep")
-    try:
-        table = tomllib.loads(text)
-    except (RecursionError, MemoryError):
-        raise ValueError("nested too deep") from None
-    check_depth(table)
-    return table
+    return dict(parse_shallow(tomllib.loads, text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
+PROFILES = ("quick", "paper")  # of scenarios and batches
 PAPERS = "paper's descendant"
 WHOLE = "whole ancestor"
 """Architectures that have a from-scratch control of their own.

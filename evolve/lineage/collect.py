@@ -41,13 +41,12 @@ def collect(
         The lineage's record; a shorter one while the lineage is under way.
     """
     stages = lineage.places(world, peek)
-    generations = (generation(world, length, stages, peek) for length in measured(world.settings))
     return LineageRecord(
         scenario=scenario,
         profile=profile,
         seed=world.seed,
         tasks=world.settings.stream.tasks,
-        generations=tuple(g for g in generations if g is not None),
+        generations=tuple(generations(world, stages, peek)),
         reference=_from_scratch(world, PAPERS, 0, stages, peek),
         settings=dict(settings),
         versions=dict(versions),
@@ -55,6 +54,20 @@ def collect(
         fewshot=tuple(_fewshot(stages.values(), peek)),
         changes=changes(world.settings, profile),
     )
+
+
+def generations(world: World, places: Mapping[Place, Stage], peek: Peek) -> Iterator[Generation]:
+    """Read every generation whose measurements are complete, by lineage length.
+
+    Args:
+        world: the lineage.
+        places: the lineage's stages by where they stand (:func:`evolve.lineage.lineage.places`).
+        peek: a stage's key -> its record, or None.
+    """
+    for length in measured(world.settings):
+        complete = generation(world, length, places, peek)
+        if complete is not None:
+            yield complete
 
 
 def generation(

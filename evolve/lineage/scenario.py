@@ -16,10 +16,9 @@ from evolve.core.errors import UserError
 from evolve.core.settings import Scenario, Settings, descend_source
 from evolve.core.shipped import find, shipped
 from evolve.core.toml import build, override, read_toml, shown_value, toml_value
+from evolve.core.words import PROFILES
 from evolve.learngene.inheritors import size_problem
 from evolve.networks.family import architecture
-
-PROFILES = ("quick", "paper")
 
 
 def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Scenario:

@@ -104,7 +104,7 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
                 lambda: economy_figure({name: records}, economy_title), kind
             )
     if has_scores(records):
-        files |= _choice(records, f"{summary.scenario} ({summary.profile})")
+        files |= _choice(records, summary.title)
     if convergence_figure.courses(records):
         for kind in ("png", "svg"):
             files[f"convergence.{kind}"] = figures.encode(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +154,7 @@ def run(
     profile: str = "paper",
     seeds: int | Sequence[int] = 0,
     overrides: Mapping[str, Any] | None = None,
-    out: Path | None = None,
+    out: str | PathLike[str] | None = None,
     **options: Any,
 ) -> Loaded:
     """Run or continue lineages, as the command line does, and load them.
@@ -178,12 +179,14 @@ def run(
 
     texts = [f"{key}={toml_value(value)}" for key, value in (overrides or {}).items()]
     chosen = scenarios.load(scenario, profile, texts)
-    several = None if isinstance(seeds, int) else tuple(seeds)
-    folder = out or default_out(
-        chosen, seeds if isinstance(seeds, int) else tuple(seeds), bool(options.get("reference"))
-    )
+    numbers = seeds if isinstance(seeds, int) else tuple(seeds)
+    folder = Path(out) if out else default_out(chosen, numbers, bool(options.get("reference")))
     words = ["run", scenario, "--profile", profile, "--out", str(folder), "--yes"]
-    words += ["--seed", str(seeds)] if several is None else ["--seeds", _listed(several)]
+    words += (
+        ["--seed", str(numbers)]
+        if isinstance(numbers, int)
+        else ["--seeds", ",".join(map(str, numbers))]
+    )
     words += [word for text in texts for word in ("--set", text)]
     for name, value in options.items():
         option = f"--{name.replace('_', '-')}"
@@ -194,7 +197,7 @@ def run(
     return load_run(folder)
 
 
-def load_run(*paths: Path | str, store: Path | None = None) -> Loaded:
+def load_run(*paths: str | PathLike[str], store: str | PathLike[str] | None = None) -> Loaded:
     """Load runs from their folders and stores, without their images. Writes nothing.
 
     Args:
@@ -216,12 +219,9 @@ def load_run(*paths: Path | str, store: Path | None = None) -> Loaded:
             else [path]
         )
     ]
-    records = [record_of(folder, store) for folder in folders]
+    place = None if store is None else Path(store)
+    records = [record_of(folder, place) for folder in folders]
     return Loaded(tuple(folders), tuple(records))
-
-
-def _listed(seeds: Iterable[int]) -> str:
-    return ",".join(map(str, seeds))
 
 
 def _command(words: Sequence[str]) -> None:

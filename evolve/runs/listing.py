@@ -12,10 +12,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from evolve.core.errors import UserError
-from evolve.lineage.collect import generation
+from evolve.lineage.collect import generations
 from evolve.lineage.lineage import places
 from evolve.lineage.schedule import measured
 from evolve.report.curves import Generation, paired_gain
+from evolve.runs.batch.file import flat
 from evolve.runs.estimate.outlook import Outlook
 from evolve.runs.folder import RUN_FILE, read_run
 from evolve.runs.read import Reader
@@ -67,7 +68,7 @@ def listed(folder: Path, reader: Reader) -> Listed:
     try:
         facts = read_run(folder)
         run = reader.opened(folder)
-        points = generations(run)
+        points = _points(run)
     except UserError as error:
         reason = str(error).removeprefix(f"{folder}: ")
         return Listed(folder, "?", 0, reason, 0, 0, None, changed)
@@ -91,14 +92,9 @@ def is_held(folder: Path) -> bool:
         return False
 
 
-def generations(run: Run) -> list[Generation]:
+def _points(run: Run) -> list[Generation]:
     """The lengths that are measured completely, by lineage length."""
-    stages = places(run.world, run.peek)
-    return [
-        point
-        for length in measured(run.world.settings)
-        if (point := generation(run.world, length, stages, run.peek)) is not None
-    ]
+    return list(generations(run.world, places(run.world, run.peek), run.peek))
 
 
 @dataclass(frozen=True)
@@ -131,11 +127,11 @@ def contrast(first: Path, second: Path, reader: Reader) -> Contrast:
     """
     runs = [reader.opened(folder) for folder in (first, second)]
     facts = [read_run(folder) for folder in (first, second)]
-    flat = [dict(_flat(f["settings"])) | {"seed": f["seed"]} for f in facts]
+    values = [flat(f["settings"]) | {"seed": f["seed"]} for f in facts]
     settings = {
-        key: (flat[0].get(key), flat[1].get(key))
-        for key in dict.fromkeys([*flat[0], *flat[1]])
-        if flat[0].get(key) != flat[1].get(key)
+        key: (values[0].get(key), values[1].get(key))
+        for key in dict.fromkeys([*values[0], *values[1]])
+        if values[0].get(key) != values[1].get(key)
     }
     chains = [{s.place: s for s in run.stages()} for run in runs]
     keys = [{s.key: s.kind for s in chain.values()} for chain in chains]
@@ -149,20 +145,12 @@ def contrast(first: Path, second: Path, reader: Reader) -> Contrast:
         and stage.length is not None
         and (place not in chains[1] or chains[1][place].key != stage.key)
     ]
-    points = [{g.lineage: paired_gain(g).percent("+") for g in generations(r)} for r in runs]
+    points = [{g.lineage: paired_gain(g).percent("+") for g in _points(r)} for r in runs]
     gains = {
         length: (points[0].get(length, "-"), points[1].get(length, "-"))
         for length in sorted({*points[0], *points[1]})
     }
     return Contrast(settings, shared, min(others, default=None), gains)
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping) and not prefix.count("."):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def watch(folder: Path, store: Path | None, pause: Callable[[float], None] = time.sleep) -> None:
@@ -184,7 +172,7 @@ def watch(folder: Path, store: Path | None, pause: Callable[[float], None] = tim
         display.expect(outlook.forecast, points, chance)
         shown: set[int] = set()
         while True:
-            for point in generations(run):
+            for point in _points(run):
                 if point.lineage not in shown:
                     shown.add(point.lineage)
                     display.generation(point, settings.stream.tasks)

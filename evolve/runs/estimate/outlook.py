@@ -61,10 +61,11 @@ class Outlook:
 
     def look(self) -> None:
         """Look at the store for stages that somebody else has finished."""
-        for number, run in enumerate(self.runs):
-            for key, item in self._items.items():
-                if not item.done and run.store.has(key):
-                    self._items[key] = replace(item, done=True)
+        store = self.runs[0].store  # one engine's runs have one store
+        for key, item in self._items.items():
+            if not item.done and store.has(key):
+                self._items[key] = replace(item, done=True)
+        for number in range(len(self.runs)):
             self._name(number)
         self._plan()
 
