@@ -9,7 +9,7 @@ from evolve.core.spent import duration
 from evolve.data.methods import PLUGGED, SOURCES
 from evolve.runs.estimate import cost
 
-MAIN_GB, WORKER_GB = 0.6, 1.2  # resident, VGG16 on CIFAR-100, torch 2.14 (docs/performance.md)
+MAIN_GB, WORKER_GB = 0.6, 1.2  # resident (ps): glyphs and CIFAR-100 quick, 1.0 to 1.7 a worker
 
 
 def needs(chosen: Scenario, workers: int) -> str:
