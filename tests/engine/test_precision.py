@@ -11,6 +11,7 @@ import torch
 from evolve.core.errors import UserError
 from evolve.engine.precision import computing
 from evolve.lineage import lineage
+from evolve.runs.estimate import timing
 
 CPU = torch.device("cpu")
 
@@ -81,3 +82,18 @@ def test_a_lineage_in_bfloat16_is_another_and_much_the_same(folder: Path) -> Non
     ]
     assert losses[0] != losses[1]
     assert losses[1]["accumulate 1"] == pytest.approx(losses[0]["accumulate 1"], rel=0.05)
+
+
+def test_a_plan_says_what_bfloat16_would_gain(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only where the processor has it, and the run has not chosen already."""
+    run = tiny.opened(
+        folder / "tiny.toml", folder / "plan", folder / "other", "descend.precision=bfloat16"
+    )
+    monkeypatch.setattr(timing, "_ratio", lambda kind, run, resident, s: 0.5)
+    speed = {"accumulate": 1.0, "descend": 1.0}
+    monkeypatch.setattr(timing, "multiplies_bfloat16", lambda device: True)
+    assert timing.faster_precision(run, speed) == {"ancestor": 2.0}
+    monkeypatch.setattr(timing, "multiplies_bfloat16", lambda device: False)
+    assert timing.faster_precision(run, speed) == {}
