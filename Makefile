@@ -35,8 +35,8 @@ test-faults: $(TESTED)
 	$(BIN)/python tests/faults/run.py
 
 lint: $(TESTED)
-	$(BIN)/ruff check evolve tests benchmarks
-	$(BIN)/ruff format --check evolve tests benchmarks setup.py
+	$(BIN)/ruff check evolve tests benchmarks docs/site .ci/docker-steps
+	$(BIN)/ruff format --check evolve tests benchmarks docs/site .ci/docker-steps setup.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

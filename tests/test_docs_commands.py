@@ -216,6 +216,20 @@ def test_python_compiles_imports_and_calls_what_there_is(example: Example) -> No
             assert hasattr(Loaded, node.attr) or node.attr in Loaded.__dataclass_fields__
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "evolve.run('glyphs-seq25', workrs=2)",
+        "evolve.run('glyphs-seq25', overrides={'stream.task': 2})",
+        "evolve.condense(model, images, methods='cka')",
+        "evolve.inherit('gene.safetensors')",
+    ],
+)
+def test_a_wrong_call_would_be_seen(call: str) -> None:
+    with pytest.raises((AssertionError, TypeError, evolve.core.errors.UserError)):
+        check_call(ast.parse(call, mode="eval").body)
+
+
 def dotted(node: ast.expr) -> str:
     return ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""
 
@@ -226,7 +240,11 @@ def check_call(node: ast.Call) -> None:
     if not name.startswith("evolve."):
         return
     keywords = {keyword.arg: keyword.value for keyword in node.keywords}
-    inspect.signature(getattr(evolve, name.removeprefix("evolve."))).bind(*node.args, **keywords)
+    function = inspect.signature(getattr(evolve, name.removeprefix("evolve.")))
+    function.bind(*node.args, **keywords)
+    if name == "evolve.run":  # whatever else it is given are the command's options
+        options = {option for parameter in cli.commands["run"].params for option in parameter.opts}
+        assert {f"--{key}" for key in keywords.keys() - function.parameters.keys()} <= options
     for argument, section in (("overrides", ""), ("settings", "condense.")):
         if argument in keywords:
             for key, value in ast.literal_eval(keywords[argument]).items():
