@@ -50,3 +50,11 @@ def test_a_newcomer_reads_it_in_one_go_and_finds_every_page() -> None:
                 linked.add(there)
                 queue.append(there)
     assert {path.resolve() for path in (ROOT / "docs").rglob("*.md")} <= linked
+
+
+def test_every_page_stands_in_the_sites_navigation() -> None:
+    """Else `make docs` would end, but only in CI."""
+    navigation = (ROOT / "docs/site/mkdocs.yml").read_text(encoding="utf-8").split("\nnav:")[1]
+    listed = set(re.findall(r"- (\S+\.md)$", navigation, re.MULTILINE))
+    pages = {path.relative_to(ROOT).as_posix() for path in PAGES}
+    assert listed == pages | {"benchmarks/README.md"}
