@@ -85,7 +85,7 @@ def sizes_of(measured: Sequence[Pair]) -> Sizes:
 
 def points(sizes: Sizes) -> list[Point]:
     """Accuracies by size, then epoch, then beginning; none where nothing was measured."""
-    found: list[Point] = []
+    result: list[Point] = []
     for epoch in epochs_of(sizes):
         means = {
             (size, name): task_means(pairs, _after(pick, epoch))
@@ -93,7 +93,7 @@ def points(sizes: Sizes) -> list[Point]:
             for name, pick in BEGINNINGS.items()
         }
         gaps = {name: _gaps(sizes, means, name) for name in (LEARNGENE, WHOLE)}
-        found += [
+        result += [
             Point(
                 size,
                 name,
@@ -105,7 +105,7 @@ def points(sizes: Sizes) -> list[Point]:
             for (size, name), by_seed in means.items()
             if by_seed
         ]
-    return sorted(found, key=lambda point: list(sizes).index(point.size))
+    return sorted(result, key=lambda point: list(sizes).index(point.size))
 
 
 def stored(sizes: Sizes) -> Stored:
