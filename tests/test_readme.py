@@ -27,11 +27,11 @@ def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(page: Path) -> None
 def test_every_option_the_readme_names_exists() -> None:
     from evolve.cli.main import cli
 
-    known = {
+    options = {
         name
         for command in cli.commands.values()
         for option in command.params
         for name in option.opts
     }
     named = set(re.findall(r"(?<![\w-])--[a-z]+", (ROOT / "README.md").read_text(encoding="utf-8")))
-    assert named - known <= {"--logdir", "--dist"}
+    assert named - options <= {"--logdir", "--dist"}
