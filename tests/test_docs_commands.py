@@ -197,8 +197,8 @@ def test_commands_in_the_text_are_there_with_their_options(page: Path) -> None:
         command: Any = cli.commands[name]
         if isinstance(command, click.Group) and rest:
             command = command.commands.get(rest[0], command.commands.get("run", command))
-        known = {option for parameter in command.params for option in parameter.opts}
-        assert {word for word in rest if word.startswith("--")} <= known | {"--help"}, code
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in rest if word.startswith("--")} <= options | {"--help"}, code
 
 
 @pytest.mark.parametrize("example", examples("python"), ids=str)

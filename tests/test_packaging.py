@@ -63,7 +63,7 @@ def test_the_wheel_holds_every_module_scenario_batch_and_page_part(wheel):
 def test_an_installed_evolve_knows_the_shipped_batches_and_scenarios(wheel, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(wheel)}
     for command, expected in ((("batch", "list"), "condensers"), (("scenarios",), "glyphs-seq25")):
-        found = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "evolve.cli", *command],
             cwd=tmp_path,
             env=environment,
@@ -71,7 +71,7 @@ def test_an_installed_evolve_knows_the_shipped_batches_and_scenarios(wheel, tmp_
             text=True,
             check=True,
         )
-        assert expected in found.stdout
+        assert expected in done.stdout
 
 
 def test_the_conda_environment_has_what_setup_cfg_requires():

@@ -28,14 +28,14 @@ def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(page: Path) -> None
 def test_every_option_the_page_names_exists(page: str) -> None:
     from evolve.cli.main import cli
 
-    known = {
+    options = {
         name
         for command in cli.commands.values()
         for option in command.params
         for name in option.opts
     }
     named = set(re.findall(r"(?<![\w-])--[a-z]+", (ROOT / page).read_text(encoding="utf-8")))
-    assert named - known <= {"--logdir"}
+    assert named - options <= {"--logdir"}
 
 
 def test_a_newcomer_reads_it_in_one_go_and_finds_every_page() -> None:
