@@ -13,6 +13,7 @@ from evolve.core.spent import duration
 from evolve.lineage import scenario
 from evolve.lineage.schedule import measured
 from evolve.runs.estimate import cost
+from evolve.runs.estimate.counts import lying
 from evolve.runs.estimate.needs import needs
 from evolve.runs.run import Run, RunRequest, open_run, remaining_seconds, worker_count
 
@@ -49,7 +50,9 @@ def plan_table(request: RunRequest) -> None:
     from evolve.runs.estimate.timing import measure_speed
 
     console = Console()
-    console.print(needs(request.scenario, request.workers or usable_cores()), soft_wrap=True)
+    counted = lying(request.scenario.settings, request.data_dir)
+    workers = request.workers or usable_cores()
+    console.print(needs(request.scenario, workers, counted), soft_wrap=True)
     run = open_run(request, lambda text: console.print(text, style="dim"))
     workers = worker_count(request, [run])  # before the timing takes some of a GPU
     speed = measure_speed(run)
