@@ -54,6 +54,9 @@ def plan_table(request: RunRequest) -> None:
     workers = request.workers or usable_cores()
     console.print(needs(request.scenario, workers, counted), soft_wrap=True)
     run = open_run(request, lambda text: console.print(text, style="dim"))
+    if run.counts:
+        each = (f"{role} {c.classes} ({c.train} + {c.test})" for role, c in run.counts.items())
+        console.print(f"classes (training + test images of each): {', '.join(each)}", style="dim")
     workers = worker_count(request, [run])  # before the timing takes some of a GPU
     speed = measure_speed(run)
     left = remaining_seconds(run)

@@ -41,8 +41,8 @@ EXPECTED = (
 class Held:
     """A set of photographs: where it lies, and the names of its photographs by class.
 
-    ``test`` is None where the test images are a share of ``train``. ``aside`` are the names of
-    files that are no photographs by their suffix, or of photographs in no class folder.
+    ``test`` is None where the test images are a share of ``train``. ``aside`` are the other files:
+    no photographs by their suffix, or outside these class folders.
     """
 
     files: Files
@@ -304,8 +304,8 @@ def _say(held: Held, data: DataSettings, report: Report) -> None:
     if held.aside:
         suffixes = sorted({PurePosixPath(name).suffix.lower() or "none" for name in held.aside})
         report(
-            f"{where}: {len(held.aside)} files are left out: other suffixes than a photograph's, "
-            f"or in no class folder ({_some(suffixes)})"
+            f"{where}: {len(held.aside)} files are left out, no photographs by their suffix or "
+            f"outside the class folders ({_some(suffixes)})"
         )
 
 

@@ -24,16 +24,16 @@ def images_named(data: DataSettings, data_dir: Path | None) -> Iterator[None]:
     Raises:
         UserError: what was raised inside, with the place.
     """
-    from evolve.data.sources import source_dir
-
-    places = {
-        str(source_dir(source, data_dir))
-        for source in (data.source, descend_source(data))
-        if SOURCES.get(source, PLUGGED).counts
-    }
     try:
         yield
     except UserError as error:
+        from evolve.data.sources import source_dir
+
+        places = {
+            str(source_dir(source, data_dir))
+            for source in (data.source, descend_source(data))
+            if SOURCES.get(source, PLUGGED).counts
+        }
         named = f" (images: {' and '.join(sorted(places))})" if places else ""
         raise UserError(f"{error}{named}") from None
 

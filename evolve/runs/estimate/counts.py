@@ -16,6 +16,7 @@ from evolve.core.settings import DataSettings, Settings, descend_source
 from evolve.data.methods import PLUGGED, SOURCES
 from evolve.data.shares import ROLES, SHARES, shared_out
 from evolve.lineage.scenario import class_needs
+from evolve.runs.checks import images_named
 
 if TYPE_CHECKING:
     from evolve.data.sources import ImageSet
@@ -65,7 +66,8 @@ def lying(settings: Settings, data_dir: Path | None) -> Counts:
         if held:
             classes[source] = held[0]
         sides.append(_after(data, source, held[1:] if held else _published(data, source)))
-    return _by_role(settings, classes, *sides)
+    with images_named(data, data_dir):
+        return _by_role(settings, classes, *sides)
 
 
 def of_images(images: ImageSet, roles: Mapping[str, Sequence[int]]) -> Counts:
@@ -99,7 +101,9 @@ def _lying(data: DataSettings, source: str, data_dir: Path | None) -> tuple[int,
     try:
         counted: tuple[int, int, int] = loaded(record.counts)(data, source_dir(source, data_dir))
         return counted
-    except (DataError, OSError):
+    except OSError:  # whoever opens the images says so
+        return None
+    except DataError:
         if record.own:
             raise
         return None
