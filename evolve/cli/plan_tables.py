@@ -50,13 +50,7 @@ def plan_table(request: RunRequest) -> None:
     from evolve.runs.estimate.timing import measure_speed
 
     console = Console()
-    counted = lying(request.scenario.settings, request.data_dir)
-    workers = request.workers or usable_cores()
-    console.print(needs(request.scenario, workers, counted), soft_wrap=True)
-    run = open_run(request, lambda text: console.print(text, style="dim"))
-    if run.counts:
-        each = (f"{role} {c.classes} ({c.train} + {c.test})" for role, c in run.counts.items())
-        console.print(f"classes (training + test images of each): {', '.join(each)}", style="dim")
+    run = _opened(console, request)
     workers = worker_count(request, [run])  # before the timing takes some of a GPU
     speed = measure_speed(run)
     left = remaining_seconds(run)
@@ -78,6 +72,18 @@ def plan_table(request: RunRequest) -> None:
         )
     console.print(table)
     _total(console, run, {key: left[key] for key in left}, speed, workers)
+
+
+def _opened(console: Console, request: RunRequest) -> Run:
+    """The run, once it is said what it takes; then of how many classes and images."""
+    counted = lying(request.scenario.settings, request.data_dir)
+    workers = request.workers or usable_cores()
+    console.print(needs(request.scenario, workers, counted), soft_wrap=True)
+    run = open_run(request, lambda text: console.print(text, style="dim"))
+    if run.counts:
+        each = (f"{role} {c.classes} ({c.train} + {c.test})" for role, c in run.counts.items())
+        console.print(f"classes (training + test images of each): {', '.join(each)}", style="dim")
+    return run
 
 
 def _by_kind(run: Run) -> tuple[Counter[str], dict[str, list[str]]]:
