@@ -366,7 +366,7 @@ def test_a_plan_scales_learners_by_a_descendants_steps_and_says_that_they_are_es
     w, stage, store, _ = measured
     asked = []
 
-    def ratio(kind, opened, resident):
+    def ratio(kind, opened, resident, settings):
         asked.append(kind)
         return 3.0
 
@@ -376,7 +376,11 @@ def test_a_plan_scales_learners_by_a_descendants_steps_and_says_that_they_are_es
         stages=lambda: [stage],
         context=measured_context(store),
         request=SimpleNamespace(
-            device="cpu", scenario=SimpleNamespace(settings=w.settings), workers=1, data_dir=None
+            device="cpu",
+            scenario=SimpleNamespace(settings=w.settings),
+            workers=1,
+            data_dir=None,
+            reference=False,
         ),
         world=w,
         counts=None,
