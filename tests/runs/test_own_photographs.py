@@ -112,6 +112,8 @@ def test_what_lies_there_is_counted_as_it_is_read(place: Path) -> None:
     assert there["ancestor"] == Count(5, 7, 3)
     roles = {"ancestor": range(5), "condense": range(5, 7), "descend": range(7, 12)}
     assert there == of_images(images, roles)
+    two = replace(settings, data=replace(settings.data, descend_source="glyphs"))
+    assert lying(two, place / "photos")["ancestor"] == Count(12, 7, 3)  # shared with no other role
     assert cost.estimate(settings, 1, there) < 0.2 * cost.estimate(settings, 1)
 
 
