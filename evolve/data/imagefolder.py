@@ -296,7 +296,7 @@ def _say(held: Held, data: DataSettings, report: Report) -> None:
     """Say what was taken for what."""
     where = held.files.where
     split = (
-        f"{data.test_share:.0%} of every class's photographs are test images (data.test_share)"
+        f"{100 * data.test_share:g} % of every class's photographs are test images (data.test_share)"
         if held.test is None
         else "test images from a folder of their own"
     )

@@ -179,7 +179,7 @@ def test_what_is_left_out_is_said(members: Members, tmp_path: Path) -> None:
     lines: list[str] = []
     changed = load(unpacked({**members, **more}, tmp_path / "set"), tmp_path, lines=lines)
     assert changed.fingerprint == load(unpacked(members, tmp_path / "same"), tmp_path).fingerprint
-    assert "3 classes, 20% of every class's photographs are test images" in lines[0]
+    assert "3 classes, 20 % of every class's photographs are test images" in lines[0]
     assert "3 files are left out" in lines[1] and "(.heic, .png, .txt)" in lines[1]
 
 
