@@ -384,7 +384,7 @@ def test_images_per_class_are_nested_draws_of_training_images_by_split_seed(
         load(root, tmp_path, replace(DATA, images_per_class=6)).fingerprint
         == everything.fingerprint
     )
-    assert "imagenet and miniimagenet, not glyphs" in error_of(
+    assert "imagenet, miniimagenet and imagefolder, not glyphs" in error_of(
         root, tmp_path, DataSettings(source="glyphs", images_per_class=3)
     )
 

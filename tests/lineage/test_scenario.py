@@ -174,6 +174,17 @@ def test_a_file_with_a_byte_order_mark_and_an_odd_name(tmp_path: Path) -> None:
         scenario.load("x" * 300)
 
 
+def test_own_photographs_are_shared_out_where_the_file_does_not_say_how(tmp_path: Path) -> None:
+    own = "[data]\nsource = 'imagefolder'\n"
+    assert scenario.load(write(tmp_path, own)).settings.data.split == ()
+    assert scenario.load(write(tmp_path, own + "split = [5, 2, 5]")).settings.data.split == (
+        5,
+        2,
+        5,
+    )
+    assert scenario.load(write(tmp_path, "")).settings.data.split == (64, 16, 20)
+
+
 def write(folder: Path, text: str) -> str:
     file = folder / "mine.toml"
     file.write_text(text)

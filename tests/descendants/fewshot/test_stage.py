@@ -375,14 +375,21 @@ def test_a_plan_scales_learners_by_a_descendants_steps_and_says_that_they_are_es
         missing=lambda: [stage],
         stages=lambda: [stage],
         context=measured_context(store),
-        request=SimpleNamespace(device="cpu", scenario=None, workers=1, reference=False),
+        request=SimpleNamespace(
+            device="cpu",
+            scenario=SimpleNamespace(settings=w.settings),
+            workers=1,
+            data_dir=None,
+            reference=False,
+        ),
         world=w,
+        counts=None,
     )
     assert timing.measure_speed(opened)["fewshot"] == 3.0 and kinds == ["descend"]
     monkeypatch.setattr(listing, "open_run", lambda request, say: opened)
     monkeypatch.setattr(listing, "remaining_seconds", lambda opened: {stage.key: 10.0})
     monkeypatch.setattr(listing, "worker_count", lambda request, opened: 1)
-    monkeypatch.setattr(listing, "needs", lambda chosen, workers: "")
+    monkeypatch.setattr(listing, "needs", lambda chosen, workers, counts: "")
     listing.plan_table(opened.request)
     output = capsys.readouterr().out
     assert "few-shot: estimated, not timed" in output and "left: about 30 s" in output
