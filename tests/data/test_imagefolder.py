@@ -71,15 +71,15 @@ def roles(
 ) -> dict[str, bytes]:
     """The same photographs in train/ and test/, as the plain set divides them."""
     files = FolderFiles(unpacked(members, tmp_path / "plain"), ("",))
-    found = {}
+    files_by_name = {}
     for own in imagefolder.catalogue(files, 0).train.values():
         for role, names in zip(
             ("train", test),
             imagefolder.held_out(own, files, data.test_share, data.split_seed),
             strict=True,
         ):
-            found |= {f"{role}/{name}": members[name] for name in names}
-    return found
+            files_by_name |= {f"{role}/{name}": members[name] for name in names}
+    return files_by_name
 
 
 def test_classes_files_and_pixels_are_those_of_torchvision_s_imagefolder(

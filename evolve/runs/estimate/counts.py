@@ -137,10 +137,10 @@ def _by_role(
 
 def _shared(settings: Settings, classes: Mapping[str, int]) -> Mapping[str, int]:
     data, needs, split = settings.data, class_needs(settings), dict(SHARES)
-    one = descend_source(data) == data.source
+    same = descend_source(data) == data.source
     for source, roles in (
-        (data.source, ROLES if one else ROLES[:1]),
-        *(() if one else ((descend_source(data), ROLES[1:]),)),
+        (data.source, ROLES if same else ROLES[:1]),
+        *(() if same else ((descend_source(data), ROLES[1:]),)),
     ):
         if source in classes:
             split |= shared_out(classes[source], roles, needs, source)
