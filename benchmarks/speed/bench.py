@@ -25,7 +25,7 @@ from .cases import DATA, Case, choose_cases
 from .machine import describe
 from .processes import crew
 from .report import header, notes, table
-from .rounds import Pace, every, measure
+from .rounds import QUIET, TRIES, Pace, every, measure
 from .summary import Row, rows
 
 ROUNDS = 7
@@ -45,7 +45,7 @@ def bench(
         json_file: where all raw numbers are written, whole, after every case.
 
     Raises:
-        UserError: an option is wrong.
+        UserError: an option is wrong, or the machine was not idle; that is said after the table.
     """
     device = choose_device(device_name)
     cases = choose_cases(only, quick, device.type)
@@ -76,6 +76,7 @@ def bench(
                 if json_file is not None:
                     write_whole(json_file, to_json(about | {"cases": results}), "--json")
     _print(lines, results, about)
+    refuse([result["name"] for result in results if not result["measured"]["quoted"]], pace)
 
 
 def _report(status: Status, name: str, text: str) -> None:
@@ -99,7 +100,7 @@ def _print(lines: Sequence[Row], results: Sequence[dict[str, Any]], about: dict[
         console = Console(width=160)  # a file has no width to fit into
     for line in header(about["machine"], about["pace"], about["quick"]):
         console.print(line, highlight=False)
-    console.print(table(lines), highlight=False)
+    console.print(table(lines, about["quick"]), highlight=False)
     for line in notes(results):
         console.print(line, style="dim", highlight=False)
 
@@ -110,7 +111,24 @@ def _pace(rounds: int | None, quick: bool, device: str) -> Pace:
         if quick
         else Pace(ROUNDS, GPU_SECONDS if device == "cuda" else 2.0, 0.25)
     )
-    return Pace(rounds or usual.rounds, usual.seconds, usual.sgemm)
+    return Pace(rounds or usual.rounds, usual.seconds, usual.sgemm, idle=not quick)
+
+
+def refuse(disturbed: Sequence[str], pace: Pace) -> None:
+    """Refuse to quote what was measured on a machine that was not idle.
+
+    Args:
+        disturbed: what could not be measured undisturbed.
+        pace: as it was measured.
+
+    Raises:
+        UserError: there is any, and this is no smoke test.
+    """
+    if disturbed and pace.idle:
+        raise UserError(
+            f"the machine was not idle: other programs used more than {QUIET:g} cores while "
+            f"{', '.join(disturbed)} ran, {TRIES} times over; end them and measure again"
+        )
 
 
 def _check(json_file: Path | None) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
+from .rounds import QUIET, busiest
 from .summary import Row, Spread
 
-QUIET = 0.1  # cores that other programs may use on a machine that counts as idle
 
 
 def header(machine: Mapping[str, Any], pace: Mapping[str, Any], quick: bool) -> list[str]:
@@ -33,13 +33,18 @@ def header(machine: Mapping[str, Any], pace: Mapping[str, Any], quick: bool) -> 
     )
     lines.append(
         f"{pace['rounds']} interleaved rounds of chunks of at least about {pace['seconds']:g} s; "
-        "medians, (least..most) of all rounds"
+        "medians, (least..most)"
     )
     return lines + (["--quick: a smoke test, too short to quote"] if quick else [])
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """The table: one line a row."""
+def table(rows: Sequence[Row], quick: bool) -> Table:
+    """The table: one line a row.
+
+    Args:
+        rows: where the machine was not idle, the numbers are left out.
+        quick: a smoke test, which shows them as they are.
+    """
     grid = Table(box=None, pad_edge=False)
     for title in (
         "",
@@ -55,6 +60,9 @@ def table(rows: Sequence[Row]) -> Table:
     ):
         grid.add_column(title, justify="left" if not title else "right", no_wrap=True)
     for row in rows:
+        if not (row.quoted or quick):
+            grid.add_row(row.title, "", "", "", "[red]disturbed: not quoted[/]", *[""] * 5)
+            continue
         alone = f"{row.alone.median:.2f}x" if row.alone else ""
         sgemm = f"{row.sgemm.median:.0%}" if row.sgemm else ""
         color = {"missed": "red", "met": "green", "aim met": "bold green"}.get(row.verdict, "")
@@ -104,32 +112,20 @@ def notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _disturbed(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What other programs took while all of ours rested, the case that takes a core on purpose left
-    out.
-    """
-    rounds = [
-        turn
-        for result in results
-        if "core_taken" not in result["measured"]
-        for turn in result["measured"]["rounds"]
-    ]
-    seen = [
-        part["others"]
-        for turn in rounds
-        for part in turn.values()
-        if isinstance(part, Mapping) and "others" in part
-    ]
-    if not seen:
-        return []
-    line = f"between chunks, all of ours resting, other programs used {mean(seen):.2f} cores"
-    return [
-        line
-        + (
-            "; do not quote this run: a machine that is not idle slows the baseline's threads most"
-            if mean(seen) > QUIET
-            else ""
-        )
-    ]
+    """What other programs took while chunks ran."""
+    lines, seen = [], []
+    for result in results:
+        measured = result["measured"]
+        seen += [busiest(turn) for turn in (*measured["rounds"], *measured["disturbed"])]
+        if measured["disturbed"]:
+            most = max(map(busiest, measured["disturbed"]))
+            lines.append(
+                f"{result['name']}: {len(measured['disturbed'])} rounds were left out, because "
+                f"other programs used up to {most:.2f} cores"
+            )
+    if seen:
+        lines.append(f"other programs used {mean(seen):.2f} cores; {QUIET:g} count as idle")
+    return lines
 
 
 def _number(spread: Spread) -> str:
