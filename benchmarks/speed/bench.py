@@ -49,15 +49,15 @@ def bench(
     """
     device = choose_device(device_name)
     cases = choose_cases(only, quick, device.type)
-    _check(json_file)
+    check_json(json_file)
     pace = _pace(rounds, quick, device.type)
     console = Console(stderr=True)
     results: list[dict[str, Any]] = []
     lines: list[Row] = []
     processes = 1 if device.type == "cuda" else usable_cores()
-    with _cache() as cache, console.status("starting") as status:
-        with crew(device.type, cache, processes) as (plain, ours):
-            load_images(DATA, None, cache)  # drawn once, before the processes look for them
+    with cache() as place, console.status("starting") as status:
+        with crew(device.type, place, processes) as (plain, ours):
+            load_images(DATA, None, place)  # drawn once, before the processes look for them
             facts = every([plain, *ours], "facts")
             machine = describe(device) | {
                 "processes": processes,
@@ -70,7 +70,7 @@ def bench(
                 "quick": quick,
             }
             for case in cases:
-                report = partial(_report, status, case.name)
+                report = partial(say, status, case.name)
                 measured = measure(case, plain, ours, pace, device.type, report)
                 results.append(_result(case, measured, device.type, lines))
                 if json_file is not None:
@@ -79,7 +79,8 @@ def bench(
     refuse([result["name"] for result in results if not result["measured"]["quoted"]], pace)
 
 
-def _report(status: Status, name: str, text: str) -> None:
+def say(status: Status, name: str, text: str) -> None:
+    """Show what is being measured."""
     status.update(f"{name}: {text}")
 
 
@@ -95,14 +96,18 @@ def _result(case: Case, measured: dict[str, Any], device: str, lines: list[Row])
 
 
 def _print(lines: Sequence[Row], results: Sequence[dict[str, Any]], about: dict[str, Any]) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # a file has no width to fit into
+    console = wide()
     for line in header(about["machine"], about["pace"], about["quick"]):
         console.print(line, highlight=False)
     console.print(table(lines, about["quick"]), highlight=False)
     for line in notes(results):
         console.print(line, style="dim", highlight=False)
+
+
+def wide() -> Console:
+    """The terminal, or a file, which has no width to fit into."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 def _pace(rounds: int | None, quick: bool, device: str) -> Pace:
@@ -131,7 +136,7 @@ def refuse(disturbed: Sequence[str], pace: Pace) -> None:
         )
 
 
-def _check(json_file: Path | None) -> None:
+def check_json(json_file: Path | None) -> None:
     """Before minutes of measuring, not after them."""
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise UserError(
@@ -141,7 +146,7 @@ def _check(json_file: Path | None) -> None:
 
 
 @contextmanager
-def _cache() -> Iterator[Path]:
+def cache() -> Iterator[Path]:
     """Where the decoded images lie: $EVOLVE_CACHE, else a temporary folder."""
     if "EVOLVE_CACHE" in os.environ:
         yield Path(os.environ["EVOLVE_CACHE"]).expanduser()

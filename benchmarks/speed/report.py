@@ -12,7 +12,6 @@ from .rounds import QUIET, busiest
 from .summary import Row, Spread
 
 
-
 def header(machine: Mapping[str, Any], pace: Mapping[str, Any], quick: bool) -> list[str]:
     """Lines that say which machine it was, and how it was measured.
 
@@ -98,7 +97,7 @@ def notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{result['name']}: a matrix product loop "
                 + (f"held core {core}" if core is not None else "ran, pinned to no core")
             )
-    lines += _disturbed(results)
+    lines += disturbances({result["name"]: result["measured"] for result in results})
     lines.append(
         '"one process": ours on one thread against the same baseline; "of sgemm": nominal '
         "convolution operations of that thread"
@@ -111,17 +110,20 @@ def notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _disturbed(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What other programs took while chunks ran."""
+def disturbances(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say what other programs took while chunks ran.
+
+    Args:
+        measured: by name, what :func:`rounds.take_rounds` gave.
+    """
     lines, seen = [], []
-    for result in results:
-        measured = result["measured"]
-        seen += [busiest(turn) for turn in (*measured["rounds"], *measured["disturbed"])]
-        if measured["disturbed"]:
-            most = max(map(busiest, measured["disturbed"]))
+    for name, taken in measured.items():
+        seen += [busiest(turn) for turn in (*taken["rounds"], *taken["disturbed"])]
+        if taken["disturbed"]:
+            most = max(map(busiest, taken["disturbed"]))
             lines.append(
-                f"{result['name']}: {len(measured['disturbed'])} rounds were left out, because "
-                f"other programs used up to {most:.2f} cores"
+                f"{name}: {len(taken['disturbed'])} rounds were left out, because other programs "
+                f"used up to {most:.2f} cores"
             )
     if seen:
         lines.append(f"other programs used {mean(seen):.2f} cores; {QUIET:g} count as idle")

@@ -30,6 +30,19 @@ from evolve.cli.options import DEVICE
     is_flag=True,
     help="Instead: how each kind of stage's cost grows, beside `evolve plan`'s formula.",
 )
+@click.option(
+    "--answer",
+    is_flag=True,
+    help="Instead: CPU seconds until five seeds of cifar-seq25 quick say how much inheriting gains.",
+)
+@click.option(
+    "--runs",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="With --answer: finished runs or a batch of one scenario, whose gains' spread counts; may "
+    "be given many times. Default: the published ones.",
+)
 @DEVICE
 @click.option(
     "--json",
@@ -43,6 +56,8 @@ def bench(
     quick: bool,
     kernels: bool,
     growth: bool,
+    answer: bool,
+    runs: tuple[Path, ...],
     device: str,
     json_file: Path | None,
 ) -> None:
@@ -58,6 +73,10 @@ def bench(
         from evolve.benchmarks.speed.growth import growth_table
 
         return growth_table()
+    if answer:
+        from evolve.benchmarks.speed.answer import answer_bench
+
+        return answer_bench(only, rounds, quick, device, runs, json_file)
     from evolve.benchmarks.speed.bench import bench as measure
 
     measure(only, rounds, quick, device, json_file)

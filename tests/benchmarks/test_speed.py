@@ -24,7 +24,7 @@ from evolve.benchmarks.speed import cases, growth, machine, report, rounds
 from evolve.benchmarks.speed.bench import refuse
 from evolve.benchmarks.speed.overhead import Overhead
 from evolve.benchmarks.speed.plain_ancestor import PlainAncestor
-from evolve.benchmarks.speed.plain_condenser import DoubleBackward
+from evolve.benchmarks.speed.plain_condenser import DoubleBackward, PlainEq16
 from evolve.benchmarks.speed.plain_descendants import plain_model, train
 from evolve.benchmarks.speed.plain_images import PilImages, fastest, pil_images, transform_of
 from evolve.benchmarks.speed.summary import rows
@@ -165,6 +165,27 @@ def test_double_backward_finds_our_condensers_alpha(doubled: Any) -> None:
     ours = condense_ancestor(
         Request(ANCESTOR, state, {}, range(4), doubled, c, 0, silent)
     )  # 40 training images: two iterations
+    assert (begun - ours.alpha).abs().max() > 1e-3
+    torch.testing.assert_close(plain.alpha(), ours.alpha, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("augment", [("crop",), ()], ids=["crop", "plain"])
+def test_plain_eq_16_finds_our_condensers_alpha(doubled: Any, augment: tuple[str, ...]) -> None:
+    c = CondenseSettings(
+        epochs=1,
+        images_per_class=12,
+        batch=20,
+        meta_batch=4,
+        lr=0.03,
+        meta_lr=1e-3,
+        augment=augment,
+    )
+    state = VGG(ANCESTOR, 5).state_dict()
+    plain = PlainEq16(ANCESTOR, state, range(4), doubled, c, 0)
+    begun = plain.alpha()
+    plain.iterate()
+    plain.iterate()
+    ours = condense_ancestor(Request(ANCESTOR, state, {}, range(4), doubled, c, 0, silent))
     assert (begun - ours.alpha).abs().max() > 1e-3
     torch.testing.assert_close(plain.alpha(), ours.alpha, rtol=0, atol=1e-8)
 
