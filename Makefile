@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.evolve-installed
 TESTED := $(VENV)/.evolve-tests-installed
 
-.PHONY: run test test-slow test-faults lint wheel-smoke clean
+.PHONY: run test test-slow test-faults lint wheel-smoke bench-against clean
 
 $(STAMP): setup.cfg setup.py pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else f"evolve needs Python 3.10 to 3.13, {sys.executable} is {sys.version.split()[0]}; name another: make run PYTHON=python3.12")'
@@ -37,6 +37,10 @@ lint: $(TESTED)
 
 wheel-smoke: $(TESTED)
 	.ci/wheel-smoke $(BIN)/python
+
+# Fails where this checkout trains more than 10 % slower than REF, a wheel or a git reference (default: the last tag).
+bench-against: $(TESTED)
+	$(BIN)/python -m evolve.benchmarks.speed.against $(REF)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

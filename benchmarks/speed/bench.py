@@ -22,6 +22,7 @@ from evolve.data.sources import load_images
 from evolve.engine.devices import choose_device
 
 from .cases import DATA, Case, choose_cases
+from .compare import comparison, read_earlier
 from .machine import describe
 from .processes import crew
 from .report import header, notes, table
@@ -33,7 +34,12 @@ GPU_SECONDS = 3.0  # a chunk there pays for capturing once, as a stage of a line
 
 
 def bench(
-    only: Sequence[str], rounds: int | None, quick: bool, device_name: str, json_file: Path | None
+    only: Sequence[str],
+    rounds: int | None,
+    quick: bool,
+    device_name: str,
+    json_file: Path | None,
+    against: Path | None = None,
 ) -> None:
     """Measure and print the table.
 
@@ -43,6 +49,7 @@ def bench(
         quick: a smoke test.
         device_name: "auto", "cpu" or "cuda".
         json_file: where all raw numbers are written, whole, after every case.
+        against: such a file of an earlier run, to compare with.
 
     Raises:
         UserError: an option is wrong, or the machine was not idle; that is said after the table.
@@ -50,6 +57,7 @@ def bench(
     device = choose_device(device_name)
     cases = choose_cases(only, quick, device.type)
     check_json(json_file)
+    earlier = read_earlier(against) if against else None
     pace = _pace(rounds, quick, device.type)
     console = Console(stderr=True)
     results: list[dict[str, Any]] = []
@@ -76,6 +84,8 @@ def bench(
                 if json_file is not None:
                     write_whole(json_file, to_json(about | {"cases": results}), "--json")
     _print(lines, results, about)
+    if earlier:
+        wide().print(comparison(lines, machine, earlier), highlight=False)
     refuse([result["name"] for result in results if not result["measured"]["quoted"]], pace)
 
 

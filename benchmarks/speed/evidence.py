@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class Finished:
     world: World
     generations: tuple[Generation, ...]
 
+    @cached_property
     def counts(self) -> Counter[Work]:
         """How many distinct stages of each kind its plan has; equal ones are computed once.
 

@@ -136,7 +136,7 @@ def networks(lineages: Sequence[Finished]) -> dict[str, VggPlan]:
     """The least and the largest network that descendants train, and the most frequent between."""
     trained: Counter[Architecture] = Counter()
     for one in lineages:
-        for work, count in one.counts().items():
+        for work, count in one.counts.items():
             if work.network is not None:
                 trained[work.network] += count
     size = lineages[0].world.settings.data.size
@@ -224,7 +224,7 @@ def rows(
     """
     counts: Counter[Work] = Counter()
     for one in lineages:
-        counts.update(one.counts())
+        counts.update(one.counts)
     each = {work: count / len(lineages) for work, count in counts.items()}
     s = lineages[0].world.settings
     rates = {piece.name: _rates(measured[piece.name]) for piece in found}

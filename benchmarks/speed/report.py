@@ -72,7 +72,7 @@ def table(rows: Sequence[Row], quick: bool) -> Table:
             _number(row.baseline),
             _number(row.ours),
             row.unit,
-            _value(row),
+            spelled(row.value, row.share),
             alone,
             sgemm,
             *goals,
@@ -134,13 +134,10 @@ def _number(spread: Spread) -> str:
     return f"{spread.median:,.0f}" if spread.median >= 100 else f"{spread.median:.3g}"
 
 
-def _value(row: Row) -> str:
-    low, middle, high = row.value.least, row.value.median, row.value.most
-    return (
-        f"{middle:.1%} ({low:.1%}..{high:.1%})"
-        if row.share
-        else f"{middle:.2f}x ({low:.2f}..{high:.2f})"
-    )
+def spelled(value: Spread, share: bool) -> str:
+    """A median with its range: a ratio, or a share in percent."""
+    form = "{:.1%} ({:.1%}..{:.1%})" if share else "{:.2f}x ({:.2f}..{:.2f})"
+    return form.format(value.median, value.least, value.most)
 
 
 def _goal(row: Row, goal: float | None) -> str:
