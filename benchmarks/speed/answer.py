@@ -65,6 +65,26 @@ def answer_bench(
     every_piece = pieces(lineages, quick)
     chosen = _chosen(every_piece, only)
     pace = Pace(rounds or (1 if quick else ROUNDS), 0.0, 0.0, idle=not quick)
+    about = {
+        "evolve": __version__,
+        "machine": describe(choose_device("cpu")),
+        "pace": asdict(pace),
+        "quick": quick,
+        "lineages": source,
+    }
+    measured = _measured(chosen, pace, about, json_file)
+    found = Answer.of(lineages, measured, every_piece) if len(chosen) == len(every_piece) else None
+    if found:
+        quoted = {"quoted": all(taken["quoted"] for taken in measured.values())}
+        _write(json_file, about | quoted | {"pieces": measured} | found.as_json())
+    _print(about, measured, found)
+    refuse([name for name, taken in measured.items() if not taken["quoted"]], pace)
+
+
+def _measured(
+    chosen: Sequence[Piece], pace: Pace, about: dict[str, Any], json_file: Path | None
+) -> dict[str, dict[str, Any]]:
+    """Time the pieces one after the other; ``about`` learns torch's own number of threads."""
     data = chosen[0].case.settings.data
     measured: dict[str, dict[str, Any]] = {}
     with cache() as place, Console(stderr=True).status("starting") as status:
@@ -72,22 +92,12 @@ def answer_bench(
             status.update("drawing the images")
             load_images(data, None, place)
             threads = plain.ask("facts")["threads"]
-            about = {
-                "evolve": __version__,
-                "machine": describe(choose_device("cpu")) | {"baseline_threads": threads},
-                "pace": asdict(pace),
-                "quick": quick,
-                "lineages": source,
-            }
+            about["machine"] |= {"baseline_threads": threads}
             for piece in chosen:
                 report = partial(say, status, piece.name)
                 measured[piece.name] = measure_piece(piece, plain, ours, threads, pace, report)
                 _write(json_file, about | {"pieces": measured})
-    found = Answer.of(lineages, measured, every_piece) if len(chosen) == len(every_piece) else None
-    if found:
-        _write(json_file, about | {"pieces": measured} | found.as_json())
-    _print(about, measured, found)
-    refuse([name for name, taken in measured.items() if not taken["quoted"]], pace)
+    return measured
 
 
 def _chosen(every_piece: Sequence[Piece], only: Sequence[str]) -> list[Piece]:
@@ -244,7 +254,7 @@ def _pieces(measured: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _stages(found: Answer) -> Table:
     sides = [side for side in (OURS, ONE, MANY) if side in found.costs]
-    heads = {OURS: "ours, s", ONE: "baseline, s", MANY: "its threads, s"}
+    heads = {OURS: "ours, s", ONE: "baseline, s", MANY: "with torch's threads, s"}
     grid = _grid("", "a lineage", *(heads[side] for side in sides), "baseline / ours")
     for row in found.table:
         ratio = Spread.of([a / b for a, b in zip(row.seconds[ONE], row.seconds[OURS], strict=True)])

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.status import Status
 
@@ -24,7 +25,7 @@ from evolve.engine.devices import choose_device
 from .cases import DATA, Case, choose_cases
 from .compare import comparison, read_earlier
 from .machine import describe
-from .processes import crew
+from .processes import Process, crew
 from .report import header, notes, table
 from .rounds import QUIET, TRIES, Pace, every, measure
 from .summary import Row, rows
@@ -66,17 +67,7 @@ def bench(
     with cache() as place, console.status("starting") as status:
         with crew(device.type, place, processes) as (plain, ours):
             load_images(DATA, None, place)  # drawn once, before the processes look for them
-            facts = every([plain, *ours], "facts")
-            machine = describe(device) | {
-                "processes": processes,
-                "baseline_threads": facts[0]["threads"],
-            }
-            about = {
-                "evolve": __version__,
-                "machine": machine,
-                "pace": asdict(pace),
-                "quick": quick,
-            }
+            about = _about(plain, ours, device, pace, quick)
             for case in cases:
                 report = partial(say, status, case.name)
                 measured = measure(case, plain, ours, pace, device.type, report)
@@ -85,8 +76,22 @@ def bench(
                     write_whole(json_file, to_json(about | {"cases": results}), "--json")
     _print(lines, results, about)
     if earlier:
-        wide().print(comparison(lines, machine, earlier), highlight=False)
+        wide().print(comparison(lines, about["machine"], earlier), highlight=False)
     refuse([result["name"] for result in results if not result["measured"]["quoted"]], pace)
+
+
+def _about(
+    plain: Process, ours: Sequence[Process], device: torch.device, pace: Pace, quick: bool
+) -> dict[str, Any]:
+    """What the numbers belong to; asked once imports are done."""
+    facts = every([plain, *ours], "facts")
+    sides = {"processes": len(ours), "baseline_threads": facts[0]["threads"]}
+    return {
+        "evolve": __version__,
+        "machine": describe(device) | sides,
+        "pace": asdict(pace),
+        "quick": quick,
+    }
 
 
 def say(status: Status, name: str, text: str) -> None:

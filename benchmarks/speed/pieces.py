@@ -222,41 +222,36 @@ def rows(
         measured: by piece, what :func:`measure_piece` gave.
         found: the pieces.
     """
-    counts: Counter[Work] = Counter()
-    for one in lineages:
-        counts.update(one.counts)
-    each = {work: count / len(lineages) for work, count in counts.items()}
+    each = _mean_counts(lineages)
     s = lineages[0].world.settings
     rates = {piece.name: _rates(measured[piece.name]) for piece in found}
-    tasks, epochs = each[Work("accumulate")], s.ancestor.epochs
+    tasks, condensed = each[Work("accumulate")], each[Work("condense")]
     a, c, d = s.stream, s.condense, s.descend
     seen = a.images_per_class or images_per_class(s, "ancestor")[0]
-    learned = tasks * epochs * a.classes_per_task * seen
-    steps = _steps(s, len(lineages[0].world.condense_classes))
-    matched = each[Work("condense")] * c.epochs * steps * c.batch
+    learned = tasks * s.ancestor.epochs * a.classes_per_task * seen
+    matched = condensed * c.epochs * _steps(s, len(lineages[0].world.condense_classes)) * c.batch
     descent = d.descendants * d.classes_per_task * d.shots * d.epochs
-    titles = {"from-scratch": "from-scratch draws", "full-ancestor": "whole ancestor's heirs"}
     table = [
         Row("ancestor: tasks learned", "chain", tasks, _times(rates["ancestor"], learned)),
         Row("ancestor: tests", "chain", tasks, _tests(measured["ancestor's tests"], rates)),
-        Row(
-            "condensations",
-            "chain",
-            each[Work("condense")],
-            _times(rates["condenser"], matched),
-        ),
+        Row("condensations", "chain", condensed, _times(rates["condenser"], matched)),
     ]
     for method in dict.fromkeys(work.method for work in each if work.kind == "descend"):
         of = {work: count for work, count in each.items() if work.method == method}
-        table.append(
-            Row(
-                titles.get(method, method),
-                "draw" if method == "from-scratch" else "task",
-                sum(of.values()),
-                _descents(of, descent, rates, found),
-            )
-        )
+        part = "draw" if method == "from-scratch" else "task"
+        times = _descents(of, descent, rates, found)
+        table.append(Row(TITLES.get(method, method), part, sum(of.values()), times))
     return table
+
+
+TITLES = {"from-scratch": "from-scratch draws", "full-ancestor": "whole ancestor's heirs"}
+
+
+def _mean_counts(lineages: Sequence[Finished]) -> dict[Work, float]:
+    counts: Counter[Work] = Counter()
+    for one in lineages:
+        counts.update(one.counts)
+    return {work: count / len(lineages) for work, count in counts.items()}
 
 
 Rates = dict[str, tuple[float, ...]]

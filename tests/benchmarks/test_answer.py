@@ -195,7 +195,9 @@ def test_what_the_baselines_do_not_do_is_refused(published: list[evidence.Finish
 
 def test_runs_of_ones_own_are_read(tmp_path: Path) -> None:
     file = tmp_path / "tiny.toml"
-    file.write_text('name = "tiny"\ntitle = "t"\n' + tiny.toml({"controls.draws": 2, "stream.tasks": 1}))
+    file.write_text(
+        'name = "tiny"\ntitle = "t"\n' + tiny.toml({"controls.draws": 2, "stream.tasks": 1})
+    )
     folders = [tmp_path / f"seed{seed}" for seed in (2, 3)]
     for seed, folder in zip((2, 3), folders, strict=True):
         folder.mkdir()
