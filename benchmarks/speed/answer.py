@@ -27,7 +27,7 @@ from .bench import cache, check_json, refuse, say, wide
 from .evidence import Finished, finished, published
 from .machine import describe
 from .pieces import MANY, ONE, OURS, Piece, Row, measure_piece, pieces, rows
-from .precision import SEEDS, WANTED, Cost, Design, Variance, answer, designs
+from .precision import SEEDS, WANTED, Cost, Design, Variance, answering, designs
 from .processes import crew
 from .report import disturbances
 from .rounds import Pace
@@ -73,11 +73,11 @@ def answer_bench(
         "lineages": source,
     }
     measured = _measured(chosen, pace, about, json_file)
-    found = Answer.of(lineages, measured, every_piece) if len(chosen) == len(every_piece) else None
-    if found:
+    answer = Answer.of(lineages, measured, every_piece) if len(chosen) == len(every_piece) else None
+    if answer:
         quoted = {"quoted": all(taken["quoted"] for taken in measured.values())}
-        _write(json_file, about | quoted | {"pieces": measured} | found.as_json())
-    _print(about, measured, found)
+        _write(json_file, about | quoted | {"pieces": measured} | answer.as_json())
+    _print(about, measured, answer)
     refuse([name for name, taken in measured.items() if not taken["quoted"]], pace)
 
 
@@ -135,19 +135,19 @@ class Answer:
     def of(
         lineages: Sequence[Finished],
         measured: Mapping[str, Mapping[str, Any]],
-        found: Sequence[Piece],
+        timed: Sequence[Piece],
     ) -> Answer:
         """Add the pieces up.
 
         Args:
             lineages: whose stages are counted, and whose gains spread.
             measured: by piece, what was measured.
-            found: the pieces.
+            timed: the pieces.
         """
-        table, variance = rows(lineages, measured, found), Variance.of(lineages)
+        table, variance = rows(lineages, measured, timed), Variance.of(lineages)
         costs = {side: _cost(table, side, variance.design) for side in table[0].seconds}
         ways = designs(variance, costs[OURS])
-        return Answer(table, variance, costs, ways, answer(variance, ways))
+        return Answer(table, variance, costs, ways, answering(variance, ways))
 
     def ratio(self, side: str) -> Spread:
         """A lineage's CPU seconds on a side over ours: median and range of the rounds."""
@@ -204,7 +204,7 @@ def _cost(table: Sequence[Row], side: str, shipped: Design) -> Cost:
 
 
 def _print(
-    about: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]], found: Answer | None
+    about: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]], answer: Answer | None
 ) -> None:
     console, machine = wide(), about["machine"]
     quoted = about["quick"] or all(taken["quoted"] for taken in measured.values())
@@ -219,13 +219,13 @@ def _print(
         console.print(line, highlight=False)
     if not quoted:
         console.print("[red]disturbed: not quoted[/]")
-    elif found is None:
+    elif answer is None:
         console.print(_pieces(measured), highlight=False)
     else:
-        for table in (_stages(found), _answers(found)):
+        for table in (_stages(answer), _answers(answer)):
             console.print(table, highlight=False)
             console.print()
-        for line in _words(found, about["lineages"]):
+        for line in _words(answer, about["lineages"]):
             console.print(line, highlight=False)
     for line in disturbances(measured):
         console.print(line, style="dim", highlight=False)
@@ -252,29 +252,29 @@ def _pieces(measured: Mapping[str, Mapping[str, Any]]) -> Table:
     return grid
 
 
-def _stages(found: Answer) -> Table:
-    sides = [side for side in (OURS, ONE, MANY) if side in found.costs]
+def _stages(answer: Answer) -> Table:
+    sides = [side for side in (OURS, ONE, MANY) if side in answer.costs]
     heads = {OURS: "ours, s", ONE: "baseline, s", MANY: "with torch's threads, s"}
     grid = _grid("", "a lineage", *(heads[side] for side in sides), "baseline / ours")
-    for row in found.table:
+    for row in answer.table:
         ratio = Spread.of([a / b for a, b in zip(row.seconds[ONE], row.seconds[OURS], strict=True)])
         values = (f"{row.middle(side):,.0f}" for side in sides)
         grid.add_row(row.title, f"{row.count:.4g}", *values, _times(ratio))
-    totals = (f"{sum(row.middle(side) for row in found.table):,.0f}" for side in sides)
-    grid.add_row("one lineage", "", *totals, _times(found.ratio(ONE)))
+    totals = (f"{sum(row.middle(side) for row in answer.table):,.0f}" for side in sides)
+    grid.add_row("one lineage", "", *totals, _times(answer.ratio(ONE)))
     return grid
 
 
-def _answers(found: Answer) -> Table:
+def _answers(answer: Answer) -> Table:
     grid = _grid(
         "", "seeds", "tasks", "draws", "±, points", "Student's ±", "ours, s", "baseline, s", "times"
     )
-    for name, design in {**found.ways, f"the answer, ± {WANTED:g}": found.design}.items():
+    for name, design in {**answer.ways, f"the answer, ± {WANTED:g}": answer.design}.items():
         if design is None:
             grid.add_row(name, *["-"] * 8)
             continue
-        ours, plain = (found.costs[side].of(design) for side in (OURS, ONE))
-        widths = (found.variance.half(design), found.variance.student(design))
+        ours, plain = (answer.costs[side].of(design) for side in (OURS, ONE))
+        widths = (answer.variance.half(design), answer.variance.student(design))
         grid.add_row(
             name,
             *map(str, (design.seeds, design.tasks, design.draws)),
@@ -286,19 +286,19 @@ def _answers(found: Answer) -> Table:
     return grid
 
 
-def _words(found: Answer, source: str) -> list[str]:
-    v, shipped = found.variance, found.variance.design
+def _words(answer: Answer, source: str) -> list[str]:
+    v, shipped = answer.variance, answer.variance.design
     deviations = (value**0.5 for value in (v.lineage, v.task, v.draw))
     spread = "standard deviations {:.1f} points between lineages, {:.1f} between tasks, {:.1f} "
     verdict = ""
-    if found.design:
-        ours, plain = (found.costs[side].of(found.design) for side in (OURS, ONE))
+    if answer.design:
+        ours, plain = (answer.costs[side].of(answer.design) for side in (OURS, ONE))
         reached = plain / ours
         verdict = "aim met" if reached >= AIM else "met" if reached >= TARGET else "missed"
     times = "; ".join(
-        f"{_times(found.ratio(side))} with {name}"
+        f"{_times(answer.ratio(side))} with {name}"
         for side, name in ((ONE, "one thread"), (MANY, "torch's own threads"))
-        if side in found.costs
+        if side in answer.costs
     )
     return [
         f"goal: {TARGET:g} times fewer CPU seconds to an answer, aim {AIM:g}: {verdict}",
@@ -309,7 +309,7 @@ def _words(found: Answer, source: str) -> list[str]:
         f"±: as `evolve summary` prints it (seeds, then tasks); Student's: over {SEEDS} seeds' means",
         "from-scratch draws that buy most: "
         + ", ".join(
-            f"{found.best_draws(side):.1f} {name}"
+            f"{answer.best_draws(side):.1f} {name}"
             for side, name in ((OURS, "ours"), (ONE, "baseline"))
         )
         + f"; shipped: {shipped.draws}",

@@ -83,7 +83,7 @@ class Finished:
         counts = Counter(self._work(stage, records) for stage in stages.values())
         # The untrained ancestor only is drawn; a condensation counts as often as it was tried.
         counts[Work("accumulate")] -= 1
-        counts[Work("condense")] = sum(one.attempts for one in self.generations)
+        counts[Work("condense")] = sum(generation.attempts for generation in self.generations)
         return counts
 
     def _condensed(self) -> dict[str, dict[str, Any]]:
@@ -91,11 +91,11 @@ class Finished:
         named = places(self.world, lambda key: None)
         plan = ancestor_plan(self.world.settings).to_json()
         return {
-            named["condense", "", "", one.length, 0].key: {
+            named["condense", "", "", generation.length, 0].key: {
                 "ancestor_plan": plan,
-                "layers": list(one.layers),
+                "layers": list(generation.layers),
             }
-            for one in self.generations
+            for generation in self.generations
         }
 
     def _work(self, stage: Stage, records: Mapping[str, Mapping[str, Any]]) -> Work:
@@ -116,9 +116,11 @@ class Finished:
         Returns:
             Inherited [tasks], and every draw of from-scratch [draws, tasks].
         """
-        trained = [one for one in self.generations if one.length > 0]
-        inherited = np.mean([one.inherited for one in trained], axis=0)
-        return 100 * inherited, 100 * np.mean([one.scratch for one in trained], axis=0)
+        trained = [generation for generation in self.generations if generation.length > 0]
+        inherited = np.mean([generation.inherited for generation in trained], axis=0)
+        return 100 * inherited, 100 * np.mean(
+            [generation.scratch for generation in trained], axis=0
+        )
 
 
 def published() -> tuple[list[Finished], str]:
@@ -131,16 +133,16 @@ def published() -> tuple[list[Finished], str]:
     settings = scenario.load(SCENARIO, PROFILE).settings
     classes = settings.data
     roles = classes.ancestor_classes, classes.condense_classes, classes.descend_classes
-    found = [
+    lineages = [
         Finished(
-            World(settings, one["seed"], "published", *roles),
-            tuple(_generation(row) for row in one["generations"]),
+            World(settings, entry["seed"], "published", *roles),
+            tuple(_generation(row) for row in entry["generations"]),
         )
-        for one in data["lineages"]
+        for entry in data["lineages"]
     ]
-    for one in found:
-        _check_shape(one, str(PUBLISHED))
-    return found, data["source"]
+    for each in lineages:
+        _check_shape(each, str(PUBLISHED))
+    return lineages, data["source"]
 
 
 def finished(folders: Sequence[Path]) -> tuple[list[Finished], str]:
@@ -155,10 +157,10 @@ def finished(folders: Sequence[Path]) -> tuple[list[Finished], str]:
     reader = Reader()
     runs = [reader.opened(folder) for folder in _run_folders(folders)]
     summary = summarise([run_record(run) for run in runs])
-    found = [_finished(run) for run in runs]
-    if len(found) < 2:
+    lineages = [_finished(run) for run in runs]
+    if len(lineages) < 2:
         raise UserError("--runs: one lineage has no spread; give the runs of two seeds or more")
-    return found, f"your runs: {summary.title}"
+    return lineages, f"your runs: {summary.title}"
 
 
 def _run_folders(folders: Sequence[Path]) -> Iterator[Path]:
@@ -175,13 +177,13 @@ def _finished(run: Run) -> Finished:
 
     def record(kind: str, method: str, length: int, draw: int = 0) -> Mapping[str, Any]:
         stage = named.get((kind, method, "", length, draw))
-        known = run.peek(stage.key) if stage else None
-        if known is None:
+        result = run.peek(stage.key) if stage else None
+        if result is None:
             raise UserError(
                 f"{run.request.out}: {kind} {length} {method} is not computed yet or was not asked "
                 "for; --answer needs finished lineages with from-scratch controls"
             )
-        return known
+        return result
 
     draws = range(world.settings.controls.draws)
     rows = []
@@ -212,12 +214,12 @@ def _generation(row: Mapping[str, Any]) -> Generation:
     )
 
 
-def _check_shape(one: Finished, origin: str) -> None:
-    s = one.world.settings
+def _check_shape(each: Finished, origin: str) -> None:
+    s = each.world.settings
     has = {
-        "lengths": tuple(row.length for row in one.generations),
-        "descendants": len(one.generations[0].inherited),
-        "draws": len(one.generations[0].scratch),
+        "lengths": tuple(row.length for row in each.generations),
+        "descendants": len(each.generations[0].inherited),
+        "draws": len(each.generations[0].scratch),
     }
     wanted = {
         "lengths": measured(s),

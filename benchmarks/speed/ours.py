@@ -96,8 +96,8 @@ class OurAncestor:
 
     def run(self, amount: int) -> int:
         """``amount`` epochs; the images trained on."""
-        a, kept = replace(self.request.a, epochs=amount), _checkpoint(Path(self.folder.name))
-        accumulate(replace(self.request, a=a, checkpoint=kept))
+        a, checkpoint = replace(self.request.a, epochs=amount), _checkpoint(Path(self.folder.name))
+        accumulate(replace(self.request, a=a, checkpoint=checkpoint))
         self.sync()
         return amount * self.images
 

@@ -34,10 +34,12 @@ REQUIRED = {
     "ancestor.network": "vgg16",
     "ancestor.strategy": "naive",
     "ancestor.optimizer": "sgd",
+    "ancestor.precision": "float32",
     "condense.method": "meta-network",
     "condense.objective": "eq16",
     "condense.repeats": 1,
     "descend.optimizer": "sgd",
+    "descend.precision": "float32",
     "descend.warmup": 0,
     "inherit.method": "stack",
     "inherit.lr_scale": 1.0,
@@ -92,14 +94,14 @@ def pieces(lineages: Sequence[Finished], quick: bool) -> list[Piece]:
     if quick:
         s = small(s)
     s = replace(s, data=images_of(s), condense=replace(s.condense, meta_reach=0.0))
-    found = [
+    timed = [
         Piece(_case("ancestor", "ancestor", s), (1, s.ancestor.epochs)),
         Piece(_case("ancestor's tests", "tests", s), (1, 1)),
         Piece(_case("condenser", "condenser", s), (ITERATIONS, s.condense.epochs)),
     ]
     for name, network in networks(lineages).items():
-        found.append(Piece(_case(name, "descendants", s, network), (s.descend.epochs,) * 2))
-    return found
+        timed.append(Piece(_case(name, "descendants", s, network), (s.descend.epochs,) * 2))
+    return timed
 
 
 def small(s: Settings) -> Settings:
@@ -135,8 +137,8 @@ def check(s: Settings) -> None:
 def networks(lineages: Sequence[Finished]) -> dict[str, VggPlan]:
     """The least and the largest network that descendants train, and the most frequent between."""
     trained: Counter[Architecture] = Counter()
-    for one in lineages:
-        for work, count in one.counts.items():
+    for lineage in lineages:
+        for work, count in lineage.counts.items():
             if work.network is not None:
                 trained[work.network] += count
     size = lineages[0].world.settings.data.size
@@ -213,18 +215,18 @@ class Row:
 
 
 def rows(
-    lineages: Sequence[Finished], measured: Mapping[str, Mapping[str, Any]], found: Sequence[Piece]
+    lineages: Sequence[Finished], measured: Mapping[str, Mapping[str, Any]], timed: Sequence[Piece]
 ) -> list[Row]:
     """The cost of a lineage by kind of stage, a mean over the lineages.
 
     Args:
         lineages: whose stages are counted.
         measured: by piece, what :func:`measure_piece` gave.
-        found: the pieces.
+        timed: the pieces.
     """
     each = _mean_counts(lineages)
     s = lineages[0].world.settings
-    rates = {piece.name: _rates(measured[piece.name]) for piece in found}
+    rates = {piece.name: _rates(measured[piece.name]) for piece in timed}
     tasks, condensed = each[Work("accumulate")], each[Work("condense")]
     a, c, d = s.stream, s.condense, s.descend
     seen = a.images_per_class or images_per_class(s, "ancestor")[0]
@@ -239,7 +241,7 @@ def rows(
     for method in dict.fromkeys(work.method for work in each if work.kind == "descend"):
         of = {work: count for work, count in each.items() if work.method == method}
         part = "draw" if method == "from-scratch" else "task"
-        times = _descents(of, descent, rates, found)
+        times = _descents(of, descent, rates, timed)
         table.append(Row(TITLES.get(method, method), part, sum(of.values()), times))
     return table
 
@@ -249,8 +251,8 @@ TITLES = {"from-scratch": "from-scratch draws", "full-ancestor": "whole ancestor
 
 def _mean_counts(lineages: Sequence[Finished]) -> dict[Work, float]:
     counts: Counter[Work] = Counter()
-    for one in lineages:
-        counts.update(one.counts)
+    for lineage in lineages:
+        counts.update(lineage.counts)
     return {work: count / len(lineages) for work, count in counts.items()}
 
 
@@ -277,8 +279,8 @@ def _tests(measured: Mapping[str, Any], rates: Mapping[str, Rates]) -> Rates:
         (ONE, MANY), info["baseline"]["task"] * len(after) * (len(after) + 1) / 2
     )
     images[OURS] = sum(after) - len(after) * after[0]
-    found = rates["ancestor's tests"]
-    return {side: tuple(images[side] * rate for rate in values) for side, values in found.items()}
+    tested = rates["ancestor's tests"]
+    return {side: tuple(images[side] * rate for rate in values) for side, values in tested.items()}
 
 
 def _steps(s: Settings, classes: int) -> int:
@@ -289,23 +291,23 @@ def _steps(s: Settings, classes: int) -> int:
 
 
 def _descents(
-    of: Mapping[Work, float], images: int, rates: Mapping[str, Rates], found: Sequence[Piece]
+    of: Mapping[Work, float], images: int, rates: Mapping[str, Rates], timed: Sequence[Piece]
 ) -> Rates:
     """Descents of several architectures, each between the measured ones by its multiply-adds."""
-    known = sorted(
+    timed_at = sorted(
         (piece.case.plan.macs(piece.case.settings.data.size), piece.name)
-        for piece in found
+        for piece in timed
         if piece.case.kind == "descendants"
     )
-    size = found[0].case.settings.data.size
+    size = timed[0].case.settings.data.size
     at = [work.network.macs(size) for work in of if work.network is not None]
     counts = np.array(list(of.values()))
 
     def seconds(side: str, turn: int) -> float:
-        costs = [rates[name][side][turn] for _, name in known]
-        each = np.interp(at, [macs for macs, _ in known], costs)
+        costs = [rates[name][side][turn] for _, name in timed_at]
+        each = np.interp(at, [macs for macs, _ in timed_at], costs)
         return float(images * (each @ counts))
 
-    sides = rates[known[0][1]]
-    turns = min(len(next(iter(rates[name].values()))) for _, name in known)
+    sides = rates[timed_at[0][1]]
+    turns = min(len(next(iter(rates[name].values()))) for _, name in timed_at)
     return {side: tuple(seconds(side, turn) for turn in range(turns)) for side in sides}

@@ -71,8 +71,8 @@ class Variance:
         """
         gains: list[Array] = []
         noise: list[float] = []
-        for one in lineages:
-            inherited, scratch = one.gains()
+        for lineage in lineages:
+            inherited, scratch = lineage.gains()
             gains.append(inherited - scratch.mean(0))
             noise.append(float(scratch.var(0, ddof=1).mean()) if len(scratch) > 1 else 0.0)
             design = Design(len(lineages), len(inherited), len(scratch))
@@ -156,7 +156,7 @@ def designs(variance: Variance, cost: Cost) -> dict[str, Design | None]:
     }
 
 
-def answer(variance: Variance, ways: dict[str, Design | None]) -> Design | None:
+def answering(variance: Variance, ways: dict[str, Design | None]) -> Design | None:
     """The five-seed protocol that answers: the shipped one if it does, else the cheapest."""
     shipped = ways["as shipped"]
     assert shipped is not None

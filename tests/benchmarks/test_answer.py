@@ -42,7 +42,7 @@ def test_the_published_lineages_have_the_stages_that_they_computed(
     """Their store held 71 results of four seeds each and 74 of the fifth. The ancestor of no task
     is not timed, but each condensed it twice.
     """
-    counts = [one.counts for one in published]
+    counts = [lineage.counts for lineage in published]
     assert [sum(each.values()) for each in counts] == [71, 71, 71, 71, 74]
     by_method = Counter[str]()
     for work, count in counts[0].items():
@@ -70,25 +70,27 @@ def test_the_published_gain_is_the_one_that_the_docs_state(
 def drawn(rng: np.random.Generator, design: Design, sd: tuple[float, float, float]) -> list:
     """Lineages whose gains were drawn with these standard deviations (points)."""
     lineage, task, draw = sd
-    found = []
+    lineages = []
     for _ in range(design.seeds):
         gain = rng.normal(4, lineage) + rng.normal(0, task, design.tasks)
         scratch = rng.normal(0, draw, (design.draws, design.tasks))
         rows = tuple(map(tuple, scratch / 100))
-        found.append(
+        lineages.append(
             evidence.Finished(None, (evidence.Generation(1, (), 1, tuple(gain / 100), rows),))  # type: ignore[arg-type]
         )
-    return found
+    return lineages
 
 
 def test_the_variances_and_the_verdicts_half_width_are_found_again() -> None:
     rng, sd = np.random.default_rng(0), (1.5, 2.0, 3.0)
-    found = [Variance.of(drawn(rng, SHIPPED, sd)) for _ in range(20)]
+    estimates = [Variance.of(drawn(rng, SHIPPED, sd)) for _ in range(20)]
     true = Variance(*(value**2 for value in sd), SHIPPED, 4.0, 0.0)
-    assert np.mean([one.task for one in found]) == pytest.approx(true.task, rel=0.15)
-    assert np.mean([one.draw for one in found]) == pytest.approx(true.draw, rel=0.1)
-    assert np.mean([one.lineage for one in found]) == pytest.approx(true.lineage, rel=0.35)
-    printed = np.sqrt(np.mean([one.printed**2 for one in found]))
+    assert np.mean([estimate.task for estimate in estimates]) == pytest.approx(true.task, rel=0.15)
+    assert np.mean([estimate.draw for estimate in estimates]) == pytest.approx(true.draw, rel=0.1)
+    assert np.mean([estimate.lineage for estimate in estimates]) == pytest.approx(
+        true.lineage, rel=0.35
+    )
+    printed = np.sqrt(np.mean([estimate.printed**2 for estimate in estimates]))
     assert true.half(SHIPPED) == pytest.approx(printed, rel=0.1)
     assert true.student(SHIPPED) < true.half(SHIPPED)
 
@@ -104,30 +106,30 @@ def test_no_other_number_of_draws_buys_more_for_the_same_cost() -> None:
 def test_a_design_answers_and_none_that_is_smaller_does() -> None:
     variance, cost = Variance(0.5, 4.0, 9.0, SHIPPED, 4.0, 0.0), Cost(400.0, 20.0, 5.0)
     ways = precision.designs(variance, cost)
-    chosen = precision.answer(variance, ways)
+    chosen = precision.answering(variance, ways)
     assert chosen is not None and chosen.seeds == 5
     assert variance.half(chosen) <= precision.WANTED
     assert variance.half(replace(chosen, tasks=chosen.tasks - 1)) > precision.WANTED
     more = ways["five seeds, more tasks"]
     assert more is not None and cost.of(chosen) <= cost.of(more)
     steady = Variance(0.1, 1.0, 1.0, SHIPPED, 4.0, 0.0)
-    assert precision.answer(steady, precision.designs(steady, cost)) == SHIPPED
+    assert precision.answering(steady, precision.designs(steady, cost)) == SHIPPED
     wild = Variance(99.0, 1.0, 1.0, SHIPPED, 4.0, 0.0)
-    assert precision.answer(wild, precision.designs(wild, cost)) is None
+    assert precision.answering(wild, precision.designs(wild, cost)) is None
 
 
 def test_the_pieces_add_up_to_a_lineage(published: list[evidence.Finished]) -> None:
     """At a CPU second an image of ours and two of the baseline's, seconds count images."""
-    found = pieces.pieces(published, quick=False)
+    timed = pieces.pieces(published, quick=False)
     turn = {
         pieces.OURS: {"cpu": 7.0, "images": 7},
         pieces.ONE: {"cpu": 10.0, "images": 5},
     }
     tests = {"ours": {"after_task": [500, 800, 900]}, "baseline": {"task": 500}}
     measured = {
-        piece.name: {"info": tests, "rounds": [turn, turn], "disturbed": []} for piece in found
+        piece.name: {"info": tests, "rounds": [turn, turn], "disturbed": []} for piece in timed
     }
-    table = {row.title: row for row in pieces.rows(published, measured, found)}
+    table = {row.title: row for row in pieces.rows(published, measured, timed)}
     ours = {title: row.middle(pieces.OURS) for title, row in table.items()}
     assert ours["ancestor: tasks learned"] == pytest.approx(25 * 4 * 5 * 400)
     assert ours["ancestor: tests"] == pytest.approx(500 + 800 + 900 - 3 * 500)
@@ -138,7 +140,7 @@ def test_the_pieces_add_up_to_a_lineage(published: list[evidence.Finished]) -> N
     assert ours["from-scratch draws"] == pytest.approx(18.6 * 8 * 5 * 10 * 15)
     assert table["ancestor: tests"].middle(pieces.ONE) == pytest.approx(2 * 500 * (1 + 2 + 3))
     assert table["inherited"].middle(pieces.ONE) == pytest.approx(2 * ours["inherited"])
-    answer = Answer.of(published, measured, found)
+    answer = Answer.of(published, measured, timed)
     assert (
         answer.design is not None and answer.as_json()["designs"]["the answer"]["half_width"] < 1.5
     )
@@ -147,7 +149,7 @@ def test_the_pieces_add_up_to_a_lineage(published: list[evidence.Finished]) -> N
 
 
 def test_other_architectures_lie_between_the_timed_ones(published: list[evidence.Finished]) -> None:
-    found = pieces.pieces(published, quick=False)
+    timed = pieces.pieces(published, quick=False)
     seconds = {"the least": 1.0, "the usual": 2.0, "the whole ancestor": 4.0}
     measured = {
         piece.name: {
@@ -160,9 +162,9 @@ def test_other_architectures_lie_between_the_timed_ones(published: list[evidence
             ],
             "disturbed": [],
         }
-        for piece in found
+        for piece in timed
     }
-    table = {row.title: row for row in pieces.rows(published, measured, found)}
+    table = {row.title: row for row in pieces.rows(published, measured, timed)}
     each = {
         title: table[title].middle(pieces.OURS) / table[title].count / (8 * 5 * 10 * 15)
         for title in ("inherited", "whole ancestor's heirs")
@@ -204,12 +206,12 @@ def test_runs_of_ones_own_are_read(tmp_path: Path) -> None:
         run = tiny.opened(file, folder, tmp_path / "store", seed=seed)
         prepare_folder(run, [])
         tiny.computed(run)
-    found, source = evidence.finished(folders)
+    lineages, source = evidence.finished(folders)
     run = Reader().opened(folders[0])
     stages = {stage.key: stage for stage in run.stages()}
-    counted = found[0].counts
+    counted = lineages[0].counts
     assert sum(counted.values()) == len(stages) - 1 and "seeds 2, 3" in source
-    inherited, scratch = found[0].gains()
+    inherited, scratch = lineages[0].gains()
     assert (inherited.shape, scratch.shape) == ((2,), (2, 2))
     with pytest.raises(UserError, match="--runs: one lineage has no spread"):
         evidence.finished(folders[:1])

@@ -60,10 +60,10 @@ def resident() -> Resident:
         np.uint8
     )
     names = tuple(f"class{c}" for c in range(80))
-    found = ImageSet(
+    image_set = ImageSet(
         "toy", images, labels, np.tile(np.arange(13) == 12, 80), names, "f", (0.4,) * 3, (0.25,) * 3
     )
-    return Resident(found, CPU)
+    return Resident(image_set, CPU)
 
 
 class SameOrder:
@@ -102,11 +102,11 @@ def test_the_plain_loop_learns_what_our_reference_learns(resident: Resident) -> 
     losses, right = train(
         plain, SameOrder(Group(tasks, [0], resident, d, 0)), tests, d, d.epochs, CPU
     )
-    (wanted,) = train_together([ours], Group(tasks, [0], resident, d, 0), silent, reference=True)
+    (expected,) = train_together([ours], Group(tasks, [0], resident, d, 0), silent, reference=True)
     assert losses == pytest.approx(
-        wanted.train_loss, rel=1e-5
+        expected.train_loss, rel=1e-5
     )  # the mean of an epoch is a float32 sum
-    assert right == pytest.approx(wanted.last)
+    assert right == pytest.approx(expected.last)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(
             value, ours.state_dict()[name].contiguous(), rtol=1e-8, atol=1e-10
@@ -221,8 +221,8 @@ def test_plain_avalanche_learns_what_accumulate_learns(resident: Resident) -> No
 
 def test_overhead_times_both_loops(resident: Resident) -> None:
     side = Overhead(small_case("overhead", batch=20), resident)
-    found = side.measure(2)
-    assert found["iterations"] == 2 * 3 and min(found.values()) > 0
+    times = side.measure(2)
+    assert times["iterations"] == 2 * 3 and min(times.values()) > 0
 
 
 def test_the_faster_number_of_workers_is_chosen_by_the_clock() -> None:
@@ -317,17 +317,17 @@ def test_every_round_counts_and_the_median_decides() -> None:
 
 def test_overhead_is_a_share_of_our_iteration_and_less_is_better() -> None:
     case = next(case for case in cases.all_cases(False) if case.kind == "overhead")
-    found = [
+    overheads = [
         rows(case, taken({"strategy": 0.010, "bare": bare, "iterations": 9}), "cpu")[0]
         for bare in (0.0096, 0.009, 0.011)
     ]
-    assert [row.value.median for row in found] == pytest.approx([0.04, 0.1, -0.1])
-    assert [row.verdict for row in found] == ["met", "missed", "met"]
+    assert [row.value.median for row in overheads] == pytest.approx([0.04, 0.1, -0.1])
+    assert [row.verdict for row in overheads] == ["met", "missed", "met"]
 
 
 def test_the_table_shows_numbers_goals_and_the_machine() -> None:
     case = cases.all_cases(False)[0]
-    found = measured(2.0, 2.2)
+    numbers = measured(2.0, 2.2)
     console = Console(width=160, record=True, file=io.StringIO())
     about = {
         "cpu": "Some CPU",
@@ -341,8 +341,8 @@ def test_the_table_shows_numbers_goals_and_the_machine() -> None:
     }
     for line in report.header(about, {"rounds": 2, "seconds": 2.0}, quick=True):
         console.print(line)
-    console.print(report.table(rows(case, found, "cpu"), quick=True))
-    for line in report.notes([{"name": case.name, "measured": found}]):
+    console.print(report.table(rows(case, numbers, "cpu"), quick=True))
+    for line in report.notes([{"name": case.name, "measured": numbers}]):
         console.print(line)
     text = console.export_text()
     for expected in (
@@ -379,13 +379,13 @@ def test_the_command_measures_and_writes_all_rounds(
     )
     assert done.returncode == 0, done.stderr
     assert "descendants, width 1/8" in done.stdout and "torch" in done.stdout
-    found = json.loads((tmp_path / "found.json").read_text())
-    (case,) = found["cases"]
-    assert len(case["measured"]["rounds"]) == 2 and found["machine"]["torch"] == torch.__version__
+    record = json.loads((tmp_path / "found.json").read_text())
+    (case,) = record["cases"]
+    assert len(case["measured"]["rounds"]) == 2 and record["machine"]["torch"] == torch.__version__
     assert all(
         part["seconds"] > 0
-        for one in case["measured"]["rounds"]
-        for part in (one["baseline"], one["ours"], one["alone"])
+        for round_ in case["measured"]["rounds"]
+        for part in (round_["baseline"], round_["ours"], round_["alone"])
     )
     assert math.isfinite(case["rows"][0]["value"]["median"])
 
