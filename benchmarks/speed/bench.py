@@ -27,7 +27,7 @@ from .compare import comparison, read_earlier
 from .machine import describe
 from .processes import Process, crew
 from .report import header, notes, table
-from .rounds import QUIET, TRIES, Pace, every, measure
+from .rounds import QUIET, Pace, every, measure
 from .summary import Row, rows
 
 ROUNDS = 7
@@ -146,8 +146,8 @@ def refuse(disturbed: Sequence[str], pace: Pace) -> None:
     """
     if disturbed and pace.idle:
         raise UserError(
-            f"the machine was not idle: other programs used more than {QUIET:g} cores while "
-            f"{', '.join(disturbed)} ran, {TRIES} times over; end them and measure again"
+            f"the machine was not idle: other programs used more than {QUIET:g} cores, in the "
+            f"repeated rounds, too ({'; '.join(disturbed)}); end them and measure again"
         )
 
 

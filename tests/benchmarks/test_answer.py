@@ -195,6 +195,7 @@ def test_what_the_baselines_do_not_do_is_refused(published: list[evidence.Finish
         pieces.check(replace(s, ancestor=replace(s.ancestor, strategy="replay")))
 
 
+@pytest.mark.slow
 def test_runs_of_ones_own_are_read(tmp_path: Path) -> None:
     file = tmp_path / "tiny.toml"
     file.write_text(
