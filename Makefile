@@ -6,7 +6,7 @@ STAMP := $(VENV)/.evolve-installed
 TESTED := $(VENV)/.evolve-tests-installed
 DOCUMENTED := $(VENV)/.evolve-docs-installed
 
-.PHONY: run test test-slow test-faults lint wheel-smoke docs clean
+.PHONY: run test test-slow test-faults lint wheel-smoke docs bench-against clean
 
 $(STAMP): setup.cfg setup.py pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else f"evolve needs Python 3.10 to 3.13, {sys.executable} is {sys.version.split()[0]}; name another: make run PYTHON=python3.12")'
@@ -42,6 +42,10 @@ lint: $(TESTED)
 
 wheel-smoke: $(TESTED)
 	.ci/wheel-smoke $(BIN)/python
+
+# Fails where this checkout trains more than 10 % slower than REF, a wheel or a git reference (default: the last tag).
+bench-against: $(TESTED)
+	$(BIN)/python -m evolve.benchmarks.speed.against $(REF)
 
 # The site, to be read from build/site without a network or a server. Links to code lead to copies.
 docs: $(DOCUMENTED)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NEEDED = (".py", ".toml", ".html", ".css", ".js")
+NEEDED = (".py", ".toml", ".json", ".html", ".css", ".js")
 
 
 @pytest.fixture(scope="module")
