@@ -20,7 +20,7 @@ from evolve.core.errors import UserError
 from evolve.core.settings import DataSettings, Settings
 from evolve.networks.architecture import Architecture
 from evolve.networks.vgg_plan import VggPlan
-from evolve.runs.estimate.cost import images_per_class
+from evolve.runs.estimate.counts import published
 
 from .cases import Case
 from .evidence import Finished, Work
@@ -73,9 +73,9 @@ def images_of(s: Settings) -> DataSettings:
     Args:
         s: the scenario's settings; speed does not depend on what images show.
     """
-    c = s.condense.images_per_class or images_per_class(s, "condense")[0]
-    a = s.stream.images_per_class or images_per_class(s, "ancestor")[0]
-    train, test = max(a, c, s.descend.shots), images_per_class(s, "ancestor")[1]
+    c = s.condense.images_per_class or published(s)["condense"].train
+    a = s.stream.images_per_class or published(s)["ancestor"].train
+    train, test = max(a, c, s.descend.shots), published(s)["ancestor"].test
     return DataSettings(source="glyphs", size=s.data.size, glyph_train=train, glyph_test=test)
 
 
@@ -229,7 +229,7 @@ def rows(
     rates = {piece.name: _rates(measured[piece.name]) for piece in timed}
     tasks, condensed = each[Work("accumulate")], each[Work("condense")]
     a, c, d = s.stream, s.condense, s.descend
-    seen = a.images_per_class or images_per_class(s, "ancestor")[0]
+    seen = a.images_per_class or published(s)["ancestor"].train
     learned = tasks * s.ancestor.epochs * a.classes_per_task * seen
     matched = condensed * c.epochs * _steps(s, len(lineages[0].world.condense_classes)) * c.batch
     descent = d.descendants * d.classes_per_task * d.shots * d.epochs
@@ -285,7 +285,7 @@ def _tests(measured: Mapping[str, Any], rates: Mapping[str, Rates]) -> Rates:
 
 def _steps(s: Settings, classes: int) -> int:
     """Training batches of a condensation's epoch."""
-    images = s.condense.images_per_class or images_per_class(s, "condense")[0]
+    images = s.condense.images_per_class or published(s)["condense"].train
     meta = min(images - 1, max(1, round(images * s.condense.meta_fraction)))
     return steps_per_epoch(classes * (images - meta), s.condense.batch)
 
