@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from evolve.core.durable import from_json, make_folder, sync_folder, to_json, write_file
 from evolve.core.errors import StoreError
 from evolve.core.locks import unsupported
+from evolve.core.toml import shown_value
 from evolve.engine import machine
 
 FORMAT = 1
@@ -215,6 +216,6 @@ class StoreFolder:
         if version != FORMAT:
             advice = "give a new folder, or use the evolve that wrote it"
             raise StoreError(
-                f"store: {marker} has format {version!r}, this evolve reads {FORMAT}: {advice}"
+                f"store: {marker} has format {shown_value(version)}, this evolve reads {FORMAT}: {advice}"
             )
         return address or None

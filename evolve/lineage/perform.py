@@ -150,7 +150,8 @@ def _room_on_gpu(stage: Stage) -> Iterator[None]:
             raise
         raise UserError(
             f"{stage.label}: the GPU's memory is full: give --workers 1, free what other programs "
-            "hold there, or give --device cpu and another --store; finished stages are kept"
+            "hold there, or give --reference, which takes less and is a run of its own; finished "
+            "stages are kept"
         ) from None
 
 

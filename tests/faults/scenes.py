@@ -15,7 +15,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ SETTINGS: dict[str, Any] = {
     "descend.shots": 4,
     "descend.augment": [],
     "controls.shuffled": 0,
+    "controls.from_scratch": False,
+    "controls.untrained": False,
+    "controls.full_ancestor": 0,
 }
 BATCH = """
 title = "two"
@@ -62,9 +65,10 @@ def drawn(draw: Callable[[], Any], kind: str) -> bytes:
 
 def command(
     place: Path,
-    words: list[str],
+    words: Sequence[str],
     at: Callable[[int, str], None] | None = None,
     counted: Collection[str] = CHANGING,
+    cold: bool = False,
 ) -> tuple[Done, int]:
     """Run `evolve WORDS` in ``place``, in a child.
 
@@ -73,6 +77,7 @@ def command(
         words: the command line after `evolve`.
         at: what the shim does, if there is one.
         counted: the operations that the shim counts.
+        cold: whether it has to decode the images; the shim then counts what that does.
 
     Returns:
         What it left, with exit code 70 after a traceback, -9 after a kill; and the operations that
@@ -81,7 +86,7 @@ def command(
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:
         os.close(reader)
-        _in_child(writer, place, words, at, counted)
+        _in_child(writer, place, words, at, counted, cold)
     os.close(writer)
     data, end = b"", time.monotonic() + LONGEST
     while select.select([reader], [], [], max(0.0, end - time.monotonic()))[0]:
@@ -105,17 +110,19 @@ def nothing(number: int, name: str) -> None:
 def _in_child(
     writer: int,
     place: Path,
-    words: list[str],
+    words: Sequence[str],
     at: Callable[[int, str], None] | None,
     counted: Collection[str],
+    cold: bool,
 ) -> None:
     """Never returns."""
     signal.alarm(0)
     with contextlib.suppress(BaseException):
-        shim = Shim(place, at or nothing, counted)
+        shim = Shim(place / "cache" if cold else place, at or nothing, counted)
+        env = {"EVOLVE_CACHE": str(place / "cache")} if cold else {}
         shim.install()
         try:
-            done = evolve(*words, cwd=place, pictures=True)
+            done = evolve(*words, cwd=place, env=env, pictures=True)
         except BaseException:
             done = Done(70, "", traceback.format_exc())
         content = pickle.dumps((done, shim.count))
@@ -133,11 +140,13 @@ class Scene:
         name: as the table calls it.
         make: makes the folder.
         words: the command line.
+        cold: whether it has to decode the images; then it is that which is looked at.
     """
 
     name: str
     make: Callable[[Path], None]
     words: tuple[str, ...]
+    cold: bool = False
 
 
 def _run(name: str, seed: int = 0, *more: str) -> tuple[str, ...]:
@@ -160,7 +169,7 @@ def _with(*runs: tuple[str, ...], lost: str = "") -> Callable[[Path], None]:
     def make(place: Path) -> None:
         _files(1)(place)
         for words in runs:
-            done, _ = command(place, list(words))
+            done, _ = command(place, words)
             assert done.returncode == 0, done.stderr
         if lost:
             shutil.rmtree(place / "runs" / lost)
@@ -195,9 +204,12 @@ def warm(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def smallest() -> Scene:
-    """The smallest lineage there is."""
-    return Scene("run", _files(1), _run("a"))
+def smallest() -> list[Scene]:
+    """The smallest lineage there is, once its images are decoded, and while they are."""
+    return [
+        Scene("run", _files(1), _run("a")),
+        Scene("decoding images", _files(1), _run("a"), cold=True),
+    ]
 
 
 def results(place: Path) -> dict[str, bytes]:

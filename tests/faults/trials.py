@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import errno
-import os
 import random
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from commands import Done
 from scenes import Scene, command, finished, litter, nothing, results
-from shim import FAILING, fail_at, kill_at
-
-
+from shim import CHANGING, FAILING, fail_at, kill_at
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
 
@@ -32,9 +30,15 @@ class Trial:
         self.count: Counter[str] = Counter()
         scene.make(self.place)
         shutil.copytree(self.place, self.pristine, symlinks=True)
-        done, self.operations = command(self.place, scene.words)
+        done, self.operations = self.play()
         assert done.returncode == 0, (scene.name, done)
         self.expected, self.whole = results(self.place), finished(self.place)
+
+    def play(
+        self, at: Callable[[int, str], None] = nothing, counted: Collection[str] = CHANGING
+    ) -> tuple[Done, int]:
+        """Run the scene's command, see :func:`command`."""
+        return command(self.place, self.scene.words, at, counted, self.scene.cold)
 
     def restore(self) -> None:
         """The folder as the scene made it, at the same path."""
@@ -55,7 +59,7 @@ class Trial:
         Returns:
             Whether it did.
         """
-        done, _ = command(self.place, self.scene.words)
+        done, _ = self.play()
         if done.returncode:
             self.blame("traceback", f"{how}: the same command: {done}")
             return False
@@ -89,7 +93,7 @@ def kills(scene: Scene, folder: Path, number: int, seed: str) -> Counter[str]:
         history = []
         while killed < number:
             before, at = finished(trial.place), draw.randrange(trial.operations)
-            done, _ = command(trial.place, scene.words, kill_at(at))
+            done, _ = trial.play(kill_at(at))
             if done.returncode != -9:
                 break
             killed += 1
@@ -111,12 +115,12 @@ def faults(scene: Scene, folder: Path, part: int, parts: int) -> Counter[str]:
     """
     trial = Trial(scene, folder)
     trial.restore()
-    _, operations = command(trial.place, scene.words, nothing, FAILING)
+    _, operations = trial.play(counted=FAILING)
     for number in range(part, operations, parts):
         trial.restore()
         error, for_good = ERRORS[number % 4], bool(number // 4 % 2)
         how = f"{errno.errorcode[error]} at {number}{' and after' if for_good else ''}"
-        done, _ = command(trial.place, scene.words, fail_at(number, error, for_good), FAILING)
+        done, _ = trial.play(fail_at(number, error, for_good), FAILING)
         what = told(done)
         if what == "traceback":
             trial.blame(what, f"{how}: {done}")
