@@ -186,8 +186,8 @@ def claimed(out: Path) -> Iterator[None]:
     finally:
         lock.close()
         if not (out / RUN_FILE).exists():  # refused before it began: leave no empty folder behind
-            (out / ".lock").unlink(missing_ok=True)
             with suppress(OSError):
+                (out / ".lock").unlink(missing_ok=True)
                 out.rmdir()
 
 
@@ -234,8 +234,13 @@ def _known_run(out: Path) -> dict[str, Any] | None:
     if (out / RUN_FILE).exists():
         try:
             return read_run(out)
-        except UserError:
-            os.replace(out / RUN_FILE, out / "damaged-run.json")
+        except UserError as damage:
+            try:
+                os.replace(out / RUN_FILE, out / "damaged-run.json")
+            except OSError as error:
+                raise UserError(
+                    f"{damage}; it cannot be put aside ({error.strerror or error})"
+                ) from None
             return None
     other = [p.name for p in out.iterdir() if not p.name.startswith(".") and p.name not in OURS]
     if other:

@@ -200,6 +200,7 @@ def main() -> int:
         fork = multiprocessing.get_context("fork")  # what was made above is there in each
         with ProcessPoolExecutor(usable_cores(), fork) as crew:
             for part in crew.map(finished, range(len(WORK))):
+                print(f"done: {', '.join(part)}", file=sys.stderr, flush=True)
                 for name, counts in part.items():
                     rows[name] = rows.get(name, Counter()) + counts
     commands = {name: rows[name] for name in rows if name.startswith(("killed", "failing"))}

@@ -26,7 +26,7 @@ from pictures import blank
 from shim import CHANGING, Shim
 
 from evolve.engine.engine import Here
-from evolve.report import figures
+from evolve.report import figures, tensorboard
 from evolve.runs.batch import run as batch_run
 
 LONGEST = 120.0  # seconds for one command
@@ -121,6 +121,7 @@ def _in_child(
         shim = Shim(place / "cache" if cold else place, at or nothing, counted)
         env = {"EVOLVE_CACHE": str(place / "cache")} if cold else {}
         shim.install()
+        os.chdir(place)  # for threads that outlive the command
         try:
             done = evolve(*words, cwd=place, env=env, pictures=True)
         except BaseException:
@@ -197,6 +198,7 @@ def warm(folder: Path) -> None:
     """
     os.environ["EVOLVE_CACHE"] = str(folder / "cache")
     figures.encode, figures.pixels = drawn, blank
+    tensorboard.wait_until_after = lambda stamp: None  # for a reader who is not there
     batch_run.crew = lambda order, opened: Here()
     scene = next(scene for scene in scenes() if scene.name == "batch")
     scene.make(folder / "batch")
@@ -244,4 +246,5 @@ def litter(place: Path) -> list[str]:
     """What a command should have cleaned up: half-written files, results that were put aside."""
     store = place / "runs/store"
     inside = [*store.glob("tmp/*"), *store.glob("damaged/*"), *store.glob("partial/*")]
-    return [str(p.relative_to(place)) for p in [*inside, *place.rglob("*.tmp")]]
+    unfinished = [file for file in place.rglob("*.tmp") if store not in file.parents]
+    return [str(path.relative_to(place)) for path in [*inside, *unfinished]]

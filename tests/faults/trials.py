@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import shutil
 import sys
@@ -59,6 +60,8 @@ class Trial:
         Returns:
             Whether it did.
         """
+        for file in self.place.rglob(".*.tmp"):  # as if a while had passed
+            os.utime(file, (0, 0))
         done, _ = self.play()
         if done.returncode:
             self.blame("traceback", f"{how}: the same command: {done}")
