@@ -52,18 +52,6 @@ def repeatable(device: torch.device) -> torch.device:
     return device
 
 
-def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that a GPU's memory is full.
-
-    That hangs on who else computes there, so nothing may follow from it but an end: no other path,
-    whose numbers would be rounded otherwise.
-    """
-    return isinstance(error, torch.cuda.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(words in str(error) for words in ("CUDA error: out of memory", "ALLOC_FAILED"))
-    )
-
-
 def provenance(device: torch.device) -> dict[str, Any]:
     """What computed a result, beside its recipe: versions and machine."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

@@ -8,10 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from evolve.core.durable import canonical
-from evolve.core.errors import UserError
+from evolve.core.errors import UserError, lacks_memory
 from evolve.core.registry import check_marks
 from evolve.core.spent import Progress, stopwatch
-from evolve.engine.devices import choose_device, lacks_memory, provenance
+from evolve.engine.devices import choose_device, provenance
 from evolve.engine.store import Result, Stage, Store, Thinned
 from evolve.lineage.descend_outcomes import (
     OWN,

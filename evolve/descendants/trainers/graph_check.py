@@ -13,12 +13,11 @@ from dataclasses import replace
 
 import torch
 
-from evolve.core.errors import first_line
+from evolve.core.errors import first_line, lacks_memory
 from evolve.descendants.trainers.graph_draws import layout
 from evolve.descendants.trainers.graphs import GraphTrainer, branches_of
 from evolve.descendants.trainers.group import DownstreamTask, Group, Trainer
 from evolve.descendants.trainers.plain import PlainTrainer
-from evolve.engine.devices import lacks_memory
 from evolve.networks.vgg import VGG
 from evolve.networks.vgg_plan import anonymous
 

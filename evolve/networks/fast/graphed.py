@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from evolve.core.errors import first_line
-from evolve.engine.devices import lacks_memory
+from evolve.core.errors import first_line, lacks_memory
 from evolve.networks.fast.graph_capture import current_stream_kept, kept
 from evolve.networks.network import Network
 
