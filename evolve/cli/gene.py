@@ -210,8 +210,8 @@ def _agreement(rows: Sequence[Row], groups: Sequence[Sequence[str]], title: str,
     tell("", f"{kinds[0].kind:28}   chosen   a~ less 1/L: mean, least, largest")
     for line in agreement_rows(kinds[:1]):
         margins = (line["margin_mean"], line["margin_low"], line["margin_high"])
-        said = "".join(f"{margin:+10.4f}" for margin in margins)
-        tell(f"{line['layer']:28}{line['chosen']:3} of {line['draws']:<3}{said}")
+        cells = "".join(f"{margin:+10.4f}" for margin in margins)
+        tell(f"{line['layer']:28}{line['chosen']:3} of {line['draws']:<3}{cells}")
     tell(*map(sentence, kinds))
     if out is not None:
         result_folder(out, "--out")

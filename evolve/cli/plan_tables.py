@@ -13,8 +13,11 @@ from evolve.core.spent import duration
 from evolve.lineage import scenario
 from evolve.lineage.schedule import measured
 from evolve.runs.estimate import cost
+from evolve.runs.estimate.counts import lying
 from evolve.runs.estimate.needs import needs
 from evolve.runs.run import Run, RunRequest, open_run, remaining_seconds, worker_count
+
+WORTH = 1.5  # times as fast: what a coarser precision should gain
 
 
 def scenario_table() -> None:
@@ -46,11 +49,10 @@ def plan_table(request: RunRequest) -> None:
     Raises:
         UserError: something the user gave does not fit.
     """
-    from evolve.runs.estimate.timing import measure_speed
+    from evolve.runs.estimate.timing import faster_precision, measure_speed
 
     console = Console()
-    console.print(needs(request.scenario, request.workers or usable_cores()), soft_wrap=True)
-    run = open_run(request, lambda text: console.print(text, style="dim"))
+    run = _opened(console, request)
     workers = worker_count(request, [run])  # before the timing takes some of a GPU
     speed = measure_speed(run)
     left = remaining_seconds(run)
@@ -72,6 +74,24 @@ def plan_table(request: RunRequest) -> None:
         )
     console.print(table)
     _total(console, run, {key: left[key] for key in left}, speed, workers)
+    for section, gain in faster_precision(run, speed).items():
+        console.print(
+            f'{section}.precision = "bfloat16": {gain:.1f} times as fast here'
+            + ("" if gain >= WORTH else f"; worth it from {WORTH:g} times on"),
+            style="dim",
+        )
+
+
+def _opened(console: Console, request: RunRequest) -> Run:
+    """The run, once it is said what it takes; then of how many classes and images."""
+    counted = lying(request.scenario.settings, request.data_dir)
+    workers = request.workers or usable_cores()
+    console.print(needs(request.scenario, workers, counted), soft_wrap=True)
+    run = open_run(request, lambda text: console.print(text, style="dim"))
+    if run.counts:
+        each = (f"{role} {c.classes} ({c.train} + {c.test})" for role, c in run.counts.items())
+        console.print(f"classes (training + test images of each): {', '.join(each)}", style="dim")
+    return run
 
 
 def _by_kind(run: Run) -> tuple[Counter[str], dict[str, list[str]]]:

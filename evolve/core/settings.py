@@ -16,6 +16,7 @@ from evolve.core.setting import MANY, RATE, SEEDS, SETS, STEPS, WEIGHT, setting
 HEADS = ("shared", "per-task", "single")
 AUGMENTATIONS = ("crop", "flip")
 OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("float32", "bfloat16", "tf32")
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,11 @@ class DataSettings:
     ancestor_classes: tuple[int, ...] = setting((), "class ids the ancestor learns from; empty: drawn, see split", least=0, most=MANY)
     condense_classes: tuple[int, ...] = setting((), "class ids the condenser uses; empty: drawn, see split", least=0, most=MANY)
     descend_classes: tuple[int, ...] = setting((), "class ids of the downstream tasks; empty: drawn, see split", least=0, most=MANY)
-    split: tuple[int, ...] = setting((64, 16, 20), "classes for ancestor, condensing, descendants when drawn", least=1, most=MANY)
+    split: tuple[int, ...] = setting((64, 16, 20), "classes for ancestor, condensing, descendants when drawn; []: 64, 16 and 20 % of those that there are", least=1, most=MANY)
     split_seed: int = setting(0, "seed of the drawn split; the same for every run seed", least=0, most=SEEDS)
     holdout: int = setting(0, "training images a class that are moved to the test images, for every role", least=0, most=MANY)
-    images_per_class: int = setting(0, "imagenet, miniimagenet: training images a class that are decoded, drawn by split_seed; 0: all", least=0, most=MANY)
+    test_share: float = setting(0.2, "imagefolder without test/ or val/: share of a class's photographs that are test images", least=0.01, most=0.9)
+    images_per_class: int = setting(0, "imagenet, miniimagenet, imagefolder: training images a class that are decoded, drawn by split_seed; 0: all", least=0, most=MANY)
     glyph_seed: int = setting(0, "glyphs: seed of the rendered images", least=0, most=SEEDS)
     glyph_train: int = setting(100, "glyphs: training images a class", least=1, most=10_000)
     glyph_test: int = setting(50, "glyphs: test images a class", least=1, most=10_000)
@@ -84,6 +86,9 @@ class AncestorSettings:
     checkpoint: str = setting("", "a ViT's pretrained weights to start from, a local timm or DINO file; its content, not its path, is in the keys", key=False)
     keep: int | str = setting(
         "all", "snapshots whose tensors stay on disk once the run is done; a number n: every n-th and the last", choices=("all", "last"), least=1, most=STEPS, key=False
+    )
+    precision: str = setting(
+        "float32", "of the ancestor's convolutions and products; it stands in the keys as part of the arithmetic", choices=PRECISIONS, key=False
     )
     gradient_threshold: float = setting(5e-10, "condenser gradient: a weight-gradient entry counts when it is above this", least=0, most=1)
 
@@ -184,6 +189,9 @@ class DescendSettings:
     schedule: str = setting("cosine", "cosine: to zero over the epochs; constant", choices=("cosine", "constant"))
     distill_weight: float = setting(1.0, "controls.distilled: weight of each position's mean squared distance to the ancestor's feature", least=0, most=WEIGHT)
     augment: tuple[str, ...] = setting(("crop",), "training augmentations", choices=AUGMENTATIONS)
+    precision: str = setting(
+        "float32", "of the descendants' convolutions and products; it stands in the keys as part of the arithmetic", choices=PRECISIONS, key=False
+    )
 
 
 @dataclass(frozen=True)

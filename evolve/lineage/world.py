@@ -43,6 +43,14 @@ class World:
             return "reference"
         return "compiled" if ancestor_plan(self.settings).passes else "fast"
 
+    def computed(self, precision: str) -> str:
+        """The arithmetic with a precision other than float32 behind it.
+
+        Args:
+            precision: the section's, see :func:`evolve.engine.precision.computing`.
+        """
+        return self.arithmetic if precision == "float32" else f"{self.arithmetic} {precision}"
+
     @property
     def roles(self) -> dict[str, tuple[int, ...]]:
         """The split of the classes, by role."""

@@ -98,8 +98,8 @@ def test_the_fingerprint_sees_both_sources_and_their_order(
 
 
 def test_images_per_class_of_the_ancestor_s_source_spares_the_other(folder: Path, cache_dir: Path):
-    found = load_images(replace(DATA, images_per_class=2), folder, cache_dir)
-    train = np.bincount(found.labels[~found.is_test])
+    image_set = load_images(replace(DATA, images_per_class=2), folder, cache_dir)
+    train = np.bincount(image_set.labels[~image_set.is_test])
     assert train.tolist() == [2] * 4 + [3] * 100
 
 
@@ -226,10 +226,10 @@ def test_batches_equal_those_of_one_joined_array_bit_for_bit(
 def test_images_that_do_not_fit_give_the_batches_of_those_that_do(
     both: ImageSet, monkeypatch: pytest.MonkeyPatch
 ):
-    one = replace(both, more=(), labels=both.labels[:28], is_test=both.is_test[:28])
-    fitting = Resident(one, CPU)
+    image_set = replace(both, more=(), labels=both.labels[:28], is_test=both.is_test[:28])
+    fitting = Resident(image_set, CPU)
     monkeypatch.setattr(resident_module, "_held", lambda pieces, device: False)
-    travelling = Resident(one, CPU)
+    travelling = Resident(image_set, CPU)
     assert fitting.held and not travelling.held and len(travelling.images) == 0
     index = torch.randint(0, 28, (40,), generator=generator(2))
     assert torch.equal(

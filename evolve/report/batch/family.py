@@ -35,6 +35,7 @@ class Point:
 
     Attributes:
         size: the case's name.
+        width: the case's ``inherit.width``.
         beginning: one of :data:`BEGINNINGS`.
         parameters: of such a descendant without its head, mean over seeds and generations.
         epoch: 0 is the newborn (nearest class mean of its features).
@@ -44,6 +45,7 @@ class Point:
     """
 
     size: str
+    width: float
     beginning: str
     parameters: float
     epoch: int
@@ -85,7 +87,7 @@ def sizes_of(measured: Sequence[Pair]) -> Sizes:
 
 def points(sizes: Sizes) -> list[Point]:
     """Accuracies by size, then epoch, then beginning; none where nothing was measured."""
-    found: list[Point] = []
+    result: list[Point] = []
     for epoch in epochs_of(sizes):
         means = {
             (size, name): task_means(pairs, _after(pick, epoch))
@@ -93,9 +95,10 @@ def points(sizes: Sizes) -> list[Point]:
             for name, pick in BEGINNINGS.items()
         }
         gaps = {name: _gaps(sizes, means, name) for name in (LEARNGENE, WHOLE)}
-        found += [
+        result += [
             Point(
                 size,
+                sizes[size][0][0].scenario.settings.inherit.width,
                 name,
                 _mean(sizes[size], "whole" if name == WHOLE else "descendant"),
                 epoch,
@@ -105,7 +108,7 @@ def points(sizes: Sizes) -> list[Point]:
             for (size, name), by_seed in means.items()
             if by_seed
         ]
-    return sorted(found, key=lambda point: list(sizes).index(point.size))
+    return sorted(result, key=lambda point: list(sizes).index(point.size))
 
 
 def stored(sizes: Sizes) -> Stored:

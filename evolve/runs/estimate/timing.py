@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,10 @@ import torch
 from evolve.core.settings import Settings
 from evolve.data.resident import Resident
 from evolve.engine.devices import choose_device
+from evolve.engine.precision import FLOAT32, computing, multiplies_bfloat16
+from evolve.lineage.world import World
 from evolve.runs.estimate import cost
+from evolve.runs.estimate.counts import Count, Counts
 
 if TYPE_CHECKING:
     from evolve.runs.run import Run
@@ -35,27 +38,58 @@ def measure_speed(run: Run) -> dict[str, float]:
     if not kinds:
         return ratios
     torch.set_num_threads(1)
-    from evolve.data.sources import load_images
-
-    images = load_images(run.context["data"], run.context["data_dir"], run.context["cache_dir"])
-    resident = Resident(images, choose_device(run.request.device))
+    resident = _resident(run)
     timed = (kinds - {"fewshot"}) | ({"descend"} if "fewshot" in kinds else set())
     for kind in timed:
-        ratios[kind] = _ratio(kind, run, resident)
+        ratios[kind] = _ratio(kind, run, resident, run.world.settings)
     # Learners are estimated; their backbone's steps are a descendant's.
     ratios["fewshot"] = ratios["descend"]
     return ratios
 
 
-def _ratio(kind: str, run: Run, resident: Resident) -> float:
+def faster_precision(run: Run, speed: Mapping[str, float]) -> dict[str, float]:
+    """What bfloat16 would gain here, where the processor has instructions for it.
+
+    Args:
+        run: as for :func:`measure_speed`.
+        speed: what that measured.
+
+    Returns:
+        Seconds as set over seconds with bfloat16, by section ("ancestor", "descend"); none where
+        the run has chosen a precision, has nothing left of that kind, or the device has none.
+    """
+    resident = _resident(run)
+    if not multiplies_bfloat16(resident.device) or run.request.reference:
+        return {}
+    kinds, s = {stage.kind for stage in run.missing()}, run.world.settings
+    sections = {
+        section: replace(s, **{section: replace(getattr(s, section), precision="bfloat16")})
+        for section, kind in (("ancestor", "accumulate"), ("descend", "descend"))
+        if kind in kinds and getattr(s, section).precision == FLOAT32
+    }
+    return {
+        section: speed[kind] / _ratio(kind, run, resident, settings)
+        for section, settings in sections.items()
+        for kind in ["accumulate" if section == "ancestor" else section]
+    }
+
+
+def _resident(run: Run) -> Resident:
+    from evolve.data.sources import load_images
+
+    images = load_images(run.context["data"], run.context["data_dir"], run.context["cache_dir"])
+    return Resident(images, choose_device(run.request.device))
+
+
+def _ratio(kind: str, run: Run, resident: Resident, set_to: Settings) -> float:
     room: Callable[[Run, Settings, Resident], None] = {
         "accumulate": _accumulate,
         "condense": _condense,
         "descend": _descend,
     }[kind]
-    spent, expected = [], []
+    spent, expected, least = [], [], _least(run.world, resident)
     for steps in (2, SHORT, LONG):  # the first one warms up
-        settings = _shortened(run.world.settings, kind, steps)
+        settings = _shortened(set_to, kind, steps, least)
         begun = time.perf_counter()
         room(run, settings, resident)
         spent.append(time.perf_counter() - begun)
@@ -64,35 +98,50 @@ def _ratio(kind: str, run: Run, resident: Resident) -> float:
             "ancestor": {"strategy": "naive"},
             "method": "inherited",
         }
-        expected.append(cost.seconds(settings, kind, recipe))
+        expected.append(cost.seconds(settings, kind, recipe, run.counts))
     grown = expected[2] - expected[1]
     return max(0.05, (spent[2] - spent[1]) / grown) if grown > 0 else 1.0
 
 
-def _shortened(s: Settings, kind: str, steps: int) -> Settings:
+def _least(world: World, resident: Resident) -> Counts:
+    """What every class of a role has: timed steps may ask for no more."""
+    return {
+        role: Count(
+            len(ids),
+            *(min(len(resident.indices(i, test)) for i in ids) for test in (False, True)),
+        )
+        for role, ids in world.roles.items()
+    }
+
+
+def _shortened(s: Settings, kind: str, steps: int, least: Counts) -> Settings:
     """The same sizes, but about ``steps`` optimizer steps, as far as the images go."""
-    train, test = cost.images_per_class(s, "ancestor" if kind == "accumulate" else kind)
     if kind == "accumulate":
-        images = min(train, max(1, s.ancestor.batch * 2 // s.stream.classes_per_task))
+        wanted = max(1, s.ancestor.batch * 2 // s.stream.classes_per_task)
         return replace(
             s,
             ancestor=replace(s.ancestor, epochs=steps // 2, strategy="naive", strategy_args={}),
-            stream=replace(s.stream, images_per_class=images),
+            stream=replace(s.stream, images_per_class=min(least["ancestor"].train, wanted)),
         )
     if kind == "condense":
-        classes = len(s.data.condense_classes) or s.data.split[1]
-        images = min(
-            train, max(4, round(2 * s.condense.batch / (1 - s.condense.meta_fraction) / classes))
+        held = least["condense"]
+        wanted = max(4, round(2 * s.condense.batch / (1 - s.condense.meta_fraction) / held.classes))
+        briefly = replace(
+            s.condense,
+            epochs=steps // 2,
+            images_per_class=min(held.train, wanted),
+            trial_tasks=2,
         )
-        briefly = replace(s.condense, epochs=steps // 2, images_per_class=images, trial_tasks=2)
         # One length: what is from scratch is trained for it alone.
         alone = replace(s.controls, untrained=False)
-        learning = _shortened(s, "descend", steps)  # trial's descendants learn as the lineage's
+        # trial's descendants learn as the lineage's, from condensing classes
+        learning = _shortened(s, "descend", steps, {"descend": held})
         return replace(
             learning, condense=briefly, stream=replace(s.stream, tasks=1), controls=alone
         )
-    shots = min(train, max(1, s.descend.batch * 2 // s.descend.classes_per_task))
-    tests = min(test, 20, s.descend.test_per_class or 20)
+    held = least["descend"]
+    shots = min(held.train, max(1, s.descend.batch * 2 // s.descend.classes_per_task))
+    tests = min(held.test, 20, s.descend.test_per_class or 20)
     return replace(
         s, descend=replace(s.descend, epochs=steps // 2, shots=shots, test_per_class=tests)
     )
@@ -111,9 +160,10 @@ def _accumulate(run: Run, s: Settings, resident: Resident) -> None:
         0,
         NoCheckpoint(),
         silent,
-        reference=run.request.reference,
     )
-    accumulate(replace(start, task=1, previous=accumulate(start)))
+    with computing(world.computed(s.ancestor.precision), resident.device) as plain:
+        start = replace(start, reference=plain)
+        accumulate(replace(start, task=1, previous=accumulate(start)))
 
 
 def _condense(run: Run, s: Settings, resident: Resident) -> None:
@@ -151,12 +201,10 @@ def _descend(run: Run, s: Settings, resident: Resident) -> None:
         inherit(plan, None, s.descend.classes_per_task, 0, number).to(resident.device)
         for number in numbers
     ]
-    train_together(
-        models,
-        Group(tasks, numbers, resident, s.descend, 0),
-        silent,
-        reference=run.request.reference,
-    )
+    with computing(run.world.computed(s.descend.precision), resident.device) as plain:
+        train_together(
+            models, Group(tasks, numbers, resident, s.descend, 0), silent, reference=plain
+        )
 
 
 class NoCheckpoint:
