@@ -105,11 +105,11 @@ def other_tensors(draw: st.DrawFn, tensors: dict[str, torch.Tensor]) -> dict[str
 @st.composite
 def settings_text(draw: st.DrawFn) -> str:
     """A scenario's or batch's TOML: true sections and keys, with values of any kind."""
-    known = toml.to_dict(load("glyphs-seq25", "quick").settings)
-    value = draw(odd(known))
+    chosen = toml.to_dict(load("glyphs-seq25", "quick").settings)
+    value = draw(odd(chosen))
     if draw(st.booleans()):
         value = {"title": "t", "scenario": "glyphs-seq25", "seeds": [0]} | draw(
-            st.fixed_dictionaries({"axes": JUNK, "set": odd(known), "case": JUNK})
+            st.fixed_dictionaries({"axes": JUNK, "set": odd(chosen), "case": JUNK})
         )
     text = (
         "".join(f"{_key(key)} = {_toml(item)}\n" for key, item in value.items())

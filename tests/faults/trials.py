@@ -139,5 +139,5 @@ def told(done: Done) -> str:
     lines = done.stderr.strip().splitlines()
     if done.returncode == 0:
         return "equal"
-    one = len(lines) == 1 and lines[0].startswith("evolve: ") and lines[0].isprintable()
-    return "refused" if done.returncode == 2 and one else "traceback"
+    single = len(lines) == 1 and lines[0].startswith("evolve: ") and lines[0].isprintable()
+    return "refused" if done.returncode == 2 and single else "traceback"
