@@ -32,7 +32,7 @@ test-slow: $(TESTED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 test-faults: $(TESTED)
-	$(BIN)/python tests/faults/run.py
+	PYTHONPATH=tests $(BIN)/python tests/faults/run.py
 
 lint: $(TESTED)
 	$(BIN)/ruff check evolve tests benchmarks docs/site .ci/docker-steps

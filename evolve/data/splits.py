@@ -47,7 +47,7 @@ def make_splits(data: DataSettings, images: ImageSet, needs: Needs | None = None
     says, or where that is empty as :func:`shared_out` does. They are drawn from the classes left
     or, of a source that brings its own split (miniImageNet), from that role's. A second source's
     condense and descend classes are listed by their ids in that source, and drawn from its classes;
-    the ancestor's are the first one's.
+    the ancestor's are the first one's. No class is drawn whose name has a role in the other source.
 
     Args:
         data: the scenario's [data].
@@ -58,8 +58,9 @@ def make_splits(data: DataSettings, images: ImageSet, needs: Needs | None = None
         Ids in ``images``.
 
     Raises:
-        UserError: a class is listed twice or in two roles, does not exist, or is the ancestor's in
-            one source and has another role in the other; or there are fewer classes than asked for.
+        UserError: a class is listed twice or in two roles, does not exist, or is listed as the
+            ancestor's in one source and in another role in the other; or there are fewer classes
+            than asked for.
     """
     offsets = {"ancestor": 0, "condense": images.second, "descend": images.second}
     named = {
@@ -75,17 +76,18 @@ def make_splits(data: DataSettings, images: ImageSet, needs: Needs | None = None
             f"data.split = {list(data.split)}: give three numbers, classes for {', '.join(ROLES)}"
         )
     taken = {class_id for ids in chosen.values() for class_id in ids}
-    for pool, roles in _pools(drawn, images):
+    for pool, roles in sorted(_pools(drawn, images), key=lambda p: "ancestor" not in p[1]):
         left = [class_id for class_id in pool if class_id not in taken]
+        places = torch.randperm(len(left), generator=generator(data.split_seed, "split")).tolist()
+        order = _apart([left[place] for place in places], chosen, images)
         if data.split:
             counts = {role: data.split[ROLES.index(role)] for role in roles}
         else:
-            counts = shared_out(len(left), roles, needs or {}, _owner(roles, images))
-        if sum(counts.values()) > len(left):
-            raise _too_few(counts, len(left), roles, images)
-        order = torch.randperm(len(left), generator=generator(data.split_seed, "split")).tolist()
+            counts = shared_out(len(order), roles, needs or {}, _owner(roles, images))
+        if sum(counts.values()) > len(order):
+            raise _too_few(counts, len(order), roles, images)
         for role, count in counts.items():
-            chosen[role] = tuple(left[place] for place in order[:count])
+            chosen[role] = tuple(order[:count])
             order = order[count:]
     if images.second:
         _check_shared(chosen, images)
@@ -121,6 +123,16 @@ def _pools(drawn: Sequence[str], images: ImageSet) -> Iterator[tuple[Sequence[in
     for pool, roles in shared:
         if sharing := [role for role in drawn if role in roles and role not in own]:
             yield pool, sharing
+
+
+def _apart(
+    drawn: Sequence[int], chosen: Mapping[str, Sequence[int]], images: ImageSet
+) -> list[int]:
+    """The drawn classes, in their order, without those whose name the other source gave a role."""
+    if not images.second:
+        return list(drawn)
+    names = {images.class_names[class_id] for ids in chosen.values() for class_id in ids}
+    return [class_id for class_id in drawn if images.class_names[class_id] not in names]
 
 
 def _check_shared(chosen: Mapping[str, Sequence[int]], images: ImageSet) -> None:

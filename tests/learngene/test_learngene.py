@@ -173,6 +173,8 @@ def rewritten(path, change):
             lambda a, t: a.update(format=2, sign=True),
             "has format 2, this version of evolve reads 1",
         ),
+        (lambda a, t: a.update(format="a\n\x1b[2J"), r'has format "a\\n\\u001b\[2J", this'),
+        (lambda a, t: a.update(format=[0] * 9999), r"has format \[[0, ]{1,210}\.\.\., this"),
         (lambda a, t: (t.pop("conv1/bn.bias"), a.update(sign=True)), "do not fit its plan"),
         (
             lambda a, t: (t.update({"conv1/bn.bias": torch.zeros(99)}), a.update(sign=True)),

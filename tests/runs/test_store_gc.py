@@ -4,6 +4,7 @@ results are put by hand.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -245,6 +246,14 @@ def test_nothing_goes_while_a_card_cannot_be_read_or_no_run_is_known(
         with pytest.raises(UserError, match=r"x\.json"):
             command("gc", "--yes")
         assert "unreadable" in command() and "runs/b" in command()
+
+    def failing(path: Path, most: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(evolve.runs.referrers, "read_bounded", failing)
+        with pytest.raises(UserError, match="cannot be read .Input/output error"):
+            command("gc", "--yes")
     (store.root / "runs" / "x.json").unlink()
     for name in ("a", "b"):
         shutil.rmtree(store.root.parent / name)

@@ -182,6 +182,21 @@ def test_thinning_beside_a_recomputation_and_a_damaged_link_behind_it(
     assert "\n" not in str(caught.value)
 
 
+def test_a_full_gpu_ends_in_one_line_and_puts_nothing(
+    place: Path, kept: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(place, "kept/other", "ancestor.epochs=2")
+    stage = next(stage for stage in run.missing() if stage.kind == "accumulate")
+
+    def full(*given: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(perform, "accumulate_outcome", full)
+    with pytest.raises(UserError, match="GPU's memory is full: give --workers 1") as caught:
+        run_stages(lambda: [stage], run.store.root, PERFORM, run.context, 0, lambda event: None)
+    assert "\n" not in str(caught.value) and not run.store.has(stage.key)
+
+
 def test_only_the_last_whole_one_before_is_gone_back_to(place: Path) -> None:
     run = opened(place, "every/second", "ancestor.keep=2")
     finish(run)

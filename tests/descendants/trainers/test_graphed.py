@@ -156,6 +156,17 @@ def failing(embed: Embed, images: Tensor, parameters: Sequence[Tensor]) -> Embed
     raise RuntimeError("no capture today\nnor tomorrow")
 
 
+def full(embed: Embed, images: Tensor, parameters: Sequence[Tensor]) -> Embed:
+    raise torch.cuda.OutOfMemoryError("full")
+
+
+def test_a_full_gpu_is_no_reason_to_go_another_way(recwarn):
+    model = Ancestor(VGG(PLAN, 3))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        train(model, Graphed(model, full, often=2).forward)
+    assert not list(recwarn)
+
+
 def wrong(embed: Embed, images: Tensor, parameters: Sequence[Tensor]) -> Embed:
     return lambda images, *given: embed(images, *given) * 1.01
 
