@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,12 +57,17 @@ def wait_until_after(stamp: float) -> None:
 def writable(folder: Path) -> Iterator[None]:
     """Turn an OSError inside into one line that names the folder.
 
+    TensorBoard writes in a thread of its own, which hands its error on to the next call. What that
+    thread would print of it is left out.
+
     Args:
         folder: what is written into.
 
     Raises:
         UserError: that line.
     """
+    if not isinstance(threading.excepthook, _Quiet):
+        threading.excepthook = _Quiet(threading.excepthook)
     try:
         yield
     except OSError as error:
@@ -70,3 +76,15 @@ def writable(folder: Path) -> Iterator[None]:
             f"cannot write TensorBoard files to {folder}: {reason}; "
             "free some space or choose another folder"
         ) from error
+
+
+class _Quiet:
+    """A hook for errors of threads that says nothing of a TensorBoard writer's OSError."""
+
+    def __init__(self, before: Callable[[threading.ExceptHookArgs], object]) -> None:
+        self.before = before
+
+    def __call__(self, error: threading.ExceptHookArgs) -> None:
+        writer = type(error.thread).__module__.startswith("tensorboard.")
+        if not (writer and isinstance(error.exc_value, OSError)):
+            self.before(error)

@@ -14,6 +14,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from evolve.core.errors import UserError
 from evolve.report import figures
 from evolve.report.curves import Descent, Generation, LineageRecord
+from evolve.report.event_files import writable
 from evolve.report.tensorboard import (
     ACCURACY,
     GAIN,
@@ -231,3 +232,21 @@ def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x")
     with pytest.raises(UserError, match="taken"):
         Board(tmp_path / "taken", record(range(1)))
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_is_one_line_and_no_threads_traceback(
+    tmp_path: Path,
+) -> None:
+    """TensorBoard's writer meets it in a thread of its own."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    with pytest.raises(UserError, match="cannot write TensorBoard files"), writable(tmp_path):
+        writer = EventFileWriter(str(tmp_path), flush_secs=0)
+        (file,) = tmp_path.iterdir()
+        file.unlink()
+        file.mkdir()  # as good as a full disk: it can be written no more
+        for step in range(1, 50):
+            writer.add_event(Event(step=step))
+            writer.flush()
