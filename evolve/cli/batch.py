@@ -12,6 +12,7 @@ import click
 from evolve.cli.options import (
     DATA,
     DEVICE,
+    LOG,
     REFERENCE,
     WORKERS,
     cluster_options,
@@ -98,6 +99,7 @@ def batch() -> None:
 @click.argument("name", metavar="FILE", shell_complete=complete("benchmarks/ablations"))
 @batch_options
 @cluster_options
+@LOG
 def run(name: str, **options: Any) -> None:
     """Run or continue the batch FILE; it ends in a table."""
     from evolve.runs.batch.execute import execute

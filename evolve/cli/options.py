@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from evolve.core.shipped import shipped
-from evolve.core.words import PROFILES
+from evolve.core.words import PROFILES, TRACKERS
 from evolve.runs.folder import StorePlace
 
 if TYPE_CHECKING:
@@ -33,6 +34,17 @@ def complete_setting(
         for field in fields(value)
     ]
     return [CompletionItem(name) for name in names if name.startswith(typed)]
+
+
+def _installed(ctx: click.Context, param: click.Parameter, names: Sequence[str]) -> tuple[str, ...]:
+    """Refuse a tracker whose package is not there before anything is computed."""
+    for name in names:
+        there = find_spec(name)
+        if there is None or there.origin is None:  # a folder of that name is no package
+            raise click.BadParameter(
+                f"{name} is not installed; pip install 'evolve-learngene[{name}]'", ctx, param
+            )
+    return tuple(dict.fromkeys(names))
 
 
 DATA = click.option(
@@ -91,6 +103,13 @@ SET = click.option(
     metavar="SECTION.KEY=VALUE",
     help=SET_HELP,
     shell_complete=complete_setting,
+)
+LOG = click.option(
+    "--log",
+    multiple=True,
+    type=click.Choice(TRACKERS),
+    callback=_installed,
+    help="Show the curve to this tracker too, beside TensorBoard; may be given for each.",
 )
 FORCE = click.option("--force", is_flag=True, help="Replace the file of --out if it is there.")
 FILE_OUT = click.option(

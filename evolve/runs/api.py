@@ -190,8 +190,16 @@ def run(
     words += [word for text in texts for word in ("--set", text)]
     for name, value in options.items():
         option = f"--{name.replace('_', '-')}"
+        several = value if isinstance(value, list | tuple) else [value]
         words += (
-            [option] if value is True else [] if value in (None, False) else [option, str(value)]
+            [option]
+            if value is True
+            else [
+                word
+                for each in several
+                if each not in (None, False)
+                for word in (option, str(each))
+            ]
         )
     _command(words)
     return load_run(folder)

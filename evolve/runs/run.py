@@ -55,6 +55,7 @@ class Place:
         workers: worker processes; 0: as many as fit.
         reference: take the plain path everywhere.
         cluster: a Dask cluster to compute on; None: this machine.
+        log: experiment trackers that get the curve, of evolve.core.words.TRACKERS.
     """
 
     out: Path
@@ -64,6 +65,7 @@ class Place:
     workers: int = 0
     reference: bool = False
     cluster: Cluster | None = None
+    log: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,7 @@ def request_from_run(
     device: str,
     workers: int,
     cluster: Cluster | None = None,
+    log: tuple[str, ...] = (),
 ) -> RunRequest:
     """The request that continues the run in ``folder``.
 
@@ -146,6 +149,7 @@ def request_from_run(
         device: as in :class:`Place`.
         workers: as in :class:`Place`.
         cluster: as in :class:`Place`.
+        log: as in :class:`Place`.
 
     Raises:
         UserError: the folder is no run's, or its store is not there.
@@ -163,6 +167,7 @@ def request_from_run(
         workers,
         facts["reference"],
         cluster,
+        log,
         scenario=chosen,
         seed=facts["seed"],
     )

@@ -142,7 +142,7 @@ def show_plan(request: BatchRequest) -> None:
 def _reports(batch_run: BatchRun) -> Sequence[tuple[Case, LineageRecord]]:
     """Every case's folder, as `evolve run` leaves it, as far as it came."""
     from evolve.report.files import write_report
-    from evolve.runs.batch.board import write_board
+    from evolve.runs.batch.board import track, write_board
 
     records = []
     for case, run in batch_run.runs.values():
@@ -151,11 +151,9 @@ def _reports(batch_run: BatchRun) -> Sequence[tuple[Case, LineageRecord]]:
         if record.generations:
             write_report(record, run.request.out)
             export_learngenes(run, record)
-    write_board(
-        batch_run.request.batch,
-        [(case, record) for case, record in records if record.generations],
-        batch_run.request.out,
-    )
+    measured = [(case, record) for case, record in records if record.generations]
+    write_board(batch_run.request.batch, measured, batch_run.request.out)
+    track(batch_run.request.batch, measured, batch_run.request.out, batch_run.request.log)
     return records
 
 
