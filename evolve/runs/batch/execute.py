@@ -22,8 +22,9 @@ from evolve.runs.estimate.needs import needs
 from evolve.runs.execute import export_learngenes, stoppable
 from evolve.runs.folder import claimed
 from evolve.runs.read import report_folders, took
-from evolve.runs.run import run_record
-from evolve.runs.screens.batch import BatchScreen, print_figure, print_plan, print_tables
+from evolve.runs.run import run_record, worker_count
+from evolve.runs.screens.batch import print_figure, print_plan, print_tables
+from evolve.runs.screens.batch_screen import BatchScreen
 from evolve.runs.screens.summary import say
 from evolve.runs.snapshots import thin
 
@@ -76,7 +77,9 @@ def compute_batch(
     batch_run = BatchRun(request, tell)
     batch_run.prepare(argv)
     write_batch_file(request.batch, request.out, argv)
-    with BatchScreen(batch_run) as screen:
+    runs, lineages = list(batch_run.runs.values()), batch_run.lineages
+    workers = worker_count(lineages[0].request, lineages)
+    with BatchScreen(request.batch, request.out, runs, workers) as screen:
         try:
             failed = batch_run.compute(screen.event)
         except KeyboardInterrupt:
