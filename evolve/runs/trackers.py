@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from evolve.core.durable import canonical
 from evolve.core.terminal import tell
 from evolve.report.curves import LineageRecord
-from evolve.report.trackers.tracker import Origin, Tracker, sink
+from evolve.report.trackers.tracker import Make, Origin, Tracker
 from evolve.runs.folder import read_run
 
 MOVES = ("store", "data_dir")  # what may change while a run stays the same
@@ -52,3 +53,21 @@ def say_where(name: str, where: str | None) -> None:
     """Print what shows the runs in a tracker; nothing where it failed."""
     if where:
         tell(f"{name:<12} {where}")
+
+
+def sink(name: str) -> Make:
+    """What opens a tracker.
+
+    Nothing is sent anywhere, errors and usage included, unless the user's variables say so.
+
+    Args:
+        name: of evolve.core.words.TRACKERS. Its package is there.
+    """
+    if name == "wandb":
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        from evolve.report.trackers.wandb_runs import WandbRuns
+
+        return WandbRuns
+    from evolve.report.trackers.mlflow_runs import MlflowRuns
+
+    return MlflowRuns

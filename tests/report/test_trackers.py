@@ -19,7 +19,8 @@ from evolve.report.curves import LineageRecord
 from evolve.report.tensorboard import FOLDERS, HEADLINE, SUMMARY, scalars, write_tensorboard
 from evolve.report.trackers import mlflow_runs
 from evolve.report.trackers.mlflow_runs import metric_name
-from evolve.report.trackers.tracker import Origin, Tracker, sink
+from evolve.report.trackers.tracker import Origin, Tracker
+from evolve.runs.trackers import sink
 
 Points = dict[tuple[str, str, int], float]  # run, tag, step -> value
 

@@ -7,7 +7,6 @@ more, and nothing that it raises goes through.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,21 +155,3 @@ class Tracker:
                 f"--log {self.name} failed and gets no more; the run goes on. The same command "
                 f"writes all of it again ({reason})"
             )
-
-
-def sink(name: str) -> Make:
-    """What opens a tracker.
-
-    Nothing is sent anywhere, errors and usage included, unless the user's variables say so.
-
-    Args:
-        name: of evolve.core.words.TRACKERS. Its package is there.
-    """
-    if name == "wandb":
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        from evolve.report.trackers.wandb_runs import WandbRuns
-
-        return WandbRuns
-    from evolve.report.trackers.mlflow_runs import MlflowRuns
-
-    return MlflowRuns

@@ -81,6 +81,8 @@ class BatchScreen:
 
     def notice(self, text: str) -> None:
         """Print a line of its own."""
+        if self.frame is not None:
+            self.look()
         self._print(text, "dim", "yellow")
 
     def event(self, event: Event) -> None:
@@ -140,21 +142,33 @@ class BatchScreen:
 class BatchFrame(Frame):
     """Draws a batch's state: where its cases do not fit, those that changed last."""
 
-    whole = "whole batch"
+    whole, label_width = "whole batch", 36
 
     def __init__(self, screen: BatchScreen, stream: IO[str]) -> None:
-        super().__init__(screen, stream)
         self.cases = screen.cases
-        self.label_width = max(self.label_width, self.console.size.width // 2)
+        super().__init__(screen, stream)  # draws
 
     def rows(self) -> int:
         """A row a case."""
         return len(self.cases.rows)
 
     def counted(self) -> str:
-        """Of all lineages."""
+        """The table's last row says it."""
+        return ""
+
+    def close(self) -> None:
+        """Take the moving part away; a batch that is complete has its own tables."""
         done, count = self.cases.total.lineages
-        return f"{done} of {count} lineages"
+        if done < count:
+            super().close()
+        else:
+            self.stop()
+
+    def label(self, label: str) -> str:
+        """The stage whole; its lineage's name gives way."""
+        lineage, _, stage = label.rpartition(": ")
+        room = self.label_width - len(stage) - 2
+        return f"{lineage[: room - 1]}…: {stage}" if len(lineage) > room > 1 else label
 
     def most_stages(self, room: int) -> int:
         """The cases are what one looks at: the stages get a quarter of the room."""
@@ -162,20 +176,27 @@ class BatchFrame(Frame):
 
     def table(self, rows: int) -> RenderableType:
         """``rows`` cases, how many more there are, and all of them as one."""
+        shown, total = self.cases.shown(rows), self.cases.total
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for heading in HEADINGS:
-            left = heading == "case"
+        widths = [
+            max(map(len, column))
+            for column in zip(HEADINGS, total.cells, *(row.cells for row in shown), strict=True)
+        ]
+        room = self.console.size.width - sum(widths[1:]) - 2 * len(widths)
+        widths[0] = max(1, min(widths[0], room))  # names alone give way
+        for heading, width in zip(HEADINGS, widths, strict=True):
+            left = heading == HEADINGS[0]
             table.add_column(
                 heading,
                 justify="left" if left else "right",
                 no_wrap=True,
                 overflow="ellipsis",
-                ratio=1 if left else None,
+                width=width,
             )
-        for row in self.cases.shown(rows):
+        for row in shown:
             table.add_row(*row.cells, style="red" if row.failed else "")
         if more := self.rows() - rows:
             table.add_row(f"... {more} more", style="dim")
         if self.rows() > 1:
-            table.add_row(*self.cases.total.cells, style="bold")
+            table.add_row(*total.cells, style="bold")
         return table

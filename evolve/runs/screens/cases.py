@@ -38,7 +38,7 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """The row under HEADINGS."""
         counts = ("/".join(map(str, pair)) for pair in (self.lineages, self.lengths))
-        name = f"{self.name} ({self.failed} failed)" if self.failed else self.name
+        name = f"({self.failed} failed) {self.name}" if self.failed else self.name
         return (name, *counts, self.accuracy or "-", self.gain or "-")
 
 
@@ -59,7 +59,7 @@ class Cases:
         for number in range(len(runs)):
             self._mine.setdefault(self._name(number), []).append(number)
         self.rows = {name: self._row(name, mine) for name, mine in self._mine.items()}
-        self.last: list[str] = list(self.rows)  # the one that changed last at the end
+        self.last = list(reversed(self.rows))  # the one that changed last at the end
 
     def look(self) -> list[Row]:
         """Look at the lineages that changed.

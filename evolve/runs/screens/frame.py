@@ -61,6 +61,10 @@ class Frame:
         """How far it is, in words."""
         raise NotImplementedError
 
+    def label(self, label: str) -> str:
+        """What a stage is called, in ``label_width`` characters if it can be."""
+        return label
+
     def most_stages(self, room: int) -> int:
         """How many running stages may be shown in ``room`` lines."""
         return max(1, room - min(LEAST_ROWS, self.rows()))
@@ -69,9 +73,13 @@ class Frame:
         """Begin to draw."""
         self._live.start()
 
+    def stop(self) -> None:
+        """Take the moving part away."""
+        self._live.stop()
+
     def close(self) -> None:
         """Take the moving part away and leave the whole table."""
-        self._live.stop()
+        self.stop()
         self.console.print(self._title())
         if self.rows():
             self.console.print(self.table(self.rows()))
@@ -102,14 +110,14 @@ class Frame:
     def _overall(self) -> Table:
         forecast = self.state.forecast
         left = forecast.left() if forecast else None
-        ends = "" if left is None else f"about {duration(left)} left"
+        ends = f"about {duration(left)} left" if left and left >= 1 else ""
         text = "  ".join(filter(None, (ends, self.counted())))
         return self._bar_line(self.whole, forecast.fraction if forecast else 0.0, text, "green")
 
     def _stage(self, label: str, stage: _Running) -> Table:
         spent = duration(time.monotonic() - stage.started)
         text = f"{stage.text}  {spent}" if stage.text else spent
-        return self._bar_line(label, stage.fraction, text, "cyan")
+        return self._bar_line(self.label(label), stage.fraction, text, "cyan")
 
     def _bar_line(self, label: str, fraction: float, text: str, style: str) -> Table:
         """One line: label, bar, percentage, text. The text gives way where the line is narrow."""

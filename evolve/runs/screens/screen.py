@@ -25,8 +25,8 @@ class Screen(Frame):
     """Draws a Display's state: the curve as a table that grows; the last rows win."""
 
     def __init__(self, display: Display, stream: IO[str]) -> None:
-        super().__init__(display, stream)
         self.display = display
+        super().__init__(display, stream)  # draws
 
     def rows(self) -> int:
         """A row a generation."""
