@@ -12,11 +12,11 @@ import click
 from evolve.cli.options import (
     DATA,
     DEVICE,
-    LOG,
     REFERENCE,
     WORKERS,
     cluster_options,
     complete,
+    log_option,
 )
 from evolve.core.terminal import tell
 from evolve.core.words import PROFILES
@@ -99,7 +99,7 @@ def batch() -> None:
 @click.argument("name", metavar="FILE", shell_complete=complete("benchmarks/ablations"))
 @batch_options
 @cluster_options
-@LOG
+@log_option
 def run(name: str, **options: Any) -> None:
     """Run or continue the batch FILE; it ends in a table."""
     from evolve.runs.batch.execute import execute

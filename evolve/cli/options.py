@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from evolve.core.errors import UserError
 from evolve.core.shipped import shipped
 from evolve.core.words import PROFILES, TRACKERS
 from evolve.runs.folder import StorePlace
@@ -34,17 +35,6 @@ def complete_setting(
         for field in fields(value)
     ]
     return [CompletionItem(name) for name in names if name.startswith(typed)]
-
-
-def _installed(ctx: click.Context, param: click.Parameter, names: Sequence[str]) -> tuple[str, ...]:
-    """Refuse a tracker whose package is not there before anything is computed."""
-    for name in names:
-        there = find_spec(name)
-        if there is None or there.origin is None:  # a folder of that name is no package
-            raise click.BadParameter(
-                f"{name} is not installed; pip install 'evolve-learngene[{name}]'", ctx, param
-            )
-    return tuple(dict.fromkeys(names))
 
 
 DATA = click.option(
@@ -103,13 +93,6 @@ SET = click.option(
     metavar="SECTION.KEY=VALUE",
     help=SET_HELP,
     shell_complete=complete_setting,
-)
-LOG = click.option(
-    "--log",
-    multiple=True,
-    type=click.Choice(TRACKERS),
-    callback=_installed,
-    help="Show the curve to this tracker too, beside TensorBoard; may be given for each.",
 )
 FORCE = click.option("--force", is_flag=True, help="Replace the file of --out if it is there.")
 FILE_OUT = click.option(
@@ -220,6 +203,27 @@ def cluster_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(CLUSTER):
         wrapped = option(wrapped)
     return wrapped
+
+
+def log_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command ``log``: trackers, whose packages are there before anything is computed."""
+
+    @wraps(command)
+    def wrapped(*args: Any, log: tuple[str, ...], **rest: Any) -> None:
+        for name in log:
+            there = find_spec(name)
+            if there is None or there.origin is None:  # a folder of that name is no package
+                raise UserError(
+                    f"--log {name}: not installed; pip install 'evolve-learngene[{name}]'"
+                )
+        command(*args, log=tuple(dict.fromkeys(log)), **rest)
+
+    return click.option(
+        "--log",
+        multiple=True,
+        type=click.Choice(TRACKERS),
+        help="Show the curve to this tracker too, beside TensorBoard; may be given for each.",
+    )(wrapped)
 
 
 def run_request(

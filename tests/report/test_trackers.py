@@ -199,6 +199,7 @@ def logged(file: Path) -> Iterator[Any]:
             whole = b""
 
 
+@pytest.mark.slow  # 4 s of CPU
 def test_wandb_offline_holds_every_point_once_after_a_resume(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_MODE", raising=False)

@@ -34,6 +34,7 @@ def test_a_missing_package_is_named_with_its_extra_before_anything(tmp_path, mon
     assert "pip install 'evolve-learngene[mlflow]'" in done.stderr and not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_a_run_ends_well_beside_a_tracker_that_fails_in_the_middle(tmp_path, monkeypatch):
     kept: dict[str, Memory] = {}
 

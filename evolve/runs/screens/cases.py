@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from evolve.lineage.collect import generation
 from evolve.lineage.lineage import places
@@ -59,6 +59,7 @@ class Cases:
         for number in range(len(runs)):
             self._mine.setdefault(self._name(number), []).append(number)
         self.rows = {name: self._row(name, mine) for name, mine in self._mine.items()}
+        self.total = self._total()
         self.last = list(reversed(self.rows))  # the one that changed last at the end
 
     def look(self) -> list[Row]:
@@ -76,6 +77,7 @@ class Cases:
             self.rows[row.name] = row
             self.last.remove(row.name)
             self.last.append(row.name)
+        self.total = self._total()
         return others
 
     def fail(self, numbers: Iterable[int]) -> None:
@@ -93,12 +95,13 @@ class Cases:
         names = set(self.last[-most:])
         return [row for name, row in self.rows.items() if name in names]
 
-    @property
-    def total(self) -> Row:
+    def _total(self) -> Row:
         """All rows as one; the seeds of one case also have a mean."""
-        name = f"all {len(self.rows)} {'seeds' if self.alone else 'cases'}"
-        row = self._row(name, range(len(self.runs)))
-        return row if self.alone else replace(row, accuracy="", gain="")
+        rows = self.rows.values()
+        if self.alone:
+            return self._row(f"all {len(rows)} seeds", range(len(self.runs)))
+        lineages, lengths = _sum(row.lineages for row in rows), _sum(row.lengths for row in rows)
+        return Row(f"all {len(rows)} cases", lineages, lengths, failed=len(self.failed))
 
     def _name(self, number: int) -> str:
         case = self.runs[number][0]
@@ -132,6 +135,11 @@ class Cases:
         known = tuple(g for _, g in sorted(self._measured[number].items()))
         tasks = run.world.settings.stream.tasks
         return LineageRecord(case.name, "", case.seed, tasks, generations=known)
+
+
+def _sum(pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    first, second = zip(*pairs, strict=True)
+    return sum(first), sum(second)
 
 
 def _interval(records: Iterable[tuple[Case, LineageRecord]], metric: str, sign: str) -> str:
