@@ -168,7 +168,8 @@ def run(
         seeds: one seed, or several that are pooled.
         overrides: "section.key" -> value.
         out: the folder; None: the command's default, below the working directory.
-        options: others of `evolve run`, such as ``data="cifar100.zip"`` or ``workers=2``.
+        options: others of `evolve run`, such as ``data="cifar100.zip"`` or ``workers=2``; a list
+            for one that may be given many times, such as ``log=["wandb", "mlflow"]``.
 
     Raises:
         UserError: something given does not fit; the line is the command's.
@@ -191,16 +192,8 @@ def run(
     for name, value in options.items():
         option = f"--{name.replace('_', '-')}"
         several = value if isinstance(value, list | tuple) else [value]
-        words += (
-            [option]
-            if value is True
-            else [
-                word
-                for each in several
-                if each not in (None, False)
-                for word in (option, str(each))
-            ]
-        )
+        given = [each for each in several if each not in (None, False)]
+        words += [option] if value is True else [w for each in given for w in (option, str(each))]
     _command(words)
     return load_run(folder)
 

@@ -15,6 +15,7 @@ import evolve
 from evolve.condensers.own import _arrays
 from evolve.core.errors import DataError, UserError
 from evolve.engine.engine import Here
+from evolve.runs import api
 from evolve.runs.batch import run as batch_run
 from evolve.runs.listing import watch
 
@@ -71,6 +72,14 @@ def test_watch_takes_a_batch_s_folder_too(folder: Path, capsys: pytest.CaptureFi
     mean = np.mean([float(row["mean"]) for row in rows])
     assert [line.split(":")[0] for line in lines] == ["seed 0", "seed 1"]
     assert f"1/1 lineages, 3/3 lengths, accuracy {mean:.1f} ±" in lines[1]
+
+
+def test_an_option_that_may_be_repeated_takes_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    words: list[str] = []
+    monkeypatch.setattr(api, "_command", words.extend)
+    monkeypatch.setattr(api, "load_run", lambda folder: folder)
+    evolve.run("glyphs-seq25", out="a", log=["wandb", "mlflow"], workers=2, reference=True)
+    assert words[-7:] == ["--log", "wandb", "--log", "mlflow", "--workers", "2", "--reference"]
 
 
 def test_what_was_not_measured_is_named(folder: Path) -> None:
