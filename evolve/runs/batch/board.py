@@ -59,6 +59,7 @@ def track(
         names: of evolve.core.words.TRACKERS.
     """
     for name in names:
+        tell(f"sending {len(records)} lineages to {name}")
         where = None
         for case, record in records:
             folder, labels = out / case.folder, _labels(batch, case, record)

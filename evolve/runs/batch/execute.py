@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from evolve.core.durable import write_whole
@@ -73,6 +73,8 @@ def compute_batch(
     Returns:
         The batch; key -> reason of the stages that failed; the cases that measured something.
     """
+    from evolve.runs.batch.board import track
+
     check_folder(request.batch, request.out)
     batch_run = BatchRun(request, tell)
     batch_run.prepare(argv)
@@ -86,8 +88,9 @@ def compute_batch(
             screen.notice("stopped; every finished stage is kept. The same command goes on.")
             raise
         screen.notice("writing the reports")
-        records = _reports(batch_run)
-    return batch_run, failed, [(case, record) for case, record in records if record.generations]
+        measured = _reports(batch_run)
+    track(request.batch, measured, request.out, request.log)
+    return batch_run, failed, measured
 
 
 def thin_batch(batch_run: BatchRun) -> None:
@@ -142,10 +145,10 @@ def show_plan(request: BatchRequest) -> None:
     print_plan(BatchRun(request, tell))
 
 
-def _reports(batch_run: BatchRun) -> Sequence[tuple[Case, LineageRecord]]:
-    """Every case's folder, as `evolve run` leaves it, as far as it came."""
+def _reports(batch_run: BatchRun) -> Measured:
+    """Write every case's folder, as `evolve run` leaves it: the cases that measured something."""
     from evolve.report.files import write_report
-    from evolve.runs.batch.board import track, write_board
+    from evolve.runs.batch.board import write_board
 
     records = []
     for case, run in batch_run.runs.values():
@@ -156,8 +159,7 @@ def _reports(batch_run: BatchRun) -> Sequence[tuple[Case, LineageRecord]]:
             export_learngenes(run, record)
     measured = [(case, record) for case, record in records if record.generations]
     write_board(batch_run.request.batch, measured, batch_run.request.out)
-    track(batch_run.request.batch, measured, batch_run.request.out, batch_run.request.log)
-    return records
+    return measured
 
 
 def _failures(batch_run: BatchRun, failed: Mapping[str, str]) -> str:
