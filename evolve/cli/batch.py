@@ -16,6 +16,7 @@ from evolve.cli.options import (
     WORKERS,
     cluster_options,
     complete,
+    log_option,
 )
 from evolve.core.terminal import tell
 from evolve.core.words import PROFILES
@@ -98,6 +99,7 @@ def batch() -> None:
 @click.argument("name", metavar="FILE", shell_complete=complete("benchmarks/ablations"))
 @batch_options
 @cluster_options
+@log_option
 def run(name: str, **options: Any) -> None:
     """Run or continue the batch FILE; it ends in a table."""
     from evolve.runs.batch.execute import execute

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
+from evolve.core.errors import UserError
 from evolve.core.shipped import shipped
-from evolve.core.words import PROFILES
+from evolve.core.words import PROFILES, TRACKERS
 from evolve.runs.folder import StorePlace
 
 if TYPE_CHECKING:
@@ -201,6 +203,27 @@ def cluster_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(CLUSTER):
         wrapped = option(wrapped)
     return wrapped
+
+
+def log_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command ``log``: trackers, whose packages are there before anything is computed."""
+
+    @wraps(command)
+    def wrapped(*args: Any, log: tuple[str, ...], **rest: Any) -> None:
+        for name in log:
+            there = find_spec(name)
+            if there is None or there.origin is None:  # a folder of that name is no package
+                raise UserError(
+                    f"--log {name}: not installed; pip install 'evolve-learngene[{name}]'"
+                )
+        command(*args, log=tuple(dict.fromkeys(log)), **rest)
+
+    return click.option(
+        "--log",
+        multiple=True,
+        type=click.Choice(TRACKERS),
+        help="Show the curve to this tracker too, beside TensorBoard; may be given for each.",
+    )(wrapped)
 
 
 def run_request(

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from evolve.cli.options import DATA, DEVICE, STORE, WORKERS, cluster_options
+from evolve.cli.options import DATA, DEVICE, STORE, WORKERS, cluster_options, log_option
 
 
 @click.command()
@@ -18,6 +18,7 @@ from evolve.cli.options import DATA, DEVICE, STORE, WORKERS, cluster_options
 @DEVICE
 @WORKERS
 @cluster_options
+@log_option
 def resume(folder: Path, **options: Any) -> None:
     """Continue the run in folder RUN."""
     from evolve.runs.execute import execute

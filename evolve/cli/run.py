@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from evolve.cli.options import cluster_options, lineage_options, run_request, scenario_name
+from evolve.cli.options import (
+    cluster_options,
+    lineage_options,
+    log_option,
+    run_request,
+    scenario_name,
+)
 from evolve.core.errors import UserError
 from evolve.core.machine import usable_cores
 from evolve.core.terminal import tell
@@ -47,6 +53,7 @@ class Seeds(click.ParamType):
 @scenario_name
 @lineage_options
 @cluster_options
+@log_option
 @click.option(
     "--seeds",
     type=Seeds(),

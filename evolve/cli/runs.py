@@ -37,7 +37,7 @@ def diff(first: Path, second: Path, store: Path | None) -> None:
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @STORE
 def watch(folder: Path, store: Path | None) -> None:
-    """Show a run that another process or machine computes.
+    """Show a run or batch that another process or machine computes.
 
     It ends when everything is measured. Ctrl-C ends the watching, not the run.
     """

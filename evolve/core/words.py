@@ -6,6 +6,7 @@ import hashlib
 import re
 
 PROFILES = ("quick", "paper")  # of scenarios and batches
+TRACKERS = ("wandb", "mlflow")  # their packages' names, and the extras that install them
 PAPERS = "paper's descendant"
 WHOLE = "whole ancestor"
 """Architectures that have a from-scratch control of their own.

@@ -113,13 +113,20 @@ class Board:
             with writable(self.folder):
                 self._write_ready()
 
-    def close(self) -> None:
+    def close(self, record: LineageRecord | None = None) -> None:
         """Write what still waits, the last generation's pictures and the headline numbers.
 
         It is safe to call twice.
+
+        Args:
+            record: what was measured in the end, the reference included; None: what was known at
+                first and added.
         """
         if self._closed:
             return
+        if record is not None and record.reference != self._record.reference:
+            self._record = replace(record, generations=())
+            self._rewrite()
         with writable(self.folder):
             self._write_ready(wait=False)
             if self._known:
@@ -210,29 +217,40 @@ class Board:
     def _headline(self) -> None:
         """Numbers and settings for the HPARAMS page, where several runs stand side by side."""
         record, writer = self.record, self._writer(SUMMARY)
-        if not evolved(record):
+        shown, words = headline(record)
+        if not words:
             return
         from torch.utils.tensorboard import summary as builder
 
         make: Any = builder.hparams
-        summary = summarise([record])
-        effect = summary.effect("from-scratch")
-        last = point_interval(record.generations[-1].inherited.accuracy).mean
-        values = (effect.interval.mean if effect else math.nan, summary.gain.slope, 100 * last)
-        shown = {
-            tag: value for tag, value in zip(HEADLINE, values, strict=True) if math.isfinite(value)
-        }
         for tag, value in shown.items():
             writer.add_scalar(tag, value, record.generations[-1].lineage)
         # The first part declares an experiment. TensorBoard shows the first that it finds alone, so
         # a run declares none: its batch does, or TensorBoard gathers the columns of all runs.
         for part in make(hparams(record, self.labels), shown)[1:]:
             writer.file_writer.add_summary(part)
-        writer.add_text(
-            "verdict",
-            f"{gain_sentence(summary)}\n\n{verdict(summary)}",
-            record.generations[-1].lineage,
-        )
+        writer.add_text("verdict", "\n\n".join(words), record.generations[-1].lineage)
+
+
+def headline(record: LineageRecord) -> tuple[dict[str, float], Sequence[str]]:
+    """The numbers that several runs are compared by, and the verdict.
+
+    Args:
+        record: the lineage.
+
+    Returns:
+        By TensorBoard's tag, in % and points, those that are finite; sentences. Both are empty
+        where nothing is measured of an ancestor that has learned.
+    """
+    if not evolved(record):
+        return {}, ()
+    summary = summarise([record])
+    effect = summary.effect("from-scratch")
+    last = point_interval(record.generations[-1].inherited.accuracy).mean
+    values = (effect.interval.mean if effect else math.nan, summary.gain.slope, 100 * last)
+    named = zip(HEADLINE, values, strict=True)
+    shown = {tag: value for tag, value in named if math.isfinite(value)}
+    return shown, (gain_sentence(summary), verdict(summary))
 
 
 def hparams(record: LineageRecord, labels: Mapping[str, Any] = {}) -> dict[str, Any]:

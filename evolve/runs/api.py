@@ -168,7 +168,8 @@ def run(
         seeds: one seed, or several that are pooled.
         overrides: "section.key" -> value.
         out: the folder; None: the command's default, below the working directory.
-        options: others of `evolve run`, such as ``data="cifar100.zip"`` or ``workers=2``.
+        options: others of `evolve run`, such as ``data="cifar100.zip"`` or ``workers=2``; a list
+            for one that may be given many times, such as ``log=["wandb", "mlflow"]``.
 
     Raises:
         UserError: something given does not fit; the line is the command's.
@@ -190,9 +191,9 @@ def run(
     words += [word for text in texts for word in ("--set", text)]
     for name, value in options.items():
         option = f"--{name.replace('_', '-')}"
-        words += (
-            [option] if value is True else [] if value in (None, False) else [option, str(value)]
-        )
+        several = value if isinstance(value, list | tuple) else [value]
+        given = [each for each in several if each not in (None, False)]
+        words += [option] if value is True else [w for each in given for w in (option, str(each))]
     _command(words)
     return load_run(folder)
 

@@ -19,6 +19,7 @@ from evolve.lineage.schedule import measured
 from evolve.report.curves import LineageRecord
 from evolve.report.economy import sentences
 from evolve.report.pooling import summarise
+from evolve.report.trackers.tracker import Logger
 from evolve.report.verdict import gain_sentence, verdict
 from evolve.runs.estimate.outlook import Outlook
 from evolve.runs.folder import claimed, resume_command
@@ -34,6 +35,7 @@ from evolve.runs.run import (
 from evolve.runs.screens.display import Display
 from evolve.runs.screens.summary import say
 from evolve.runs.snapshots import thin
+from evolve.runs.trackers import open_trackers, say_where
 
 
 def execute(request: RunRequest, argv: list[str]) -> None:
@@ -68,6 +70,8 @@ def execute(request: RunRequest, argv: list[str]) -> None:
             record = watcher.finish()
         thinned = thin(run.store, [run.world])
     print_end(request, record)
+    for tracker in watcher.trackers:
+        say_where(tracker.name, tracker.where)
     for line in thinned:
         say(line)
     if len(run.makers) > 1:
@@ -123,7 +127,7 @@ def _thread_error(failure: threading.ExceptHookArgs) -> None:
 
 
 class Watcher:
-    """Passes the engine's events on to the display and to TensorBoard."""
+    """Passes the engine's events on to the display, and what is measured to the loggers."""
 
     def __init__(self, run: Run, display: Display) -> None:
         from evolve.report.tensorboard import Board
@@ -135,7 +139,10 @@ class Watcher:
         display.expect(
             self.outlook.forecast, len(measured(settings)), 1 / settings.descend.classes_per_task
         )
-        self.board = Board(self.run.request.out / "tensorboard", run_record(self.run))
+        record, out = run_record(run), run.request.out
+        board = Board(out / "tensorboard", record)
+        self.trackers = open_trackers(run.request.log, record, out, out.name, display.notice)
+        self.loggers: list[Logger] = [board, *self.trackers]
 
     def compute(self) -> None:
         """Compute the stages that the store lacks."""
@@ -175,17 +182,18 @@ class Watcher:
             self.display.notice(event.text)
 
     def finish(self) -> LineageRecord:
-        """Close TensorBoard; write the report, the learngenes and the page."""
+        """Write the report, the learngenes and the page; close the loggers."""
         from evolve.report.files import write_report
         from evolve.report.page.write import PAGE
         from evolve.runs.read import report_folders
 
         record, out = run_record(self.run), self.run.request.out
-        self.board.close()
         write_report([record], out)
         export_learngenes(self.run, record)
         if record.generations:
             report_folders([out], out / PAGE)
+        for logger in self.loggers:  # last, since a tracker sends the curve's picture
+            logger.close(record)
         return record
 
     def _show_finished(self, fresh: bool) -> None:
@@ -200,8 +208,9 @@ class Watcher:
                 continue
             self.shown.add(length)
             self.display.generation(complete, tasks)
-            if fresh:  # the writer was made with all that was known before
-                self.board.add(complete)
+            if fresh:  # they were opened with all that was known before
+                for logger in self.loggers:
+                    logger.add(complete)
 
 
 def export_learngenes(run: Run, record: LineageRecord) -> None:

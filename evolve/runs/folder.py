@@ -41,7 +41,7 @@ FACTS: dict[str, Any] = {
     "reference": bool,
     "checkpoint": str,
 }
-OURS = (RUN_FILE, "scenario.toml", "tensorboard", "damaged-run.json")
+OURS = (RUN_FILE, "scenario.toml", "tensorboard", "wandb", "damaged-run.json")
 
 
 def default_out(chosen: Scenario, seeds: int | Sequence[int], reference: bool = False) -> Path:

@@ -18,10 +18,12 @@ from evolve.lineage.lineage import places
 from evolve.lineage.schedule import measured
 from evolve.report.curves import Generation, paired_gain
 from evolve.runs.batch.file import flat
+from evolve.runs.batch_folder import is_batch, read_batch_file
 from evolve.runs.estimate.outlook import Outlook
 from evolve.runs.folder import RUN_FILE, read_run
 from evolve.runs.read import Reader
 from evolve.runs.run import Run
+from evolve.runs.screens.batch_screen import BatchScreen
 from evolve.runs.screens.display import Display
 
 DEEPEST = 3  # folders below the one that is looked through; a batch's runs lie one below it
@@ -155,16 +157,18 @@ def contrast(first: Path, second: Path, reader: Reader) -> Contrast:
 
 
 def watch(folder: Path, store: Path | None, pause: Callable[[float], None] = time.sleep) -> None:
-    """Show a run that another process or machine computes, until all of it is there.
+    """Show a run or batch that another process or machine computes, until all of it is there.
 
     Args:
-        folder: the run's folder.
+        folder: the run's or batch's folder.
         store: its store; None: the one that it recorded.
         pause: waits so many seconds.
 
     Raises:
         UserError: the folder is no run's, or its store is not there.
     """
+    if is_batch(folder):
+        return _watch_batch(folder, Reader(store), pause)
     run, facts = Reader(store).opened(folder), read_run(folder)
     settings = run.world.settings
     with Display(facts["scenario"], facts["profile"], facts["seed"], str(folder)) as display:
@@ -181,3 +185,11 @@ def watch(folder: Path, store: Path | None, pause: Callable[[float], None] = tim
                 return
             pause(POLL)
             outlook.look()
+
+
+def _watch_batch(folder: Path, reader: Reader, pause: Callable[[float], None]) -> None:
+    batch = read_batch_file(folder).batch
+    runs = [(case, reader.opened(folder / case.folder)) for case in batch.cases]
+    with BatchScreen(batch, folder, runs, 1) as screen:
+        while screen.poll():
+            pause(POLL)

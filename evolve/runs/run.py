@@ -57,6 +57,7 @@ class Place:
         workers: worker processes; 0: as many as fit.
         reference: take the plain path everywhere.
         cluster: a Dask cluster to compute on; None: this machine.
+        log: experiment trackers that get the curve, of evolve.core.words.TRACKERS.
     """
 
     out: Path
@@ -66,6 +67,7 @@ class Place:
     workers: int = 0
     reference: bool = False
     cluster: Cluster | None = None
+    log: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +140,7 @@ def request_from_run(
     device: str,
     workers: int,
     cluster: Cluster | None = None,
+    log: tuple[str, ...] = (),
 ) -> RunRequest:
     """The request that continues the run in ``folder``.
 
@@ -148,6 +151,7 @@ def request_from_run(
         device: as in :class:`Place`.
         workers: as in :class:`Place`.
         cluster: as in :class:`Place`.
+        log: as in :class:`Place`.
 
     Raises:
         UserError: the folder is no run's, or its store is not there.
@@ -165,6 +169,7 @@ def request_from_run(
         workers,
         facts["reference"],
         cluster,
+        log,
         scenario=chosen,
         seed=facts["seed"],
     )

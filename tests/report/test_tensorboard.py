@@ -113,6 +113,14 @@ def test_every_method_writes_the_curve_under_the_same_tag(tmp_path: Path) -> Non
     assert [event.step for event in back.Images("6 pictures/genome")] == [3]
 
 
+def test_a_reference_that_is_measured_last_is_shown_at_every_length(tmp_path: Path) -> None:
+    done = replace(record(range(0, 3)), reference=descent(0, "from-scratch", 0.2))
+    board = Board(tmp_path, record(range(0, 3)))
+    board.close(done)
+    assert points(tmp_path, run="reference") == [(t, 25.0) for t in range(3)]
+    assert points(tmp_path) == [(t, 55.0 + t) for t in range(3)]
+
+
 def test_groups_are_numbered_and_units_stand_in_the_tags() -> None:
     tags = {tag for values in scalars(generation(1)).values() for tag in values}
     assert all(tag[0].isdigit() for tag in {*tags, *HEADLINE})

@@ -15,7 +15,9 @@ import evolve
 from evolve.condensers.own import _arrays
 from evolve.core.errors import DataError, UserError
 from evolve.engine.engine import Here
+from evolve.runs import api
 from evolve.runs.batch import run as batch_run
+from evolve.runs.listing import watch
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,23 @@ def test_a_loaded_run_has_the_files_numbers_and_the_descendants_weights(folder: 
     )
     assert heir(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
     assert "points over from-scratch" in run.verdict and run.settings["stream"]["tasks"] == 2
+
+
+def test_watch_takes_a_batch_s_folder_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    watch(folder, None, pause=lambda seconds: pytest.fail("there is nothing to wait for"))
+    lines = capsys.readouterr().out.splitlines()
+    rows = [row for row in tiny.rows(folder) if row["seed"] == "1" and row["lineage"] != "0"]
+    mean = np.mean([float(row["mean"]) for row in rows])
+    assert [line.split(":")[0] for line in lines] == ["seed 0", "seed 1"]
+    assert f"1/1 lineages, 3/3 lengths, accuracy {mean:.1f} ±" in lines[1]
+
+
+def test_an_option_that_may_be_repeated_takes_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    words: list[str] = []
+    monkeypatch.setattr(api, "_command", words.extend)
+    monkeypatch.setattr(api, "load_run", lambda folder: folder)
+    evolve.run("glyphs-seq25", out="a", log=["wandb", "mlflow"], workers=2, reference=True)
+    assert words[-7:] == ["--log", "wandb", "--log", "mlflow", "--workers", "2", "--reference"]
 
 
 def test_what_was_not_measured_is_named(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""TensorBoard of a whole batch: every case's own files, and an overview in the batch's folder.
+"""TensorBoard and trackers of a whole batch: every case's own, and TensorBoard's overview.
 
 The overview lists the axes and headline metrics of the HPARAMS page. Without it TensorBoard takes
 the first case's settings for all, so an axis that only other cases have could not be filtered by.
@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evolve.core.terminal import tell
 from evolve.report.compare import Batch, Case
 from evolve.report.curves import LineageRecord
 from evolve.report.event_files import SUFFIX, clear_ours, wait_until_after, writable
 from evolve.report.settings import flat
 from evolve.report.tensorboard import HEADLINE, hparams, write_tensorboard
+from evolve.runs.trackers import open_trackers, say_where
 
 Value = bool | int | float | str
 
@@ -43,6 +45,31 @@ def write_board(batch: Batch, records: Sequence[tuple[Case, LineageRecord]], out
         axes = [HParam(name, _domain(values)) for name, values in columns(batch, records).items()]
         writer.file_writer.add_summary(hparams_config_pb(axes, [Metric(tag) for tag in HEADLINE]))
         writer.close()
+
+
+def track(
+    batch: Batch, records: Sequence[tuple[Case, LineageRecord]], out: Path, names: Sequence[str]
+) -> None:
+    """Send every measured lineage to trackers; one that fails gets no further lineage.
+
+    Args:
+        batch: the batch.
+        records: cases with what they measured.
+        out: the batch's folder.
+        names: of evolve.core.words.TRACKERS.
+    """
+    for name in names:
+        tell(f"sending {len(records)} lineages to {name}")
+        where = None
+        for case, record in records:
+            folder, labels = out / case.folder, _labels(batch, case, record)
+            group = f"{out.name}/{case.folder}"
+            (tracker,) = open_trackers([name], record, folder, group, tell, labels)
+            tracker.close(record)
+            if (where := tracker.where) is None:
+                break
+            where = where.replace(str(folder), str(out / "*"))
+        say_where(name, where)
 
 
 def columns(batch: Batch, records: Sequence[tuple[Case, LineageRecord]]) -> dict[str, list[Value]]:

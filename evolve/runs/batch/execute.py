@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from evolve.core.durable import write_whole
@@ -23,8 +23,9 @@ from evolve.runs.estimate.needs import needs
 from evolve.runs.execute import export_learngenes, stoppable
 from evolve.runs.folder import claimed
 from evolve.runs.read import report_folders, took
-from evolve.runs.run import run_record
-from evolve.runs.screens.batch import BatchScreen, print_figure, print_plan, print_tables
+from evolve.runs.run import run_record, worker_count
+from evolve.runs.screens.batch import print_figure, print_plan, print_tables
+from evolve.runs.screens.batch_screen import BatchScreen
 from evolve.runs.screens.summary import say
 from evolve.runs.snapshots import thin
 
@@ -73,19 +74,24 @@ def compute_batch(
     Returns:
         The batch; key -> reason of the stages that failed; the cases that measured something.
     """
+    from evolve.runs.batch.board import track
+
     check_folder(request.batch, request.out)
     batch_run = BatchRun(request, tell)
     batch_run.prepare(argv)
     write_batch_file(request.batch, request.out, argv)
-    with BatchScreen(batch_run) as screen:
+    runs, lineages = list(batch_run.runs.values()), batch_run.lineages
+    workers = worker_count(lineages[0].request, lineages)
+    with BatchScreen(request.batch, request.out, runs, workers) as screen:
         try:
             failed = batch_run.compute(screen.event)
         except KeyboardInterrupt:
             screen.notice("stopped; every finished stage is kept. The same command goes on.")
             raise
         screen.notice("writing the reports")
-        records = _reports(batch_run)
-    return batch_run, failed, [(case, record) for case, record in records if record.generations]
+        measured = _reports(batch_run)
+    track(request.batch, measured, request.out, request.log)
+    return batch_run, failed, measured
 
 
 def thin_batch(batch_run: BatchRun) -> None:
@@ -141,8 +147,8 @@ def show_plan(request: BatchRequest) -> None:
     print_plan(BatchRun(request, tell))
 
 
-def _reports(batch_run: BatchRun) -> Sequence[tuple[Case, LineageRecord]]:
-    """Every case's folder, as `evolve run` leaves it, as far as it came."""
+def _reports(batch_run: BatchRun) -> Measured:
+    """Write every case's folder, as `evolve run` leaves it: the cases that measured something."""
     from evolve.report.files import write_report
     from evolve.runs.batch.board import write_board
 
@@ -153,12 +159,9 @@ def _reports(batch_run: BatchRun) -> Sequence[tuple[Case, LineageRecord]]:
         if record.generations:
             write_report(record, run.request.out)
             export_learngenes(run, record)
-    write_board(
-        batch_run.request.batch,
-        [(case, record) for case, record in records if record.generations],
-        batch_run.request.out,
-    )
-    return records
+    measured = [(case, record) for case, record in records if record.generations]
+    write_board(batch_run.request.batch, measured, batch_run.request.out)
+    return measured
 
 
 def _failures(batch_run: BatchRun, failed: Mapping[str, str]) -> str:

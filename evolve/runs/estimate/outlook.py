@@ -59,6 +59,10 @@ class Outlook:
                 self._name(number)
         self._plan()
 
+    def owners(self, key: str) -> Sequence[int]:
+        """The places in ``runs`` of the lineages that need a stage."""
+        return self._owners.get(key, ())
+
     def look(self) -> None:
         """Look at the store for stages that somebody else has finished."""
         store = self.runs[0].store  # one engine's runs have one store

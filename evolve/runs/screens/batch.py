@@ -1,100 +1,24 @@
-"""The screens of a batch: its plan, a line a finished stage, a bar, the tables at the end."""
+"""What a batch prints before and after it is computed: its plan, the tables at the end."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from evolve.core.console import Console
 from evolve.core.spent import duration
-from evolve.engine.engine import Event, Notice, StageDone, StageFailed, StageStarted
 from evolve.engine.stage import Stage
 from evolve.report.batch.figure import BatchFigure
 from evolve.report.compare import Batch, Row
 from evolve.report.compare_tables import TITLES, cells, note, power_words, reference_of
 from evolve.runs.estimate import cost
-from evolve.runs.estimate.outlook import Outlook
 from evolve.runs.run import worker_count
 
 if TYPE_CHECKING:
     from evolve.runs.batch.run import BatchRun
-
-
-class BatchScreen:
-    """Shows a batch while it is computed: a context manager whose ``event`` takes the engine's."""
-
-    def __init__(self, batch_run: BatchRun) -> None:
-        self.console = Console(highlight=False)
-        self.batch_run, self.begun = batch_run, time.monotonic()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:.0f}%"),
-            TextColumn("{task.fields[left]}"),
-        )
-        self.progress = Progress(
-            *columns, console=self.console, transient=True, disable=not self.console.is_terminal
-        )
-        self.task = self.progress.add_task("stages", total=1.0, left="")
-        lineages = batch_run.lineages
-        self.outlook = Outlook(lineages, worker_count(lineages[0].request, lineages))
-
-    def __enter__(self) -> BatchScreen:
-        self.progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.progress.stop()
-
-    def notice(self, text: str) -> None:
-        """Print a line of its own."""
-        self.console.print(text, style="dim", soft_wrap=True)
-
-    def event(self, event: Any) -> None:
-        """Show one event of the engine."""
-        self.outlook.event(event)
-        self._show(event)
-        left = self.outlook.forecast.left()
-        self.progress.update(
-            self.task,
-            completed=self.outlook.forecast.fraction,
-            left="" if left is None else f"about {duration(left)} left",
-        )
-
-    def _show(self, event: Event) -> None:
-        if isinstance(event, StageDone):
-            if not event.from_store:
-                self.console.print(
-                    f"{self._clock()}  {event.stage.label}  {event.seconds:.1f} s",
-                    markup=False,
-                    soft_wrap=True,
-                )
-        elif isinstance(event, StageFailed):
-            self.console.print(
-                f"{self._clock()}  {event.stage.label} FAILED: {event.text}",
-                style="red",
-                markup=False,
-                soft_wrap=True,
-            )
-        elif isinstance(event, StageStarted):
-            self.progress.update(self.task, description=event.stage.label)
-        elif isinstance(event, Notice):
-            self.notice(event.text)
-
-    def _clock(self) -> str:
-        spent = int(time.monotonic() - self.begun)
-        return f"{spent // 3600}:{spent // 60 % 60:02}:{spent % 60:02}"
 
 
 def print_plan(batch_run: BatchRun) -> None:

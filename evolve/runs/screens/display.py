@@ -45,7 +45,7 @@ class Display:
         # None where the process was started without one (>&-).
         self._stream: IO[str] | None = stream if stream is not None else sys.stdout
         self._screen: Any = None
-        self._live = _can_be_live(self._stream) if live is None else live
+        self._live = can_be_live(self._stream) if live is None else live
 
     def __enter__(self) -> Display:
         if self._live and self._stream is not None:
@@ -142,7 +142,7 @@ class Display:
             self._stream = None
 
 
-def _can_be_live(stream: IO[str] | None) -> bool:
+def can_be_live(stream: IO[str] | None) -> bool:
     """Whether the terminal can move its cursor, show our characters, and is wide enough."""
     from evolve.core.console import Console
 

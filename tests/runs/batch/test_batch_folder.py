@@ -20,12 +20,15 @@ from werkzeug.test import Client
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "report" / "page"))  # the made-up runs
 from page_runs import NAME, make_batch
+from test_trackers import Memory
 
 from evolve.core.errors import UserError
 from evolve.report import figures
 from evolve.report.curves import LineageRecord
 from evolve.report.tensorboard import HEADLINE
-from evolve.runs.batch.board import columns, write_board
+from evolve.report.trackers.tracker import Origin
+from evolve.runs import trackers
+from evolve.runs.batch.board import columns, track, write_board
 from evolve.runs.batch_folder import BATCH_FILE, check_folder, read_batch_file, write_batch_file
 from evolve.runs.read import Reader
 
@@ -157,6 +160,34 @@ def test_axes_of_several_types_can_still_be_shown(place: Path, tmp_path: Path) -
     ]
     write_board(batch, records, tmp_path)
     assert any(path.name.endswith(".evolve") for path in tmp_path.iterdir())
+
+
+def test_trackers_get_every_case_with_its_labels_until_they_fail(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept: dict[str, list[Memory]] = {"wandb": [], "mlflow": []}
+
+    def make(name: str) -> Any:
+        def opened(of: Origin, config: Any) -> Memory:
+            kept[name].append(Memory(of, config, fails_at=0 if name == "mlflow" else 99))
+            return kept[name][-1]
+
+        return opened
+
+    monkeypatch.setattr(trackers, "sink", make)
+    batch = read_batch_file(place / "b").batch
+    (section,) = Reader().sections([place / "b"])
+    track(batch, section.measured, place / "b", ["wandb", "mlflow"])
+    sent = kept["wandb"]
+    assert [memory.config["case"] for memory in sent] == [c.name for c, _ in section.measured]
+    assert [memory.origin.group for memory in sent] == [
+        f"b/{case.folder}" for case, _ in section.measured
+    ]
+    assert len({memory.origin.key for memory in sent}) == len(sent) == 4
+    assert all(memory.words and memory.config["descend.epochs"] in (2, 3) for memory in sent)
+    said = capsys.readouterr().out
+    assert len(kept["mlflow"]) == 1 and said.count("--log mlflow failed") == 1
+    assert "wandb        memory" in said and "mlflow       memory" not in said
 
 
 def test_a_batch_takes_no_folder_that_holds_something_else(place: Path, tmp_path: Path) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
 from evolve.data import sources
-from evolve.engine.scheduler import StageDone, StageProgress, StageStarted
+from evolve.engine.scheduler import StageDone, StageFailed, StageProgress, StageStarted
 from evolve.lineage import scenario
 from evolve.runs.batch import file
 from evolve.runs.batch.run import BatchRequest, BatchRun
-from evolve.runs.screens.batch import BatchScreen
+from evolve.runs.screens.batch_screen import BatchScreen
 
 BATCH = """
 scenario = "glyphs-seq25"
@@ -33,6 +34,11 @@ data.size = [8, 16]
 def path(tmp_path: Path) -> Path:
     (tmp_path / "b.toml").write_text(BATCH)
     return tmp_path / "b.toml"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 def opened(path: Path) -> BatchRun:
@@ -86,10 +92,34 @@ def test_an_event_names_no_stages(path, monkeypatch):
     batch = opened(path)
     stages = batch.stages()
     monkeypatch.setattr(BatchRun, "stages", lambda self: pytest.fail("named again"))
-    with BatchScreen(batch) as screen:
+    with screen_of(batch, io.StringIO(), live=False) as screen:
         for stage in stages[:3]:
             screen.event(StageStarted(stage))
             screen.event(StageProgress(stage, 0.5, "half"))
             screen.event(StageDone(stage, 1.0, from_store=False))
-        task = screen.progress.tasks[0]
-        assert 0 < task.completed < task.total == 1 and "left" in task.fields["left"]
+        assert 0 < screen.outlook.forecast.fraction < 1 and screen.outlook.forecast.left() > 0
+    assert screen.console.file.getvalue().count("\n") == 3
+
+
+def screen_of(batch, stream, live):
+    runs = list(batch.runs.values())
+    return BatchScreen(batch.request.batch, batch.request.out, runs, 2, stream, live)
+
+
+def test_a_terminal_is_given_back_and_a_stopped_batch_leaves_its_table(path):
+    batch = opened(path)
+    stage = next(stage for stage in batch.stages() if stage.kind == "condense")
+    stream = Terminal()
+    with pytest.raises(KeyboardInterrupt), screen_of(batch, stream, live=True) as screen:
+        screen.event(StageStarted(stage))
+        assert list(screen.running) == [stage.label]
+        screen.event(StageFailed(stage, "no [bold] memory"))
+        assert not screen.running
+        screen.notice("stopped")
+        raise KeyboardInterrupt
+    text = stream.getvalue()
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")
+    assert "FAILED: no [bold] memory" in text and "stopped" in text
+    table = text[text.rindex("gain (points)") :]
+    owner = next(c for c, r in batch.runs.values() if stage.key in {s.key for s in r.stages()})
+    assert f"failed) {owner.name}" in table and "all 4 cases" in table

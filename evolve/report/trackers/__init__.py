@@ -1,0 +1,1 @@
+"""A lineage's curve in W&B and MLflow: what TensorBoard gets, under the same names."""
