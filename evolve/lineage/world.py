@@ -44,6 +44,12 @@ class World:
         return "compiled" if ancestor_plan(self.settings).passes else "fast"
 
     @property
+    def training(self) -> str:
+        """The same of a stage that trains descendants: ResNets and ViTs have learners of ours."""
+        learners = ancestor_plan(self.settings).learners
+        return "written" if self.arithmetic == "fast" and learners else self.arithmetic
+
+    @property
     def roles(self) -> dict[str, tuple[int, ...]]:
         """The split of the classes, by role."""
         return {
