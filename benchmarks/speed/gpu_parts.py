@@ -22,6 +22,7 @@ from evolve.descendants.trainers.graph_check import checked
 from evolve.descendants.trainers.graphs import GraphTrainer
 from evolve.descendants.trainers.group import Group, Trainer
 from evolve.descendants.trainers.plain import PlainTrainer
+from evolve.engine.precision import precision
 from evolve.learngene.inheritance import inherit
 from evolve.lineage.lineage import lineage
 from evolve.lineage.world import World, ancestor_plan, paper_descendant
@@ -31,13 +32,11 @@ from evolve.runs.estimate.timing import NoCheckpoint, silent
 
 from .cases import ANCESTOR_CLASSES, CONDENSE_CLASSES, DESCEND_CLASSES, Case
 from .gpu_setting import (
-    PRECISIONS,
     Row,
     as_torch_comes,
     device_of,
     images,
     median,
-    precision,
     settings,
     timed,
 )
@@ -93,7 +92,7 @@ def _descendants(name: str, s: Settings, resident: Resident, rehearse: bool) -> 
             "images/s",
         )
         best, widest = max((best, widest), (rate_captured, count))
-    for kind in PRECISIONS[1:]:
+    for kind in ("tf32", "bfloat16"):
         with precision(kind, resident.device):
             rate_captured = _captured(s, resident, widest * s.descend.descendants)
             yield (
@@ -182,7 +181,7 @@ def ancestor(plan: Plan) -> Iterator[Row]:
     resident = images(8 if plan.rehearse else 400, 2, device)
     for profile, name in (("quick", "width 1/4"), ("paper", "width 1")):
         s = settings(profile, plan.rehearse)
-        for kind in PRECISIONS:
+        for kind in ("float32", "tf32", "bfloat16"):
             with precision(kind, device):
                 for what, ms in _steps(s, resident, 2 if plan.rehearse else STEPS):
                     yield f"{name}, batch {s.ancestor.batch}, {kind}: {what}", ms, "ms a step"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,6 @@ from evolve.lineage import scenario
 from .work import barrier
 
 Row = tuple[str, float | str, str]  # what, value, unit
-PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def device_of(rehearse: bool) -> torch.device:
@@ -68,26 +67,6 @@ def settings(profile: str, rehearse: bool) -> Settings:
         descend=few,
         stream=replace(s.stream, images_per_class=8),
     )
-
-
-@contextmanager
-def precision(name: str, device: torch.device) -> Iterator[None]:
-    """Inside, convolutions and products are computed in a precision.
-
-    Args:
-        name: one of PRECISIONS; "tf32" is what torch's convolutions do unless told otherwise.
-        device: where they are computed.
-    """
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    with ExitStack() as stack:
-        if name == "tf32":
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-        if name == "bfloat16":  # a graph may not hold what autocast keeps between calls
-            stack.enter_context(torch.autocast(device.type, torch.bfloat16, cache_enabled=False))
-        try:
-            yield
-        finally:
-            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from evolve.runs.estimate import cost
 from evolve.runs.estimate.needs import needs
 from evolve.runs.run import Run, RunRequest, open_run, remaining_seconds, worker_count
 
+WORTH = 1.5  # times as fast: what a coarser precision should gain
+
 
 def scenario_table() -> None:
     """Print every shipped scenario with its title and a rough cost by profile."""
@@ -46,7 +48,7 @@ def plan_table(request: RunRequest) -> None:
     Raises:
         UserError: something the user gave does not fit.
     """
-    from evolve.runs.estimate.timing import measure_speed
+    from evolve.runs.estimate.timing import faster_precision, measure_speed
 
     console = Console()
     console.print(needs(request.scenario, request.workers or usable_cores()), soft_wrap=True)
@@ -72,6 +74,12 @@ def plan_table(request: RunRequest) -> None:
         )
     console.print(table)
     _total(console, run, {key: left[key] for key in left}, speed, workers)
+    for section, gain in faster_precision(run, speed).items():
+        console.print(
+            f'{section}.precision = "bfloat16": {gain:.1f} times as fast here'
+            + ("" if gain >= WORTH else f"; worth it from {WORTH:g} times on"),
+            style="dim",
+        )
 
 
 def _by_kind(run: Run) -> tuple[Counter[str], dict[str, list[str]]]:

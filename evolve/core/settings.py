@@ -16,6 +16,7 @@ from evolve.core.setting import MANY, RATE, SEEDS, SETS, STEPS, WEIGHT, setting
 HEADS = ("shared", "per-task", "single")
 AUGMENTATIONS = ("crop", "flip")
 OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("float32", "bfloat16", "tf32")
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,9 @@ class AncestorSettings:
     checkpoint: str = setting("", "a ViT's pretrained weights to start from, a local timm or DINO file; its content, not its path, is in the keys", key=False)
     keep: int | str = setting(
         "all", "snapshots whose tensors stay on disk once the run is done; a number n: every n-th and the last", choices=("all", "last"), least=1, most=STEPS, key=False
+    )
+    precision: str = setting(
+        "float32", "of the ancestor's convolutions and products; it stands in the keys as part of the arithmetic", choices=PRECISIONS, key=False
     )
     gradient_threshold: float = setting(5e-10, "condenser gradient: a weight-gradient entry counts when it is above this", least=0, most=1)
 
@@ -184,6 +188,9 @@ class DescendSettings:
     schedule: str = setting("cosine", "cosine: to zero over the epochs; constant", choices=("cosine", "constant"))
     distill_weight: float = setting(1.0, "controls.distilled: weight of each position's mean squared distance to the ancestor's feature", least=0, most=WEIGHT)
     augment: tuple[str, ...] = setting(("crop",), "training augmentations", choices=AUGMENTATIONS)
+    precision: str = setting(
+        "float32", "of the descendants' convolutions and products; it stands in the keys as part of the arithmetic", choices=PRECISIONS, key=False
+    )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from evolve.core.randomness import derive_seed
 from evolve.core.settings import DescendSettings, InheritSettings
 from evolve.core.spent import Progress
 from evolve.data.resident import Resident
+from evolve.engine.precision import computing
 from evolve.engine.store import Result, Stage, Store
 from evolve.learngene.inheritors import cut_down, descendant
 from evolve.learngene.learngene import Learngene, extract, shuffled, unflatten
@@ -95,13 +96,14 @@ def trained_descendants(
         for heir in heirs
         for number in numbers
     ]
-    trained = train_together(
-        models,
-        Group(tasks * size, [*numbers] * size, resident, settings, drawn, lr_scale(shared)),
-        _counted(progress, len(tasks), len(models)),
-        reference=shared["arithmetic"] == "reference",
-        teacher=_teacher(shared, inputs[0], resident.device, settings.distill_weight),
-    )
+    with computing(shared["arithmetic"], resident.device) as plain:
+        trained = train_together(
+            models,
+            Group(tasks * size, [*numbers] * size, resident, settings, drawn, lr_scale(shared)),
+            _counted(progress, len(tasks), len(models)),
+            reference=plain,
+            teacher=_teacher(shared, inputs[0], resident.device, settings.distill_weight),
+        )
     return [
         Descendants(
             plan, tasks, models[first : first + len(tasks)], trained[first : first + len(tasks)]

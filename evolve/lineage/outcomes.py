@@ -23,6 +23,7 @@ from evolve.core.settings import (
 from evolve.core.spent import Progress
 from evolve.data.resident import Resident
 from evolve.engine.checkpoint import ThrottledCheckpoint
+from evolve.engine.precision import computing
 from evolve.engine.store import Result, Stage, Store
 from evolve.learngene.learngene import extract, flatten
 from evolve.lineage.recipes import RIVAL
@@ -81,22 +82,23 @@ def accumulate_outcome(
     before = inputs.get("previous")
     previous = Accumulated(before.tensors("ancestor"), before.record) if before else None
     history = before.record["history"] if before else []
-    done = accumulate(
-        AccumulateRequest(
-            settings_of(AncestorSettings, recipe["ancestor"]),
-            settings_of(StreamSettings, recipe["stream"]),
-            tuple(recipe["classes"]),
-            resident,
-            recipe["seed"],
-            recipe["task"],
-            checkpoint_of(stage, store),
-            progress,
-            previous=previous,
-            history=history,
-            reference=recipe.get("arithmetic") == "reference",
-            start=_pretrained(recipe, context) if recipe.get("checkpoint") else None,
+    with computing(recipe.get("arithmetic", ""), resident.device) as plain:
+        done = accumulate(
+            AccumulateRequest(
+                settings_of(AncestorSettings, recipe["ancestor"]),
+                settings_of(StreamSettings, recipe["stream"]),
+                tuple(recipe["classes"]),
+                resident,
+                recipe["seed"],
+                recipe["task"],
+                checkpoint_of(stage, store),
+                progress,
+                previous=previous,
+                history=history,
+                reference=plain,
+                start=_pretrained(recipe, context) if recipe.get("checkpoint") else None,
+            )
         )
-    )
     rows = [*history, done.record["row"]] if recipe["task"] > 0 else []
     return done.record | {"history": rows}, {"ancestor": done.tensors}
 

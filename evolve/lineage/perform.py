@@ -102,7 +102,7 @@ def set_key(stage: Stage, context: Mapping[str, Any]) -> Hashable | None:
     """
     if (
         stage.kind != "descend"
-        or stage.recipe["arithmetic"] == "reference"
+        or stage.recipe["arithmetic"].startswith("reference")
         or choose_device(context["device"]).type != "cuda"
     ):
         return None

@@ -101,7 +101,7 @@ def _training(world: World, a: AncestorSettings) -> dict[str, Any]:
         "ancestor": _learning(a) | network(world.settings),
         "stream": _stream(world.settings),
         "data": world.data,
-        "arithmetic": world.arithmetic,
+        "arithmetic": world.computed(a.precision),
     } | marked("strategies", a.strategy)
 
 
@@ -282,7 +282,7 @@ def network(settings: Settings) -> dict[str, Any]:
 def _descend_recipe(world: World) -> dict[str, Any]:
     return {
         "version": VERSIONS["descend"],
-        "arithmetic": world.training,
+        "arithmetic": world.computed(world.settings.descend.precision, world.training),
         "seed": world.seed,
         "data": world.data,
         "classes": list(world.descend_classes),

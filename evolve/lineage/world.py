@@ -43,6 +43,16 @@ class World:
             return "reference"
         return "compiled" if ancestor_plan(self.settings).passes else "fast"
 
+    def computed(self, precision: str, path: str = "") -> str:
+        """The arithmetic with a precision other than float32 behind it.
+
+        Args:
+            precision: the section's, see :func:`evolve.engine.precision.computing`.
+            path: :attr:`training`, of a stage that trains descendants.
+        """
+        path = path or self.arithmetic
+        return path if precision == "float32" else f"{path} {precision}"
+
     @property
     def training(self) -> str:
         """The same of a stage that trains descendants: ResNets and ViTs have learners of ours."""

@@ -227,8 +227,8 @@ class Architecture(ABC):
             optimizer: of ``evolve.core.settings.OPTIMIZERS``.
         """
         name = self.learners.get(optimizer)
-        made: Callable[..., Any] | None = loaded(name) if name else None
-        return made
+        learner: Callable[..., Any] | None = loaded(name) if name else None
+        return learner
 
     def shapes(self, layer: str) -> Shapes:
         """Shapes of a layer's tensors (parameters and buffers) by name.

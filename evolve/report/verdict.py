@@ -45,14 +45,21 @@ def finding(summary: Summary, length: int, last: Interval | None) -> str:
     if last is None:
         return "The evolution curve, without a from-scratch control"
     after = "" if summary.tasks == 0 else f" after {length} task{'s' if length > 1 else ''}"
-    bounds = "" if math.isnan(last.low) else f" [{last.low:+.1f}, {last.high:+.1f}]"
-    start = f"Inheriting gains {last.mean:+.1f} points{bounds}{after}"
+    start = _gained(last) + after
     if math.isnan(summary.gain.slope) or len(summary.lengths) < LEAST_POINTS:
         return start
     gain = summary.gain
     if gain.rises or gain.falls:
         return f"{start}; {'rising' if gain.rises else 'falling'} with lineage length"
     return f"{start}; no trend shown"
+
+
+def _gained(gain: Interval) -> str:
+    if gain.high < 0:
+        return f"Inheriting loses {-gain.mean:.1f} points [{-gain.high:.1f}, {-gain.low:.1f}]"
+    bounds = "" if math.isnan(gain.low) else f" [{gain.low:+.1f}, {gain.high:+.1f}]"
+    shown = "No gain shown:" if gain.low <= 0 <= gain.high else "Inheriting gains"
+    return f"{shown} {gain.mean:+.1f} points{bounds}"
 
 
 def slope_words(t: Trend) -> str:

@@ -287,9 +287,12 @@ def _images(
 def _check_place(request: RunRequest) -> None:
     """Refuse a device that is not there, and a store inside the run folder, which none can share."""
     from evolve.engine.devices import choose_device
+    from evolve.engine.precision import check_precision
 
     if request.cluster is None:
-        choose_device(request.device)
+        device, s = choose_device(request.device), request.scenario.settings
+        for name in (s.ancestor.precision, s.descend.precision):
+            check_precision(name, device)
     store, out = request.store.resolve(), request.out.resolve()
     if store == out or out in store.parents:
         raise UserError(

@@ -183,6 +183,19 @@ def test_only_what_trains_descendants_depends_on_their_learner(network: str) -> 
         assert descended == {"written"}
 
 
+def test_a_precision_is_part_of_the_arithmetic_of_what_it_computes() -> None:
+    base, descents = stages(world()), stages(world("descend.precision=bfloat16"))
+    assert {label for label in base if base[label].key != descents[label].key} == {
+        label for label in base if base[label].kind == "descend"
+    }
+    ancestors = stages(world("ancestor.precision=bfloat16"))
+    assert base["accumulate 1"].recipe["arithmetic"] == "compiled"
+    assert ancestors["accumulate 1"].recipe["arithmetic"] == "compiled bfloat16"
+    assert ancestors["accumulate 0"].key == base["accumulate 0"].key
+    scratch = [label for label in base if "from-scratch" in label]
+    assert all(base[label].key == ancestors[label].key for label in scratch)
+
+
 def test_condensers_share_the_ancestor_chain() -> None:
     fixed = world("condense.method=fixed")
     assert keys(fixed, "accumulate") == keys(world(), "accumulate")

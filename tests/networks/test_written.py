@@ -56,22 +56,22 @@ def batch(count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
     return images.contiguous(memory_format=torch.channels_last), labels
 
 
-def assert_close(found: Tensor, wanted: Tensor, what: str) -> None:
-    found, wanted = found.double(), wanted.double()
-    gap = float((found - wanted).abs().max())
+def assert_close(ours: Tensor, wanted: Tensor, what: str) -> None:
+    ours, wanted = ours.double(), wanted.double()
+    gap = float((ours - wanted).abs().max())
     assert gap <= 1e-8 * max(1.0, float(wanted.abs().max())), what
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
-    made=plans(),
+    network=plans(),
     optimizer=st.sampled_from(["sgd", "adamw"]),
     counts=st.lists(st.integers(2, 5), min_size=3, max_size=3),
     memory=st.sampled_from([0.0, 0.9]),
 )
-def test_three_steps_are_the_modules_and_torchs(made, optimizer, counts, memory) -> None:
+def test_three_steps_are_the_modules_and_torchs(network, optimizer, counts, memory) -> None:
     """Losses, weights, statistics and answers, over batches of unlike sizes and another rate."""
-    plan, size = made
+    plan, size = network
     model = awake(plan)
     peer, learner = copy.deepcopy(model), plan.learner(optimizer)
     assert learner is not None
@@ -126,8 +126,8 @@ def test_the_last_step_is_not_seen_by_the_network_before_it_is_stored(name: str)
     plan = architecture(name, width, sizes[1]).paper_descendant()
     model = awake(plan)
     before = copy.deepcopy(model.state_dict())
-    one, two = (plan.learner("sgd")(model, sizes[1], "sgd", 0.9, 0.01) for _ in range(2))
+    first, second = (plan.learner("sgd")(model, sizes[1], "sgd", 0.9, 0.01) for _ in range(2))
     images, labels = batch(4, sizes[1], 0)
-    losses = [float(learner.step(images, labels, 0.1)) for learner in (one, one, two)]
+    losses = [float(learner.step(images, labels, 0.1)) for learner in (first, first, second)]
     assert losses[2] == losses[0] != losses[1]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -15,10 +15,10 @@ from scipy import stats
 
 from evolve.core.errors import UserError
 from evolve.report import curves, trends
-from evolve.report.curves import Descent, Generation, LineageRecord
+from evolve.report.curves import Descent, Generation, Interval, LineageRecord
 from evolve.report.pooling import summarise
 from evolve.report.trends import Array
-from evolve.report.verdict import gain_sentence, verdict
+from evolve.report.verdict import finding, gain_sentence, verdict
 
 QUICK = (1, 2, 3, 5, 8, 12, 18, 25)  # the lengths that quick profiles measure
 
@@ -272,6 +272,22 @@ def test_the_gain_sentence_says_what_its_interval_says(mean: float, half: float)
     assert found is not None
     low, high = float(found[1]), float(found[2])
     assert (low > 0, high < 0) == ("above 0" in text, "below 0" in text)
+
+
+@pytest.mark.parametrize(
+    "gain, title",
+    [
+        (Interval(13.8, 12.1, 15.5, 8), "Inheriting gains +13.8 points [+12.1, +15.5] after"),
+        (Interval(-1.3, -8.7, 6.0, 8), "No gain shown: -1.3 points [-8.7, +6.0] after"),
+        (Interval(-4.0, -6.0, -2.0, 8), "Inheriting loses 4.0 points [2.0, 6.0] after"),
+        (Interval(3.0, math.nan, math.nan, 1), "Inheriting gains +3.0 points after"),
+    ],
+)
+def test_the_title_claims_a_gain_only_where_its_interval_excludes_0(
+    gain: Interval, title: str
+) -> None:
+    summary = summarise([simulated(np.random.default_rng(0), 0.2)])
+    assert finding(summary, 25, gain).startswith(title)
 
 
 def test_who_a_verdict_speaks_of() -> None:

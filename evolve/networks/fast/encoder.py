@@ -195,15 +195,15 @@ class WrittenViT(Written):
     def _attended_backward(self, kept: Kept, g_heads: list[Tensor]) -> Tensor:
         name, d = f"layers.{kept.name}.attn.qkv", self.plan.dim
         weight, g_weight = self.w[f"{name}.weight"], self.g[f"{name}.weight"]
-        found: list[Tensor] = []
+        parts: list[Tensor] = []
         for part, x in self._parts(kept.first.out, kept.asked):
             g = self._rows(torch.stack(g_heads[part.start // d : part.stop // d]))
             torch.mm(g.t(), x, out=g_weight[part])
             torch.sum(g, 0, out=self.g[f"{name}.bias"][part])
-            found.append(torch.mm(g, weight[part]))
-        if len(found) > 1:
-            self._first_of(found[1], kept.asked).add_(found[0].view(self.images, kept.asked, -1))
-        return found[-1]
+            parts.append(torch.mm(g, weight[part]))
+        if len(parts) > 1:
+            self._first_of(parts[1], kept.asked).add_(parts[0].view(self.images, kept.asked, -1))
+        return parts[-1]
 
     def _first_of(self, rows: Tensor, asked: int) -> Tensor:
         """A view of each image's first tokens, [B, asked, D]."""

@@ -215,8 +215,8 @@ class WrittenResNet(Written):
         if past is not None:
             return joined(last.c, last.norm, past.c, past.norm)
         channels = last.conv.c_out
-        zero, one = self.zeros[channels], self.ones[channels]
-        return joined(last.c, last.norm, x, Norm(one, zero, zero, one))
+        zeros, ones = self.zeros[channels], self.ones[channels]
+        return joined(last.c, last.norm, x, Norm(ones, zeros, zeros, ones))
 
     def _unit(self, conv: Conv, x: Tensor, training: bool) -> Unit:
         kernel, bn = kernel_of(conv, x.shape[-1]), f"layers.{conv.name}.bn."

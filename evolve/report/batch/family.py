@@ -35,6 +35,7 @@ class Point:
 
     Attributes:
         size: the case's name.
+        width: the case's ``inherit.width``.
         beginning: one of :data:`BEGINNINGS`.
         parameters: of such a descendant without its head, mean over seeds and generations.
         epoch: 0 is the newborn (nearest class mean of its features).
@@ -44,6 +45,7 @@ class Point:
     """
 
     size: str
+    width: float
     beginning: str
     parameters: float
     epoch: int
@@ -96,6 +98,7 @@ def points(sizes: Sizes) -> list[Point]:
         found += [
             Point(
                 size,
+                sizes[size][0][0].scenario.settings.inherit.width,
                 name,
                 _mean(sizes[size], "whole" if name == WHOLE else "descendant"),
                 epoch,

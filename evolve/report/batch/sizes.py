@@ -134,7 +134,8 @@ def _draw(title: str, shown: Sequence[Point], kept: Stored) -> Any:
     handles = grid[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper right", ncols=3, fontsize=8)
     figure.suptitle(textwrap.fill(title, 90), x=0.02, ha="left", fontweight="bold", fontsize=10)
-    note = textwrap.fill(f"Mean and 95 % interval (seeds, then tasks). {kept}", 130)
+    about = "Mean and 95 % interval (seeds, then tasks); lines join sizes of one width."
+    note = textwrap.fill(f"{about} {kept}", 130)
     figure.supxlabel(note, x=0.02, ha="left", fontsize=7.5, color="#333333")
     return figure
 
@@ -143,12 +144,16 @@ def _panel(axes: Any, shown: Sequence[Point]) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     for shift, (name, (colour, style, marker)) in enumerate(STYLES.items(), start=-1):
-        line = sorted((p for p in shown if p.beginning == name), key=lambda p: p.parameters)
-        x = [point.parameters * APART**shift for point in line]
-        low, high = [p.accuracy.low for p in line], [p.accuracy.high for p in line]
-        means = [point.accuracy.mean for point in line]
-        axes.vlines(x, low, high, color=colour, lw=1, alpha=0.6)
-        axes.plot(x, means, color=colour, ls=style, marker=marker, ms=4.5, lw=1.2, label=name)
+        of_all_widths = [point for point in shown if point.beginning == name]
+        for number, width in enumerate(sorted({point.width for point in of_all_widths})):
+            line = [point for point in of_all_widths if point.width == width]
+            line.sort(key=lambda point: point.parameters)
+            x = [point.parameters * APART**shift for point in line]
+            low, high = [p.accuracy.low for p in line], [p.accuracy.high for p in line]
+            means = [point.accuracy.mean for point in line]
+            axes.vlines(x, low, high, color=colour, lw=1, alpha=0.6)
+            label = "_nolegend_" if number else name
+            axes.plot(x, means, color=colour, ls=style, marker=marker, ms=4.5, lw=1.2, label=label)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda value, _: short(value))

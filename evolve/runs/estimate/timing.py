@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import torch
 from evolve.core.settings import Settings
 from evolve.data.resident import Resident
 from evolve.engine.devices import choose_device
+from evolve.engine.precision import FLOAT32, computing, multiplies_bfloat16
 from evolve.runs.estimate import cost
 
 if TYPE_CHECKING:
@@ -35,19 +36,50 @@ def measure_speed(run: Run) -> dict[str, float]:
     if not kinds:
         return ratios
     torch.set_num_threads(1)
-    from evolve.data.sources import load_images
-
-    images = load_images(run.context["data"], run.context["data_dir"], run.context["cache_dir"])
-    resident = Resident(images, choose_device(run.request.device))
+    resident = _resident(run)
     timed = (kinds - {"fewshot"}) | ({"descend"} if "fewshot" in kinds else set())
     for kind in timed:
-        ratios[kind] = _ratio(kind, run, resident)
+        ratios[kind] = _ratio(kind, run, resident, run.world.settings)
     # Learners are estimated; their backbone's steps are a descendant's.
     ratios["fewshot"] = ratios["descend"]
     return ratios
 
 
-def _ratio(kind: str, run: Run, resident: Resident) -> float:
+def faster_precision(run: Run, speed: Mapping[str, float]) -> dict[str, float]:
+    """What bfloat16 would gain here, where the processor has instructions for it.
+
+    Args:
+        run: as for :func:`measure_speed`.
+        speed: what that measured.
+
+    Returns:
+        Seconds as set over seconds with bfloat16, by section ("ancestor", "descend"); none where
+        the run has chosen a precision, has nothing left of that kind, or the device has none.
+    """
+    resident = _resident(run)
+    if not multiplies_bfloat16(resident.device) or run.request.reference:
+        return {}
+    kinds, s = {stage.kind for stage in run.missing()}, run.world.settings
+    sections = {
+        section: replace(s, **{section: replace(getattr(s, section), precision="bfloat16")})
+        for section, kind in (("ancestor", "accumulate"), ("descend", "descend"))
+        if kind in kinds and getattr(s, section).precision == FLOAT32
+    }
+    return {
+        section: speed[kind] / _ratio(kind, run, resident, settings)
+        for section, settings in sections.items()
+        for kind in ["accumulate" if section == "ancestor" else section]
+    }
+
+
+def _resident(run: Run) -> Resident:
+    from evolve.data.sources import load_images
+
+    images = load_images(run.context["data"], run.context["data_dir"], run.context["cache_dir"])
+    return Resident(images, choose_device(run.request.device))
+
+
+def _ratio(kind: str, run: Run, resident: Resident, set_to: Settings) -> float:
     room: Callable[[Run, Settings, Resident], None] = {
         "accumulate": _accumulate,
         "condense": _condense,
@@ -55,7 +87,7 @@ def _ratio(kind: str, run: Run, resident: Resident) -> float:
     }[kind]
     spent, expected = [], []
     for steps in (2, SHORT, LONG):  # the first one warms up
-        settings = _shortened(run.world.settings, kind, steps)
+        settings = _shortened(set_to, kind, steps)
         begun = time.perf_counter()
         room(run, settings, resident)
         spent.append(time.perf_counter() - begun)
@@ -111,9 +143,10 @@ def _accumulate(run: Run, s: Settings, resident: Resident) -> None:
         0,
         NoCheckpoint(),
         silent,
-        reference=run.request.reference,
     )
-    accumulate(replace(start, task=1, previous=accumulate(start)))
+    with computing(world.computed(s.ancestor.precision), resident.device) as plain:
+        start = replace(start, reference=plain)
+        accumulate(replace(start, task=1, previous=accumulate(start)))
 
 
 def _condense(run: Run, s: Settings, resident: Resident) -> None:
@@ -151,12 +184,10 @@ def _descend(run: Run, s: Settings, resident: Resident) -> None:
         inherit(plan, None, s.descend.classes_per_task, 0, number).to(resident.device)
         for number in numbers
     ]
-    train_together(
-        models,
-        Group(tasks, numbers, resident, s.descend, 0),
-        silent,
-        reference=run.request.reference,
-    )
+    with computing(run.world.computed(s.descend.precision), resident.device) as plain:
+        train_together(
+            models, Group(tasks, numbers, resident, s.descend, 0), silent, reference=plain
+        )
 
 
 class NoCheckpoint:

@@ -366,7 +366,7 @@ def test_a_plan_scales_learners_by_a_descendants_steps_and_says_that_they_are_es
     w, stage, store, _ = measured
     asked = []
 
-    def ratio(kind, opened, resident):
+    def ratio(kind, opened, resident, settings):
         asked.append(kind)
         return 3.0
 
@@ -375,7 +375,7 @@ def test_a_plan_scales_learners_by_a_descendants_steps_and_says_that_they_are_es
         missing=lambda: [stage],
         stages=lambda: [stage],
         context=measured_context(store),
-        request=SimpleNamespace(device="cpu", scenario=None, workers=1),
+        request=SimpleNamespace(device="cpu", scenario=None, workers=1, reference=False),
         world=w,
     )
     assert timing.measure_speed(opened)["fewshot"] == 3.0 and asked == ["descend"]
