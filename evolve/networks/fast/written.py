@@ -40,7 +40,7 @@ class Written(ABC):
     def __init__(
         self, network: Network, size: int, optimizer: str, momentum: float, decay: float
     ) -> None:
-        self.network, self.size = network, size
+        self.network, self.size, self.steps = network, size, 0
         named = {name: tensor.detach() for name, tensor in network.named_parameters()}
         self.buffers = {name: tensor.clone() for name, tensor in network.named_buffers()}
         parameters, self.w = laid_out(named)
@@ -99,6 +99,7 @@ class Written(ABC):
         torch.mm(g.t(), embedded, out=self.g["head.weight"])
         torch.sum(g, 0, out=self.g["head.bias"])
         self.backward(g @ self.w["head.weight"])
+        self.steps += 1
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         return -scores.gather(1, truth).double().mean()
@@ -123,6 +124,8 @@ class Written(ABC):
         """Put what was learned into the network."""
         for name, tensor in (*self.network.named_parameters(), *self.network.named_buffers()):
             tensor.copy_(self.w[name] if name in self.w else self.buffers[name])
+            if name.endswith("num_batches_tracked"):
+                tensor += self.steps
 
 
 def laid_out(like: Mapping[str, Tensor]) -> tuple[Tensor, Tensors]:
