@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture
 from evolve.networks.network import Network
+from evolve.networks.vit_plan import ViTPlan
 
 CLASSES = 3
 LARGE = 100  # pixels of images for which a ResNet has the stem of 7x7; here it sees smaller ones
@@ -33,6 +35,8 @@ def plans(draw: st.DrawFn) -> tuple[Architecture, int]:
     size = draw(st.sampled_from(sizes))
     large = name == "resnet18" and draw(st.booleans())
     ancestor = architecture(name, width, LARGE if large else size)
+    if isinstance(ancestor, ViTPlan):
+        ancestor = replace(ancestor, heads=draw(st.sampled_from([1, 3])))
     chosen = draw(st.sampled_from([None, *SETS[name]]))
     return (ancestor if chosen is None else ancestor.stacked(chosen)), 12 if large else size
 
