@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture
+from evolve.networks.fast import written
 from evolve.networks.network import Network
 from evolve.networks.vit_plan import ViTPlan
 
@@ -125,14 +126,17 @@ def test_who_learns_by_what() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_the_last_step_is_not_seen_by_the_network_before_it_is_stored(name: str) -> None:
-    """A learner works on copies: of two of one model, neither feels the other."""
+def test_learners_share_memory_for_maps_and_nothing_else(name: str) -> None:
+    """Of two of one model neither feels the other, nor does the model before it is stored."""
     width, sizes = NETWORKS[name]
     plan = architecture(name, width, sizes[1]).paper_descendant()
     model = awake(plan)
     before = copy.deepcopy(model.state_dict())
     first, second = (plan.learner("sgd")(model, sizes[1], "sgd", 0.9, 0.01) for _ in range(2))
     images, labels = batch(4, sizes[1], 0)
-    losses = [float(learner.step(images, labels, 0.1)) for learner in (first, first, second)]
+    losses = [float(learner.step(images, labels, 0.1)) for learner in (first, first)]
+    taken = set(written._SHARED)
+    losses.append(float(second.step(images, labels, 0.1)))
     assert losses[2] == losses[0] != losses[1]
+    assert taken and set(written._SHARED) == taken
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from evolve.networks.fast.written import Workspace
 from evolve.networks.vit_plan import MLP, ViTPlan
 
 Call = Callable[[], object]
@@ -69,6 +70,7 @@ class Passes:
         self.w, self.g = w, g
         self.dtype = next(iter(w.values())).dtype
         self.scale = (plan.dim // plan.heads) ** -0.5
+        self._space = Workspace(self.dtype)
         self._scratches: dict[tuple[str, tuple[int, ...]], Tensor] = {}
         self._forward: list[Call] = []
         self._backward: list[list[Call]] = []  # a part's; the last one's come first
@@ -77,7 +79,7 @@ class Passes:
         for name in plan.layer_names:
             x = self._block(name, x, 1 if name == plan.layer_names[-1] else self.tokens)
         last = self._norm("norm", x)
-        self.out, self.g_out = last.out, torch.empty_like(last.out)
+        self.out, self.g_out = last.out, self._rows(1)
         self._backward.append(
             [partial(self._norm_backward, last, self.g_out, self._asked(1), False)]
         )
@@ -97,7 +99,7 @@ class Passes:
                 call()
 
     def _rows(self, tokens: int) -> Tensor:
-        return torch.empty(self.batch * tokens, self.plan.dim, dtype=self.dtype)
+        return self._space.take(self.batch * tokens, self.plan.dim)
 
     def _asked(self, asked: int) -> Tensor:
         """The gradient of what goes on from a block, [rows, D]."""
@@ -109,7 +111,7 @@ class Passes:
         """Room that several blocks use, one after the other."""
         key = name, shape
         if key not in self._scratches:
-            self._scratches[key] = torch.empty(shape, dtype=self.dtype)
+            self._scratches[key] = self._space.take(*shape)
         return self._scratches[key]
 
     def _first(self, rows: Tensor, asked: int) -> Tensor:
@@ -122,13 +124,13 @@ class Passes:
         """The tokens, [rows, D], of the patches [B * patches, pixels]."""
         plan, count = self.plan, self.tokens - 1
         side = plan.size // plan.patch
-        patches = torch.empty(self.batch * count, plan.patch**2 * 3, dtype=self.dtype)
+        patches = self._space.take(self.batch * count, plan.patch**2 * 3)
         shape = self.batch, side, side, plan.patch, plan.patch, 3
         self.pixels = patches.view(shape).transpose(2, 3)
         rows, x = self._scratch("patches", len(patches), plan.dim), self._rows(self.tokens)
         tokens, maps = x.view(self.batch, -1, plan.dim), rows.view(self.batch, count, -1)
         token, position, weight, bias = self._embedding(self.w)
-        first = torch.empty_like(token)
+        first = self._space.take(*token.shape)
         self._forward += [
             partial(torch.addmm, bias, patches, weight.t(), out=rows),
             partial(torch.add, maps, position[:, 1:], out=tokens[:, 1:]),
@@ -168,7 +170,7 @@ class Passes:
         calls.append(partial(between.view_as(before).add_, before))
         second = self._norm(f"{name}.norm2", between)
         hidden = self._linear(f"{name}.mlp.fc1", second.out, MLP * self.plan.dim)
-        active = torch.empty_like(hidden)
+        active = self._space.take(*hidden.shape)
         calls.append(partial(gelu, hidden, out=active))
         out = self._linear(f"{name}.mlp.fc2", active, self.plan.dim)
         calls.append(partial(out.add_, between))
@@ -189,7 +191,7 @@ class Passes:
         return out
 
     def _norm(self, name: str, x: Tensor) -> Norm:
-        norm = Norm(f"layers.{name}", x, torch.empty_like(x))
+        norm = Norm(f"layers.{name}", x, self._space.take(*x.shape))
         self._forward.append(partial(self._normalise, norm))
         return norm
 
@@ -213,7 +215,7 @@ class Passes:
         self.g[bias].copy_(g_bias)
 
     def _linear(self, name: str, x: Tensor, outputs: int) -> Tensor:
-        out = torch.empty(len(x), outputs, dtype=self.dtype)
+        out = self._space.take(len(x), outputs)
         weight, bias = self.w[f"layers.{name}.weight"], self.w[f"layers.{name}.bias"]
         self._forward.append(partial(torch.addmm, bias, x, weight.t(), out=out))
         return out
@@ -240,12 +242,12 @@ class Passes:
         weight, bias = (self.w[f"layers.{name}.attn.qkv.{part}"] for part in ("weight", "bias"))
         heads: list[Tensor] = []
         for part, rows in parts:
-            out = torch.empty(len(rows), part.stop - part.start, dtype=self.dtype)
+            out = self._space.take(len(rows), part.stop - part.start)
             calls.append(partial(torch.addmm, bias[part], rows, weight[part].t(), out=out))
             heads += self._heads(out, calls)
         q, k, v = heads
         scores = self._scratch("scores", len(q), asked, self.tokens)
-        shares, mixed = torch.empty_like(scores), self._rows(asked)
+        shares, mixed = self._space.take(*scores.shape), self._rows(asked)
         calls.append(self._scaled(q, k.transpose(1, 2), scores))
         calls.append(partial(torch.softmax, scores, 2, out=shares))
         out = self._mixed(mixed)
@@ -311,7 +313,7 @@ class Passes:
         """The same as [n, B * heads, tokens, D / heads]; a copy where there are several heads."""
         parts = self._split(rows)
         if self.plan.heads > 1:
-            own = torch.empty(parts.shape, dtype=self.dtype)
+            own = self._space.take(*parts.shape)
             calls.append(partial(own.copy_, parts))
             parts = own
         return parts.flatten(1, 2)

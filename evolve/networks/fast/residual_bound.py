@@ -16,6 +16,7 @@ from torch import Tensor
 
 from evolve.networks.fast.compiled import convolution, units, weights
 from evolve.networks.fast.kernels import as_rows
+from evolve.networks.fast.written import Workspace
 from evolve.networks.resnet_plan import Block, Conv
 
 Call = Callable[[], object]
@@ -91,20 +92,19 @@ class Passes:
         self.dtype = next(iter(w.values())).dtype
         self._forward: list[Call] = []
         self._backward: list[Call] = []
+        self._space = Workspace(self.dtype)
         self._kept: list[Tensor] = []  # alive as long as their addresses are in use
         self._most = 0  # numbers of the largest map
         convs = [conv for block in blocks for conv in block.all]
-        self._room = torch.empty(
-            max(convolution.room_for(conv.c_in, conv.c_out, self.dtype) for conv in convs),
-            dtype=self.dtype,
-        )
+        rooms = (convolution.room_for(conv.c_in, conv.c_out, self.dtype) for conv in convs)
+        self._room = self._space.take(max(rooms))
         self.images = x = self._maps(3, size)
         bound = []
         for block in blocks:
             bound.append(self._block(block, x))
             x = bound[-1].out if bound[-1].pooled is None else bound[-1].pooled
         self.out = x
-        self._slots = [torch.empty(self._most, dtype=self.dtype) for _ in range(3)]
+        self._slots = [self._space.take(self._most) for _ in range(3)]
         slot = 0
         self.g_out = self._view(slot, x)
         for part in bound[::-1]:
@@ -124,7 +124,7 @@ class Passes:
             call()
 
     def _maps(self, channels: int, side: int) -> Tensor:
-        maps = torch.empty(self.batch, side, side, channels, dtype=self.dtype).permute(0, 3, 1, 2)
+        maps = self._space.take(self.batch, side, side, channels).permute(0, 3, 1, 2)
         self._most = max(self._most, maps.numel())
         return maps
 
@@ -163,7 +163,9 @@ class Passes:
         bound = Bound(block, own, past, x, out)
         if block.pool:
             bound.pooled = self._maps(out.shape[1], -(-out.shape[-1] // 2))
-            bound.choices = torch.empty_like(bound.pooled, dtype=torch.int64)
+            places = bound.pooled.permute(0, 2, 3, 1).shape
+            choices = self._space.take(*places, dtype=torch.int64)
+            bound.choices = choices.permute(0, 3, 1, 2)
             given = {"out": bound.pooled, "indices": bound.choices}
             self._forward.append(partial(max_pool, out, *window(block.pool), **given))
         return bound
@@ -177,7 +179,7 @@ class Passes:
     def _unit(self, conv: Conv, x: Tensor) -> Unit:
         """A convolution and its BN's statistics."""
         c = self._maps(conv.c_out, -(-x.shape[-1] // conv.stride))
-        unit = Unit(conv, x, c, torch.empty(4, conv.c_out, dtype=self.dtype))
+        unit = Unit(conv, x, c, self._space.take(4, conv.c_out))
         weight, side = self._named(self.w, unit, "conv.weight"), x.shape[-1]
         if unit.square:
             kernel = convolution.convolution(side, conv.c_in, conv.c_out, self.dtype)

@@ -7,7 +7,8 @@ that nothing is spent on autograd's graph, and the optimizer steps one tensor in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +127,38 @@ class Written(ABC):
             tensor.copy_(self.w[name] if name in self.w else self.buffers[name])
             if name.endswith("num_batches_tracked"):
                 tensor += self.steps
+
+
+_SHARED: WeakValueDictionary[Hashable, Tensor] = WeakValueDictionary()
+
+
+class Workspace:
+    """Memory for maps, which the passes of all networks of one shape share.
+
+    One network passes at a time, and a pass reads nothing that it has not written. So a generation
+    needs no more than one of its networks.
+
+    Args:
+        dtype: of the numbers.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._taken: list[Tensor] = []
+
+    def take(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """A tensor, whatever it holds; the n-th that is taken is that of any other with its shape.
+
+        Args:
+            shape: its shape.
+            dtype: another one than the usual.
+        """
+        key = len(self._taken), shape, dtype or self.dtype
+        tensor = _SHARED.get(key)
+        if tensor is None:
+            tensor = _SHARED[key] = torch.empty(shape, dtype=dtype or self.dtype)
+        self._taken.append(tensor)
+        return tensor
 
 
 def laid_out(like: Mapping[str, Tensor]) -> tuple[Tensor, Tensors]:
