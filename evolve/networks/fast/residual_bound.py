@@ -115,7 +115,7 @@ class Passes:
         self.images.copy_(images)
         for call in self._forward:
             call()
-        return self.out.mean((2, 3))
+        return as_rows(self.out).view(self.batch, -1, self.out.shape[1]).mean(1)
 
     def backward(self, g: Tensor) -> None:
         """Add the gradients, given that of the last :meth:`forward`'s output."""

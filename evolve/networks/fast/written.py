@@ -7,13 +7,14 @@ that nothing is spent on autograd's graph, and the optimizer steps one tensor in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Hashable, Mapping
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
-from evolve.networks.fast.sgd import CompiledSGD
+from evolve.networks.fast.compiled import parameters
 from evolve.networks.network import Network
 
 Tensors = dict[str, Tensor]
@@ -44,16 +45,12 @@ class Written(ABC):
         self.network, self.size, self.steps = network, size, 0
         named = {name: tensor.detach() for name, tensor in network.named_parameters()}
         self.buffers = {name: tensor.clone() for name, tensor in network.named_buffers()}
-        parameters, self.w = laid_out(named)
+        parameter, self.w = laid_out(named)
         self.gradient, self.g = laid_out(named)
         for name, tensor in named.items():
             self.w[name].copy_(tensor)
-        parameter = nn.Parameter(parameters)
-        parameter.grad = self.gradient
-        self.optimizer: torch.optim.Optimizer = (
-            torch.optim.AdamW([parameter], weight_decay=decay, fused=True)
-            if optimizer == "adamw"
-            else CompiledSGD([parameter], momentum=momentum, weight_decay=decay)
+        self._update = (_AdamW if optimizer == "adamw" else _SGD)(
+            parameter, self.gradient, momentum, decay
         )
 
     @abstractmethod
@@ -101,8 +98,7 @@ class Written(ABC):
         torch.sum(g, 0, out=self.g["head.bias"])
         self.backward(g @ self.w["head.weight"])
         self.steps += 1
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.step()
+        self._update(rate)
         return -scores.gather(1, truth).double().mean()
 
     @torch.no_grad()
@@ -127,6 +123,35 @@ class Written(ABC):
             tensor.copy_(self.w[name] if name in self.w else self.buffers[name])
             if name.endswith("num_batches_tracked"):
                 tensor += self.steps
+
+
+class _SGD:
+    """A step of SGD for one flat parameter, by the kernel of :class:`.sgd.CompiledSGD`."""
+
+    def __init__(self, parameter: Tensor, gradient: Tensor, momentum: float, decay: float) -> None:
+        self.tensors = parameter, gradient, torch.zeros_like(parameter)
+        self.numbers = array("f" if parameter.dtype == torch.float32 else "d")
+        self.numbers.extend((0.0, momentum, decay))
+        addresses = (tensor.data_ptr() for tensor in self.tensors)
+        self.table = array("q", (*addresses, parameter.numel()))
+        self.kernel = parameters.sgd(parameter.dtype)
+
+    def __call__(self, rate: float) -> None:
+        self.numbers[0] = rate
+        self.kernel(self.table.buffer_info()[0], 1, self.numbers.buffer_info()[0])
+
+
+class _AdamW:
+    """A step of torch's AdamW for one flat parameter."""
+
+    def __init__(self, parameter: Tensor, gradient: Tensor, momentum: float, decay: float) -> None:
+        leaf = nn.Parameter(parameter)
+        leaf.grad = gradient
+        self.optimizer = torch.optim.AdamW([leaf], weight_decay=decay, fused=True)
+
+    def __call__(self, rate: float) -> None:
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
 
 
 _SHARED: WeakValueDictionary[Hashable, Tensor] = WeakValueDictionary()
