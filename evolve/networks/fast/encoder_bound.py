@@ -14,26 +14,25 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from evolve.networks.fast.compiled import layer_norm
 from evolve.networks.fast.written import Workspace
 from evolve.networks.vit_plan import MLP, ViTPlan
 
 Call = Callable[[], object]
 Tensors = dict[str, Tensor]
-EPS = 1e-6  # timm's LayerNorms'
 gelu: Callable[..., Tensor] = torch._C._nn.gelu
 gelu_backward = torch.ops.aten.gelu_backward.grad_input
 softmax_backward = torch.ops.aten._softmax_backward_data.out
-norm_backward = torch.ops.aten.native_layer_norm_backward.default
 
 
 @dataclass
 class Norm:
-    """A LayerNorm of rows x [rows, D]: its output, and what the last pass made of x's statistics."""
+    """A LayerNorm of rows x [rows, D]: its output, and its rows' mean and invstd, [2, rows]."""
 
     name: str
     x: Tensor
     out: Tensor
-    statistics: tuple[Tensor, Tensor] | None = None
+    statistics: Tensor
 
 
 @dataclass
@@ -80,9 +79,8 @@ class Passes:
             x = self._block(name, x, 1 if name == plan.layer_names[-1] else self.tokens)
         last = self._norm("norm", x)
         self.out, self.g_out = last.out, self._rows(1)
-        self._backward.append(
-            [partial(self._norm_backward, last, self.g_out, self._asked(1), False)]
-        )
+        asked = self._asked(1)
+        self._backward.append([asked.zero_, self._norm_backward(last, self.g_out, asked)])
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images [batch, 3, size, size]; the head's input [batch, D]."""
@@ -180,39 +178,30 @@ class Passes:
         g_hidden = self._linear_backward(f"{name}.mlp.fc2", g, active, back)
         back.append(partial(gelu_backward, g_hidden, hidden, grad_input=g_hidden))
         g_normed = self._linear_backward(f"{name}.mlp.fc1", g_hidden, second.out, back)
-        back.append(partial(self._norm_backward, second, g_normed, g, True))
+        back.append(self._norm_backward(second, g_normed, g))
         g_mixed = self._linear_backward(f"{name}.attn.proj", g, mixed, back)
         g_normed = self._attention_backward(name, attention, g_mixed, back)
-        back.append(partial(self._norm_backward, first, g_normed, self._stream, g is self._stream))
-        if g is not self._stream:
+        if g is not self._stream:  # what did not go on has no gradient yet
             there = self._first(self._stream, asked)
-            back.append(partial(there.add_, g.view_as(there)))
+            back += [self._stream.zero_, partial(there.copy_, g.view_as(there))]
+        back.append(self._norm_backward(first, g_normed, self._stream))
         self._backward.append(back)
         return out
 
     def _norm(self, name: str, x: Tensor) -> Norm:
-        norm = Norm(f"layers.{name}", x, self._space.take(*x.shape))
-        self._forward.append(partial(self._normalise, norm))
+        take, name = self._space.take, f"layers.{name}"
+        norm = Norm(name, x, take(*x.shape), take(2, len(x)))
+        affine = self.w[f"{name}.weight"], self.w[f"{name}.bias"]
+        run = layer_norm.normalised(self.plan.dim, self.dtype)
+        self._forward.append(_call(run, norm.out, x, *affine, *norm.statistics, len(x)))
         return norm
 
-    def _normalise(self, norm: Norm) -> None:
-        weight, bias = self.w[f"{norm.name}.weight"], self.w[f"{norm.name}.bias"]
-        out, mean, invstd = torch.native_layer_norm(norm.x, [len(bias)], weight, bias, EPS)
-        norm.out.copy_(out)
-        norm.statistics = mean, invstd
-
-    def _norm_backward(self, norm: Norm, g: Tensor, g_x: Tensor, add: bool) -> None:
-        """The gradient of a norm's input is added to ``g_x``, or written there."""
+    def _norm_backward(self, norm: Norm, g: Tensor, g_x: Tensor) -> Call:
+        """It adds the gradient of a norm's input to ``g_x``."""
         weight, bias = f"{norm.name}.weight", f"{norm.name}.bias"
-        assert norm.statistics is not None, "forward comes first"
-        given = norm.x, [len(self.w[bias])], *norm.statistics, self.w[weight], self.w[bias]
-        own, g_weight, g_bias = norm_backward(g, *given, [True] * 3)
-        if add:
-            g_x.add_(own)
-        else:
-            g_x.copy_(own)
-        self.g[weight].copy_(g_weight)
-        self.g[bias].copy_(g_bias)
+        run = layer_norm.normalised_gradient(self.plan.dim, self.dtype)
+        given = (g_x, g, norm.x, self.w[weight], *norm.statistics, self.g[weight], self.g[bias])
+        return _call(run, *given, len(norm.x))
 
     def _linear(self, name: str, x: Tensor, outputs: int) -> Tensor:
         out = self._space.take(len(x), outputs)
@@ -330,3 +319,8 @@ class Passes:
         parts = self._split(rows)
         if heads.data_ptr() != rows.data_ptr():
             calls.append(partial(parts.copy_, heads.view(parts.shape)))
+
+
+def _call(run: Callable[..., None], *given: Tensor | int) -> Call:
+    """A kernel's call; whoever asks keeps the tensors alive."""
+    return partial(run, *(part if isinstance(part, int) else part.data_ptr() for part in given))
