@@ -42,8 +42,8 @@ def test_the_example_of_a_kind_is_in_its_table(row: list[str]) -> None:
     module = file.removesuffix(".py").replace("/", ".")
     assert f"{module}:{table}" in registry.TABLES.values()
     name, code = example.split(": ")
-    known = getattr(import_module(module), table)[name]
-    assert type(known).__name__ == record and known.code == code and callable(registry.loaded(code))
+    entry = getattr(import_module(module), table)[name]
+    assert type(entry).__name__ == record and entry.code == code and callable(registry.loaded(code))
     assert name in (ROOT / docs).read_text(encoding="utf-8")
 
 

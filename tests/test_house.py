@@ -20,6 +20,7 @@ PAGES = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
 )
 FOLDERS = ("docs", "evolve", "scenarios", "benchmarks", "tests")
+NO_NOUNS = {"found", "known", "made", "one"}  # a noun says what it is
 TEXT = (".py", ".md", ".toml", ".sh", ".html")
 BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
@@ -159,6 +160,28 @@ def test_nothing_cites_a_page_that_users_do_not_have() -> None:
     assert [
         path for path in files if re.search(r"\bSPEC\b", path.read_text(encoding="utf-8"))
     ] == []
+
+
+def bound(source: str) -> set[str]:
+    """The names of the variables, arguments, attributes and functions that a file makes."""
+    nodes = list(ast.walk(ast.parse(source)))
+    stores = [n for n in nodes if isinstance(getattr(n, "ctx", None), ast.Store)]
+    return (
+        {n.id for n in stores if isinstance(n, ast.Name)}
+        | {n.attr for n in stores if isinstance(n, ast.Attribute)}
+        | {n.arg for n in nodes if isinstance(n, ast.arg)}
+        | {n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    )
+
+
+def test_a_name_is_a_noun_that_says_what_it_is() -> None:
+    snippet = "def made(one):\n    one.known, other = 1, [found for found in one]"
+    assert bound(snippet) == NO_NOUNS | {"other"}
+    paths = [
+        path for name in ("evolve", "benchmarks", "tests") for path in (ROOT / name).rglob("*.py")
+    ]
+    sources = {path: path.read_text(encoding="utf-8") for path in paths}
+    assert {p: bad for p, text in sources.items() if (bad := bound(text) & NO_NOUNS)} == {}
 
 
 def test_the_citation_names_this_version() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NEEDED = (".py", ".toml", ".html", ".css", ".js")
+NEEDED = (".py", ".toml", ".json", ".html", ".css", ".js")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def test_the_wheel_holds_every_module_scenario_batch_and_page_part(wheel):
 def test_an_installed_evolve_knows_the_shipped_batches_and_scenarios(wheel, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(wheel)}
     for command, expected in ((("batch", "list"), "condensers"), (("scenarios",), "glyphs-seq25")):
-        found = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "evolve.cli", *command],
             cwd=tmp_path,
             env=environment,
@@ -69,4 +71,17 @@ def test_an_installed_evolve_knows_the_shipped_batches_and_scenarios(wheel, tmp_
             text=True,
             check=True,
         )
-        assert expected in found.stdout
+        assert expected in done.stdout
+
+
+def test_the_conda_environment_has_what_setup_cfg_requires():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    required = {
+        line.partition(";")[0].strip() for line in setup["options"]["install_requires"].split("\n")
+    }
+    conda = {"pytorch": "torch", "matplotlib-base": "matplotlib"}  # conda-forge's names
+    lines = re.findall(r"^ +- (.+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
+    named = {re.sub(r"^[\w-]+", lambda name: conda.get(name[0], name[0]), line) for line in lines}
+    python = f"python{setup['options']['python_requires']}"
+    assert named - {"pip", "pip:", "--editable ."} == required - {""} | {python}

@@ -85,9 +85,9 @@ SCENARIO = tiny.toml(
 
 def example() -> dict[str, str]:
     """The page's files by name."""
-    found = re.findall(r"`([\w.]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL)
-    assert [name for name, _ in found] == ["pyproject.toml", "evolve_stripes.py"]
-    return dict(found)
+    files = re.findall(r"`([\w.]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL)
+    assert [name for name, _ in files] == ["pyproject.toml", "evolve_stripes.py"]
+    return dict(files)
 
 
 def evolve(folder: Path, *words: str) -> Done:
@@ -140,9 +140,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(folder: Path, kind: str) -> list[Result]:
     store = Store(folder / "runs/store")
     return [
-        found
+        result
         for path in (folder / "runs/store/results" / kind).glob("*/*")
-        if (found := store.get(path.name))
+        if (result := store.get(path.name))
     ]
 
 
@@ -197,22 +197,22 @@ def test_the_condenser_chose_and_the_inheritor_passed_on(folder: Path) -> None:
         chosen = [f"conv{n}" for n in sorted(sorted(spread, key=lambda n: -spread[n])[:4])]
         assert result.record["layers"] == chosen and result.record["status"] == "selected"
         heirs = [
-            one
-            for one in results(folder, "descend")
-            if one.manifest["recipe"]["inputs"] == {"learngene": result.manifest["key"]}
+            heir
+            for heir in results(folder, "descend")
+            if heir.manifest["recipe"]["inputs"] == {"learngene": result.manifest["key"]}
         ]
         given = [spec["inherits"] for block in heirs[0].record["plan"]["plan"] for spec in block]
         assert [name for name in given if name] == chosen[2:]
 
 
 def test_the_strategys_state_went_from_task_to_task(folder: Path) -> None:
-    found = {result.record["task"]: result for result in results(folder, "accumulate")}
-    assert {task: result.record.get("strategy") for task, result in found.items()} == {
+    by_task = {result.record["task"]: result for result in results(folder, "accumulate")}
+    assert {task: result.record.get("strategy") for task, result in by_task.items()} == {
         0: None,
         1: {"tasks": 1},
         2: {"tasks": 2},
     }
-    assert torch.equal(found[2].tensors("ancestor")["strategy.seen"], torch.tensor([6.0]))
+    assert torch.equal(by_task[2].tensors("ancestor")["strategy.seen"], torch.tensor([6.0]))
 
 
 def test_the_images_are_the_pages(folder: Path) -> None:

@@ -147,18 +147,18 @@ def verdict(rows: Sequence[Row]) -> str:
         float(np.mean([row.overlap for row in rows if row.granularity == granularity]))
         for granularity in GRANULARITIES
     ]
-    said = (
+    numbers = (
         f"conv less stage: {mean:+.1f} points [{low:+.1f}, {high:+.1f}] ({tasks} tasks); "
         f"overlap {overlaps[0]:.2f} and {overlaps[1]:.2f}"
     )
     if low > 0 or high < 0:
-        return f"{said}: {GRANULARITIES[int(high < 0)]}, which transfers better"
+        return f"{numbers}: {GRANULARITIES[int(high < 0)]}, which transfers better"
     if overlaps[0] != overlaps[1] and np.isfinite(overlaps).all():
         return (
-            f"{said}: {GRANULARITIES[int(overlaps[1] > overlaps[0])]}, whose draws agree more "
+            f"{numbers}: {GRANULARITIES[int(overlaps[1] > overlaps[0])]}, whose draws agree more "
             "(transfer does not decide)"
         )
-    return f"{said}: undecided"
+    return f"{numbers}: undecided"
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -15,7 +15,7 @@ from evolve.data.sources import load_images
 from evolve.engine.devices import choose_device, repeatable
 from evolve.engine.workers import keep_memory
 
-from .cases import DATA, Case, bilevel
+from .cases import Case, bilevel
 from .processes import Role
 from .work import Side, barrier
 
@@ -33,13 +33,17 @@ class BenchProcess:
             torch.set_num_threads(1)
             keep_memory()
             repeatable(self.device)
-        self.resident = Resident(load_images(DATA, None, role.cache), self.device)
+        self.resident = Resident(load_images(role.data, None, role.cache), self.device)
         self.side: Any = None
         self.sync = barrier(self.device)
 
     def facts(self) -> dict[str, Any]:
         """Threads and process number, once imports are done."""
         return {"threads": torch.get_num_threads(), "pid": os.getpid()}
+
+    def threads(self, number: int) -> None:
+        """Compute with so many threads from now on."""
+        torch.set_num_threads(number)
 
     def open(self, case: Case, seconds: float) -> dict[str, Any]:
         """Make a case's side ready in place of an earlier one.
@@ -66,10 +70,16 @@ class BenchProcess:
         self.sync()
 
     def run(self, amount: int) -> dict[str, float]:
-        """Run the side; ``images`` trained on and the ``seconds`` that took."""
-        begun = time.perf_counter()
+        """Run the side: ``images`` trained on, the ``seconds`` that took, and this process's
+        ``cpu`` seconds, all threads together.
+        """
+        begun, worked = time.perf_counter(), time.process_time()
         images = self.side.run(amount)
-        return {"images": images, "seconds": time.perf_counter() - begun}
+        return {
+            "images": images,
+            "cpu": time.process_time() - worked,
+            "seconds": time.perf_counter() - begun,
+        }
 
     def overhead(self, epochs: int) -> dict[str, float]:
         """See :class:`overhead.Overhead`."""
@@ -91,12 +101,14 @@ class BenchProcess:
         return {"flops": 2.0 * SGEMM_SIDE**3 * count, "seconds": spent}
 
     def _plain(self, case: Case, seconds: float) -> Side:
-        from .plain_ancestor import PlainAncestor
+        from .plain_ancestor import PlainAncestor, PlainTests
         from .plain_condenser import PlainCondenser
         from .plain_descendants import PlainDescendants
 
         if case.kind == "condenser":
             return PlainCondenser(case, self.resident)
+        if case.kind == "tests":
+            return PlainTests(case, self.resident)
         # Our own bilevel condenser, under the same conditions. It is the last case, as the process
         # keeps them.
         if case.kind == "objectives":
@@ -107,12 +119,16 @@ class BenchProcess:
             return OurCondenser(
                 replace(case, settings=bilevel(case.settings)), self.resident, self.role.number
             )
-        candidates = (0, min(8, usable_cores())) if self.device.type == "cuda" else (0, 2)
+        candidates: tuple[int, ...] = (
+            (0, min(8, usable_cores())) if self.device.type == "cuda" else (0, 2)
+        )
+        if case.cpu_time:
+            candidates = (0,)
         baseline = PlainDescendants if case.kind == "descendants" else PlainAncestor
         return baseline(case, self.resident, candidates, seconds)
 
     def _ours(self, case: Case) -> Any:
-        from .ours import OurAncestor, OurCondenser, OurDescendants
+        from .ours import OurAncestor, OurCondenser, OurDescendants, OurTests
         from .overhead import Overhead
 
         if case.kind == "overhead":
@@ -120,6 +136,7 @@ class BenchProcess:
         kinds = {
             "descendants": OurDescendants,
             "ancestor": OurAncestor,
+            "tests": OurTests,
             "condenser": OurCondenser,
             "objectives": OurCondenser,
         }

@@ -30,7 +30,8 @@ class Case:
 
     Attributes:
         name, title: in words.
-        kind: "descendants", "ancestor", "condenser", "objectives" or "overhead".
+        kind: "descendants", "ancestor", "tests" (of the ancestor), "condenser", "objectives" or
+            "overhead".
         settings: what is learned, and how.
         goals: per device (target, aim) of the ratio ours / baseline; of the overhead case, shares
             of an iteration.
@@ -38,16 +39,21 @@ class Case:
             and one process does it.
         busy: with one core taken by another program.
         share_goal: whether the share of sgemm has a goal, too.
+        network: what descendants train; None: the paper's descendant.
+        cpu_time: CPU seconds are compared. Then the baseline has no loader processes, which save
+            waiting but no work.
     """
 
     name: str
     title: str
-    kind: str  # descendants, ancestor, condenser, objectives, overhead
+    kind: str
     settings: Settings
     goals: Mapping[str, tuple[float, float | None]]
     together: bool = False
     busy: bool = False
     share_goal: bool = False
+    network: Architecture | None = None
+    cpu_time: bool = False
 
     @property
     def plan(self) -> Architecture:
@@ -55,6 +61,8 @@ class Case:
 
         It is the descendant, the condenser's pseudo-descendant or the ancestor.
         """
+        if self.network is not None:
+            return self.network
         small = self.kind in ("descendants", "condenser", "objectives")
         return self.ancestor.paper_descendant() if small else self.ancestor
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from evolve.ancestor.accumulate import AccumulateRequest, accumulate
+from evolve.ancestor.model import accuracies, build_ancestor
 from evolve.condensers.batches import draw_images, split_meta, steps_per_epoch
 from evolve.condensers.condense import condense_ancestor
 from evolve.condensers.interface import Request
 from evolve.data.resident import Resident
+from evolve.data.streams import stream_tasks
 from evolve.descendants.descendants import Group, downstream_tasks, train_together
 from evolve.engine.checkpoint import FolderCheckpoint
 from evolve.learngene.inheritance import inherit
@@ -94,10 +96,40 @@ class OurAncestor:
 
     def run(self, amount: int) -> int:
         """``amount`` epochs; the images trained on."""
-        a, kept = replace(self.request.a, epochs=amount), _checkpoint(Path(self.folder.name))
-        accumulate(replace(self.request, a=a, checkpoint=kept))
+        a, checkpoint = replace(self.request.a, epochs=amount), _checkpoint(Path(self.folder.name))
+        accumulate(replace(self.request, a=a, checkpoint=checkpoint))
         self.sync()
         return amount * self.images
+
+
+class OurTests:
+    """The ancestor's tests after the stream's last task: every image passes the trunk once.
+
+    An amount is tests of all tasks so far.
+    """
+
+    def __init__(self, case: Case, resident: Resident, number: int) -> None:
+        self.a, s, self.resident = case.settings.ancestor, case.settings.stream, resident
+        self.sync = barrier(resident.device)
+        self.tasks = stream_tasks(s, ANCESTOR_CLASSES, resident, 0, s.tasks)
+        self.model = build_ancestor(self.a, s, ANCESTOR_CLASSES, case.settings.data.size, 0)
+        self.model.to(resident.device).trunk.fused = True
+        ends = range(1, len(self.tasks) + 1)
+        self.info: dict[str, Any] = {"after_task": [self._images(end) for end in ends]}
+
+    def _images(self, tasks: int) -> int:
+        """Test images of the first so many tasks; a class that comes back counts once."""
+        return len({image for task in self.tasks[:tasks] for image in task.test.tolist()})
+
+    def prepare(self) -> None:
+        """Nothing: a test leaves nothing behind."""
+
+    def run(self, amount: int) -> int:
+        """``amount`` times the tests; the images that passed."""
+        for _ in range(amount):
+            accuracies(self.model, self.tasks, self.a, ANCESTOR_CLASSES, self.resident)
+        self.sync()
+        return amount * int(self.info["after_task"][-1])
 
 
 def _checkpoint(folder: Path) -> FolderCheckpoint:

@@ -1,4 +1,4 @@
-"""Baseline of the ancestor: Avalanche's Naive over PIL images, as its tutorials show it."""
+"""Baseline of the ancestor: Avalanche's Naive over PIL images, as its tutorials show it; tests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from evolve.ancestor.model import build_ancestor
 from evolve.data.resident import Resident
@@ -14,6 +15,7 @@ from evolve.data.streams import class_labels, labels_of, load_avalanche, stream_
 from evolve.networks.optimizers import make_optimizer
 
 from .cases import ANCESTOR_CLASSES, Case
+from .plain_descendants import accuracy
 from .plain_images import PilImages, fastest, pil_images, transform_of
 from .work import barrier
 
@@ -98,3 +100,32 @@ def _experience(images: PilImages) -> Any:
     return with_classes_timeline(
         benchmark_from_datasets(train=[dataset], test=[dataset])
     ).train_stream[0]
+
+
+class PlainTests:
+    """The baseline of the ancestor's tests: task by task, as a stream is evaluated.
+
+    An amount is tests of one task.
+    """
+
+    def __init__(self, case: Case, resident: Resident) -> None:
+        a, s = case.settings.ancestor, case.settings.stream
+        task = stream_tasks(s, ANCESTOR_CLASSES, resident, 0, 1)[0]
+        labels = labels_of(task.test, class_labels(task, a.head, ANCESTOR_CLASSES), resident)
+        images = PilImages(
+            pil_images(resident, task.test), labels.tolist(), transform_of(resident, ())
+        )
+        self.device, self.images = resident.device, len(images)
+        self.loader = DataLoader(images, batch_size=64)
+        self.model = build_ancestor(a, s, ANCESTOR_CLASSES, case.settings.data.size, 0)
+        self.model.to(self.device).to(memory_format=torch.contiguous_format)
+        self.info: dict[str, Any] = {"task": self.images}
+
+    def prepare(self) -> None:
+        """Nothing: a test leaves nothing behind."""
+
+    def run(self, amount: int) -> int:
+        """``amount`` times all test images of a task; how many these were."""
+        for _ in range(amount):
+            accuracy(self.model, self.loader, self.device)
+        return amount * self.images

@@ -1,6 +1,6 @@
-"""Baseline of the condenser: the bilevel objective of the authors' code.
+"""Baselines of the condenser: the bilevel objective of the authors' code, and Eq. 16.
 
-Its gradient is a double backward through all look-ahead steps. psi is as its formula says, the
+The former's gradient is a double backward through all look-ahead steps. psi is as its formula says, the
 frozen ancestor is evaluated wherever the objective needs it (as the published code of the method
 that the paper borrows does), and the memory format is the default. The batches are our resident
 ones, drawn as ours: in its favour, and so that both can be compared number by number.
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from evolve.condensers.batches import (
@@ -29,13 +29,14 @@ from evolve.condensers.meta_network.hypergradient import LookAhead, Rule, sgd, u
 from evolve.condensers.meta_network.layout import Projection
 from evolve.condensers.meta_network.matchers import matcher_for
 from evolve.condensers.meta_network.matching import psi_reference
-from evolve.condensers.meta_network.phi import MetaNetwork
+from evolve.condensers.meta_network.phi import MetaNetwork, optimizer
 from evolve.condensers.meta_network.pseudo import Pseudo
 from evolve.core.randomness import generator
 from evolve.core.settings import CondenseSettings
 from evolve.data.resident import Resident
 from evolve.networks.architecture import Architecture
 from evolve.networks.network import Network, initialise
+from evolve.networks.vgg import VGG
 
 from .cases import CONDENSE_CLASSES, Case
 from .work import barrier
@@ -88,9 +89,7 @@ class DoubleBackward:
         self.names = [name for name, _ in self.pseudo.named_parameters()]
         self.buffers = tuple(torch.zeros_like(p) for p in self.params)
         self.phi = MetaNetwork(self.matcher.pooled_sizes, len(shown[1])).to(probe)
-        self.adam = torch.optim.Adam(
-            self.phi.parameters(), lr=self.c.meta_lr, weight_decay=self.c.meta_weight_decay
-        )
+        self.of_phi = optimizer(self.phi, self.c, self.c.meta_lr)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
         """Training images and labels, meta images and labels, and the annealed share of the
@@ -139,9 +138,9 @@ class DoubleBackward:
             steps=self.c.lookahead,
         )
         _, gradient = unrolled(look, alpha, self.params, self.buffers, rule)
-        self.adam.zero_grad()
+        self.of_phi.zero_grad()
         alpha.backward(gradient)
-        self.adam.step()
+        self.of_phi.step()
 
     @torch.no_grad()
     def alpha(self) -> Tensor:
@@ -161,11 +160,15 @@ class DoubleBackward:
 
     def _matching(self, params: Sequence[Tensor], x: Tensor, alpha: Tensor) -> Tensor:
         """L_meta (Eq. 8), mean over the images x [B, 3, H, W]."""
+        return (alpha * self._psi(params, x, self._call(params, x))).sum((1, 2)).mean()
+
+    def _psi(self, params: Sequence[Tensor], x: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """psi [B, L, K] of images x with the pseudo-descendant's ``maps`` (Eq. 7)."""
         with torch.no_grad():
             targets = self.ancestor(x)
         zeta = params[len(self.names) :]
         h = [Projection(zeta[i], zeta[i + 1]) for i in range(0, len(zeta), 2)]
-        return (alpha * _psi(targets, self._call(params, x), h)).sum((1, 2)).mean()
+        return _psi(targets, maps, h)
 
     def _classification(self, params: Sequence[Tensor], x: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(self._call(params, x, True)[0], labels)
@@ -187,6 +190,56 @@ def _psi(targets: Sequence[Tensor], features: Sequence[Tensor], h: Sequence[Proj
     return torch.stack(columns, 2)
 
 
+class FeaturesAndLogits(Features):
+    """A VGG seen at its layer groups; where logits are asked for, too, they come last."""
+
+    def forward(self, x: Tensor, logits: bool = False) -> list[Tensor]:
+        """Look at images x [B, 3, H, W]."""
+        network = cast(VGG, self.network)
+        maps = network.features(x)
+        seen, last = [maps[place] for place in self.places], maps[-1]
+        pooled = F.max_pool2d(last, 2) if last.shape[-1] > 1 else last
+        return [*seen, network.head(pooled.mean((2, 3)))] if logits else seen
+
+
+class PlainEq16(DoubleBackward):
+    """One condensation by Algorithm 1 with Eq. 16, as anyone would write it.
+
+    Autograd, torch's SGD for theta and zeta, and one of its optimizers for phi. The training
+    batch passes the pseudo-descendant once for both losses; phi's step needs no other gradient.
+    """
+
+    def _draw(self, plan: Architecture, classes: int) -> None:
+        super()._draw(plan, classes)
+        c = self.c
+        groups = plan.integral_layers(c.granularity)
+        self.pseudo = FeaturesAndLogits(self.pseudo.network, groups)
+        self.params = tuple(nn.Parameter(p) for p in self.params)
+        self.of_w = torch.optim.SGD(
+            self.params, lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay
+        )
+
+    def iterate(self) -> None:
+        """A step of theta and zeta on CE + lambda L_meta of a training batch, then one of phi."""
+        images, labels, meta, _, annealed = next(self.batches)
+        cosine = self.c.meta_schedule == "cosine"
+        self.of_w.param_groups[0]["lr"] = self.c.lr * annealed
+        self.of_phi.param_groups[0]["lr"] = self.c.meta_lr * (annealed if cosine else 1.0)
+        with torch.no_grad():
+            alpha = self._alpha(images)
+        *maps, logits = self._call(self.params, images, True)
+        matching = (alpha * self._psi(self.params, images, maps)).sum((1, 2)).mean()
+        loss = F.cross_entropy(logits, labels) + self.c.match_weight * matching
+        self.of_w.zero_grad()
+        loss.backward()
+        self.of_w.step()
+        with torch.no_grad():
+            psi = self._psi(self.params, meta, self._call(self.params, meta))
+        self.of_phi.zero_grad()
+        (self._alpha(meta) * psi).sum((1, 2)).mean().backward()
+        self.of_phi.step()
+
+
 def _plain(network: Network, resident: Resident) -> Network:
     return network.to(resident.device).to(memory_format=torch.contiguous_format)
 
@@ -205,7 +258,8 @@ class PlainCondenser:
     def prepare(self) -> None:
         """A fresh condensation."""
         c = self.case.settings.condense
-        self.run_now = DoubleBackward(
+        objective = PlainEq16 if c.objective == "eq16" else DoubleBackward
+        self.run_now = objective(
             self.ancestor_plan, self.state, CONDENSE_CLASSES, self.resident, c, 0
         )
 

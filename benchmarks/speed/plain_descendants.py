@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from evolve.core.settings import DescendSettings
 from evolve.data.resident import Resident
-from evolve.descendants.descendants import downstream_tasks, learning_rate
+from evolve.descendants.descendants import downstream_tasks, epochs_tested, learning_rate
 from evolve.learngene.inheritance import inherit
 from evolve.networks.architecture import Architecture
 from evolve.networks.network import Network
@@ -35,7 +36,7 @@ def train(
     epochs: int,
     device: torch.device,
 ) -> tuple[list[float], float]:
-    """Train, and test after every epoch.
+    """Train, and test after the epochs that the settings say.
 
     Args:
         model: the network, trained in place.
@@ -59,9 +60,11 @@ def train(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     losses: list[Tensor] = []
     right = 0.0
-    for _ in range(epochs):
+    tested = epochs_tested(replace(d, epochs=epochs))
+    for epoch in range(1, epochs + 1):
         losses.append(_epoch(model, batches, optimizer, schedule, device))
-        right = accuracy(model, tests, device)
+        if epoch in tested:
+            right = accuracy(model, tests, device)
     return [float(loss) for loss in losses], right
 
 

@@ -6,7 +6,7 @@ It is PIL images, torchvision transforms and a DataLoader.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -72,11 +72,11 @@ def loader(
 
 
 def fastest(
-    candidates: Iterable[int], chunk: Callable[[int], Any], seconds: float
+    candidates: Sequence[int], chunk: Callable[[int], Any], seconds: float
 ) -> tuple[int, dict[str, list[float]]]:
     """Choose the number of workers that takes least time.
 
-    After a warm-up each, the candidates take turns.
+    After a warm-up each, the candidates take turns. A single one is not tried.
 
     Args:
         candidates: numbers of workers.
@@ -87,6 +87,8 @@ def fastest(
         The number, and the seconds of every try.
     """
     tried: dict[int, list[float]] = {workers: [] for workers in candidates}
+    if len(tried) == 1:
+        return candidates[0], {}
     for workers in tried:
         chunk(workers)
     ends = time.perf_counter() + seconds

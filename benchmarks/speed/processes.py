@@ -18,14 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from evolve.core.errors import UserError
+from evolve.core.settings import DataSettings
 from evolve.engine.workers import SINGLE, birth
+
+from .cases import DATA
 
 
 @dataclass(frozen=True)
 class Role:
     """Who a process is: ``plain`` has torch's own threads, ours one thread and a ``number``.
 
-    ``start_method``: this platform's usual one.
+    ``start_method``: this platform's usual one. ``data``: the images.
     """
 
     plain: bool
@@ -33,6 +36,7 @@ class Role:
     cache: Path
     number: int
     start_method: str
+    data: DataSettings = DATA
 
 
 class Process:
@@ -91,20 +95,23 @@ class Process:
 
 
 @contextmanager
-def crew(device: str, cache: Path, processes: int) -> Iterator[tuple[Process, list[Process]]]:
+def crew(
+    device: str, cache: Path, processes: int, data: DataSettings = DATA
+) -> Iterator[tuple[Process, list[Process]]]:
     """Inside, the baseline's process and ours are there.
 
     Args:
         device: "cpu" or "cuda".
         cache: where decoded images lie.
         processes: how many of ours.
+        data: the images.
     """
     with ExitStack() as stack:
         started: list[Process] = []
         usual = multiprocessing.get_start_method()
         for role in (
-            Role(True, device, cache, 0, usual),
-            *(Role(False, device, cache, number, usual) for number in range(processes)),
+            Role(True, device, cache, 0, usual, data),
+            *(Role(False, device, cache, number, usual, data) for number in range(processes)),
         ):
             started.append(Process(role))
             stack.callback(started[-1].close)

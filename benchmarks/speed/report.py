@@ -8,9 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from .rounds import QUIET, busiest
 from .summary import Row, Spread
-
-QUIET = 0.1  # cores that other programs may use on a machine that counts as idle
 
 
 def header(machine: Mapping[str, Any], pace: Mapping[str, Any], quick: bool) -> list[str]:
@@ -33,13 +32,18 @@ def header(machine: Mapping[str, Any], pace: Mapping[str, Any], quick: bool) -> 
     )
     lines.append(
         f"{pace['rounds']} interleaved rounds of chunks of at least about {pace['seconds']:g} s; "
-        "medians, (least..most) of all rounds"
+        "medians, (least..most)"
     )
     return lines + (["--quick: a smoke test, too short to quote"] if quick else [])
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """The table: one line a row."""
+def table(rows: Sequence[Row], quick: bool) -> Table:
+    """The table: one line a row.
+
+    Args:
+        rows: where the machine was not idle, the numbers are left out.
+        quick: a smoke test, which shows them as they are.
+    """
     grid = Table(box=None, pad_edge=False)
     for title in (
         "",
@@ -55,6 +59,9 @@ def table(rows: Sequence[Row]) -> Table:
     ):
         grid.add_column(title, justify="left" if not title else "right", no_wrap=True)
     for row in rows:
+        if not (row.quoted or quick):
+            grid.add_row(row.title, "", "", "", "[red]disturbed: not quoted[/]", *[""] * 5)
+            continue
         alone = f"{row.alone.median:.2f}x" if row.alone else ""
         sgemm = f"{row.sgemm.median:.0%}" if row.sgemm else ""
         color = {"missed": "red", "met": "green", "aim met": "bold green"}.get(row.verdict, "")
@@ -65,7 +72,7 @@ def table(rows: Sequence[Row]) -> Table:
             _number(row.baseline),
             _number(row.ours),
             row.unit,
-            _value(row),
+            spelled(row.value, row.share),
             alone,
             sgemm,
             *goals,
@@ -90,7 +97,7 @@ def notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{result['name']}: a matrix product loop "
                 + (f"held core {core}" if core is not None else "ran, pinned to no core")
             )
-    lines += _disturbed(results)
+    lines += disturbances({result["name"]: result["measured"] for result in results})
     lines.append(
         '"one process": ours on one thread against the same baseline; "of sgemm": nominal '
         "convolution operations of that thread"
@@ -103,46 +110,34 @@ def notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _disturbed(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What other programs took while all of ours rested, the case that takes a core on purpose left
-    out.
+def disturbances(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say what other programs took while chunks ran.
+
+    Args:
+        measured: by name, what :func:`rounds.take_rounds` gave.
     """
-    rounds = [
-        turn
-        for result in results
-        if "core_taken" not in result["measured"]
-        for turn in result["measured"]["rounds"]
-    ]
-    seen = [
-        part["others"]
-        for turn in rounds
-        for part in turn.values()
-        if isinstance(part, Mapping) and "others" in part
-    ]
-    if not seen:
-        return []
-    line = f"between chunks, all of ours resting, other programs used {mean(seen):.2f} cores"
-    return [
-        line
-        + (
-            "; do not quote this run: a machine that is not idle slows the baseline's threads most"
-            if mean(seen) > QUIET
-            else ""
-        )
-    ]
+    lines, seen = [], []
+    for name, taken in measured.items():
+        seen += [busiest(turn) for turn in (*taken["rounds"], *taken["disturbed"])]
+        if taken["disturbed"]:
+            most = max(map(busiest, taken["disturbed"]))
+            lines.append(
+                f"{name}: {len(taken['disturbed'])} rounds were left out, because other programs "
+                f"used up to {most:.2f} cores"
+            )
+    if seen:
+        lines.append(f"other programs used {mean(seen):.2f} cores; {QUIET:g} count as idle")
+    return lines
 
 
 def _number(spread: Spread) -> str:
     return f"{spread.median:,.0f}" if spread.median >= 100 else f"{spread.median:.3g}"
 
 
-def _value(row: Row) -> str:
-    low, middle, high = row.value.least, row.value.median, row.value.most
-    return (
-        f"{middle:.1%} ({low:.1%}..{high:.1%})"
-        if row.share
-        else f"{middle:.2f}x ({low:.2f}..{high:.2f})"
-    )
+def spelled(value: Spread, share: bool) -> str:
+    """A median with its range: a ratio, or a share in percent."""
+    form = "{:.1%} ({:.1%}..{:.1%})" if share else "{:.2f}x ({:.2f}..{:.2f})"
+    return form.format(value.median, value.least, value.most)
 
 
 def _goal(row: Row, goal: float | None) -> str:

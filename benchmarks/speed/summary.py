@@ -1,9 +1,9 @@
-"""From rounds to what is quoted: medians, and the range over all rounds."""
+"""From rounds to what is quoted: medians, and the range over the rounds that count."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -38,6 +38,7 @@ class Row:
         lower_is_better: whether the goals are upper limits.
         alone: the ratio for one process of ours.
         sgemm: its share of one thread's sgemm rate.
+        quoted: whether the machine was idle in as many rounds as were wanted.
     """
 
     name: str
@@ -52,11 +53,12 @@ class Row:
     lower_is_better: bool = False
     alone: Spread | None = None
     sgemm: Spread | None = None
+    quoted: bool = True
 
     @property
     def verdict(self) -> str:
-        """By the median: "aim met", "met", "missed", or nothing where nothing was asked."""
-        if self.target is None:
+        """By the median: "aim met", "met", "missed"; nothing where nothing was asked or is quoted."""
+        if self.target is None or not self.quoted:
             return ""
         sign = -1 if self.lower_is_better else 1
         reached = [
@@ -83,7 +85,11 @@ def rows(case: Case, measured: Mapping[str, Any], device: str) -> list[Row]:
         measured: what :func:`rounds.measure` gave.
         device: "cpu" or "cuda".
     """
-    rounds: list[dict[str, Any]] = measured["rounds"]
+    rounds: list[dict[str, Any]] = measured["rounds"] or measured["disturbed"]
+    return [replace(row, quoted=measured["quoted"]) for row in _rows(case, rounds, device)]
+
+
+def _rows(case: Case, rounds: list[dict[str, Any]], device: str) -> list[Row]:
     target, aim = case.goals.get(device, (None, None))
     if case.kind == "overhead":
         return [_overhead(case, rounds, target, aim)]

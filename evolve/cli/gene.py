@@ -190,7 +190,7 @@ def _check_folder(out: Path, force: bool) -> None:
 
 def _agreement(rows: Sequence[Row], groups: Sequence[Sequence[str]], title: str, out: Any) -> None:
     """Print how often each layer was chosen and by which margin; draw it into a folder."""
-    from evolve.core.durable import write_whole
+    from evolve.core.durable import result_folder, write_whole
     from evolve.lineage.collect import group_name
     from evolve.report.agreement_figure import Draws, agreement_files, agreement_rows, sentence
 
@@ -210,11 +210,11 @@ def _agreement(rows: Sequence[Row], groups: Sequence[Sequence[str]], title: str,
     tell("", f"{kinds[0].kind:28}   chosen   a~ less 1/L: mean, least, largest")
     for line in agreement_rows(kinds[:1]):
         margins = (line["margin_mean"], line["margin_low"], line["margin_high"])
-        said = "".join(f"{margin:+10.4f}" for margin in margins)
-        tell(f"{line['layer']:28}{line['chosen']:3} of {line['draws']:<3}{said}")
+        cells = "".join(f"{margin:+10.4f}" for margin in margins)
+        tell(f"{line['layer']:28}{line['chosen']:3} of {line['draws']:<3}{cells}")
     tell(*map(sentence, kinds))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        result_folder(out, "--out")
         for name, content in agreement_files(kinds, title).items():
             write_whole(out / name, content, "null test")
         tell(f"picture      {out / 'agreement.png'}, .svg, .pdf; its numbers: agreement.csv")

@@ -13,6 +13,7 @@ from evolve.core.spent import duration
 from evolve.lineage import scenario
 from evolve.lineage.schedule import measured
 from evolve.runs.estimate import cost
+from evolve.runs.estimate.counts import lying
 from evolve.runs.estimate.needs import needs
 from evolve.runs.run import Run, RunRequest, open_run, remaining_seconds, worker_count
 
@@ -51,8 +52,7 @@ def plan_table(request: RunRequest) -> None:
     from evolve.runs.estimate.timing import faster_precision, measure_speed
 
     console = Console()
-    console.print(needs(request.scenario, request.workers or usable_cores()), soft_wrap=True)
-    run = open_run(request, lambda text: console.print(text, style="dim"))
+    run = _opened(console, request)
     workers = worker_count(request, [run])  # before the timing takes some of a GPU
     speed = measure_speed(run)
     left = remaining_seconds(run)
@@ -80,6 +80,18 @@ def plan_table(request: RunRequest) -> None:
             + ("" if gain >= WORTH else f"; worth it from {WORTH:g} times on"),
             style="dim",
         )
+
+
+def _opened(console: Console, request: RunRequest) -> Run:
+    """The run, once it is said what it takes; then of how many classes and images."""
+    counted = lying(request.scenario.settings, request.data_dir)
+    workers = request.workers or usable_cores()
+    console.print(needs(request.scenario, workers, counted), soft_wrap=True)
+    run = open_run(request, lambda text: console.print(text, style="dim"))
+    if run.counts:
+        each = (f"{role} {c.classes} ({c.train} + {c.test})" for role, c in run.counts.items())
+        console.print(f"classes (training + test images of each): {', '.join(each)}", style="dim")
+    return run
 
 
 def _by_kind(run: Run) -> tuple[Counter[str], dict[str, list[str]]]:

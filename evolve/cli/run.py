@@ -89,20 +89,21 @@ def _say_if_long(request: RunRequest, name: str, lineages: int, yes: bool) -> No
     """Say what a long run would take, and ask where somebody can answer."""
     from evolve.lineage import scenario
     from evolve.runs.estimate import cost
+    from evolve.runs.estimate.counts import lying
     from evolve.runs.estimate.needs import needs
 
     workers = request.workers or usable_cores()
     settings = request.scenario.settings
-    if (
-        request.cluster
-        or request.device == "cuda"
-        or lineages * cost.estimate(settings, workers) < LONG
-    ):
+    if request.cluster or request.device == "cuda":
+        return
+    counts = lying(settings, request.data_dir)
+    if lineages * cost.estimate(settings, workers, counts) < LONG:
         return
     each = f"{lineages} lineages, each of which: " if lineages > 1 else ""
-    tell(each + needs(request.scenario, workers), err=True)
+    tell(each + needs(request.scenario, workers, counts), err=True)
     with suppress(UserError):  # there is no [quick]
         smaller = scenario.load(name, "quick", request.scenario.overrides)
-        tell(f"Smaller: {needs(smaller, workers)} Add --profile quick.", err=True)
+        counts = lying(smaller.settings, request.data_dir)
+        tell(f"Smaller: {needs(smaller, workers, counts)} Add --profile quick.", err=True)
     if not yes and sys.stdin is not None and sys.stdin.isatty():
         click.confirm("Begin?", abort=True, err=True)

@@ -87,8 +87,8 @@ def print_contrast(first: Path, second: Path, store: Path | None) -> None:
             table.add_row(key, *map(_shown, values))
         console.print(table)
     shared = ", ".join(
-        f"{common} of {max(one, two)} {kind}"
-        for kind, (common, one, two) in differences.shared.items()
+        f"{common} of {max(of_a, of_b)} {kind}"
+        for kind, (common, of_a, of_b) in differences.shared.items()
     )
     tell("", f"stages in common: {shared}")
     console.print(

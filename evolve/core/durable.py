@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,8 @@ _ADVICE = {
     errno.EEXIST: "a file is in the way where a folder is needed: give another folder, or move "
     "that file away",
 }
+
+_WRITING_SECONDS = 60.0  # that it takes to write a file for results, at most
 
 
 @contextmanager
@@ -221,6 +224,34 @@ def write_whole(path: Path, data: bytes, what: str) -> Path:
             "same command again"
         ) from error
     return path
+
+
+def result_folder(folder: Path, what: str) -> Path:
+    """Make a folder that results are written into, with those above it.
+
+    What killed processes left half-written in it goes.
+
+    Args:
+        folder: the folder; it may be there.
+        what: what the error calls it.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        UserError: "``what`` ``folder``: ..."; it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{what} {folder}: cannot be made ({error.strerror or error}); give another folder"
+        ) from error
+    with suppress(OSError):
+        for file in folder.glob(".*.tmp"):  # :func:`write_whole`'s
+            if time.time() - file.stat().st_mtime > _WRITING_SECONDS:
+                file.unlink(missing_ok=True)
+    return folder
 
 
 def user_cache() -> Path:

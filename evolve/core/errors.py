@@ -9,6 +9,18 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that a GPU's memory is full.
+
+    That hangs on who else computes there, so nothing may follow from it but an end: no other path,
+    whose numbers would be rounded otherwise.
+    """
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported here
+        or any(words in str(error) for words in ("CUDA error: out of memory", "ALLOC_FAILED"))
+    )
+
+
 class UserError(Exception):
     """Something the user can mend: a wrong key, a missing file, a full disk.
 

@@ -31,8 +31,8 @@ def known_boxes(
     Returns:
         Position -> box, of the images that have one.
     """
-    one = data.descend_source in (SAME, data.source)
-    source, before = (data.source, 0) if one else (data.descend_source, first)
+    same = data.descend_source in (SAME, data.source)
+    source, before = (data.source, 0) if same else (data.descend_source, first)
     if source != "tinyimagenet":
         return {}
     files = tinyimagenet.find(source_dir(source, data_dir))

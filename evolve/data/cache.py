@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from filelock import FileLock
 from rich.filesize import decimal
 
 from evolve.core.errors import DataError
+from evolve.core.locks import held
 
 FORMAT = 1
 LARGE = 4 << 30  # bytes of pixels from which a stamp spares the checksum
@@ -112,7 +112,7 @@ def cached(cache_dir: Path, name: str, prepared: Prepared, report: Report) -> De
         return decoded
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{entry}.lock"):
+        with held(Path(f"{entry}.lock")):
             decoded = _open(entry, report)
             if decoded is None:
                 _clear(entry, report)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from evolve.core.errors import DataError
+from evolve.core.locks import held
 from evolve.core.settings import DataSettings
 from evolve.data import cifar100_folders as folders
 from evolve.data.cache import Decoded, Prepared, Report
@@ -138,7 +138,7 @@ def _sets(folder: Path, report: Report) -> list[Any]:
         pass
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{ARCHIVE}.lock"):
+        with held(folder / f".{ARCHIVE}.lock"):
             _ensure_archive(folder / ARCHIVE, report)
             return [CIFAR100(folder, train=train, download=train) for train in (True, False)]
     except (OSError, RuntimeError, EOFError) as error:

@@ -35,6 +35,7 @@ KAGGLE = "ILSVRC/Data/CLS-LOC"  # where Kaggle's archive puts train/ and val/
 TABLES = ("LOC_val_solution.csv", "val.csv")
 DEVKIT = "ILSVRC2012_devkit_t12/data"
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+SAMPLED = 20  # class folders whose photos are counted for an estimate, at least
 ACCEPTED = (
     f"accepted are val/<class>/ folders, or photos in val/ with {TABLES[0]} or {TABLES[1]} "
     f"(lines 'file name,class') or the folder {DEVKIT} ({TRUTH} and {META}) beside train/; "
@@ -112,6 +113,31 @@ def prepare(data: DataSettings, data_dir: Path) -> Prepared:
         IMAGENET_MEAN,
         IMAGENET_STD,
     )
+
+
+def counts(data: DataSettings, data_dir: Path) -> tuple[int, int, int]:
+    """About how many there are, from a few class folders: to list all may take minutes.
+
+    Args:
+        data: the scenario's [data].
+        data_dir: as of :func:`prepare`.
+
+    Returns:
+        Classes, and on average training and test images a class.
+
+    Raises:
+        DataError: there are no class folders.
+    """
+    root = find(data_dir).root
+    classes = class_folders(root / "train")
+    return len(classes), _average(root / "train", classes), _average(root / "val", classes)
+
+
+def _average(folder: Path, classes: Sequence[str]) -> int:
+    sample = classes[:: max(1, len(classes) // SAMPLED)]
+    if photos := photos_below(folder, sample):
+        return round(len(photos) / len(sample))
+    return round(len(photos_below(folder)) / len(classes))  # val/ may be flat
 
 
 def find(data_dir: Path) -> Layout:

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,12 +57,38 @@ def decode(path: Path, size: int) -> np.ndarray:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise ValueError("it is no regular file")
-        with open_picture(path) as image:
-            return square(as_rgb(image), size)
+        return _squared(path, size)
     except Exception as error:  # Pillow raises many types for broken files
-        raise DataError(
-            f"{path} is not a readable image ({error}); replace it or get it again"
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def decode_bytes(raw: bytes, size: int, name: str) -> np.ndarray:
+    """:func:`decode` of a photo's content.
+
+    Args:
+        raw: the whole file.
+        size: pixels a side.
+        name: what an error calls it.
+
+    Returns:
+        uint8 [size, size, 3].
+
+    Raises:
+        DataError: it cannot be read; the line names it.
+    """
+    try:
+        return _squared(BytesIO(raw), size)
+    except Exception as error:  # as above
+        raise _unreadable(name, error) from None
+
+
+def _squared(file: Path | BytesIO, size: int) -> np.ndarray:
+    with open_picture(file) as image:
+        return square(as_rgb(image), size)
+
+
+def _unreadable(name: object, error: Exception) -> DataError:
+    return DataError(f"{name} is not a readable image ({error}); replace it or get it again")
 
 
 def square(photo: Any, size: int) -> np.ndarray:

@@ -81,8 +81,8 @@ def load_images(
             "what is used of any source"
         )
         raise UserError(
-            f"data.images_per_class = {data.images_per_class}: only for {' and '.join(CAPPED)}, "
-            f"not {data.source}; {instead}"
+            f"data.images_per_class = {data.images_per_class}: only for "
+            f"{', '.join(CAPPED[:-1])} and {CAPPED[-1]}, not {data.source}; {instead}"
         )
     first = _load(data.source, data, data_dir, cache_dir, report)
     if data.descend_source in (SAME, data.source):

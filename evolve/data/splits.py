@@ -13,6 +13,7 @@ import torch
 from evolve.core.errors import UserError
 from evolve.core.randomness import generator
 from evolve.core.settings import DataSettings
+from evolve.data.shares import ROLES, Needs, shared_out
 from evolve.data.sources import ImageSet
 
 # The CIFAR-FS split, which is the authors' own, as torchvision's fine-label ids.
@@ -28,7 +29,6 @@ CIFAR_FS: Mapping[str, tuple[int, ...]] = {
         "descend": "2 5 8 21 34 42 46 58 60 62 69 70 77 83 84 86 94 95 98 99",
     }.items()
 }
-ROLES = ("ancestor", "condense", "descend")
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,27 @@ class Splits:
     descend: tuple[int, ...]
 
 
-def make_splits(data: DataSettings, images: ImageSet) -> Splits:
+def make_splits(data: DataSettings, images: ImageSet, needs: Needs | None = None) -> Splits:
     """Choose the class ids of each role.
 
     Listed classes are as listed; the others are drawn by data.split_seed, as many as data.split
-    says. They are drawn from the classes left or, of a source that brings its own split
-    (miniImageNet), from that role's. A second source's condense and descend classes are listed by
-    their ids in that source, and drawn from its classes; the ancestor's are the first one's.
+    says, or where that is empty as :func:`shared_out` does. They are drawn from the classes left
+    or, of a source that brings its own split (miniImageNet), from that role's. A second source's
+    condense and descend classes are listed by their ids in that source, and drawn from its classes;
+    the ancestor's are the first one's. No class is drawn whose name has a role in the other source.
 
     Args:
         data: the scenario's [data].
         images: the classes that there are.
+        needs: the classes that roles need at least.
 
     Returns:
         Ids in ``images``.
 
     Raises:
-        UserError: a class is listed twice or in two roles, does not exist, or is the ancestor's in
-            one source and has another role in the other; or there are fewer classes than asked for.
+        UserError: a class is listed twice or in two roles, does not exist, or is listed as the
+            ancestor's in one source and in another role in the other; or there are fewer classes
+            than asked for.
     """
     offsets = {"ancestor": 0, "condense": images.second, "descend": images.second}
     named = {
@@ -68,32 +71,44 @@ def make_splits(data: DataSettings, images: ImageSet) -> Splits:
     chosen = {role: tuple(class_id + offsets[role] for class_id in named[role]) for role in ROLES}
     _check_listed(named, offsets, images)
     drawn = [role for role in ROLES if not named[role]]
-    if drawn and len(data.split) != len(ROLES):
+    if drawn and len(data.split) not in (0, len(ROLES)):
         raise UserError(
             f"data.split = {list(data.split)}: give three numbers, classes for {', '.join(ROLES)}"
         )
     taken = {class_id for ids in chosen.values() for class_id in ids}
-    for pool, roles in _pools(drawn, images):
+    for pool, roles in sorted(_pools(drawn, images), key=lambda p: "ancestor" not in p[1]):
         left = [class_id for class_id in pool if class_id not in taken]
-        counts = {role: data.split[ROLES.index(role)] for role in roles}
-        if sum(counts.values()) > len(left):
-            raise _too_few(counts, len(left), pool[0], images)
-        order = torch.randperm(len(left), generator=generator(data.split_seed, "split")).tolist()
+        places = torch.randperm(len(left), generator=generator(data.split_seed, "split")).tolist()
+        order = _apart([left[place] for place in places], chosen, images)
+        if data.split:
+            counts = {role: data.split[ROLES.index(role)] for role in roles}
+        else:
+            counts = shared_out(len(order), roles, needs or {}, _owner(roles, images))
+        if sum(counts.values()) > len(order):
+            raise _too_few(counts, len(order), roles, images)
         for role, count in counts.items():
-            chosen[role] = tuple(left[place] for place in order[:count])
+            chosen[role] = tuple(order[:count])
             order = order[count:]
     if images.second:
         _check_shared(chosen, images)
     return Splits(**{role: tuple(sorted(chosen[role])) for role in ROLES})
 
 
-def _too_few(counts: Mapping[str, int], left: int, class_id: int, images: ImageSet) -> UserError:
+def _owner(roles: Sequence[str], images: ImageSet) -> str:
+    """Whose classes the roles share: the source's, or its own split's."""
+    source = images.source_of(0 if roles[0] == "ancestor" else images.second)
+    return f"{source}'s own split" if roles[0] in (images.roles or {}) else source
+
+
+def _too_few(
+    counts: Mapping[str, int], left: int, roles: Sequence[str], images: ImageSet
+) -> UserError:
     """The error for roles that ask for more classes than the ``left`` ones of a source."""
     each = ", ".join(f"{role} {count}" for role, count in counts.items())
-    own = "'s own split" if images.roles and next(iter(counts)) in images.roles else ""
     return UserError(
         f"data.split asks for {sum(counts.values())} classes ({each}), but "
-        f"{images.source_of(class_id)}{own} has {left} to draw from; ask for fewer"
+        f"{_owner(roles, images)} has {left} to draw from; ask for fewer, or share out what there "
+        "is with data.split = []"
     )
 
 
@@ -108,6 +123,16 @@ def _pools(drawn: Sequence[str], images: ImageSet) -> Iterator[tuple[Sequence[in
     for pool, roles in shared:
         if sharing := [role for role in drawn if role in roles and role not in own]:
             yield pool, sharing
+
+
+def _apart(
+    drawn: Sequence[int], chosen: Mapping[str, Sequence[int]], images: ImageSet
+) -> list[int]:
+    """The drawn classes, in their order, without those whose name the other source gave a role."""
+    if not images.second:
+        return list(drawn)
+    names = {images.class_names[class_id] for ids in chosen.values() for class_id in ids}
+    return [class_id for class_id in drawn if images.class_names[class_id] not in names]
 
 
 def _check_shared(chosen: Mapping[str, Sequence[int]], images: ImageSet) -> None:

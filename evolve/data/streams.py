@@ -75,14 +75,12 @@ def stream_tasks(
     return tasks
 
 
-def class_images(
-    class_id: int, wanted: int, resident: Resident, seed: int
-) -> tuple[Tensor, Tensor]:
+def class_images(class_id: int, count: int, resident: Resident, seed: int) -> tuple[Tensor, Tensor]:
     """Draw a class's training images from ``seed`` and the class, and list its test images.
 
     Args:
         class_id: the class.
-        wanted: how many training images; 0: all.
+        count: how many training images; 0: all.
         resident: the images.
         seed: the lineage's.
 
@@ -93,8 +91,8 @@ def class_images(
         UserError: there are fewer, or none of either.
     """
     train, test = resident.indices(class_id, test=False), resident.indices(class_id, test=True)
-    if wanted > len(train):
-        name = f"stream.images_per_class = {wanted}"
+    if count > len(train):
+        name = f"stream.images_per_class = {count}"
         raise UserError(
             f"{name}: class {resident.called(class_id)} has {len(train)} training images; ask for "
             f"1 to {len(train)}, or 0 for all"
@@ -104,9 +102,9 @@ def class_images(
             f"data: class {resident.called(class_id)} has {len(train)} training and {len(test)} "
             "test images; the stream needs both"
         )
-    if wanted:
+    if count:
         order = torch.randperm(len(train), generator=generator(seed, "stream-images", class_id))
-        train = train[order[:wanted].sort().values]
+        train = train[order[:count].sort().values]
     return train, test
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from filelock import FileLock, SoftFileLease, Timeout
 
+from evolve.core.locks import unsupported
 from evolve.engine.machine import Machine, uptime
 
 LEASE_SECONDS = 300.0  # every process of a store must have the same
@@ -99,16 +100,28 @@ class Lease:
 
     def _take(self) -> bool:
         try:
-            alone = _got(self._lock)  # on this machine, nobody else holds it
+            alone = self._alone()
             if alone and self._holder_is_gone():
                 self._lease.force_break()
-            if (alone or not self._holder_is_here()) and _got(self._lease):
+            if (alone is not False or not self._holder_is_here()) and _got(self._lease):
                 return True
         except BaseException:
             self.release()  # an interrupt may come after the lease was taken
             raise
         self._lock.release()
         return False
+
+    def _alone(self) -> bool | None:
+        """Whether nobody else on this machine holds it; None where the file system has no locks.
+
+        There the lease decides alone, and a dead holder's is free after ``LEASE_SECONDS``.
+        """
+        try:
+            return _got(self._lock)
+        except OSError as error:
+            if unsupported(error):
+                return None
+            raise
 
     def _holder_is_here(self) -> bool:
         """Whether the lease names this machine, since it was booted."""

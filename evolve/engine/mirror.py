@@ -65,8 +65,8 @@ class Mirror:
                 data = self._system.cat_file(f"{place}/{MANIFEST}")
                 manifest = checked_manifest(key, data)
                 files = {
-                    name: self._system.cat_file(f"{place}/{said['sha256']}")
-                    for name, said in manifest["files"].items()
+                    name: self._system.cat_file(f"{place}/{entry['sha256']}")
+                    for name, entry in manifest["files"].items()
                 }
             except (FileNotFoundError, Damaged):
                 files, manifest = {}, None
@@ -74,7 +74,7 @@ class Mirror:
             manifest is None
             or "thinned" in manifest  # nobody pushes such a one
             or any(
-                digest(files[name]) != said["sha256"] for name, said in manifest["files"].items()
+                digest(files[name]) != entry["sha256"] for name, entry in manifest["files"].items()
             )
         ):
             self._bad.add(key)  # until it is pushed again
@@ -94,8 +94,8 @@ class Mirror:
         place = f"{self._root}/results/{manifest['kind']}/{path.name}"
         with self._errors():
             self._system.makedirs(place, exist_ok=True)
-            for name, said in manifest["files"].items():
-                self._system.pipe_file(f"{place}/{said['sha256']}", (path / name).read_bytes())
+            for name, entry in manifest["files"].items():
+                self._system.pipe_file(f"{place}/{entry['sha256']}", (path / name).read_bytes())
             self._system.pipe_file(f"{place}/{MANIFEST}", data)
         self._known[path.name] = place
         self._bad.discard(path.name)

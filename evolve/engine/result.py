@@ -53,14 +53,17 @@ class Result:
         """Read the tensors of ``<name>.safetensors``, fresh copies.
 
         Raises:
-            KeyError: the stage wrote no file of that name.
             Thinned: its tensors were dropped.
-            StoreError: the file changed since the result was read.
+            StoreError: the stage wrote no file of that name, or it changed since the result was
+                read.
         """
         file = f"{name}.safetensors"
         _refuse_thinned(self.manifest, file)
         if file not in self.manifest["files"]:
-            raise KeyError(f"{self.path} has no {file}")
+            raise StoreError(
+                f"store: {self.path}: has no {file}, so it is not what this version writes: remove "
+                "that folder and run again, it will be computed anew"
+            )
         with storage_errors(self.path / file):
             try:
                 data = (self.path / file).read_bytes()

@@ -186,8 +186,8 @@ def _without_place(foreign: Mapping[str, Tensor], plan: Architecture) -> str:
 
     To leave it out would make another function of the network (LayerScale, register tokens).
     """
-    known = {*plain_names(plan).values(), *plan.state_shapes(), *HEAD}
-    return next((n for n in foreign if n not in known and not n.startswith(HEADS)), "")
+    names = {*plain_names(plan).values(), *plan.state_shapes(), *HEAD}
+    return next((n for n in foreign if n not in names and not n.startswith(HEADS)), "")
 
 
 def renamed(foreign: Mapping[str, Tensor], plan: Architecture) -> dict[str, Tensor]:
@@ -205,9 +205,9 @@ def renamed(foreign: Mapping[str, Tensor], plan: Architecture) -> dict[str, Tens
     state = {plain.get(name, name): tensor for name, tensor in foreign.items()}
     columns = plan.build(1).head.in_features
     weight, bias = (state.get(name) for name in HEAD)
-    wanted = plan.state_shapes()
-    counters = {name: torch.tensor(0) for name in wanted if name.endswith(".num_batches_tracked")}
-    state = counters | {name: tensor for name, tensor in state.items() if name in wanted}
+    shapes = plan.state_shapes()
+    counters = {name: torch.tensor(0) for name in shapes if name.endswith(".num_batches_tracked")}
+    state = counters | {name: tensor for name, tensor in state.items() if name in shapes}
     if weight is None or bias is None or not fits_head(weight, bias, columns):
         weight, bias = torch.zeros(1, columns), torch.zeros(1)
     return state | dict(zip(HEAD, (weight, bias), strict=True))
@@ -223,18 +223,18 @@ def misfit(plan: Architecture, state: Mapping[str, Tensor]) -> str | None:
     Returns:
         It in words; None if all fits.
     """
-    wanted = plan.state_shapes()
-    if missing := [name for name in (*wanted, *HEAD) if name not in state]:
+    shapes = plan.state_shapes()
+    if missing := [name for name in (*shapes, *HEAD) if name not in state]:
         return (
-            f"{len(missing)} of its {len(wanted) + len(HEAD)} tensors are missing, "
+            f"{len(missing)} of its {len(shapes) + len(HEAD)} tensors are missing, "
             f"{missing[0]} among them"
         )
-    if other := [name for name in state if name not in wanted and name not in HEAD]:
+    if other := [name for name in state if name not in shapes and name not in HEAD]:
         return f"{other[0]} is no tensor of it"
     if wrong := [
-        name for name, shape in wanted.items() if tuple(state[name].shape) != tuple(shape)
+        name for name, shape in shapes.items() if tuple(state[name].shape) != tuple(shape)
     ]:
-        return f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}, not {wanted[wrong[0]]}"
+        return f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}, not {shapes[wrong[0]]}"
     weight, bias = (state[name] for name in HEAD)
     # Built only now: whoever holds these tensors has room for the network.
     columns = plan.build(1).head.in_features

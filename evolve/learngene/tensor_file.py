@@ -22,6 +22,7 @@ from evolve.core.durable import note_of, tensors_from_bytes, tensors_to_bytes, w
 from evolve.core.errors import UserError
 from evolve.core.foreign import parse_json, read_bounded
 from evolve.core.terminal import printable
+from evolve.core.toml import shown_value
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import from_json
 
@@ -88,8 +89,8 @@ def _parse(
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         version = about.get("format") if isinstance(about, dict) else None
         raise UserError(
-            f"{what} {path}: has format {version}, this version of evolve reads {FORMAT}; write it "
-            "again with this version"
+            f"{what} {path}: has format {shown_value(version)}, this version of evolve reads "
+            f"{FORMAT}; write it again with this version"
         )
     if about.pop("sha256", None) != checksum:
         raise UserError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from evolve.core.durable import canonical
-from evolve.core.errors import UserError
+from evolve.core.errors import UserError, lacks_memory
 from evolve.core.registry import check_marks
 from evolve.core.spent import Progress, stopwatch
 from evolve.engine.devices import choose_device, provenance
@@ -60,8 +61,8 @@ def perform_stage(
         progress: is told the part done, 0..1, and what is being done.
 
     Raises:
-        UserError: the images are not those the recipe was made for, or a setting asks for more than
-            they hold.
+        UserError: the images are not those the recipe was made for, a setting asks for more than
+            they hold, or the GPU's memory is full.
         InputLost: an input was damaged.
     """
     rooms: Mapping[str, Callable[..., Outcome]] = {
@@ -76,7 +77,8 @@ def perform_stage(
     for left in reversed(range(_TRIES)):
         inputs = _inputs(stage, store, context, progress)
         try:
-            record, tensors = rooms[stage.kind](stage, inputs, resident, store, progress)
+            with _room_on_gpu(stage):
+                record, tensors = rooms[stage.kind](stage, inputs, resident, store, progress)
             break
         except Thinned:  # by another run that ended, between its computing and its reading
             if not left:
@@ -136,6 +138,21 @@ def perform_set(
     about = provenance(resident.device) | {"spent": spent(len(stages))}
     for stage, (record, tensors) in zip(stages, outcomes, strict=True):
         store.put(stage, record, tensors, about)
+
+
+@contextmanager
+def _room_on_gpu(stage: Stage) -> Iterator[None]:
+    """Say in one line that a GPU's memory is full."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not lacks_memory(error):
+            raise
+        raise UserError(
+            f"{stage.label}: the GPU's memory is full: give --workers 1, free what other programs "
+            "hold there, or give --reference, which takes less and is a run of its own; finished "
+            "stages are kept"
+        ) from None
 
 
 class InputLost(UserError):

@@ -13,10 +13,11 @@ from itertools import combinations
 
 from evolve.condensers import methods as condenser_table
 from evolve.core.errors import UserError
-from evolve.core.settings import Scenario, Settings, descend_source
+from evolve.core.settings import DataSettings, Scenario, Settings, descend_source
 from evolve.core.shipped import find, shipped
 from evolve.core.toml import build, override, read_toml, shown_value, toml_value
 from evolve.core.words import PROFILES
+from evolve.data.methods import SOURCES
 from evolve.learngene.inheritors import size_problem
 from evolve.networks.family import architecture
 
@@ -52,7 +53,7 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
     if not isinstance(quick, dict):
         raise UserError(f"{path}: quick = {quick!r}: expected tables such as [quick.ancestor]")
     table.setdefault("name", re.sub(r"[^\w.-]+", "-", path.stem))
-    settings = build(Settings(), table, str(path), "")
+    settings = build(_defaults(table), table, str(path), "")
     quick_settings = build(settings, quick, str(path), "", shown="quick.")
     if profile == "quick":
         settings = quick_settings
@@ -61,6 +62,15 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
     settings = _placed(settings)
     check(settings, str(path))
     return Scenario(settings, stated or profile, str(path), tuple(overrides))
+
+
+def _defaults(table: Mapping[str, object]) -> Settings:
+    """What counts for keys that a file leaves out: of own images, shares of the classes there are."""
+    data = table.get("data")
+    source = data.get("source") if isinstance(data, Mapping) else None
+    if isinstance(source, str) and source in SOURCES and SOURCES[source].own:
+        return Settings(data=DataSettings(split=()))
+    return Settings()
 
 
 def _placed(settings: Settings) -> Settings:
@@ -202,16 +212,14 @@ def _split_problems(s: Settings) -> Iterator[str]:
     two = descend_source(s.data) != s.data.source
     yield from _listing_problems(roles, two)
     yield from _overlap_problems(roles, two)
-    if len(s.data.split) != 3:
+    if len(s.data.split) not in (0, 3):
         yield (
             f"data.split = {list(s.data.split)}: expected three counts: ancestor, condensing, "
-            "descendant classes"
+            "descendant classes, or [] for shares of what there is"
         )
         return
-    counts = {
-        role: len(ids) or count
-        for (role, ids), count in zip(roles.items(), s.data.split, strict=True)
-    }
+    counts = dict(zip(roles, s.data.split, strict=False))
+    counts |= {role: len(ids) for role, ids in roles.items() if ids}
     yield from _count_problems(s, counts)
 
 
@@ -244,13 +252,24 @@ def _overlap_problems(roles: Mapping[str, Sequence[int]], two: bool) -> Iterator
 
 
 def _count_problems(s: Settings, counts: Mapping[str, int]) -> Iterator[str]:
-    """Which tasks ask for more classes than their role has."""
-    tasks = [
-        ("stream.classes_per_task", "ancestor", s.stream.classes_per_task),
-        ("descend.classes_per_task", "descend", s.descend.classes_per_task),
-    ]
-    if s.condense.method == "trial":
-        tasks.append(("descend.classes_per_task", "condense", s.descend.classes_per_task))
-    for key, role, wanted in tasks:
-        if wanted > counts[role]:
+    """Which tasks ask for more classes than their role has, as far as that is known."""
+    for role, (wanted, key) in class_needs(s).items():
+        if wanted > counts.get(role, wanted):
             yield f"{key} = {wanted}: at most {counts[role]}, the {role} classes of the split"
+
+
+def class_needs(s: Settings) -> dict[str, tuple[int, str]]:
+    """The classes that a role's tasks ask for, and by which setting.
+
+    Args:
+        s: a whole scenario.
+
+    Returns:
+        (classes, key) by role.
+    """
+    tasks = (s.descend.classes_per_task, "descend.classes_per_task")
+    needs = {
+        "ancestor": (s.stream.classes_per_task, "stream.classes_per_task"),
+        "descend": tasks,
+    }
+    return needs | ({"condense": tasks} if s.condense.method == "trial" else {})

@@ -20,7 +20,7 @@ PARTS = ("weight", "bias")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def plain_names(made: Architecture) -> dict[str, str]:
+def plain_names(plan: Architecture) -> dict[str, str]:
     """Our tensors' names -> those of torchvision or timm.
 
     They are as in vgg16_bn ("features.0.weight"), resnet18 ("layer1.0.conv1.weight") and timm's ViT
@@ -28,47 +28,47 @@ def plain_names(made: Architecture) -> dict[str, str]:
     torchvision's is another one.
 
     Args:
-        made: the network's architecture.
+        plan: the network's architecture.
     """
-    return _foreign(made).plain()
+    return _foreign(plan).plain()
 
 
-def sequential_names(made: Architecture) -> dict[str, str]:
+def sequential_names(plan: Architecture) -> dict[str, str]:
     """Our tensors' names -> those of what :func:`build_lines` builds, with the head.
 
     Empty for a network that cannot be had without evolve, as ResNet12.
 
     Args:
-        made: the network's architecture.
+        plan: the network's architecture.
     """
-    return _foreign(made).sequential()
+    return _foreign(plan).sequential()
 
 
-def build_lines(made: Architecture, classes: int, file: str) -> str:
+def build_lines(plan: Architecture, classes: int, file: str) -> str:
     """Python that builds the network without evolve and loads a file into it.
 
     Images of a VGG must be of at least 32 pixels, as its poolings want.
 
     Args:
-        made: the network's architecture.
+        plan: the network's architecture.
         classes: outputs of its head.
         file: the file's name.
     """
     load = f"model.load_state_dict(load_file({file!r}))"
-    body = _foreign(made).body(classes)
+    body = _foreign(plan).body(classes)
     return "\n".join(["from safetensors.torch import load_file", *body, load])
 
 
-def _foreign(made: Architecture) -> Foreign:
-    foreign: Foreign = loaded(made.foreign)(made)
+def _foreign(plan: Architecture) -> Foreign:
+    foreign: Foreign = loaded(plan.foreign)(plan)
     return foreign
 
 
 class Foreign:
     """An architecture in others' words; this one for those that nobody else has."""
 
-    def __init__(self, made: Any) -> None:
-        self.made = made
+    def __init__(self, plan: Any) -> None:
+        self.plan = plan
 
     def plain(self) -> dict[str, str]:
         """See :func:`plain_names`."""
@@ -86,7 +86,7 @@ class Foreign:
 class ForeignVgg(Foreign):
     """torchvision's ``make_layers``."""
 
-    made: VggPlan
+    plan: VggPlan
 
     def plain(self) -> dict[str, str]:
         return {name: f"features.{theirs}" for name, theirs in self._features().items()}
@@ -97,9 +97,9 @@ class ForeignVgg(Foreign):
 
     def body(self, classes: int) -> list[str]:
         layers: list[int | str] = []
-        for block in self.made:
+        for block in self.plan:
             layers += [spec.c_out for spec in block] + ["M"]
-        head = f"nn.Linear({self.made[-1][-1].c_out}, {classes})"
+        head = f"nn.Linear({self.plan[-1][-1].c_out}, {classes})"
         return [
             "from torch import nn",
             "from torchvision.models.vgg import make_layers",
@@ -111,7 +111,7 @@ class ForeignVgg(Foreign):
         """Convolution, BN and ReLU take a number each, and the pooling after a block one."""
         names: dict[str, str] = {}
         number = 0
-        for block in self.made:
+        for block in self.plan:
             for spec in block:
                 ours = f"layers.{spec.name}"
                 names |= {f"{ours}.conv.{part}": f"{number}.{part}" for part in PARTS}
@@ -125,7 +125,7 @@ class ForeignVgg(Foreign):
 class ForeignResNet(Foreign):
     """torchvision's names. Nobody else builds a ResNet12, so it cannot be had without evolve."""
 
-    made: ResNetPlan
+    plan: ResNetPlan
 
     def plain(self) -> dict[str, str]:
         """The stem is "conv1"; a stage's residual blocks count from 0, a block's convolutions from
@@ -133,7 +133,7 @@ class ForeignResNet(Foreign):
         """
         layers: dict[str, tuple[str, str]] = {}
         blocks: Counter[int] = Counter()
-        for block in self.made.blocks:
+        for block in self.plan.blocks:
             place = ""
             if block.residual:
                 place = f"layer{block.stage}.{blocks[block.stage]}."
@@ -154,24 +154,24 @@ class ForeignResNet(Foreign):
 class ForeignViT(Foreign):
     """timm's VisionTransformer."""
 
-    made: ViTPlan
+    plan: ViTPlan
 
     def plain(self) -> dict[str, str]:
-        made = self.made
-        names = {f"layers.embed.{part}": part for part in made.shapes("embed")}
-        for number, name in enumerate(made.layer_names):
-            parts = made.shapes(name)
+        plan = self.plan
+        names = {f"layers.embed.{part}": part for part in plan.shapes("embed")}
+        for number, name in enumerate(plan.layer_names):
+            parts = plan.shapes(name)
             names |= {f"layers.{name}.{part}": f"blocks.{number}.{part}" for part in parts}
-        names |= {f"layers.norm.{part}": f"norm.{part}" for part in made.shapes("norm")}
+        names |= {f"layers.norm.{part}": f"norm.{part}" for part in plan.shapes("norm")}
         return names | {f"head.{part}": f"head.{part}" for part in PARTS}
 
     def sequential(self) -> dict[str, str]:
         return self.plain()
 
     def body(self, classes: int) -> list[str]:
-        made = self.made
-        sizes = f"img_size={made.size}, patch_size={made.patch}, embed_dim={made.dim}"
-        depth = f"depth={len(made.blocks)}, num_heads={made.heads}"
+        plan = self.plan
+        sizes = f"img_size={plan.size}, patch_size={plan.patch}, embed_dim={plan.dim}"
+        depth = f"depth={len(plan.blocks)}, num_heads={plan.heads}"
         return [
             "from timm.models.vision_transformer import VisionTransformer",
             f"model = VisionTransformer({sizes}, {depth}, num_classes={classes})",

@@ -104,8 +104,10 @@ class VGG(Network):
             for part in parts
         ]
         torch._foreach_add_([b["num_batches_tracked"] for b in kept], 1)  # type: ignore[arg-type, misc]
-        found: Tensor = Embedding.apply(self._passes_for(x.shape[-1]), statistics, x, *parameters)  # type: ignore[no-untyped-call]
-        return found
+        embedding: Tensor = Embedding.apply(
+            self._passes_for(x.shape[-1]), statistics, x, *parameters
+        )  # type: ignore[no-untyped-call]
+        return embedding
 
     def _passes_for(self, size: int) -> Fused:
         """:func:`passes` of this plan: a plan's hash goes through all its layers."""

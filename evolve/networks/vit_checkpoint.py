@@ -58,9 +58,9 @@ def read(path: Path, plan: ViTPlan) -> dict[str, Tensor]:
     content(path)  # a file that is not there is said to be so
     read = read_checkpoint(path, _called(path))
     held = {name: tensor for name, tensor in read.items() if not name.startswith(HEADS)}
-    wanted = dict(_names(plan))
+    names = dict(_names(plan))
     taken: dict[str, Tensor] = {}
-    for name, (own, shape) in wanted.items():
+    for name, (own, shape) in names.items():
         tensor = held.get(name)
         if tensor is None:
             raise UserError(f"{_called(path)}: holds no tensor {name}; give {_described(plan)}")
@@ -72,7 +72,7 @@ def read(path: Path, plan: ViTPlan) -> dict[str, Tensor]:
                 f"{_described(plan)}"
             )
         taken[own] = tensor.contiguous()
-    if more := next((name for name in held if name not in wanted), None):
+    if more := next((name for name in held if name not in names), None):
         line = f"{_called(path)}: its {more} has no place in the network; give {_described(plan)}"
         raise UserError(printable(line))
     return taken

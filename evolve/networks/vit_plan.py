@@ -282,9 +282,9 @@ def vit(heads: int, patch: int, width: float, size: int) -> ViTPlan:
             f"{size} pixels cannot be cut into patches of {patch}; give a multiple of {patch}, "
             f"such as data.size = {near}"
         )
-    wanted = heads * width
-    narrow = max(LEAST_HEAD, 8 * round(HEAD * wanted / 8))
-    count, dim = (round(wanted), HEAD * round(wanted)) if wanted >= 1 else (1, narrow)
+    exact = heads * width
+    narrow = max(LEAST_HEAD, 8 * round(HEAD * exact / 8))
+    count, dim = (round(exact), HEAD * round(exact)) if exact >= 1 else (1, narrow)
     return ViTPlan(
         patch,
         size,

@@ -165,8 +165,8 @@ def pooled(records: Sequence[LineageRecord], values: Values) -> dict[int, Interv
 def _measured(records: Iterable[tuple[Case, LineageRecord]], values: Values) -> Measured:
     tables: dict[tuple[str, ...], dict[int, Table]] = defaultdict(dict)
     for case, record in records:
-        if kept := points(evolved(record), values):
-            tables[case.pairing][case.seed] = kept
+        if table := points(evolved(record), values):
+            tables[case.pairing][case.seed] = table
     return dict(tables)
 
 

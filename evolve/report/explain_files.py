@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evolve.core.durable import write_whole
+from evolve.core.durable import result_folder, write_whole
 from evolve.core.errors import UserError
 from evolve.report import figures
 from evolve.report.explain import Explained, cells, rows, summary
@@ -30,12 +30,7 @@ def write_explained(explained: Explained, out: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be made or written into.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--out {out}: cannot be made ({error.strerror}); give another folder"
-        ) from None
+    result_folder(out, "--out")
     contents = {
         kind: figures.encode(lambda: explain_figure(explained), kind)
         for kind in ("png", "svg", "pdf")

@@ -15,8 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from evolve.core.durable import write_whole
-from evolve.core.errors import UserError
+from evolve.core.durable import result_folder, write_whole
 from evolve.report import fewshot_table
 from evolve.report.alpha_figure import alpha_figure, alpha_rows, has_scores
 from evolve.report.curves import (
@@ -65,12 +64,7 @@ def write_report(records: LineageRecord | Sequence[LineageRecord], out: Path) ->
         else sorted(records, key=lambda record: record.seed)
     )
     files = render_report(pooled)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"report {out}: cannot be made ({error.strerror or error}); give another folder"
-        ) from error
+    result_folder(out, "report")
     return [write_whole(out / name, content, "report") for name, content in files.items()]
 
 

@@ -154,8 +154,8 @@ def _table(
     record: LineageRecord, lengths: Sequence[int], values: Callable[[Generation], Sequence[float]]
 ) -> Array:
     """[T, descendants] in percent."""
-    wanted = {g.lineage: g for g in evolved(record)}
-    rows = [values(wanted[length]) for length in lengths]
+    by_length = {g.lineage: g for g in evolved(record)}
+    rows = [values(by_length[length]) for length in lengths]
     return 100 * np.array(rows, dtype=np.float64) if rows else np.empty((0, 0))
 
 

@@ -37,12 +37,12 @@ class Calibration:
 
     Attributes:
         critical: half-width of the interval in standard errors.
-        found: the slope that is told from 0 in POWER of the samples, in half-widths of a typical
+        resolution: the slope that is told from 0 in POWER of the samples, in half-widths of a typical
             (median) interval.
     """
 
     critical: float
-    found: float
+    resolution: float
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def trend(lengths: Sequence[int], tables: Sequence[Array]) -> Trend:
     else:
         calibrated = serial.calibration(at, x, seeds)
         error = float(serial.slope_error(at, x, curves))
-        half, resolved = calibrated.critical * error, calibrated.found
+        half, resolved = calibrated.critical * error, calibrated.resolution
     rho = spearman(lengths, np.mean([table.mean(axis=1) for table in tables], axis=0))
     if not half > serial.LEAST_SPREAD:  # numbers without any spread prove nothing
         half = math.nan

@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from evolve.core.errors import UserError
+from evolve.core.settings import DataSettings, descend_source
+from evolve.data.methods import PLUGGED, SOURCES
 from evolve.lineage.world import World
+
+
+@contextmanager
+def images_named(data: DataSettings, data_dir: Path | None) -> Iterator[None]:
+    """Let errors inside it end in the place of the images, where what lies there decides.
+
+    Args:
+        data: the scenario's [data].
+        data_dir: as the user gave it.
+
+    Raises:
+        UserError: what was raised inside, with the place.
+    """
+    try:
+        yield
+    except UserError as error:
+        from evolve.data.sources import source_dir
+
+        places = {
+            str(source_dir(source, data_dir))
+            for source in (data.source, descend_source(data))
+            if SOURCES.get(source, PLUGGED).counts
+        }
+        named = f" (images: {' and '.join(sorted(places))})" if places else ""
+        raise UserError(f"{error}{named}") from None
 
 
 def check_rooms(world: World, resident: Any, origin: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from evolve.core.durable import result_folder
 from evolve.core.errors import UserError
 from evolve.core.terminal import tell
 from evolve.engine.engine import Notice, StageDone, StageProgress, StageStarted, run_stages
@@ -237,7 +238,7 @@ def export_learngenes(run: Run, record: LineageRecord) -> None:
             "evolve": record.versions.get("evolve", ""),
         }
         plan = from_json(condensation.record["ancestor_plan"])
-        folder.mkdir(exist_ok=True)
+        result_folder(folder, "learngenes")
         unflatten(condensation.tensors("learngene"), plan, origin).save(path)
 
 

@@ -6,17 +6,18 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import click
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from evolve.core import toml
 from evolve.core.durable import expanded, user_cache
 from evolve.core.errors import UserError
 from evolve.core.foreign import parse_json, read_bounded
+from evolve.core.locks import held
 from evolve.core.settings import Scenario
 from evolve.core.shipped import shipped
 from evolve.core.terminal import printable, quoted
@@ -168,8 +169,8 @@ def claimed(out: Path) -> Iterator[None]:
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock", timeout=0)
-        lock.acquire()
+        lock = ExitStack()
+        lock.enter_context(held(out / ".lock", 0))
     except Timeout:
         raise UserError(
             f"{out}: another process is running this run; wait for it, stop it, or give another "
@@ -183,10 +184,10 @@ def claimed(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        lock.close()
         if not (out / RUN_FILE).exists():  # refused before it began: leave no empty folder behind
-            (out / ".lock").unlink(missing_ok=True)
             with suppress(OSError):
+                (out / ".lock").unlink(missing_ok=True)
                 out.rmdir()
 
 
@@ -233,8 +234,13 @@ def _known_run(out: Path) -> dict[str, Any] | None:
     if (out / RUN_FILE).exists():
         try:
             return read_run(out)
-        except UserError:
-            os.replace(out / RUN_FILE, out / "damaged-run.json")
+        except UserError as damage:
+            try:
+                os.replace(out / RUN_FILE, out / "damaged-run.json")
+            except OSError as error:
+                raise UserError(
+                    f"{damage}; it cannot be put aside ({error.strerror or error})"
+                ) from None
             return None
     other = [p.name for p in out.iterdir() if not p.name.startswith(".") and p.name not in OURS]
     if other:

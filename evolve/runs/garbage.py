@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from evolve.core.durable import from_json
 from evolve.core.errors import UserError
+from evolve.core.locks import held
 from evolve.core.settings import descend_source
 from evolve.engine.stage import Stage
 from evolve.engine.store import StageLocked, Store
@@ -266,10 +267,8 @@ def _unheld(store: Store, item: Item) -> Iterator[None]:
         Timeout: another process is decoding the images.
     """
     if item.kind == "images":
-        with FileLock(
-            item.path.with_name(item.path.name.removeprefix(".").removesuffix(".part") + ".lock"),
-            blocking=False,
-        ):
+        name = item.path.name.removeprefix(".").removesuffix(".part")
+        with held(item.path.with_name(f"{name}.lock"), 0):
             yield
     elif item.key:
         with store.unheld(item.key):

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from evolve.core.errors import UserError
+from evolve.core.locks import held
 from evolve.lineage.collect import generations
 from evolve.lineage.lineage import places
 from evolve.lineage.schedule import measured
@@ -84,7 +85,7 @@ def is_held(folder: Path) -> bool:
     if not (folder / ".lock").exists():
         return False
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with held(folder / ".lock", 0):
             return False
     except Timeout:
         return True

@@ -117,6 +117,13 @@ def read_card(store: Store, file: Path) -> Card:
             bool(entry["begun"]),
             entry["run"],
         )
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"store: {file}: cannot be read ({error.strerror or error}): check that disk, and run "
+            "again"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             printable(

@@ -21,11 +21,13 @@ from evolve.engine.result import seal_of
 from evolve.engine.store import Result, Stage, Store
 from evolve.lineage.collect import collect
 from evolve.lineage.lineage import lineage
+from evolve.lineage.scenario import class_needs
 from evolve.lineage.world import World, ancestor_plan, described
 from evolve.networks.architecture import Architecture
 from evolve.report.curves import LineageRecord
-from evolve.runs.checks import check_rooms
+from evolve.runs.checks import check_rooms, images_named
 from evolve.runs.estimate import cost
+from evolve.runs.estimate.counts import Counts, of_images
 from evolve.runs.folder import (
     RUN_FILE,
     _check_same,
@@ -177,6 +179,7 @@ class Run:
         results: the results read so far, by key; runs that share a store may share them.
         seen: the keys of this run that were looked at.
         image_bytes: size of the decoded images.
+        counts: classes and images of its roles, where the images are at hand.
     """
 
     request: RunRequest
@@ -186,6 +189,7 @@ class Run:
     results: dict[str, Result]  # by key, those read so far; runs that share a store may share them
     seen: set[str] = field(default_factory=set)  # keys of this run that were looked at
     image_bytes: int = 0
+    counts: Counts | None = None
 
     def peek(self, key: str) -> Mapping[str, Any] | None:
         """Read a finished stage's record.
@@ -255,8 +259,9 @@ def open_run(
     cache = Path(os.environ.get("EVOLVE_CACHE", request.store / "images"))
     images = _images(request, cache, notice, {} if loaded is None else loaded)
     checkpoint = Path(settings.ancestor.checkpoint) if settings.ancestor.checkpoint else None
-    world = _world(request, images, checkpoint)
-    check_rooms(world, Resident(images, torch.device("cpu")), request.scenario.origin)
+    with images_named(settings.data, request.data_dir):
+        world = _world(request, images, checkpoint)
+        check_rooms(world, Resident(images, torch.device("cpu")), request.scenario.origin)
     register(store, request.out, world)
     context = {
         "data": settings.data,
@@ -266,7 +271,15 @@ def open_run(
         "checkpoint": checkpoint,
     }
     image_bytes = sum(piece.nbytes for piece in (images.images, *images.more))
-    return Run(request, world, store, context, {}, image_bytes=image_bytes)
+    return Run(
+        request,
+        world,
+        store,
+        context,
+        {},
+        image_bytes=image_bytes,
+        counts=of_images(images, world.roles),
+    )
 
 
 def _images(
@@ -306,7 +319,7 @@ def _world(request: RunRequest, images: ImageSet, checkpoint: Path | None) -> Wo
     from evolve.data.splits import make_splits
 
     settings = request.scenario.settings
-    splits = make_splits(settings.data, images)
+    splits = make_splits(settings.data, images, class_needs(settings))
     return World(
         settings,
         request.seed,
@@ -392,7 +405,10 @@ def _facts(run: Run) -> dict[str, Any]:
 def remaining_seconds(run: Run) -> dict[str, float]:
     """Estimated seconds of every stage that is not in the store, by key."""
     settings = run.request.scenario.settings
-    return {stage.key: cost.seconds(settings, stage.kind, stage.recipe) for stage in run.missing()}
+    return {
+        stage.key: cost.seconds(settings, stage.kind, stage.recipe, run.counts)
+        for stage in run.missing()
+    }
 
 
 def run_record(run: Run) -> LineageRecord:

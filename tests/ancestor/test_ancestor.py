@@ -237,20 +237,20 @@ def test_ewcs_closed_form_equals_avalanches_sum_over_tasks(
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=draw))
-        found = []
+        results = []
         for plugin in (ours, theirs):
             model.zero_grad()
             strategy.loss = sum(parameter.sum() for parameter in model.parameters())
             plugin.before_backward(strategy)
             strategy.loss.backward()
-            found.append(
+            results.append(
                 [
                     strategy.loss.detach(),
                     *(parameter.grad.clone() for parameter in model.parameters()),
                 ]
             )
-        torch.testing.assert_close(found[0], found[1], rtol=1e-6 if task else 0, atol=0)
-        assert task == 0 or abs(float(found[0][0])) > 50
+        torch.testing.assert_close(results[0], results[1], rtol=1e-6 if task else 0, atol=0)
+        assert task == 0 or abs(float(results[0][0])) > 50
         values = {
             name: torch.rand(p.shape, generator=draw, dtype=p.dtype)
             for name, p in model.named_parameters()
@@ -346,14 +346,16 @@ def test_accuracies_and_metrics_equal_avalanches(head: str, resident: Resident) 
                 or "Forgetting" in type(metric).__name__
             ):
                 metric.before_training_exp(strategy)
-        found = strategy.eval(benchmark.test_stream[:count])
-        theirs = [value for name, value in sorted(found.items()) if "Acc_Exp" in name][:count]
+        metrics = strategy.eval(benchmark.test_stream[:count])
+        theirs = [value for name, value in sorted(metrics.items()) if "Acc_Exp" in name][:count]
         rows.append(accuracies(strategy.model, tasks[:count], a, CLASSES, resident))
         assert rows[-1] == pytest.approx(theirs)
     assert len({value for row in rows for value in row}) > 2, "a flat matrix would prove nothing"
-    assert backward_transfer(rows) == pytest.approx(next(v for n, v in found.items() if "BWT" in n))
+    assert backward_transfer(rows) == pytest.approx(
+        next(v for n, v in metrics.items() if "BWT" in n)
+    )
     first = next(
-        v for n, v in found.items() if "Forgetting" in n
+        v for n, v in metrics.items() if "Forgetting" in n
     )  # Avalanche's is against the first accuracy, not the best
     assert forgetting(rows) >= first - 1e-9
 
@@ -367,12 +369,12 @@ def test_global_random_state_is_neither_read_nor_changed(resident: Resident) -> 
         )
 
     torch.manual_seed(1)
-    one = once()
+    first = once()
     torch.manual_seed(2)
     np.random.seed(2)
     random.seed(2)
     before = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())
-    assert_same(once().tensors, one.tensors)
+    assert_same(once().tensors, first.tensors)
     assert torch.equal(before[0], torch.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1]) and before[2] == random.getstate()
 
@@ -408,11 +410,13 @@ def test_the_untrained_ancestors_trunk_is_the_same_under_every_head(
 
 def test_per_task_heads_leave_other_tasks_heads_alone(resident: Resident, tmp_path: Path) -> None:
     done = in_stages(settings("naive", "per-task"), resident, tmp_path)
-    start, one, two = (model_of(d) for d in done[:3])
-    assert not torch.equal(start["trunk.head.weight"], one["trunk.head.weight"])
-    assert torch.equal(one["trunk.head.weight"], two["trunk.head.weight"])  # not even weight decay
-    assert torch.equal(start["heads.0.weight"], one["heads.0.weight"]) and not torch.equal(
-        one["heads.0.weight"], two["heads.0.weight"]
+    start, first, second = (model_of(d) for d in done[:3])
+    assert not torch.equal(start["trunk.head.weight"], first["trunk.head.weight"])
+    assert torch.equal(
+        first["trunk.head.weight"], second["trunk.head.weight"]
+    )  # not even weight decay
+    assert torch.equal(start["heads.0.weight"], first["heads.0.weight"]) and not torch.equal(
+        first["heads.0.weight"], second["heads.0.weight"]
     )
 
 

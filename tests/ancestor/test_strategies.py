@@ -29,7 +29,7 @@ from evolve.ancestor.methods import POLICIES, STRATEGIES
 from evolve.data.resident import Resident
 from evolve.data.streams import stream_tasks
 
-EVERY = [(strategy, head) for strategy, known in STRATEGIES.items() for head in known.heads]
+EVERY = [(strategy, head) for strategy, record in STRATEGIES.items() for head in record.heads]
 # Where nothing is known of earlier tasks yet, these learn as naive does.
 FIRST_TASK_IS_NAIVE = (
     "from-scratch ewc mas rwalk lwf lfl feature-distillation replay gem agem "
@@ -51,20 +51,20 @@ def uninterrupted(strategy: str, head: str) -> list[Accumulated]:
     a = settings(strategy, head)
     tasks = stream_tasks(S, CLASSES, images(), SEED, 3)
     learner = Learner(a, S, CLASSES, images(), SEED)
-    found = [accumulate(AccumulateRequest(a, S, CLASSES, images(), SEED, 0, Memory(), quiet))]
+    results = [accumulate(AccumulateRequest(a, S, CLASSES, images(), SEED, 0, Memory(), quiet))]
     for count in (1, 2, 3):
         if strategy == "joint":
             learner = Learner(a, S, CLASSES, images(), SEED)
             learner.restore(None, count - 1)
         losses = learner.learn(tasks[:count], Memory(), quiet)
         tensors, meta = learner.state()
-        found.append(
+        results.append(
             Accumulated(
                 tensors,
                 {"task": count, "strategy": meta, "train_loss": losses, "row": [0.0] * count},
             )
         )
-    return found
+    return results
 
 
 def again(strategy: str, head: str, task: int, folder: Path, checkpoint: Memory) -> Accumulated:
@@ -97,11 +97,11 @@ def weights(done: Accumulated) -> dict[str, Tensor]:
 def test_a_task_in_another_process_equals_the_uninterrupted_run_bit_for_bit(
     strategy: str, head: str, tmp_path: Path
 ) -> None:
-    whole, found = uninterrupted(strategy, head)[3], again(strategy, head, 3, tmp_path, Memory())
-    assert_same(found.tensors, whole.tensors)
+    whole, result = uninterrupted(strategy, head)[3], again(strategy, head, 3, tmp_path, Memory())
+    assert_same(result.tensors, whole.tensors)
     assert (
-        found.record["strategy"] == whole.record["strategy"]
-        and found.record["train_loss"] == whole.record["train_loss"]
+        result.record["strategy"] == whole.record["strategy"]
+        and result.record["train_loss"] == whole.record["train_loss"]
     )
 
 
@@ -132,10 +132,10 @@ def test_an_interrupted_task_goes_on_to_the_same_bits(strategy: str, tmp_path: P
         with pytest.raises(KeyboardInterrupt):
             again(strategy, head, 2, tmp_path, checkpoint)
         checkpoint.cut_after = None
-        found = again(strategy, head, 2, tmp_path, checkpoint)
+        result = again(strategy, head, 2, tmp_path, checkpoint)
         assert len(checkpoint.saved) == 2, "no epoch is computed twice"
-        assert_same(found.tensors, whole.tensors)
-        assert found.record["train_loss"] == whole.record["train_loss"]
+        assert_same(result.tensors, whole.tensors)
+        assert result.record["train_loss"] == whole.record["train_loss"]
 
 
 @pytest.mark.parametrize(("strategy", "head"), [(s, h) for s, h in EVERY if s != "naive"])
@@ -158,10 +158,10 @@ def test_a_memory_of_every_policy_outlasts_a_task_as_indices(
 ) -> None:
     monkeypatch.setitem(ARGUMENTS, "replay", {"mem_size": 20, "policy": policy})
     uninterrupted.cache_clear()
-    found = again("replay", "single", 3, tmp_path, Memory())
-    assert_same(found.tensors, uninterrupted("replay", "single")[3].tensors)
+    result = again("replay", "single", 3, tmp_path, Memory())
+    assert_same(result.tensors, uninterrupted("replay", "single")[3].tensors)
     uninterrupted.cache_clear()
-    held = {name: tensor for name, tensor in found.tensors.items() if name.startswith("strategy.")}
+    held = {name: tensor for name, tensor in result.tensors.items() if name.startswith("strategy.")}
     kept = torch.cat([tensor for name, tensor in held.items() if name.endswith(".index")])
     labels = torch.cat([tensor for name, tensor in held.items() if name.endswith(".label")])
     tasks = stream_tasks(S, CLASSES, images(), SEED, 3)
@@ -202,7 +202,7 @@ def test_from_scratch_and_gdumb_know_nothing_of_earlier_weights(tmp_path: Path) 
             for name, tensor in first.tensors.items()
         }
         a = settings(strategy, "single")
-        found = accumulate(
+        result = accumulate(
             AccumulateRequest(
                 a,
                 S,
@@ -215,7 +215,7 @@ def test_from_scratch_and_gdumb_know_nothing_of_earlier_weights(tmp_path: Path) 
                 previous=Accumulated(spoiled, first.record),
             )
         )
-        assert_same(found.tensors, uninterrupted(strategy, "single")[2].tensors)
+        assert_same(result.tensors, uninterrupted(strategy, "single")[2].tensors)
 
 
 @pytest.mark.parametrize("strategy", ["from-scratch", "gdumb"])
@@ -261,7 +261,7 @@ def test_mas_leaves_the_statistics_of_the_whole_task() -> None:
 
 
 @pytest.mark.parametrize(
-    "strategy", [name for name, known in STRATEGIES.items() if "per-task" in known.heads]
+    "strategy", [name for name, record in STRATEGIES.items() if "per-task" in record.heads]
 )
 def test_the_heads_of_tasks_to_come_are_as_they_were_drawn(strategy: str) -> None:
     whole = uninterrupted(strategy, "per-task")

@@ -168,7 +168,7 @@ class Gem(supervised.GEM):  # type: ignore[misc]
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        (plugin,) = (one for one in self.plugins if isinstance(one, plugins.GEMPlugin))
+        (plugin,) = (p for p in self.plugins if isinstance(p, plugins.GEMPlugin))
         solver = GEM(6, plugin.memory_strength)
 
         def update(dataset: Any, task: int, batch_size: int) -> None:
@@ -197,10 +197,10 @@ class Mas(plugins.MASPlugin):  # type: ignore[misc]
 
     def _get_importance(self, strategy: Any) -> Any:
         kept = copy.deepcopy(list(strategy.model.buffers()))
-        found = super()._get_importance(strategy)
+        importance = super()._get_importance(strategy)
         for buffer, before in zip(strategy.model.buffers(), kept, strict=True):
             buffer.copy_(before)
-        return found
+        return importance
 
 
 HELD = {"lambda_reg": 50.0, "alpha": 0.5}
@@ -229,28 +229,28 @@ def test_the_weights_equal_those_of_avalanches_own(
 def test_from_scratch_learns_what_avalanches_does_and_forgets_bns_statistics_too(
     tmp_path: Path,
 ) -> None:
-    found, expected = (
+    result, expected = (
         ours("from-scratch", tmp_path),
         theirs(avalanches(supervised.FromScratchTraining)),
     )
-    statistics = [name for name in found if "running" in name or "tracked" in name]
+    statistics = [name for name in result if "running" in name or "tracked" in name]
     assert_same(
-        {n: t for n, t in found.items() if n not in statistics},
+        {n: t for n, t in result.items() if n not in statistics},
         {n: t for n, t in expected.items() if n not in statistics},
     )
-    assert not torch.equal(found[statistics[0]], expected[statistics[0]]), (
+    assert not torch.equal(result[statistics[0]], expected[statistics[0]]), (
         "fixed upstream: the mending can go"
     )
 
 
 def test_mas_without_our_mending_has_the_last_classes_statistics(tmp_path: Path) -> None:
-    found, broken = ours("mas", tmp_path), theirs(avalanches(supervised.MAS, **HELD))
-    statistics = [name for name in found if "running" in name or "tracked" in name]
+    result, broken = ours("mas", tmp_path), theirs(avalanches(supervised.MAS, **HELD))
+    statistics = [name for name in result if "running" in name or "tracked" in name]
     assert_same(
-        {n: t for n, t in found.items() if n not in statistics},
+        {n: t for n, t in result.items() if n not in statistics},
         {n: t for n, t in broken.items() if n not in statistics},
     )
-    assert not torch.equal(found[statistics[0]], broken[statistics[0]]), (
+    assert not torch.equal(result[statistics[0]], broken[statistics[0]]), (
         "fixed upstream: the mending can go"
     )
 
@@ -290,11 +290,11 @@ def two_steps(
     ).backward()  # all labels wrong: it goes against the memory
     plain = [parameter.grad.clone() for parameter in model.parameters()]
     plugin.after_backward(strategy)
-    found = [parameter.grad.contiguous() for parameter in model.parameters()]
-    assert not all(torch.equal(one, other) for one, other in zip(found, plain, strict=True)), (
+    projected = [parameter.grad.contiguous() for parameter in model.parameters()]
+    assert not all(torch.equal(g, before) for g, before in zip(projected, plain, strict=True)), (
         "nothing was projected"
     )
-    return found
+    return projected
 
 
 def test_agems_projection_equals_avalanches() -> None:
@@ -529,19 +529,19 @@ AVALANCHES = {  # every strategy of Avalanche 0.6 and the name it has here
 
 def test_every_strategy_of_avalanche_runs_or_is_refused_by_name() -> None:
     templates = (SupervisedTemplate, SupervisedMetaLearningTemplate)
-    found = {
+    strategies = {
         name
-        for name, one in vars(supervised).items()
-        if inspect.isclass(one) and issubclass(one, templates) and one not in templates
+        for name, cls in vars(supervised).items()
+        if inspect.isclass(cls) and issubclass(cls, templates) and cls not in templates
     }
-    found |= {"OnlineNaive"} & set(vars(supervised))  # a function since it is deprecated
+    strategies |= {"OnlineNaive"} & set(vars(supervised))  # a function since it is deprecated
     extra = {
         name
-        for name, one in vars(plugins).items()
-        if inspect.isclass(one) and name.endswith(("Update", "Oracle", "WalkPlugin", "RARPlugin"))
+        for name, cls in vars(plugins).items()
+        if inspect.isclass(cls) and name.endswith(("Update", "Oracle", "WalkPlugin", "RARPlugin"))
     }
     extra |= {"FeatureDistillationPlugin"}
-    assert found | extra == set(AVALANCHES)
+    assert strategies | extra == set(AVALANCHES)
     assert not set(STRATEGIES) & set(REFUSED)
     assert tuple(STRATEGIES) == tuple(names("strategies"))
     assert set(AVALANCHES.values()) | {"la-maml"} >= set(STRATEGIES)
@@ -566,15 +566,15 @@ def test_a_refused_strategy_is_one_line_with_its_reason_and_what_works(strategy:
     ("strategy", "head"),
     [
         (s, h)
-        for s, known in STRATEGIES.items()
+        for s, record in STRATEGIES.items()
         for h in ("shared", "per-task", "single")
-        if h not in known.heads
+        if h not in record.heads
     ],
 )
 def test_a_head_that_contradicts_is_refused_with_the_reason_and_the_heads_that_work(
     strategy: str, head: str
 ) -> None:
-    heads = " or ".join(f'"{one}"' for one in STRATEGIES[strategy].heads)
+    heads = " or ".join(f'"{name}"' for name in STRATEGIES[strategy].heads)
     with pytest.raises(
         UserError,
         match=f'ancestor.head = "{head}" with ancestor.strategy = "{strategy}": .+; set '
@@ -616,9 +616,9 @@ def test_the_documentation_lists_every_strategy_with_its_arguments_and_every_ref
     text = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text()
     rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
     assert set(rows) == set(STRATEGIES) | set(REFUSED)
-    for name, known in STRATEGIES.items():
+    for name, record in STRATEGIES.items():
         written = dict(re.findall(r"`(\w+)` \(([^,)]+)", rows[name].split("|")[3]))
-        defaults = {key: argument.default for key, argument in known.arguments.items()}
+        defaults = {key: argument.default for key, argument in record.arguments.items()}
         assert written.keys() == defaults.keys()
         for key, default in defaults.items():
             if isinstance(default, (int, float)):

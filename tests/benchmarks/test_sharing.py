@@ -37,16 +37,16 @@ def test_every_number_of_workers_has_a_line_and_the_bytes_agree(tmp_path):
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    one, two = [
+    first, second = [
         [float(cell) for cell in line.split()]
         for line in done.stdout.splitlines()
         if line.strip()[:2] in ("1 ", "2 ")
     ]
     assert (
-        one[:2] == [1, two[1]] and two[0] == 2 and one[1] >= 7
+        first[:2] == [1, second[1]] and second[0] == 2 and first[1] >= 7
     )  # 2 ancestors, 2 condensations, 2 descents, 1 control or 2
-    assert one[3] > one[4] > 0 and one[5] == pytest.approx(
-        one[3] / one[4], rel=0.05
+    assert first[3] > first[4] > 0 and first[5] == pytest.approx(
+        first[3] / first[4], rel=0.05
     )  # of rounded numbers
     assert "same bytes" in done.stdout
 

@@ -44,8 +44,8 @@ def test_show_prints_a_file_that_loads_to_the_same_settings(tmp_path: Path) -> N
     shown = evolve("show", "glyphs-seq25", "--profile", "quick", "--set", "ancestor.strategy=ewc")
     assert shown.returncode == 0, shown.stderr
     (tmp_path / "mine.toml").write_text(shown.stdout)
-    wanted = scenario.load("glyphs-seq25", "quick", ["ancestor.strategy=ewc"]).settings
-    assert scenario.load(str(tmp_path / "mine.toml")).settings == wanted
+    expected = scenario.load("glyphs-seq25", "quick", ["ancestor.strategy=ewc"]).settings
+    assert scenario.load(str(tmp_path / "mine.toml")).settings == expected
 
 
 def test_scenarios_lists_all_with_cost() -> None:

@@ -55,13 +55,13 @@ def call(*words: str) -> None:
     cli.main(list(words), standalone_mode=False)
 
 
-def equal(one: Learngene, two: Learngene) -> bool:
-    same = {n: list(p) for n, p in one.layers.items()} == {
-        n: list(p) for n, p in two.layers.items()
+def equal(first: Learngene, second: Learngene) -> bool:
+    same = {n: list(p) for n, p in first.layers.items()} == {
+        n: list(p) for n, p in second.layers.items()
     }
     return same and all(
-        torch.equal(t, two.layers[n][p])
-        for n, parts in one.layers.items()
+        torch.equal(t, second.layers[n][p])
+        for n, parts in first.layers.items()
         for p, t in parts.items()
     )
 
@@ -73,8 +73,8 @@ def stored(folder: Path) -> set[Path]:
 def result(folder: Path, kind: str, **recipe: Any) -> Any:
     """The only result of a kind whose recipe says this."""
     store = Store(folder / "runs/store")
-    found = [store.get(path.name) for path in (folder / "runs/store/results" / kind).glob("*/*")]
-    (only,) = [one for one in found if one and recipe.items() <= one.manifest["recipe"].items()]
+    results = [store.get(path.name) for path in (folder / "runs/store/results" / kind).glob("*/*")]
+    (only,) = [r for r in results if r and recipe.items() <= r.manifest["recipe"].items()]
     return only
 
 
@@ -111,8 +111,8 @@ def small(name: str, size: int = 32) -> Any:
 
 def gene_of(name: str, path: Path, size: int = 32, granularity: int = 2) -> Path:
     model = small(name, size)
-    made = model.architecture
-    extract(model.state_dict(), made, [*made.layer_names[-granularity:], *made.carried]).save(path)
+    plan = model.architecture
+    extract(model.state_dict(), plan, [*plan.layer_names[-granularity:], *plan.carried]).save(path)
     return path
 
 
@@ -122,15 +122,15 @@ def gene_of(name: str, path: Path, size: int = 32, granularity: int = 2) -> Path
 def test_a_condensation_of_the_run_is_taken_from_its_store(here: Path) -> None:
     before = stored(here)
     call("condense", "--ancestor", "runs/a@2", "--out", "again.safetensors")
-    made = load(Path("again.safetensors"))
+    learngene = load(Path("again.safetensors"))
     assert (
-        equal(made, load(here / "runs/a/learngenes/lineage-02.safetensors"))
+        equal(learngene, load(here / "runs/a/learngenes/lineage-02.safetensors"))
         and stored(here) == before
     )
     assert (
-        made.provenance["lineage"] == 2
-        and made.provenance["method"] == "cka"
-        and made.provenance["status"] == "selected"
+        learngene.provenance["lineage"] == 2
+        and learngene.provenance["method"] == "cka"
+        and learngene.provenance["status"] == "selected"
     )
 
 
@@ -145,12 +145,12 @@ def test_the_null_test_prints_tables_and_draws_them_where_it_is_told(
     ]
     null = ("condense", "--ancestor", "runs/a@2", "--null", "2", "--out", "null")
     call(*null, *chosen)
-    said = capsys.readouterr().out
-    assert "movement" in said and all(
-        f"{kind:38}" in said
+    output = capsys.readouterr().out
+    assert "movement" in output and all(
+        f"{kind:38}" in output
         for kind in ("other pseudo-descendants", "wrong images", "untrained ancestor")
     )
-    assert said.count(" of 2") == 6 + 13 + 3 and stored(here) == before
+    assert output.count(" of 2") == 6 + 13 + 3 and stored(here) == before
     assert {path.name for path in Path("null").iterdir()} == {
         f"agreement.{kind}" for kind in ("png", "svg", "pdf", "csv")
     }
@@ -159,8 +159,8 @@ def test_the_null_test_prints_tables_and_draws_them_where_it_is_told(
     with pytest.raises(UserError, match=r"--out null: holds agreement\.csv already"):
         call(*null, *chosen)
     call("condense", "--ancestor", "runs/a@2", "--null", "1", "--set", "condense.method=similarity")
-    said = capsys.readouterr().out
-    assert "overlap" in said and "movement" not in said, "similarity's scores are no alpha"
+    output = capsys.readouterr().out
+    assert "overlap" in output and "movement" not in output, "similarity's scores are no alpha"
     with pytest.raises(click.UsageError, match="'--out FILE'.*or '--null N'"):
         call("condense", "--ancestor", "runs/a@2")
     with pytest.raises(UserError, match="--null: condense.method = 'cka'"):
@@ -232,10 +232,10 @@ def test_another_condenser_is_computed_once_and_kept(here: Path) -> None:
 
 def test_an_exported_ancestor_condenses_to_the_runs_own_learngene(here: Path) -> None:
     call("export", "runs/a@2", "--out", "ancestor.safetensors")
-    found = ancestor_file.load(Path("ancestor.safetensors"))
+    ancestor = ancestor_file.load(Path("ancestor.safetensors"))
     assert (
-        found.record == result(here, "accumulate", task=2).record
-        and found.provenance["lineage"] == 2
+        ancestor.record == result(here, "accumulate", task=2).record
+        and ancestor.provenance["lineage"] == 2
     )
     before = stored(here)
     for _ in range(2):
@@ -255,11 +255,11 @@ def test_an_exported_ancestor_condenses_to_the_runs_own_learngene(here: Path) ->
             "import",
             "condense",
         } and len(stored(here) - before) == 2
-    made = load(Path("file.safetensors"))
-    assert equal(made, load(here / "runs/a/learngenes/lineage-02.safetensors"))
+    learngene = load(Path("file.safetensors"))
+    assert equal(learngene, load(here / "runs/a/learngenes/lineage-02.safetensors"))
     assert (
-        made.provenance["ancestor_from"]["scenario"] == "tiny"
-        and len(made.provenance["normalise"]["mean"]) == 3
+        learngene.provenance["ancestor_from"]["scenario"] == "tiny"
+        and len(learngene.provenance["normalise"]["mean"]) == 3
     )
 
 
@@ -441,12 +441,12 @@ def test_a_models_file_is_the_lineages_descendant(here: Path, gene: Path, number
         "plan"
     ]
     held = unflatten(condensed.tensors("learngene"), from_json(condensed.record["ancestor_plan"]))
-    wanted = inherit(from_json(described), held, 2, 0, number).state_dict()
-    assert list(model.state_dict()) == list(wanted) and all(
-        torch.equal(t, wanted[n]) for n, t in model.state_dict().items()
+    expected = inherit(from_json(described), held, 2, 0, number).state_dict()
+    assert list(model.state_dict()) == list(expected) and all(
+        torch.equal(t, expected[n]) for n, t in model.state_dict().items()
     )
     other = evolve.inherit(gene, num_classes=2, descendant=1 - number).state_dict()
-    assert not torch.equal(other["head.weight"], wanted["head.weight"])
+    assert not torch.equal(other["head.weight"], expected["head.weight"])
 
 
 @pytest.mark.parametrize("name", ["vgg16", "resnet18", "vit-small4"])
@@ -515,13 +515,13 @@ def test_a_plain_file_needs_no_evolve(
         )
     lines = file_table.facts(Path("plain.safetensors"))["build"]
     assert "evolve" not in lines
-    found: dict[str, Any] = {}
-    exec(lines, found)
+    namespace: dict[str, Any] = {}
+    exec(lines, namespace)
     images = torch.randn(3, 3, 32, 32)
     ours = evolve.inherit("gene.safetensors", 4).eval()
     with torch.no_grad():
         torch.testing.assert_close(
-            found["model"].eval()(images), ours(images), rtol=1e-5, atol=1e-6
+            namespace["model"].eval()(images), ours(images), rtol=1e-5, atol=1e-6
         )
         for form in ("plain", "evolve"):
             assert torch.equal(
@@ -586,15 +586,15 @@ def test_torchvisions_and_timms_weights_compute_the_same_here(tmp_path: Path) ->
         )
         for name, width, theirs in (("resnet18", 1.0, resnet), ("vit-s16", 0.5, vit)):
             torch.save(theirs.state_dict(), tmp_path / "w.pth")
-            found = ancestor_file.import_weights(tmp_path / "w.pth", name, width, 224)
-            ours = found.architecture.build(9)
-            ours.load_state_dict(found.state)
+            ancestor = ancestor_file.import_weights(tmp_path / "w.pth", name, width, 224)
+            ours = ancestor.architecture.build(9)
+            ours.load_state_dict(ancestor.state)
             torch.testing.assert_close(ours.eval()(images), theirs(images), rtol=1e-4, atol=1e-5)
         vgg, small_images = narrow_vgg(), torch.randn(2, 3, 32, 32)
         evolve.save_ancestor(tmp_path / "a.safetensors", vgg.state_dict(), width=1 / 32)
-        found = ancestor_file.load(tmp_path / "a.safetensors")
-        ours = found.architecture.build(len(found.state["head.bias"]))
-        ours.load_state_dict(found.state)
+        ancestor = ancestor_file.load(tmp_path / "a.safetensors")
+        ours = ancestor.architecture.build(len(ancestor.state["head.bias"]))
+        ours.load_state_dict(ancestor.state)
         torch.testing.assert_close(
             ours.eval().embed(small_images), vgg.features(small_images).mean((2, 3))
         )
@@ -607,13 +607,13 @@ def test_the_names_are_those_of_torchvisions_vgg16_bn() -> None:
             for n, t in torchvision.models.vgg16_bn(init_weights=False).state_dict().items()
             if n.startswith("features.")
         }
-    made = architecture("vgg16", 1.0, 32)
+    plan = architecture("vgg16", 1.0, 32)
     shapes = {
         f"layers.{layer}.{part}": shape
-        for layer in made.layer_names
-        for part, shape in made.shapes(layer).items()
+        for layer in plan.layer_names
+        for part, shape in plan.shapes(layer).items()
     }
-    assert {plain: shapes[ours] for ours, plain in plain_names(made).items()} == theirs
+    assert {plain: shapes[ours] for ours, plain in plain_names(plan).items()} == theirs
 
 
 class Boom:
@@ -664,19 +664,19 @@ def test_inspect_says_what_is_in_every_kind_of_file(
         ("model", "five.safetensors", [5]),
     ):
         call("inspect", path, "--json")
-        found = json.loads(capsys.readouterr().out)
+        facts = json.loads(capsys.readouterr().out)
         tensors = tensor_file.read(Path(path), kind)[1]
-        assert found["kind"] == kind and found["parameters"] == sum(
+        assert facts["kind"] == kind and facts["parameters"] == sum(
             t.numel() for t in tensors.values()
         )
-        assert sorted((tuple(row["shape"]), row["bytes"]) for row in found["tensors"]) == sorted(
+        assert sorted((tuple(row["shape"]), row["bytes"]) for row in facts["tensors"]) == sorted(
             (tuple(t.shape), t.nbytes) for t in tensors.values()
         )
         assert (
             next(
                 (
                     row["shape"]
-                    for row in found["tensors"]
+                    for row in facts["tensors"]
                     if row["layer"] == "head" and row["part"] == "bias"
                 ),
                 None,
@@ -689,13 +689,13 @@ def test_inspect_says_what_is_in_every_kind_of_file(
                 for n, t in ancestor_file.load(Path("zero.safetensors")).state.items()
                 if not n.startswith("head")
             )
-            assert found["share"] == pytest.approx(found["parameters"] / whole)
+            assert facts["share"] == pytest.approx(facts["parameters"] / whole)
         call("inspect", path)
         shown = capsys.readouterr().out
         assert (
             "checksum is right" in shown
             and "scenario" in shown
-            and all(row["layer"] in shown for row in found["tensors"])
+            and all(row["layer"] in shown for row in facts["tensors"])
         )
 
 
@@ -726,9 +726,9 @@ def test_a_strangers_names_and_words_do_nothing_to_the_terminal(
     provenance that a terminal would obey.
     """
     path = tmp_path / "gene[v2].safetensors"
-    made = architecture("vgg16", 1 / 32, 32)
-    text = json.dumps(made.to_json()).replace('"conv1"', '"[/a]"')
-    parts = {part: torch.zeros(shape) for part, shape in made.shapes("conv1").items()}
+    plan = architecture("vgg16", 1 / 32, 32)
+    text = json.dumps(plan.to_json()).replace('"conv1"', '"[/a]"')
+    parts = {part: torch.zeros(shape) for part, shape in plan.shapes("conv1").items()}
     about = {
         "plan": json.loads(text),
         "layers": ["[/a]"],
@@ -774,9 +774,9 @@ def test_files_that_no_module_can_be_are_refused_in_a_line(tmp_path: Path) -> No
     tensor_file.write(path, "ancestor", about | {"record": "[" * 5000 + "]" * 5000}, state)
     with pytest.raises(UserError, match="do not fit"):
         ancestor_file.load(path)
-    made = architecture("vgg16", 1 / 32, 32)
-    named = json.loads(json.dumps(made.to_json()).replace('"conv1"', '"a.b"'))
-    parts = {f"a.b/{part}": torch.zeros(shape) for part, shape in made.shapes("conv1").items()}
+    plan = architecture("vgg16", 1 / 32, 32)
+    named = json.loads(json.dumps(plan.to_json()).replace('"conv1"', '"a.b"'))
+    parts = {f"a.b/{part}": torch.zeros(shape) for part, shape in plan.shapes("conv1").items()}
     tensor_file.write(
         path, "learngene", {"plan": named, "layers": ["a.b"], "provenance": {}}, parts
     )

@@ -59,7 +59,7 @@ class Case:
             draw.integers(0, 150, (21, 3, 8, 8), dtype=np.uint8)
             + (labels * 40).astype(np.uint8)[:, None, None, None]
         )
-        made = ImageSet(
+        image_set = ImageSet(
             "noise",
             images,
             labels,
@@ -69,7 +69,7 @@ class Case:
             (0.4, 0.4, 0.4),
             (0.2, 0.2, 0.2),
         )
-        self.resident = Double(made, torch.device("cpu"))
+        self.resident = Double(image_set, torch.device("cpu"))
         order = torch.from_numpy(draw.permutation(21))
         self.train, self.meta = order[:11], order[11:]  # 2 whole batches of 4 each
         self.train_labels, self.meta_labels = (
@@ -256,34 +256,34 @@ def both(case: Case, c: CondenseSettings) -> Both:
     return Both(run, history, plain, plain.train())
 
 
-def close(found: Tensor, expected: Tensor, what: str) -> None:
-    assert found.dtype == torch.float64 and found.shape == expected.shape, what
-    error = float((found.detach() - expected.detach()).abs().max())
+def close(actual: Tensor, expected: Tensor, what: str) -> None:
+    assert actual.dtype == torch.float64 and actual.shape == expected.shape, what
+    error = float((actual.detach() - expected.detach()).abs().max())
     assert error <= 1e-9 * max(1e-3, float(expected.detach().abs().max())), f"{what}: {error}"
 
 
 def check(done: Both) -> None:
     run, plain, theta = done.run, done.plain, len(done.plain.names)
-    for number, (found, expected) in enumerate(zip(run.state.params, plain.params, strict=True)):
+    for number, (actual, expected) in enumerate(zip(run.state.params, plain.params, strict=True)):
         close(
-            found,
+            actual,
             expected,
             f"theta {plain.names[number]}" if number < theta else f"zeta {number - theta}",
         )
-    for number, (found, expected) in enumerate(
+    for number, (actual, expected) in enumerate(
         zip(run.state.buffers, plain.buffers(), strict=True)
     ):
-        close(found, expected, f"momentum {number}")
-    for name, found, expected in (
+        close(actual, expected, f"momentum {number}")
+    for name, actual, expected in (
         ("weight", run.state.phi.weight, plain.fc),
         ("bias", run.state.phi.bias, plain.fc_bias),
     ):
         close(
-            run.state.optimizer.state[found]["exp_avg"],
+            run.state.optimizer.state[actual]["exp_avg"],
             plain.adam.state[expected]["exp_avg"],
             f"phi's mean gradient, {name}",
         )
-        close(found, expected, f"phi {name}")
+        close(actual, expected, f"phi {name}")
     with torch.no_grad():
         close(
             run.scores(), plain.alpha(plain.case.resident.batch(plain.case.meta)).mean(0), "scores"
@@ -315,6 +315,6 @@ def test_scores_are_the_mean_of_alpha_over_all_meta_images(case, monkeypatch, ch
     with torch.no_grad():
         plain.fc.copy_(torch.randn(plain.fc.shape, generator=draw))
         run.state.phi.weight.copy_(plain.fc)
-        each = torch.cat([plain.alpha(case.resident.batch(one[None])) for one in case.meta])
+        each = torch.cat([plain.alpha(case.resident.batch(index[None])) for index in case.meta])
         assert len(each) == 10 and bool((each.std(0) > 0).any())
         close(run.scores(), each.mean(0), "scores")

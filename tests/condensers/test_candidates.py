@@ -51,13 +51,13 @@ def named(
     budget: float = 0.0,
     rivals: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Candidate]:
-    found = candidates(Choice(ancestor, granularity, InheritSettings(), budget), rivals or {})
-    return {origin: c for c in found for origin in c.origins}
+    sets = candidates(Choice(ancestor, granularity, InheritSettings(), budget), rivals or {})
+    return {origin: c for c in sets for origin in c.origins}
 
 
 def test_the_sets_that_vgg16_is_tried_by() -> None:
-    found = named(FULL, rivals={"meta-network": (0, 4), "cka": tuple(range(7))})
-    allowed = {name for name, c in found.items() if c.within}
+    sets = named(FULL, rivals={"meta-network": (0, 4), "cka": tuple(range(7))})
+    allowed = {name for name, c in sets.items() if c.within}
     assert allowed == {
         "front 1",
         "front 2",
@@ -76,13 +76,13 @@ def test_the_sets_that_vgg16_is_tried_by() -> None:
         "front 13",
         WHOLE,
     }
-    assert found.keys() == allowed | beyond
-    assert found["front 7"] is found["cka"] and found["front 7"].groups == tuple(range(7))
+    assert sets.keys() == allowed | beyond
+    assert sets["front 7"] is sets["cka"] and sets["front 7"].groups == tuple(range(7))
     assert (
-        found["front 2 and last 3"].groups == (0, 1, 10, 11, 12)
-        and found["paper's set"].groups == PAPER
+        sets["front 2 and last 3"].groups == (0, 1, 10, 11, 12)
+        and sets["paper's set"].groups == PAPER
     )
-    assert found["front 13"] is found[WHOLE] and found[WHOLE].plan == FULL.whole()
+    assert sets["front 13"] is sets[WHOLE] and sets[WHOLE].plan == FULL.whole()
 
 
 @pytest.mark.parametrize("granularity", ["conv", "stage"])
@@ -92,22 +92,22 @@ def test_every_network_has_candidates_by_share_and_the_whole_ancestor(
 ) -> None:
     ancestor = architecture(network, 0.125, 32)
     groups = ancestor.integral_layers(granularity)
-    found = candidates(Choice(ancestor, granularity, InheritSettings(), 0.0), {})
-    assert [c.share for c in found] == sorted(c.share for c in found) and len(
-        {c.groups for c in found[:-1]}
-    ) == len(found[:-1])
-    whole = found[-1]
+    sets = candidates(Choice(ancestor, granularity, InheritSettings(), 0.0), {})
+    assert [c.share for c in sets] == sorted(c.share for c in sets) and len(
+        {c.groups for c in sets[:-1]}
+    ) == len(sets[:-1])
+    whole = sets[-1]
     assert (
         WHOLE in whole.origins
         and whole.share == 1
         and not whole.within
         and whole.plan == ancestor.whole()
     )
-    for c in found[:-1]:
+    for c in sets[:-1]:
         inherited = {name for mixture in c.plan.inherits().values() for name in mixture}
         assert inherited == {name for group in c.groups for name in groups[group]}
-    assert any("paper's set" in c.origins and c.within for c in found)
-    assert all(set(c.groups) <= set(range(len(groups))) for c in found)
+    assert any("paper's set" in c.origins and c.within for c in sets)
+    assert all(set(c.groups) <= set(range(len(groups))) for c in sets)
 
 
 def test_a_vits_embeddings_count_where_they_are_inherited() -> None:
@@ -133,16 +133,16 @@ def test_within_is_what_the_budget_allows(budget: float, granularity: str) -> No
         ):
             candidates(choice, {})
         return
-    found = candidates(choice, {})
+    sets = candidates(choice, {})
     assert all(
         c.within
         == (
             FULL.share([name for group in c.groups for name in choice.groups[group]])
             <= budget + 1e-6
         )
-        for c in found
+        for c in sets
     )
     longest = max(
-        len(c.groups) for c in found if c.within and c.groups == tuple(range(len(c.groups)))
+        len(c.groups) for c in sets if c.within and c.groups == tuple(range(len(c.groups)))
     )
     assert longest == len(choice.groups) or choice.share(tuple(range(longest + 1))) > budget

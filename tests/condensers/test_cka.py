@@ -22,7 +22,7 @@ from evolve.networks.architecture import Architecture
 
 def by_sklearn(x: np.ndarray, y: np.ndarray) -> float:
     """CKA of features [n, p] and [n, q]."""
-    a, b = (KernelCenterer().fit_transform(linear_kernel(one)) for one in (x, y))
+    a, b = (KernelCenterer().fit_transform(linear_kernel(features)) for features in (x, y))
     return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
 
 
@@ -52,14 +52,14 @@ def test_it_is_sklearns(n: int, p: int, q: int, shift: float, seed: int) -> None
 def test_rotations_and_scale_do_not_matter_and_constant_features_resemble_nothing() -> None:
     x, y = normal(10, 4), normal(10, 6, seed=1)
     turned = x @ torch.linalg.qr(normal(4, 4, seed=2)).Q * 7 + 3
-    found = cka.linear_cka(
+    similarity = cka.linear_cka(
         torch.cat([gram(x), gram(turned), gram(torch.full((10, 3), 0.1))]),
         torch.cat([gram(x), gram(y)]),
     )
-    assert found[0, 0].item() == pytest.approx(1) and found[1].tolist() == pytest.approx(
-        found[0].tolist()
+    assert similarity[0, 0].item() == pytest.approx(1) and similarity[1].tolist() == pytest.approx(
+        similarity[0].tolist()
     )
-    assert 0 < found[0, 1] < 1 and found[2].tolist() == [0, 0]
+    assert 0 < similarity[0, 1] < 1 and similarity[2].tolist() == [0, 0]
 
 
 def test_grams_are_those_of_all_features_at_once_whatever_the_chunks(
@@ -125,12 +125,12 @@ def test_the_pseudo_descendant_learns_and_reads_training_images_only(
 
 
 def test_same_seed_same_bits_and_repeats_are_other_pseudo_descendants() -> None:
-    one, again, three = (condense_ancestor(request("cka", repeats=n)) for n in (1, 1, 3))
-    assert torch.equal(one.alpha, again.alpha)
+    single, again, three = (condense_ancestor(request("cka", repeats=n)) for n in (1, 1, 3))
+    assert torch.equal(single.alpha, again.alpha)
     assert (
         len(three.repeats) == 3
-        and three.repeats[0] == one.selected
-        and not torch.equal(three.alpha, one.alpha)
+        and three.repeats[0] == single.selected
+        and not torch.equal(three.alpha, single.alpha)
     )
     assert three.selected_by.startswith("threshold (Eq. 10), mean") and three.agreement in (
         0,

@@ -37,12 +37,12 @@ class Recording(CondenseSettings):
 
 
 def seen(c: CondenseSettings) -> set[str]:
-    found: set[str] = c.__dict__["_seen"]
-    return found
+    names: set[str] = c.__dict__["_seen"]
+    return names
 
 
 def test_random_layers_depend_on_the_seed_alone() -> None:
-    one = condense_ancestor(request("random"))
+    first = condense_ancestor(request("random"))
     other = condense_ancestor(
         replace(
             request("random", weights={k: v * 2 for k, v in state().items()}),
@@ -50,7 +50,9 @@ def test_random_layers_depend_on_the_seed_alone() -> None:
             ancestor_record={},
         )
     )
-    assert one.selected == other.selected and len(one.selected) == 4 and one.status == "selected"
+    assert (
+        first.selected == other.selected and len(first.selected) == 4 and first.status == "selected"
+    )
     assert (
         len({condense_ancestor(request("random", seed=seed)).selected for seed in range(20)}) > 10
     )
@@ -127,14 +129,14 @@ def test_who_draws_and_who_computes(method: str) -> None:
     """Another seed finds another alpha, and the plain path another rounding, where the table says
     so, and only there.
     """
-    one, other, plain = (
+    first, other, plain = (
         condense_ancestor(request(method, gradients=GRADIENTS, seed=seed, reference=reference))
         for seed, reference in ((0, False), (1, False), (0, True))
     )
-    known = condenser_table.CONDENSERS[method]
-    assert torch.equal(one.alpha, other.alpha) != known.draws
+    record = condenser_table.CONDENSERS[method]
+    assert torch.equal(first.alpha, other.alpha) != record.draws
     assert (
-        torch.equal(one.alpha, plain.alpha) != known.computes or method == "trial"
+        torch.equal(first.alpha, plain.alpha) != record.computes or method == "trial"
     )  # counts of images, which rounding rarely moves
 
 
@@ -200,11 +202,11 @@ def test_what_is_not_read_changes_nothing(method: str) -> None:
     unread = {
         name: value for name, value in others.items() if name not in condenser_table.read(asked.c)
     }
-    one, other = (
+    first, other = (
         condense_ancestor(asked),
         condense_ancestor(replace(asked, c=replace(asked.c, **unread))),
     )
-    assert unread and torch.equal(one.alpha, other.alpha) and one.selected == other.selected
+    assert unread and torch.equal(first.alpha, other.alpha) and first.selected == other.selected
 
 
 def test_repeats_are_judged_by_the_methods_own_rule() -> None:

@@ -54,7 +54,7 @@ def test_a_lineage_runs_with_every_condenser_and_the_ancestor_is_trained_once(
         assert "at least 2 tasks" not in rows[2]["selected_by"]
     ancestors = sorted((place / "runs" / "store" / "results" / "accumulate").rglob("manifest.json"))
     written = {str(path): path.stat().st_mtime_ns for path in ancestors}
-    known = place / "ancestors.json"
-    if not known.exists():
-        known.write_text(json.dumps(written))
-    assert len(written) == 3 and json.loads(known.read_text()) == written
+    file = place / "ancestors.json"
+    if not file.exists():
+        file.write_text(json.dumps(written))
+    assert len(written) == 3 and json.loads(file.read_text()) == written

@@ -119,9 +119,9 @@ def condensation(case: Case, c: CondenseSettings, reference: bool) -> Condensati
     return Condensation(asking(networks, groups, case.resident, case.meta, c, SEED, reference))
 
 
-def close(found: Tensor, expected: Tensor) -> None:
-    assert found.dtype == torch.float64 and found.shape == expected.shape
-    error = float((found.detach() - expected.detach()).abs().max())
+def close(actual: Tensor, expected: Tensor) -> None:
+    assert actual.dtype == torch.float64 and actual.shape == expected.shape
+    error = float((actual.detach() - expected.detach()).abs().max())
     assert error <= 1e-9 * max(1e-3, float(expected.detach().abs().max()))
 
 
@@ -138,8 +138,8 @@ def test_the_loop_is_algorithm_1_with_eq_16(reference: bool, augment: tuple[str,
     curves = run.train(case.train, case.train_labels, case.meta_labels, lambda fraction, text: None)
     plain.train()
     assert (run.on_training is None) == (augment != ())
-    for found, expected in zip(run.state.params, plain.w, strict=True):
-        close(found, expected)
+    for actual, expected in zip(run.state.params, plain.w, strict=True):
+        close(actual, expected)
     assert isinstance(run.state.phi, MetaNetwork)
     close(run.state.phi.weight, plain.fc)
     close(run.state.phi.bias, plain.bias)
@@ -170,7 +170,7 @@ def test_the_fast_path_is_the_plain_one_but_for_rounding() -> None:
 
 
 def test_a_constant_rate_and_adam_are_other_steps() -> None:
-    found = [
+    alphas = [
         condense_ancestor(request("meta-network", epochs=2, meta_lr=1e-3, **more)).alpha
         for more in (
             {},
@@ -179,7 +179,7 @@ def test_a_constant_rate_and_adam_are_other_steps() -> None:
             {"meta_weight_decay": 0.5},
         )
     ]
-    moved = [movement(alpha) for alpha in found]
+    moved = [movement(alpha) for alpha in alphas]
     assert moved[1] > moved[0] and len(set(moved)) == 4
 
 

@@ -30,17 +30,17 @@ def by_the_loop(
     model: Network, groups: tuple[tuple[str, ...], ...], images: Tensor, labels: Tensor
 ) -> list[float]:
     """Sum over images and parameters of (d log p / d theta * theta)^2."""
-    found = [0.0] * len(groups)
+    sums = [0.0] * len(groups)
     for image, label in zip(images, labels, strict=True):
         model.zero_grad()
         F.log_softmax(model(image[None]), 1)[0, label].backward()
         for place, group in enumerate(groups):
             for layer in group:
-                found[place] += sum(
+                sums[place] += sum(
                     float(((p.grad * p.detach()) ** 2).sum())
                     for p in model.layers[layer].parameters()
                 )
-    return found
+    return sums
 
 
 @pytest.mark.parametrize("granularity", ["conv", "stage"])
@@ -50,9 +50,9 @@ def test_sensitivity_equals_one_backward_pass_an_image(
 ) -> None:
     model, groups = double(architecture), architecture.integral_layers(granularity)
     images, labels = resident().batch(torch.arange(5)).double(), torch.tensor([0, 4, 2, 2, 1])
-    found = sensitivity(model, groups, images, labels)
-    assert found.tolist() == pytest.approx(by_the_loop(model, groups, images, labels), rel=1e-9)
-    assert found.min() > 0 and not model.training
+    scores = sensitivity(model, groups, images, labels)
+    assert scores.tolist() == pytest.approx(by_the_loop(model, groups, images, labels), rel=1e-9)
+    assert scores.min() > 0 and not model.training
 
 
 def test_the_condensation_is_the_mean_over_the_meta_images_whatever_the_chunks(
@@ -63,7 +63,9 @@ def test_the_condensation_is_the_mean_over_the_meta_images_whatever_the_chunks(
     model, index = double(VGG16), asked.split.meta
     labels = drawn_labels(asked.ancestor(), resident(), index, generator(0, "fisher-labels"))
     expected = by_the_loop(model, asked.groups, resident().batch(index).double(), labels)
-    assert done.scores.tolist() == pytest.approx([one / len(index) for one in expected], rel=1e-4)
+    assert done.scores.tolist() == pytest.approx(
+        [score / len(index) for score in expected], rel=1e-4
+    )
     assert done.alpha.shape == (13, 1) and done.status == "selected" and done.selected_by == "top-4"
     assert sorted(done.selected) == sorted(done.scores.argsort(descending=True)[:4].tolist())
     for name, limit in (("NUMBERS", 1), ("CHUNK", 2)):
@@ -81,12 +83,12 @@ def test_it_does_not_change_with_the_multiple_that_bn_leaves_open() -> None:
         name: tensor * factors.get(name.removeprefix("layers.conv3."), 1)
         for name, tensor in part.items()
     }
-    one, other = (
+    first, other = (
         condense_ancestor(request("fisher")),
         condense_ancestor(request("fisher", weights=scaled)),
     )
     assert other.scores.tolist() == pytest.approx(
-        one.scores.tolist(), rel=1e-2
+        first.scores.tolist(), rel=1e-2
     )  # BN's eps does not scale
 
 

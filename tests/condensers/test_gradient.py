@@ -57,8 +57,8 @@ def test_less_than_two_tasks_are_tied_and_say_why(tasks: int) -> None:
 def test_a_network_that_was_not_trained_here_has_no_record_and_no_image_is_read() -> None:
     asked = replace(request("gradient"), ancestor_record={}, resident=None)
     assert condense_ancestor(asked).status == "tied"
-    known = replace(asked, ancestor_record={"gradients": NUMBERS.tolist()})
-    assert condense_ancestor(known).status == "selected"
+    recorded = replace(asked, ancestor_record={"gradients": NUMBERS.tolist()})
+    assert condense_ancestor(recorded).status == "selected"
 
 
 def test_equally_steady_layers_at_the_cut_are_tied() -> None:
@@ -140,32 +140,34 @@ def test_the_record_holds_what_the_optimizer_saw_task_by_task(
     expected = spied(monkeypatch, 1e-4, steps)
     done = in_stages(a, resident, tmp_path)
     assert done[0].record.get("gradients", []) == []
-    assert [len(one.record["gradients"]) for one in done[1:]] == [1, 2, 3]
+    assert [len(result.record["gradients"]) for result in done[1:]] == [1, 2, 3]
     assert done[3].record["gradients"][:2] == done[2].record["gradients"]
-    for found, task in zip(done[3].record["gradients"], expected, strict=True):
+    for row, task in zip(done[3].record["gradients"], expected, strict=True):
         assert all(len(values) == A.epochs * 2 for values in task.values())
-        assert found == pytest.approx(
+        assert row == pytest.approx(
             [float(np.mean(task[name])) for name in VGG16.layer_names], abs=1e-12
         )
-        assert all(0 < one < 0.95 for one in found)
+        assert all(0 < value < 0.95 for value in row)
     json.dumps(done[3].record["gradients"])
 
 
 def test_a_joint_ancestor_records_its_own_training_only(tmp_path: Path) -> None:
     done = in_stages(settings("joint", "shared"), stripes(8), tmp_path, tasks=2)
-    assert [len(one.record["gradients"]) for one in done[1:]] == [1, 1]
+    assert [len(result.record["gradients"]) for result in done[1:]] == [1, 1]
     assert done[1].record["gradients"] != done[2].record["gradients"]
 
 
 def test_a_resumed_task_records_what_an_uninterrupted_one_does() -> None:
     a, resident = replace(A, epochs=3, batch=4), stripes(8)
     whole = accumulate(AccumulateRequest(a, S, STREAM_CLASSES, resident, SEED, 1, Memory(), quiet))
-    kept = Memory(cut_after=2)
+    checkpoint = Memory(cut_after=2)
     with pytest.raises(KeyboardInterrupt):
-        accumulate(AccumulateRequest(a, S, STREAM_CLASSES, resident, SEED, 1, kept, quiet))
-    kept.cut_after = None
-    resumed = accumulate(AccumulateRequest(a, S, STREAM_CLASSES, resident, SEED, 1, kept, quiet))
-    assert len(kept.saved) == 3
+        accumulate(AccumulateRequest(a, S, STREAM_CLASSES, resident, SEED, 1, checkpoint, quiet))
+    checkpoint.cut_after = None
+    resumed = accumulate(
+        AccumulateRequest(a, S, STREAM_CLASSES, resident, SEED, 1, checkpoint, quiet)
+    )
+    assert len(checkpoint.saved) == 3
     assert resumed.record["gradients"] == whole.record["gradients"]
 
 

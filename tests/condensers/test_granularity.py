@@ -29,9 +29,9 @@ ASKED = {"epochs": 2, "meta_lr": 0.03}
 def tool() -> ModuleType:
     spec = importlib.util.spec_from_file_location("granularity", SCRIPT)
     assert spec is not None and spec.loader is not None
-    made = sys.modules["granularity"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+    module = sys.modules["granularity"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("granularity", ["conv", "stage"])
@@ -39,7 +39,7 @@ def test_a_row_is_what_the_draws_chose_and_what_that_gains(
     tool: ModuleType, granularity: str
 ) -> None:
     asked = request("meta-network", granularity=granularity, **ASKED)
-    found = tool.row("a", asked, 3)
+    row = tool.row("a", asked, 3)
     runs = [
         condense_ancestor(
             replace(asked, seed=derive_seed(asked.seed, "null", n), split_seed=asked.seed)
@@ -47,20 +47,18 @@ def test_a_row_is_what_the_draws_chose_and_what_that_gains(
         for n in range(3)
     ]
     layers = [tuple(name for place in run.selected for name in asked.groups[place]) for run in runs]
-    assert list(found.sets) == layers and found.decided == sum(
-        run.status == "selected" for run in runs
-    )
-    assert found.same == max(
+    assert list(row.sets) == layers and row.decided == sum(run.status == "selected" for run in runs)
+    assert row.same == max(
         (
-            layers.count(one)
-            for one, run in zip(layers, runs, strict=True)
+            layers.count(names)
+            for names, run in zip(layers, runs, strict=True)
             if run.status == "selected"
         ),
         default=0,
     )
     course, plans = (
         Course(asked),
-        [descendant(asked.architecture, one, asked.inherit) for one in layers],
+        [descendant(asked.architecture, names, asked.inherit) for names in layers],
     )
     each = [
         np.subtract(
@@ -70,8 +68,7 @@ def test_a_row_is_what_the_draws_chose_and_what_that_gains(
         for plan in plans
     ]
     assert (
-        found.gains == pytest.approx(np.mean(each, axis=0))
-        and len(found.gains) == asked.c.trial_tasks
+        row.gains == pytest.approx(np.mean(each, axis=0)) and len(row.gains) == asked.c.trial_tasks
     )
     assert all(set(task.classes) <= set(CLASSES) for task in course.tasks)
 
@@ -82,8 +79,8 @@ def test_both_granularities_learn_the_same_tasks(tool: ModuleType) -> None:
         for granularity in tool.GRANULARITIES
     )
     assert all(
-        torch.equal(one.train, other.train) and torch.equal(one.test, other.test)
-        for one, other in zip(conv, stage, strict=True)
+        torch.equal(task.train, other.train) and torch.equal(task.test, other.test)
+        for task, other in zip(conv, stage, strict=True)
     )
 
 
@@ -130,13 +127,13 @@ def test_what_transfers_better_wins_and_agreement_decides_where_that_does_not(
 
 
 def test_ancestors_of_one_seed_share_tasks_and_are_averaged_first(tool: ModuleType) -> None:
-    one, other = (
+    first, other = (
         rows(tool, [0.3, 0.1], [0.1, 0.1]),
         rows(tool, [0.1, 0.1], [0.1, 0.3], ancestor="b"),
     )
-    assert tool.differences([*one, *other]) == pytest.approx([10.0, -10.0])
+    assert tool.differences([*first, *other]) == pytest.approx([10.0, -10.0])
     assert tool.differences(
-        [*one, *rows(tool, [0.1, 0.1], [0.1, 0.3], ancestor="b", seed=1)]
+        [*first, *rows(tool, [0.1, 0.1], [0.1, 0.3], ancestor="b", seed=1)]
     ) == pytest.approx([20, 0, 0, -20])
 
 

@@ -79,8 +79,8 @@ def test_sweep_equals_autograd_at_conv_granularity_without_momentum_or_decay() -
     case = Case("conv")
     rule = Rule(lr=0.1, momentum=0.0, weight_decay=0.0)
     plain = unrolled(case.look(2), case.alpha, case.params, case.buffers, rule)[1]
-    found = reverse_sweep(case.look(2), case.alpha, case.params, case.buffers, rule)[1]
-    assert float((found - plain).abs().max()) <= 1e-8 * float(plain.abs().max())
+    gradient = reverse_sweep(case.look(2), case.alpha, case.params, case.buffers, rule)[1]
+    assert float((gradient - plain).abs().max()) <= 1e-8 * float(plain.abs().max())
 
 
 def test_gradient_is_that_of_a_real_look_ahead_by_torch_sgd(case: Case) -> None:

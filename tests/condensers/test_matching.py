@@ -40,9 +40,9 @@ def _tensors(
     return targets, features, h
 
 
-def _close(found: Tensor, expected: Tensor) -> None:
-    found, expected = found.detach(), expected.detach()
-    assert float((found - expected).abs().max()) <= 1e-10 * max(1.0, float(expected.abs().max()))
+def _close(actual: Tensor, expected: Tensor) -> None:
+    actual, expected = actual.detach(), expected.detach()
+    assert float((actual - expected).abs().max()) <= 1e-10 * max(1.0, float(expected.abs().max()))
 
 
 def _psi(
@@ -80,8 +80,8 @@ def test_fast_loss_and_its_first_and_second_derivatives_equal_the_formula(
         plain.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     ).requires_grad_()
     leaves = [alpha, *features, *(p.weight for p in h), *(p.bias for p in h)]
-    found = _derivatives(matcher.loss(frozen, alpha, features, h), leaves)
-    for a, b in zip(found, _derivatives((alpha * plain).sum() / batch, leaves), strict=True):
+    actual = _derivatives(matcher.loss(frozen, alpha, features, h), leaves)
+    for a, b in zip(actual, _derivatives((alpha * plain).sum() / batch, leaves), strict=True):
         _close(a, b)
 
 

@@ -44,10 +44,10 @@ def resident() -> Resident:
         + (labels * 30).astype(np.uint8)[:, None, None, None]
     )
     is_test = np.tile(np.arange(10) == 9, 4)
-    made = ImageSet(
+    image_set = ImageSet(
         "noise", images, labels, is_test, tuple("abcd"), "f", (0.4, 0.4, 0.4), (0.2, 0.2, 0.2)
     )
-    return Resident(made, torch.device("cpu"))
+    return Resident(image_set, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

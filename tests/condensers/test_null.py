@@ -25,9 +25,9 @@ def test_every_kind_is_condensed_and_compared_with_the_true_choice(
 ) -> None:
     asked: list[Request] = []
 
-    def spy(one: Request):
-        asked.append(one)
-        return condense_ancestor(one)
+    def spy(req: Request):
+        asked.append(req)
+        return condense_ancestor(req)
 
     monkeypatch.setattr(null, "condense_ancestor", spy)
     true, rows = null_test(request("meta-network", **ASKED), 2)
@@ -36,15 +36,15 @@ def test_every_kind_is_condensed_and_compared_with_the_true_choice(
     ) == 7
     alone = condense_ancestor(request("meta-network", **ASKED))
     assert torch.equal(true.alpha, alone.alpha) and true.selected == alone.selected
-    assert all(torch.equal(one.split.meta, asked[0].split.meta) for one in asked), "the same split"
-    assert [one.wrong_images is not None for one in asked] == [False] * 3 + [True] * 2 + [False] * 2
+    assert all(torch.equal(req.split.meta, asked[0].split.meta) for req in asked), "the same split"
+    assert [req.wrong_images is not None for req in asked] == [False] * 3 + [True] * 2 + [False] * 2
     assert all(
-        torch.equal(one.state["layers.conv1.conv.weight"], state()["layers.conv1.conv.weight"])
-        for one in asked[:5]
+        torch.equal(req.state["layers.conv1.conv.weight"], state()["layers.conv1.conv.weight"])
+        for req in asked[:5]
     )
     assert not any(
-        torch.equal(one.state["layers.conv1.conv.weight"], state()["layers.conv1.conv.weight"])
-        for one in asked[5:]
+        torch.equal(req.state["layers.conv1.conv.weight"], state()["layers.conv1.conv.weight"])
+        for req in asked[5:]
     )
     for row in rows:
         assert (
@@ -62,11 +62,11 @@ def test_wrong_images_hand_every_image_the_features_of_another(augment: tuple[st
     rows = torch.arange(9)
     true, handed = right.ancestor.of_rows(rows).pooled, wrong.ancestor.of_rows(rows).pooled
     assert not torch.equal(true, handed)
-    order = [int((true - one).abs().sum(1).argmin()) for one in handed]
+    order = [int((true - row).abs().sum(1).argmin()) for row in handed]
     assert sorted(order) == list(range(9)) and torch.allclose(true[order], handed)
-    found = [condense_ancestor(replace(asked, wrong_images=seed)).alpha for seed in (3, 3, 4)]
-    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
-    assert not torch.equal(found[0], condense_ancestor(asked).alpha)
+    alphas = [condense_ancestor(replace(asked, wrong_images=seed)).alpha for seed in (3, 3, 4)]
+    assert torch.equal(alphas[0], alphas[1]) and not torch.equal(alphas[0], alphas[2])
+    assert not torch.equal(alphas[0], condense_ancestor(asked).alpha)
 
 
 def test_overlap_is_jaccards() -> None:

@@ -25,9 +25,9 @@ maps = st.lists(
 )
 
 
-def close(found: Tensor, wanted: Tensor) -> None:
-    assert found.shape == wanted.shape
-    assert float((found - wanted).abs().max()) <= 1e-10 * max(1.0, float(wanted.abs().max()))
+def close(actual: Tensor, expected: Tensor) -> None:
+    assert actual.shape == expected.shape
+    assert float((actual - expected).abs().max()) <= 1e-10 * max(1.0, float(expected.abs().max()))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -65,7 +65,7 @@ def test_a_piece_is_psi_with_its_derivatives(
 
     matcher = Matcher(layout(targets, [z]), z.detach())
     frozen = matcher.freeze(targets)
-    made = piece(
+    result = piece(
         matcher,
         0,
         frozen,
@@ -73,16 +73,16 @@ def test_a_piece_is_psi_with_its_derivatives(
         z.detach(),
         Projection(h.weight.detach(), h.bias.detach()),
     )
-    close(made.value, value.detach())
-    for ours, theirs in zip(made.gradient, (as_flat(gradient[0]), *gradient[1:]), strict=True):
+    close(result.value, value.detach())
+    for ours, theirs in zip(result.gradient, (as_flat(gradient[0]), *gradient[1:]), strict=True):
         close(ours, theirs.detach())
     v = Parts(as_flat(along[0]), along[1], along[2])
-    parts, psi_slope = made.products(v, curvature=True)
+    parts, psi_slope = result.products(v, curvature=True)
     close(psi_slope, mixed)
     assert parts is not None
     for ours, theirs in zip(parts, (as_flat(curved[0]), *curved[1:]), strict=True):
         close(ours, theirs)
-    assert made.products(v, curvature=False)[0] is None
+    assert result.products(v, curvature=False)[0] is None
 
 
 class Case:

@@ -61,8 +61,8 @@ def test_training_is_the_meta_networks_with_one_that_cannot_move(
     still = replace(asked, c=replace(asked.c, objective="bilevel", meta_lr=0.0))
     ours, theirs = trained(Matching, asked), trained(Condensation, still)
     assert len(ours.state.params) == len(theirs.state.params)
-    for found, expected in zip(ours.state.params, theirs.state.params, strict=True):
-        assert torch.equal(found, expected)
+    for actual, expected in zip(ours.state.params, theirs.state.params, strict=True):
+        assert torch.equal(actual, expected)
 
 
 @BOTH
@@ -99,7 +99,7 @@ def test_psi_is_taken_in_mixed_batches_of_the_size_that_was_trained_on() -> None
         return matching(frozen, x, alpha, params)
 
     run.pseudo.matching = spy  # type: ignore[method-assign]
-    found = run.mean_psi()  # type: ignore[attr-defined]
+    mean = run.mean_psi()  # type: ignore[attr-defined]
     assert [len(x) for x in sizes] == [5, 4]
     index = asked.split.meta
     places = [
@@ -113,16 +113,18 @@ def test_psi_is_taken_in_mixed_batches_of_the_size_that_was_trained_on() -> None
     parts = [
         psi_of(run, asked, torch.tensor(part)) * len(part) for part in (places[:5], places[5:])
     ]
-    assert torch.allclose(found, (sum(parts) / 9).double(), rtol=2e-3)  # type: ignore[union-attr,operator]
+    assert torch.allclose(mean, (sum(parts) / 9).double(), rtol=2e-3)  # type: ignore[union-attr,operator]
 
 
 def test_same_seed_same_bits_other_seed_other_alpha_and_no_global_draw() -> None:
     before = torch.get_rng_state()
-    one, again, other = (condense_ancestor(request("similarity", seed=seed)) for seed in (0, 0, 1))
+    first, again, other = (
+        condense_ancestor(request("similarity", seed=seed)) for seed in (0, 0, 1)
+    )
     assert (
-        torch.equal(one.alpha, again.alpha)
-        and one.history == again.history
-        and not torch.equal(one.alpha, other.alpha)
+        torch.equal(first.alpha, again.alpha)
+        and first.history == again.history
+        and not torch.equal(first.alpha, other.alpha)
     )
     assert torch.equal(before, torch.get_rng_state())
 

@@ -53,10 +53,10 @@ def _psi(ancestor: list[Tensor], descendant: list[Tensor]) -> Tensor:
     )
 
 
-def _close(found: Tensor, expected: Tensor) -> None:
-    found, expected = found.detach(), expected.detach()
-    assert found.shape == expected.shape
-    assert float((found - expected).abs().max()) <= 1e-10 * max(1.0, float(expected.abs().max()))
+def _close(actual: Tensor, expected: Tensor) -> None:
+    actual, expected = actual.detach(), expected.detach()
+    assert actual.shape == expected.shape
+    assert float((actual - expected).abs().max()) <= 1e-10 * max(1.0, float(expected.abs().max()))
 
 
 def _derivatives(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
@@ -90,11 +90,11 @@ def test_loss_and_its_first_and_second_derivatives_equal_the_formula(
     alpha = _normal(batch, layers, descendants, seed=seed + 200).abs().requires_grad_()
     matcher = matcher_for(targets, features)
     assert isinstance(matcher, TokenMatcher)
-    found = _derivatives(
+    actual = _derivatives(
         matcher.loss(matcher.freeze(targets), alpha, features, []), [alpha, *features]
     )
     expected = _derivatives((alpha * _psi(targets, features)).sum() / batch, [alpha, *features])
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         _close(a, b)
 
 
@@ -237,8 +237,8 @@ def test_a_bilevel_iteration_of_a_vit_is_the_unrolled_look_ahead(lookahead: int)
     gradients = []
     run._phi_step = lambda pooled, alpha, gradient, share: gradients.append(gradient)  # type: ignore[method-assign]
     losses = run.iterate(batch, 1.0)
-    for found, expected in zip(run.state.params, leaves, strict=True):
-        _close(found, expected)
+    for actual, expected in zip(run.state.params, leaves, strict=True):
+        _close(actual, expected)
     look = LookAhead(
         matching=matching,
         train_loss=lambda params: ce(params, batch.train, batch.train_labels),
@@ -247,7 +247,7 @@ def test_a_bilevel_iteration_of_a_vit_is_the_unrolled_look_ahead(lookahead: int)
     )
     _, expected = unrolled(look, ones, leaves, buffers, rule)
     _close(gradients[0], expected)
-    assert float(expected.abs().max()) > 1e-6 and all(torch.isfinite(one) for one in losses)
+    assert float(expected.abs().max()) > 1e-6 and all(torch.isfinite(loss) for loss in losses)
 
 
 def test_plain_attention_is_the_fused_one_and_differentiable_twice() -> None:
@@ -284,7 +284,7 @@ def test_a_whole_condensation_scores_every_block(objective: str) -> None:
         lambda done, text: None,
     )
     state = torch.get_rng_state()
-    one, two = condense_ancestor(request), condense_ancestor(request)
+    first, second = condense_ancestor(request), condense_ancestor(request)
     assert torch.equal(torch.get_rng_state(), state)
-    assert one.alpha.shape == (3, 1) and torch.equal(one.alpha, two.alpha)
-    assert bool((one.alpha != 1).all()) and one.selected
+    assert first.alpha.shape == (3, 1) and torch.equal(first.alpha, second.alpha)
+    assert bool((first.alpha != 1).all()) and first.selected

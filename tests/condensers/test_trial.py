@@ -51,7 +51,7 @@ def toy() -> Resident:
     for image, label in zip(images, labels, strict=True):
         y, x = label % 2 * 6, label // 2 % 2 * 6
         image[label // 4, y : y + 6, x : x + 6] += 90
-    made = ImageSet(
+    image_set = ImageSet(
         "toy",
         images.astype(np.uint8),
         labels,
@@ -61,7 +61,7 @@ def toy() -> Resident:
         (0.4,) * 3,
         (0.25,) * 3,
     )
-    return Resident(made, torch.device("cpu"))
+    return Resident(image_set, torch.device("cpu"))
 
 
 def weights(dead: Sequence[str] = ()) -> dict[str, Tensor]:
@@ -206,15 +206,15 @@ def test_trial_descendants_are_descendants() -> None:
 
 def test_the_same_request_finds_the_same_and_another_seed_learns_other_tasks() -> None:
     state = weights()
-    one, again, other = (condense_ancestor(asked(state, seed=seed)) for seed in (0, 0, 1))
+    first, again, other = (condense_ancestor(asked(state, seed=seed)) for seed in (0, 0, 1))
     trial._SCRATCH.clear()  # nor does it matter what this process has trained before
     afresh = condense_ancestor(asked(state))
     assert (
-        one.trials == again.trials == afresh.trials
-        and one.selected == again.selected == afresh.selected
+        first.trials == again.trials == afresh.trials
+        and first.selected == again.selected == afresh.selected
     )
-    assert [t.gains for t in one.trials] != [t.gains for t in other.trials]
-    assert [t.layers for t in one.trials] == [t.layers for t in other.trials]
+    assert [t.gains for t in first.trials] != [t.gains for t in other.trials]
+    assert [t.layers for t in first.trials] == [t.layers for t in other.trials]
 
 
 def test_tasks_are_of_condensing_classes_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,5 +186,5 @@ def test_from_scratch_descendants_are_counted_once_for_all_measured_lengths() ->
         s = scenario.load("glyphs-seq25", "quick", words).settings
         return len(measured(s)) * cost.seconds(s, "condense", {})
 
-    one, two, three = total(9), total(1, 9), total(1, 2, 9)
-    assert three - two == pytest.approx(two - one) and 0 < two - one < one
+    single, double, triple = total(9), total(1, 9), total(1, 2, 9)
+    assert triple - double == pytest.approx(double - single) and 0 < double - single < single

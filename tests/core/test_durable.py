@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pwd
+import time
 from pathlib import Path
 
 import pytest
 
-from evolve.core.durable import expanded, user_cache, write_whole
+from evolve.core.durable import expanded, result_folder, user_cache, write_whole
 from evolve.core.errors import UserError
 from evolve.core.settings import DataSettings
 from evolve.data.sources import load_images
@@ -50,3 +52,15 @@ def test_a_folder_is_no_file_to_write(
     with pytest.raises(UserError, match="is a folder"):
         write_whole(Path(name), b"", "report")
     assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
+def test_a_folder_for_results_loses_what_a_killed_process_left_in_it(tmp_path: Path) -> None:
+    folder = result_folder(tmp_path / "a" / "b", "report")
+    old, young = folder / ".curve.svg.1.tmp", folder / ".curve.svg.2.tmp"
+    for file, age in ((old, 3600), (young, 1), (folder / "mine.tmp", 3600)):
+        file.touch()
+        os.utime(file, (time.time() - age,) * 2)
+    assert result_folder(folder, "report") == folder
+    assert {file.name for file in folder.iterdir()} == {young.name, "mine.tmp"}
+    with pytest.raises(UserError, match=r"learngenes .*mine\.tmp/x: cannot be made \(Not a dir"):
+        result_folder(folder / "mine.tmp" / "x", "learngenes")

@@ -51,9 +51,9 @@ def test_every_number_has_an_upper_bound_that_its_error_names() -> None:
             text = f"{name} = {[value] if lists else value}".replace(" = ", "=")
             with pytest.raises(UserError) as caught:
                 toml.override(Settings(), text)
-            said = str(caught.value)
-            assert name in said and len(said) < 500 and "\n" not in said, said
-            assert most is None or "at most" in said
+            message = str(caught.value)
+            assert name in message and len(message) < 500 and "\n" not in message, message
+            assert most is None or "at most" in message
         if most is not None and name not in ("condense.repeats",):
             toml.override(Settings(), f"{name}={[most] if lists else most}")
 
@@ -82,8 +82,8 @@ def test_a_scenario_or_batch_that_blows_up_ends_in_one_line(case: str, tmp_path:
     for reader in (load, batch_file.load):
         with pytest.raises(UserError) as caught:
             reader(str(file))
-        said = str(caught.value)
-        assert str(file) in said and len(said) < 1000 and said.isprintable()
+        message = str(caught.value)
+        assert str(file) in message and len(message) < 1000 and message.isprintable()
 
 
 @pytest.mark.parametrize(

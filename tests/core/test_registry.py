@@ -43,7 +43,7 @@ ANCESTOR = vgg16_plan(1 / 32)
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Installs packages for the length of a test."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    made: list[str] = []
+    names: list[str] = []
 
     def add(
         points: dict[str, dict[str, str]],
@@ -51,14 +51,14 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         name: str = "stranger",
         version: str = "1.2",
     ) -> None:
-        made.append(name)
+        names.append(name)
         package(tmp_path, name, version, points, module)
         importlib.invalidate_caches()
         registry.plugged.cache_clear()
 
     yield add
     registry.plugged.cache_clear()
-    for name in made:
+    for name in names:
         sys.modules.pop(name, None)
 
 
@@ -353,11 +353,11 @@ def read(value):
 
 def test_a_network_comes_back_from_its_json(install: Callable[..., None]) -> None:
     install({"networks": {"good": "good", "bad": "bad"}, "families": {"own": "read"}}, NETWORK)
-    made = architecture("good", 1 / 32, 32)
+    plan = architecture("good", 1 / 32, 32)
     assert (
-        made.family == "own"
-        and made == VggPlan(ANCESTOR[:3])
-        and made.build(2)(torch.zeros(1, 3, 16, 16)).shape == (1, 2)
+        plan.family == "own"
+        and plan == VggPlan(ANCESTOR[:3])
+        and plan.build(2)(torch.zeros(1, 3, 16, 16)).shape == (1, 2)
     )
     with pytest.raises(UserError, match="data.size = 8: 16 pixels at least"):
         architecture("good", 1 / 32, 8)
@@ -394,10 +394,12 @@ def test_a_strategy_is_completed_and_its_nonsense_named(install: Callable[..., N
     from evolve.ancestor.strategies.plugin_check import foreign_plugin
 
     install({"strategies": {"good": "Good", "bad": "bad"}}, STRATEGY)
-    made = foreign_plugin("good", {"step": 4})
-    assert made.state() == ({}, {"step": 4}) and made.running() == {}  # its own, and what it lacked
-    made.attach(None)
-    made.restore({}, {}, None)
+    plugin = foreign_plugin("good", {"step": 4})
+    assert (
+        plugin.state() == ({}, {"step": 4}) and plugin.running() == {}
+    )  # its own, and what it lacked
+    plugin.attach(None)
+    plugin.restore({}, {}, None)
     refused(lambda: foreign_plugin("good", {"pace": 4}), "TypeError.*pace")
     refused(lambda: foreign_plugin("bad", {}), "returned dict, not an Avalanche plugin")
 
@@ -441,9 +443,9 @@ def test_a_sources_nonsense_is_named(
     install({"sources": {"bad": "bad", "good": "good"}}, SOURCE % what)
     settings = DataSettings(source="bad", size=8)
     refused(lambda: load_images(settings, None, tmp_path / "cache"), says)
-    found = load_images(replace(settings, source="good"), None, tmp_path / "cache")
+    image_set = load_images(replace(settings, source="good"), None, tmp_path / "cache")
     assert (
-        found.images.shape == (4, 3, 8, 8)
-        and np.array_equal(found.labels, [0, 0, 1, 1])
-        and found.mean == (0.5, 0.5, 0.5)
+        image_set.images.shape == (4, 3, 8, 8)
+        and np.array_equal(image_set.labels, [0, 0, 1, 1])
+        and image_set.mean == (0.5, 0.5, 0.5)
     )

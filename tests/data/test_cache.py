@@ -18,7 +18,7 @@ from evolve.data.cache import Decoded, Prepared, cached
 FORK = multiprocessing.get_context("fork")
 
 
-def made(seed: int = 0) -> Decoded:
+def sample(seed: int = 0) -> Decoded:
     pixels = np.random.default_rng(seed).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     return Decoded(pixels, np.arange(12, dtype=np.int64) % 3, np.arange(12) > 8, ("a", "b", "ü"))
 
@@ -36,7 +36,7 @@ class Source:
         with open(self.log, "a") as log:
             log.write("x")
         time.sleep(self.seconds)
-        return made()
+        return sample()
 
     @property
     def decoded(self) -> int:
@@ -56,20 +56,20 @@ def entry_of(folder: Path) -> Path:
     return next(path for path in folder.iterdir() if path.is_dir())
 
 
-def assert_whole(found: Decoded) -> None:
-    expected = made()
-    assert np.array_equal(found.pixels, expected.pixels) and found.pixels.dtype == np.uint8
-    assert np.array_equal(found.labels, expected.labels) and found.labels.dtype == np.int64
-    assert np.array_equal(found.is_test, expected.is_test) and found.is_test.dtype == bool
-    assert found.class_names == expected.class_names
-    assert found.digest == cache.pixel_digest(expected.pixels)
+def assert_whole(decoded: Decoded) -> None:
+    expected = sample()
+    assert np.array_equal(decoded.pixels, expected.pixels) and decoded.pixels.dtype == np.uint8
+    assert np.array_equal(decoded.labels, expected.labels) and decoded.labels.dtype == np.int64
+    assert np.array_equal(decoded.is_test, expected.is_test) and decoded.is_test.dtype == bool
+    assert decoded.class_names == expected.class_names
+    assert decoded.digest == cache.pixel_digest(expected.pixels)
 
 
 def test_the_second_opening_maps_what_the_first_wrote(source: Source, tmp_path: Path):
     for _ in range(2):
-        found = open_cache(source, tmp_path / "cache")
-        assert_whole(found)
-        assert isinstance(found.pixels, np.memmap)
+        decoded = open_cache(source, tmp_path / "cache")
+        assert_whole(decoded)
+        assert isinstance(decoded.pixels, np.memmap)
     assert source.decoded == 1
 
 

@@ -65,16 +65,16 @@ def open_cache(source: Source, folder: Path, lines: list[str] | None = None) -> 
     return cached(folder, "made-8", source.prepared, (lines if lines is not None else []).append)
 
 
-def assert_whole(found: Decoded) -> None:
+def assert_whole(decoded: Decoded) -> None:
     assert (
-        np.array_equal(found.pixels, PIXELS)
-        and found.digest == hashlib.sha256(PIXELS.tobytes()).hexdigest()
+        np.array_equal(decoded.pixels, PIXELS)
+        and decoded.digest == hashlib.sha256(PIXELS.tobytes()).hexdigest()
     )
     assert (
-        found.labels.tolist() == [place % 3 for place in range(20)]
-        and found.is_test.tolist() == [False] * 16 + [True] * 4
+        decoded.labels.tolist() == [place % 3 for place in range(20)]
+        and decoded.is_test.tolist() == [False] * 16 + [True] * 4
     )
-    assert found.roles == {"ancestor": (0,), "condense": (1,), "descend": (2,)}
+    assert decoded.roles == {"ancestor": (0,), "condense": (1,), "descend": (2,)}
 
 
 def folders(folder: Path) -> list[str]:

@@ -78,11 +78,11 @@ def test_the_constants_are_torchvision_s():
 
 
 def test_it_is_downloaded_and_read(served: Path, tmp_path: Path):
-    found = load(tmp_path)
-    assert np.array_equal(found.images, np.concatenate([images(6, 0), images(3, 1)]))
-    assert found.labels.tolist() == [0, 1, 2, 0, 1, 2, 2, 1, 0]
-    assert found.is_test.tolist() == [False] * 6 + [True] * 3
-    assert found.class_names == ("apple", "bear", "clock")
+    image_set = load(tmp_path)
+    assert np.array_equal(image_set.images, np.concatenate([images(6, 0), images(3, 1)]))
+    assert image_set.labels.tolist() == [0, 1, 2, 0, 1, 2, 2, 1, 0]
+    assert image_set.is_test.tolist() == [False] * 6 + [True] * 3
+    assert image_set.class_names == ("apple", "bear", "clock")
     assert [path.name for path in (tmp_path / "data").glob("*.part")] == []
 
 

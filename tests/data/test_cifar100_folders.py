@@ -147,9 +147,9 @@ def test_a_changed_folder_is_read_again(members: Members, tmp_path: Path):
 
 def test_another_size_is_resized_from_32_pixels(members: Members, tmp_path: Path):
     small = load(zipped(members, tmp_path / "a.zip"), tmp_path, size=16).images
-    wanted = Image.fromarray(pixels(7)).resize((16, 16), Image.Resampling.BILINEAR)
+    expected = Image.fromarray(pixels(7)).resize((16, 16), Image.Resampling.BILINEAR)
     assert small.shape == (300, 3, 16, 16)
-    assert np.array_equal(small[7].transpose(1, 2, 0), np.asarray(wanted))
+    assert np.array_equal(small[7].transpose(1, 2, 0), np.asarray(expected))
 
 
 def test_the_split_behind_another_source_is_the_authors(members: Members, tmp_path: Path):

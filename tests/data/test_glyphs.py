@@ -21,8 +21,8 @@ CODE = (
 def test_there_are_100_distinct_characters_and_every_font_has_them():
     assert len(CHARACTERS) == len(set(CHARACTERS)) == 100
     for font in FONTS:
-        known = FT2Font(f"{get_data_path()}/fonts/ttf/{font}.ttf").get_charmap()
-        assert [character for character in CHARACTERS if ord(character) not in known] == []
+        charmap = FT2Font(f"{get_data_path()}/fonts/ttf/{font}.ttf").get_charmap()
+        assert [character for character in CHARACTERS if ord(character) not in charmap] == []
 
 
 @pytest.mark.parametrize("font", range(len(FONTS)))
@@ -40,19 +40,19 @@ def test_no_two_characters_look_alike_in_a_font(font: int):
 
 
 def test_classes_roles_and_labels_are_counted_right():
-    made = draw_all(16, 0, 3, 2, classes=range(4))
-    assert made.pixels.shape == (20, 16, 16, 3) and made.pixels.dtype == np.uint8
-    assert made.labels.tolist() == np.repeat(range(4), 5).tolist()
-    assert made.is_test.tolist() == [False, False, False, True, True] * 4
+    decoded = draw_all(16, 0, 3, 2, classes=range(4))
+    assert decoded.pixels.shape == (20, 16, 16, 3) and decoded.pixels.dtype == np.uint8
+    assert decoded.labels.tolist() == np.repeat(range(4), 5).tolist()
+    assert decoded.is_test.tolist() == [False, False, False, True, True] * 4
     assert (
-        made.class_names[0] == "latin capital letter a"
+        decoded.class_names[0] == "latin capital letter a"
         and len(set(draw_all(8, 0, 1, 1).class_names)) == 100
     )
 
 
 def test_every_image_is_another_and_differs_by_role_and_seed():
-    made = [draw(7, role, 16, seed, 20) for role in ("train", "test") for seed in (0, 1)]
-    assert len({image.tobytes() for images in made for image in images}) == 80
+    sets = [draw(7, role, 16, seed, 20) for role in ("train", "test") for seed in (0, 1)]
+    assert len({image.tobytes() for images in sets for image in images}) == 80
 
 
 def test_more_images_extend_fewer():

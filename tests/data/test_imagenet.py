@@ -63,12 +63,12 @@ def flatten_val(root: Path) -> list[tuple[str, str]]:
     """Put the validation photos into val/ itself; returns (file name, wnid) of each, in the order
     of the names.
     """
-    found = sorted((path.name, path.parent.name) for path in (root / "val").rglob("*.JPEG"))
-    for name, wnid in found:
+    pairs = sorted((path.name, path.parent.name) for path in (root / "val").rglob("*.JPEG"))
+    for name, wnid in pairs:
         (root / "val" / wnid / name).rename(root / "val" / name)
     for wnid in WNIDS:
         (root / "val" / wnid).rmdir()
-    return found
+    return pairs
 
 
 def torchvision_s(folder: Path, size: int) -> tuple[np.ndarray, list[int], list[str]]:
@@ -88,15 +88,15 @@ def torchvision_s(folder: Path, size: int) -> tuple[np.ndarray, list[int], list[
 
 @pytest.mark.parametrize("size", [8, 16, 20])
 def test_pixels_labels_and_order_are_torchvision_s(size: int, root: Path, tmp_path: Path):
-    found = load(root, tmp_path, replace(DATA, size=size))
-    assert found.is_test.tolist() == [False] * 18 + [True] * 6
-    for part, folder in ((~found.is_test, root / "train"), (found.is_test, root / "val")):
+    images = load(root, tmp_path, replace(DATA, size=size))
+    assert images.is_test.tolist() == [False] * 18 + [True] * 6
+    for part, folder in ((~images.is_test, root / "train"), (images.is_test, root / "val")):
         pixels, labels, classes = torchvision_s(folder, size)
-        assert np.array_equal(found.images[part], pixels)
+        assert np.array_equal(images.images[part], pixels)
         assert (
-            found.labels[part].tolist() == labels and found.class_names == tuple(classes) == WNIDS
+            images.labels[part].tolist() == labels and images.class_names == tuple(classes) == WNIDS
         )
-    assert (found.mean, found.std) == (photos.IMAGENET_MEAN, photos.IMAGENET_STD)
+    assert (images.mean, images.std) == (photos.IMAGENET_MEAN, photos.IMAGENET_STD)
 
 
 def test_the_fingerprint_names_mean_and_std(
@@ -125,10 +125,10 @@ def test_odd_photos_are_read_as_torchvision_reads_them(tmp_path: Path, photo: Ma
     )  # ILSVRC-2012 has one such
     (folder / "train/a/notes.txt").write_text("not a photo")
     photo(folder / "val/a/1.webp", 7)
-    found = load(folder, tmp_path)
-    assert len(found.labels) == 7
-    assert np.array_equal(found.images[~found.is_test], torchvision_s(folder / "train", 16)[0])
-    assert np.array_equal(found.images[found.is_test], torchvision_s(folder / "val", 16)[0])
+    images = load(folder, tmp_path)
+    assert len(images.labels) == 7
+    assert np.array_equal(images.images[~images.is_test], torchvision_s(folder / "train", 16)[0])
+    assert np.array_equal(images.images[images.is_test], torchvision_s(folder / "val", 16)[0])
 
 
 def test_the_extensions_are_torchvision_s():
@@ -161,16 +161,16 @@ def test_a_flat_val_is_labelled_by_a_table(heading: str, root: Path, tmp_path: P
     assert load(root, tmp_path).fingerprint == plain
 
 
-def labels_of(found: ImageSet, val: Path) -> dict[str, str]:
+def labels_of(images: ImageSet, val: Path) -> dict[str, str]:
     """The class of every photo in val/ that became a test image, by its name there."""
     name_of = {
         photos.decode(path, 16).tobytes(): str(path.relative_to(val))
         for path in val.rglob("*.*")
         if path.suffix in (".png", ".jpg")
     }
-    test = np.flatnonzero(found.is_test)
+    test = np.flatnonzero(images.is_test)
     return {
-        name_of[found.images[i].transpose(1, 2, 0).tobytes()]: found.class_names[found.labels[i]]
+        name_of[images.images[i].transpose(1, 2, 0).tobytes()]: images.class_names[images.labels[i]]
         for i in test
     }
 
@@ -280,10 +280,10 @@ def devkit(root: Path, numbers: list[str]) -> Path:
 
 
 def test_a_flat_val_is_labelled_by_the_devkit(root: Path, tmp_path: Path):
-    found = flatten_val(root)
-    devkit(root, [str(3 - WNIDS.index(wnid)) for _, wnid in found])
+    pairs = flatten_val(root)
+    devkit(root, [str(3 - WNIDS.index(wnid)) for _, wnid in pairs])
     images = load(root, tmp_path)
-    for name, wnid in found:
+    for name, wnid in pairs:
         pixels = photos.decode(root / "val" / name, 16).transpose(2, 0, 1)
         place = next(
             i for i in np.flatnonzero(images.is_test) if np.array_equal(images.images[i], pixels)
@@ -324,9 +324,10 @@ def test_what_labels_are_accepted_is_said_where_there_are_none(root: Path, tmp_p
 
 def test_holdout_makes_test_images_where_there_are_none(root: Path, tmp_path: Path):
     shutil.rmtree(root / "val")
-    found = load(root, tmp_path, replace(DATA, holdout=2))
+    images = load(root, tmp_path, replace(DATA, holdout=2))
     assert (
-        np.bincount(found.labels[found.is_test]).tolist() == [2, 2, 2] and len(found.labels) == 18
+        np.bincount(images.labels[images.is_test]).tolist() == [2, 2, 2]
+        and len(images.labels) == 18
     )
     assert "no test images" in error_of(root, tmp_path)
 
@@ -370,12 +371,12 @@ def test_images_per_class_are_nested_draws_of_training_images_by_split_seed(
     everything = load(root, tmp_path)
     rows = {}
     for count in (2, 4):
-        found = load(root, tmp_path, replace(DATA, images_per_class=count))
+        images = load(root, tmp_path, replace(DATA, images_per_class=count))
         assert (
-            np.bincount(found.labels[~found.is_test]).tolist() == [count] * 3
-            and found.is_test.sum() == 6
+            np.bincount(images.labels[~images.is_test]).tolist() == [count] * 3
+            and images.is_test.sum() == 6
         )
-        rows[count] = {image.tobytes() for image in found.images[~found.is_test]}
+        rows[count] = {image.tobytes() for image in images.images[~images.is_test]}
     assert rows[2] < rows[4] < {image.tobytes() for image in everything.images[~everything.is_test]}
     other = load(root, tmp_path, replace(DATA, images_per_class=2, split_seed=1))
     assert {image.tobytes() for image in other.images[~other.is_test]} != rows[2]
@@ -383,7 +384,7 @@ def test_images_per_class_are_nested_draws_of_training_images_by_split_seed(
         load(root, tmp_path, replace(DATA, images_per_class=6)).fingerprint
         == everything.fingerprint
     )
-    assert "imagenet and miniimagenet, not glyphs" in error_of(
+    assert "imagenet, miniimagenet and imagefolder, not glyphs" in error_of(
         root, tmp_path, DataSettings(source="glyphs", images_per_class=3)
     )
 
@@ -459,11 +460,11 @@ def test_blocks_are_in_order_whatever_the_threads_and_progress_is_told(
     monkeypatch.setattr(photos, "PATIENCE", 0.0)
     monkeypatch.setattr("torch.get_num_threads", lambda: 4)
     lines: list[str] = []
-    made = list(
+    blocks = list(
         photos.blocks(range(20), lambda item: np.full((1, 1, 3), item), 100, 120, lines.append)
     )
-    assert [len(block) for block in made] == [7, 7, 6]
-    assert np.concatenate(made)[:, 0, 0, 0].tolist() == list(range(20))
+    assert [len(block) for block in blocks] == [7, 7, 6]
+    assert np.concatenate(blocks)[:, 0, 0, 0].tolist() == list(range(20))
     assert [line.split(",")[0] for line in lines] == [
         "decoded 107 of 120 images (89 %)",
         "decoded 114 of 120 images (95 %)",

@@ -63,8 +63,8 @@ def pickled(tmp_path: Path) -> Path:
             wnid: order[TEN * place : TEN * (place + 1)] for place, wnid in enumerate(wnids)
         }
         rows = {
-            wnid: found if part == "test" else list(found) if part == "val" else found.tolist()
-            for wnid, found in rows.items()
+            wnid: places if part == "test" else list(places) if part == "val" else places.tolist()
+            for wnid, places in rows.items()
         }
         (root / f"mini-imagenet-cache-{part}.pkl").write_bytes(
             pickle.dumps({"image_data": images, "class_dict": rows}, protocol)
@@ -84,11 +84,11 @@ def error_of(where: Path, tmp_path: Path) -> str:
 
 
 def test_the_folder_s_classes_photos_and_hold_out(folder: Path, tmp_path: Path):
-    found = load(folder, tmp_path)
-    assert found.class_names == ORDER
+    images = load(folder, tmp_path)
+    assert images.class_names == ORDER
     assert (
-        np.bincount(found.labels[~found.is_test]).tolist() == [10] * 6
-        and np.bincount(found.labels[found.is_test]).tolist() == [2] * 6
+        np.bincount(images.labels[~images.is_test]).tolist() == [10] * 6
+        and np.bincount(images.labels[images.is_test]).tolist() == [2] * 6
     )
     for label, wnid in enumerate(ORDER):
         for test, numbers in ((False, range(10)), (True, range(10, 12))):
@@ -97,18 +97,19 @@ def test_the_folder_s_classes_photos_and_hold_out(folder: Path, tmp_path: Path):
                 for number in numbers
             ]
             assert np.array_equal(
-                found.images[(found.labels == label) & (found.is_test == test)], np.stack(expected)
+                images.images[(images.labels == label) & (images.is_test == test)],
+                np.stack(expected),
             )
 
 
 def test_the_pickles_classes_photos_and_hold_out(pickled: Path, tmp_path: Path):
-    found = load(pickled, tmp_path)
-    assert found.class_names == ORDER
+    images = load(pickled, tmp_path)
+    assert images.class_names == ORDER
     for label in range(6):
         for test, rows in ((False, slice(0, 10)), (True, slice(10, 12))):
             expected = pixels_of(label)[rows].transpose(0, 3, 1, 2)
             assert np.array_equal(
-                found.images[(found.labels == label) & (found.is_test == test)], expected
+                images.images[(images.labels == label) & (images.is_test == test)], expected
             )
     assert load(pickled, tmp_path, replace(DATA, size=8)).images.shape == (72, 3, 8, 8)
 
@@ -117,10 +118,10 @@ def test_the_pickles_classes_photos_and_hold_out(pickled: Path, tmp_path: Path):
 def test_the_source_s_own_split_is_the_default(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ):
-    found = load(request.getfixturevalue(kind), tmp_path)
-    splits = make_splits(DATA, found)
+    images = load(request.getfixturevalue(kind), tmp_path)
+    splits = make_splits(DATA, images)
     named = [
-        tuple(found.class_names[i] for i in ids)
+        tuple(images.class_names[i] for i in ids)
         for ids in (splits.ancestor, splits.condense, splits.descend)
     ]
     assert named == [("n01", "n03", "n05"), ("n02",), ("n04", "n06")]
@@ -129,9 +130,9 @@ def test_the_source_s_own_split_is_the_default(
 def test_fewer_classes_are_drawn_within_their_role_and_listed_ones_win(
     folder: Path, tmp_path: Path
 ):
-    found = load(folder, tmp_path)
+    images = load(folder, tmp_path)
     drawn = {
-        seed: make_splits(replace(DATA, split=(2, 1, 1), split_seed=seed), found)
+        seed: make_splits(replace(DATA, split=(2, 1, 1), split_seed=seed), images)
         for seed in range(6)
     }
     assert all(
@@ -140,14 +141,14 @@ def test_fewer_classes_are_drawn_within_their_role_and_listed_ones_win(
     )
     assert len(set(drawn.values())) > 1
     listed = make_splits(
-        replace(DATA, ancestor_classes=(5,), condense_classes=(0, 1), descend_classes=(3,)), found
+        replace(DATA, ancestor_classes=(5,), condense_classes=(0, 1), descend_classes=(3,)), images
     )
     assert (listed.ancestor, listed.condense, listed.descend) == ((5,), (0, 1), (3,))
     with pytest.raises(
         UserError,
         match=r"data.split asks for 4 classes \(ancestor 4\), but miniimagenet's own split has 3",
     ):
-        make_splits(replace(DATA, split=(4, 1, 2)), found)
+        make_splits(replace(DATA, split=(4, 1, 2)), images)
 
 
 def test_images_per_class_leave_the_test_images_alone(folder: Path, tmp_path: Path):
@@ -198,8 +199,8 @@ def test_a_missing_or_broken_photo_is_named(folder: Path, tmp_path: Path):
 )
 def test_a_table_that_does_not_fit_is_named(line: str, words: str, folder: Path, tmp_path: Path):
     (folder / "val.csv").write_text(f"filename,label\n{line}\n")
-    found = error_of(folder, tmp_path)
-    assert words in found and str(folder) in found
+    message = error_of(folder, tmp_path)
+    assert words in message and str(folder) in message
 
 
 @pytest.mark.parametrize(
@@ -217,9 +218,11 @@ def test_a_photo_listed_twice_is_refused_and_named(
     """Its second place may be among the test images, or in another role."""
     with open(folder / f"{part}.csv", "a") as file:
         file.write(line + "\n")
-    found = error_of(folder, tmp_path)
+    message = error_of(folder, tmp_path)
     assert (
-        f"{name_of('n01', 0)} is listed twice" in found and "n01" in found and str(folder) in found
+        f"{name_of('n01', 0)} is listed twice" in message
+        and "n01" in message
+        and str(folder) in message
     )
 
 
@@ -252,9 +255,9 @@ class Evil:
 def test_a_pickle_that_would_run_something_runs_nothing(
     protocol: int, inside: str, pickled: Path, tmp_path: Path
 ):
-    made = Evil(os.mkdir, str(tmp_path / "broken-in"))
+    evil = Evil(os.mkdir, str(tmp_path / "broken-in"))
     content = (
-        made if inside == "alone" else {"image_data": pixels_of(0), "class_dict": {"n02": made}}
+        evil if inside == "alone" else {"image_data": pixels_of(0), "class_dict": {"n02": evil}}
     )
     file = pickled / "mini-imagenet-cache-val.pkl"
     file.write_bytes(pickle.dumps(content, protocol))

@@ -28,14 +28,14 @@ def read(raw: bytes, folder: Path) -> Any:
     return load_arrays(folder / "x.pkl", "convert it")
 
 
-def same(one: Any, two: Any) -> bool:
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return type(one) is type(two) and len(one) == len(two) and all(map(same, one, two))
-    if isinstance(one, (np.ndarray, np.generic)):
-        return one.dtype == two.dtype and one.shape == two.shape and bool(np.all(one == two))
-    return type(one) is type(two) and bool(one == two)
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, (np.ndarray, np.generic)):
+        return a.dtype == b.dtype and a.shape == b.shape and bool(np.all(a == b))
+    return type(a) is type(b) and bool(a == b)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

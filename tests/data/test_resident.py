@@ -91,9 +91,9 @@ def test_a_cropped_image_is_some_shift_of_the_padded_one(size: int, count: int, 
     reach = size // 8
     padded = F.pad(data.batch(index), (reach,) * 4)
     shifts = [(y, x) for y in range(2 * reach + 1) for x in range(2 * reach + 1)]
-    for place, made in enumerate(data.batch(index, ("crop",), generator(seed, "a"))):
+    for place, image in enumerate(data.batch(index, ("crop",), generator(seed, "a"))):
         assert any(
-            torch.equal(made, padded[place, :, y : y + size, x : x + size]) for y, x in shifts
+            torch.equal(image, padded[place, :, y : y + size, x : x + size]) for y, x in shifts
         )
 
 
@@ -112,8 +112,8 @@ def test_the_kernel_makes_the_batches_of_the_plain_operations_bit_for_bit(
         ::2
     ]  # not contiguous, and with the outermost images at times
     shift, flip = data.draw(count, augment, generator(seed, "a"))
-    made = data.batch(index, augment, generator(seed, "a"))
-    assert torch.equal(made, data.gather(index, shift, flip)) and made.is_contiguous(
+    batch = data.batch(index, augment, generator(seed, "a"))
+    assert torch.equal(batch, data.gather(index, shift, flip)) and batch.is_contiguous(
         memory_format=torch.channels_last
     )
 

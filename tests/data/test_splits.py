@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from evolve.core.errors import UserError
 from evolve.core.settings import DataSettings
+from evolve.data.shares import ROLES, shared_out
 from evolve.data.sources import ImageSet
 from evolve.data.splits import CIFAR_FS, make_splits
 
@@ -87,6 +88,7 @@ def test_a_role_that_is_not_listed_is_drawn_from_the_classes_left():
         ({"ancestor_classes": (-1,)}, ["data.ancestor_classes", "-1", "0 to 99"]),
         ({"split": (64, 16, 21)}, ["data.split", "101", "100"]),
         ({"split": (64, 16)}, ["data.split", "three"]),
+        ({"split": (101, 1, 1)}, ["asks for 103 classes", "100 to draw from", "data.split = []"]),
     ],
 )
 def test_errors_name_the_key_and_the_class_in_one_line(given: dict[str, object], words: list[str]):
@@ -95,3 +97,32 @@ def test_errors_name_the_key_and_the_class_in_one_line(given: dict[str, object],
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+NEEDS = {"ancestor": (5, "stream.classes_per_task"), "descend": (3, "descend.classes_per_task")}
+
+
+@given(st.integers(10, 1000))
+def test_an_empty_split_shares_all_classes_out_and_gives_each_role_what_it_needs(classes: int):
+    counts = shared_out(classes, ROLES, NEEDS)
+    assert sum(counts.values()) == classes and tuple(counts) == ROLES
+    assert all(counts[role] >= NEEDS.get(role, (2,))[0] for role in ROLES)
+    if classes >= 50:
+        near = {"ancestor": 0.64, "condense": 0.16, "descend": 0.2}
+        assert all(abs(counts[role] - near[role] * classes) <= 3 for role in ROLES)
+
+
+def test_an_empty_split_of_100_classes_is_the_paper_s():
+    assert tuple(shared_out(100, ROLES, NEEDS).values()) == (64, 16, 20)
+    assert make_splits(settings(split=()), images()) == make_splits(settings(), images())
+
+
+def test_too_few_classes_to_share_out_are_refused_with_what_asks_for_them():
+    assert tuple(shared_out(10, ROLES, NEEDS).values()) == (5, 2, 3)
+    with pytest.raises(UserError) as caught:
+        make_splits(settings(split=()), images(9), NEEDS)
+    assert str(caught.value) == (
+        "made has 9 classes, and 10 are needed at least: ancestor 5 (stream.classes_per_task), "
+        "condense 2, descend 3 (descend.classes_per_task); add classes or lower "
+        "stream.classes_per_task or descend.classes_per_task"
+    )

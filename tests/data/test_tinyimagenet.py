@@ -91,11 +91,11 @@ def test_grey_photos_become_rgb(folder: Path, tmp_path: Path):
 def test_zip_folder_and_the_folder_around_them_are_the_same_images(folder: Path, tmp_path: Path):
     archive = zipped(folder, tmp_path / "other" / "tiny-imagenet-200.zip")
     bare = zipped(folder, tmp_path / "bare.zip", top="")
-    found = {
+    fingerprints = {
         load(where, tmp_path).fingerprint
         for where in (folder, folder.parent, archive, archive.parent, bare)
     }
-    assert len(found) == 1
+    assert len(fingerprints) == 1
 
 
 @pytest.mark.parametrize("size", [16, 40, 64])

@@ -98,8 +98,8 @@ def test_the_fingerprint_sees_both_sources_and_their_order(
 
 
 def test_images_per_class_of_the_ancestor_s_source_spares_the_other(folder: Path, cache_dir: Path):
-    found = load_images(replace(DATA, images_per_class=2), folder, cache_dir)
-    train = np.bincount(found.labels[~found.is_test])
+    image_set = load_images(replace(DATA, images_per_class=2), folder, cache_dir)
+    train = np.bincount(image_set.labels[~image_set.is_test])
     assert train.tolist() == [2] * 4 + [3] * 100
 
 
@@ -170,12 +170,30 @@ def test_a_class_that_both_sources_hold_has_one_role(key: str, role: str, both: 
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 
-def test_drawn_classes_of_one_name_are_refused_too(both: ImageSet):
+@pytest.mark.parametrize("listed", [(), (0, 1, 2)])
+def test_classes_of_one_name_are_not_drawn_for_two_roles(listed: tuple[int, ...], both: ImageSet):
     shared = replace(
         both, class_names=both.class_names[:4] + both.class_names[:4] + both.class_names[8:]
     )
-    with pytest.raises(UserError, match="and 2 more are shared"):
-        make_splits(replace(DATA, split=(3, 50, 50), ancestor_classes=(0, 1, 2)), shared)
+    data = replace(DATA, split=(3, 50, 47), ancestor_classes=listed)
+    splits = make_splits(data, shared)
+    assert len(splits.condense) == 50 and len(splits.descend) == 47
+    learned = {shared.class_names[class_id] for class_id in splits.ancestor}
+    assert not learned & {shared.class_names[i] for i in (*splits.condense, *splits.descend)}
+    with pytest.raises(UserError, match="glyphs has 97 to draw from"):
+        make_splits(replace(data, split=(3, 50, 48)), shared)
+
+
+def test_the_ancestor_s_are_not_drawn_from_names_that_are_listed_in_the_other(both: ImageSet):
+    names = (*both.class_names[:4], both.class_names[0], *both.class_names[5:])
+    shared = replace(both, class_names=names)
+    assert make_splits(replace(DATA, descend_classes=(0,)), shared).ancestor == (1, 2, 3)
+
+
+def test_what_shares_no_name_is_drawn_as_before(both: ImageSet):
+    names = (*both.class_names[:4], both.class_names[0], *both.class_names[5:])
+    data = replace(DATA, split=(3, 5, 5), ancestor_classes=(1, 2, 3))
+    assert make_splits(data, replace(both, class_names=names)) == make_splits(data, both)
 
 
 def test_a_split_that_the_second_source_brings_is_used_with_its_offset(both: ImageSet):
@@ -208,10 +226,10 @@ def test_batches_equal_those_of_one_joined_array_bit_for_bit(
 def test_images_that_do_not_fit_give_the_batches_of_those_that_do(
     both: ImageSet, monkeypatch: pytest.MonkeyPatch
 ):
-    one = replace(both, more=(), labels=both.labels[:28], is_test=both.is_test[:28])
-    fitting = Resident(one, CPU)
+    image_set = replace(both, more=(), labels=both.labels[:28], is_test=both.is_test[:28])
+    fitting = Resident(image_set, CPU)
     monkeypatch.setattr(resident_module, "_held", lambda pieces, device: False)
-    travelling = Resident(one, CPU)
+    travelling = Resident(image_set, CPU)
     assert fitting.held and not travelling.held and len(travelling.images) == 0
     index = torch.randint(0, 28, (40,), generator=generator(2))
     assert torch.equal(

@@ -64,10 +64,10 @@ def make_resident(train: int = 10, test: int = 6, classes: int = 8, size: int = 
     keep[7 * (train + test)] = False
     names = tuple(f"class{c}" for c in range(classes))
     images = np.ascontiguousarray(images[keep].astype(np.uint8))
-    found = ImageSet(
+    image_set = ImageSet(
         "toy", images, labels[keep], is_test[keep], names, "f", (0.4,) * 3, (0.25,) * 3
     )
-    return Resident(found, torch.device("cpu"))
+    return Resident(image_set, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +96,11 @@ def test_tasks_hold_what_they_promise(resident):
 
 def test_a_task_depends_only_on_seed_and_its_number(resident):
     whole = tasks_of(resident, descendants=5)
-    for one, other in zip(tasks_of(resident, descendants=2), whole, strict=False):
+    for task, other in zip(tasks_of(resident, descendants=2), whole, strict=False):
         assert (
-            one.classes == other.classes
-            and torch.equal(one.train, other.train)
-            and torch.equal(one.test, other.test)
+            task.classes == other.classes
+            and torch.equal(task.train, other.train)
+            and torch.equal(task.test, other.test)
         )
     assert len({task.classes for task in whole}) > 1
     assert [t.classes for t in tasks_of(resident, seed=1, descendants=5)] != [
@@ -380,7 +380,7 @@ def test_inherited_layers_learn_at_a_rate_of_their_own_as_torchs_parameter_group
         inherited_model(1).double(),
         inherited_model(1).double(),
     )
-    found = train_together([model], Group([task], [1], resident, d, 5, scale), quiet)[0]
+    result = train_together([model], Group([task], [1], resident, d, 5, scale), quiet)[0]
     named = list(twin.named_parameters())
     parts = [
         {"params": [p for name, p in named if not of_learngene(name)]},
@@ -406,7 +406,7 @@ def test_inherited_layers_learn_at_a_rate_of_their_own_as_torchs_parameter_group
             loss.backward()
             torchs.step()
             losses.append(loss.item() * len(part))
-    assert found.train_loss == pytest.approx(
+    assert result.train_loss == pytest.approx(
         [sum(losses[e * steps : (e + 1) * steps]) / len(task.train) for e in range(d.epochs)],
         rel=1e-9,
     )

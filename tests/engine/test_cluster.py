@@ -99,8 +99,8 @@ def scheduler(folder: Path, workers: int = 2, *more: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with scheduler(tmp_path_factory.mktemp("dask")) as found:
-        yield found
+    with scheduler(tmp_path_factory.mktemp("dask")) as url:
+        yield url
 
 
 def run(root: Path, stages: Sequence[Stage], where: str, **more: Any) -> list[Event]:
@@ -132,7 +132,7 @@ def content(root: Path) -> dict[str, bytes]:
     """Every result's files, byte for byte; of the manifests all but how long it took and the seal
     over that.
     """
-    found = {}
+    files = {}
     for file in sorted(root.glob("results/*/*/*/*")):
         data = file.read_bytes()
         if file.name == "manifest.json":
@@ -141,8 +141,8 @@ def content(root: Path) -> dict[str, bytes]:
             data = json.dumps(
                 {name: value for name, value in table.items() if name != "seal"}
             ).encode()
-        found[str(file.relative_to(root))] = data
-    return found
+        files[str(file.relative_to(root))] = data
+    return files
 
 
 def labels(events: Sequence[Event], kind: type) -> list[str]:
@@ -183,10 +183,10 @@ def test_two_workers_over_tcp_give_the_bytes_that_a_local_one_gives(
 
 def test_two_clients_at_once_compute_each_stage_once(tmp_path: Path, address: str) -> None:
     stages = [make(name, "slow") for name in "abcdef"]
-    trace, found = tmp_path / "trace", []
+    trace, runs = tmp_path / "trace", []
     clients = [
         threading.Thread(
-            target=lambda: found.append(
+            target=lambda: runs.append(
                 run(tmp_path / "s", stages, address, context={"trace": trace})
             )
         )
@@ -196,7 +196,7 @@ def test_two_clients_at_once_compute_each_stage_once(tmp_path: Path, address: st
         client.start()
     for client in clients:
         client.join(60)
-    assert [sorted(labels(events, StageDone)) for events in found] == [list("abcdef")] * 2
+    assert [sorted(labels(events, StageDone)) for events in runs] == [list("abcdef")] * 2
     assert sorted(label for label, _ in traced(trace)) == list("abcdef")
 
 
@@ -455,10 +455,10 @@ def test_ctrl_c_ends_a_local_cluster_quietly(tmp_path: Path) -> None:
     )
     wait_until(lambda: traced(tmp_path / "s.trace"))
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: the workers get it too
-    _, said = parent.communicate(timeout=30)
-    assert said.decode().count("Traceback") == 1 and said.decode().strip().endswith(
+    _, errors = parent.communicate(timeout=30)
+    assert errors.decode().count("Traceback") == 1 and errors.decode().strip().endswith(
         "KeyboardInterrupt"
-    ), said.decode()
+    ), errors.decode()
     assert not any(Path(f"/proc/{pid}").exists() for _, pid in traced(tmp_path / "s.trace"))
     assert (
         not Store(tmp_path / "s").locked(make("long", "patient").key)

@@ -63,7 +63,7 @@ def lineage(length: int = 4) -> list[Stage]:
 
 def values(root: Path, stages: Sequence[Stage]) -> list[Any]:
     store = Store(root, pytest.fail)
-    return [found and found.record for found in (store.get(stage.key) for stage in stages)]
+    return [result and result.record for result in (store.get(stage.key) for stage in stages)]
 
 
 def labels(events: Sequence[Event], kind: type) -> list[str]:
@@ -90,21 +90,21 @@ def test_any_number_of_workers_gives_the_same_results(tmp_path: Path) -> None:
             == sorted(s.label for s in stages)
         )
         assert not any(event.from_store for event in events if isinstance(event, StageDone))
-    found = values(tmp_path / "0", stages)
-    assert None not in found
-    assert values(tmp_path / "1", stages) == values(tmp_path / "2", stages) == found
+    expected = values(tmp_path / "0", stages)
+    assert None not in expected
+    assert values(tmp_path / "1", stages) == values(tmp_path / "2", stages) == expected
 
 
 def test_torch_gives_the_same_bits_on_one_thread_in_worker_and_in_process(tmp_path: Path) -> None:
     threads, environment = torch.get_num_threads(), dict(os.environ)
     stage = make("net", "random_network")
-    found = []
+    tensors = []
     for workers in (0, 1):
         run(tmp_path / str(workers), [stage], workers)
         result = Store(tmp_path / str(workers)).get(stage.key)
         assert result is not None and result.record["threads"] == 1
-        found.append(result.tensors("x")["x"])
-    assert result.record["omp"] == "1" and torch.equal(found[0], found[1])
+        tensors.append(result.tensors("x")["x"])
+    assert result.record["omp"] == "1" and torch.equal(tensors[0], tensors[1])
     assert torch.get_num_threads() == threads and dict(os.environ) == environment
 
 
@@ -120,8 +120,10 @@ def test_stages_that_become_known_later_run_too_and_a_second_run_computes_nothin
     first = make("first")
 
     def expand() -> list[Stage]:
-        found = Store(tmp_path).get(first.key)
-        return [first, make(f"from {found.record['value'][:3]}", first=first)] if found else [first]
+        result = Store(tmp_path).get(first.key)
+        return (
+            [first, make(f"from {result.record['value'][:3]}", first=first)] if result else [first]
+        )
 
     events = run(tmp_path, expand)
     assert len(labels(events, StageDone)) == 2
@@ -283,12 +285,12 @@ def test_ctrl_c_ends_every_worker_promptly_and_quietly(tmp_path: Path) -> None:
     wait_until(lambda: len(traced(root)) == 2)
     began = time.monotonic()
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: the workers get it too
-    _, said = parent.communicate(timeout=10)
+    _, errors = parent.communicate(timeout=10)
     assert time.monotonic() - began < 3
     assert (
-        said.decode().count("Traceback") == 1
-        and said.decode().strip().endswith("KeyboardInterrupt")
-        and b"leaked" not in said
+        errors.decode().count("Traceback") == 1
+        and errors.decode().strip().endswith("KeyboardInterrupt")
+        and b"leaked" not in errors
     )
     assert not any(alive(pid) for pid in traced(root))
     assert list((root / "tmp").iterdir()) == []
@@ -342,9 +344,9 @@ def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
 def test_two_runs_on_one_store_share_the_work(tmp_path: Path) -> None:
     root = tmp_path / "s"
     stages = [word for name in "abcd" for word in (name, "slow")]
-    one, two = start(root, *stages), start(root, *stages)
-    said = one.communicate(timeout=20)[1] + two.communicate(timeout=20)[1]
-    assert (one.returncode, two.returncode) == (0, 0), said
+    first, second = start(root, *stages), start(root, *stages)
+    errors = first.communicate(timeout=20)[1] + second.communicate(timeout=20)[1]
+    assert (first.returncode, second.returncode) == (0, 0), errors
     assert len(traced(root)) == 4
     assert None not in values(root, [make(name, "slow") for name in "abcd"])
 
@@ -354,8 +356,8 @@ def test_a_run_says_that_it_waits_for_another(tmp_path: Path) -> None:
     with Store(tmp_path / "s").lock(stage.key):
         run_ = start(tmp_path / "s", "a", "add")
         assert run_.stderr is not None and b"another run" in run_.stderr.readline()
-    _, said = run_.communicate(timeout=10)
-    assert run_.returncode == 0, said
+    _, errors = run_.communicate(timeout=10)
+    assert run_.returncode == 0, errors
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -134,10 +134,10 @@ def test_an_interrupt_inside_taking_it_leaves_it_free(
     taken = lease._got
 
     def interrupted(lock: Any) -> bool:
-        got = taken(lock)
+        result = taken(lock)
         if lock is mine._lease:
             raise KeyboardInterrupt
-        return got
+        return result
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(lease, "_got", interrupted)

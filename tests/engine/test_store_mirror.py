@@ -55,23 +55,23 @@ def mirrored(folder: Path, address: str = ADDRESS) -> Store:
 def files() -> list[str]:
     import s3fs
 
-    found: list[str] = s3fs.S3FileSystem(use_listings_cache=False).find("bucket")
-    return found
+    paths: list[str] = s3fs.S3FileSystem(use_listings_cache=False).find("bucket")
+    return paths
 
 
 def test_what_one_machine_puts_another_gets(s3: str, tmp_path: Path) -> None:
-    made = mirrored(tmp_path / "one").put(stage(), {"a": 1}, tensors(), {"who": "one"})
+    pushed = mirrored(tmp_path / "one").put(stage(), {"a": 1}, tensors(), {"who": "one"})
     other = mirrored(tmp_path / "two")
     assert (
         other.has(stage().key) and not other.has(stage(2).key) and other.get(stage(2).key) is None
     )
-    found = other.get(stage().key)
+    pulled = other.get(stage().key)
     assert (
-        found is not None
-        and (found.record, found.manifest) == (made.record, made.manifest)
-        and found.path.is_relative_to(tmp_path / "two")
+        pulled is not None
+        and (pulled.record, pulled.manifest) == (pushed.record, pushed.manifest)
+        and pulled.path.is_relative_to(tmp_path / "two")
     )
-    assert torch.equal(found.tensors("model")["w"], tensors()["model"]["w"])
+    assert torch.equal(pulled.tensors("model")["w"], tensors()["model"]["w"])
     assert other.put(stage(), {"a": 2}, tensors(), {}).record == {"a": 1}  # the first stays
 
 
@@ -90,10 +90,10 @@ def test_another_process_needs_only_the_folder(s3: str, tmp_path: Path) -> None:
 def test_a_push_that_is_cut_short_shows_nothing(
     s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = mirrored(tmp_path / "one")
+    store = mirrored(tmp_path / "one")
     left = 2  # of three files and a manifest
-    assert one.mirror is not None
-    system = one.mirror._system
+    assert store.mirror is not None
+    system = store.mirror._system
     pipe = system.pipe_file
 
     def dying(path: str, data: bytes) -> None:
@@ -108,10 +108,10 @@ def test_a_push_that_is_cut_short_shows_nothing(
         with pytest.raises(
             StoreError, match="mirror s3://bucket/some/prefix: the network went away"
         ):
-            one.put(stage(), {"a": 1}, tensors(), {})
+            store.put(stage(), {"a": 1}, tensors(), {})
     assert len(files()) == 2 and not mirrored(tmp_path / "two").has(stage().key)
-    assert one.get(stage().key) is not None  # kept here
-    one.put(stage(), {"a": 1}, tensors(), {})  # and pushed when it is put again
+    assert store.get(stage().key) is not None  # kept here
+    store.put(stage(), {"a": 1}, tensors(), {})  # and pushed when it is put again
     assert mirrored(tmp_path / "three").get(stage().key) is not None
 
 

@@ -154,8 +154,8 @@ def _cached(folder: Path) -> None:
 def _read_cached(folder: Path) -> Any:
     """Decoded anew where the entry is damaged, so always equal."""
     pixels = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
-    made = cache.Decoded(pixels, np.array([0, 1]), np.array([False, True]), ("a", "b"))
-    prepared = cache.Prepared({"x": 1}, lambda report: made, (0.5,) * 3, (0.5,) * 3)
+    decoded = cache.Decoded(pixels, np.array([0, 1]), np.array([False, True]), ("a", "b"))
+    prepared = cache.Prepared({"x": 1}, lambda report: decoded, (0.5,) * 3, (0.5,) * 3)
     held = cache.cached(folder / "cache", "x", prepared, lambda text: None)
     return np.array(held.pixels), held.labels, held.is_test, held.class_names
 

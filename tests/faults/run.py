@@ -1,29 +1,56 @@
-"""`make test-faults`: flips bytes in every kind of file, and gives a table of bad inputs.
+"""`make test-faults`: damaged files of every kind, bad inputs, killed commands, failing disks.
 
-It prints the table of docs/reliability.md, and ends with 1 where a number would have been changed
-silently, a bad input was taken, or Python's own traceback would have been shown.
+It prints the tables of docs/reliability.md, and ends with 1 where a number would have been changed
+silently, a result or a bad input was lost sight of, or Python's own traceback would have been
+shown.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import shutil
 import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from fuzz import fuzz, targets
 from inputs import inputs
 from kinds import Kind, kinds
+from scenes import Scene, scenes, smallest, warm
 from torch import Tensor
+from trials import faults, kills
 
 from evolve.core.errors import UserError
+from evolve.core.machine import usable_cores
 
+Rows = dict[str, Counter[str]]
+WORK: list[Callable[[Path], Rows]] = []  # filled before the processes are forked that do it
 FLIPS = 100  # of each kind of file
+PARTS = 8  # in which every operation of a run fails once
+KILLS = (60, 50, 30, 30, 30)  # of run, batch, gc, thinning, report
+OF_FILES = {
+    "refused or rebuilt": "refused",
+    "no change": "equal",
+    "another input": "other",
+    "silent": "silent",
+    "tracebacks": "traceback",
+}
+OF_COMMANDS = {
+    "one line, then the same bytes": "refused",
+    "the same bytes": "equal",
+    "silent": "silent",
+    "lost": "lost",
+    "tracebacks": "traceback",
+}
 SEED = 20261128
 LONGEST = 20  # seconds for one case
 
@@ -102,29 +129,86 @@ def refused(folder: Path) -> Counter[str]:
     return count
 
 
-def main() -> int:
-    """Try all of it and print the table."""
-    rows: list[tuple[str, Counter[str]]] = []
+def flips(folder: Path) -> Rows:
+    """Damage every kind of file, and give all bad inputs."""
+    rows: Rows = {}
+    for number, kind in enumerate(kinds()):
+        (place := folder / str(number)).mkdir()
+        draw = random.Random(f"{SEED} {kind.name}")
+        rows[kind.name + (", sealed" if kind.sealed else "")] = flipped(kind, draw, place)
+    (place := folder / "inputs").mkdir()
+    return rows | {"bad inputs, a table": refused(place)}
+
+
+def made_up(folder: Path) -> Rows:
+    """Files that hypothesis makes up."""
+    return {f"made up: {target[0]}": fuzz(target, tried) for target in targets(folder)}
+
+
+def failing(scene: Scene, part: int, parts: int, folder: Path) -> Rows:
+    """Let the file operations of a command fail."""
+    return {f"failing disk: {scene.name}": faults(scene, folder, part, parts)}
+
+
+def killed(scene: Scene, number: int, seed: str, folder: Path) -> Rows:
+    """Kill a command."""
+    return {f"killed: {scene.name}": kills(scene, folder, number, seed)}
+
+
+def work() -> list[Callable[[Path], Rows]]:
+    """All parts of the work; any may go beside any other."""
+    parts: list[Callable[[Path], Rows]] = [flips, made_up]
+    for scene in smallest():
+        number = 1 if scene.cold else PARTS
+        parts += [partial(failing, scene, part, number) for part in range(number)]
+    for scene, number in zip(scenes(), KILLS, strict=True):
+        for part in range(2):
+            parts.append(partial(killed, scene, number // 2, f"{SEED} {scene.name} {part}"))
+    return parts
+
+
+def finished(number: int) -> Rows:
+    """Do one part of the work in a folder of its own, and give its rows."""
+    signal.signal(signal.SIGALRM, lambda signal_number, frame: 1 / 0)
     with tempfile.TemporaryDirectory() as place:
-        for number, kind in enumerate(kinds()):
-            folder = Path(place) / str(number)
-            folder.mkdir()
-            counts = flipped(kind, random.Random(f"{SEED} {kind.name}"), folder)
-            rows.append((kind.name + (", sealed" if kind.sealed else ""), counts))
-        table = Path(place) / "inputs"
-        table.mkdir()
-        rows.append(("bad inputs, a table", refused(table)))
-    columns = ("refused", "equal", "other", "silent", "traceback")
-    print("| what | tried | refused or rebuilt | no change | another input | silent | tracebacks |")
-    print("|---|---|---|---|---|---|---|")
-    total: Counter[str] = Counter()
-    for name, counts in [*rows, ("all", total)]:
-        total.update(counts if counts is not total else {})
-        told_counts = " | ".join(f"{counts[column]:,}" for column in columns)
-        print(f"| {name} | {counts.total():,} | {told_counts} |")
-    return 1 if total["silent"] or total["traceback"] else 0
+        return WORK[number](Path(place).resolve())
+
+
+def table(rows: Mapping[str, Counter[str]], columns: Mapping[str, str]) -> None:
+    """Print rows and their sum.
+
+    Args:
+        rows: counts by name.
+        columns: what is counted, by heading.
+    """
+    print(f"| what | tried | {' | '.join(columns)} |")
+    print("|---|" + "---|" * (1 + len(columns)))
+    total = sum(rows.values(), Counter[str]())
+    for name, counts in [*rows.items(), ("all", total)]:
+        numbers = [counts.total(), *(counts[column] for column in columns.values())]
+        print(f"| {name} | {' | '.join(f'{number:,}' for number in numbers)} |")
+    print(flush=True)
+
+
+def main() -> int:
+    """Try all of it and print the tables."""
+    torch.set_num_threads(1)
+    rows: Rows = {}
+    with tempfile.TemporaryDirectory() as place:
+        warm(Path(place).resolve())
+        WORK.extend(work())
+        fork = multiprocessing.get_context("fork")  # what was made above is there in each
+        with ProcessPoolExecutor(usable_cores(), fork) as crew:
+            for part in crew.map(finished, range(len(WORK))):
+                print(f"done: {', '.join(part)}", file=sys.stderr, flush=True)
+                for name, counts in part.items():
+                    rows[name] = rows.get(name, Counter()) + counts
+    commands = {name: rows[name] for name in rows if name.startswith(("killed", "failing"))}
+    table({name: rows[name] for name in rows if name not in commands}, OF_FILES)
+    table(commands, OF_COMMANDS)
+    total = sum(rows.values(), Counter[str]())
+    return 1 if total["silent"] + total["lost"] + total["traceback"] else 0
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGALRM, lambda number, frame: 1 / 0)
     sys.exit(main())

@@ -43,8 +43,10 @@ def snapshot(model: VGG) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
 
 
 def is_inherited(plan, name: str) -> bool:
@@ -64,26 +66,26 @@ def test_any_set_gives_a_descendant_that_trains_and_shares_nothing(selected):
         (n, p): t.clone() for n, parts in learngene.layers.items() for p, t in parts.items()
     }
     plan = plan_from_json(plan_to_json(stack_plan(PLAN, selected)))
-    one, two = inherit(plan, learngene, 4, 9, 0), inherit(plan, learngene, 4, 9, 1)
+    first, second = inherit(plan, learngene, 4, 9, 0), inherit(plan, learngene, 4, 9, 1)
     for name in selected:
         for part in PARTS:
-            for model in (one, two):
+            for model in (first, second):
                 assert torch.equal(
                     model.state_dict()[f"layers.{name}.{part}"], before[f"layers.{name}.{part}"]
                 )
-    untouched = snapshot(two)
-    assert all(p.requires_grad for p in one.parameters())
-    optimizer = torch.optim.SGD(one.parameters(), lr=0.1)
+    untouched = snapshot(second)
+    assert all(p.requires_grad for p in first.parameters())
+    optimizer = torch.optim.SGD(first.parameters(), lr=0.1)
     images = torch.randn(6, 3, 16, 16, generator=generator(9, "images"))
-    F.cross_entropy(one(images), torch.arange(6) % 4).backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in one.parameters())
+    F.cross_entropy(first(images), torch.arange(6) % 4).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in first.parameters())
     optimizer.step()
     start = snapshot(inherit(plan, learngene, 4, 9, 0))
-    changed = [name for name, p in one.named_parameters() if not torch.equal(p, start[name])]
+    changed = [name for name, p in first.named_parameters() if not torch.equal(p, start[name])]
     assert "head.weight" in changed and any(is_inherited(plan, name) for name in changed) == bool(
         selected
     )
-    assert same(snapshot(ancestor), before) and same(snapshot(two), untouched)
+    assert same(snapshot(ancestor), before) and same(snapshot(second), untouched)
     assert all(torch.equal(learngene.layers[n][p], t) for (n, p), t in gene_before.items())
 
 
@@ -138,10 +140,10 @@ def test_global_random_state_does_not_matter():
     plan = stack_plan(PLAN, PAPER)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    one = snapshot(inherit(plan, None, 5, 0, 0))
+    first = snapshot(inherit(plan, None, 5, 0, 0))
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    assert same(one, snapshot(inherit(plan, None, 5, 0, 0)))
+    assert same(first, snapshot(inherit(plan, None, 5, 0, 0)))
 
 
 def test_the_whole_ancestor_inherited_computes_what_the_ancestor_computes():

@@ -31,13 +31,13 @@ _states: dict[Architecture, dict[str, torch.Tensor]] = {}
 def state_of(ancestor: Architecture) -> dict[str, torch.Tensor]:
     """A state dict in which every tensor of every layer is another."""
     if ancestor not in _states:
-        made = ancestor.build(3).state_dict()
-        for name, tensor in made.items():
+        state = ancestor.build(3).state_dict()
+        for name, tensor in state.items():
             if tensor.is_floating_point():
                 tensor.copy_(torch.randn(tensor.shape, generator=generator(1, name)).abs_() + 0.01)
             else:
                 tensor.fill_(BATCHES)
-        _states[ancestor] = made
+        _states[ancestor] = state
     return _states[ancestor]
 
 
@@ -87,16 +87,16 @@ def test_descendants_are_as_deep_as_the_ancestor_and_only_their_inherited_layers
 def test_repeat_gives_each_slot_the_nearest_selected_layer_at_or_before_it(chosen):
     ancestor, selected = chosen
     order = ancestor.layer_names.index
-    wanted = {}
+    expected = {}
     for group in kin(ancestor):
         held = [name for name in group if name in selected]
         for slot in group if held else ():
             before = [name for name in held if order(name) <= order(slot)]
-            wanted[slot] = {max(before, key=order) if before else min(held, key=order): 1.0}
-    assert repeat(ancestor, selected).inherits() == wanted
-    assert all(wanted[name] == {name: 1.0} for name in selected)
+            expected[slot] = {max(before, key=order) if before else min(held, key=order): 1.0}
+    assert repeat(ancestor, selected).inherits() == expected
+    assert all(expected[name] == {name: 1.0} for name in selected)
     _, own = made_from(ancestor, selected, "repeat")
-    for slot, mixture in wanted.items():
+    for slot, mixture in expected.items():
         for part in ancestor.shapes(slot):
             assert torch.equal(
                 own[f"layers.{slot}.{part}"],
@@ -133,9 +133,9 @@ def test_linear_is_numpys_least_squares_line_through_the_selected_layers(chosen)
                 place = ancestor.layer_names.index(slot)
                 expected = fit[0] + (place * fit[1] if len(held) > 1 else 0)
                 expected = np.maximum(expected, 0) if part.endswith("running_var") else expected
-                found = own[f"layers.{slot}.{part}"].numpy().ravel()
+                actual = own[f"layers.{slot}.{part}"].numpy().ravel()
                 np.testing.assert_allclose(
-                    found, expected, rtol=1e-5, atol=1e-4, err_msg=f"{slot}.{part}"
+                    actual, expected, rtol=1e-5, atol=1e-4, err_msg=f"{slot}.{part}"
                 )
         if len(held) <= 2:  # a line through two points meets them, to the bit
             assert all(given_[name] == {name: 1.0} for name in held)

@@ -59,11 +59,11 @@ def gene() -> Learngene:
     return learngene
 
 
-def equal(one: Learngene, two: Learngene) -> bool:
-    return list(one.layers) == list(two.layers) and all(
-        torch.equal(one.layers[n][p], two.layers[n][p])
-        and one.layers[n][p].dtype == two.layers[n][p].dtype
-        for n in one.layers
+def equal(first: Learngene, second: Learngene) -> bool:
+    return list(first.layers) == list(second.layers) and all(
+        torch.equal(first.layers[n][p], second.layers[n][p])
+        and first.layers[n][p].dtype == second.layers[n][p].dtype
+        for n in first.layers
         for p in PARTS
     )
 
@@ -91,13 +91,15 @@ def test_extract_names_unknown_layers():
 def test_file_round_trip(gene, tmp_path):
     path = tmp_path / "gene.safetensors"
     gene.save(path)
-    found = load(path)
+    loaded = load(path)
     assert (
-        equal(found, gene) and found.ancestor_plan == PLAN and found.provenance == gene.provenance
+        equal(loaded, gene)
+        and loaded.ancestor_plan == PLAN
+        and loaded.provenance == gene.provenance
     )
     assert os.listdir(tmp_path) == ["gene.safetensors"]
     first = path.read_bytes()
-    found.save(path)  # over itself
+    loaded.save(path)  # over itself
     assert path.read_bytes() == first
 
 
@@ -171,6 +173,8 @@ def rewritten(path, change):
             lambda a, t: a.update(format=2, sign=True),
             "has format 2, this version of evolve reads 1",
         ),
+        (lambda a, t: a.update(format="a\n\x1b[2J"), r'has format "a\\n\\u001b\[2J", this'),
+        (lambda a, t: a.update(format=[0] * 9999), r"has format \[[0, ]{1,210}\.\.\., this"),
         (lambda a, t: (t.pop("conv1/bn.bias"), a.update(sign=True)), "do not fit its plan"),
         (
             lambda a, t: (t.update({"conv1/bn.bias": torch.zeros(99)}), a.update(sign=True)),
@@ -253,11 +257,11 @@ def test_shuffled_keeps_each_tensors_values_and_loses_their_order(gene):
 
 def test_shuffled_depends_on_its_generator_alone(gene):
     torch.manual_seed(0)
-    one = shuffled(gene, 3, "shuffle")
+    first = shuffled(gene, 3, "shuffle")
     torch.manual_seed(1)
-    assert equal(one, shuffled(gene, 3, "shuffle"))
-    assert not equal(one, shuffled(gene, 4, "shuffle")) and not equal(
-        one, shuffled(gene, 3, "other")
+    assert equal(first, shuffled(gene, 3, "shuffle"))
+    assert not equal(first, shuffled(gene, 4, "shuffle")) and not equal(
+        first, shuffled(gene, 3, "other")
     )
     permuted = {
         n: {
@@ -267,7 +271,7 @@ def test_shuffled_depends_on_its_generator_alone(gene):
         for n, parts in gene.layers.items()
     }
     assert equal(
-        one, shuffled(Learngene(permuted, PLAN), 3, "shuffle")
+        first, shuffled(Learngene(permuted, PLAN), 3, "shuffle")
     )  # memory layout is no part of a tensor's value
 
 
@@ -327,15 +331,15 @@ def changed(value, draw):
         return draw(LEAVES)
     keys = list(value) if isinstance(value, dict) else list(range(len(value)))
     key = draw(st.sampled_from(keys))
-    made = dict(value) if isinstance(value, dict) else list(value)
+    mangled = dict(value) if isinstance(value, dict) else list(value)
     kind = draw(st.integers(0, 6))
     if kind == 0:
-        del made[key]
-    elif kind == 1 and isinstance(made, list):
-        made.insert(key, made[key])
+        del mangled[key]
+    elif kind == 1 and isinstance(mangled, list):
+        mangled.insert(key, mangled[key])
     else:
-        made[key] = changed(made[key], draw)
-    return made
+        mangled[key] = changed(mangled[key], draw)
+    return mangled
 
 
 @given(st.data(), st.sampled_from(sorted(PLANS)))
@@ -346,19 +350,19 @@ def test_a_signed_file_with_a_mangled_plan_is_refused_or_read(tmp_path, monkeypa
     """Whoever writes a file can also sign it: what the plan says is then all that is wrong."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
     path = tmp_path / "gene.safetensors"
-    made = architecture(name, 1 / 32, 32)
-    model = made.build(1)
-    layer = made.layer_names[-1]
+    plan = architecture(name, 1 / 32, 32)
+    model = plan.build(1)
+    layer = plan.layer_names[-1]
     tensors = {
         f"{layer}/{part}": model.state_dict()[f"layers.{layer}.{part}"]
-        for part in made.shapes(layer)
+        for part in plan.shapes(layer)
     }
     about = {"plan": PLANS[name], "layers": [layer], "provenance": {}}
     key = data.draw(st.sampled_from(["plan", "plan", "plan", "layers", "provenance"]))
     tensor_file.write(path, "learngene", about | {key: changed(about[key], data.draw)}, tensors)
     try:
-        found = load(path)
-        assert list(found.layers) == [layer] or found.layers == {}
+        loaded = load(path)
+        assert list(loaded.layers) == [layer] or loaded.layers == {}
         evolve.inherit(path, 2)
     except UserError as error:
         assert "\n" not in str(error)

@@ -49,9 +49,9 @@ def test_killed_runs_end_in_the_same_bytes(tmp_path: Path) -> None:
 def test_two_runs_on_one_store_at_once(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
     pair = [start(*COMMAND, f"runs/{n}", "--store", "shared", cwd=tmp_path) for n in "ab"]
-    for one in pair:
-        one.communicate(timeout=400)
-    assert [one.returncode for one in pair] == [0, 0]
+    for process in pair:
+        process.communicate(timeout=400)
+    assert [process.returncode for process in pair] == [0, 0]
     assert (tmp_path / "runs/a/generations.csv").read_bytes() == (
         tmp_path / "runs/b/generations.csv"
     ).read_bytes()

@@ -338,10 +338,10 @@ def test_how_descendants_learn_and_inherit_decides_a_trial() -> None:
             w = world(f"condense.method={method}")
             metadata = next(f.metadata for f in fields(w.settings.descend) if f.name == name)
             other = replace(w, settings=with_changed(w.settings, "descend", name, metadata))
-            one, two = (
+            first, second = (
                 recipes.condense(v, 1, recipes.accumulate(v, 1, None)).key for v in (w, other)
             )
-            assert (one != two) == (method == "trial"), f"{method}: descend.{name}"
+            assert (first != second) == (method == "trial"), f"{method}: descend.{name}"
     for change in (
         "inherit.method=repeat",
         "inherit.lr_scale=0.5",
@@ -355,8 +355,8 @@ def test_how_descendants_learn_and_inherit_decides_a_trial() -> None:
 
 
 def test_a_rivals_condensation_is_the_one_of_the_scenario_that_names_it() -> None:
-    one = world("condense.method=trial", 'condense.rivals=["cka","fisher"]', "controls.joint=3")
-    mine = stages(one)
+    w = world("condense.method=trial", 'condense.rivals=["cka","fisher"]', "controls.joint=3")
+    mine = stages(w)
     assert set(mine["condense 2"].inputs) == {"ancestor", "rival cka", "rival fisher"}
     for name in ("cka", "fisher"):
         theirs = stages(world(f"condense.method={name}", "controls.joint=3"))
@@ -407,15 +407,15 @@ def test_different_sets_of_one_shape_share_one_control_and_one_draw() -> None:
     assert len({recipes.from_scratch(w, p, "x").key for p in plans}) == 1
     other = stack_plan(ancestor_plan(w.settings), ("conv1", "conv11", "conv12"))
     assert recipes.from_scratch(w, other, "x").key != recipes.from_scratch(w, plans[0], "x").key
-    one, two = (inherit(p, None, 5, 0, 0) for p in plans[:2])
-    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+    first, second = (inherit(p, None, 5, 0, 0) for p in plans[:2])
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_from_scratch_waits_for_the_condensers_choice() -> None:
     w = world()
-    known = {s.label for s in lineage.lineage(w, lambda key: None)}
-    assert "descend 1 inherited" in known and "descend 1 from-scratch" not in known
+    labels = {s.label for s in lineage.lineage(w, lambda key: None)}
+    assert "descend 1 inherited" in labels and "descend 1 from-scratch" not in labels
 
 
 def test_joint_ancestors_are_trained_at_measured_lengths_only() -> None:
@@ -464,11 +464,11 @@ def test_from_scratch_depends_on_how_descendants_learn_and_on_the_architecture()
 
 
 def test_top_k_counts_where_it_is_read() -> None:
-    one, two = (
+    first, second = (
         stages(world("condense.selection=top-k", f"condense.top_k={k}"))["condense 1"].key
         for k in (3, 4)
     )
-    assert one != two
+    assert first != second
 
 
 def test_a_room_of_another_version_has_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:

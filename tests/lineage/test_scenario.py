@@ -166,12 +166,23 @@ def test_quick_without_quick_tables_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_with_a_byte_order_mark_and_an_odd_name(tmp_path: Path) -> None:
     (tmp_path / "my file.toml").write_bytes(b"\xef\xbb\xbf[ancestor]\nepochs = 3\n")
-    found = scenario.load(str(tmp_path / "my file.toml")).settings
-    assert (found.name, found.ancestor.epochs) == ("my-file", 3)
+    settings = scenario.load(str(tmp_path / "my file.toml")).settings
+    assert (settings.name, settings.ancestor.epochs) == ("my-file", 3)
     with pytest.raises(UserError, match="name"):
         scenario.load(write(tmp_path, 'name = "../../evil"\n'))
     with pytest.raises(UserError, match="not known"):
         scenario.load("x" * 300)
+
+
+def test_own_photographs_are_shared_out_where_the_file_does_not_say_how(tmp_path: Path) -> None:
+    own = "[data]\nsource = 'imagefolder'\n"
+    assert scenario.load(write(tmp_path, own)).settings.data.split == ()
+    assert scenario.load(write(tmp_path, own + "split = [5, 2, 5]")).settings.data.split == (
+        5,
+        2,
+        5,
+    )
+    assert scenario.load(write(tmp_path, "")).settings.data.split == (64, 16, 20)
 
 
 def write(folder: Path, text: str) -> str:

@@ -203,8 +203,8 @@ def test_two_runs_with_overlapping_sets_share_the_work(tmp_path: Path) -> None:
         subprocess.Popen([*command, *order], env=environment(), stderr=subprocess.PIPE)
         for order in (names, names[::-1])
     ]
-    said = [running.communicate(timeout=60)[1] for running in pair]
-    assert [running.returncode for running in pair] == [0, 0], said
+    errors = [running.communicate(timeout=60)[1] for running in pair]
+    assert [running.returncode for running in pair] == [0, 0], errors
     computed = [
         label
         for line in Path(f"{tmp_path}/s.trace").read_text().splitlines()

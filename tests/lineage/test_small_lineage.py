@@ -200,13 +200,13 @@ def test_a_moved_project_finds_its_store(finished: Path, place: Path, tmp_path: 
     (tmp_path / "moved/two/run.json").write_text(
         json.dumps(facts | {"store": str(tmp_path / "gone")})
     )
-    found = evolve("summary", "moved/two", cwd=tmp_path)
-    assert found.returncode == 0 and found.stdout == evolve("summary", "runs/two", cwd=place).stdout
+    shown = evolve("summary", "moved/two", cwd=tmp_path)
+    assert shown.returncode == 0 and shown.stdout == evolve("summary", "runs/two", cwd=place).stdout
     (tmp_path / "moved/store").rename(tmp_path / "elsewhere")
     lost = evolve("summary", "moved/two", cwd=tmp_path)
     assert lost.returncode == 2 and "--store" in lost.stderr and not (tmp_path / "gone").exists()
     assert (
-        evolve("summary", "moved/two", "--store", "elsewhere", cwd=tmp_path).stdout == found.stdout
+        evolve("summary", "moved/two", "--store", "elsewhere", cwd=tmp_path).stdout == shown.stdout
     )
 
 

@@ -78,12 +78,12 @@ def test_repeated_condensations_report_their_agreement(shared: Path) -> None:
     """
     once, _ = run(shared)
     record, opened = run(shared, "condense.repeats=3")
-    known = {stage.label: stage for stage in opened.stages()}
+    stages = {stage.label: stage for stage in opened.stages()}
     for single, g in zip(once.generations, record.generations, strict=True):
-        found = opened.peek(known[f"condense {g.lineage}"].key)
-        assert found is not None and len(found["repeats"]) == 3
-        assert [f"conv{n + 1}" for n in found["repeats"][0]] == list(single.selected)
-        agree = sum(one == found["selected"] for one in found["repeats"]) / 3
+        result = opened.peek(stages[f"condense {g.lineage}"].key)
+        assert result is not None and len(result["repeats"]) == 3
+        assert [f"conv{n + 1}" for n in result["repeats"][0]] == list(single.selected)
+        agree = sum(repeat == result["selected"] for repeat in result["repeats"]) / 3
         assert g.agreement == (agree if g.status == "selected" else None), (
             "what decided nothing agrees with nothing"
         )
@@ -138,10 +138,10 @@ def test_an_inherited_descendant_starts_as_its_ancestor_and_shuffling_keeps_the_
 ) -> None:
     """The store's learngene is bit-equal to the ancestor's layers that it names."""
     record, opened = run(shared)
-    known = {stage.label: stage for stage in opened.stages()}
+    stages = {stage.label: stage for stage in opened.stages()}
     for length in (0, 1, 2):
-        ancestor = opened.store.get(known[f"accumulate {length}"].key)
-        gene = opened.store.get(known[f"condense {length}"].key)
+        ancestor = opened.store.get(stages[f"accumulate {length}"].key)
+        gene = opened.store.get(stages[f"condense {length}"].key)
         assert ancestor is not None and gene is not None
         model, layers = ancestor.tensors("ancestor"), gene.tensors("learngene")
         assert {name.split("/")[0] for name in layers} == set(gene.record["layers"])

@@ -53,11 +53,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vit")
     (folder / "tiny.toml").write_text(TINY)
     with torch.random.fork_rng():
-        made = VisionTransformer(
+        teacher = VisionTransformer(
             img_size=32, patch_size=4, embed_dim=24, depth=12, num_heads=1, num_classes=0
         )
     torch.save(
-        {"teacher": {f"backbone.{name}": tensor for name, tensor in made.state_dict().items()}},
+        {"teacher": {f"backbone.{name}": tensor for name, tensor in teacher.state_dict().items()}},
         folder / "dino.pth",
     )
     return folder

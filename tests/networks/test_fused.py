@@ -35,8 +35,8 @@ def images(batch: int, size: int) -> Tensor:
     )
 
 
-def close(found: Tensor, wanted: Tensor) -> None:
-    assert float((found - wanted).abs().max()) <= 1e-10 * max(1.0, float(wanted.abs().max()))
+def close(actual: Tensor, expected: Tensor) -> None:
+    assert float((actual - expected).abs().max()) <= 1e-10 * max(1.0, float(expected.abs().max()))
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -54,9 +54,9 @@ def test_passes_are_the_modules(plan: Plan, size: int, batch: int) -> None:
     logits, into = training.forward(x), zeros_like(w)
     training.backward((torch.softmax(logits, 1) - F.one_hot(labels, 4)) / batch, into)
     eval_forward = fused.evaluate(w, statistics, x)
-    wanted = model(x)
-    F.cross_entropy(wanted, labels).backward()
-    close(logits, wanted.detach())
+    expected = model(x)
+    F.cross_entropy(expected, labels).backward()
+    close(logits, expected.detach())
     for layer, unit in enumerate(model.units):
         parts = (into.conv, into.gamma, into.beta, statistics.mean, statistics.var)
         truths = (
@@ -85,8 +85,8 @@ def test_a_gradient_is_added_to_what_is_there() -> None:
             training.forward(x)
             training.backward(g, into)
     for name in ("conv", "gamma", "beta"):
-        for one, two in zip(getattr(once, name), getattr(twice, name), strict=True):
-            close(two, 2 * one)
+        for single, double in zip(getattr(once, name), getattr(twice, name), strict=True):
+            close(double, 2 * single)
 
 
 def test_weights_in_another_memory_order_are_refused() -> None:
@@ -135,9 +135,9 @@ def test_gradients_may_be_asked_for_without_backward() -> None:
     """torch.autograd.grad, as gradient-projection plugins use it, gives what backward would."""
     x, labels = images(5, 12), torch.arange(5) % 4
     quick, plain = fused_and_plain(PLANS[0])
-    found = torch.autograd.grad(F.cross_entropy(quick(x), labels), list(quick.parameters()))
+    gradients = torch.autograd.grad(F.cross_entropy(quick(x), labels), list(quick.parameters()))
     for f, w in zip(
-        found,
+        gradients,
         torch.autograd.grad(F.cross_entropy(plain(x), labels), list(plain.parameters())),
         strict=True,
     ):
@@ -150,14 +150,16 @@ def test_passes_of_one_module_do_not_disturb_each_other() -> None:
     """
     quick, plain = fused_and_plain(PLANS[0])
     first, second, labels = images(5, 12), images(5, 12) + 1, torch.arange(5) % 4
-    found = []
+    gradients = []
     for model in (quick, plain):
-        one, two = (F.cross_entropy(model(x), labels) for x in (first, second))
+        loss, other = (F.cross_entropy(model(x), labels) for x in (first, second))
         twice = [
-            torch.autograd.grad(one, list(model.parameters()), retain_graph=True) for _ in range(2)
+            torch.autograd.grad(loss, list(model.parameters()), retain_graph=True) for _ in range(2)
         ]
-        found.append([*twice[0], *twice[1], *torch.autograd.grad(two, list(model.parameters()))])
-    for f, w in zip(*found, strict=True):
+        gradients.append(
+            [*twice[0], *twice[1], *torch.autograd.grad(other, list(model.parameters()))]
+        )
+    for f, w in zip(*gradients, strict=True):
         close(f, w)
 
 

@@ -72,9 +72,9 @@ def flat(w: Weights) -> list[Tensor]:
     return [*units, w.head, w.head_bias]
 
 
-def assert_close(found: list[Tensor], wanted: list[Tensor]) -> None:
-    scale = max(float(w.abs().max()) for w in wanted)
-    for f, w in zip(found, wanted, strict=True):
+def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
+    scale = max(float(w.abs().max()) for w in expected)
+    for f, w in zip(actual, expected, strict=True):
         assert float((f - w).abs().max()) <= 1e-11 * max(scale, 1), (f.shape, f, w)
 
 
@@ -93,16 +93,16 @@ def test_forward_and_gradient_are_the_modules(case: Case) -> None:
     for ours, theirs in zip(case.passed.features, case.model.features(case.x), strict=True):
         assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
     assert torch.allclose(case.passed.logits, case.model(case.x), rtol=0, atol=1e-12)
-    wanted = list(torch.autograd.grad(case.loss(), list(case.model.parameters())))
-    assert max(float(w.abs().max()) for w in wanted) > 0.01
-    assert_close(flat(case.passed.backward(*gradients(case))), wanted)
+    expected = list(torch.autograd.grad(case.loss(), list(case.model.parameters())))
+    assert max(float(w.abs().max()) for w in expected) > 0.01
+    assert_close(flat(case.passed.backward(*gradients(case))), expected)
 
 
 def test_product_is_that_of_double_backward(case: Case) -> None:
     parameters = list(case.model.parameters())
     gradient = torch.autograd.grad(case.loss(), parameters, create_graph=True)
     pairs = zip(gradient, flat(case.direction), strict=True)
-    wanted = list(
+    expected = list(
         torch.autograd.grad(sum(((g * v).sum() for g, v in pairs), torch.zeros(())), parameters)
     )
     passed, (g_logits, g_features) = case.passed, gradients(case)
@@ -110,12 +110,12 @@ def test_product_is_that_of_double_backward(case: Case) -> None:
     t_logits, t_features = passed.push(case.direction)
     scores = torch.softmax(passed.logits, 1)
     t_scores = scores * (t_logits - (scores * t_logits).sum(1, keepdim=True))
-    found = flat(
+    product = flat(
         passed.pull(
             case.direction, g_logits, t_scores / len(case.labels), [0.02 * t for t in t_features]
         )
     )
-    assert_close(found, wanted)
+    assert_close(product, expected)
 
 
 def test_push_is_the_difference_of_two_passes(case: Case) -> None:
@@ -123,12 +123,14 @@ def test_push_is_the_difference_of_two_passes(case: Case) -> None:
     step = 1e-6
 
     def moved(sign: int) -> Pass:
-        made = [
+        groups = [
             [p + sign * step * v for p, v in zip(*pair, strict=True)]
             for pair in zip(parts(case.weights), parts(case.direction), strict=True)
         ]
-        conv = [p.contiguous(memory_format=torch.channels_last) for p in made[0]]
-        return Pass(case.passed.fused, Weights(conv, *made[1:4], made[4][0], made[5][0]), case.x)
+        conv = [p.contiguous(memory_format=torch.channels_last) for p in groups[0]]
+        return Pass(
+            case.passed.fused, Weights(conv, *groups[1:4], groups[4][0], groups[5][0]), case.x
+        )
 
     up, down = moved(1), moved(-1)
     for t, a, b in zip(features, up.features, down.features, strict=True):
@@ -140,5 +142,8 @@ def test_push_is_the_difference_of_two_passes(case: Case) -> None:
 def test_only_features_or_only_logits_may_count(case: Case) -> None:
     g_logits, g_features = gradients(case)
     both = flat(case.passed.backward(g_logits, g_features))
-    one, other = flat(case.passed.backward(g_logits)), flat(case.passed.backward(None, g_features))
-    assert_close([a + b for a, b in zip(one, other, strict=True)], both)
+    by_logits, by_features = (
+        flat(case.passed.backward(g_logits)),
+        flat(case.passed.backward(None, g_features)),
+    )
+    assert_close([a + b for a, b in zip(by_logits, by_features, strict=True)], both)

@@ -28,12 +28,12 @@ channels = st.sampled_from([1, 2, 3, 4, 5, 6, 8, 12, 16, 24])
 
 
 def normal(*size: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    made = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-    return channels_last(made) if len(size) == 4 else made
+    tensor = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return channels_last(tensor) if len(size) == 4 else tensor
 
 
-def close(found: Tensor, wanted: Tensor) -> None:
-    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11, check_stride=False)
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11, check_stride=False)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -45,10 +45,10 @@ def test_the_convolution_is_torchs(batch: int, side: int, c_in: int, c_out: int)
         normal(batch, c_out, side, side, seed=2),
     )
     leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
-    wanted = F.conv2d(*leaves, padding=1)
-    g_x, g_weight = torch.autograd.grad(wanted, leaves, g)
+    expected = F.conv2d(*leaves, padding=1)
+    g_x, g_weight = torch.autograd.grad(expected, leaves, g)
     ours, into = Convolution(side, c_in, c_out), channels_last(torch.ones_like(weight))
-    close(ours.forward(x, weight), wanted.detach())
+    close(ours.forward(x, weight), expected.detach())
     close(ours.data_gradient(g, weight), g_x)
     ours.weight_gradient(g, x, into)
     close(into - 1, g_weight)
@@ -92,19 +92,19 @@ def test_bn_relu_and_pool_are_torchs(batch: int, side: int, count: int, pool: bo
         (normal(count, seed=5), normal(count, seed=6).exp()),
         (normal(count, seed=5), normal(count, seed=6).exp()),
     )
-    wanted = F.relu(
+    expected = F.relu(
         F.batch_norm(c + bias.view(-1, 1, 1), *kept, gamma, beta, True, units.MOMENTUM, EPS)
     )
-    wanted = F.max_pool2d(wanted, 2) if pool else wanted
-    g = normal(*wanted.shape, seed=3)
-    g_c, g_gamma, g_beta = torch.autograd.grad(wanted, (c, gamma, beta), g)
+    expected = F.max_pool2d(expected, 2) if pool else expected
+    g = normal(*expected.shape, seed=3)
+    g_c, g_gamma, g_beta = torch.autograd.grad(expected, (c, gamma, beta), g)
     with torch.no_grad():
         norm = Norm.of_batch(c, gamma, beta, bias, running)
-        found, into = (
+        actual, into = (
             rectified(c, norm, pool),
             (torch.ones(count, dtype=torch.float64), torch.ones(count, dtype=torch.float64)),
         )
-        close(found, wanted.detach())
+        close(actual, expected.detach())
         close(rectified_gradient(g, c, norm, pool, *into), g_c)
         close(into[0] - 1, g_gamma)
         close(into[1] - 1, g_beta)
@@ -133,27 +133,27 @@ def test_of_equal_pixels_the_first_receives_the_gradient() -> None:
             dtype=torch.float64,
         ).view(1, 1, 4, 4)
     )
-    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    plain = Norm(one, zero, zero, zero)  # invstd 0: BN itself passes everything on
-    got = rectified_gradient(
+    ones, zeros = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    plain = Norm(ones, zeros, zeros, zeros)  # invstd 0: BN itself passes everything on
+    actual = rectified_gradient(
         channels_last(torch.ones(1, 1, 2, 2, dtype=torch.float64)),
         c,
         plain,
         True,
-        zero.clone(),
-        zero.clone(),
+        zeros.clone(),
+        zeros.clone(),
     )
     leaf = c.clone().requires_grad_()
-    (wanted,) = torch.autograd.grad(F.relu(F.max_pool2d(leaf, 2)).sum(), leaf)
-    close(got + wanted.sum() / 16, wanted)  # BN takes the mean gradient away
+    (expected,) = torch.autograd.grad(F.relu(F.max_pool2d(leaf, 2)).sum(), leaf)
+    close(actual + expected.sum() / 16, expected)  # BN takes the mean gradient away
 
 
 @pytest.mark.parametrize("corner", range(4))
 def test_a_pool_passes_on_what_is_not_a_number(corner: int) -> None:
     c = normal(1, 1, 2, 2)
     c.view(-1)[corner] = torch.nan
-    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    assert rectified(c, Norm(one, zero, zero, one), True).isnan().all()
+    ones, zeros = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    assert rectified(c, Norm(ones, zeros, zeros, ones), True).isnan().all()
 
 
 @pytest.mark.parametrize("pool", [False, True])
@@ -162,8 +162,8 @@ def test_what_is_not_a_number_stays_so(pool: bool) -> None:
     c = normal(2, 4, 4, 4)
     c[1, 2, 3, 3] = torch.nan
     norm = Norm.of_batch(c, *(torch.ones(4, dtype=torch.float64) for _ in range(3)), None)
-    found = rectified(c, norm, pool)
-    assert found[:, 2].isnan().all() and not found[:, :2].isnan().any()
+    result = rectified(c, norm, pool)
+    assert result[:, 2].isnan().all() and not result[:, :2].isnan().any()
 
 
 def all_of(side: int, c_in: int, c_out: int, batch: int, dtype: torch.dtype) -> list[Tensor]:
@@ -177,13 +177,13 @@ def all_of(side: int, c_in: int, c_out: int, batch: int, dtype: torch.dtype) -> 
     ours = Convolution(side, c_in, c_out)
     c = ours.forward(x, weight)
     norm = Norm.of_batch(c, gamma, beta, bias, running)
-    found = [c, norm.scale, norm.shift, *running]
+    results = [c, norm.scale, norm.shift, *running]
     for pool in (False, True):
         g_gamma, g_beta = torch.zeros_like(gamma), torch.zeros_like(beta)
         out = rectified(c, norm, pool)
         g = rectified_gradient(out + 1, c, norm, pool, g_gamma, g_beta)
         ours.weight_gradient(g, x, into)
-        found += [out, g, g_gamma, g_beta, into.clone(), ours.data_gradient(g, weight)]
+        results += [out, g, g_gamma, g_beta, into.clone(), ours.data_gradient(g, weight)]
         stepped, momentum, rates = (
             channels_last(weight.clone()),
             channels_last(into.clone()),
@@ -191,8 +191,8 @@ def all_of(side: int, c_in: int, c_out: int, batch: int, dtype: torch.dtype) -> 
         )
         addresses = (part.data_ptr() for part in (momentum, stepped, rates, g, x))
         weights.weight_step(side, c_in, c_out, dtype)(*addresses, batch)
-        found += [stepped, momentum]
-    return found
+        results += [stepped, momentum]
+    return results
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -202,15 +202,15 @@ def test_every_processor_gives_the_same_bits(monkeypatch, shape, dtype) -> None:
 
     (This machine computes the wide ones piece by piece.)
     """
-    found = []
-    for one in PROCESSORS:
-        monkeypatch.setattr(emit, "processor", lambda one=one: one)
-        for made in (*vars(convolution).values(), *vars(units).values()):
-            if hasattr(made, "cache_clear"):
-                made.cache_clear()
-        found.append(all_of(*shape, 19, dtype))
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+    results = []
+    for processor in PROCESSORS:
+        monkeypatch.setattr(emit, "processor", lambda processor=processor: processor)
+        for kernel in (*vars(convolution).values(), *vars(units).values()):
+            if hasattr(kernel, "cache_clear"):
+                kernel.cache_clear()
+        results.append(all_of(*shape, 19, dtype))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

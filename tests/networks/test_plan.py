@@ -96,16 +96,16 @@ def test_every_set_stacks_into_a_connected_network(selected, width):
 
 
 @given(SETS, SETS)
-def test_the_same_fresh_layer_has_the_same_name_and_other_layers_have_others(one, two):
+def test_the_same_fresh_layer_has_the_same_name_and_other_layers_have_others(first, second):
     fresh = [
         {s.name: s for b in stack_plan(vgg16_plan(1.0), chosen) for s in b if not s.inherits}
-        for chosen in (one, two)
+        for chosen in (first, second)
     ]
     for name in fresh[0].keys() & fresh[1].keys():
         assert fresh[0][name] == fresh[1][name]
     places = [
-        {(s.name.split("_")[0], s.c_in, s.c_out): name for name, s in found.items()}
-        for found in fresh
+        {(s.name.split("_")[0], s.c_in, s.c_out): name for name, s in layers.items()}
+        for layers in fresh
     ]
     assert all(
         places[0][place] == places[1][place] for place in places[0].keys() & places[1].keys()

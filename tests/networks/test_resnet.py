@@ -67,15 +67,15 @@ def peers() -> dict[int, nn.Module]:
 
 def theirs(peer: nn.Module) -> dict[str, tuple[nn.Module, nn.Module]]:
     """Our layer name -> torchvision's (conv, bn)."""
-    found: dict[str, tuple[nn.Module, nn.Module]] = {"conv1": (peer.conv1, peer.bn1)}
+    layers: dict[str, tuple[nn.Module, nn.Module]] = {"conv1": (peer.conv1, peer.bn1)}
     numbers = itertools.count(2)
     for stage in range(1, 5):
         for block in getattr(peer, f"layer{stage}"):
-            found[f"conv{next(numbers)}"] = (block.conv1, block.bn1)
-            found[f"conv{next(numbers)}"] = (block.conv2, block.bn2)
+            layers[f"conv{next(numbers)}"] = (block.conv1, block.bn1)
+            layers[f"conv{next(numbers)}"] = (block.conv2, block.bn2)
             if block.downsample is not None:
-                found[f"shortcut{stage}"] = tuple(block.downsample)
-    return found
+                layers[f"shortcut{stage}"] = tuple(block.downsample)
+    return layers
 
 
 def copied(peer: nn.Module, size: int) -> ResNet:
@@ -100,17 +100,17 @@ def test_outputs_features_and_parameters_are_torchvisions(
             module.register_forward_hook(lambda m, a, output: relus.append(output.clone()))
     with torch.no_grad():
         torch.testing.assert_close(model(x), peer(x), **CLOSE)
-        found = model.features(x)
-    assert len(found) == len(relus) == 17
-    for ours, other in zip(found, relus, strict=True):
+        features = model.features(x)
+    assert len(features) == len(relus) == 17
+    for ours, other in zip(features, relus, strict=True):
         torch.testing.assert_close(ours, other, **CLOSE)
 
 
 def test_gradients_and_running_statistics_are_torchvisions(peers: dict[int, nn.Module]) -> None:
     peer = copy.deepcopy(peers[32]).train()
     model, x = copied(peer, 32).train(), images(32, 3)
-    for one in (model, peer):
-        F.cross_entropy(one(x), torch.tensor([0, 3, 6])).backward()
+    for net in (model, peer):
+        F.cross_entropy(net(x), torch.tensor([0, 3, 6])).backward()
     for name, (conv, bn) in theirs(peer).items():
         own = model.layers[name]
         torch.testing.assert_close(own.conv.weight.grad, conv.weight.grad, rtol=1e-6, atol=1e-9)
@@ -145,8 +145,8 @@ class Twelve(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for body, side in zip(self.bodies, self.sides, strict=True):
             x = nn.functional.max_pool2d(torch.relu(body(x) + side(x)), 2)
-        found: Tensor = self.fc(x.mean((2, 3)))
-        return found
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
 
 
 def test_the_papers_descendant_is_resnet12() -> None:
@@ -243,25 +243,27 @@ def test_inherited_layers_stand_at_the_resolution_they_had(chosen: set[str], siz
             )
         )
     assert all(have[name].shape == had[name].shape for name in chosen)
-    for one, maps in ((ancestor, had), (plan, have)):
+    for network, maps in ((ancestor, had), (plan, have)):
         assert all(m.shape[-1] == m.shape[-2] for m in maps.values())
-        assert (one.macs(size), one.numbers_out(size)) == pytest.approx(_counted(one, size))
+        assert (network.macs(size), network.numbers_out(size)) == pytest.approx(
+            _counted(network, size)
+        )
 
 
 def _counted(plan: Architecture, size: int) -> tuple[float, float]:
     """Multiply-adds in billions, and numbers that convolutions put out, counted while an image
     passes.
     """
-    found, model = [], plan.build(2).eval()
+    counts, model = [], plan.build(2).eval()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(
-                lambda m, arguments, output: found.append(
+                lambda m, arguments, output: counts.append(
                     (output.numel() * m.weight[0].numel() / 1e9, output.numel())
                 )
             )
     model(images(size, 1, torch.float32))
-    macs, numbers = zip(*found, strict=True)
+    macs, numbers = zip(*counts, strict=True)
     return sum(macs), float(sum(numbers))
 
 
@@ -361,7 +363,7 @@ def test_second_derivatives() -> None:
         return torch.autograd.grad(loss, params, create_graph=graph)
 
     way = [torch.randn(p.shape, dtype=p.dtype, generator=draw) for p in leaves]
-    found = torch.autograd.grad(gradient(leaves, True), leaves, way)
+    product = torch.autograd.grad(gradient(leaves, True), leaves, way)
     h = 1e-7
     ahead, behind = (
         gradient(
@@ -372,5 +374,5 @@ def test_second_derivatives() -> None:
         for s in (1, -1)
     )
     expected = [(a - b) / (2 * h) for a, b in zip(ahead, behind, strict=True)]
-    ours, other = (torch.cat([t.flatten() for t in part]) for part in (found, expected))
+    ours, other = (torch.cat([t.flatten() for t in part]) for part in (product, expected))
     assert float((ours - other).norm() / other.norm()) < 1e-4

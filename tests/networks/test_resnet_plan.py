@@ -39,10 +39,10 @@ def test_resnet18_has_the_standard_channels() -> None:
 
 @pytest.mark.parametrize("size", [32, 64, 84])
 def test_the_papers_set_gives_exactly_resnet12(size: int) -> None:
-    made = resnet18(1.0, size).paper_descendant()
-    assert made.describe() == PAPER_DESCENDANT and len(made.layer_names) == 12
-    assert [block.pool for block in made.blocks] == [2] * 4
-    assert [(s.c_in, s.c_out, s.kernel, s.stride) for b in made.blocks if (s := b.shortcut)] == [
+    plan = resnet18(1.0, size).paper_descendant()
+    assert plan.describe() == PAPER_DESCENDANT and len(plan.layer_names) == 12
+    assert [block.pool for block in plan.blocks] == [2] * 4
+    assert [(s.c_in, s.c_out, s.kernel, s.stride) for b in plan.blocks if (s := b.shortcut)] == [
         (3, 64, 1, 1),
         (64, 128, 1, 1),
         (128, 256, 1, 1),
@@ -75,9 +75,9 @@ def test_stacking_rule_by_hand(size: int, selected: str, expected: str) -> None:
 
 
 def test_a_stage_that_begins_with_a_stride_has_no_pool_before_it() -> None:
-    made = resnet18(1.0, 32).stacked(["conv6", "conv14"])
-    assert [block.pool for block in made.blocks] == [0, 2, 0, 2]
-    assert [block.shortcut.stride for block in made.blocks if block.shortcut] == [1, 2, 1, 2]
+    plan = resnet18(1.0, 32).stacked(["conv6", "conv14"])
+    assert [block.pool for block in plan.blocks] == [0, 2, 0, 2]
+    assert [block.shortcut.stride for block in plan.blocks if block.shortcut] == [1, 2, 1, 2]
 
 
 def test_sets_and_groups() -> None:
@@ -126,9 +126,9 @@ def test_any_set_gives_a_connected_plan(chosen: set[str], width: float, size: in
             "fresh layers only where they are needed"
         )
     assert all(len(block.convs) <= 3 for block in plan.blocks)
-    for one in (plan, plan.anonymous(), ancestor.whole()):
-        again = from_json(json.loads(json.dumps(one.to_json())))
-        assert again == one and hash(again) == hash(one)
+    for original in (plan, plan.anonymous(), ancestor.whole()):
+        again = from_json(json.loads(json.dumps(original.to_json())))
+        assert again == original and hash(again) == hash(original)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -136,15 +136,15 @@ def test_any_set_gives_a_connected_plan(chosen: set[str], width: float, size: in
 def test_names_say_where_from_and_places_where(
     first: set[str], second: set[str], size: int
 ) -> None:
-    one, other = (resnet18(0.25, size).stacked(chosen) for chosen in (first, second))
-    assert (one.anonymous() == other.anonymous()) == (_bare(one) == _bare(other))
-    assert len(set(one.places().values())) == len(one.places()) and set(one.places()) == {
-        *one.layer_names,
-        *one.extras,
+    plan, other = (resnet18(0.25, size).stacked(chosen) for chosen in (first, second))
+    assert (plan.anonymous() == other.anonymous()) == (_bare(plan) == _bare(other))
+    assert len(set(plan.places().values())) == len(plan.places()) and set(plan.places()) == {
+        *plan.layer_names,
+        *plan.extras,
     }
-    assert one.anonymous().layer_names == tuple(one.places()[name] for name in one.layer_names)
-    for name in {*one.convs}.intersection(other.convs).difference(NAMES).difference(one.extras):
-        assert (one.shapes(name), one.places()[name]) == (
+    assert plan.anonymous().layer_names == tuple(plan.places()[name] for name in plan.layer_names)
+    for name in {*plan.convs}.intersection(other.convs).difference(NAMES).difference(plan.extras):
+        assert (plan.shapes(name), plan.places()[name]) == (
             other.shapes(name),
             other.places()[name],
         ), "a fresh layer has one name"

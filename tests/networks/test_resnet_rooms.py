@@ -62,7 +62,7 @@ def resident() -> Resident:
         draw.integers(0, 120, (48, 3, 16, 16), dtype=np.uint8)
         + (labels * 40).astype(np.uint8)[:, None, None, None]
     )
-    made = ImageSet(
+    image_set = ImageSet(
         "noise",
         images,
         labels,
@@ -72,7 +72,7 @@ def resident() -> Resident:
         (0.4, 0.4, 0.4),
         (0.2, 0.2, 0.2),
     )
-    return Resident(made, torch.device("cpu"))
+    return Resident(image_set, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_descendants_learn_and_equal_networks_are_paired(
         (alike, None),
         (PLAN.whole(), whole),
     ]
-    found = [
+    results = [
         train_together(
             [inherit(plan, held, 3, 0, n) for n in range(2)],
             Group(tasks, range(2), resident, DESCEND, 0),
@@ -133,9 +133,9 @@ def test_descendants_learn_and_equal_networks_are_paired(
         )[0]
         for plan, held in heirs
     ]
-    assert all(one.train_loss[-1] < one.train_loss[0] for one in found)
-    assert found[2] == found[3], "equal architectures are one control"
-    assert len({tuple(one.train_loss) for one in found}) == 4
+    assert all(result.train_loss[-1] < result.train_loss[0] for result in results)
+    assert results[2] == results[3], "equal architectures are one control"
+    assert len({tuple(result.train_loss) for result in results}) == 4
 
 
 def test_estimates_follow_the_network() -> None:
@@ -193,11 +193,11 @@ def test_a_whole_lineage_of_resnets(tmp_path: Path) -> None:
         )
     table = (tmp_path / "runs/one/generations.csv").read_bytes()
     results = tmp_path / "runs/store/results"
-    made = {path: path.stat().st_mtime_ns for path in results.rglob("manifest.json")}
+    times = {path: path.stat().st_mtime_ns for path in results.rglob("manifest.json")}
     again = evolve("resume", "runs/one", cwd=tmp_path)
     assert (
         again.returncode == 0
-        and {path: path.stat().st_mtime_ns for path in results.rglob("manifest.json")} == made
+        and {path: path.stat().st_mtime_ns for path in results.rglob("manifest.json")} == times
     )
     alone = evolve("run", "--scenario", "tiny.toml", "--out", "other/one", *controls, cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr

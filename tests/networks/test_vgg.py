@@ -50,13 +50,13 @@ def test_same_features_as_torchvision(peer):
         torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),
     )
     twin = copy.deepcopy(peer).double().eval()
-    found, x, expected = model.features(images), images, []
+    features, x, expected = model.features(images), images, []
     for module in twin:
         x = module(x)
         if isinstance(module, nn.ReLU):
             expected.append(x.clone())
-    assert len(found) == 13
-    for ours, theirs in zip(found, expected, strict=True):
+    assert len(features) == 13
+    for ours, theirs in zip(features, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(model.embed(images), x.mean((2, 3)), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(model(images), model.head(x.mean((2, 3))), rtol=1e-10, atol=1e-10)
@@ -138,15 +138,15 @@ def test_initialise_undoes_training_and_agrees_across_dtypes():
 def test_global_random_state_is_neither_read_nor_left_changed():
     torch.manual_seed(11)
     before = torch.get_rng_state()
-    one = VGG(vgg16_plan(1 / 32), 4)
-    initialise(one, 3)
+    first = VGG(vgg16_plan(1 / 32), 4)
+    initialise(first, 3)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(12)
-    two = VGG(vgg16_plan(1 / 32), 4)
-    initialise(two, 3)
+    second = VGG(vgg16_plan(1 / 32), 4)
+    initialise(second, 3)
     assert all(
         torch.equal(a, b)
-        for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
 
 

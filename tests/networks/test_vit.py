@@ -132,8 +132,10 @@ def test_every_tensor_has_its_own_draw() -> None:
     model = NARROW.build(3)
     drawn = [t for name, t in model.layers.named_parameters() if float(t.detach().std()) > 0]
     assert len(drawn) == 12 * 4 + 4
-    for one in drawn:
-        assert sum(one.shape == other.shape and torch.equal(one, other) for other in drawn) == 1
+    for tensor in drawn:
+        assert (
+            sum(tensor.shape == other.shape and torch.equal(tensor, other) for other in drawn) == 1
+        )
     shallow = NARROW.stacked(["block5"]).build(3)
     initialise(shallow, 0, names={**NARROW.stacked(["block5"]).places(), "block5": "block5"})
     assert torch.equal(
@@ -142,11 +144,11 @@ def test_every_tensor_has_its_own_draw() -> None:
 
 
 def test_widths_and_sizes() -> None:
-    found = {
+    sizes = {
         width: (vit_small4(width, 32).dim, vit_small4(width, 32).heads)
         for width in (2.0, 1.0, 0.5, 1 / 3, 0.25, 0.125, 1 / 64)
     }
-    assert found == {
+    assert sizes == {
         2.0: (384, 6),
         1.0: (192, 3),
         0.5: (128, 2),
@@ -191,15 +193,15 @@ def test_any_set_makes_a_descendant_that_can_be_written_built_and_trained(chosen
     plan = NARROW.stacked(chosen)
     assert list(plan.inherits()) == [name for name in BLOCKS if name in chosen]
     assert len(plan.layer_names) == max(6, len(chosen))
-    for one in (
+    for original in (
         plan,
         plan.anonymous(),
         plan.with_inherited(
             {plan.layer_names[0]: {"block1": 0.5, "block2": 0.5}, "embed": {"embed": 1.0}}
         ),
     ):
-        read = from_json(json.loads(json.dumps(one.to_json())))
-        assert read == one and hash(read) == hash(one)
+        read = from_json(json.loads(json.dumps(original.to_json())))
+        assert read == original and hash(read) == hash(original)
     model = plan.build(3)
     for layer in (*plan.layer_names, *plan.extras):
         built = {part: tuple(t.shape) for part, t in model.layers[layer].state_dict().items()}

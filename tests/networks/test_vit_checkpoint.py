@@ -36,7 +36,7 @@ def _timm(
     """With every tensor away from its rest."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made = VisionTransformer(
+        model = VisionTransformer(
             img_size=size,
             patch_size=patch,
             embed_dim=24,
@@ -46,9 +46,9 @@ def _timm(
             **more,
         )
         with torch.no_grad():
-            for tensor in made.parameters():
+            for tensor in model.parameters():
                 tensor.add_(torch.randn(tensor.shape) * 0.1)
-    return made.eval()
+    return model.eval()
 
 
 def _same_features(file: Path, peer: VisionTransformer) -> None:
@@ -134,7 +134,7 @@ def _without(name: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("made", "words"),
+    ("make", "words"),
     [
         (lambda: _timm(depth=13).state_dict(), "its blocks.12.norm1.weight has no place"),
         (lambda: _timm(depth=11).state_dict(), "holds no tensor blocks.11.norm1.weight"),
@@ -151,9 +151,9 @@ def _without(name: str) -> dict[str, Tensor]:
     ],
 )
 def test_other_networks_are_refused_by_their_first_tensor(
-    made: Callable[[], Any], words: str, tmp_path: Path
+    make: Callable[[], Any], words: str, tmp_path: Path
 ) -> None:
-    torch.save(made(), tmp_path / "it.pth")
+    torch.save(make(), tmp_path / "it.pth")
     with pytest.raises(
         UserError, match=f"{words}.*12 blocks, dimension 24 and patches of 4 pixels"
     ) as caught:
@@ -212,10 +212,10 @@ def test_the_content_is_in_every_key_that_hangs_from_the_ancestor_and_only_there
             )
         }
 
-    none, one, two = keys(""), keys("a"), keys("b")
+    none, first, second = keys(""), keys("a"), keys("b")
     shared = {label for label in none if "from-scratch" in label}
-    assert shared and {label for label in none if none[label] == one[label]} == shared == {
-        label for label in none if one[label] == two[label]
+    assert shared and {label for label in none if none[label] == first[label]} == shared == {
+        label for label in none if first[label] == second[label]
     }
 
 
@@ -236,9 +236,9 @@ def test_the_stage_starts_from_the_file_and_refuses_another_content(
     monkeypatch.setattr(perform, "resident_images", lambda context, recipe: Nothing())
     store = Store(tmp_path / "store", lambda text: None)
     perform.perform_stage(stage, store, {"checkpoint": file}, lambda done, text: None)
-    found = store.get(stage.key)
-    assert found is not None
-    trunk, expected = load_trunk(found.tensors("ancestor")), read(file, PLAN)
+    result = store.get(stage.key)
+    assert result is not None
+    trunk, expected = load_trunk(result.tensors("ancestor")), read(file, PLAN)
     assert all(torch.equal(trunk[name], tensor) for name, tensor in expected.items())
     assert float(trunk["head.weight"].std()) > 0  # drawn
     torch.save(_timm(classes=5).state_dict(), file)

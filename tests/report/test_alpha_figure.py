@@ -62,8 +62,8 @@ def test_standardised_scores_stand_on_theirs() -> None:
     g = generation(1, by_top_2)
     best = np.array(g.alpha).max(1)
     standard = (np.array(g.alpha) - best.mean()) / best.std()
-    wanted = np.exp(standard) / np.exp(standard.max(1)).sum()
-    assert pair_scores(g) == pytest.approx(wanted, rel=1e-9)
+    expected = np.exp(standard) / np.exp(standard.max(1)).sum()
+    assert pair_scores(g) == pytest.approx(expected, rel=1e-9)
     equal = replace(g, alpha=((0.5,) * 3,) * 4, scores=(0.25,) * 4)
     assert pair_scores(equal).tolist() == [[0.25] * 3] * 4
 

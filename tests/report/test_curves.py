@@ -97,8 +97,8 @@ def test_point_interval_is_students_t(values: list[float]) -> None:
 
 def test_intervals_of_too_little_are_nan_and_nan_is_left_out() -> None:
     assert curves.point_interval([]).n == 0 and math.isnan(curves.point_interval([]).mean)
-    one = curves.point_interval([0.5, math.nan])
-    assert (one.n, one.mean) == (1, 0.5) and math.isnan(one.low)
+    interval = curves.point_interval([0.5, math.nan])
+    assert (interval.n, interval.mean) == (1, 0.5) and math.isnan(interval.low)
 
 
 def test_gain_is_paired_so_the_tasks_difficulty_cancels() -> None:
@@ -117,9 +117,9 @@ def test_the_described_rank_correlation_is_scipys(values: list[int]) -> None:
 
 
 def test_slope_is_least_squares_of_the_mean_curve_on_the_named_scale() -> None:
-    made = simulated(np.random.default_rng(0), 0.1)
-    summary = summarise([made])
-    means = [100 * np.mean(g.inherited.accuracy) for g in made.generations]
+    lineage = simulated(np.random.default_rng(0), 0.1)
+    summary = summarise([lineage])
+    means = [100 * np.mean(g.inherited.accuracy) for g in lineage.generations]
     assert summary.accuracy.slope == pytest.approx(
         stats.linregress(np.log2(range(1, 26)), means).slope
     )
@@ -196,9 +196,9 @@ def test_the_interval_covers_and_a_rise_is_seldom_claimed_of_drift(
     shared = drawn_noise(rng, kind, trials, seeds)[..., np.array(lengths) - 1, None]
     levels = rng.normal(0, 4, (trials, seeds, 1, tasks))
     tables = shared + levels + rng.normal(0, 1, (trials, seeds, len(lengths), tasks))
-    found = [trends.trend(lengths, list(one)) for one in tables]
-    assert np.mean([t.low <= 0 <= t.high for t in found]) >= 0.93
-    assert np.mean([t.rises for t in found]) <= 0.05
+    fits = [trends.trend(lengths, list(table)) for table in tables]
+    assert np.mean([t.low <= 0 <= t.high for t in fits]) >= 0.93
+    assert np.mean([t.rises for t in fits]) <= 0.05
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
@@ -213,8 +213,8 @@ def test_the_size_that_is_named_is_found_eight_times_in_ten(seeds: int) -> None:
     ]
     size = np.median([trends.trend(QUICK, tables).resolvable for tables in noise])
     rise = size * np.log2(QUICK)[:, None]
-    found = [trends.trend(QUICK, [table + rise for table in tables]).rises for tables in noise]
-    assert 0.7 <= np.mean(found) <= 0.9
+    rises = [trends.trend(QUICK, [table + rise for table in tables]).rises for tables in noise]
+    assert 0.7 <= np.mean(rises) <= 0.9
 
 
 def test_a_curve_that_bends_is_not_noisy_for_that() -> None:
@@ -235,23 +235,23 @@ bounds = st.floats(-3, 3) | st.sampled_from([0.004, -0.004, 0.006, -0.006, math.
 def test_a_verdict_says_what_the_intervals_beside_it_say(
     a: float, b: float, c: float, d: float, seeds: int
 ) -> None:
-    def of(one: float, other: float) -> trends.Trend:
-        low, high = sorted((one, other))
-        low, high = (math.nan, math.nan) if math.isnan(one + other) else (low, high)
+    def of(first: float, second: float) -> trends.Trend:
+        low, high = sorted((first, second))
+        low, high = (math.nan, math.nan) if math.isnan(first + second) else (low, high)
         return trends.Trend(
             8,
             seeds,
             10,
             "log2 length",
             0.1,
-            (one + other) / 2 if low == low else 0.5,
+            (first + second) / 2 if low == low else 0.5,
             low,
             high,
             high - low,
         )
 
-    made = summarise([simulated(np.random.default_rng(0), 0.0, 4, s) for s in range(seeds)])
-    text = verdict(replace(made, gain=of(a, b), accuracy=of(c, d)))
+    summary = summarise([simulated(np.random.default_rng(0), 0.0, 4, s) for s in range(seeds)])
+    text = verdict(replace(summary, gain=of(a, b), accuracy=of(c, d)))
     printed = re.findall(
         r"95 % ([+-][\d.]+) to ([+-][\d.]+)", text.split("accuracy +")[0].split("accuracy -")[0]
     )
@@ -265,12 +265,12 @@ def test_a_verdict_says_what_the_intervals_beside_it_say(
 @given(st.floats(-1, 1), st.floats(0, 1))
 @settings(deadline=None)
 def test_the_gain_sentence_says_what_its_interval_says(mean: float, half: float) -> None:
-    made = summarise([simulated(np.random.default_rng(0), 0.0, 4)])
+    summary = summarise([simulated(np.random.default_rng(0), 0.0, 4)])
     effect = curves.Effect("from-scratch", curves.Interval(mean, mean - half, mean + half, 5), 4)
-    text = gain_sentence(replace(made, effects=(effect,)))
-    found = re.search(r"\[([+-][\d.]+), ([+-][\d.]+)\]", text)
-    assert found is not None
-    low, high = float(found[1]), float(found[2])
+    text = gain_sentence(replace(summary, effects=(effect,)))
+    match = re.search(r"\[([+-][\d.]+), ([+-][\d.]+)\]", text)
+    assert match is not None
+    low, high = float(match[1]), float(match[2])
     assert (low > 0, high < 0) == ("above 0" in text, "below 0" in text)
 
 
@@ -300,8 +300,8 @@ def test_who_a_verdict_speaks_of() -> None:
 
 def test_strong_rise_is_nearly_always_seen() -> None:
     rng = np.random.default_rng(12)
-    found = [summarise([simulated(rng, 0.15)]).accuracy.rises for _ in range(60)]
-    assert np.mean(found) > 0.95
+    rises = [summarise([simulated(rng, 0.15)]).accuracy.rises for _ in range(60)]
+    assert np.mean(rises) > 0.95
 
 
 def test_the_mean_gain_of_several_seeds_is_not_surer_than_its_seeds() -> None:
@@ -368,17 +368,17 @@ def test_rise_of_accuracy_alone_is_not_a_rise() -> None:
 def test_fall_is_called_a_fall() -> None:
     rng = np.random.default_rng(0)
     for seeds in (1, 5):
-        made = [simulated(rng, -0.2, seed=s) for s in range(seeds)]
-        assert "support a fall of the gain" in verdict(summarise(made))
+        lineages = [simulated(rng, -0.2, seed=s) for s in range(seeds)]
+        assert "support a fall of the gain" in verdict(summarise(lineages))
 
 
 @pytest.mark.parametrize("points", [0, 1, 2, 3])
 @pytest.mark.parametrize("columns", [1, 2])
 def test_short_and_constant_lineages_give_words_without_warnings(points: int, columns: int) -> None:
-    made = record(np.full((points, columns), 0.5), np.full(columns, 0.5))
+    lineage = record(np.full((points, columns), 0.5), np.full(columns, 0.5))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        text = verdict(summarise([made])) + gain_sentence(summarise([made]))
+        text = verdict(summarise([lineage])) + gain_sentence(summarise([lineage]))
     assert "nan" not in text
     assert ("Too few generations" in text) == (points < 3)
     assert "support a rise with" not in text.replace("do not support", "")
@@ -393,21 +393,23 @@ def test_pairs_are_tasks_averaged_over_generations() -> None:
 
 
 def test_controls_are_compared_where_they_exist() -> None:
-    made = record(np.full((4, 2), 0.6), np.full(2, 0.5))
-    first = replace(made.generations[1], shuffled=descent(2, "shuffled", [0.5, 0.58]))
+    lineage = record(np.full((4, 2), 0.6), np.full(2, 0.5))
+    first = replace(lineage.generations[1], shuffled=descent(2, "shuffled", [0.5, 0.58]))
     zero = generation(0, [0.4, 0.5], [0.5, 0.5])
-    points = (zero, made.generations[0], first, *made.generations[2:])
-    made = replace(made, generations=points, reference=descent(0, "from-scratch", [0.6, 0.7]))
-    summary = summarise([made])
-    found = {effect.over: (effect.interval.mean, effect.generations) for effect in summary.effects}
+    points = (zero, lineage.generations[0], first, *lineage.generations[2:])
+    lineage = replace(lineage, generations=points, reference=descent(0, "from-scratch", [0.6, 0.7]))
+    summary = summarise([lineage])
+    effects = {
+        effect.over: (effect.interval.mean, effect.generations) for effect in summary.effects
+    }
     expected = {
         "from-scratch": (10, 4),
         "shuffled": (6, 1),
         "lineage 0": (15, 4),
         "reference": (-5, 4),
     }
-    assert found.keys() == expected.keys()
-    assert all(found[name] == pytest.approx(expected[name]) for name in expected)
+    assert effects.keys() == expected.keys()
+    assert all(effects[name] == pytest.approx(expected[name]) for name in expected)
     assert summary.lengths == (1, 2, 3, 4)
 
 
@@ -422,9 +424,9 @@ def test_pooling_uses_the_lengths_that_every_seed_has() -> None:
     [({"scenario": "other"}, "other"), ({"settings": {"lr": 2}}, "lr"), ({"seed": 0}, "twice")],
 )
 def test_what_cannot_be_pooled_is_refused_by_name(change: dict[str, object], word: str) -> None:
-    made = simulated(np.random.default_rng(0), 0.0, 3)
+    lineage = simulated(np.random.default_rng(0), 0.0, 3)
     with pytest.raises(UserError, match=word):
-        summarise([made, replace(made, **{"seed": 1, **change})])  # type: ignore[arg-type]
+        summarise([lineage, replace(lineage, **{"seed": 1, **change})])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no lineage"):
         summarise([])
 
@@ -445,13 +447,13 @@ def test_a_run_without_the_from_scratch_control_has_no_gain_and_says_so(tmp_path
 
 def test_a_lineage_of_no_tasks_has_its_gain_at_length_0_and_no_untrained_ancestor() -> None:
     alone = LineageRecord("toy", "full", 0, 0, (generation(0, [0.7, 0.8], [0.6, 0.6]),))
-    found = summarise([alone])
-    effect = found.effect("from-scratch")
+    summary = summarise([alone])
+    effect = summary.effect("from-scratch")
     assert (
-        found.measured == 1
+        summary.measured == 1
         and effect is not None
         and effect.interval.mean == pytest.approx(15)
-        and found.effect("lineage 0") is None
+        and summary.effect("lineage 0") is None
     )
     before = summarise([replace(alone, tasks=3)])
     assert before.measured == 0 and before.effect("from-scratch") is None
@@ -461,9 +463,9 @@ def test_no_trend_is_drawn_where_none_is_claimed() -> None:
     """The line and its fan are the figure's black dashes in the panel of the gain."""
     from evolve.report import figures
 
-    def dashes(made: LineageRecord) -> list[int]:
-        summary = summarise([made])
-        panels = figures.evolution_figure([made], summary).axes
+    def dashes(lineage: LineageRecord) -> list[int]:
+        summary = summarise([lineage])
+        panels = figures.evolution_figure([lineage], summary).axes
         return [
             sum(line.get_color() == "black" and line.is_dashed() for line in axes.lines)
             for axes in panels[:2]

@@ -45,7 +45,7 @@ def generation(
     noise = spread * np.array([-1, 1, 1, -1])
     layers = ("conv1", "conv2")
     inherited, scratch = descent("inherited", TASK + gain + noise), descent("from-scratch", TASK)
-    made = Generation(
+    g = Generation(
         length,
         ("conv1",),
         layers,
@@ -62,7 +62,7 @@ def generation(
         descent("full-ancestor", TASK - 0.1 + whole + noise),
         descent("from-scratch", TASK - 0.1),
     )
-    return replace(made, share=share, full_ancestor=whole_descent, full_scratch=whole_scratch)
+    return replace(g, share=share, full_ancestor=whole_descent, full_scratch=whole_scratch)
 
 
 def record(*generations: Generation, seed: int = 0) -> LineageRecord:
@@ -72,15 +72,15 @@ def record(*generations: Generation, seed: int = 0) -> LineageRecord:
 
 
 def test_the_share_is_of_gains_over_their_own_architectures() -> None:
-    found = economy.economy(
+    result = economy.economy(
         [record(generation(1, 0.05, 0.10), generation(3, 0.15, 0.20, share=0.24))]
     )
-    assert found is not None and found.decided
-    assert (found.gain.mean, found.whole.mean) == pytest.approx((10.0, 15.0))
-    assert found.share.mean == pytest.approx(10 / 15)
-    assert found.weights == pytest.approx(0.18)
-    assert found.share.low < found.share.mean < found.share.high
-    text = economy.economy_sentence(found)
+    assert result is not None and result.decided
+    assert (result.gain.mean, result.whole.mean) == pytest.approx((10.0, 15.0))
+    assert result.share.mean == pytest.approx(10 / 15)
+    assert result.weights == pytest.approx(0.18)
+    assert result.share.low < result.share.mean < result.share.high
+    text = economy.economy_sentence(result)
     assert text.startswith("18 % of the weights carry 67 %") and "+10.0" in text and "+15.0" in text
 
 
@@ -89,24 +89,24 @@ def test_noise_that_learngene_and_whole_share_cancels_in_the_share() -> None:
     resampled together.
     """
     wide = generation(1, 0.10, 0.10, spread=0.04)
-    found = economy.economy([record(wide)])
-    assert found is not None
-    assert found.share.high - found.share.low == pytest.approx(0, abs=1e-9)
-    assert found.gain.high - found.gain.low > 5
+    result = economy.economy([record(wide)])
+    assert result is not None
+    assert result.share.high - result.share.low == pytest.approx(0, abs=1e-9)
+    assert result.gain.high - result.gain.low > 5
 
 
 def test_no_share_is_named_where_even_the_whole_ancestor_gains_nothing() -> None:
-    found = economy.economy([record(generation(1, 0.02, 0.001))])
-    assert found is not None and not found.decided and math.isnan(found.share.mean)
-    assert economy.economy_sentence(found).startswith(
+    result = economy.economy([record(generation(1, 0.02, 0.001))])
+    assert result is not None and not result.decided and math.isnan(result.share.mean)
+    assert economy.economy_sentence(result).startswith(
         "Not even the whole ancestor is shown to gain"
     )
     assert not has_economy([record(generation(1, 0.02, 0.001))])
 
 
 def test_an_ancestor_that_has_it_and_a_learngene_that_lacks_it() -> None:
-    found = economy.economy([record(generation(1, 0.0, 0.2))])
-    assert "the learngene is not shown to carry any of it" in economy.economy_sentence(found)
+    result = economy.economy([record(generation(1, 0.0, 0.2))])
+    assert "the learngene is not shown to carry any of it" in economy.economy_sentence(result)
 
 
 @given(st.floats(-0.3, 0.3), st.floats(-0.3, 0.3), st.floats(0, 0.05))
@@ -114,15 +114,15 @@ def test_an_ancestor_that_has_it_and_a_learngene_that_lacks_it() -> None:
 def test_no_sentence_contradicts_the_intervals_printed_in_it(
     gain: float, whole: float, spread: float
 ) -> None:
-    found = economy.economy([record(generation(1, gain, whole, spread=spread))])
-    assert found is not None
-    text = economy.economy_sentence(found)
-    low, high = (f"{bound:+.1f}" for bound in (found.whole.low, found.whole.high))
+    result = economy.economy([record(generation(1, gain, whole, spread=spread))])
+    assert result is not None
+    text = economy.economy_sentence(result)
+    low, high = (f"{bound:+.1f}" for bound in (result.whole.low, result.whole.high))
     assert f"[{low}, {high}]" in text and "nan" not in text
     assert ("harms" in text.split("(")[0]) == (float(high) < 0)
     assert ("Not even" in text) == (float(low) <= 0 <= float(high))
     assert ("carry" in text and "weights carry" in text) == (
-        float(low) > 0 and float(f"{found.gain.low:+.1f}") > 0
+        float(low) > 0 and float(f"{result.gain.low:+.1f}") > 0
     )
 
 
@@ -171,19 +171,19 @@ def test_learning_curves_newborns_and_the_epoch_that_reaches_from_scratch() -> N
     quick = replace(
         g, inherited=replace(g.inherited, curves=tuple((a, a) for a in g.inherited.accuracy))
     )
-    found = economy.learning([record(quick)])
-    assert (found.epochs, found.epochs_scratch) == (2, 4)
-    assert found.area == pytest.approx(75) and found.area_scratch == pytest.approx(
+    result = economy.learning([record(quick)])
+    assert (result.epochs, result.epochs_scratch) == (2, 4)
+    assert result.area == pytest.approx(75) and result.area_scratch == pytest.approx(
         100 * 0.55 * 0.75
     )
-    assert found.newborn == pytest.approx(37.5) and found.newborn_scratch == pytest.approx(27.5)
-    assert "2.0 epochs instead of 4.0." in economy.learning_sentence(found)
+    assert result.newborn == pytest.approx(37.5) and result.newborn_scratch == pytest.approx(27.5)
+    assert "2.0 epochs instead of 4.0." in economy.learning_sentence(result)
 
 
 def test_lengths_that_never_reach_from_scratch_are_counted_and_not_averaged() -> None:
-    found = economy.learning([record(generation(1, 0.2, 0.3), generation(2, -0.2, 0.3))])
-    assert (found.reached, found.asked) == (1, 2) and found.epochs == 4
-    assert "(at 1 of 2 lengths)" in economy.learning_sentence(found)
+    result = economy.learning([record(generation(1, 0.2, 0.3), generation(2, -0.2, 0.3))])
+    assert (result.reached, result.asked) == (1, 2) and result.epochs == 4
+    assert "(at 1 of 2 lengths)" in economy.learning_sentence(result)
 
 
 def test_one_test_gives_no_curve() -> None:
@@ -191,9 +191,9 @@ def test_one_test_gives_no_curve() -> None:
     single = replace(
         g, inherited=descent("inherited", TASK, (4,)), scratch=descent("from-scratch", TASK, (4,))
     )
-    found = economy.learning([record(single)])
-    assert math.isnan(found.area) and math.isnan(found.epochs) and found.asked == 0
-    assert "epochs" not in economy.learning_sentence(found)
+    result = economy.learning([record(single)])
+    assert math.isnan(result.area) and math.isnan(result.epochs) and result.asked == 0
+    assert "epochs" not in economy.learning_sentence(result)
 
 
 def test_the_mean_of_draws_is_place_by_place() -> None:

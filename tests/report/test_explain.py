@@ -38,10 +38,10 @@ def explained(boxes: bool = True) -> Explained:
         Column(name, "conv4", "learngene", own, ["a", "b", "c"])
         for name, own in zip(("ancestor", "inherited"), maps, strict=True)
     ]
-    known = (0.0, 0.0, 8.0, 4.0), (2.5, 1.0, 3.5, 7.0), None
+    rectangles = (0.0, 0.0, 8.0, 4.0), (2.5, 1.0, 3.5, 7.0), None
     facts = {"lineage": 3, "source": "tests"}
     pixels = RNG.random((3, SIZE, SIZE, 3))
-    return Explained(facts, pixels, ["x", "y", "z"], known if boxes else [None] * 3, columns)
+    return Explained(facts, pixels, ["x", "y", "z"], rectangles if boxes else [None] * 3, columns)
 
 
 def test_entropy_is_that_of_the_cells_shares_over_an_even_maps() -> None:

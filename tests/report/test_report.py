@@ -38,7 +38,7 @@ def descent(lineage: int, method: str, start: float) -> Descent:
 
 
 def lineage(points: int = 4, seed: int = 0) -> LineageRecord:
-    made = []
+    generations = []
     for t in range(points + 1):
         shuffled = descent(t, "shuffled", 0.4) if t % 2 else None
         status = "collapsed" if t == 2 else "selected"
@@ -61,14 +61,14 @@ def lineage(points: int = 4, seed: int = 0) -> LineageRecord:
             *pair,
             shuffled,
         )
-        made.append(replace(g, ancestor_accuracy=0.9 - 0.01 * t, forgetting=0.01 * t))
+        generations.append(replace(g, ancestor_accuracy=0.9 - 0.01 * t, forgetting=0.01 * t))
     reference = descent(0, "from-scratch", 0.44)
     return LineageRecord(
         "toy",
         "full",
         seed,
         6,
-        tuple(made),
+        tuple(generations),
         reference,
         {"data": {"split": (6, 2, 2)}},
         {"evolve": "0.1"},
@@ -104,15 +104,15 @@ def test_files_are_all_there_and_the_same_bytes_every_time(
     assert (
         {path.name for path in first} == names == {path.name for path in (tmp_path / "c").iterdir()}
     )
-    for one, other in zip(first, second, strict=True):
-        assert one.read_bytes() == other.read_bytes(), one.name
+    for path, other in zip(first, second, strict=True):
+        assert path.read_bytes() == other.read_bytes(), path.name
     assert matplotlib.rcParams["font.size"] == 20
 
 
 @pytest.mark.usefixtures("no_rendering")
 def test_tables_hold_exactly_what_was_measured(tmp_path: Path) -> None:
-    made = lineage()
-    report.write_report(made, tmp_path)
+    record = lineage()
+    report.write_report(record, tmp_path)
     points = rows(tmp_path / "generations.csv")
     assert [int(row["lineage"]) for row in points] == [0, 1, 2, 3, 4]
     assert (
@@ -126,9 +126,9 @@ def test_tables_hold_exactly_what_was_measured(tmp_path: Path) -> None:
         and points[2]["status"] == "collapsed"
     )
     single = rows(tmp_path / "descendants.csv")
-    wanted = [row for row in single if row["lineage"] == "3" and row["method"] == "inherited"]
-    assert [float(row["accuracy"]) for row in wanted] == [
-        round(100 * accuracy, 10) for accuracy in made.generations[3].inherited.accuracy
+    inherited = [row for row in single if row["lineage"] == "3" and row["method"] == "inherited"]
+    assert [float(row["accuracy"]) for row in inherited] == [
+        round(100 * accuracy, 10) for accuracy in record.generations[3].inherited.accuracy
     ]
     assert len(single) == 3 * (5 + 5 + 2 + 1) and {
         row["lineage"] for row in single if row["method"] == "reference"
@@ -148,12 +148,12 @@ def test_summary_is_strict_json_with_the_verdict(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("points", [0, 1, 2])
 def test_partial_lineages_and_missing_controls_can_be_drawn(tmp_path: Path, points: int) -> None:
-    made = lineage(points)
+    record = lineage(points)
     bare = tuple(
         replace(g, shuffled=None, ancestor_accuracy=None, forgetting=None, margin=math.nan)
-        for g in made.generations
+        for g in record.generations
     )
-    report.write_report(replace(made, generations=bare, reference=None), tmp_path)
+    report.write_report(replace(record, generations=bare, reference=None), tmp_path)
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -226,10 +226,10 @@ def test_files_agree_in_names_and_units(tmp_path: Path) -> None:
     """CSV, JSON and TensorBoard: a control has one name, an accuracy is in %, a gain in points."""
     from evolve.report.tensorboard import ACCURACY, GAIN, scalars
 
-    made = lineage()
-    files = report.render_report([made])
+    record = lineage()
+    files = report.render_report([record])
     table = list(csv.DictReader(io.StringIO(files["generations.csv"].decode())))
-    boards = [scalars(g) for g in made.generations]
+    boards = [scalars(g) for g in record.generations]
     for name in ("from-scratch", "shuffled"):
         cells = [row[name] and float(row[name]) for row in table]
         board = [values.get(name, {}).get(ACCURACY, "") for values in boards]

@@ -49,7 +49,7 @@ def descent(lineage: int, method: str, start: float) -> Descent:
 
 def generation(t: int, start: float = 0.5) -> Generation:
     pair = descent(t, "inherited", start + 0.01 * t), descent(t, "from-scratch", 0.4)
-    made = Generation(
+    g = Generation(
         t,
         ("conv1",),
         ("conv1", "conv2"),
@@ -61,7 +61,7 @@ def generation(t: int, start: float = 0.5) -> Generation:
         "8* M",
         *pair,
     )
-    return replace(made, ancestor_accuracy=0.9, forgetting=0.1)
+    return replace(g, ancestor_accuracy=0.9, forgetting=0.1)
 
 
 def record(lengths: range, seed: int = 3) -> LineageRecord:
@@ -69,9 +69,9 @@ def record(lengths: range, seed: int = 3) -> LineageRecord:
         "ancestor": {"strategy": "naive", "lr": 0.1, "gamma": 0.5, "milestones": (0.5,)},
         "condense": {"method": "cka"},
     }
-    made = tuple(generation(t) for t in lengths)
+    generations = tuple(generation(t) for t in lengths)
     changes = ("ancestor.lr=0.1", "ancestor.milestones=[0.5]")
-    return LineageRecord("toy", "full", seed, 9, made, None, settings, changes=changes)
+    return LineageRecord("toy", "full", seed, 9, generations, None, settings, changes=changes)
 
 
 def read(folder: Path, run: str = "inherited") -> Any:
@@ -93,8 +93,8 @@ def test_every_method_writes_the_curve_under_the_same_tag(tmp_path: Path) -> Non
         full_ancestor=descent(3, "full-ancestor", 0.8),
         full_scratch=descent(3, "from-scratch", 0.3),
     )
-    made = replace(record(range(0, 3)), reference=descent(0, "from-scratch", 0.2))
-    write_tensorboard(replace(made, generations=(*made.generations, full)), tmp_path)
+    lineage = replace(record(range(0, 3)), reference=descent(0, "from-scratch", 0.2))
+    write_tensorboard(replace(lineage, generations=(*lineage.generations, full)), tmp_path)
     assert points(tmp_path) == [(t, 55.0 + t) for t in range(4)]
     assert points(tmp_path, run="from-scratch") == [(t, 45.0) for t in range(4)]
     assert points(tmp_path, run="whole-ancestor") == [(3, 85.0)]

@@ -28,7 +28,7 @@ def descent(method: str, *accuracy: float) -> Descent:
 def generation(t: int, status: str = "selected") -> Generation:
     layers = tuple(f"conv{i}" for i in range(1, 14))
     pair = descent("inherited", 0.6, 0.7), descent("from-scratch", 0.55, 0.66)
-    made = Generation(
+    g = Generation(
         t,
         ("conv1", "conv11", "conv12", "conv13"),
         layers,
@@ -40,7 +40,7 @@ def generation(t: int, status: str = "selected") -> Generation:
         "",
         *pair,
     )
-    return replace(made, ancestor_accuracy=0.5)
+    return replace(g, ancestor_accuracy=0.5)
 
 
 class Terminal(io.StringIO):

@@ -99,12 +99,12 @@ def test_without_nvidia_smi_there_are_none(monkeypatch, tmp_path):
 
 
 def test_as_many_workers_as_the_free_memory_holds_in_turn():
-    found = [
+    devices = [
         Gpu("a", 70 * GIB, 80 * GIB),
         Gpu("b", 25 * GIB, 80 * GIB),
         Gpu("c", 1 * GIB, 80 * GIB),
     ]
-    names = [place["CUDA_VISIBLE_DEVICES"] for place in gpus.places(found, 10 * GIB, 16)]
+    names = [place["CUDA_VISIBLE_DEVICES"] for place in gpus.places(devices, 10 * GIB, 16)]
     assert names == [
         "a",
         "b",
@@ -114,7 +114,7 @@ def test_as_many_workers_as_the_free_memory_holds_in_turn():
         "a",
         "a",
     ]  # c has one worker though hardly anything is free, a no more than MOST
-    assert [place["CUDA_VISIBLE_DEVICES"] for place in gpus.places(found, 10 * GIB, 2)] == [
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in gpus.places(devices, 10 * GIB, 2)] == [
         "a",
         "b",
     ]
@@ -134,27 +134,27 @@ def test_the_workers_of_a_gpu_never_take_more_than_is_free():
 
 
 def test_a_wider_network_and_larger_images_need_more():
-    found = [Gpu("a", 70 * GIB, 80 * GIB)]
+    devices = [Gpu("a", 70 * GIB, 80 * GIB)]
     quick, paper = (
         scenario.load("cifar-seq25", profile).settings for profile in ("quick", "paper")
     )
     assert (
         CONTEXT_BYTES
-        < gpus.bytes_each(quick, 0, found)
-        < gpus.bytes_each(paper, 0, found)
+        < gpus.bytes_each(quick, 0, devices)
+        < gpus.bytes_each(paper, 0, devices)
         < 80 * GIB
     )
-    assert gpus.bytes_each(quick, GIB, found) == gpus.bytes_each(quick, 0, found) + GIB
-    assert gpus.bytes_each(quick, 21 * GIB, found) == gpus.bytes_each(quick, 0, found), (
+    assert gpus.bytes_each(quick, GIB, devices) == gpus.bytes_each(quick, 0, devices) + GIB
+    assert gpus.bytes_each(quick, 21 * GIB, devices) == gpus.bytes_each(quick, 0, devices), (
         "images that stay off the GPU"
     )
 
 
 def test_a_large_batch_of_the_ancestor_or_the_condenser_counts():
-    found = [Gpu("a", 11 * GIB, 12 * GIB)]
+    devices = [Gpu("a", 11 * GIB, 12 * GIB)]
     small = ["descend.descendants=1"]
     plain, *large = (
-        gpus.bytes_each(scenario.load("cifar-seq25", "paper", [*small, *more]).settings, 0, found)
+        gpus.bytes_each(scenario.load("cifar-seq25", "paper", [*small, *more]).settings, 0, devices)
         for more in ([], ["ancestor.batch=2048"], ["condense.batch=512", "condense.meta_batch=512"])
     )
     assert all(need > 1.2 * plain for need in large)
@@ -180,8 +180,8 @@ def test_every_worker_sees_its_own_gpu(tmp_path):
 def test_a_worker_keeps_to_its_share(monkeypatch):
     from evolve.engine.devices import repeatable
 
-    asked: list[float] = []
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", asked.append)
+    shares: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
     repeatable(torch.device("cpu"))
     monkeypatch.setenv(PART, "0.2500")
     before = (
@@ -199,4 +199,4 @@ def test_a_worker_keeps_to_its_share(monkeypatch):
         ) = before
         for name in ("flash", "mem_efficient", "cudnn"):
             getattr(torch.backends.cuda, f"enable_{name}_sdp")(True)
-    assert asked == [0.25]
+    assert shares == [0.25]

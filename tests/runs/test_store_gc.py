@@ -4,6 +4,7 @@ results are put by hand.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -144,8 +145,8 @@ def test_a_card_counts_while_its_run_is_there_or_may_soon_be(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def judged() -> list[str]:
-        found = census(store)
-        return [run.note for run in found.runs] + ["gone"] * len(found.vanished)
+        result = census(store)
+        return [run.note for run in result.runs] + ["gone"] * len(result.vanished)
 
     folder = tmp_path / "elsewhere" / "run"
     register(store, folder, a_world())
@@ -225,8 +226,8 @@ def test_imports_and_their_learngenes_stay_unless_all_is_said(
         {"inputs": {"ancestor": ancestor.key}},
         {"ancestor": ancestor.key},
     )
-    for made in (imported, gene, other):
-        store.put(made, {}, {}, {})
+    for stage in (imported, gene, other):
+        store.put(stage, {}, {}, {})
     assert {item.key for item in garbage(store, census(store))} == {other.key}
     assert {item.key for item in garbage(store, census(store), everything=True)} == {
         other.key,
@@ -245,6 +246,14 @@ def test_nothing_goes_while_a_card_cannot_be_read_or_no_run_is_known(
         with pytest.raises(UserError, match=r"x\.json"):
             command("gc", "--yes")
         assert "unreadable" in command() and "runs/b" in command()
+
+    def failing(path: Path, most: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(evolve.runs.referrers, "read_bounded", failing)
+        with pytest.raises(UserError, match="cannot be read .Input/output error"):
+            command("gc", "--yes")
     (store.root / "runs" / "x.json").unlink()
     for name in ("a", "b"):
         shutil.rmtree(store.root.parent / name)
@@ -264,9 +273,9 @@ def test_a_run_whose_disk_is_not_mounted_is_not_gone(
     shutil.rmtree(disk / "run")
     assert [card.folder.name for card in census(store).vanished] == ["run"]
     mounted.remove(str(disk))
-    found = census(store)
-    assert found.vanished == [] and f"its disk is not mounted at {disk}" in {
-        run.note for run in found.runs
+    result = census(store)
+    assert result.vanished == [] and f"its disk is not mounted at {disk}" in {
+        run.note for run in result.runs
     }
     host = next(card.host for card in cards(store))
     assert [card.folder.name for card in census(store, forget=[host]).vanished] == ["run"]
@@ -323,8 +332,8 @@ def test_a_run_that_opens_the_store_while_gc_waits_for_an_answer_loses_nothing(
     register(
         store, store.root.parent / "again", a_world()
     )  # run a, begun anew; its folder is not written yet
-    said, _ = gc.communicate("y\n", timeout=60)
-    assert gc.returncode == 0 and "kept" in said
+    output, _ = gc.communicate("y\n", timeout=60)
+    assert gc.returncode == 0 and "kept" in output
     assert keys(store) == two[0].keys() | two[1].keys() and third.keys() - keys(store)
 
 
@@ -373,17 +382,17 @@ def test_the_listing_counts_shared_bytes_once(
     monkeypatch.chdir(store.root.parent.parent)
     monkeypatch.setenv("COLUMNS", "200")
     first, second = two
-    said = command()
+    output = command()
     rows = {
         line.split()[-1]: line.split()
-        for line in said.splitlines()
+        for line in output.splitlines()
         if line[0].isdigit() and " runs/" in line
     }
     assert rows["runs/a"][0] == str(len(first)) and rows["runs/b"][0] == str(len(second))
     assert f"{len(first.keys() & second.keys())} " in next(
-        line for line in said.splitlines() if "stored once" in line
+        line for line in output.splitlines() if "stored once" in line
     )
-    assert next(line for line in said.splitlines() if "of no run" in line).startswith("0 ")
+    assert next(line for line in output.splitlines() if "of no run" in line).startswith("0 ")
     assert "nothing that no run refers to" in command("gc")
 
 

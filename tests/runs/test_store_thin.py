@@ -54,12 +54,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(place: Path, out: str, *overrides: str) -> Run:
-    found = tiny.opened(
+    run = tiny.opened(
         place / "tiny.toml", place / out, place / out.split("/")[0] / "store", *overrides
     )
-    found.request.out.mkdir(parents=True, exist_ok=True)
-    prepare_folder(found, ["evolve"])
-    return found
+    run.request.out.mkdir(parents=True, exist_ok=True)
+    prepare_folder(run, ["evolve"])
+    return run
 
 
 def finish(run: Run) -> list[str]:
@@ -71,13 +71,13 @@ def finish(run: Run) -> list[str]:
 
 def whole(run: Run) -> list[int]:
     """The tasks after which the snapshot is whole; every one has its record."""
-    found = [
+    results = [
         (stage.recipe["task"], run.store.get(stage.key))
         for stage in run.stages()
         if stage.kind == "accumulate"
     ]
-    assert all(result is not None for _, result in found)
-    return [task for task, result in found if result is not None and not result.thinned]
+    assert all(result is not None for _, result in results)
+    return [task for task, result in results if result is not None and not result.thinned]
 
 
 def numbers(run: Run) -> list[bytes]:
@@ -104,8 +104,8 @@ def kept(place: Path) -> Run:
 @pytest.fixture(scope="module")
 def thinned(place: Path) -> Run:
     run = opened(place, "thinned/run", 'ancestor.keep="last"')
-    (said,) = finish(run)
-    assert said.startswith("4 snapshots") and whole(run) == [4]
+    (line,) = finish(run)
+    assert line.startswith("4 snapshots") and whole(run) == [4]
     return run
 
 
@@ -182,6 +182,21 @@ def test_thinning_beside_a_recomputation_and_a_damaged_link_behind_it(
     assert "\n" not in str(caught.value)
 
 
+def test_a_full_gpu_ends_in_one_line_and_puts_nothing(
+    place: Path, kept: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(place, "kept/other", "ancestor.epochs=2")
+    stage = next(stage for stage in run.missing() if stage.kind == "accumulate")
+
+    def full(*given: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(perform, "accumulate_outcome", full)
+    with pytest.raises(UserError, match="GPU's memory is full: give --workers 1") as caught:
+        run_stages(lambda: [stage], run.store.root, PERFORM, run.context, 0, lambda event: None)
+    assert "\n" not in str(caught.value) and not run.store.has(stage.key)
+
+
 def test_only_the_last_whole_one_before_is_gone_back_to(place: Path) -> None:
     run = opened(place, "every/second", "ancestor.keep=2")
     finish(run)
@@ -222,8 +237,8 @@ def test_runs_that_keep_differently_do_not_hurt_each_other(place: Path) -> None:
 def test_a_run_that_cannot_be_read_keeps_everything(place: Path) -> None:
     run = opened(place, "unreadable/run", 'ancestor.keep="last"')
     (run.store.root / "runs" / "other.json").write_text("{")
-    (said,) = finish(run)
-    assert "no snapshot was thinned" in said and "other" in said and whole(run) == [0, 1, 2, 3, 4]
+    (line,) = finish(run)
+    assert "no snapshot was thinned" in line and "other" in line and whole(run) == [0, 1, 2, 3, 4]
 
 
 def test_exporting_a_thinned_snapshot_says_why_not(thinned: Run, tmp_path: Path) -> None:
@@ -274,7 +289,7 @@ def said_by(words: Sequence[str], cwd: Path) -> str:
 
 def test_the_command_line_registers_thins_lists_and_collects(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
-    said = said_by(
+    output = said_by(
         [
             "run",
             "--scenario",
@@ -288,16 +303,16 @@ def test_the_command_line_registers_thins_lists_and_collects(tmp_path: Path) -> 
         ],
         tmp_path,
     )
-    assert "2 snapshots were thinned" in said
+    assert "2 snapshots were thinned" in output
     assert "far/run" in said_by(
         ["store", "--store", "s"], tmp_path
     )  # by its card: it does not lie beside the store
     assert "nothing that no run refers to" in said_by(
         ["store", "gc", "--store", "s", "--yes"], tmp_path
     )
-    said = said_by(["resume", "far/run"], tmp_path)
+    output = said_by(["resume", "far/run"], tmp_path)
     assert (
-        "thinned" not in said
+        "thinned" not in output
         and json.loads((tmp_path / "far" / "run" / "summary.json").read_text())["summary"]
     )
 

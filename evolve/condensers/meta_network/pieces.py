@@ -166,18 +166,18 @@ class Moments:
     ) -> Tensor:
         """How every psi [B, L] changes along ``v``."""
         w, bias = self.h.weight, self.h.bias
-        found = (
+        change = (
             self.moments.flatten(1) @ grams.t() + moments.flatten(1) @ self.grams.t()
         ) * self.matcher.inverse[self.k]
         crossed = []
-        for t, run, one, moved in zip(
+        for t, run, features, moved in zip(
             self.maps, self.matcher.runs[self.k], self.shrunk, shrunk, strict=True
         ):
             part = slice(run.first, run.last)
-            crossed.append((t * (one @ v.weight[part].t() + moved @ w[part].t())).sum(1))
+            crossed.append((t * (features @ v.weight[part].t() + moved @ w[part].t())).sum(1))
         channel = (self.sums @ w.t()) * v.bias + (self.sums @ v.weight.t() + sums @ w.t()) * bias
         channel = channel + v.bias * (self.pixels * bias - self.totals) - torch.cat(crossed, 1)
-        return found + 2 * channel @ self.matcher.scales[self.k]
+        return change + 2 * channel @ self.matcher.scales[self.k]
 
     def _curved(
         self, v: Parts, grams: Tensor, moments: Tensor, sums: Tensor, shrunk: list[Tensor]
@@ -221,9 +221,9 @@ class Moments:
     def _shrink(self, features: Tensor) -> list[Tensor]:
         """U^T F for the side of every run, [B, side^2, c] each."""
         side = self.matcher.layout.descendant[self.k][1]
-        made: dict[int, Tensor] = {}
+        shrunk: dict[int, Tensor] = {}
         return [
-            made.setdefault(run.side, self.matcher.shrink(features, run.side, side))
+            shrunk.setdefault(run.side, self.matcher.shrink(features, run.side, side))
             for run in self.matcher.runs[self.k]
         ]
 

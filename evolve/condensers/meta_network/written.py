@@ -91,11 +91,11 @@ class Written:
     def psi(self, frozen: Frozen, x: Tensor, params: Sequence[Tensor]) -> Tensor:
         """psi [B, L, K] on images x: a forward pass, no derivative."""
         features, h = self.run(x, params).features, params[self.theta :]
-        found = [
+        columns = [
             psi(self.matcher, k, frozen, features[place], Projection(h[2 * k], h[2 * k + 1]))
             for k, place in enumerate(self.places)
         ]
-        return torch.stack(found, 2)
+        return torch.stack(columns, 2)
 
     def pieces(
         self, frozen: Frozen, run: Point, alpha: Tensor, params: Sequence[Tensor]
@@ -170,7 +170,7 @@ class Total:
         pieces = written.pieces(frozen, run, alpha * (weight / len(x)), params)
         self.classification = F.cross_entropy(run.logits, labels)
         g_logits = (torch.softmax(run.logits, 1) - F.one_hot(labels, run.logits.shape[1])) / len(x)
-        gradients = [one.gradient for one in pieces]
+        gradients = [part.gradient for part in pieces]
         self.grads: Tensors = written.joined(
             run.backward(g_logits, written.placed(gradients)), gradients
         )
@@ -186,8 +186,8 @@ class Matching:
     ) -> None:
         self.written, self.run = written, written.run(x, params)
         self.pieces = written.pieces(frozen, self.run, alpha / len(x), params)
-        self.loss = torch.stack([one.value for one in self.pieces]).sum()
-        gradients = [one.gradient for one in self.pieces]
+        self.loss = torch.stack([part.value for part in self.pieces]).sum()
+        gradients = [part.gradient for part in self.pieces]
         self.grads = written.joined(self.run.backward(None, written.placed(gradients)), gradients)
 
     def products(self, beta: Sequence[Tensor], curvature: bool) -> tuple[Tensors | None, Tensor]:
@@ -198,11 +198,13 @@ class Matching:
             Parts(as_flat(moved[place]), h[2 * k], h[2 * k + 1])
             for k, place in enumerate(self.written.places)
         ]
-        found = [one.products(way, curvature) for one, way in zip(self.pieces, along, strict=True)]
-        mixed = torch.stack([psi for _, psi in found], 2) / len(self.run.logits)
+        products = [
+            part.products(way, curvature) for part, way in zip(self.pieces, along, strict=True)
+        ]
+        mixed = torch.stack([psi for _, psi in products], 2) / len(self.run.logits)
         if not curvature:
             return None, mixed
-        curved = [parts for parts, _ in found if parts is not None]
+        curved = [parts for parts, _ in products if parts is not None]
         return self.written.joined(
             self.run.pull(None, None, self.written.placed(curved)), curved
         ), mixed

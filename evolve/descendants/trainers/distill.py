@@ -63,20 +63,20 @@ class DistillTrainer(PlainTrainer):
             images: [B, 3, S, S].
             labels: [B].
         """
-        wanted = self.positions[member]
-        logits, felt = listened(self.models[member], wanted, images)
+        mixtures = self.positions[member]
+        logits, felt = listened(self.models[member], mixtures, images)
         return F.cross_entropy(logits, labels) + self.teacher.weight * gap(
-            felt, self._hints(wanted, images)
+            felt, self._hints(mixtures, images)
         )
 
     @torch.no_grad()
-    def _hints(self, wanted: dict[str, Mixture], images: Tensor) -> dict[str, Tensor]:
+    def _hints(self, mixtures: dict[str, Mixture], images: Tensor) -> dict[str, Tensor]:
         """Z of every position."""
         ancestor = self.teacher.ancestor
         shown = dict(zip(ancestor.architecture.layer_names, ancestor.features(images), strict=True))
         return {
             name: torch.stack([share * shown[given] for given, share in mixture.items()]).sum(0)
-            for name, mixture in wanted.items()
+            for name, mixture in mixtures.items()
         }
 
 

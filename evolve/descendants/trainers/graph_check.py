@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 
-from evolve.core.errors import first_line
+from evolve.core.errors import first_line, lacks_memory
 from evolve.descendants.trainers.graph_draws import layout
 from evolve.descendants.trainers.graphs import GraphTrainer, branches_of
 from evolve.descendants.trainers.group import DownstreamTask, Group, Trainer
@@ -37,7 +37,7 @@ def checked(models: Sequence[VGG], group: Group, capture: bool = True) -> Traine
     copies. What fails there is told in one line through ``warnings``. In a set of several
     generations either all are captured, or none is, or this raises: which way a descendant is
     trained, and so how it is rounded, must not hang on its company. Each by itself then goes its
-    own way.
+    own way. Nor may it hang on free memory: where that is short, this raises.
 
     Args:
         models: the group's; they are left untouched.
@@ -45,7 +45,8 @@ def checked(models: Sequence[VGG], group: Group, capture: bool = True) -> Traine
         capture: as :class:`GraphTrainer`'s.
 
     Raises:
-        Exception: the group is a set, and not all of it can be captured.
+        Exception: the group is a set, and not all of it can be captured; or the GPU's memory is
+            full.
     """
     agree = {agrees(models, member, group, capture) for member in range(group.size)}
     try:
@@ -54,7 +55,7 @@ def checked(models: Sequence[VGG], group: Group, capture: bool = True) -> Traine
         if True in agree:
             raise ArithmeticError("some of these architectures train otherwise when captured")
     except Exception as error:  # a fast path must not cost a result, whatever ails it
-        if several(group):
+        if several(group) or lacks_memory(error):
             raise
         _warn(error)
     return PlainTrainer(models, group)
@@ -105,7 +106,7 @@ def agrees(models: Sequence[VGG], member: int, group: Group, capture: bool) -> b
             _compare(models, group, generation(models, group, member) * CHECKED_BRANCHES, capture)
             _agreed[key] = True
         except Exception as error:  # as above
-            if several(group) and not isinstance(error, ArithmeticError):
+            if lacks_memory(error) or (several(group) and not isinstance(error, ArithmeticError)):
                 raise  # no verdict on the architecture: it may be the set that is too large
             _warn(error)
             _agreed[key] = False

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from evolve.core.errors import first_line
+from evolve.core.errors import first_line, lacks_memory
 from evolve.networks.fast.graph_capture import current_stream_kept, kept
 from evolve.networks.network import Network
 
@@ -56,7 +56,7 @@ class Graphed:
     It computes what the model computes. The model stays as it is: no hooks, no new attributes,
     nothing in its state dict. On a CPU, in eval mode, without gradients, for batch sizes that are
     rare, while gradients of the last step are not None, and after a capture that failed or came out
-    wrong (one warning), its own forward runs. A graph's outputs and gradients lie in memory that
+    wrong (one warning), its own forward runs. Where the GPU's memory is full it raises. A graph's outputs and gradients lie in memory that
     its next run overwrites: one backward a forward, and ``zero_grad(set_to_none=True)`` between
     steps.
 
@@ -116,6 +116,8 @@ class Graphed:
                 _compare(graph, self._body.embed, x, parameters)
             self._graphs[key] = graph
         except Exception as error:  # a fast path must not cost a result, whatever ails it
+            if lacks_memory(error):  # which path is taken must not hang on who else computes there
+                raise
             self.enabled = False
             warnings.warn(
                 "the ancestor trains without CUDA graphs: "

@@ -87,7 +87,7 @@ def sizes_of(measured: Sequence[Pair]) -> Sizes:
 
 def points(sizes: Sizes) -> list[Point]:
     """Accuracies by size, then epoch, then beginning; none where nothing was measured."""
-    found: list[Point] = []
+    result: list[Point] = []
     for epoch in epochs_of(sizes):
         means = {
             (size, name): task_means(pairs, _after(pick, epoch))
@@ -95,7 +95,7 @@ def points(sizes: Sizes) -> list[Point]:
             for name, pick in BEGINNINGS.items()
         }
         gaps = {name: _gaps(sizes, means, name) for name in (LEARNGENE, WHOLE)}
-        found += [
+        result += [
             Point(
                 size,
                 sizes[size][0][0].scenario.settings.inherit.width,
@@ -108,7 +108,7 @@ def points(sizes: Sizes) -> list[Point]:
             for (size, name), by_seed in means.items()
             if by_seed
         ]
-    return sorted(found, key=lambda point: list(sizes).index(point.size))
+    return sorted(result, key=lambda point: list(sizes).index(point.size))
 
 
 def stored(sizes: Sizes) -> Stored:

@@ -126,7 +126,7 @@ def matches(arm: Arm) -> dict[int, tuple[float, float, float]]:
     if not seeds:
         return {}
     scratch = [[table[seed] for seed in seeds] for table in tables[SCRATCH]]
-    found = {}
+    result = {}
     for shots, table in zip(parts, tables[INHERITED], strict=True):
         goal = [table[seed] for seed in seeds]
         means = np.array([[np.mean([g.mean() for g in groups])] for groups in [goal, *scratch]])
@@ -134,8 +134,8 @@ def matches(arm: Arm) -> dict[int, tuple[float, float, float]]:
         def needed(values: Array) -> Array:
             return matching_shots([*parts], values[0], values[1:])
 
-        found[shots] = (float(needed(means)[0]), *statistic_interval([goal, *scratch], needed))
-    return found
+        result[shots] = (float(needed(means)[0]), *statistic_interval([goal, *scratch], needed))
+    return result
 
 
 def _matches(shown: Sequence[Arm]) -> Table:

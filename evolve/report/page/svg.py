@@ -106,7 +106,7 @@ def _follow_page(root: ElementTree.Element) -> None:
         if element.tag == "text" and "fill:" not in style:
             style = f"fill: #000000; {style}"
         if style:
-            element.attrib["style"] = INK.sub(lambda found: f"var(--{INKS[found[0]]})", style)
+            element.attrib["style"] = INK.sub(lambda match: f"var(--{INKS[match[0]]})", style)
 
 
 def _text(text: str | None) -> str | None:

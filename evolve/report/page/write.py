@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evolve.core.durable import write_whole
-from evolve.core.errors import UserError
+from evolve.core.durable import result_folder, write_whole
 from evolve.core.shipped import shipped
 from evolve.core.terminal import quoted
 from evolve.core.version import __version__
@@ -74,13 +73,7 @@ def write_page(sections: Sequence[Section], out: Path) -> Path:
         UserError: the file cannot be written.
     """
     page = render(sections).encode(errors="backslashreplace")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"report {out}: its folder cannot be made ({error.strerror or error}); "
-            "give another --out"
-        ) from error
+    result_folder(out.parent, "report")
     return write_whole(out, page, "report")
 
 

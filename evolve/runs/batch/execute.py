@@ -18,6 +18,7 @@ from evolve.report.files import csv_bytes
 from evolve.report.page.write import PAGE
 from evolve.runs.batch.run import BatchRequest, BatchRun
 from evolve.runs.batch_folder import check_folder, write_batch_file
+from evolve.runs.estimate.counts import lying
 from evolve.runs.estimate.needs import needs
 from evolve.runs.execute import export_learngenes, stoppable
 from evolve.runs.folder import claimed
@@ -133,7 +134,8 @@ def _print_files(out: Path) -> None:
 def show_plan(request: BatchRequest) -> None:
     """Print what the batch would do, and do nothing but read the images."""
     first = request.batch.cases[0].scenario
-    alone = needs(first, request.workers or usable_cores())
+    counted = lying(first.settings, request.data_dir)
+    alone = needs(first, request.workers or usable_cores(), counted)
     count = len(request.batch.cases)
     tell(f"{request.batch.name}: {count} lineages share stages; one alone: {alone}")
     print_plan(BatchRun(request, tell))

@@ -46,7 +46,7 @@ from evolve.core.shipped import find
 from evolve.core.toml import read_toml
 from evolve.lineage import scenario
 from evolve.report.compare import Batch, Case
-from evolve.runs.batch.report_table import CASE, known, read_report, section
+from evolve.runs.batch.report_table import CASE, check_keys, read_report, section
 
 KEYS = ("name", "title", "scenario", "seeds", "set", "axes", "zip", "case", "report", "quick")
 MOST = 10_000  # lineages; more is a slip of the pen
@@ -76,9 +76,9 @@ def load(
     """
     path = find("batch", name, ABLATIONS)
     table = read_toml(path)
-    known(table, KEYS, str(path), "")
+    check_keys(table, KEYS, str(path), "")
     quick = section(table, "quick", str(path))
-    known(quick, ("seeds", "set", "axes", "case"), str(path), "quick.")
+    check_keys(quick, ("seeds", "set", "axes", "case"), str(path), "quick.")
     if profile == "quick":
         table |= _quick_values(table, quick, path)
     if seeds:

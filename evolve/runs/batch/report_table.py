@@ -48,7 +48,7 @@ def read_report(
         UserError: a key or value does not fit.
     """
     report = section(table, "report", file)
-    known(report, KEYS, file, "report.")
+    check_keys(report, KEYS, file, "report.")
     method = report.get("method", axes[0] if axes else CASE)
     if method not in (*axes, CASE):
         raise UserError(
@@ -94,7 +94,7 @@ def section(table: Mapping[str, Any], key: str, file: str) -> dict[str, Any]:
     return inner
 
 
-def known(table: Mapping[str, Any], allowed: Sequence[str], file: str, prefix: str) -> None:
+def check_keys(table: Mapping[str, Any], allowed: Sequence[str], file: str, prefix: str) -> None:
     """Refuse any other key.
 
     Raises:

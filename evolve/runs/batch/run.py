@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evolve.core.durable import result_folder
 from evolve.core.errors import UserError
 from evolve.core.settings import DataSettings
 from evolve.engine.engine import Event, run_stages
@@ -105,7 +106,7 @@ class BatchRun:
             UserError: a folder holds another run.
         """
         for run in self.lineages:
-            run.request.out.mkdir(parents=True, exist_ok=True)
+            result_folder(run.request.out, "--out")
             prepare_folder(run, argv)
 
     def compute(self, events: Callable[[Event], None]) -> dict[str, str]:

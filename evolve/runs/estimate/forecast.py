@@ -90,8 +90,8 @@ class Forecast:
         """Seconds left, counting down between events; None before :meth:`plan`."""
         if self._left is None:
             return None
-        seconds, said = self._left
-        return max(0.0, seconds - (self._clock() - said))
+        seconds, since = self._left
+        return max(0.0, seconds - (self._clock() - since))
 
     def _say(self) -> None:
         now, rates = self._clock(), self._rates()

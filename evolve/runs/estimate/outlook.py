@@ -92,7 +92,7 @@ class Outlook:
         return Item(
             stage.key,
             kind_of(stage),
-            cost.seconds(run.world.settings, stage.kind, stage.recipe),
+            cost.seconds(run.world.settings, stage.kind, stage.recipe, run.counts),
             tuple(stage.inputs.values()),
             run.store.has(stage.key),
         )
@@ -111,5 +111,5 @@ def _unnamed(run: Run, stages: Sequence[Stage]) -> dict[str, float]:
     other = set(chosen) - {s.key for s in controls if s.length is None}
     waiting = len(measured(settings)) - len(chosen)
     share = (len(other) + 1) / (len(chosen) + 2)
-    each = cost.seconds(settings, "descend", {"method": "from-scratch"})
+    each = cost.seconds(settings, "descend", {"method": "from-scratch"}, run.counts)
     return {"descend from-scratch": math.ceil(waiting * share) * settings.controls.draws * each}

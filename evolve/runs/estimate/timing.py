@@ -13,7 +13,9 @@ from evolve.core.settings import Settings
 from evolve.data.resident import Resident
 from evolve.engine.devices import choose_device
 from evolve.engine.precision import FLOAT32, computing, multiplies_bfloat16
+from evolve.lineage.world import World
 from evolve.runs.estimate import cost
+from evolve.runs.estimate.counts import Count, Counts
 
 if TYPE_CHECKING:
     from evolve.runs.run import Run
@@ -85,9 +87,9 @@ def _ratio(kind: str, run: Run, resident: Resident, set_to: Settings) -> float:
         "condense": _condense,
         "descend": _descend,
     }[kind]
-    spent, expected = [], []
+    spent, expected, least = [], [], _least(run.world, resident)
     for steps in (2, SHORT, LONG):  # the first one warms up
-        settings = _shortened(set_to, kind, steps)
+        settings = _shortened(set_to, kind, steps, least)
         begun = time.perf_counter()
         room(run, settings, resident)
         spent.append(time.perf_counter() - begun)
@@ -96,35 +98,50 @@ def _ratio(kind: str, run: Run, resident: Resident, set_to: Settings) -> float:
             "ancestor": {"strategy": "naive"},
             "method": "inherited",
         }
-        expected.append(cost.seconds(settings, kind, recipe))
+        expected.append(cost.seconds(settings, kind, recipe, run.counts))
     grown = expected[2] - expected[1]
     return max(0.05, (spent[2] - spent[1]) / grown) if grown > 0 else 1.0
 
 
-def _shortened(s: Settings, kind: str, steps: int) -> Settings:
+def _least(world: World, resident: Resident) -> Counts:
+    """What every class of a role has: timed steps may ask for no more."""
+    return {
+        role: Count(
+            len(ids),
+            *(min(len(resident.indices(i, test)) for i in ids) for test in (False, True)),
+        )
+        for role, ids in world.roles.items()
+    }
+
+
+def _shortened(s: Settings, kind: str, steps: int, least: Counts) -> Settings:
     """The same sizes, but about ``steps`` optimizer steps, as far as the images go."""
-    train, test = cost.images_per_class(s, "ancestor" if kind == "accumulate" else kind)
     if kind == "accumulate":
-        images = min(train, max(1, s.ancestor.batch * 2 // s.stream.classes_per_task))
+        wanted = max(1, s.ancestor.batch * 2 // s.stream.classes_per_task)
         return replace(
             s,
             ancestor=replace(s.ancestor, epochs=steps // 2, strategy="naive", strategy_args={}),
-            stream=replace(s.stream, images_per_class=images),
+            stream=replace(s.stream, images_per_class=min(least["ancestor"].train, wanted)),
         )
     if kind == "condense":
-        classes = len(s.data.condense_classes) or s.data.split[1]
-        images = min(
-            train, max(4, round(2 * s.condense.batch / (1 - s.condense.meta_fraction) / classes))
+        held = least["condense"]
+        wanted = max(4, round(2 * s.condense.batch / (1 - s.condense.meta_fraction) / held.classes))
+        briefly = replace(
+            s.condense,
+            epochs=steps // 2,
+            images_per_class=min(held.train, wanted),
+            trial_tasks=2,
         )
-        briefly = replace(s.condense, epochs=steps // 2, images_per_class=images, trial_tasks=2)
         # One length: what is from scratch is trained for it alone.
         alone = replace(s.controls, untrained=False)
-        learning = _shortened(s, "descend", steps)  # trial's descendants learn as the lineage's
+        # trial's descendants learn as the lineage's, from condensing classes
+        learning = _shortened(s, "descend", steps, {"descend": held})
         return replace(
             learning, condense=briefly, stream=replace(s.stream, tasks=1), controls=alone
         )
-    shots = min(train, max(1, s.descend.batch * 2 // s.descend.classes_per_task))
-    tests = min(test, 20, s.descend.test_per_class or 20)
+    held = least["descend"]
+    shots = min(held.train, max(1, s.descend.batch * 2 // s.descend.classes_per_task))
+    tests = min(held.test, 20, s.descend.test_per_class or 20)
     return replace(
         s, descend=replace(s.descend, epochs=steps // 2, shots=shots, test_per_class=tests)
     )

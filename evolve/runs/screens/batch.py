@@ -158,7 +158,8 @@ def _weights(batch_run: BatchRun) -> Mapping[str, float]:
     for run in batch_run.lineages:
         for stage in run.stages():
             weights.setdefault(
-                stage.key, cost.seconds(run.world.settings, stage.kind, stage.recipe)
+                stage.key,
+                cost.seconds(run.world.settings, stage.kind, stage.recipe, run.counts),
             )
     return weights
 

@@ -54,9 +54,9 @@ def test_the_flow_is_scipys_optimum():
 def test_weights_that_float32_rounds_are_still_transported():
     draw = torch.Generator().manual_seed(0)
     query, proto = (torch.rand(20, 17, 6, generator=draw) + 1 for _ in range(2))
-    found = scores(query, proto, 12.5)
-    assert torch.isfinite(found).all() and torch.allclose(
-        found, scores(query.double(), proto.double(), 12.5).float(), atol=1e-3
+    result = scores(query, proto, 12.5)
+    assert torch.isfinite(result).all() and torch.allclose(
+        result, scores(query.double(), proto.double(), 12.5).float(), atol=1e-3
     )
 
 
@@ -71,8 +71,8 @@ def test_weights_are_the_cross_reference():
     proto = torch.tensor(
         [[[3.0, -1.0], [1.0, -1.0]]]
     )  # mean (2, -1): the second place of the query points away from it
-    found = weights(query, proto)[0, 0]
-    assert torch.allclose(found, torch.tensor([2.001, 0.001]) * 2 / 2.002)
+    result = weights(query, proto)[0, 0]
+    assert torch.allclose(result, torch.tensor([2.001, 0.001]) * 2 / 2.002)
 
 
 def test_the_gradient_of_the_score_in_the_similarities_is_the_flow():
@@ -101,22 +101,22 @@ def test_an_image_is_nearest_to_itself_wherever_its_places_went():
 
 def test_descriptors_are_the_last_maps_pixels():
     net, x = network().eval(), torch.rand(2, 3, 2 * SIZE, 2 * SIZE)
-    found = descriptors(net, x)
-    assert found.shape == (2, 4, net.head.in_features)
-    assert torch.equal(found[1, 3], net.features(x)[-1][1, :, 1, 1])
+    result = descriptors(net, x)
+    assert result.shape == (2, 4, net.head.in_features)
+    assert torch.equal(result[1, 3], net.features(x)[-1][1, :, 1, 1])
 
 
 def test_structured_prototypes_start_as_means_and_lower_the_supports_loss():
     draw = torch.Generator().manual_seed(1)
     labels = torch.arange(WAYS).repeat_interleave(5)
-    known = torch.rand(20, 4, 6, generator=draw) + torch.eye(6)[labels][:, None] * 0.3
+    support = torch.rand(20, 4, 6, generator=draw) + torch.eye(6)[labels][:, None] * 0.3
 
     def loss(steps):
         learner = make_learner(
             "deepemd", network(), replace(QUICK, emd_steps=steps, emd_lr=0.1), WAYS, 0
         )
-        proto = learner.prototypes(known, labels, torch.Generator().manual_seed(0))
-        return torch.nn.functional.cross_entropy(scores(known, proto, 12.5), labels).item()
+        proto = learner.prototypes(support, labels, torch.Generator().manual_seed(0))
+        return torch.nn.functional.cross_entropy(scores(support, proto, 12.5), labels).item()
 
     assert loss(40) < loss(0) - 0.05
 
@@ -133,9 +133,9 @@ def real(shots):
         5 * shots, 3, 32, 32, generator=draw
     )
     with torch.no_grad():
-        known = descriptors(net.eval(), images)
+        support = descriptors(net.eval(), images)
     return (
-        known,
+        support,
         labels,
         make_learner("deepemd", net, replace(FewshotSettings(), emd_steps=4), 5, 0),
     )
@@ -145,22 +145,22 @@ def test_the_structured_layer_moves_on_a_real_backbone_at_the_default_rate():
     """Ten images a class in batches of 4: 13 steps a pass, the authors' count; at a rate of 0.1
     nothing moved.
     """
-    known, labels, learner = real(10)
-    start, found = (
-        means(known, labels, 5),
-        learner.prototypes(known, labels, torch.Generator().manual_seed(0)),
+    support, labels, learner = real(10)
+    start, learned = (
+        means(support, labels, 5),
+        learner.prototypes(support, labels, torch.Generator().manual_seed(0)),
     )
     before, after = (
-        torch.nn.functional.cross_entropy(scores(known, proto, 12.5), labels).item()
-        for proto in (start, found)
+        torch.nn.functional.cross_entropy(scores(support, proto, 12.5), labels).item()
+        for proto in (start, learned)
     )
-    assert (found - start).norm() > 0.05 * start.norm() and after < 0.9 * before
+    assert (learned - start).norm() > 0.05 * start.norm() and after < 0.9 * before
 
 
 def test_a_single_image_a_class_is_its_own_prototype():
-    known, labels, learner = real(1)
+    support, labels, learner = real(1)
     assert torch.equal(
-        learner.prototypes(known, labels, torch.Generator()), means(known, labels, 5)
+        learner.prototypes(support, labels, torch.Generator()), means(support, labels, 5)
     )
 
 

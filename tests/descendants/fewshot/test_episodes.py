@@ -26,18 +26,18 @@ def test_an_episode_is_of_the_ancestors_training_images():
     training = torch.cat([resident().indices(c, test=False) for c in ANCESTOR]).tolist()
     seen = set()
     for number in range(12):
-        one = episodes().episode(number)
-        support, query = places(one.support), places(one.query)
-        found = torch.cat([support, query]).tolist()
-        assert len(set(found)) == len(found) == WAYS * (QUICK.shots + QUICK.queries)
-        assert set(found) <= set(training)
-        for index, labels in ((support, one.support_labels), (query, one.query_labels)):
+        episode = episodes().episode(number)
+        support, query = places(episode.support), places(episode.query)
+        drawn = torch.cat([support, query]).tolist()
+        assert len(set(drawn)) == len(drawn) == WAYS * (QUICK.shots + QUICK.queries)
+        assert set(drawn) <= set(training)
+        for index, labels in ((support, episode.support_labels), (query, episode.query_labels)):
             own = resident().labels[index]
             assert (
                 all(len(own[labels == k].unique()) == 1 for k in range(WAYS))
                 and len(own.unique()) == WAYS
             )
-        seen |= set(found)
+        seen |= set(drawn)
     assert len(seen) > len(training) / 2  # not the same few ones every time
 
 
@@ -50,15 +50,15 @@ def test_an_episode_does_not_depend_on_those_before_it():
 
 
 def test_an_epoch_sees_every_training_image_once():
-    found = [pair for pair in episodes().epoch(0)]
-    index = torch.cat([index for index, _ in found])
+    pairs = [pair for pair in episodes().epoch(0)]
+    index = torch.cat([index for index, _ in pairs])
     assert sorted(index.tolist()) == sorted(
         torch.cat([resident().indices(c, test=False) for c in ANCESTOR]).tolist()
     )
     assert torch.equal(
-        torch.tensor(ANCESTOR)[torch.cat([labels for _, labels in found])], resident().labels[index]
+        torch.tensor(ANCESTOR)[torch.cat([labels for _, labels in pairs])], resident().labels[index]
     )
-    assert len(found) == episodes().steps
+    assert len(pairs) == episodes().steps
 
 
 def test_augmentation_is_asked_for():
@@ -87,10 +87,10 @@ def test_learners_see_the_images_of_a_class_that_the_ancestor_sees():
     ancestors = sorted(stream_tasks(stream, ANCESTOR, resident(), 0, 1)[0].train.tolist())
     assert sorted(torch.cat([index for index, _ in capped.epoch(0)]).tolist()) == ancestors
     seen = [
-        places(torch.cat([one.support, one.query])).tolist()
-        for one in map(capped.episode, range(8))
+        places(torch.cat([episode.support, episode.query])).tolist()
+        for episode in map(capped.episode, range(8))
     ]
-    assert {place for one in seen for place in one} <= set(ancestors)
+    assert {place for drawn in seen for place in drawn} <= set(ancestors)
     with pytest.raises(
         UserError, match=r"ancestor class \d+ has 9 training images \(stream\.images_per_class\)"
     ):

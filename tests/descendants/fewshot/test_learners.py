@@ -37,11 +37,11 @@ def trained(name, settings=QUICK):
 
 
 def predict(learner, number, queries=None):
-    one = task(number)
-    parts = [resident().batch(one.test)] if queries is None else queries
+    t = task(number)
+    parts = [resident().batch(t.test)] if queries is None else queries
     return learner.predict(
-        resident().batch(one.train),
-        one.train_labels,
+        resident().batch(t.train),
+        t.train_labels,
         parts,
         generator(0, "fewshot", "adapt", number),
     )
@@ -89,8 +89,8 @@ def test_reptiles_start_becomes_one_with_less_loss_on_the_way():
     def loss(learner):
         tasks = [task(number) for number in TASKS]
         return sum(
-            learner.trained(resident().batch(one.train), one.train_labels, 4, generator(0, "t"))[1]
-            for one in tasks
+            learner.trained(resident().batch(t.train), t.train_labels, 4, generator(0, "t"))[1]
+            for t in tasks
         )
 
     assert loss(longer) < 0.95 * loss(barely)
@@ -122,7 +122,7 @@ def test_a_task_leaves_no_trace(name):
 
 def state_of(learner):
     """Copies of all tensors that a learner holds."""
-    found = {}
+    copies = {}
     for name, value in vars(learner).items():
         tensors = (
             value.state_dict()
@@ -131,8 +131,8 @@ def state_of(learner):
             if isinstance(value, dict)
             else {}
         )
-        found |= {(name, key): tensor.detach().clone() for key, tensor in tensors.items()}
-    return found
+        copies |= {(name, key): tensor.detach().clone() for key, tensor in tensors.items()}
+    return copies
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -171,10 +171,10 @@ def test_other_backbones_learn_too(name, family, width):
     """Shortcuts with BN of their own, attention (which needs a second derivative) and tokens in the
     place of maps.
     """
-    made = architecture(family, width, 16).paper_descendant().build(WAYS)
+    backbone = architecture(family, width, 16).paper_descendant().build(WAYS)
     short = replace(QUICK, episodes=4, pretrain_epochs=1, emd_steps=1)
-    found = measure(name, made, ANCESTOR, [task(0)], short)
-    assert found.correct[0].float().mean() > 0.5 and math.isfinite(found.losses[-1])
+    result = measure(name, backbone, ANCESTOR, [task(0)], short)
+    assert result.correct[0].float().mean() > 0.5 and math.isfinite(result.losses[-1])
 
 
 def test_other_seeds_other_numbers():
@@ -199,30 +199,30 @@ def test_an_interrupted_meta_training_goes_on_to_the_bit(name, tmp_path):
     whole = measure(name, network(), ANCESTOR, tasks, short)
     checkpoint, starts = Store(tmp_path).checkpoint("ab"), []
     for limit in (0.3, 0.55, 2.0):
-        said = []
+        fractions = []
 
-        def progress(done, text, limit=limit, said=said):
-            said.append(done)
+        def progress(done, text, limit=limit, fractions=fractions):
+            fractions.append(done)
             if done > limit:
                 raise Interrupted
 
         with suppress(Interrupted):
-            found = measure(
+            result = measure(
                 name, network(), ANCESTOR, tasks, short, progress=progress, checkpoint=checkpoint
             )
-        starts.append(said[0])
+        starts.append(fractions[0])
     assert starts[0] < starts[1] < starts[2]  # each went on, none began anew
-    assert found.losses == whole.losses and torch.equal(found.correct[0], whole.correct[0])
-    assert math.isfinite(whole.losses[-1]) and found.undecided == whole.undecided == 0
+    assert result.losses == whole.losses and torch.equal(result.correct[0], whole.correct[0])
+    assert math.isfinite(whole.losses[-1]) and result.undecided == whole.undecided == 0
 
 
 def test_a_learner_that_diverged_decides_nothing():
-    found = measure(
+    result = measure(
         "protonet",
         network(),
         ANCESTOR,
         [task(0), task(1)],
         replace(QUICK, lr=float("inf"), episodes=3),
     )
-    assert not math.isfinite(found.losses[-1]) and not sum(map(torch.sum, found.correct))
-    assert found.undecided == len(task(0).test) + len(task(1).test)
+    assert not math.isfinite(result.losses[-1]) and not sum(map(torch.sum, result.correct))
+    assert result.undecided == len(task(0).test) + len(task(1).test)

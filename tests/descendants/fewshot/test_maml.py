@@ -37,20 +37,20 @@ def double_head(learner: GradientLearner) -> GradientLearner:
 
 
 def outer_gradient(learner, task):
-    wanted = list(learner.weights)
-    found = torch.autograd.grad(learner.outer_loss(task), [learner.weights[n] for n in wanted])
-    return dict(zip(wanted, found, strict=True))
+    names = list(learner.weights)
+    gradients = torch.autograd.grad(learner.outer_loss(task), [learner.weights[n] for n in names])
+    return dict(zip(names, gradients, strict=True))
 
 
 def module_of(learner):
     """The learner's network as plain modules with plain BN, in train mode: what a textbook would
     train.
     """
-    made = network().double().train()
-    made.load_state_dict(
+    module = network().double().train()
+    module.load_state_dict(
         {n.removeprefix("network."): p.detach() for n, p in learner.weights.items()}, strict=False
     )
-    return made
+    return module
 
 
 def unrolled(learner, task, create_graph):
@@ -79,10 +79,10 @@ def test_second_order_is_autograd_through_the_unrolled_loop():
     learner, task = double_head(maml(setup())), episode()
     start, adapted = unrolled(learner, task, create_graph=True)
     expected = torch.autograd.grad(query_loss(learner, adapted, task), list(start.values()))
-    found = outer_gradient(learner, task)
-    assert equal(dict(zip(start, expected, strict=True)), found)
+    gradient = outer_gradient(learner, task)
+    assert equal(dict(zip(start, expected, strict=True)), gradient)
     assert not equal(
-        outer_gradient(double_head(fomaml(setup())), task), found
+        outer_gradient(double_head(fomaml(setup())), task), gradient
     )  # the second-order terms are not nothing
 
 
@@ -146,7 +146,7 @@ def test_protomaml_learns_through_its_prototypes():
     """
     task = episode()
     learner = protomaml(setup(replace(S, inner_steps=1, inner_lr=0.0)))
-    found = outer_gradient(learner, task)
+    gradient = outer_gradient(learner, task)
     start = {n: p.detach().requires_grad_() for n, p in learner.weights.items()}
     embedded = learner.trunk.embed(start, torch.cat([task.support, task.query]), len(task.support))
     centres = torch.stack(
@@ -156,7 +156,7 @@ def test_protomaml_learns_through_its_prototypes():
         -torch.cdist(embedded[len(task.support) :], centres).square(), task.query_labels
     )
     assert equal(
-        dict(zip(start, torch.autograd.grad(loss, list(start.values())), strict=True)), found
+        dict(zip(start, torch.autograd.grad(loss, list(start.values())), strict=True)), gradient
     )
 
 
@@ -168,8 +168,8 @@ def test_support_norm_is_bn_by_the_statistics_of_the_first_images(rows):
     x = torch.randn(12, 4, 3, 3, generator=draw, dtype=torch.float64) * 3 + 1
     ours = SupportNorm(bn)
     ours.rows = rows
-    found = ours(x)
+    result = ours(x)
     bn(x[:rows])
     biased = (rows * 9 - 1) / (rows * 9)
     bn.running_var *= biased
-    assert torch.allclose(bn.eval()(x), found)
+    assert torch.allclose(bn.eval()(x), result)

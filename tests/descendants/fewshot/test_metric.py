@@ -47,11 +47,11 @@ def test_protonet_by_hand():
         torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 3.0], [0.0, 5.0]]),
         torch.tensor([0, 0, 1, 1]),
     )
-    found = make_learner("protonet", network(), QUICK, 2, 0).log_probabilities(
+    result = make_learner("protonet", network(), QUICK, 2, 0).log_probabilities(
         support, labels, torch.tensor([[0.0, 1.0]])
     )
     assert torch.allclose(
-        found, torch.tensor([[-2.0, -9.0]]).log_softmax(1)
+        result, torch.tensor([[-2.0, -9.0]]).log_softmax(1)
     )  # centres (1, 0) and (0, 4)
 
 
@@ -86,8 +86,8 @@ def test_protonet_and_matchingnet_are_easyfsls():
     match.process_support_set(support, labels)
     own = make_learner("matchingnet", network(), replace(QUICK, attention_scale=scale), WAYS, 0)
     scaled = scale * torch.nn.functional.normalize(query)
-    found = own.log_probabilities(support, labels, query).exp()
-    assert torch.allclose(found + 1e-6, match(scaled).exp(), atol=1e-5)
+    result = own.log_probabilities(support, labels, query).exp()
+    assert torch.allclose(result + 1e-6, match(scaled).exp(), atol=1e-5)
 
 
 def test_baseline_plus_plus_scores_are_scaled_cosines():
@@ -104,6 +104,6 @@ def test_baseline_plus_plus_learns_a_new_head(steps, right):
     """
     learner = make_learner("baseline++", network(), replace(QUICK, tune_steps=steps), WAYS, 0)
     labels = torch.arange(WAYS).repeat(3)
-    known = torch.nn.functional.one_hot(labels, learner.features).float()
-    head = learner.head(known, labels, torch.Generator().manual_seed(0))
-    assert bool((cosine_scores(known, head, 10.0).argmax(1) == labels).all()) == right
+    support = torch.nn.functional.one_hot(labels, learner.features).float()
+    head = learner.head(support, labels, torch.Generator().manual_seed(0))
+    assert bool((cosine_scores(support, head, 10.0).argmax(1) == labels).all()) == right

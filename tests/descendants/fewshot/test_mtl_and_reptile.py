@@ -53,12 +53,14 @@ def test_mtl_scales_kernels_and_shifts_neurons():
 
 def test_mtl_is_first_order_in_the_heads_start():
     learner, task = make_learner("mtl", network(), SHORT, WAYS, 0), source().episode(0)
-    found = torch.autograd.grad(learner.outer_loss(task), [learner.start[name] for name in HEAD])
-    known = learner.embed(task.support).detach()
+    gradients = torch.autograd.grad(
+        learner.outer_loss(task), [learner.start[name] for name in HEAD]
+    )
+    support = learner.embed(task.support).detach()
     weight, bias = (learner.start[name].detach().clone().requires_grad_() for name in HEAD)
     for _ in range(SHORT.mtl_steps):
         slopes = torch.autograd.grad(
-            F.cross_entropy(F.linear(known, weight, bias), task.support_labels), (weight, bias)
+            F.cross_entropy(F.linear(support, weight, bias), task.support_labels), (weight, bias)
         )
         weight, bias = (
             (p - SHORT.mtl_lr * g).detach().requires_grad_()
@@ -69,7 +71,7 @@ def test_mtl_is_first_order_in_the_heads_start():
     )
     assert all(
         torch.allclose(a, b, atol=1e-6)
-        for a, b in zip(found, torch.autograd.grad(loss, (weight, bias)), strict=True)
+        for a, b in zip(gradients, torch.autograd.grad(loss, (weight, bias)), strict=True)
     )
 
 

@@ -62,12 +62,12 @@ def other_value(name, value):
 @pytest.mark.parametrize("name", [f.name for f in fields(FewshotSettings) if f.name != "learners"])
 def test_a_setting_changes_the_keys_of_those_learners_that_read_it(name):
     base = world()
-    found = replace(
+    fewshot = replace(
         base.settings.fewshot, **{name: other_value(name, getattr(base.settings.fewshot, name))}
     )
-    after = learner_keys(replace(base, settings=replace(base.settings, fewshot=found)))
+    after = learner_keys(replace(base, settings=replace(base.settings, fewshot=fewshot)))
     assert {learner for learner, key in learner_keys(base).items() if after[learner] != key} == {
-        one for one in LEARNERS if name in LEARNERS[one].reads
+        learner for learner in LEARNERS if name in LEARNERS[learner].reads
     }
 
 
@@ -136,26 +136,26 @@ def measured(tmp_path_factory):
         "ancestor.width=0.03125",
     ]
     w = world(*words, 'fewshot.learners=["protonet"]', data=images.fingerprint)
-    stage, store, said = recipes.fewshot(w, "protonet"), Store(place / "store"), []
-    perform_stage(stage, store, context, lambda done, text: said.append((done, text)))
-    return w, stage, store, said
+    stage, store, reports = recipes.fewshot(w, "protonet"), Store(place / "store"), []
+    perform_stage(stage, store, context, lambda done, text: reports.append((done, text)))
+    return w, stage, store, reports
 
 
 def test_the_result_holds_what_a_descendants_does(measured):
-    w, stage, store, said = measured
-    found = store.get(stage.key)
-    correct = found.tensors("correct")
-    assert found.record["test_images"] == [20, 20] and set(correct) == {"task0", "task1"}
-    assert found.record["accuracy"] == [
+    w, stage, store, reports = measured
+    result = store.get(stage.key)
+    correct = result.tensors("correct")
+    assert result.record["test_images"] == [20, 20] and set(correct) == {"task0", "task1"}
+    assert result.record["accuracy"] == [
         correct[f"task{n}"].double().mean().item() for n in range(2)
     ]
     assert all(
         set(classes) <= set(w.descend_classes) and len(classes) == 5
-        for classes in found.record["classes"]
+        for classes in result.record["classes"]
     )
-    assert len(found.record["losses"]) == 3 and found.record["plan"] == stage.recipe["plan"]
-    done = [fraction for fraction, _ in said]
-    assert done == sorted(done) and done[-1] == 1.0 and "protonet" in said[0][1]
+    assert len(result.record["losses"]) == 3 and result.record["plan"] == stage.recipe["plan"]
+    done = [fraction for fraction, _ in reports]
+    assert done == sorted(done) and done[-1] == 1.0 and "protonet" in reports[0][1]
 
 
 class Stopped(Exception):
@@ -165,15 +165,15 @@ class Stopped(Exception):
 def test_an_interrupted_stage_goes_on_in_its_store(measured, tmp_path, monkeypatch):
     _, stage, whole, _ = measured
     monkeypatch.setattr(outcomes, "CHECKPOINT_SECONDS", 0.0)
-    context, store, said = measured_context(whole), Store(tmp_path / "store"), []
+    context, store, texts = measured_context(whole), Store(tmp_path / "store"), []
 
     def stopping(done, text):
         raise Stopped
 
     with pytest.raises(Stopped):
         perform_stage(stage, store, context, stopping)
-    perform_stage(stage, store, context, lambda done, text: said.append(text))
-    assert "episode 2 of 3" in said[0] and not any("episode 1 of 3" in text for text in said)
+    perform_stage(stage, store, context, lambda done, text: texts.append(text))
+    assert "episode 2 of 3" in texts[0] and not any("episode 1 of 3" in text for text in texts)
     again, expected = store.get(stage.key), whole.get(stage.key)
     assert again.record == expected.record
     assert all(
@@ -184,8 +184,8 @@ def test_an_interrupted_stage_goes_on_in_its_store(measured, tmp_path, monkeypat
 
 def peeking(store, **changed):
     def peek(key):
-        found = store.get(key) if store.has(key) else None
-        return {**found.record, **changed} if found else None
+        result = store.get(key) if store.has(key) else None
+        return {**result.record, **changed} if result else None
 
     return peek
 
@@ -203,7 +203,7 @@ def test_collect_finds_it(measured):
     w, stage, store, _ = measured
     record = collect(w, peeking(store), "s", "quick", {}, {})
     assert record.fewshot[0].backbone == paper_descendant(w.settings).anonymous().describe()
-    assert [one.method for one in record.fewshot] == ["protonet"]
+    assert [row.method for row in record.fewshot] == ["protonet"]
     assert record.fewshot[0].accuracy == tuple(store.get(stage.key).record["accuracy"])
 
 
@@ -268,10 +268,10 @@ def test_the_report_has_the_table_where_there_are_learners(tmp_path):
         "inherited_minus"
     ] == ""
     assert float(rows[1]["inherited_minus"]) == pytest.approx(11.25) and rows[1]["tasks"] == "4"
-    said = json.loads(files["summary.json"])["fewshot"]
+    sentences = json.loads(files["summary.json"])["fewshot"]
     assert (
-        said[1].startswith("protonet: 57.50 ± ")
-        and "inherited (lineage 2) minus it: +11.25 ± " in said[1]
+        sentences[1].startswith("protonet: 57.50 ± ")
+        and "inherited (lineage 2) minus it: +11.25 ± " in sentences[1]
     )
     single = list(csv.DictReader(io.StringIO(files["descendants.csv"].decode())))
     assert [float(row["accuracy"]) for row in single if row["method"] == "maml"] == [
@@ -288,10 +288,10 @@ def test_losses_are_thinned_by_means():
     from evolve.descendants.fewshot.measure import thinned
 
     losses = torch.arange(250.0).tolist()
-    found = thinned(losses)
+    result = thinned(losses)
     assert (
-        len(found) <= 100
-        and found[0] == 1.0
+        len(result) <= 100
+        and result[0] == 1.0
         and thinned([]) == []
         and thinned([1.0, 2.0]) == [1.0, 2.0]
     )
@@ -304,8 +304,8 @@ def with_learner(**changed):
 
 def test_a_learner_that_diverged_has_no_accuracy_and_no_difference():
     broken = with_learner(diverged=True)
-    said = fewshot_table.sentences([broken])
-    assert said[1] == "protonet: diverged (loss not finite)" and said[2].startswith(
+    sentences = fewshot_table.sentences([broken])
+    assert sentences[1] == "protonet: diverged (loss not finite)" and sentences[2].startswith(
         "maml: 55.00 ± "
     )
     row = list(fewshot_table.rows([broken]))[1]
@@ -364,10 +364,10 @@ def test_a_plan_scales_learners_by_a_descendants_steps_and_says_that_they_are_es
 ):
     """Although no descend stage is left to do."""
     w, stage, store, _ = measured
-    asked = []
+    kinds = []
 
     def ratio(kind, opened, resident, settings):
-        asked.append(kind)
+        kinds.append(kind)
         return 3.0
 
     monkeypatch.setattr(timing, "_ratio", ratio)
@@ -375,14 +375,21 @@ def test_a_plan_scales_learners_by_a_descendants_steps_and_says_that_they_are_es
         missing=lambda: [stage],
         stages=lambda: [stage],
         context=measured_context(store),
-        request=SimpleNamespace(device="cpu", scenario=None, workers=1, reference=False),
+        request=SimpleNamespace(
+            device="cpu",
+            scenario=SimpleNamespace(settings=w.settings),
+            workers=1,
+            data_dir=None,
+            reference=False,
+        ),
         world=w,
+        counts=None,
     )
-    assert timing.measure_speed(opened)["fewshot"] == 3.0 and asked == ["descend"]
+    assert timing.measure_speed(opened)["fewshot"] == 3.0 and kinds == ["descend"]
     monkeypatch.setattr(listing, "open_run", lambda request, say: opened)
     monkeypatch.setattr(listing, "remaining_seconds", lambda opened: {stage.key: 10.0})
     monkeypatch.setattr(listing, "worker_count", lambda request, opened: 1)
-    monkeypatch.setattr(listing, "needs", lambda chosen, workers: "")
+    monkeypatch.setattr(listing, "needs", lambda chosen, workers, counts: "")
     listing.plan_table(opened.request)
-    said = capsys.readouterr().out
-    assert "few-shot: estimated, not timed" in said and "left: about 30 s" in said
+    output = capsys.readouterr().out
+    assert "few-shot: estimated, not timed" in output and "left: about 30 s" in output

@@ -41,10 +41,10 @@ def resident() -> Resident:
     noise = torch.randint(0, 160, (len(labels), 3, SIZE, SIZE), generator=generator(0, "images"))
     images = (noise + 10 * labels[:, None, None, None]).to(torch.uint8).numpy()
     is_test = (torch.arange(len(labels)) % 14 >= 8).numpy()
-    made = ImageSet(
+    image_set = ImageSet(
         "toy", images, labels.numpy(), is_test, tuple("abcdefgh"), "f", (0.4,) * 3, (0.25,) * 3
     )
-    return Resident(made, torch.device("cpu"))
+    return Resident(image_set, torch.device("cpu"))
 
 
 def ancestor_of(plan: Architecture) -> Network:
@@ -58,8 +58,8 @@ def ancestor_of(plan: Architecture) -> Network:
 
 def heirs(plan: Architecture, method: str = "stack", count: int = 2) -> list[Network]:
     chosen = [plan.layer_names[place] for place in plan.named_set("paper", 0)]
-    made = descendant(plan, chosen, InheritSettings(method=method))
-    return [inherit(made, None, 3, 5, number).double() for number in range(count)]
+    heir = descendant(plan, chosen, InheritSettings(method=method))
+    return [inherit(heir, None, 3, 5, number).double() for number in range(count)]
 
 
 def group_of(resident: Resident, count: int = 2, **changes) -> Group:
@@ -71,10 +71,10 @@ def images(count: int = 6) -> torch.Tensor:
     return torch.randn(count, 3, SIZE, SIZE, dtype=torch.float64, generator=generator(2, "images"))
 
 
-def same(one: Network, two: Network) -> bool:
+def same(first: Network, second: Network) -> bool:
     return all(
         torch.equal(a, b)
-        for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
 
 
@@ -102,7 +102,7 @@ def test_without_weight_it_is_training_from_scratch_bit_for_bit(resident, networ
 def test_the_loss_is_the_formula(resident, network, method) -> None:
     ancestor, (model,) = ancestor_of(ANCESTORS[network]), heirs(ANCESTORS[network], method, 1)
     labels, x, twin = torch.arange(6) % 3, images(), copy.deepcopy(model)
-    found = DistillTrainer([model.train()], group_of(resident, 1), Teacher(ancestor, 0.7)).loss(
+    loss = DistillTrainer([model.train()], group_of(resident, 1), Teacher(ancestor, 0.7)).loss(
         0, x, labels
     )
     shown, felt = (
@@ -115,9 +115,9 @@ def test_the_loss_is_the_formula(resident, network, method) -> None:
         if name in inherited:
             hint = sum(share * shown[given] for given, share in inherited[name].items())
             expected = expected + 0.7 * ((z - hint) ** 2).mean()
-    assert found.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
     for ours, theirs in zip(
-        torch.autograd.grad(found, list(model.parameters()), allow_unused=True),
+        torch.autograd.grad(loss, list(model.parameters()), allow_unused=True),
         torch.autograd.grad(expected, list(twin.parameters()), allow_unused=True),
         strict=True,
     ):
@@ -140,12 +140,12 @@ def test_hints_draw_the_features_near_and_leave_the_ancestor_alone(resident, net
             lambda fraction, text: None,
             teacher=teacher,
         )
-        wanted = positions(models[0])
+        mixtures = positions(models[0])
         x = resident.batch(group.tasks[0].test).double()
         shown = dict(zip(ancestor.architecture.layer_names, ancestor.features(x), strict=True))
-        felt = listened(models[0].train(), wanted, x)[1]  # as trained: statistics of the batch
+        felt = listened(models[0].train(), mixtures, x)[1]  # as trained: statistics of the batch
         distances[weight] = gap(
-            felt, {name: shown[next(iter(mixture))] for name, mixture in wanted.items()}
+            felt, {name: shown[next(iter(mixture))] for name, mixture in mixtures.items()}
         ).item()
     assert distances[1.0] < 0.9 * distances[0.0]
     assert (
@@ -163,15 +163,15 @@ def test_what_is_heard_is_the_networks_features_in_one_pass(network) -> None:
     ancestor = ancestor_of(architecture(network, 1 / 16, SIZE))
     for method in ("stack", "repeat"):
         (model,) = heirs(ancestor.architecture, method, 1)
-        wanted, x = positions(model), images(2)
+        mixtures, x = positions(model), images(2)
         expected, features = (
             model.eval()(x),
             dict(zip(model.architecture.layer_names, model.features(x), strict=True)),
         )
-        logits, felt = listened(model, wanted, x)
-        assert torch.equal(logits, expected) and felt.keys() == wanted.keys() and len(felt) >= 4
+        logits, felt = listened(model, mixtures, x)
+        assert torch.equal(logits, expected) and felt.keys() == mixtures.keys() and len(felt) >= 4
         shown = dict(zip(ancestor.architecture.layer_names, ancestor.features(x), strict=True))
-        for name, mixture in wanted.items():
+        for name, mixture in mixtures.items():
             assert torch.equal(felt[name], features[name])
             assert {felt[name].shape} == {shown[given].shape for given in mixture}
         felt.clear()

@@ -84,9 +84,9 @@ def inputs(world: World, store: Store, draw: int = 1) -> tuple[Stage, Stage]:
 
 def result(stage: Stage, store: Store, images: dict[str, Any]) -> Result:
     perform.perform_stage(stage, store, images, lambda fraction, text: None)
-    found = store.get(stage.key)
-    assert found is not None
-    return found
+    stored = store.get(stage.key)
+    assert stored is not None
+    return stored
 
 
 @pytest.mark.parametrize("method", ["stack", "repeat", "linear"])
@@ -103,8 +103,8 @@ def test_without_weight_they_are_the_from_scratch_control_to_the_bit(
     held = result(distilled(base, 1, gene, ancestor), store, images)
     for name in ("accuracy", "curves", "train_loss", "classes"):
         assert free.record[name] == control.record[name], name
-    one, other = free.tensors("correct"), control.tensors("correct")
-    assert all(torch.equal(one[name], other[name]) for name in other)
+    first, other = free.tensors("correct"), control.tensors("correct")
+    assert all(torch.equal(first[name], other[name]) for name in other)
     assert (
         held.record["classes"] == control.record["classes"]
         and held.record["train_loss"] != control.record["train_loss"]

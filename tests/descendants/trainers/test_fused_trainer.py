@@ -41,7 +41,7 @@ def resident() -> Resident:
     labels = np.repeat(np.arange(8), 14)
     images = draw.integers(0, 160, (len(labels), 3, 16, 16)) + 10 * labels[:, None, None, None]
     is_test = np.tile(np.arange(14) >= 8, 8)
-    made = ImageSet(
+    image_set = ImageSet(
         "toy",
         images.astype(np.uint8),
         labels,
@@ -51,7 +51,7 @@ def resident() -> Resident:
         (0.4,) * 3,
         (0.25,) * 3,
     )
-    return Resident(made, torch.device("cpu"))
+    return Resident(image_set, torch.device("cpu"))
 
 
 def descendants(plan: Architecture, count: int) -> list[Network]:
@@ -96,8 +96,8 @@ def test_it_trains_as_the_plain_trainer_does(resident, changes, count) -> None:
     theirs = copy.deepcopy(ours)
     group = Group(downstream_tasks(d, range(8), resident, 5)[:count], range(count), resident, d, 5)
     losses, correct = trained(FusedTrainer(ours, group), d.epochs)
-    wanted, answers = trained(PlainTrainer(theirs, group), d.epochs)
-    assert np.allclose(losses, wanted, rtol=1e-9)
+    expected, answers = trained(PlainTrainer(theirs, group), d.epochs)
+    assert np.allclose(losses, expected, rtol=1e-9)
     assert all(torch.equal(a, b) for a, b in zip(correct, answers, strict=True))
     assert_same(ours, theirs)
 
@@ -150,6 +150,6 @@ def test_every_test_image_of_unequal_tasks_is_measured(resident, uneven) -> None
     ours = descendants(PAPER, 3)
     theirs = copy.deepcopy(ours)
     _, correct = trained(FusedTrainer(ours, group), 1)
-    _, wanted = trained(PlainTrainer(theirs, group), 1)
+    _, expected = trained(PlainTrainer(theirs, group), 1)
     assert [len(right) for right in correct] == list(uneven)
-    assert all(torch.equal(a, b) for a, b in zip(correct, wanted, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(correct, expected, strict=True))

@@ -113,6 +113,29 @@ def test_a_set_too_large_to_capture_comes_apart_and_condemns_nobody(monkeypatch,
     assert isinstance(checked(models, group), GraphTrainer) and not list(recwarn)
 
 
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("full"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")]
+)
+def test_a_generation_that_does_not_fit_is_not_trained_otherwise(monkeypatch, recwarn, error):
+    """Its rounding must not hang on free memory, as its key does not."""
+
+    def record(self: graph_capture.Recorder, step: Any, state: Any) -> Any:
+        raise error
+
+    group = make_group(2, 14)
+    models = make_models(group)
+    with monkeypatch.context() as full:
+        full.setattr(graph_capture.Recorder, "record", record)
+        with pytest.raises(type(error)):  # while it is compared
+            checked(models, group)
+    assert isinstance(checked(models, group), GraphTrainer)
+    with monkeypatch.context() as full:
+        full.setattr(graph_capture.Recorder, "record", record)
+        with pytest.raises(type(error)):  # and once it is known to agree
+            checked(models, group)
+    assert not list(recwarn)
+
+
 def test_a_whole_ancestor_that_makes_much_of_rounding_is_captured_too(recwarn):
     group = make_group(3, 14, make_resident(size=32))
     models = make_models(group, torch.float32, vgg16_plan(1 / 8))

@@ -40,11 +40,11 @@ class Rehearsal:
     """
 
     def __init__(self) -> None:
-        self.made: list[tuple[int, ...]] = []
+        self.shapes: list[tuple[int, ...]] = []
         self.runs = 0
 
     def __call__(self, embed: Embed, images: Tensor, parameters: Sequence[Tensor]) -> Embed:
-        self.made.append(tuple(images.shape))
+        self.shapes.append(tuple(images.shape))
         for _ in range(3):
             embed(images, *parameters)
 
@@ -88,7 +88,7 @@ def test_training_through_it_is_training(kind):
         )
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, twin.state_dict()[name], rtol=1e-5, atol=1e-6)
-    assert [shape[0] for shape in rehearsal.made] == [6, 3]
+    assert [shape[0] for shape in rehearsal.shapes] == [6, 3]
     assert (
         rehearsal.runs == 2 + 5 + 1
     )  # each compared once; every full batch but the first, every tail but the first
@@ -130,7 +130,7 @@ def test_where_a_graph_may_not_run_the_model_does():
         4, 3, 3, 3
     )  # a step that does not clear its gradients
     graphed.forward(draw(4))
-    assert rehearsal.made == [] and rehearsal.runs == 0
+    assert rehearsal.shapes == [] and rehearsal.runs == 0
 
 
 def test_more_sizes_than_two_are_not_captured():
@@ -138,7 +138,7 @@ def test_more_sizes_than_two_are_not_captured():
     graphed = Graphed(model, rehearsal, often=1)
     for count in (4, 5, 6, 7):
         graphed.forward(draw(count))
-    assert len(rehearsal.made) == 2
+    assert len(rehearsal.shapes) == 2
 
 
 def test_statistics_in_new_memory_are_noticed():
@@ -148,12 +148,23 @@ def test_statistics_in_new_memory_are_noticed():
     bn = model.trunk.layers["conv1"].bn
     bn.running_mean = bn.running_mean.clone()
     graphed.forward(draw(4))
-    assert len(rehearsal.made) == 2
+    assert len(rehearsal.shapes) == 2
 
 
 def failing(embed: Embed, images: Tensor, parameters: Sequence[Tensor]) -> Embed:
     embed(images, *parameters)
     raise RuntimeError("no capture today\nnor tomorrow")
+
+
+def full(embed: Embed, images: Tensor, parameters: Sequence[Tensor]) -> Embed:
+    raise torch.cuda.OutOfMemoryError("full")
+
+
+def test_a_full_gpu_is_no_reason_to_go_another_way(recwarn):
+    model = Ancestor(VGG(PLAN, 3))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        train(model, Graphed(model, full, often=2).forward)
+    assert not list(recwarn)
 
 
 def wrong(embed: Embed, images: Tensor, parameters: Sequence[Tensor]) -> Embed:

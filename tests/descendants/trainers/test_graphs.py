@@ -142,8 +142,8 @@ def test_packed_draws_give_the_plain_batches_bit_for_bit(
         draw = group.augmentation(member, epoch)
         for places, slot in zip(group.batches(member, epoch), slots, strict=True):
             expected = group.resident.batch(task.train[places], augment, draw)
-            found = step.images(slot).split(slot.shape[-1])[member]
-            assert torch.equal(found, expected) and found.stride() == expected.stride()
+            actual = step.images(slot).split(slot.shape[-1])[member]
+            assert torch.equal(actual, expected) and actual.stride() == expected.stride()
             assert torch.equal(slot[INDEX, member], task.train[places]) and torch.equal(
                 slot[LABEL, member], task.train_labels[places]
             )
@@ -251,13 +251,13 @@ def test_many_test_images_are_judged_in_chunks(monkeypatch):
     monkeypatch.setattr("evolve.descendants.trainers.graphs.TEST_BATCH", 4)
     group = make_group(2, 8, tests=9)
     models = make_models(group)
-    found, expected = (
+    actual, expected = (
         GraphTrainer(models, group, False).correct(),
         PlainTrainer(models, group).correct(),
     )
     assert all(
         torch.equal(mine, other) and mine.dtype == torch.bool
-        for mine, other in zip(found, expected, strict=True)
+        for mine, other in zip(actual, expected, strict=True)
     )
     assert TEST_BATCH >= 64
 
@@ -330,7 +330,7 @@ def test_a_step_needs_no_value_on_the_host_and_mixes_no_devices(monkeypatch, dev
     updates: list[set[torch.device]] = []
     monkeypatch.setattr(
         "evolve.descendants.trainers.graphs.sgd",
-        lambda p, g, m, lr, **rest: updates.append({one.device for one in (*p, *g, *m, lr)}),
+        lambda p, g, m, lr, **rest: updates.append({tensor.device for tensor in (*p, *g, *m, lr)}),
     )
     monkeypatch.setattr(
         "evolve.networks.fast.graph_capture.Recorder.side_by_side",
@@ -370,4 +370,4 @@ def test_a_step_needs_no_value_on_the_host_and_mixes_no_devices(monkeypatch, dev
         Exam(members, resident, tests, tests)()
         with pytest.raises(DynamicOutputShapeException):  # it does find what waits for the device
             torch.nonzero(slots[0, 0, 0] > 0)
-    assert [{one.type for one in used} for used in updates] == [{device}, {device}]
+    assert [{place.type for place in used} for used in updates] == [{device}, {device}]

@@ -76,7 +76,9 @@ def test_a_captured_set_of_several_architectures_is_bit_equal_to_each_generation
 def test_the_checked_trainer_on_a_gpu_is_the_captured_one(cuda, recwarn):
     group = make_group(3, 14, make_resident(cuda))
     models = make_models(group, torch.float32)
-    assert isinstance(checked(models, group), GraphTrainer), [str(one.message) for one in recwarn]
+    assert isinstance(checked(models, group), GraphTrainer), [
+        str(warning.message) for warning in recwarn
+    ]
 
 
 def test_captured_training_is_faster_than_the_plain_one(cuda):
@@ -106,8 +108,8 @@ def test_a_graphed_trunk_learns_as_a_plain_one(cuda, tolerance):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ours, theirs = (
-            learn(one, forward, resident)
-            for one, forward in ((model, graphed.forward), (twin, twin))
+            learn(net, forward, resident)
+            for net, forward in ((model, graphed.forward), (twin, twin))
         )
     assert len(graphed._graphs) == 2 and graphed.enabled
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance / 10)

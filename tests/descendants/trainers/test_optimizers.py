@@ -78,21 +78,21 @@ def test_a_restored_optimizer_steps_like_the_one_it_was_taken_from(kind: str, fu
         held["weight"].pow(3).sum().backward()
         optimizer.step()
 
-    one, two = parameters(), parameters()
+    ours, twins = parameters(), parameters()
     first, second = (
-        make_optimizer(held.values(), kind, 0.1, 0.9, 0.01, fused=fused) for held in (one, two)
+        make_optimizer(held.values(), kind, 0.1, 0.9, 0.01, fused=fused) for held in (ours, twins)
     )
-    step(first, one)
+    step(first, ours)
     kept = {
         name: tensor.clone(memory_format=torch.contiguous_format)
-        for name, tensor in state_of(first, one).items()
+        for name, tensor in state_of(first, ours).items()
     }
     with torch.no_grad():
-        two["weight"].copy_(one["weight"])
-    restore_state(second, two, kept)
-    for held, optimizer in ((one, first), (two, second)):
+        twins["weight"].copy_(ours["weight"])
+    restore_state(second, twins, kept)
+    for held, optimizer in ((ours, first), (twins, second)):
         step(optimizer, held)
-    assert torch.equal(one["weight"], two["weight"]) and not any("idle" in name for name in kept)
+    assert torch.equal(ours["weight"], twins["weight"]) and not any("idle" in name for name in kept)
 
 
 def test_the_ancestor_learns_by_torchs_adamw() -> None:

@@ -24,10 +24,12 @@ def parameters_of(
     shapes: list[tuple[int, ...]], dtype: torch.dtype, seed: int
 ) -> list[torch.nn.Parameter]:
     draw = torch.Generator().manual_seed(seed)
-    made = [torch.randn(shape, dtype=torch.float64, generator=draw).to(dtype) for shape in shapes]
+    tensors = [
+        torch.randn(shape, dtype=torch.float64, generator=draw).to(dtype) for shape in shapes
+    ]
     return [
         torch.nn.Parameter(t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t)
-        for t in made
+        for t in tensors
     ]
 
 
@@ -77,9 +79,9 @@ def test_steps_are_torchs(
     for step in range(4):
         for held in (ours, theirs):
             give(held, step, none if step < 2 else -1, plain_order)
-        for one in (optimizer, peer):
-            one.param_groups[0]["lr"] = 0.1 / (step + 1)
-            one.step()
+        for opt in (optimizer, peer):
+            opt.param_groups[0]["lr"] = 0.1 / (step + 1)
+            opt.step()
     same(ours, theirs, 1e-14 if dtype == torch.float64 else 1e-6)
     if momentum:
         for p, q in zip(ours, theirs, strict=True):
@@ -122,23 +124,23 @@ def test_tensors_that_were_replaced_are_followed() -> None:
     ours = parameters_of([(4, 3, 3, 3), (7,)], torch.float64, 0)
     optimizer, theirs, peer = both(ours, lr=0.1, momentum=0.9, weight_decay=0.01)
 
-    def replace(held: list[torch.nn.Parameter], one: torch.optim.Optimizer) -> None:
+    def replace(held: list[torch.nn.Parameter], sgd: torch.optim.Optimizer) -> None:
         held[0].data = held[0].data * 0.5
 
-    def restore(held: list[torch.nn.Parameter], one: torch.optim.Optimizer) -> None:
-        one.state[held[0]]["momentum_buffer"] = torch.full(held[0].shape, 2.0, dtype=torch.float64)
+    def restore(held: list[torch.nn.Parameter], sgd: torch.optim.Optimizer) -> None:
+        sgd.state[held[0]]["momentum_buffer"] = torch.full(held[0].shape, 2.0, dtype=torch.float64)
 
-    def forget(held: list[torch.nn.Parameter], one: torch.optim.Optimizer) -> None:
-        one.state.clear()
+    def forget(held: list[torch.nn.Parameter], sgd: torch.optim.Optimizer) -> None:
+        sgd.state.clear()
 
     for number, change in enumerate((replace, restore, forget)):
-        for held, one in ((ours, optimizer), (theirs, peer)):
+        for held, opt in ((ours, optimizer), (theirs, peer)):
             for step in range(2):
                 give(held, 10 * number + step)
-                one.step()
-            change(held, one)
+                opt.step()
+            change(held, opt)
             give(held, 10 * number + 5)
-            one.step()
+            opt.step()
         same(ours, theirs, 1e-14)
 
 
@@ -154,9 +156,9 @@ def test_what_the_kernel_cannot_take_is_torchs(fused: bool | None) -> None:
         torch.optim.SGD(theirs, lr=0.1, momentum=0.9),
     )
     for step in range(3):
-        for held, one in ((ours, optimizer), (theirs, peer)):
+        for held, opt in ((ours, optimizer), (theirs, peer)):
             give(held, step)
-            one.step(lambda: torch.ones(())) if step == 2 else one.step()
+            opt.step(lambda: torch.ones(())) if step == 2 else opt.step()
     same(ours, theirs, 1e-14)
     optimizer.zero_grad(set_to_none=False)
     assert all(p.grad is not None and not p.grad.any() for p in ours)
@@ -180,9 +182,9 @@ def test_groups_have_rates_of_their_own() -> None:
     optimizer = CompiledSGD(groups(ours), lr=1.0, momentum=0.9)
     peer = torch.optim.SGD(groups(theirs), lr=1.0, momentum=0.9, foreach=False)
     for step in range(3):
-        for held, one in ((ours, optimizer), (theirs, peer)):
+        for held, opt in ((ours, optimizer), (theirs, peer)):
             give(held, step, plain_order=True)
-            one.step()
+            opt.step()
     same(ours, theirs, 1e-14)
 
 
@@ -192,9 +194,9 @@ def test_it_is_copied_with_what_it_steps() -> None:
     give(held, 0)
     optimizer.step()
     twins, twin = copy.deepcopy((held, optimizer))
-    for params, one in ((held, optimizer), (twins, twin)):
+    for params, opt in ((held, optimizer), (twins, twin)):
         give(params, 1)
-        one.step()
+        opt.step()
     assert all(torch.equal(p, q) for p, q in zip(held, twins, strict=True))
     assert all(a is not b for a, b in zip(held, twins, strict=True))
 

@@ -23,22 +23,22 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 @settings(max_examples=30, deadline=None)
 @given(
     members=st.integers(1, 3),
-    given_=st.integers(1, 4),
-    made=st.integers(1, 4),
+    c_in=st.integers(1, 4),
+    c_out=st.integers(1, 4),
     images=st.integers(1, 3),
     side=st.integers(1, 7),
 )
-def test_the_convolution_is_torchs_one_member_after_the_other(members, given_, made, images, side):
+def test_the_convolution_is_torchs_one_member_after_the_other(members, c_in, c_out, images, side):
     x, weight = (
-        normal(members, given_, images, side, side).requires_grad_(),
-        normal(members, made, given_, 3, 3, seed=1).requires_grad_(),
+        normal(members, c_in, images, side, side).requires_grad_(),
+        normal(members, c_out, c_in, 3, 3, seed=1).requires_grad_(),
     )
-    g = normal(members, made, images, side, side, seed=2)
+    g = normal(members, c_out, images, side, side, seed=2)
     ours = Convolution.apply(x, weight)
     theirs = torch.stack(
         [
-            F.conv2d(one.transpose(0, 1), w, padding=1).transpose(0, 1)
-            for one, w in zip(x, weight, strict=True)
+            F.conv2d(inputs.transpose(0, 1), w, padding=1).transpose(0, 1)
+            for inputs, w in zip(x, weight, strict=True)
         ]
     )
     torch.testing.assert_close(ours, theirs)
@@ -72,7 +72,7 @@ def test_a_stack_is_its_members_in_training_and_in_eval_mode(members, images, si
     for training in (True, False):
         ours = stack.logits(x, leaves, training)
         theirs = torch.stack(
-            [model.train(training)(one) for model, one in zip(models, x, strict=True)]
+            [model.train(training)(inputs) for model, inputs in zip(models, x, strict=True)]
         )
         torch.testing.assert_close(ours, theirs)
         gradients = torch.autograd.grad(

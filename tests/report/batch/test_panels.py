@@ -47,15 +47,15 @@ def test_table_2_has_the_papers_rows_and_its_numbers_beside_ours() -> None:
     rows = {(row["images"], row["method"]): row for row in drawn(pairs(), "initialisations").rows}
     names = ["From-Scratch", "Heur-Learngene", "Auto-Learngene", WHOLE]
     assert [name for images, name in rows if images == "CIFAR-100"] == names
-    found = {name: rows["CIFAR-100", name] for name in names}
-    assert [row["accuracy"] for row in found.values()] == pytest.approx([30, 40, 60, 70])
-    assert [row["minus_reference"] for row in found.values()] == [
+    cifar = {name: rows["CIFAR-100", name] for name in names}
+    assert [row["accuracy"] for row in cifar.values()] == pytest.approx([30, 40, 60, 70])
+    assert [row["minus_reference"] for row in cifar.values()] == [
         pytest.approx(-30),
         pytest.approx(-20),
         None,
         pytest.approx(10),
     ]
-    assert [row["paper"] for row in found.values()] == [81.88, 82.78, 84.04, None]
+    assert [row["paper"] for row in cifar.values()] == [81.88, 82.78, 84.04, None]
     stands_in = rows["Tiny ImageNet", "Auto-Learngene"]
     assert stands_in["column"] == "ViT" and stands_in["paper"] == 87.08
     assert stands_in["paper_images"] == "ImageNet100"

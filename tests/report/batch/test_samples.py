@@ -43,8 +43,8 @@ def pairs(seeds: int = 2, whole: bool = False) -> list:
 def test_rows_hold_the_means_over_seeds_and_tasks() -> None:
     measured = pairs()
     rows = samples(made.batch("samples", measured), measured).rows
-    found = {(row["descendants"], row["shots"]): row["accuracy"] for row in rows}
-    assert found == pytest.approx(
+    means = {(row["descendants"], row["shots"]): row["accuracy"] for row in rows}
+    assert means == pytest.approx(
         {("inherited", s): 40.5 + 20 * n for n, s in enumerate(SHOTS)}
         | {("from-scratch", s): 30.5 + 20 * n for n, s in enumerate(SHOTS)}
     )
@@ -55,10 +55,10 @@ def test_matching_is_read_off_the_log_scale() -> None:
     """Half way up from 10 to 100 images stand the root of 1,000; tasks and seeds move together."""
     measured = pairs()
     (arm,) = arms(made.batch("samples", measured), measured)
-    found = matches(arm)
-    assert found[10] == pytest.approx((math.sqrt(1000),) * 3)
-    assert found[100] == pytest.approx((math.sqrt(100_000),) * 3)
-    assert found[1000] == (math.inf,) * 3
+    numbers = matches(arm)
+    assert numbers[10] == pytest.approx((math.sqrt(1000),) * 3)
+    assert numbers[100] == pytest.approx((math.sqrt(100_000),) * 3)
+    assert numbers[1000] == (math.inf,) * 3
     words = samples(made.batch("samples", measured), measured).tables[1].rows
     assert [row.cells[1] for row in words] == [
         "32 [32, 32]",
@@ -73,9 +73,9 @@ def test_matching_is_read_off_the_log_scale() -> None:
 )
 def test_numpy_interpolates_rising_curves_alike(curve: list[float], goal: float) -> None:
     shots = [10 * 3**n for n in range(len(curve))]
-    found = matching_shots(shots, np.array([goal]), np.array(curve)[:, None])[0]
-    wanted = math.exp(np.interp(goal, curve, np.log(shots), right=math.inf))
-    assert found == pytest.approx(wanted)
+    result = matching_shots(shots, np.array([goal]), np.array(curve)[:, None])[0]
+    expected = math.exp(np.interp(goal, curve, np.log(shots), right=math.inf))
+    assert result == pytest.approx(expected)
 
 
 def test_the_whole_ancestor_stands_beside_its_own_architecture() -> None:
@@ -83,9 +83,9 @@ def test_the_whole_ancestor_stands_beside_its_own_architecture() -> None:
     rows = samples(
         made.batch("samples", measured, ("from-scratch", "full-ancestor")), measured
     ).rows
-    found = {(row["method"], row["descendants"]): row["accuracy"] for row in rows}
-    assert found["whole ancestor", "inherited"] == pytest.approx(90)
-    assert found["whole ancestor", "from-scratch"] == pytest.approx(20)
+    means = {(row["method"], row["descendants"]): row["accuracy"] for row in rows}
+    assert means["whole ancestor", "inherited"] == pytest.approx(90)
+    assert means["whole ancestor", "from-scratch"] == pytest.approx(20)
 
 
 def test_one_task_gives_no_interval_and_no_control_no_match() -> None:

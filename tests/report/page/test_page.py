@@ -56,15 +56,15 @@ class Page(HTMLParser):
 
     def rows(self, caption: str) -> list[list[str]]:
         """The cells of the table whose caption starts so."""
-        found, here = [], False
+        rows, here = [], False
         for tag, _, text in self.all("caption", "tr", "th", "td"):
             if tag == "caption":
                 here = text.startswith(caption)
             elif here and tag == "tr":
-                found.append([])
+                rows.append([])
             elif here:
-                found[-1].append(text)
-        return found
+                rows[-1].append(text)
+        return rows
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +110,8 @@ def test_every_reference_of_a_picture_is_met_once(page: Page, text: str) -> None
         if "id" in attrs
     ]
     assert len(ids) == len(set(ids))
-    wanted = set(re.findall(r"url\(#([^)]*)\)", text)) | set(re.findall(r'href="#([^"]*)"', text))
-    assert len(wanted) > 5 and wanted <= set(ids)
+    links = set(re.findall(r"url\(#([^)]*)\)", text)) | set(re.findall(r'href="#([^"]*)"', text))
+    assert len(links) > 5 and links <= set(ids)
 
 
 def test_headings_pictures_and_tables_can_be_read_aloud(page: Page) -> None:
@@ -156,8 +156,8 @@ def test_points_say_their_values(page: Page) -> None:
     assert any(tip.startswith("plain, length 2: accuracy 33.00 [") for tip in tips)
     assert any(tip.startswith(f"{NAME}: +20.00 [") and "corrected p" in tip for tip in tips)
     dots, table = (
-        next(i for i, (tag, attrs, text) in enumerate(page.elements) if wanted(tag, attrs, text))
-        for wanted in (
+        next(i for i, (tag, attrs, text) in enumerate(page.elements) if matches(tag, attrs, text))
+        for matches in (
             lambda tag, attrs, _: (attrs.get("aria-label") or "").startswith("Every method's mean"),
             lambda tag, _, text: tag == "caption" and "Comparison by acc" in "".join(text),
         )
@@ -303,15 +303,15 @@ def test_a_picture_holds_a_name_of_any_characters() -> None:
 def test_batches_and_different_runs_stand_in_sections_of_their_own(place: Path) -> None:
     make_run(place / "a", place / "store")
     make_run(place / "b", place / "store", overrides=("descend.epochs=7",))
-    made = Page(
+    combined = Page(
         report_folders(
             [place / "a", place / "b", place / "batch", place / "a"], place / "all.html"
         ).read_text()
     )
-    batch, *runs = [text for _, _, text in made.all("h2")]
+    batch, *runs = [text for _, _, text in combined.all("h2")]
     assert batch == f"A batch of {NAME}" and len(runs) == 2
     assert all(text.startswith("glyphs-seq25 paper, seed 0, data.size=16") for text in runs)
-    links = {attrs["href"] for _, attrs, _ in made.all("a")}
+    links = {attrs["href"] for _, attrs, _ in combined.all("a")}
     assert {"#s1", "#s2", "#s3", "#s1-comparison", "#s3-settings"} <= links
 
 

@@ -33,16 +33,16 @@ def record(seed: int, table: dict[int, list[float]], shuffled: bool = False) -> 
             1, method, v, v, tuple((a,) for a in v), ((0.1,),) * len(v), (10,) * len(v), (1,)
         )
 
-    made = []
+    generations = []
     for t, row in table.items():
         pair = descent("inherited", row), descent("from-scratch", [0.5] * len(row))
         control = descent("shuffled", [0.25] * len(row)) if shuffled else None
-        made.append(
+        generations.append(
             Generation(
                 t, ("c1",), ("c1",), (), (), math.nan, "fixed", "t", "8*", *pair, shuffled=control
             )
         )
-    return LineageRecord("toy", "quick", seed, 9, tuple(made))
+    return LineageRecord("toy", "quick", seed, 9, tuple(generations))
 
 
 def test_one_seed_has_students_interval_and_several_resample_seeds() -> None:
@@ -78,12 +78,12 @@ def test_lineages_of_another_pairing_get_a_panel_of_their_own() -> None:
     ]
     first, second = panels(batch, measured)
     assert (first.title, second.title) == ("size=1", "size=2")
-    assert [(one.label, round(one.accuracy[1].mean)) for one in second.curves] == [
+    assert [(curve.label, round(curve.accuracy[1].mean)) for curve in second.curves] == [
         ("a", 20),
         ("b", 40),
         ("shuffled", 25),
     ]
-    assert [one.control for one in second.curves] == [False, False, True]
+    assert [curve.control for curve in second.curves] == [False, False, True]
 
 
 def test_twenty_curves_differ_without_their_colours() -> None:
@@ -128,16 +128,16 @@ def test_methods_on_one_pretrained_ancestor_stand_side_by_side() -> None:
 def test_a_picture_keeps_its_text_and_its_own_ids() -> None:
     points = {t: Interval(t, t, t, 3) for t in range(3)}
     panel = Panel("a < b", (Curve("_$x$ & y", points, points),))
-    one, other = (
+    first, second = (
         inline(lambda: panel_figure(panel, False), name, 'a "b" <c>') for name in ("one", "two")
     )
     assert (
-        "a &lt; b" in one
-        and "_$x$ &amp; y" in one
-        and 'aria-label="a &quot;b&quot; &lt;c&gt;"' in one
+        "a &lt; b" in first
+        and "_$x$ &amp; y" in first
+        and 'aria-label="a &quot;b&quot; &lt;c&gt;"' in first
     )
-    assert one != other and one.replace("one-", "two-") == other
-    assert "metadata" not in one and "<style" not in one and "http" not in one
+    assert first != second and first.replace("one-", "two-") == second
+    assert "metadata" not in first and "<style" not in first and "http" not in first
 
 
 def test_a_pooled_figure_draws_what_its_table_says() -> None:
@@ -151,9 +151,9 @@ def test_a_pooled_figure_draws_what_its_table_says() -> None:
     records = [record(0, low), record(1, high)]
     figure = evolution_figure(records, summarise(records))
     (line,) = [
-        one
-        for one in figure.axes[0].lines
-        if str(one.get_label()).startswith("inherited learngene")
+        curve
+        for curve in figure.axes[0].lines
+        if str(curve.get_label()).startswith("inherited learngene")
     ]
     table = pooled(records, METRICS["gain"])
     assert list(line.get_xdata()) == list(table) == [1, 2, 3]
@@ -177,11 +177,13 @@ def test_a_control_that_one_seed_has_alone_is_in_neither_figure_nor_table() -> N
         for line in evolution_figure(records, summarise(records)).axes[1].lines
     ]
     assert "from-scratch, same architecture" in labels and "shuffled learngene" not in labels
-    assert [one.label for one in lineage_curves(records)] == ["inherited", "from-scratch"]
+    assert [curve.label for curve in lineage_curves(records)] == ["inherited", "from-scratch"]
 
 
 def test_the_numbers_hold_every_control() -> None:
-    assert [one.label for one in lineage_curves([record(0, {1: [0.5, 0.6]}, shuffled=True)])] == [
+    assert [
+        curve.label for curve in lineage_curves([record(0, {1: [0.5, 0.6]}, shuffled=True)])
+    ] == [
         "inherited",
         "from-scratch",
         "shuffled",
@@ -195,15 +197,17 @@ def test_controls_are_the_references_or_none() -> None:
         (panel,) = panels(
             Batch("t", "", "quick", "t", "m", reference, tuple(cases), {}, ("shuffled",)), only_a
         )
-        assert [one.label for one in panel.curves] == expected
+        assert [curve.label for curve in panel.curves] == expected
 
 
 def test_only_a_condenser_that_draws_is_said_to_have_drawn_once() -> None:
-    made = record(0, {1: [0.5, 0.6]})
-    made = replace(made, generations=tuple(replace(g, status="selected") for g in made.generations))
+    lineage = record(0, {1: [0.5, 0.6]})
+    lineage = replace(
+        lineage, generations=tuple(replace(g, status="selected") for g in lineage.generations)
+    )
     for method, expected in (("gradient", False), ("fisher", True)):
         case = Case(
             "a", 0, "a", (), {}, load("glyphs-seq25", "quick", (f"condense.method={method}",))
         )
-        section = Section("t", (Line(case, Path(), made, {}, {}, "", condenser(method).draws),))
+        section = Section("t", (Line(case, Path(), lineage, {}, {}, "", condenser(method).draws),))
         assert any("one condensation each" in line for line in caveats(section)) == expected

@@ -39,12 +39,12 @@ def test_run_and_batch_end_in_a_page_and_report_makes_it_again(tmp_path: Path) -
     (tmp_path / "tiny.toml").write_text(
         f'scenario = "glyphs-seq25"\n[set]\n{tiny.toml(SETTINGS)}{axes}'
     )
-    made = evolve(tmp_path, "batch", "tiny.toml", "--workers", "1")
-    assert made.returncode == 0, made.stderr
+    done = evolve(tmp_path, "batch", "tiny.toml", "--workers", "1")
+    assert done.returncode == 0, done.stderr
     out = tmp_path / "runs" / "tiny-paper"
     page = (out / "report.html").read_text()
     assert (
-        "runs/tiny-paper/report.html" in made.stdout
+        "runs/tiny-paper/report.html" in done.stdout
         and "Tables as LaTeX" in page
         and "≥" not in page
     )

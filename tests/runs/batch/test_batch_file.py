@@ -110,12 +110,12 @@ def test_another_scenario_takes_the_batchs_place_and_stands_in_its_name(tmp_path
 
 def test_cases_of_one_pairing_differ_in_the_method_alone(tmp_path):
     batch = load(tmp_path, GRID)
-    for one in batch.cases:
+    for case in batch.cases:
         for other in batch.cases:
-            alike = {k: v for k, v in one.values.items() if k != "condense.method"} == {
+            alike = {k: v for k, v in case.values.items() if k != "condense.method"} == {
                 k: v for k, v in other.values.items() if k != "condense.method"
             }
-            assert (one.pairing == other.pairing) == alike
+            assert (case.pairing == other.pairing) == alike
 
 
 def test_what_moves_with_the_method_does_not_keep_cases_apart(tmp_path):
@@ -282,5 +282,5 @@ def test_a_long_name_is_a_folder_that_every_file_system_holds(tmp_path):
     assert (
         len(folders) == 2
         and max(map(len, folders)) < 100
-        and len({compare.slug(str(one)) for one in lists}) == 2
+        and len({compare.slug(str(numbers)) for numbers in lists}) == 2
     )

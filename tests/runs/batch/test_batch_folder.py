@@ -48,16 +48,16 @@ def test_a_batch_reads_back_as_it_was(place: Path) -> None:
         and held.batch.reference == "plain"
         and held.batch.axes == {"descend.epochs": (2, 3)}
     )
-    one = held.batch.cases[-1]
-    assert (one.name, one.seed, one.pairing, one.values) == (
+    case = held.batch.cases[-1]
+    assert (case.name, case.seed, case.pairing, case.values) == (
         NAME,
         1,
         ("descend.shots=6",),
         {"descend.epochs": 3},
     )
     assert (
-        one.scenario.settings.descend.epochs == 3
-        and (place / "b" / one.folder / "run.json").is_file()
+        case.scenario.settings.descend.epochs == 3
+        and (place / "b" / case.folder / "run.json").is_file()
     )
 
 
@@ -122,21 +122,21 @@ def test_tensorboard_filters_cases_by_axis(place: Path, monkeypatch: pytest.Monk
     def ask(path: str, question: dict[str, Any]) -> Any:
         return json.loads(Client(apps[path]).post(path, json=question).get_data())
 
-    found = ask("/experiment", {})
-    choices = {info["name"]: info["domainDiscrete"] for info in found["hparamInfos"]}
+    experiment = ask("/experiment", {})
+    choices = {info["name"]: info["domainDiscrete"] for info in experiment["hparamInfos"]}
     assert choices == {
         "case": [NAME, "plain"],
         "method": [NAME, "plain"],
         "descend.epochs": [2, 3],
         "seed": [0, 1],
     }
-    assert [info["name"]["tag"] for info in found["metricInfos"]] == list(HEADLINE)
-    wanted = [{"hparam": "method", "filterDiscrete": [NAME]}]
+    assert [info["name"]["tag"] for info in experiment["metricInfos"]] == list(HEADLINE)
+    filters = [{"hparam": "method", "filterDiscrete": [NAME]}]
     question = {
         "startIndex": 0,
         "sliceSize": 99,
         "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_RUNNING", "STATUS_SUCCESS"],
-        "colParams": wanted,
+        "colParams": filters,
     }
     groups = ask("/session_groups", question)["sessionGroups"]
     assert len(groups) == 2 and {group["hparams"]["descend.epochs"] for group in groups} == {3}

@@ -158,12 +158,13 @@ def test_the_parquet_file_is_the_long_form(done):
     from pyarrow import parquet
 
     out = done[0] / "runs" / "tiny-paper"
-    found = parquet.read_table(out / "descendants.parquet").to_pylist()
+    records = parquet.read_table(out / "descendants.parquet").to_pylist()
     with open(out / "descendants.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [type(found[0][name]) for name in ("case", "seed", "accuracy")] == [str, int, float]
+    assert [type(records[0][name]) for name in ("case", "seed", "accuracy")] == [str, int, float]
     assert [
-        {name: "" if value is None else str(value) for name, value in row.items()} for row in found
+        {name: "" if value is None else str(value) for name, value in row.items()}
+        for row in records
     ] == rows
 
 

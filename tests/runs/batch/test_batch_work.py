@@ -73,7 +73,7 @@ def test_a_stage_of_several_cases_is_named_once_after_the_first(path):
     owners = batch.owners()
     assert len({stage.key for stage in named}) == len(named) == len(owners)
     assert all(stage.label.startswith(f"{owners[stage.key][0]}: ") for stage in named)
-    alone = {stage.key: stage for _, one in batch.runs.values() for stage in one.stages()}
+    alone = {stage.key: stage for _, run in batch.runs.values() for stage in run.stages()}
     assert all(
         (stage.recipe, stage.inputs, stage.priority)
         == (alone[stage.key].recipe, alone[stage.key].inputs, alone[stage.key].priority)

@@ -37,13 +37,13 @@ def record(seed: int, table: np.ndarray, scratch: float = 0.5) -> LineageRecord:
         )
 
     how = ("conv1",), ("conv1", "conv2"), (0.6, 0.4), ((1.0,), (1.0,)), 0.1, "selected", "t", "8*"
-    made = [
+    generations = [
         Generation(
             t, *how, descent("inherited", row), descent("from-scratch", [scratch] * len(row))
         )
         for t, row in enumerate(table, start=1)
     ]
-    return LineageRecord("toy", "quick", seed, len(table), tuple(made))
+    return LineageRecord("toy", "quick", seed, len(table), tuple(generations))
 
 
 def batch(methods, seeds, reference=""):
@@ -53,13 +53,13 @@ def batch(methods, seeds, reference=""):
 
 def rows(tables, reference="", metric="accuracy"):
     """{method: {seed: table}} -> rows by method."""
-    made = batch(tables, sorted({s for one in tables.values() for s in one}), reference)
+    toy = batch(tables, sorted({s for by_seed in tables.values() for s in by_seed}), reference)
     records = [
         (c, record(c.seed, tables[c.method][c.seed]))
-        for c in made.cases
+        for c in toy.cases
         if c.seed in tables[c.method]
     ]
-    return {row.method: row for row in room.compare(made, records, metric)}
+    return {row.method: row for row in room.compare(toy, records, metric)}
 
 
 def drawn(rng, shift=0.0, seeds=4):
@@ -71,16 +71,16 @@ def drawn(rng, shift=0.0, seeds=4):
 def test_a_difference_is_the_mean_of_the_pairs_and_its_p_counts_seeds():
     rng = np.random.default_rng(0)
     a, b = drawn(rng), drawn(rng, 0.1)
-    found = rows({"a": a, "b": b})
+    result = rows({"a": a, "b": b})
     per_seed = [100 * (b[s] - a[s]).mean() for s in a]
-    assert found["a"].is_reference and found["a"].difference is None
-    assert found["b"].difference.interval.mean == pytest.approx(np.mean(per_seed))
+    assert result["a"].is_reference and result["a"].difference is None
+    assert result["b"].difference.interval.mean == pytest.approx(np.mean(per_seed))
     within = np.mean([stats.sem(100 * (b[s] - a[s]).mean(axis=0)) ** 2 for s in a])
     error = np.sqrt(max(np.var(per_seed, ddof=1), within) / 4)
-    assert found["b"].difference.p == pytest.approx(
+    assert result["b"].difference.p == pytest.approx(
         2 * stats.t.sf(abs(np.mean(per_seed)) / error, 3), rel=1e-6
     )
-    assert found["b"].difference.interval.low > 5 and found["b"].best and not found["a"].best
+    assert result["b"].difference.interval.low > 5 and result["b"].best and not result["a"].best
 
 
 def test_seeds_that_agree_by_chance_are_no_proof():
@@ -124,21 +124,19 @@ def test_seeds_that_one_method_lacks_do_not_enter_the_difference():
 
 def test_equal_methods_are_no_difference_and_none_is_best():
     a = drawn(np.random.default_rng(3))
-    found = rows({"a": a, "b": a}, reference="b")
+    result = rows({"a": a, "b": a}, reference="b")
     assert (
-        found["b"].is_reference
-        and found["a"].difference.p == 1.0
-        and found["a"].difference.interval.mean == 0
+        result["b"].is_reference
+        and result["a"].difference.p == 1.0
+        and result["a"].difference.interval.mean == 0
     )
-    assert not any(row.best for row in found.values())
+    assert not any(row.best for row in result.values())
 
 
 def test_gain_is_over_from_scratch():
     a = drawn(np.random.default_rng(4))
-    found = rows({"a": a}, metric="gain")["a"]
-    assert found.interval.mean == pytest.approx(
-        np.mean([100 * (t - 0.5).mean() for t in a.values()])
-    )
+    row = rows({"a": a}, metric="gain")["a"]
+    assert row.interval.mean == pytest.approx(np.mean([100 * (t - 0.5).mean() for t in a.values()]))
 
 
 def test_noise_is_seldom_called_best():
@@ -161,10 +159,10 @@ def test_holm_by_hand():
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
 def test_holm_never_lowers_a_p_keeps_their_order_and_is_at_most_bonferroni(ps):
-    found = paired.holm(ps)
-    assert all(p <= q <= min(1.0, p * len(ps)) + 1e-12 for p, q in zip(ps, found, strict=True))
+    adjusted = paired.holm(ps)
+    assert all(p <= q <= min(1.0, p * len(ps)) + 1e-12 for p, q in zip(ps, adjusted, strict=True))
     order = np.argsort(ps, kind="stable")
-    assert all(found[a] <= found[b] + 1e-12 for a, b in zip(order, order[1:], strict=False))
+    assert all(adjusted[a] <= adjusted[b] + 1e-12 for a, b in zip(order, order[1:], strict=False))
 
 
 def test_a_control_of_every_second_generation_is_compared_where_it_is():
@@ -172,7 +170,7 @@ def test_a_control_of_every_second_generation_is_compared_where_it_is():
     not count.
     """
     table = np.array([[0.9, 0.9], [0.5, 0.6], [0.9, 0.9], [0.5, 0.6]])
-    made = record(0, table)
+    lineage = record(0, table)
     shuffled = [
         Descent(
             g.lineage,
@@ -184,21 +182,21 @@ def test_a_control_of_every_second_generation_is_compared_where_it_is():
             (10, 10),
             (1,),
         )
-        for g in made.generations
+        for g in lineage.generations
     ]
     generations = tuple(
         replace(g, shuffled=s if g.lineage % 2 == 0 else None)
-        for g, s in zip(made.generations, shuffled, strict=True)
+        for g, s in zip(lineage.generations, shuffled, strict=True)
     )
-    one = replace(batch(["a"], [0]), controls=("shuffled", "joint"))
-    found = {
+    toy = replace(batch(["a"], [0]), controls=("shuffled", "joint"))
+    result = {
         row.method: row
         for row in room.compare(
-            one, [(one.cases[0], replace(made, generations=generations))], "accuracy"
+            toy, [(toy.cases[0], replace(lineage, generations=generations))], "accuracy"
         )
     }
-    assert set(found) == {"a", "shuffled"}
-    assert found["shuffled"].difference.interval.mean == pytest.approx(-10) and found[
+    assert set(result) == {"a", "shuffled"}
+    assert result["shuffled"].difference.interval.mean == pytest.approx(-10) and result[
         "a"
     ].interval.mean == pytest.approx(72.5)
 
@@ -210,22 +208,22 @@ def test_more_pairings_are_no_more_tasks():
     rng = np.random.default_rng(8)
     effect = rng.normal(0, 0.01, 5)
 
-    def found(pairings):
+    def difference(pairings):
         cases = [
             Case(f"{m}{k}", 0, m, (f"k={k}",), {}, SCENARIO) for m in "ab" for k in range(pairings)
         ]
-        made = Batch("toy", "", "quick", "toy.toml", "method", "a", tuple(cases))
+        toy = Batch("toy", "", "quick", "toy.toml", "method", "a", tuple(cases))
         tables = {"a": np.full((2, 5), 0.6), "b": np.full((2, 5), 0.6) + effect}
         rows = room.compare(
-            made, [(case, record(0, tables[case.method])) for case in cases], "accuracy"
+            toy, [(case, record(0, tables[case.method])) for case in cases], "accuracy"
         )
         return next(row.difference for row in rows if row.method == "b")
 
-    one, six = found(1), found(6)
+    single, six = difference(1), difference(6)
     assert (
-        six.p == pytest.approx(one.p)
-        and six.interval.low == pytest.approx(one.interval.low)
-        and one.interval.n == six.interval.n == 5
+        six.p == pytest.approx(single.p)
+        and six.interval.low == pytest.approx(single.interval.low)
+        and single.interval.n == six.interval.n == 5
     )
 
 
@@ -240,14 +238,14 @@ def batch_of_noise(rng, methods, seeds, tasks, shift=0.0):
     """{method: the test of its difference to the reference}: effects of a seed's ancestor and of
     its tasks; the first has a true one.
     """
-    found = {}
+    tests = {}
     for number in range(methods):
         groups = {
             s: shift * (number == 0) + rng.normal(0, 1) + rng.normal(0, 2, tasks)
             for s in range(seeds)
         }
-        found[str(number)] = paired.paired_test(groups)
-    return paired.corrected(found)
+        tests[str(number)] = paired.paired_test(groups)
+    return paired.corrected(tests)
 
 
 @pytest.mark.parametrize(
@@ -262,8 +260,8 @@ def test_the_difference_that_a_table_names_is_found_eight_times_in_ten(methods, 
         )
 
     typical = np.median([size(batch_of_noise(rng, methods, seeds, tasks)) for _ in range(200)])
-    found = [batch_of_noise(rng, methods, seeds, tasks, typical)["0"].side > 0 for _ in range(400)]
-    assert 0.7 <= np.mean(found) <= 0.9
+    hits = [batch_of_noise(rng, methods, seeds, tasks, typical)["0"].side > 0 for _ in range(400)]
+    assert 0.7 <= np.mean(hits) <= 0.9
 
 
 def test_three_seeds_and_eight_comparisons_cannot_find_three_points():

@@ -56,8 +56,8 @@ def main(out: Path, words: list[str]) -> None:
 
 
 def _row(item: Any, number: Any) -> list[Any]:
-    known = [number(key) for key in item.inputs]
-    return [number(item.key), item.kind, round(item.expected, 3), known, item.done]
+    inputs = [number(key) for key in item.inputs]
+    return [number(item.key), item.kind, round(item.expected, 3), inputs, item.done]
 
 
 def _thinned(told: list[list[Any]]) -> list[list[Any]]:

@@ -38,7 +38,7 @@ _ONE_AT_A_TIME = threading.Lock()  # LLVM's engine is not made for several threa
 def kernel(arguments: str) -> Callable[[Callable[..., None]], Callable[..., Kernel]]:
     """A decorator for a function that emits code for a shape, ``emit(code, *shape, dtype)``.
 
-    It becomes one that gives the kernel, ``made(*shape, dtype)``.
+    It becomes one that gives the kernel, ``kernel_of(*shape, dtype)``.
 
     Args:
         arguments: the kernel's, as :class:`Code` names them.
@@ -47,7 +47,7 @@ def kernel(arguments: str) -> Callable[[Callable[..., None]], Callable[..., Kern
     def decorated(emit: Callable[..., None]) -> Callable[..., Kernel]:
         @wraps(emit)
         @cache
-        def made(*shape: int | torch.dtype) -> Kernel:
+        def kernel_of(*shape: int | torch.dtype) -> Kernel:
             *_, dtype = shape
             assert isinstance(dtype, torch.dtype)
 
@@ -66,7 +66,7 @@ def kernel(arguments: str) -> Callable[[Callable[..., None]], Callable[..., Kern
             kinds = [ctypes.c_void_p if kind == "p" else ctypes.c_int64 for kind in arguments]
             return ctypes.CFUNCTYPE(None, *kinds)(address)
 
-        return made
+        return kernel_of
 
     return decorated
 
@@ -90,12 +90,12 @@ def _kept(name: str, compiled: Callable[[], bytes]) -> bytes:
         check, _, held = read_private(path).partition(b"\n")
         if digest(name.encode() + held).encode() == check:
             return held
-    made = compiled()
+    code = compiled()
     with suppress(UserError, OSError):
         if is_private(folder):
-            content = digest(name.encode() + made).encode() + b"\n" + made
+            content = digest(name.encode() + code).encode() + b"\n" + code
             os.chmod(write_whole(path, content, "compiled kernel"), 0o600)
-    return made
+    return code
 
 
 @lru_cache(maxsize=1)

@@ -90,8 +90,8 @@ def above(code: Code, dtype: torch.dtype) -> None:
             greater = code.greater(code.load(code.at(pointer, at), wide), code.spread(limit, wide))
             return [b.add(held[0], code.count(greater))]
 
-        found = _numbers(code, _entry(code, table, line, 3, 1), lanes, some, [code.index(0)])
-        b.store(b.add(code.integer(place, 0), found[0]), place, align=8)
+        totals = _numbers(code, _entry(code, table, line, 3, 1), lanes, some, [code.index(0)])
+        b.store(b.add(code.integer(place, 0), totals[0]), place, align=8)
 
     code.loop(tensors, lambda line, _: tensor(line))
 

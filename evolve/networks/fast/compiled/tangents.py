@@ -83,7 +83,7 @@ def pushed(code: Code, channels: int, dtype: torch.dtype) -> None:
         k.join(
             sums[1],
             at,
-            [b.fmul(one, layer.hat(place, at)) for one, place in zip(moved, places, strict=True)],
+            [b.fmul(d, layer.hat(place, at)) for d, place in zip(moved, places, strict=True)],
         )
 
     def finish(at: Value | int) -> None:

@@ -100,7 +100,7 @@ def statistics(code: Code, channels: int, dtype: torch.dtype) -> None:
     """A kernel: BN's batch statistics of c [rows, channels].
 
     It takes (c, rows, gamma, beta, bias, mean, invstd, scale, shift, running_mean, running_var,
-    known). scale = gamma * invstd and shift = beta - mean * scale. Where ``known`` is not 0 the
+    tracked). scale = gamma * invstd and shift = beta - mean * scale. Where ``tracked`` is not 0 the
     running statistics move by MOMENTUM, as those of c + bias.
 
     Args:
@@ -110,7 +110,7 @@ def statistics(code: Code, channels: int, dtype: torch.dtype) -> None:
     """
     k = Channels(code, channels)
     b = code.b
-    c, rows, gamma, beta, bias, mean, invstd, scale, shift, running_mean, running_var, known = (
+    c, rows, gamma, beta, bias, mean, invstd, scale, shift, running_mean, running_var, tracked = (
         code.arguments
     )
     (sums, squares), count = k.zeroed(2), k.number(rows)
@@ -144,7 +144,7 @@ def statistics(code: Code, channels: int, dtype: torch.dtype) -> None:
             old = b.fmul(k.load(running, at), k.const(1 - MOMENTUM))
             k.store(code.fma(new, k.const(MOMENTUM), old), running, at)
 
-    with b.if_then(b.icmp_signed("!=", known, code.index(0))):
+    with b.if_then(b.icmp_signed("!=", tracked, code.index(0))):
         k.each(move)
 
 
@@ -270,8 +270,10 @@ class _Back:
 
     def _store(self, scaled: Value, place: Value | int, at: Value | int) -> None:
         k = self.k
-        known = k.code.fma(self._centred(place, at), k.load(self.slope, at), k.load(self.even, at))
-        k.store(k.code.b.fsub(scaled, known), self.g_c, place)
+        correction = k.code.fma(
+            self._centred(place, at), k.load(self.slope, at), k.load(self.even, at)
+        )
+        k.store(k.code.b.fsub(scaled, correction), self.g_c, place)
 
 
 class _Pools:

@@ -221,7 +221,7 @@ class _WeightGradient:
 
     def _pixel(self, g: Value, x: Value, taps: Sequence[int], held: list[Value]) -> list[Value]:
         code, sums = self.code, list(held)
-        known = (
+        grads = (
             [code.load(g, self.lanes)]
             if self.by_out
             else [self._one(g, s) for s in range(self.singles)]
@@ -231,7 +231,7 @@ class _WeightGradient:
             there = code.at(x, (dy * self.side + dx) * self.c_in)
             moved = None if self.by_out else code.load(there, self.lanes)
             for s in range(self.singles):
-                a, b = (self._one(there, s), known[0]) if self.by_out else (known[s], moved)
+                a, b = (self._one(there, s), grads[0]) if self.by_out else (grads[s], moved)
                 sums[9 * s + tap] = code.fma(a, b, sums[9 * s + tap])
         return sums
 
