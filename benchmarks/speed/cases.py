@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from evolve.core.errors import UserError
 from evolve.core.settings import DataSettings, Settings
 from evolve.lineage import scenario
-from evolve.networks.vgg_plan import PAPER_SET, VggPlan, stack_plan, vgg16_plan
+from evolve.networks.architecture import Architecture
+from evolve.networks.family import architecture
 
 DATA = DataSettings(source="glyphs", size=32, glyph_train=64, glyph_test=2)
 """Embedded images, few of them: speed does not depend on what they show. 100 classes."""
 ANCESTOR_CLASSES, CONDENSE_CLASSES, DESCEND_CLASSES = range(64), range(64, 80), range(80, 100)
+# Other networks, and the widths of their descendants beside the quick profile's and 1.
+OTHERS: dict[str, tuple[float, ...]] = {"resnet": (0.25,), "vit": ()}
 # Of the machine's sgemm rate on one thread, for descendants at full width.
 SHARE_TARGET, SHARE_AIM = 0.80, 0.90
 
@@ -48,23 +52,25 @@ class Case:
     together: bool = False
     busy: bool = False
     share_goal: bool = False
-    network: VggPlan | None = None
+    network: Architecture | None = None
     cpu_time: bool = False
 
     @property
-    def plan(self) -> VggPlan:
+    def plan(self) -> Architecture:
         """The network that trains.
 
         It is the descendant, the condenser's pseudo-descendant or the ancestor.
         """
         if self.network is not None:
             return self.network
-        ancestor = vgg16_plan(self.settings.ancestor.width)
-        return (
-            stack_plan(ancestor, PAPER_SET)
-            if self.kind in ("descendants", "condenser", "objectives")
-            else ancestor
-        )
+        small = self.kind in ("descendants", "condenser", "objectives")
+        return self.ancestor.paper_descendant() if small else self.ancestor
+
+    @property
+    def ancestor(self) -> Architecture:
+        """The ancestor's network."""
+        a = self.settings.ancestor
+        return architecture(a.network, a.width, self.settings.data.size)
 
 
 def all_cases(quick: bool) -> list[Case]:
@@ -74,7 +80,8 @@ def all_cases(quick: bool) -> list[Case]:
         quick: fewer images, for a smoke test and not for quoting.
     """
     full, tiny, glyphs = _learning(quick)
-    return [*_descendant_cases(full, tiny, glyphs), *_chain_cases(tiny, glyphs)]
+    others = [case for name in OTHERS for case in _network_cases(name, quick)]
+    return [*_descendant_cases(full, tiny, glyphs), *others, *_chain_cases(tiny, glyphs)]
 
 
 def _learning(quick: bool) -> tuple[Settings, Settings, Settings]:
@@ -138,6 +145,37 @@ def _descendant_cases(full: Settings, tiny: Settings, glyphs: Settings) -> list[
             together=True,
         ),
     ]
+
+
+def _network_cases(name: str, quick: bool) -> list[Case]:
+    """A network's at the width of its quick profile, and its descendants at other widths."""
+    small, full = (_settings(f"cifar-seq25-{name}", profile) for profile in ("quick", "paper"))
+    shots, descendants = (8, 1) if quick else (40, full.descend.descendants)
+    full = replace(full, descend=replace(full.descend, shots=shots, descendants=descendants))
+    if quick:
+        small = replace(
+            small,
+            descend=replace(small.descend, descendants=2),
+            condense=replace(small.condense, images_per_class=12),
+            stream=replace(small.stream, images_per_class=32),
+        )
+    others = {width: _of_width(small, width) for width in OTHERS[name]} | {1.0: full}
+    goals = {"cpu": (2.0, 4.0)}
+
+    def case(kind: str, s: Settings, word: str = "", **more: Any) -> Case:
+        title = f"{name}: {kind}, width {s.ancestor.width:g}"
+        return Case(f"{name}-{kind}{word}", title, kind, s, **{"goals": {}, **more})
+
+    return [
+        case("descendants", small, goals=goals, together=True),
+        *(case("descendants", s, f"-{width:g}", together=True) for width, s in others.items()),
+        case("ancestor", small),
+        case("condenser", bilevel(small), together=True),
+    ]
+
+
+def _of_width(s: Settings, width: float) -> Settings:
+    return replace(s, ancestor=replace(s.ancestor, width=width))
 
 
 def _chain_cases(tiny: Settings, glyphs: Settings) -> list[Case]:

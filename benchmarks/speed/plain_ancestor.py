@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from evolve.ancestor.model import build_ancestor
 from evolve.data.resident import Resident
 from evolve.data.streams import class_labels, labels_of, load_avalanche, stream_tasks
+from evolve.networks.optimizers import make_optimizer
 
 from .cases import ANCESTOR_CLASSES, Case
 from .plain_descendants import accuracy
@@ -60,8 +61,8 @@ class PlainAncestor:
 
         self.model.load_state_dict(self.start)
         a = self.a
-        optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=a.lr, momentum=a.momentum, weight_decay=a.weight_decay
+        optimizer = make_optimizer(
+            self.model.parameters(), a.optimizer, a.lr, a.momentum, a.weight_decay
         )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="No loggers specified")

@@ -26,22 +26,17 @@ from evolve.condensers.batches import (
 )
 from evolve.condensers.meta_network.frozen import Features
 from evolve.condensers.meta_network.hypergradient import LookAhead, Rule, sgd, unrolled
-from evolve.condensers.meta_network.layout import Projection, layout
-from evolve.condensers.meta_network.matching import Matcher, psi_reference
+from evolve.condensers.meta_network.layout import Projection
+from evolve.condensers.meta_network.matchers import matcher_for
+from evolve.condensers.meta_network.matching import psi_reference
 from evolve.condensers.meta_network.phi import MetaNetwork, optimizer
 from evolve.condensers.meta_network.pseudo import Pseudo
 from evolve.core.randomness import generator
 from evolve.core.settings import CondenseSettings
 from evolve.data.resident import Resident
-from evolve.networks.vgg import VGG, initialise
-from evolve.networks.vgg_plan import (
-    PAPER_SET,
-    Plan,
-    VggPlan,
-    integral_layers,
-    stack_plan,
-    vgg16_plan,
-)
+from evolve.networks.architecture import Architecture
+from evolve.networks.network import Network, initialise
+from evolve.networks.vgg import VGG
 
 from .cases import CONDENSE_CLASSES, Case
 from .work import barrier
@@ -55,7 +50,7 @@ class DoubleBackward:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: Architecture,
         state: Mapping[str, Tensor],
         classes: Sequence[int],
         resident: Resident,
@@ -69,32 +64,31 @@ class DoubleBackward:
         self.train_index, self.train_labels, self.meta_index, self.meta_labels = split_meta(
             drawn, c.meta_fraction, seed
         )
-        ancestor = VGG(plan, len(state["head.weight"]))
+        ancestor = plan.build(len(state["head.weight"]))
         ancestor.load_state_dict(dict(state))
         self.ancestor = Features(
             _plain(ancestor, resident).eval().requires_grad_(False),
-            integral_layers(plan, c.granularity),
+            plan.integral_layers(c.granularity),
         )
-        self._draw(stack_plan(plan, PAPER_SET), len(classes))
+        self._draw(plan.paper_descendant(), len(classes))
         self.batches = self._batches()
 
-    def _draw(self, plan: Plan, classes: int) -> None:
+    def _draw(self, plan: Architecture, classes: int) -> None:
         """Pseudo-descendant (theta), alignment (zeta) and meta-network (phi), with the very draws
         of ours.
         """
-        pseudo, groups = VGG(plan, classes), integral_layers(plan, self.c.granularity)
+        pseudo, groups = plan.build(classes), plan.integral_layers(self.c.granularity)
         initialise(pseudo, self.seed, "pseudo-descendant")
         pseudo = _plain(pseudo, self.resident)
         probe = self.resident.batch(self.meta_index[:1]).contiguous()
         with torch.no_grad():
-            shape = layout(self.ancestor(probe), Features(pseudo.eval(), groups)(probe))
-        fresh = Pseudo(pseudo, groups, Matcher(shape, probe), self.seed)
+            shown = self.ancestor(probe), Features(pseudo.eval(), groups)(probe)
+        self.matcher = matcher_for(*shown)
+        fresh = Pseudo(pseudo, groups, self.matcher, self.seed)
         self.pseudo, self.params = Features(pseudo.train(), groups), fresh.initial
         self.names = [name for name, _ in self.pseudo.named_parameters()]
         self.buffers = tuple(torch.zeros_like(p) for p in self.params)
-        self.phi = MetaNetwork(
-            [channels for channels, _ in shape.ancestor], len(shape.descendant)
-        ).to(probe)
+        self.phi = MetaNetwork(self.matcher.pooled_sizes, len(shown[1])).to(probe)
         self.of_phi = optimizer(self.phi, self.c, self.c.meta_lr)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
@@ -160,7 +154,7 @@ class DoubleBackward:
     def _alpha(self, x: Tensor) -> Tensor:
         """alpha [B, L, K] of images [B, 3, H, W]."""
         with torch.no_grad():
-            pooled = torch.cat([maps.mean((2, 3)) for maps in self.ancestor(x)], 1)
+            pooled = self.matcher.pool(self.ancestor(x))
         weights: Tensor = self.phi(pooled)
         return weights
 
@@ -174,7 +168,7 @@ class DoubleBackward:
             targets = self.ancestor(x)
         zeta = params[len(self.names) :]
         h = [Projection(zeta[i], zeta[i + 1]) for i in range(0, len(zeta), 2)]
-        return psi_reference(targets, maps, h)
+        return _psi(targets, maps, h)
 
     def _classification(self, params: Sequence[Tensor], x: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(self._call(params, x, True)[0], labels)
@@ -184,6 +178,16 @@ class DoubleBackward:
             self.pseudo, dict(zip(self.names, params, strict=False)), (x, logits)
         )
         return outputs
+
+
+def _psi(targets: Sequence[Tensor], features: Sequence[Tensor], h: Sequence[Projection]) -> Tensor:
+    """psi [B, L, K] as its formula says; of a ViT's tokens h is the identity."""
+    if features[0].dim() == 4:
+        return psi_reference(targets, features, h)
+    columns = [
+        torch.stack([(z - target).square().mean((1, 2)) for target in targets], 1) for z in features
+    ]
+    return torch.stack(columns, 2)
 
 
 class FeaturesAndLogits(Features):
@@ -205,10 +209,10 @@ class PlainEq16(DoubleBackward):
     batch passes the pseudo-descendant once for both losses; phi's step needs no other gradient.
     """
 
-    def _draw(self, plan: Plan, classes: int) -> None:
+    def _draw(self, plan: Architecture, classes: int) -> None:
         super()._draw(plan, classes)
         c = self.c
-        groups = integral_layers(plan, c.granularity)
+        groups = plan.integral_layers(c.granularity)
         self.pseudo = FeaturesAndLogits(self.pseudo.network, groups)
         self.params = tuple(nn.Parameter(p) for p in self.params)
         self.of_w = torch.optim.SGD(
@@ -236,7 +240,7 @@ class PlainEq16(DoubleBackward):
         self.of_phi.step()
 
 
-def _plain(network: VGG, resident: Resident) -> VGG:
+def _plain(network: Network, resident: Resident) -> Network:
     return network.to(resident.device).to(memory_format=torch.contiguous_format)
 
 
@@ -267,7 +271,8 @@ class PlainCondenser:
         return amount * self.case.settings.condense.batch
 
 
-def untrained(case: Case) -> tuple[VggPlan, dict[str, Tensor]]:
-    """An untrained ancestor: its plan and its VGG's state."""
-    plan = vgg16_plan(case.settings.ancestor.width)
-    return plan, dict(VGG(plan, case.settings.stream.classes_per_task).state_dict())
+def untrained(case: Case) -> tuple[Architecture, dict[str, Tensor]]:
+    """An untrained ancestor: its plan and its network's state."""
+    return case.ancestor, dict(
+        case.ancestor.build(case.settings.stream.classes_per_task).state_dict()
+    )

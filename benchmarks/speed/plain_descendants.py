@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader
 
 from evolve.core.settings import DescendSettings
 from evolve.data.resident import Resident
-from evolve.descendants.descendants import downstream_tasks, epochs_tested
+from evolve.descendants.descendants import downstream_tasks, epochs_tested, learning_rate
 from evolve.learngene.inheritance import inherit
 from evolve.networks.architecture import Architecture
 from evolve.networks.network import Network
+from evolve.networks.optimizers import make_optimizer
 
 from .cases import DESCEND_CLASSES, Case
 from .plain_images import PilImages, fastest, loader, pil_images, transform_of
@@ -48,14 +49,15 @@ def train(
     Returns:
         Each epoch's mean loss, and the last test accuracy in [0, 1].
     """
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=d.lr, momentum=d.momentum, weight_decay=d.weight_decay
-    )
-    schedule = (
-        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * len(batches))
-        if d.schedule == "cosine"
-        else None
-    )
+    steps = epochs * len(batches)
+    optimizer = make_optimizer(model.parameters(), d.optimizer, d.lr, d.momentum, d.weight_decay)
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None
+    if d.warmup:
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(d, step / steps) / d.lr
+        )
+    elif d.schedule == "cosine":
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     losses: list[Tensor] = []
     right = 0.0
     tested = epochs_tested(replace(d, epochs=epochs))

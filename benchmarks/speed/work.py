@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 
+from evolve.networks.architecture import Architecture
+from evolve.networks.resnet_plan import ResNetPlan
 from evolve.networks.vgg_plan import VggPlan
+from evolve.networks.vit_plan import ViTPlan
 
 
 class Side(Protocol):
@@ -24,14 +28,24 @@ class Side(Protocol):
         ...
 
 
-def train_flops(plan: VggPlan, size: int) -> float:
+def train_flops(plan: Architecture, size: int) -> float:
     """Nominal operations to train one image of ``size`` pixels a side.
 
-    There are two a multiply-add of the convolutions' forward pass, weight gradient and (but for the
-    first one) data gradient. Nothing else counts: normalisation, pooling, optimizer, testing.
+    There are two a multiply-add of the layers' forward pass, weight gradient and (but for the first
+    one) data gradient. Nothing else counts: normalisation, pooling, optimizer, testing.
     """
-    first = VggPlan(((plan[0][0],),)).macs(size)
-    return 2e9 * (3 * plan.macs(size) - first)
+    return 2e9 * (3 * plan.macs(size) - _first(plan).macs(size))
+
+
+def _first(plan: Architecture) -> Architecture:
+    """The network's first layer."""
+    if isinstance(plan, VggPlan):
+        return VggPlan(((plan[0][0],),))
+    if isinstance(plan, ResNetPlan):
+        block = plan.blocks[0]
+        return ResNetPlan((replace(block, convs=block.convs[:1], shortcut=None),))
+    assert isinstance(plan, ViTPlan)
+    return replace(plan, blocks=())
 
 
 def barrier(device: torch.device) -> Callable[[], None]:

@@ -254,15 +254,16 @@ def choose_trainer(models: Sequence[Network], group: Group, reference: bool) -> 
 
     Args:
         models: all of the group.
-        group: a learning rate of their own for the inherited layers, and AdamW, only the plain one
-            knows.
+        group: a learning rate of their own for the inherited layers only the plain one knows.
         reference: take the plain one.
     """
-    resident, fast = group.resident, all(model.architecture.passes for model in models)
-    if reference or not fast or group.lr_scale != 1 or group.d.optimizer != "sgd":
+    plans, resident = [model.architecture for model in models], group.resident
+    learners = all(plan.learner(group.d.optimizer) for plan in plans)
+    if reference or not learners or group.lr_scale != 1:
         return PlainTrainer(models, group)
     if resident.device.type == "cpu":
         return FusedTrainer(models, group)
-    if resident.held:
-        return checked(cast("Sequence[VGG]", models), group)  # only VGGs have fast passes
-    return PlainTrainer(models, group)  # a captured graph could not wait for batches that travel
+    # A captured graph could not wait for batches that travel, and holds VGGs only.
+    if resident.held and all(plan.passes for plan in plans):
+        return checked(cast("Sequence[VGG]", models), group)
+    return PlainTrainer(models, group)

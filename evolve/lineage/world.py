@@ -43,13 +43,21 @@ class World:
             return "reference"
         return "compiled" if ancestor_plan(self.settings).passes else "fast"
 
-    def computed(self, precision: str) -> str:
+    def computed(self, precision: str, path: str = "") -> str:
         """The arithmetic with a precision other than float32 behind it.
 
         Args:
             precision: the section's, see :func:`evolve.engine.precision.computing`.
+            path: :attr:`training`, of a stage that trains descendants.
         """
-        return self.arithmetic if precision == "float32" else f"{self.arithmetic} {precision}"
+        path = path or self.arithmetic
+        return path if precision == "float32" else f"{path} {precision}"
+
+    @property
+    def training(self) -> str:
+        """The same of a stage that trains descendants: ResNets and ViTs have learners of ours."""
+        learners = ancestor_plan(self.settings).learners
+        return "written" if self.arithmetic == "fast" and learners else self.arithmetic
 
     @property
     def roles(self) -> dict[str, tuple[int, ...]]:

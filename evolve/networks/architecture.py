@@ -8,7 +8,7 @@ until a network is built, so a process that only plans a lineage starts fast.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -46,6 +46,9 @@ class Architecture(ABC):
     # passes of (architecture, size), if anything, and of the names that others give its tensors.
     builder: ClassVar[str]
     passes: ClassVar[str | None] = None
+    # By optimizer, what trains its network on a CPU in place of autograd: "module:attribute" of a
+    # class, called with (network, size, optimizer, momentum, decay), that has step, logits, store.
+    learners: ClassVar[Mapping[str, str]] = {}
     foreign: ClassVar[str] = "evolve.networks.foreign_names:Foreign"
 
     # What it consists of.
@@ -214,6 +217,18 @@ class Architecture(ABC):
             size: pixels of an image's side.
         """
         return loaded(self.passes)(self, size) if self.passes else None
+
+    def learner(self, optimizer: str) -> Callable[..., Any] | None:
+        """What trains its network by passes of our own, on a CPU; None where autograd does.
+
+        A subclass whose network is not its family's says ``learners = {}``.
+
+        Args:
+            optimizer: of ``evolve.core.settings.OPTIMIZERS``.
+        """
+        name = self.learners.get(optimizer)
+        learner: Callable[..., Any] | None = loaded(name) if name else None
+        return learner
 
     def shapes(self, layer: str) -> Shapes:
         """Shapes of a layer's tensors (parameters and buffers) by name.

@@ -5,7 +5,7 @@ Nothing here needs torch, so a process that only plans a lineage starts fast.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -69,6 +69,7 @@ class VggPlan(tuple[tuple[ConvSpec, ...], ...], Architecture):
     family = "vgg"
     builder = "evolve.networks.vgg:VGG"
     passes = "evolve.networks.fast.fused:passes"
+    learners = {"sgd": "evolve.networks.fast.flat:Flat"}
     foreign = "evolve.networks.foreign_names:ForeignVgg"
 
     @property
@@ -165,6 +166,10 @@ class VggPlan(tuple[tuple[ConvSpec, ...], ...], Architecture):
             | vectors
             | {"bn.num_batches_tracked": ()}
         )
+
+    def learner(self, optimizer: str) -> Callable[..., Any] | None:
+        """See :class:`Architecture`; it needs :attr:`passes`."""
+        return super().learner(optimizer) if self.passes else None
 
     def macs(self, size: int) -> float:
         return (

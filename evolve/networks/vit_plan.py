@@ -61,6 +61,7 @@ class ViTPlan(Architecture):
 
     family = "vit"
     builder = "evolve.networks.vit:ViT"
+    learners = dict.fromkeys(("sgd", "adamw"), "evolve.networks.fast.encoder:WrittenViT")
     foreign = "evolve.networks.foreign_names:ForeignViT"
 
     patch: int

@@ -41,11 +41,13 @@ from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
 from evolve.descendants.descendants import downstream_tasks, train_together
 from evolve.descendants.trainers.group import Group
-from evolve.networks.vgg import VGG
+from evolve.networks.architecture import Architecture
+from evolve.networks.family import architecture
 from evolve.networks.vgg_plan import PAPER_SET, ConvSpec, VggPlan, stack_plan, vgg16_plan
 from evolve.runs.estimate.timing import NoCheckpoint, silent
 
 ANCESTOR = vgg16_plan(1 / 16)
+OTHERS = [architecture("resnet18", 1 / 32, 16), architecture("vit-small4", 1 / 8, 16)]
 CPU = torch.device("cpu")
 
 
@@ -88,10 +90,14 @@ def batch_of(resident: Resident, index: Tensor) -> Tensor:
     return resident.batch(index).double().contiguous()
 
 
-def test_the_plain_loop_learns_what_our_reference_learns(resident: Resident) -> None:
+@pytest.mark.parametrize("more", [{}, {"optimizer": "adamw", "lr": 0.002, "warmup": 0.3}])
+def test_the_plain_loop_learns_what_our_reference_learns(
+    resident: Resident, more: dict[str, Any]
+) -> None:
     d = DescendSettings(
         descendants=1, classes_per_task=3, shots=7, epochs=3, batch=4, lr=0.05, augment=()
     )
+    d = replace(d, **more)
     tasks = downstream_tasks(d, range(8), resident, 0)
     plan = stack_plan(ANCESTOR, PAPER_SET)
     plain, ours = (
@@ -146,7 +152,8 @@ def doubled(resident: Resident) -> Iterator[Any]:
     torch.set_default_dtype(torch.float32)
 
 
-def test_double_backward_finds_our_condensers_alpha(doubled: Any) -> None:
+@pytest.mark.parametrize("plan", [ANCESTOR, *OTHERS], ids=lambda plan: plan.family)
+def test_double_backward_finds_our_condensers_alpha(doubled: Any, plan: Architecture) -> None:
     authors = {
         "objective": "bilevel",
         "meta_optimizer": "adam",
@@ -157,13 +164,13 @@ def test_double_backward_finds_our_condensers_alpha(doubled: Any) -> None:
     c = CondenseSettings(
         epochs=1, images_per_class=12, batch=20, meta_batch=4, lr=0.03, augment=("crop",), **authors
     )
-    state = VGG(ANCESTOR, 5).state_dict()
-    plain = DoubleBackward(ANCESTOR, state, range(4), doubled, c, 0)
+    state = plan.build(5).state_dict()
+    plain = DoubleBackward(plan, state, range(4), doubled, c, 0)
     begun = plain.alpha()
     plain.iterate()
     plain.iterate()
     ours = condense_ancestor(
-        Request(ANCESTOR, state, {}, range(4), doubled, c, 0, silent)
+        Request(plan, state, {}, range(4), doubled, c, 0, silent)
     )  # 40 training images: two iterations
     assert (begun - ours.alpha).abs().max() > 1e-3
     torch.testing.assert_close(plain.alpha(), ours.alpha, rtol=0, atol=1e-8)
@@ -180,7 +187,7 @@ def test_plain_eq_16_finds_our_condensers_alpha(doubled: Any, augment: tuple[str
         meta_lr=1e-3,
         augment=augment,
     )
-    state = VGG(ANCESTOR, 5).state_dict()
+    state = ANCESTOR.build(5).state_dict()
     plain = PlainEq16(ANCESTOR, state, range(4), doubled, c, 0)
     begun = plain.alpha()
     plain.iterate()

@@ -1,6 +1,6 @@
-"""The CPU's trainer: a network's fast passes, all its parameters in one flat tensor.
+"""The CPU's trainer: a network's own passes, all its parameters in one flat tensor.
 
-The tensor and SGD over it are :class:`evolve.networks.fast.Flat`.
+The tensor, the passes and the optimizer are what an architecture's ``learner`` makes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from evolve.descendants.trainers.group import Group
 from evolve.descendants.trainers.plain import TEST_BATCH
-from evolve.networks.fast import Flat
 from evolve.networks.network import Network
 
 KEPT_BYTES = 64 * 2**20
@@ -58,7 +57,9 @@ class Learner:
     def __init__(self, model: Network, group: Group, member: int) -> None:
         self.group, self.member, self.task = group, member, group.tasks[member]
         self.dtype = model.head.weight.dtype
-        self.flat = Flat(model, group.resident.size, group.d.momentum, group.d.weight_decay)
+        d, learner = group.d, model.architecture.learner(group.d.optimizer)
+        assert learner is not None, "choose_trainer asks before"
+        self.flat = learner(model, group.resident.size, d.optimizer, d.momentum, d.weight_decay)
         self._tests: list[Tensor] = []
 
     def epoch(self, epoch: int) -> float:

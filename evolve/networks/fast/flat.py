@@ -23,13 +23,16 @@ class Flat:
     Args:
         network: what learns.
         size: pixels of an image's side.
+        optimizer: "sgd"; it has no other.
         momentum, decay: SGD's.
 
     Raises:
         ValueError: the network's architecture has no fast passes.
     """
 
-    def __init__(self, network: Network, size: int, momentum: float, decay: float) -> None:
+    def __init__(
+        self, network: Network, size: int, optimizer: str, momentum: float, decay: float
+    ) -> None:
         fused = network.architecture.fast(size)
         if fused is None:
             raise ValueError(

@@ -211,6 +211,23 @@ def rectified(c: Tensor, norm: Norm, pool: bool) -> Tensor:
     return out
 
 
+def joined(c: Tensor, norm: Norm, past: Tensor, past_norm: Norm) -> Tensor:
+    """A residual block's output, ReLU(BN(c) + BN(past)).
+
+    Args:
+        c, norm: the maps of its last convolution, and their BN.
+        past, past_norm: those of what it adds.
+    """
+    c, past, channels = channels_last(c), channels_last(past), c.shape[1]
+    vectors = (norm.scale, norm.shift, past_norm.scale, past_norm.shift)
+    _check(c.dtype, (past, tuple(c.shape)), *((part, (channels,)) for part in vectors))
+    out = torch.empty_like(c)
+    given = (out, c, *vectors[:2], past, *vectors[2:])
+    run = units.joined(channels, c.dtype)
+    run(*(part.data_ptr() for part in given), c.numel() // channels)
+    return out
+
+
 def rectified_gradient(
     g: Tensor, c: Tensor, norm: Norm, pool: bool, g_gamma: Tensor, g_beta: Tensor
 ) -> Tensor:

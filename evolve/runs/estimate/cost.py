@@ -22,7 +22,7 @@ from evolve.learngene.inheritors import cut_down, descendant
 from evolve.lineage.schedule import measured
 from evolve.lineage.world import ancestor_plan, paper_descendant
 from evolve.networks.architecture import Architecture
-from evolve.networks.cost import CURVATURE, Work
+from evolve.networks.cost import CURVATURE, GAINED, Work
 from evolve.networks.family import from_json
 from evolve.runs.estimate.counts import Counts, published
 
@@ -127,7 +127,8 @@ def _descend_seconds(s: Settings, counts: Counts, plan: Architecture) -> float:
     images = d.descendants * d.classes_per_task * min(train, d.shots) * d.epochs
     tests = 1 + (-(-d.epochs // d.test_every) if d.test_every else 1)  # the newborn's is one
     tested = d.descendants * d.classes_per_task * min(test, d.test_per_class or test) * tests
-    return Work(plan, s.data.size, images, images / d.batch, tested).seconds()
+    gain = 1.0 if plan.passes or d.optimizer not in plan.learners else GAINED.get(plan.family, 1.0)
+    return Work(plan, s.data.size, images, images / d.batch, tested).seconds() / gain
 
 
 def _fewshot_seconds(s: Settings, counts: Counts, plan: Architecture, learner: str) -> float:

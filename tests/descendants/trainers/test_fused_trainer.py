@@ -14,15 +14,22 @@ import torch
 from evolve.core.settings import DescendSettings
 from evolve.data.resident import Resident
 from evolve.data.sources import ImageSet
-from evolve.descendants.descendants import downstream_tasks
+from evolve.descendants.descendants import choose_trainer, downstream_tasks
 from evolve.descendants.trainers.fused import FusedTrainer
 from evolve.descendants.trainers.group import Group, Trainer
 from evolve.descendants.trainers.plain import PlainTrainer
 from evolve.learngene.inheritance import inherit
+from evolve.networks.architecture import Architecture
+from evolve.networks.family import architecture
+from evolve.networks.network import Network
 from evolve.networks.vgg import VGG
-from evolve.networks.vgg_plan import Plan, stack_plan, vgg16_plan
+from evolve.networks.vgg_plan import stack_plan, vgg16_plan
 
 PAPER = stack_plan(vgg16_plan(1 / 16), ("conv1", "conv11", "conv12", "conv13"))
+OTHERS = [
+    architecture("resnet18", 1 / 32, 16).stacked(["conv6", "conv15"]),
+    architecture("vit-small4", 1 / 8, 16).paper_descendant(),
+]
 D = DescendSettings(
     descendants=3, classes_per_task=3, shots=7, epochs=2, batch=4, lr=0.02, augment=("crop", "flip")
 )  # 21 images: a tail of one
@@ -47,12 +54,13 @@ def resident() -> Resident:
     return Resident(image_set, torch.device("cpu"))
 
 
-def descendants(plan: Plan, count: int) -> list[VGG]:
+def descendants(plan: Architecture, count: int) -> list[Network]:
     models = [inherit(plan, None, 3, 5, number).double() for number in range(count)]
     for model in models:
-        torch.nn.init.constant_(
-            model.units[1].conv.bias, 0.3
-        )  # BN takes it out, decay and the running mean do not
+        if isinstance(model, VGG):
+            torch.nn.init.constant_(
+                model.units[1].conv.bias, 0.3
+            )  # BN takes it out, decay and the running mean do not
     return models
 
 
@@ -63,7 +71,7 @@ def trained(trainer: Trainer, epochs: int) -> tuple[list[list[float]], list[torc
     return losses, correct
 
 
-def assert_same(ours: list[VGG], theirs: list[VGG]) -> None:
+def assert_same(ours: list[Network], theirs: list[Network]) -> None:
     for a, b in zip(ours, theirs, strict=True):
         for (name, mine), (_, other) in zip(
             a.state_dict().items(), b.state_dict().items(), strict=True
@@ -94,10 +102,26 @@ def test_it_trains_as_the_plain_trainer_does(resident, changes, count) -> None:
     assert_same(ours, theirs)
 
 
-def test_alone_equals_together(resident) -> None:
+@pytest.mark.parametrize("plan", OTHERS, ids=lambda plan: plan.family)
+def test_others_train_as_the_plain_trainer_does(resident, plan) -> None:
+    """By AdamW too; the VGGs' passes know none."""
+    d = replace(D, optimizer="adamw", lr=0.002, epochs=1)
+    ours = descendants(plan, 2)
+    theirs = copy.deepcopy(ours)
+    group = Group(downstream_tasks(d, range(8), resident, 5)[:2], range(2), resident, d, 5)
+    chosen, plain = choose_trainer(ours, group, False), choose_trainer(theirs, group, True)
+    assert isinstance(chosen, FusedTrainer) and isinstance(plain, PlainTrainer)
+    (losses, correct), (wanted, answers) = trained(chosen, 1), trained(plain, 1)
+    assert np.allclose(losses, wanted, rtol=1e-9)
+    assert all(torch.equal(a, b) for a, b in zip(correct, answers, strict=True))
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("plan", [PAPER, *OTHERS], ids=["vgg", "resnet", "vit"])
+def test_alone_equals_together(resident, plan) -> None:
     """To the bit: company shares nothing."""
     tasks = downstream_tasks(D, range(8), resident, 5)
-    together = descendants(PAPER, 3)
+    together = [model.float() for model in descendants(plan, 3)]
     alone = copy.deepcopy(together)
     losses, _ = trained(FusedTrainer(together, Group(tasks, range(3), resident, D, 5)), D.epochs)
     for number, model in enumerate(alone):

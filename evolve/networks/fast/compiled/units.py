@@ -176,6 +176,28 @@ def rectified(code: Code, channels: int, dtype: torch.dtype) -> None:
     k.over_rows(rows, body)
 
 
+@kernel("pppppppi")
+def joined(code: Code, channels: int, dtype: torch.dtype) -> None:
+    """A kernel: the end of a residual block.
+
+    It takes (out, c, scale, shift, past, past_scale, past_shift, rows). out is
+    ReLU(scale * c + shift + past_scale * past + past_shift), [rows, channels].
+
+    Args:
+        code, channels, dtype: as :func:`statistics`'.
+    """
+    k = Channels(code, channels)
+    out, c, scale, shift, past, past_scale, past_shift, rows = code.arguments
+
+    def body(places: Sequence[Value | int], at: Value | int) -> None:
+        for place in places:
+            own = k.affine(c, place, scale, shift, at)
+            other = k.affine(past, place, past_scale, past_shift, at)
+            k.store(_relu(k, code.b.fadd(own, other)), out, place)
+
+    k.over_rows(rows, body)
+
+
 @kernel("pppppppppi")
 def rectified_gradient(code: Code, channels: int, dtype: torch.dtype) -> None:
     """A kernel: from the gradient g of :func:`rectified`'s output to that of c.
