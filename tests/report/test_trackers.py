@@ -57,8 +57,8 @@ def full() -> LineageRecord:
         full_ancestor=descent(3, "full-ancestor", 0.8),
         full_scratch=descent(3, "from-scratch", 0.3),
     )
-    made = record(range(0, 3))
-    return replace(made, generations=(*made.generations, last), lengths=(0, 1, 2, 3))
+    whole = record(range(0, 3))
+    return replace(whole, generations=(*whole.generations, last), lengths=(0, 1, 2, 3))
 
 
 def origin(folder: Path) -> Origin:

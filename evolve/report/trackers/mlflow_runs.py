@@ -89,12 +89,12 @@ class MlflowRuns:
         if name not in self.runs:
             tags = {TAG: self.origin.key, METHOD: name}
             query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
-            found = self.client.search_runs([self.experiment], query, max_results=1)
+            earlier = self.client.search_runs([self.experiment], query, max_results=1)
             if name != SUMMARY:
                 tags["mlflow.parentRunId"] = self.runs[SUMMARY]
             run = (
-                found[0]
-                if found
+                earlier[0]
+                if earlier
                 else self.client.create_run(
                     self.experiment, tags=tags, run_name=f"{self.origin.group}/{name}"
                 )

@@ -137,11 +137,11 @@ class Tracker:
                     self._written.add((name, g.lineage))
 
     def _end(self) -> None:
-        known = tuple(g for _, g in sorted(self._known.items()))
-        self._write(known)
-        values, words = headline(replace(self.record, generations=known))
+        generations = tuple(g for _, g in sorted(self._known.items()))
+        self._write(generations)
+        values, words = headline(replace(self.record, generations=generations))
         if self._sink is not None:
-            last = known[-1].lineage if known else 0
+            last = generations[-1].lineage if generations else 0
             text = {"verdict": " ".join(words)} if words else {}
             self._sink.end(last, values, text, self.origin.folder / "curve.png")
 

@@ -88,7 +88,7 @@ class Cases:
     @property
     def unfinished(self) -> list[int]:
         """The places of lineages of which something is to be measured."""
-        return [n for n, known in enumerate(self._measured) if len(known) < self._wanted[n]]
+        return [n for n, points in enumerate(self._measured) if len(points) < self._wanted[n]]
 
     def shown(self, most: int) -> list[Row]:
         """The rows that changed last, in the batch's order."""
@@ -109,12 +109,12 @@ class Cases:
 
     def _collect(self, number: int) -> None:
         """Read the generations of a lineage that have become complete."""
-        run, known = self.runs[number][1], self._measured[number]
+        run, points = self.runs[number][1], self._measured[number]
         stages = places(run.world, run.peek)
         for length in measured(run.world.settings):
-            complete = None if length in known else generation(run.world, length, stages, run.peek)
+            complete = None if length in points else generation(run.world, length, stages, run.peek)
             if complete is not None:
-                known[length] = complete
+                points[length] = complete
 
     def _row(self, name: str, mine: Sequence[int]) -> Row:
         counts = [len(self._measured[number]) for number in mine]
@@ -132,9 +132,9 @@ class Cases:
 
     def _record(self, number: int) -> LineageRecord:
         case, run = self.runs[number]
-        known = tuple(g for _, g in sorted(self._measured[number].items()))
+        generations = tuple(g for _, g in sorted(self._measured[number].items()))
         tasks = run.world.settings.stream.tasks
-        return LineageRecord(case.name, "", case.seed, tasks, generations=known)
+        return LineageRecord(case.name, "", case.seed, tasks, generations=generations)
 
 
 def _sum(pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:

@@ -28,14 +28,14 @@ Known = dict[int, dict[int, Generation]]  # place in the batch -> lineage length
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Known:
     """What is measured, in the place of a store."""
-    known: Known = {}
+    complete: Known = {}
     monkeypatch.setattr(room, "places", lambda world, peek: {})
     monkeypatch.setattr(
         room,
         "generation",
-        lambda world, length, stages, peek: known.get(world.number, {}).get(length),
+        lambda world, length, stages, peek: complete.get(world.number, {}).get(length),
     )
-    return known
+    return complete
 
 
 def batch(methods: int, seeds: int) -> Batch:
