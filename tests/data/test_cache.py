@@ -215,7 +215,7 @@ def test_a_whole_entry_is_read_where_nothing_can_be_written(
     def refuse(*args: object, **kwargs: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(cache, "FileLock", refuse)
+    monkeypatch.setattr(cache, "held", refuse)
     monkeypatch.setattr(Path, "mkdir", refuse)
     assert_whole(open_cache(source, tmp_path / "cache"))
 
