@@ -11,6 +11,7 @@ compute one stage. That costs time and nothing else: results are pure, and the f
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from contextlib import suppress
@@ -63,6 +64,7 @@ class Lease:
             thread_local=False,
         )
         self._lease.machine = str(machine)
+        self._nameless_since = math.inf  # when the file lock was first seen held without a lease
 
     def take(self, seconds: float = 0.0) -> bool:
         """Take the lock.
@@ -124,9 +126,15 @@ class Lease:
             raise
 
     def _holder_is_here(self) -> bool:
-        """Whether the lease names this machine, since it was booted."""
-        owner = self._lease.owner
-        return owner is not None and owner.hostname == str(self.machine)
+        """Whether the lease names this machine, since it was booted, or may do so in a moment.
+
+        Whoever has the file lock writes the lease next.
+        """
+        if (owner := self._lease.owner) is not None:
+            self._nameless_since = math.inf
+            return owner.hostname == str(self.machine)
+        self._nameless_since = min(self._nameless_since, time.monotonic())
+        return time.monotonic() - self._nameless_since < _WRITING_SECONDS
 
     def _holder_is_gone(self) -> bool:
         """Whether the lease's holder cannot live, given that this machine's file lock is free.

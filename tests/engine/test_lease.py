@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from evolve.engine import lease, machine
 from evolve.engine.lease import Lease
@@ -126,6 +127,20 @@ def test_a_kill_before_the_lease_says_whose_it_is_frees_it_and_not_while_it_is_w
     os.utime(tmp_path / "k.lease", (time.time() - 3,) * 2)
     assert mine.take()
     mine.release()
+
+
+def test_nobody_takes_the_lease_of_one_who_has_the_file_lock_and_is_about_to_write_it(
+    mine: Lease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two would hold it: that one breaks the lease of a process of its machine, as of a dead one."""
+    other = Lease(tmp_path / "k", HERE)
+    with FileLock(mine.file, thread_local=False):
+        assert not other.take()
+        assert not other.take()
+        # One that went on waiting so long died in between, where file locks outlive their machine.
+        monkeypatch.setattr(lease, "_WRITING_SECONDS", 0.0)
+        assert other.take()
+        other.release()
 
 
 def test_an_interrupt_inside_taking_it_leaves_it_free(
