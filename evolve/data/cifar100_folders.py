@@ -17,8 +17,8 @@ import numpy as np
 
 from evolve.core.errors import DataError
 from evolve.data.cache import Report, Streamed
-from evolve.data.members import Files, FolderFiles, ZipFiles
-from evolve.data.photos import blocks
+from evolve.data.members import Files, FolderFiles, ZipFiles, first_of
+from evolve.data.photos import read_blocks
 from evolve.data.pictures import open_picture
 
 ZIP = "cifar100.zip"  # as it is called inside a folder; given itself, it may have any name
@@ -39,7 +39,6 @@ COUNTS: Mapping[str, int] = {"train": 500, "test": 100}  # images a class
 SIDE = 32  # pixels
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")  # become 8-bit RGB unchanged
 ORIENTATION = 0x0112  # EXIF's
-NAMED = 3  # classes that a line lists before it says "..."
 EXPECTED = (
     "expected train/<class>/* and test/<class>/*, as a folder or a .zip, with the 100 official "
     "fine classes of CIFAR-100 and 500 and 100 images of each; give another with --data"
@@ -101,7 +100,9 @@ def decode_all(files: Files, size: int, report: Report) -> Streamed:
         f"decoding {len(names)} images of {files.where} (once; later runs read them from the cache)"
     )
     return Streamed(
-        blocks=lambda start: stream(files, names, start, size, report),
+        blocks=lambda start: read_blocks(
+            files, names, start, lambda raw, name: resized(decode(raw, name), size), report
+        ),
         size=size,
         labels=np.concatenate(
             [np.repeat(np.arange(len(CLASSES), dtype=np.int64), each) for each in COUNTS.values()]
@@ -139,47 +140,14 @@ def wrong_counts(held: Held, counts: Mapping[str, int]) -> Iterator[str]:
             continue
         missing = [name for name in CLASSES if name not in classes]
         if missing:
-            yield f"{top}/ lacks {len(missing)} of {len(CLASSES)} classes ({_some(missing)})"
+            yield f"{top}/ lacks {len(missing)} of {len(CLASSES)} classes ({first_of(missing)})"
         if unknown := sorted(set(classes) - set(CLASSES)):
-            yield f"{top}/ has {len(unknown)} of names that CIFAR-100 has not ({_some(unknown)})"
+            yield f"{top}/ has {len(unknown)} of names that CIFAR-100 has not ({first_of(unknown)})"
         uneven = [name for name in CLASSES if len(classes.get(name, ())) not in (0, counts[top])]
         if uneven:
             others = f" (the first of {len(uneven)} such classes)" if len(uneven) > 1 else ""
             number = len(classes[uneven[0]])
             yield f"{top}/{uneven[0]}/ has {number} images, not {counts[top]}{others}"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
-
-
-def stream(
-    files: Files, names: list[str], start: int, size: int, report: Report
-) -> Iterator[np.ndarray]:
-    """Decode the images from number ``start`` on.
-
-    Args:
-        files: the set.
-        names: of all images, in order.
-        start: the first image's number.
-        size: pixels a side.
-        report: gets lines about the progress.
-
-    Returns:
-        Blocks uint8 [b, size, size, 3].
-
-    Raises:
-        DataError: see :func:`evolve.data.photos.blocks`.
-    """
-    reader = files.open()
-
-    def convert(name: str) -> np.ndarray:
-        return resized(decode(reader.read(name), f"{files.where}: {name}"), size)
-
-    try:
-        yield from blocks(names[start:], convert, start, len(names), report)
-    finally:
-        reader.close()
 
 
 def decode(raw: bytes, name: str) -> np.ndarray:

@@ -7,7 +7,7 @@ images every class gives data.test_share of its photographs, chosen by their con
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,15 +17,15 @@ from evolve.core.errors import DataError
 from evolve.core.settings import DataSettings
 from evolve.data.cache import Prepared, Report, Streamed
 from evolve.data.imagenet import Part, check_filled
-from evolve.data.members import Files, FolderFiles, Reader, ZipFiles, hidden
+from evolve.data.members import Files, FolderFiles, Reader, ZipFiles, first_of, hidden
 from evolve.data.photos import (
     EXTENSIONS,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    blocks,
     cap_identity,
     capped,
     decode_bytes,
+    read_blocks,
 )
 
 ZIP = "imagefolder.zip"  # as it is called inside a folder; given itself, it may have any name
@@ -188,8 +188,8 @@ def _check_share(folder: Path, held: Mapping[str, Sequence[str]]) -> None:
     few = [name for name, own in held.items() if len(own) < 2]
     if few:
         raise DataError(
-            f"{folder}: {len(few)} of {len(held)} class folders have 1 photograph ({_some(few)}); "
-            "at least 2 are needed, 1 to train on and 1 to test with; add some or remove those "
+            f"{folder}: {len(few)} of {len(held)} class folders have 1 photograph "
+            f"({first_of(few)}); at least 2 are needed, 1 to train on and 1 to test with; add some or remove those "
             "classes"
         )
 
@@ -201,18 +201,14 @@ def _check_test(
     if unknown := [name for name in test if name not in held]:
         raise DataError(
             f"{folder}: {len(unknown)} of its class folders are not in {TRAIN}/ "
-            f"({_some(unknown)}); the two need the same class folders"
+            f"({first_of(unknown)}); the two need the same class folders"
         )
     missing = [name for name in held if name not in test]
     if missing and not holdout:
         raise DataError(
             f"{folder}: lacks {len(missing)} of the {len(held)} class folders of {TRAIN}/ "
-            f"({_some(missing)}); add them, or have data.holdout take test images from {TRAIN}/"
+            f"({first_of(missing)}); add them, or have data.holdout take test images from {TRAIN}/"
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def share_of(count: int, share: float) -> int:
@@ -282,7 +278,9 @@ def decode_all(held: Held, data: DataSettings, report: Report) -> Streamed:
     photos = [name for _, own in parts for name in own]
     report(f"decoding {len(photos)} images (once; later runs read them from the cache)")
     return Streamed(
-        blocks=lambda start: stream(files, photos, start, data.size, report),
+        blocks=lambda start: read_blocks(
+            files, photos, start, lambda raw, name: decode_bytes(raw, data.size, name), report
+        ),
         size=data.size,
         labels=np.repeat([place for place, _ in parts], [len(own) for _, own in parts]).astype(
             np.int64
@@ -296,7 +294,8 @@ def _say(held: Held, data: DataSettings, report: Report) -> None:
     """Say what was taken for what."""
     where = held.files.where
     split = (
-        f"{100 * data.test_share:g} % of every class's photographs are test images (data.test_share)"
+        f"{100 * data.test_share:g} % of every class's photographs are test images "
+        "(data.test_share)"
         if held.test is None
         else "test images from a folder of their own"
     )
@@ -305,31 +304,5 @@ def _say(held: Held, data: DataSettings, report: Report) -> None:
         suffixes = sorted({PurePosixPath(name).suffix.lower() or "none" for name in held.aside})
         report(
             f"{where}: {len(held.aside)} files are left out, no photographs by their suffix or "
-            f"outside the class folders ({_some(suffixes)})"
+            f"outside the class folders ({first_of(suffixes)})"
         )
-
-
-def stream(
-    files: Files, photos: Sequence[str], start: int, size: int, report: Report
-) -> Iterator[np.ndarray]:
-    """Decode the photographs from number ``start`` on, in blocks uint8 [b, size, size, 3].
-
-    Args:
-        files: the set.
-        photos: names of all, in order.
-        start: the first one's number.
-        size: pixels a side.
-        report: gets lines about the progress.
-
-    Raises:
-        DataError: see :func:`evolve.data.photos.blocks`.
-    """
-    reader = files.open()
-
-    def convert(name: str) -> np.ndarray:
-        return decode_bytes(reader.read(name), size, f"{files.where}: {name}")
-
-    try:
-        yield from blocks(photos[start:], convert, start, len(photos), report)
-    finally:
-        reader.close()

@@ -19,7 +19,7 @@ from evolve.core.errors import DataError
 from evolve.core.foreign import read_bounded
 from evolve.core.settings import DataSettings
 from evolve.data.cache import Prepared, Report, Streamed
-from evolve.data.members import LARGEST, hidden
+from evolve.data.members import LARGEST, first_of, hidden
 from evolve.data.photos import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -208,11 +208,10 @@ def check_filled(folder: Path, parts: Sequence[Part]) -> None:
     """
     empty = [part.class_name for part in parts if not part.names]
     if empty:
-        some = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
         raise DataError(
-            f"{folder}: {len(empty)} of {len(parts)} class folders have no photos ({some}); put "
-            "photos there or remove those classes (hidden files do not count, nor does a folder "
-            "that another path leads to)"
+            f"{folder}: {len(empty)} of {len(parts)} class folders have no photos "
+            f"({first_of(empty)}); put photos there or remove those classes (hidden files do not "
+            "count, nor does a folder that another path leads to)"
         )
 
 

@@ -23,6 +23,7 @@ from rich.filesize import decimal
 from evolve.core.errors import DataError
 from evolve.core.foreign import read_bounded
 
+NAMED = 3  # names that a line lists before it says "..."
 LARGEST = 256 << 20  # bytes of one image or list; ImageNet's largest photograph has 15 MB
 
 
@@ -53,6 +54,15 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Give back what was opened."""
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first names of many, for a line.
+
+    Args:
+        names: at least one.
+    """
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def hidden(name: str) -> bool:

@@ -23,7 +23,7 @@ from evolve.core.errors import DataError
 from evolve.core.randomness import generator
 from evolve.core.spent import duration
 from evolve.data.cache import Report
-from evolve.data.members import listed
+from evolve.data.members import Files, listed
 from evolve.data.pictures import as_rgb, open_picture
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -106,6 +106,36 @@ def square(photo: Any, size: int) -> np.ndarray:
     return np.asarray(
         functional.center_crop(functional.resize(photo, [size], antialias=True), [size, size])
     )
+
+
+def read_blocks(
+    files: Files,
+    names: Sequence[str],
+    start: int,
+    decode: Callable[[bytes, str], np.ndarray],
+    report: Report,
+) -> Iterator[np.ndarray]:
+    """Decode a set's files from number ``start`` on, in blocks uint8 [b, size, size, 3].
+
+    Args:
+        files: the set.
+        names: of all files, in order.
+        start: the first one's number.
+        decode: (a file's content, what an error calls it) -> uint8 [size, size, 3].
+        report: gets lines about the progress.
+
+    Raises:
+        DataError: see :func:`blocks`.
+    """
+    reader = files.open()
+
+    def convert(name: str) -> np.ndarray:
+        return decode(reader.read(name), f"{files.where}: {name}")
+
+    try:
+        yield from blocks(names[start:], convert, start, len(names), report)
+    finally:
+        reader.close()
 
 
 def blocks(

@@ -7,7 +7,7 @@ images, ``val/images`` by ``val/val_annotations.txt``: the archive's own test se
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +18,7 @@ from evolve.core.errors import DataError
 from evolve.core.settings import DataSettings
 from evolve.data.cache import Prepared, Report, Streamed
 from evolve.data.members import Files, FolderFiles, Reader, ZipFiles
-from evolve.data.photos import blocks
+from evolve.data.photos import read_blocks
 from evolve.data.pictures import as_rgb, open_picture
 
 ARCHIVE = "tiny-imagenet-200.zip"
@@ -98,32 +98,16 @@ def decode_all(files: Files, size: int, report: Report) -> Streamed:
     report(
         f"decoding {len(photos)} images of {files.where} (once; later runs read them from the cache)"
     )
+    names = [photo.name for photo in photos]
     return Streamed(
-        blocks=lambda start: stream(files, photos, start, size, report),
+        blocks=lambda start: read_blocks(
+            files, names, start, lambda raw, name: decode(raw, size, name), report
+        ),
         size=size,
         labels=np.array([photo.class_id for photo in photos], dtype=np.int64),
         is_test=np.array([photo.is_test for photo in photos]),
         class_names=tuple(wnids),
     )
-
-
-def stream(
-    files: Files, photos: Sequence[Photo], start: int, size: int, report: Report
-) -> Iterator[np.ndarray]:
-    """Decode the photos from number ``start`` on, in blocks uint8 [b, size, size, 3].
-
-    Raises:
-        DataError: see :func:`evolve.data.photos.blocks`.
-    """
-    reader = files.open()
-
-    def convert(photo: Photo) -> np.ndarray:
-        return decode(reader.read(photo.name), size, f"{files.where}: {photo.name}")
-
-    try:
-        yield from blocks(photos[start:], convert, start, len(photos), report)
-    finally:
-        reader.close()
 
 
 def catalogue(files: Files, reader: Reader) -> tuple[list[Photo], list[str]]:
