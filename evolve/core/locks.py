@@ -15,9 +15,27 @@ from filelock import BaseFileLock, FileLock, SoftFileLock
 _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-def unsupported(error: OSError) -> bool:
-    """Whether an error says that the file system has no locks."""
-    return error.errno in _UNSUPPORTED
+def locked(lock: BaseFileLock, seconds: float = -1) -> bool:
+    """Take a lock, if the file system has any.
+
+    Args:
+        lock: the lock.
+        seconds: how long to wait for it; -1: for ever.
+
+    Returns:
+        Whether it is held now; False where the file system has no locks.
+
+    Raises:
+        filelock.Timeout: another process held it for so long.
+        OSError: the folder cannot be written.
+    """
+    try:
+        lock.acquire(timeout=seconds)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:  # Timeout is one and has none
+            raise
+        return False
+    return True
 
 
 @contextmanager
@@ -35,11 +53,7 @@ def held(file: Path, seconds: float = -1) -> Iterator[None]:
         OSError: the folder cannot be written.
     """
     lock: BaseFileLock = FileLock(file)
-    try:
-        lock.acquire(timeout=seconds)
-    except OSError as error:
-        if not unsupported(error):
-            raise
+    if not locked(lock, seconds):
         lock = SoftFileLock(f"{file}.held")
         lock.acquire(timeout=seconds)
     try:

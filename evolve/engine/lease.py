@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, SoftFileLease, Timeout
 
-from evolve.core.locks import unsupported
+from evolve.core.locks import locked
 from evolve.engine.machine import Machine, uptime
 
 LEASE_SECONDS = 300.0  # every process of a store must have the same
@@ -119,11 +119,9 @@ class Lease:
         There the lease decides alone, and a dead holder's is free after ``LEASE_SECONDS``.
         """
         try:
-            return _got(self._lock)
-        except OSError as error:
-            if unsupported(error):
-                return None
-            raise
+            return locked(self._lock, 0) or None
+        except Timeout:
+            return False
 
     def _holder_is_here(self) -> bool:
         """Whether the lease names this machine, since it was booted, or may do so in a moment.
@@ -154,7 +152,7 @@ class Lease:
         return owner.hostname == str(self.machine) or rebooted or age > _FORGOTTEN_SECONDS
 
 
-def _got(lock: FileLock | SoftFileLease) -> bool:
+def _got(lock: SoftFileLease) -> bool:
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from evolve.core.durable import from_json, make_folder, sync_folder, to_json, write_file
 from evolve.core.errors import StoreError
-from evolve.core.locks import unsupported
+from evolve.core.locks import locked
 from evolve.core.toml import shown_value
 from evolve.engine import machine
 
@@ -135,12 +135,8 @@ class StoreFolder:
             name = f"{self.machine.name}-{os.getpid()}-{secrets.token_hex(6)}"
             guard, folder = self.root / "tmp" / f"{name}.lock", self.root / "tmp" / name
             lock = FileLock(guard)
-            try:
-                lock.acquire()
-            except OSError as error:  # without locks the guard alone keeps a sweep away for a day
-                if not unsupported(error):
-                    raise
-                guard.touch()
+            if not locked(lock):
+                guard.touch()  # without locks it alone keeps a sweep away for a day
             # A sweep may have removed it between its making and its locking.
             if guard.exists():
                 break
@@ -160,13 +156,8 @@ class StoreFolder:
             with suppress(Timeout, FileNotFoundError):
                 if not self._ours(guard) and not self.forgotten(guard):
                     continue  # another machine's: its lock may not show here
-                try:
-                    lock.acquire(blocking=False)
-                except OSError as error:
-                    if not unsupported(error):
-                        raise
-                    if not self.forgotten(guard):
-                        continue  # nobody can tell whether its owner lives
+                if not locked(lock, 0) and not self.forgotten(guard):
+                    continue  # without locks nobody can tell whether its owner lives
                 shutil.rmtree(guard.with_suffix(""), ignore_errors=True)
                 guard.unlink(missing_ok=True)
                 lock.release()
@@ -216,6 +207,7 @@ class StoreFolder:
         if version != FORMAT:
             advice = "give a new folder, or use the evolve that wrote it"
             raise StoreError(
-                f"store: {marker} has format {shown_value(version)}, this evolve reads {FORMAT}: {advice}"
+                f"store: {marker} has format {shown_value(version)}, "
+                f"this evolve reads {FORMAT}: {advice}"
             )
         return address or None
