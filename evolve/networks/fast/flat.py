@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
+from evolve.networks.fast.cross_entropy import cross_entropy
 from evolve.networks.fast.fused import Training
 from evolve.networks.fast.shape import Statistics, flat_zeros
 from evolve.networks.network import Network
@@ -71,18 +72,12 @@ class Flat:
             The mean loss before the step, float64.
         """
         training = self._trained(len(images))
-        scores = torch.log_softmax(training.forward(images), 1)
-        truth = labels.unsqueeze(1)
-        gradient = (
-            scores.exp()
-            .scatter_add_(1, truth, torch.full_like(scores[:, :1], -1))
-            .div_(len(labels))
-        )
+        loss, gradient = cross_entropy(training.forward(images), labels)
         self._rates[0] = -rate
         training.backward(gradient, self._moved_views)
         self._update(rate)
         self._steps += 1
-        return -scores.gather(1, truth).double().mean()
+        return loss
 
     def _update(self, rate: float) -> None:
         """SGD with momentum m and decay w, as torch.optim.SGD, for all but convolutions' weights.

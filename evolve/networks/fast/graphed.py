@@ -56,9 +56,9 @@ class Graphed:
     It computes what the model computes. The model stays as it is: no hooks, no new attributes,
     nothing in its state dict. On a CPU, in eval mode, without gradients, for batch sizes that are
     rare, while gradients of the last step are not None, and after a capture that failed or came out
-    wrong (one warning), its own forward runs. Where the GPU's memory is full it raises. A graph's outputs and gradients lie in memory that
-    its next run overwrites: one backward a forward, and ``zero_grad(set_to_none=True)`` between
-    steps.
+    wrong (one warning), its own forward runs. Where the GPU's memory is full it raises. A graph's
+    outputs and gradients lie in memory that its next run overwrites: one backward a forward, and
+    ``zero_grad(set_to_none=True)`` between steps.
 
     Args:
         model: has a :class:`Network` as ``trunk`` or is one.

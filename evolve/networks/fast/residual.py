@@ -19,7 +19,6 @@ from evolve.networks.fast.kernels import (
 )
 from evolve.networks.fast.residual_bound import Passes, window
 from evolve.networks.fast.written import Written
-from evolve.networks.network import Network
 from evolve.networks.resnet_plan import Block, Conv, ResNetPlan
 
 max_pool = torch.ops.aten.max_pool2d_with_indices.default
@@ -28,27 +27,16 @@ max_pool = torch.ops.aten.max_pool2d_with_indices.default
 class WrittenResNet(Written):
     """A :class:`evolve.networks.fast.written.Written` for ResNets."""
 
-    def __init__(
-        self, network: Network, size: int, optimizer: str, momentum: float, decay: float
-    ) -> None:
-        super().__init__(network, size, optimizer, momentum, decay)
-        plan = network.architecture
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The network's."""
+        plan = self.network.architecture
         assert isinstance(plan, ResNetPlan)
-        self.blocks = plan.blocks
-        self._training: dict[int, Passes] = {}
+        return plan.blocks
 
-    def forward(self, images: Tensor) -> Tensor:
+    def bind(self, batch: int) -> Passes:
         """See :class:`evolve.networks.fast.written.Written`."""
-        batch = len(images)
-        if batch not in self._training:
-            given = self.blocks, images.shape[-1], batch, self.w, self.g, self.buffers
-            self._training[batch] = Passes(*given)
-        self._passes = self._training[batch]
-        return self._passes.forward(images)
-
-    def backward(self, g: Tensor) -> None:
-        """See :class:`evolve.networks.fast.written.Written`."""
-        self._passes.backward(g)
+        return Passes(self.blocks, self.size, batch, self.w, self.g, self.buffers)
 
     def judged(self, images: Tensor) -> Tensor:
         """See :class:`evolve.networks.fast.written.Written`."""

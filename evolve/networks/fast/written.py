@@ -9,16 +9,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Hashable, Mapping
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
 from evolve.networks.fast.compiled import parameters
+from evolve.networks.fast.cross_entropy import cross_entropy
 from evolve.networks.network import Network
 
 Tensors = dict[str, Tensor]
 ALIGNED = 16  # numbers that a tensor's place is a multiple of, a cache line of float32
+
+
+class Passes(Protocol):
+    """A network's passes for one batch size. A pass overwrites what the last one kept."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See :meth:`Written.forward`."""
+
+    def backward(self, g: Tensor) -> None:
+        """See :meth:`Written.backward`."""
 
 
 class Written(ABC):
@@ -52,8 +64,22 @@ class Written(ABC):
         self._update = (_AdamW if optimizer == "adamw" else _SGD)(
             parameter, self.gradient, momentum, decay
         )
+        self._bound: dict[int, Passes] = {}
 
     @abstractmethod
+    def bind(self, batch: int) -> Passes:
+        """The passes of one batch size.
+
+        Args:
+            batch: images of a batch.
+        """
+
+    def bound(self, batch: int) -> Passes:
+        """The same, bound at their first use."""
+        if batch not in self._bound:
+            self._bound[batch] = self.bind(batch)
+        return self._bound[batch]
+
     def forward(self, images: Tensor) -> Tensor:
         """Embed images in training mode and keep what :meth:`backward` needs.
 
@@ -63,14 +89,16 @@ class Written(ABC):
         Returns:
             The head's input [B, c].
         """
+        self._passes = self.bound(len(images))
+        return self._passes.forward(images)
 
-    @abstractmethod
     def backward(self, g: Tensor) -> None:
         """Add the gradients of all parameters but the head's to :attr:`g`.
 
         Args:
             g: that of the last :meth:`forward`'s output.
         """
+        self._passes.backward(g)
 
     @abstractmethod
     def judged(self, images: Tensor) -> Tensor:
@@ -89,17 +117,14 @@ class Written(ABC):
             The mean loss before the step, float64.
         """
         embedded = self.forward(images)
-        scores = torch.log_softmax(self._classified(embedded), 1)
-        truth = labels.unsqueeze(1)
-        g = scores.exp()
-        g.scatter_add_(1, truth, torch.full_like(g[:, :1], -1)).div_(len(labels))
+        loss, g = cross_entropy(self._classified(embedded), labels)
         self.gradient.zero_()
         torch.mm(g.t(), embedded, out=self.g["head.weight"])
         torch.sum(g, 0, out=self.g["head.bias"])
         self.backward(g @ self.w["head.weight"])
         self.steps += 1
         self._update(rate)
-        return -scores.gather(1, truth).double().mean()
+        return loss
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
