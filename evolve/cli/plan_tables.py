@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from evolve.core.console import Console
 from evolve.core.machine import usable_cores
+from evolve.core.settings import DataSettings
 from evolve.core.shipped import shipped
 from evolve.core.spent import duration
 from evolve.lineage import scenario
@@ -16,6 +18,9 @@ from evolve.runs.estimate import cost
 from evolve.runs.estimate.counts import lying
 from evolve.runs.estimate.needs import needs
 from evolve.runs.run import Run, RunRequest, open_run, remaining_seconds, worker_count
+
+if TYPE_CHECKING:
+    from evolve.data.sources import ImageSet
 
 WORTH = 1.5  # times as fast: what a coarser precision should gain
 
@@ -52,9 +57,9 @@ def plan_table(request: RunRequest) -> None:
     from evolve.runs.estimate.timing import faster_precision, measure_speed
 
     console = Console()
-    run = _opened(console, request)
+    run, images = _opened(console, request)
     workers = worker_count(request, [run])  # before the timing takes some of a GPU
-    speed = measure_speed(run)
+    speed = measure_speed(run, images)
     left = remaining_seconds(run)
     table = Table(box=None, pad_edge=False)
     for title in ("stage", "in all", "in the store", "left", "one takes", "left takes"):
@@ -74,7 +79,7 @@ def plan_table(request: RunRequest) -> None:
         )
     console.print(table)
     _total(console, run, {key: left[key] for key in left}, speed, workers)
-    for section, gain in faster_precision(run, speed).items():
+    for section, gain in faster_precision(run, images, speed).items():
         console.print(
             f'{section}.precision = "bfloat16": {gain:.1f} times as fast here'
             + ("" if gain >= WORTH else f"; worth it from {WORTH:g} times on"),
@@ -82,16 +87,18 @@ def plan_table(request: RunRequest) -> None:
         )
 
 
-def _opened(console: Console, request: RunRequest) -> Run:
-    """The run, once it is said what it takes; then of how many classes and images."""
-    counted = lying(request.scenario.settings, request.data_dir)
+def _opened(console: Console, request: RunRequest) -> tuple[Run, ImageSet]:
+    """The run, once it is said what it takes; then of how many classes and images; the images."""
+    settings = request.scenario.settings
+    loaded: dict[DataSettings, ImageSet] = {}
+    counted = lying(settings, request.data_dir)
     workers = request.workers or usable_cores()
     console.print(needs(request.scenario, workers, counted), soft_wrap=True)
-    run = open_run(request, lambda text: console.print(text, style="dim"))
+    run = open_run(request, lambda text: console.print(text, style="dim"), loaded)
     if run.counts:
         each = (f"{role} {c.classes} ({c.train} + {c.test})" for role, c in run.counts.items())
         console.print(f"classes (training + test images of each): {', '.join(each)}", style="dim")
-    return run
+    return run, loaded[settings.data]
 
 
 def _by_kind(run: Run) -> tuple[Counter[str], dict[str, list[str]]]:

@@ -9,6 +9,7 @@ import tiny
 import torch
 
 from evolve.core.errors import UserError
+from evolve.data.sources import load_images
 from evolve.engine.precision import computing
 from evolve.lineage import lineage
 from evolve.runs.estimate import timing
@@ -91,9 +92,11 @@ def test_a_plan_says_what_bfloat16_would_gain(
     run = tiny.opened(
         folder / "tiny.toml", folder / "plan", folder / "other", "descend.precision=bfloat16"
     )
+    place = run.context
+    images = load_images(place["data"], place["data_dir"], place["cache_dir"])
     monkeypatch.setattr(timing, "_ratio", lambda kind, run, resident, s: 0.5)
     speed = {"accumulate": 1.0, "descend": 1.0}
     monkeypatch.setattr(timing, "multiplies_bfloat16", lambda device: True)
-    assert timing.faster_precision(run, speed) == {"ancestor": 2.0}
+    assert timing.faster_precision(run, images, speed) == {"ancestor": 2.0}
     monkeypatch.setattr(timing, "multiplies_bfloat16", lambda device: False)
-    assert timing.faster_precision(run, speed) == {}
+    assert timing.faster_precision(run, images, speed) == {}

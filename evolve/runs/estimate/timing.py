@@ -18,17 +18,19 @@ from evolve.runs.estimate import cost
 from evolve.runs.estimate.counts import Count, Counts
 
 if TYPE_CHECKING:
+    from evolve.data.sources import ImageSet
     from evolve.runs.run import Run
 
 # Optimizer steps of the two timed runs; their difference is free of what a run costs once.
 SHORT, LONG = 4, 12
 
 
-def measure_speed(run: Run) -> dict[str, float]:
+def measure_speed(run: Run, images: ImageSet) -> dict[str, float]:
     """Measured over estimated seconds, by kind of stage.
 
     Args:
         run: whose stages are timed, with few steps each.
+        images: the run's.
 
     Returns:
         The ratio for every kind that still has stages to do; 1 for the others.
@@ -38,7 +40,7 @@ def measure_speed(run: Run) -> dict[str, float]:
     if not kinds:
         return ratios
     torch.set_num_threads(1)
-    resident = _resident(run)
+    resident = Resident(images, choose_device(run.request.device))
     timed = (kinds - {"fewshot"}) | ({"descend"} if "fewshot" in kinds else set())
     for kind in timed:
         ratios[kind] = _ratio(kind, run, resident, run.world.settings)
@@ -47,38 +49,34 @@ def measure_speed(run: Run) -> dict[str, float]:
     return ratios
 
 
-def faster_precision(run: Run, speed: Mapping[str, float]) -> dict[str, float]:
+def faster_precision(run: Run, images: ImageSet, speed: Mapping[str, float]) -> dict[str, float]:
     """What bfloat16 would gain here, where the processor has instructions for it.
 
     Args:
-        run: as for :func:`measure_speed`.
+        run, images: as for :func:`measure_speed`.
         speed: what that measured.
 
     Returns:
         Seconds as set over seconds with bfloat16, by section ("ancestor", "descend"); none where
         the run has chosen a precision, has nothing left of that kind, or the device has none.
     """
-    resident = _resident(run)
-    if not multiplies_bfloat16(resident.device) or run.request.reference:
+    device = choose_device(run.request.device)
+    if not multiplies_bfloat16(device) or run.request.reference:
         return {}
     kinds, s = {stage.kind for stage in run.missing()}, run.world.settings
     sections = {
-        section: replace(s, **{section: replace(getattr(s, section), precision="bfloat16")})
+        section: (
+            kind,
+            replace(s, **{section: replace(getattr(s, section), precision="bfloat16")}),
+        )
         for section, kind in (("ancestor", "accumulate"), ("descend", "descend"))
         if kind in kinds and getattr(s, section).precision == FLOAT32
     }
+    resident = Resident(images, device)
     return {
         section: speed[kind] / _ratio(kind, run, resident, settings)
-        for section, settings in sections.items()
-        for kind in ["accumulate" if section == "ancestor" else section]
+        for section, (kind, settings) in sections.items()
     }
-
-
-def _resident(run: Run) -> Resident:
-    from evolve.data.sources import load_images
-
-    images = load_images(run.context["data"], run.context["data_dir"], run.context["cache_dir"])
-    return Resident(images, choose_device(run.request.device))
 
 
 def _ratio(kind: str, run: Run, resident: Resident, set_to: Settings) -> float:

@@ -371,10 +371,12 @@ def test_a_plan_scales_learners_by_a_descendants_steps_and_says_that_they_are_es
         return 3.0
 
     monkeypatch.setattr(timing, "_ratio", ratio)
+    place = measured_context(store)
+    images = load_images(place["data"], place["data_dir"], place["cache_dir"])
     opened = SimpleNamespace(
         missing=lambda: [stage],
         stages=lambda: [stage],
-        context=measured_context(store),
+        context=place,
         request=SimpleNamespace(
             device="cpu",
             scenario=SimpleNamespace(settings=w.settings),
@@ -385,8 +387,13 @@ def test_a_plan_scales_learners_by_a_descendants_steps_and_says_that_they_are_es
         world=w,
         counts=None,
     )
-    assert timing.measure_speed(opened)["fewshot"] == 3.0 and kinds == ["descend"]
-    monkeypatch.setattr(listing, "open_run", lambda request, say: opened)
+    assert timing.measure_speed(opened, images)["fewshot"] == 3.0 and kinds == ["descend"]
+
+    def open_run(request, say, loaded):
+        loaded[w.settings.data] = images
+        return opened
+
+    monkeypatch.setattr(listing, "open_run", open_run)
     monkeypatch.setattr(listing, "remaining_seconds", lambda opened: {stage.key: 10.0})
     monkeypatch.setattr(listing, "worker_count", lambda request, opened: 1)
     monkeypatch.setattr(listing, "needs", lambda chosen, workers, counts: "")
