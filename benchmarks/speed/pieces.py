@@ -130,7 +130,8 @@ def check(s: Settings) -> None:
         given = getattr(getattr(s, section), name)
         if given != wanted:
             raise UserError(
-                f"{key} = {given!r}: --answer has a baseline for {wanted!r} only; name runs with that"
+                f"{key} = {given!r}: --answer has a baseline for {wanted!r} only; "
+                "name runs with that"
             )
 
 

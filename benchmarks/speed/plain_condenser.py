@@ -1,9 +1,9 @@
 """Baselines of the condenser: the bilevel objective of the authors' code, and Eq. 16.
 
-The former's gradient is a double backward through all look-ahead steps. psi is as its formula says, the
-frozen ancestor is evaluated wherever the objective needs it (as the published code of the method
-that the paper borrows does), and the memory format is the default. The batches are our resident
-ones, drawn as ours: in its favour, and so that both can be compared number by number.
+The former's gradient is a double backward through all look-ahead steps. psi is as its formula says,
+the frozen ancestor is evaluated wherever the objective needs it (as the published code of the
+method that the paper borrows does), and the memory format is the default. The batches are our
+resident ones, drawn as ours: in its favour, and so that both can be compared number by number.
 """
 
 from __future__ import annotations

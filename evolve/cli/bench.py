@@ -34,7 +34,8 @@ from evolve.core.errors import UserError
 @click.option(
     "--answer",
     is_flag=True,
-    help="Instead: CPU seconds until five seeds of cifar-seq25 quick say how much inheriting gains.",
+    help="Instead: CPU seconds until five seeds of cifar-seq25 quick say how much inheriting "
+    "gains.",
 )
 @click.option(
     "--runs",
