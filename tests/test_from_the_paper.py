@@ -61,7 +61,7 @@ def test_the_split_of_the_scenario_has_the_papers_sizes() -> None:
 
 def test_its_batches_are_shipped_and_its_references_are_defined() -> None:
     named = set(re.findall(r"`evolve batch (?:plan )?([\w-]+)", PAGE))
-    assert len(named) > 8 and named <= shipped("benchmarks/ablations").keys()
+    assert len(named) > 8 and named <= shipped("batch").keys()
     text, definitions = PAGE.split("\n## Symbols")[0], re.findall(r"^\[(.+?)\]: ", PAGE, re.M)
     used = set(re.findall(r"\[((?:Eq\. |A\.)?\d[\d.]*)\](?!\()", text)) - {"76"}
     assert used == set(definitions)

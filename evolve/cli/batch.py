@@ -33,7 +33,7 @@ OPTIONS = (
     click.option(
         "--scenario",
         "base",
-        shell_complete=complete("scenarios"),
+        shell_complete=complete("scenario"),
         help="This scenario, by name or file, instead of the batch's, such as tinyimagenet-seq25.",
     ),
     click.option(
@@ -96,7 +96,7 @@ def batch() -> None:
 
 
 @batch.command("run", hidden=True)
-@click.argument("name", metavar="FILE", shell_complete=complete("benchmarks/ablations"))
+@click.argument("name", metavar="FILE", shell_complete=complete("batch"))
 @batch_options
 @cluster_options
 @log_option
@@ -108,7 +108,7 @@ def run(name: str, **options: Any) -> None:
 
 
 @batch.command("plan")
-@click.argument("name", metavar="FILE", shell_complete=complete("benchmarks/ablations"))
+@click.argument("name", metavar="FILE", shell_complete=complete("batch"))
 @batch_options
 def plan(name: str, **options: Any) -> None:
     """Print the batch's cases and stages, and how long they take.
@@ -126,7 +126,7 @@ def list_shipped() -> None:
     from evolve.core.shipped import shipped
     from evolve.runs.batch import file
 
-    for name in shipped(file.ABLATIONS):
+    for name in shipped("batch"):
         shipped_batch = file.load(name)
         tell(f"{name:20} {len(shipped_batch.cases):4} lineages  {shipped_batch.title}")
 

@@ -144,29 +144,29 @@ def scenario_name(command: Callable[..., None]) -> Callable[..., None]:
             "--scenario",
             "option",
             metavar="SCENARIO",
-            shell_complete=complete("scenarios"),
+            shell_complete=complete("scenario"),
             help="The same as the argument.",
         ),
         click.argument(
             "argument",
             metavar="[SCENARIO]",
             required=False,
-            shell_complete=complete("scenarios"),
+            shell_complete=complete("scenario"),
         ),
     ):
         wrapped = decorate(wrapped)
     return wrapped
 
 
-def complete(place: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Shell completion: the shipped files of a folder by name, and files of one's own.
+def complete(what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Shell completion: the shipped files of a kind by name, and files of one's own.
 
     Args:
-        place: the folder of the shipped ones, such as "scenarios".
+        what: "scenario" or "batch".
     """
 
     def items(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem]:
-        names = [name for name in shipped(place) if name.startswith(typed)]
+        names = [name for name in shipped(what) if name.startswith(typed)]
         return [CompletionItem(name) for name in names] or [CompletionItem(typed, type="file")]
 
     return items

@@ -30,7 +30,7 @@ def scenario_table() -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("scenario", "quick", "paper", "what it is"):
         table.add_column(title, no_wrap=title != "what it is")
-    for name in shipped("scenarios"):
+    for name in shipped("scenario"):
         costs = {
             p: duration(cost.estimate(scenario.load(name, p).settings)) for p in scenario.PROFILES
         }

@@ -8,30 +8,36 @@ from pathlib import Path
 
 from evolve.core.errors import UserError
 
+FOLDERS = {"scenario": "scenarios", "batch": "benchmarks/ablations"}
+USES = {
+    "scenario": "evolve plan {0}, evolve run {0}",
+    "batch": "evolve batch plan {0}, evolve batch {0}",
+}
 
-def shipped(place: str) -> dict[str, Path]:
-    """The files of a folder that comes with the package, by name without suffix.
+
+def shipped(what: str) -> dict[str, Path]:
+    """The files of a kind that come with the package, by name without suffix.
 
     Args:
-        place: the folder, such as "scenarios".
+        what: a kind of :data:`FOLDERS`.
     """
     package = Path(__file__).resolve().parents[1]
+    place = FOLDERS[what]
     folder = package / place if (package / place).is_dir() else package.parent / place
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def find(what: str, name: str, place: str) -> Path:
+def find(what: str, name: str) -> Path:
     """The shipped file of a name, or a user's own by path.
 
     Args:
-        what: what is looked for, for the error: "scenario".
+        what: a kind of :data:`FOLDERS`.
         name: a shipped file's name, or a path.
-        place: the folder of the shipped ones.
 
     Raises:
         UserError: there is neither.
     """
-    files = shipped(place)
+    files = shipped(what)
     if name in files:
         return files[name]
     path = Path(name)
@@ -43,6 +49,9 @@ def find(what: str, name: str, place: str) -> Path:
             f"{what} file {name}: no such file; give the path of a TOML file or one of: "
             f"{', '.join(files)}"
         )
+    for other, usage in USES.items():
+        if name in shipped(other):
+            raise UserError(f"{name} is a {other}, not a {what}: {usage.format(name)}")
     close = difflib.get_close_matches(name, files, 1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise UserError(

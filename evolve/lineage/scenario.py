@@ -33,7 +33,7 @@ def load(name: str, profile: str = "paper", overrides: Sequence[str] = ()) -> Sc
     Raises:
         UserError: something does not fit; it names file, key and value.
     """
-    path = find("scenario", name, "scenarios")
+    path = find("scenario", name)
     table = read_toml(path)
     if profile not in PROFILES:
         raise UserError(f"--profile {profile}: allowed are {', '.join(PROFILES)}")
@@ -90,7 +90,7 @@ def changes(settings: Settings, profile: str) -> tuple[str, ...]:
     Returns:
         "section.key=value", values without quotes; nothing where no shipped scenario has the name.
     """
-    if settings.name not in shipped("scenarios"):
+    if settings.name not in shipped("scenario"):
         return ()
     ours = load(settings.name, profile).settings
     return tuple(

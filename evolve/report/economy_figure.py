@@ -8,6 +8,7 @@ frontier of the trials (condenser "trial"), on condensing classes.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -114,7 +115,8 @@ def _draw_variety(
     axes.plot(x, y, color=colour, marker=marker, ms=5.5, ls="none", label=name, zorder=4)
     places: dict[tuple[float, float], list[str]] = {}
     for point, place in zip(points, zip(x, y, strict=True), strict=True):
-        places.setdefault((round(place[0], 1), round(place[1])), []).append(str(point.lineage))
+        beside = next((other for other in places if _one_label(place, other)), place)
+        places.setdefault(beside, []).append(str(point.lineage))
     for place, lengths in places.items():
         axes.annotate(
             ", ".join(lengths),
@@ -124,6 +126,11 @@ def _draw_variety(
             fontsize=6.5,
             color=colour,
         )
+
+
+def _one_label(place: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether two marks are so near that their numbers would lie on each other."""
+    return abs(math.log(place[0] / other[0])) < 0.12 and abs(place[1] - other[1]) < 4
 
 
 def frontier(records: Sequence[LineageRecord]) -> list[tuple[float, float]]:

@@ -53,7 +53,7 @@ def default_out(chosen: Scenario, seeds: int | Sequence[int], reference: bool = 
         seeds: the run's, or those of several runs in one folder.
         reference: whether it takes the plain path.
     """
-    name, files = chosen.settings.name, shipped("scenarios")
+    name, files = chosen.settings.name, shipped("scenario")
     if name in files and Path(chosen.origin) != files[name]:
         name = f"{name}-{Path(chosen.origin).stem}"
     numbers = f"seed{seeds}" if isinstance(seeds, int) else f"seeds{_stretches(seeds)}"

@@ -51,7 +51,7 @@ def test_show_prints_a_file_that_loads_to_the_same_settings(tmp_path: Path) -> N
 def test_scenarios_lists_all_with_cost() -> None:
     done = evolve("scenarios")
     assert done.returncode == 0, done.stderr
-    for name in shipped("scenarios"):
+    for name in shipped("scenario"):
         line = next(line for line in done.stdout.splitlines() if line.split()[:1] == [name])
         assert "~" in line and scenario.load(name).settings.title.split(",")[0] in line
 

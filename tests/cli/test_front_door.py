@@ -143,7 +143,7 @@ def test_a_file_that_keeps_a_shipped_name_has_a_folder_of_its_own(tmp_path: Path
     from evolve.runs.folder import default_out
 
     own = tmp_path / "mine.toml"
-    own.write_text(shipped("scenarios")["glyphs-seq25"].read_text())
+    own.write_text(shipped("scenario")["glyphs-seq25"].read_text())
     assert default_out(scenario.load(str(own), "quick"), 0).name.endswith("-mine-quick-seed0")
     chosen = scenario.load("glyphs-seq25", "quick", ["stream.tasks=4", "condense.method=cka"])
     assert default_out(chosen, 0).name == (
@@ -157,7 +157,7 @@ def test_names_of_scenarios_and_settings_are_completed() -> None:
     from evolve.cli.options import complete, complete_setting
 
     context, option = click.Context(click.Command("x")), click.Option(["--x"])
-    names = [item.value for item in complete("scenarios")(context, option, "cifar-seq25")]
+    names = [item.value for item in complete("scenario")(context, option, "cifar-seq25")]
     assert sorted(names) == ["cifar-seq25", "cifar-seq25-resnet", "cifar-seq25-vit"]
     keys = [item.value for item in complete_setting(context, option, "condense.m")]
     assert "condense.method=" in keys and all(key.startswith("condense.m") for key in keys)

@@ -50,7 +50,7 @@ SHIPPED = (
 
 
 def test_the_shipped_scenarios() -> None:
-    assert tuple(shipped("scenarios")) == SHIPPED
+    assert tuple(shipped("scenario")) == SHIPPED
 
 
 @pytest.mark.parametrize("profile", scenario.PROFILES)
@@ -65,7 +65,7 @@ def test_dump_and_load_are_inverse(name: str, profile: str, tmp_path: Path) -> N
 
 def test_quick_changes_only_what_it_names() -> None:
     quick, paper = (scenario.load("glyphs-seq25", p).settings for p in ("quick", "paper"))
-    table = tomllib.loads(shipped("scenarios")["glyphs-seq25"].read_text())["quick"]
+    table = tomllib.loads(shipped("scenario")["glyphs-seq25"].read_text())["quick"]
     for section in fields(Settings):
         value = getattr(quick, section.name)
         if not is_dataclass(value):

@@ -153,6 +153,8 @@ def test_another_seed_is_another_lineage(finished: Path, place: Path) -> None:
     ("words", "expected"),
     [
         (["run", "--scenario", "nope"], "is not known"),
+        (["plan", "fig6-networks"], "a batch, not a scenario: evolve batch plan fig6-networks"),
+        (["batch", "plan", "cifar-seq25"], "a scenario, not a batch: evolve plan cifar-seq25"),
         (["run", "--scenario", "tiny.toml", "--set", "descend.shots=13"], "give at most 12"),
         (["run", "--scenario", "tiny.toml", "--set", "data.split=[90,16,20]"], "data.split"),
         (["run", "--scenario", "tiny.toml", "--device", "cuda"], "--device cuda"),

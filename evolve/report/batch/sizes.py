@@ -131,6 +131,8 @@ def _draw(title: str, shown: Sequence[Point], kept: Stored) -> Any:
     for axes in grid[-1]:
         axes.set_xlabel("parameters of the descendant, head left out")
     _make_room(grid[0, 0])
+    for axes, epoch in zip(grid.flat, epochs, strict=False):
+        _name_sizes(axes, [point for point in shown if point.epoch == epoch])
     handles = grid[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper right", ncols=3, fontsize=8)
     figure.suptitle(textwrap.fill(title, 90), x=0.02, ha="left", fontweight="bold", fontsize=10)
@@ -158,17 +160,23 @@ def _panel(axes: Any, shown: Sequence[Point]) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda value, _: short(value))
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _name_sizes(axes: Any, shown: Sequence[Point]) -> None:
+    """Along the panel's edge that its curves leave more room at."""
+    bottom, top = axes.get_ylim()
+    above = top - max(p.accuracy.high for p in shown) > min(p.accuracy.low for p in shown) - bottom
     named = {p.size: p.parameters for p in shown if p.beginning == LEARNGENE}
     for number, (size, at) in enumerate(named.items()):
         axes.annotate(
             size,
-            (at, 0.015),
+            (at, 0.985 if above else 0.015),
             xycoords=("data", "axes fraction"),
             rotation=90,
             fontsize=6,
             color="#555555",
             ha="left" if number % 2 else "right",  # neighbours may be almost as large
-            va="bottom",
+            va="top" if above else "bottom",
         )
 
 

@@ -142,7 +142,7 @@ def _settings(section: Section) -> dict[str, Any]:
     return dict(
         method=method_words(records),
         changed=tables.settings("What differs from the shipped scenario", changed(records)),
-        own=sorted({record.scenario for record in records} - set(shipped("scenarios"))),
+        own=sorted({record.scenario for record in records} - set(shipped("scenario"))),
         every=tables.settings("All settings", shared(records)),
     )
 

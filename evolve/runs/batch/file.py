@@ -50,7 +50,6 @@ from evolve.runs.batch.report_table import CASE, check_keys, read_report, sectio
 
 KEYS = ("name", "title", "scenario", "seeds", "set", "axes", "zip", "case", "report", "quick")
 MOST = 10_000  # lineages; more is a slip of the pen
-ABLATIONS = "benchmarks/ablations"  # the shipped batches
 
 Overrides = dict[str, Any]  # "section.key" -> value
 
@@ -74,7 +73,7 @@ def load(
     Raises:
         UserError: names file, key and value, or the case that cannot be.
     """
-    path = find("batch", name, ABLATIONS)
+    path = find("batch", name)
     table = read_toml(path)
     check_keys(table, KEYS, str(path), "")
     quick = section(table, "quick", str(path))
