@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from evolve.report.figures import BLUE, GREY, ORANGE, encode, new_figure
+from evolve.report.figures import BLUE, GREY, ORANGE, new_figure, pictures
 from evolve.report.files import csv_bytes
 from evolve.report.trends import Array
 
@@ -96,10 +96,7 @@ def agreement_files(kinds: Sequence[Draws], title: str) -> dict[str, bytes]:
     Returns:
         File name -> content.
     """
-    files = {
-        f"agreement.{kind}": encode(lambda: agreement_figure(kinds, title), kind)
-        for kind in ("png", "svg", "pdf")
-    }
+    files = pictures("agreement", lambda: agreement_figure(kinds, title), ("png", "svg", "pdf"))
     return files | {"agreement.csv": csv_bytes(agreement_rows(kinds))}
 
 

@@ -56,9 +56,10 @@ def write_batch(
     contents = {name: text.encode() for name, text in files.items()}
     contents |= {"descendants.csv": csv_bytes(rows), "descendants.parquet": parquet_bytes(rows)}
     shown = {name: pooled for name, pooled in varieties(records).items() if has_economy(pooled)}
-    for kind in ("png", "svg") if shown else ():
-        contents[f"economy.{kind}"] = figures.encode(
-            lambda: economy_figure(shown, batch.title or batch.name), kind
+    if shown:
+        title = batch.title or batch.name
+        contents |= figures.pictures(
+            "economy", lambda: economy_figure(shown, title), ("png", "svg")
         )
     return [write_whole(out / name, content, "batch report") for name, content in contents.items()]
 

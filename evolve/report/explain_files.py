@@ -31,13 +31,10 @@ def write_explained(explained: Explained, out: Path) -> list[Path]:
         UserError: the folder cannot be made or written into.
     """
     result_folder(out, "--out")
-    contents = {
-        kind: figures.encode(lambda: explain_figure(explained), kind)
-        for kind in ("png", "svg", "pdf")
-    }
-    contents["csv"] = csv_bytes(rows(explained))
-    contents["json"] = (json.dumps(finite(summary(explained)), indent=1) + "\n").encode()
-    return [write_whole(out / f"{STEM}.{kind}", data, "explain") for kind, data in contents.items()]
+    contents = figures.pictures(STEM, lambda: explain_figure(explained), ("png", "svg", "pdf"))
+    contents[f"{STEM}.csv"] = csv_bytes(rows(explained))
+    contents[f"{STEM}.json"] = (json.dumps(finite(summary(explained)), indent=1) + "\n").encode()
+    return [write_whole(out / name, data, "explain") for name, data in contents.items()]
 
 
 @dataclass(frozen=True)

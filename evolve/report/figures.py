@@ -13,6 +13,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from operator import attrgetter
 from typing import Any
 
@@ -88,10 +89,23 @@ def encode(draw: Callable[[], Any], kind: str) -> bytes:
     dated = {"png": "Software", "svg": "Date", "pdf": "CreationDate"}
     with _style():
         figure, out = draw(), io.BytesIO()
-        if kind != "png":
-            _settle(figure)
+        _settle(figure)
         figure.savefig(out, format=kind, metadata={dated[kind]: None})
         return NO_XML.sub(b" ", out.getvalue()) if kind == "svg" else out.getvalue()
+
+
+def pictures(name: str, draw: Callable[[], Any], kinds: Sequence[str]) -> dict[str, bytes]:
+    """Encode a figure in several kinds; it is drawn and laid out once.
+
+    Args:
+        name: the files', without suffix.
+        draw, kinds: as :func:`encode` takes them.
+
+    Returns:
+        File name -> content.
+    """
+    once = cache(draw)
+    return {f"{name}.{kind}": encode(once, kind) for kind in kinds}
 
 
 def _settle(figure: Any) -> None:
@@ -100,8 +114,11 @@ def _settle(figure: Any) -> None:
     The layout's solver leaves other last bits from one time to the next, and an SVG names its
     clipping paths after all of them.
     """
+    from matplotlib.layout_engine import PlaceHolderLayoutEngine
     from matplotlib.transforms import Bbox
 
+    if isinstance(figure.get_layout_engine(), PlaceHolderLayoutEngine):
+        return  # it was encoded before
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes in figure.axes:

@@ -82,9 +82,9 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
     summary = summarise(records)
     title = f"{summary.title}: the learngene along the lineage"
     economy_title = f"{summary.title}: the economy of the gene"
+    both = ("png", "svg")
     files = {
-        "curve.png": figures.encode(lambda: figures.evolution_figure(records, summary), "png"),
-        "curve.svg": figures.encode(lambda: figures.evolution_figure(records, summary), "svg"),
+        **figures.pictures("curve", lambda: figures.evolution_figure(records, summary), both),
         "genome.png": figures.encode(lambda: genome_figure(records, title), "png"),
         "generations.csv": csv_bytes(generation_rows(records)),
         "descendants.csv": csv_bytes(descendant_rows(records)),
@@ -93,17 +93,15 @@ def render_report(records: Sequence[LineageRecord]) -> dict[str, bytes]:
     }
     if has_economy(records):
         name = str(records[0].settings.get("condense", {}).get("method", "learngene"))
-        for kind in ("png", "svg"):
-            files[f"economy.{kind}"] = figures.encode(
-                lambda: economy_figure({name: records}, economy_title), kind
-            )
+        files |= figures.pictures(
+            "economy", lambda: economy_figure({name: records}, economy_title), both
+        )
     if has_scores(records):
         files |= _choice(records, summary.title)
     if convergence_figure.courses(records):
-        for kind in ("png", "svg"):
-            files[f"convergence.{kind}"] = figures.encode(
-                lambda: convergence_figure.convergence_figure(records, summary), kind
-            )
+        files |= figures.pictures(
+            "convergence", lambda: convergence_figure.convergence_figure(records, summary), both
+        )
     return files | (
         {"fewshot.csv": csv_bytes(fewshot_table.rows(records))}
         if any(record.fewshot for record in records)
@@ -116,10 +114,8 @@ def _choice(records: Sequence[LineageRecord], name: str) -> dict[str, bytes]:
     from evolve.report import figures
 
     title = f"{name}: alpha, the choice of the learngene"
-    pictures = {
-        f"alpha.{kind}": figures.encode(lambda: alpha_figure(records, title), kind)
-        for kind in ("png", "svg", "pdf")
-    }
+    kinds = ("png", "svg", "pdf")
+    pictures = figures.pictures("alpha", lambda: alpha_figure(records, title), kinds)
     return pictures | {"alpha.csv": csv_bytes(alpha_rows(records))}
 
 

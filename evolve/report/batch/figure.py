@@ -73,7 +73,7 @@ def write_figure(batch: Batch, measured: Sequence[Pair], out: Path) -> BatchFigu
     if shown is None:
         return None
     body = {"figure": batch.figure, "caption": shown.caption, "rows": shown.rows}
-    contents = {f"figure.{kind}": figures.encode(shown.draw, kind) for kind in KINDS}
+    contents = figures.pictures("figure", shown.draw, KINDS)
     contents["figure.csv"] = csv_bytes(dict(row) for row in shown.rows)
     contents["figure.json"] = (json.dumps(finite(body), indent=1) + "\n").encode()
     for name, content in contents.items():
