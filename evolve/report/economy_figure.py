@@ -23,6 +23,8 @@ from evolve.report.figures import MARKERS, new_figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
+# Where the numbers stand beside their mark, in points; neighbours' marks may be the same.
+CORNERS = ((4, 3), (4, -8), (-4, 3), (-4, -8))
 LEAST = 0.4  # % of the weights at which the axis begins; from scratch stands there
 
 
@@ -42,13 +44,13 @@ def economy_figure(varieties: Mapping[str, Sequence[LineageRecord]], title: str 
     _draw_ends(axes)
     _draw_frontier(axes, [record for records in varieties.values() for record in records])
     left_out = 0
-    for (name, records), colour, marker in zip(
-        varieties.items(), cycle(COLOURS), cycle(MARKERS), strict=False
+    for (name, records), colour, marker, corner in zip(
+        varieties.items(), cycle(COLOURS), cycle(MARKERS), cycle(CORNERS), strict=False
     ):
         points = economies(records)
         shown = [point for point in points if point.decided]
         left_out += len(points) - len(shown)
-        _draw_variety(axes, name, shown, colour, marker)
+        _draw_variety(axes, name, shown, colour, marker, corner)
     _finish(axes, title)
     figure.legend(loc="outside right upper", fontsize=7.5)
     note = (
@@ -56,7 +58,8 @@ def economy_figure(varieties: Mapping[str, Sequence[LineageRecord]], title: str 
         "cut where they leave the picture."
     )
     if left_out:
-        note += f" {left_out} lengths are left out: there the whole ancestor is not shown to gain."
+        lengths = "1 length is" if left_out == 1 else f"{left_out} lengths are"
+        note += f" {lengths} left out: there the whole ancestor is not shown to gain."
     figure.supxlabel(textwrap.fill(note, 130), x=0.02, ha="left", fontsize=7.5, color="#333333")
     return figure
 
@@ -105,7 +108,12 @@ def _draw_ends(axes: Any) -> None:
 
 
 def _draw_variety(
-    axes: Any, name: str, points: Sequence[Economy], colour: str, marker: str
+    axes: Any,
+    name: str,
+    points: Sequence[Economy],
+    colour: str,
+    marker: str,
+    corner: tuple[float, float],
 ) -> None:
     if not points:
         return
@@ -121,10 +129,11 @@ def _draw_variety(
         axes.annotate(
             ", ".join(lengths),
             place,
-            xytext=(4, 3),
+            xytext=corner,
             textcoords="offset points",
             fontsize=6.5,
             color=colour,
+            ha="left" if corner[0] > 0 else "right",
         )
 
 

@@ -13,7 +13,7 @@ from evolve.report.compare import Batch, Values, control_values, task_means
 from evolve.report.curves import Descent, Generation, Interval, LineageRecord, pooled_interval
 from evolve.report.figures import BLUE, GREEN, MARKERS, ORANGE, PINK, RED, SKY
 
-COLOURS = (BLUE, RED, ORANGE, GREEN, PINK, SKY)
+COLOURS = (BLUE, RED, ORANGE, GREEN, PINK, SKY, "#000000")
 SCRATCH = "from-scratch"
 INHERITED, FULL = "inherited", "full-ancestor"
 # What an arm measured, by what its descendants began with.

@@ -160,4 +160,4 @@ def _legend(figure: Any, methods: Sequence[str]) -> None:
     ]
     handles.append(Line2D([], [], color=GREY, ls=":", lw=1.2))
     names = [*methods, "dotted: the whole ancestor's gain"]
-    figure.legend(handles, names, loc="outside lower left", ncols=len(names), fontsize=8)
+    figure.legend(handles, names, loc="outside lower left", ncols=min(len(names), 4), fontsize=8)
