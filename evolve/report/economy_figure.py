@@ -24,7 +24,7 @@ from evolve.report.figures import MARKERS, new_figure
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
 # Where the numbers stand beside their mark, in points; neighbours' marks may be the same.
-CORNERS = ((4, 3), (4, -8), (-4, 3), (-4, -8))
+CORNERS = ((4, 3), (-4, -8), (4, -8), (-4, 3))
 LEAST = 0.4  # % of the weights at which the axis begins; from scratch stands there
 
 
