@@ -234,5 +234,5 @@ def test_the_picture_names_what_it_leaves_out() -> None:
     assert (
         "toy condenser" in svg
         and "frontier of the trials" in svg
-        and "1 lengths are left out" in svg
+        and "1 length is left out" in svg
     )
