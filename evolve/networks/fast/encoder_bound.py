@@ -14,14 +14,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from evolve.networks.fast.compiled import layer_norm
+from evolve.networks.fast.compiled import gelu, layer_norm
 from evolve.networks.fast.written import Workspace
 from evolve.networks.vit_plan import MLP, ViTPlan
 
 Call = Callable[[], object]
 Tensors = dict[str, Tensor]
-gelu: Callable[..., Tensor] = torch._C._nn.gelu
-gelu_backward = torch.ops.aten.gelu_backward.grad_input
 softmax_backward = torch.ops.aten._softmax_backward_data.out
 
 
@@ -170,14 +168,14 @@ class Passes:
         second = self._norm(f"{name}.norm2", between)
         hidden = self._linear(f"{name}.mlp.fc1", second.out, MLP * self.plan.dim)
         active = self._space.take(*hidden.shape)
-        calls.append(partial(gelu, hidden, out=active))
+        calls.append(_call(gelu.gelu(self.dtype), active, hidden, hidden.numel()))
         out = self._linear(f"{name}.mlp.fc2", active, self.plan.dim)
         calls.append(partial(out.add_, between))
 
         back: list[Call] = []
         g = self._asked(asked)
         g_hidden = self._linear_backward(f"{name}.mlp.fc2", g, active, back)
-        back.append(partial(gelu_backward, g_hidden, hidden, grad_input=g_hidden))
+        back.append(partial(g_hidden.mul_, hidden))  # the kernel left the slope there
         g_normed = self._linear_backward(f"{name}.mlp.fc1", g_hidden, second.out, back)
         back.append(self._norm_backward(second, g_normed, g))
         g_mixed = self._linear_backward(f"{name}.attn.proj", g, mixed, back)
