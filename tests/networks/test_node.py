@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_written import NETWORKS, assert_close, awake, batch, plans
 
 from evolve.networks.family import architecture
-from evolve.networks.fast import held
+from evolve.networks.fast import held, node
 from evolve.networks.network import Network
 
 
@@ -108,8 +108,8 @@ def test_copies_and_parameters_that_moved_are_followed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_what_passes_do_not_give_is_the_modules(name: str) -> None:
-    """The images' gradient; and a network that is not its family's."""
+def test_what_passes_do_not_give_is_the_modules(monkeypatch, name: str) -> None:
+    """The images' gradient, large batches, and a network that is not its family's."""
     plain, quick, size = pair(name)
     gradients = []
     for model in (quick, plain):
@@ -117,11 +117,15 @@ def test_what_passes_do_not_give_is_the_modules(name: str) -> None:
         gradients += torch.autograd.grad(model(images).square().sum(), images)
     assert_close(*gradients, name)
 
+    before = list(held._idle)
+    monkeypatch.setattr(node, "PIXELS", 4 * size**2 - 1)
+    quick(batch(4, size, 0)[0])
+    monkeypatch.undo()
+
     class Another(type(plain.architecture)):  # type: ignore[misc]
         learners = {}
 
     plan = quick.architecture
     quick.architecture = Another(**{f.name: getattr(plan, f.name) for f in fields(plan)})
-    before = list(held._idle)
     quick(batch(4, size, 0)[0])
     assert list(held._idle) == before

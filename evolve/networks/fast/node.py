@@ -18,6 +18,7 @@ from evolve.networks.fast.written import Tensors, Trunk, laid_out, views
 from evolve.networks.network import Network
 
 COUNTER = "num_batches_tracked"  # of BN's, which no pass reads
+PIXELS = 2**20  # of a batch; what passes keep of more, from step to step, would be gigabytes
 
 
 def embedded(kind: type[Trunk], network: Network, images: Tensor) -> Tensor | None:
@@ -30,12 +31,14 @@ def embedded(kind: type[Trunk], network: Network, images: Tensor) -> Tensor | No
 
     Returns:
         The head's input [B, c]; None where the module has to compute it: it is not fused, not on a
-        CPU, not its family's, or what is asked for is a gradient in eval mode or the images'.
+        CPU, not its family's, the batch is too large, or what is asked for is a gradient in eval
+        mode or the images'.
     """
     known = network.fused and network.architecture.learners
     if not known or images.device.type != "cpu" or images.requires_grad:
         return None
-    if not network.training and torch.is_grad_enabled():
+    large = images[:, 0].numel() > PIXELS
+    if large if network.training else torch.is_grad_enabled():
         return None
     w: Tensors = {f"layers.{name}": p for name, p in network.layers.named_parameters()}
     buffers = {f"layers.{name}": b for name, b in network.layers.named_buffers()}
