@@ -34,8 +34,8 @@ def embedded(kind: type[Trunk], network: Network, images: Tensor) -> Tensor | No
         CPU, not its family's, the batch is too large, or what is asked for is a gradient in eval
         mode or the images'.
     """
-    known = network.fused and network.architecture.learners
-    if not known or images.device.type != "cpu" or images.requires_grad:
+    written = network.fused and network.architecture.learners
+    if not written or images.device.type != "cpu" or images.requires_grad:
         return None
     large = images[:, 0].numel() > PIXELS
     if large if network.training else torch.is_grad_enabled():
