@@ -169,7 +169,7 @@ def _network_cases(name: str, quick: bool) -> list[Case]:
     return [
         case("descendants", small, goals=goals, together=True),
         *(case("descendants", s, f"-{width:g}", together=True) for width, s in others.items()),
-        case("ancestor", small),
+        case("ancestor", small, goals={"cpu": (1.3, 2.0)}),
         case("condenser", bilevel(small), together=True),
     ]
 

@@ -134,7 +134,7 @@ def condense(world: World, length: int, ancestor: Stage, of: str = "") -> Stage:
     if condenser_table.method(s.condense.method).computes:
         recipe["arithmetic"] = world.arithmetic
     if s.condense.method == "trial":
-        recipe |= _trial(s) | {"arithmetic": world.training}
+        recipe |= _trial(s) | {"arithmetic": world.arithmetic}
     inputs = {"ancestor": ancestor} | {
         f"{RIVAL}{name}": stage for name, stage in rivals(world, length, ancestor, of).items()
     }
@@ -282,7 +282,7 @@ def network(settings: Settings) -> dict[str, Any]:
 def _descend_recipe(world: World) -> dict[str, Any]:
     return {
         "version": VERSIONS["descend"],
-        "arithmetic": world.computed(world.settings.descend.precision, world.training),
+        "arithmetic": world.computed(world.settings.descend.precision),
         "seed": world.seed,
         "data": world.data,
         "classes": list(world.descend_classes),

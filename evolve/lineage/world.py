@@ -12,6 +12,7 @@ from evolve.core.settings import Settings
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture
 
+WRITTEN = "written-2"  # counted up when these passes round otherwise
 SET_LIMIT = 8  # stages that train as one set, in one graph, at most
 
 
@@ -37,27 +38,22 @@ class World:
     def arithmetic(self) -> str:
         """What a stage's rounding depends on, for its key.
 
-        On a CPU, VGGs have compiled passes and the others the library's.
+        On a CPU, VGGs have compiled passes, ResNets and ViTs written ones.
         """
         if self.reference:
             return "reference"
-        return "compiled" if ancestor_plan(self.settings).passes else "fast"
+        plan = ancestor_plan(self.settings)
+        if plan.passes:
+            return "compiled"
+        return WRITTEN if plan.learners else "fast"
 
-    def computed(self, precision: str, path: str = "") -> str:
+    def computed(self, precision: str) -> str:
         """The arithmetic with a precision other than float32 behind it.
 
         Args:
             precision: the section's, see :func:`evolve.engine.precision.computing`.
-            path: :attr:`training`, of a stage that trains descendants.
         """
-        path = path or self.arithmetic
-        return path if precision == "float32" else f"{path} {precision}"
-
-    @property
-    def training(self) -> str:
-        """The same of a stage that trains descendants: ResNets and ViTs have learners of ours."""
-        learners = ancestor_plan(self.settings).learners
-        return "written" if self.arithmetic == "fast" and learners else self.arithmetic
+        return self.arithmetic if precision == "float32" else f"{self.arithmetic} {precision}"
 
     @property
     def roles(self) -> dict[str, tuple[int, ...]]:

@@ -14,6 +14,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from evolve.core.randomness import generator
+from evolve.networks.fast.encoder import ViTTrunk
+from evolve.networks.fast.node import embedded
 from evolve.networks.network import Network, draw_normal, initialise
 from evolve.networks.vit_plan import ViTPlan
 
@@ -48,8 +50,9 @@ class ViT(Network):
     """The network of ``plan`` for ``classes`` classes.
 
     ``layers`` holds "embed", the encoder blocks by name, and "norm". The ``head`` reads the class
-    token. A new network is initialised from seed 0. It has no dropout. ``fused`` computes attention
-    by torch's fused kernels, which have no second derivative.
+    token. A new network is initialised from seed 0. It has no dropout. ``fused`` embeds by
+    :mod:`evolve.networks.fast.node` on a CPU, and elsewhere computes attention by torch's fused
+    kernels; neither has a second derivative.
     """
 
     def __init__(self, plan: ViTPlan, classes: int) -> None:
@@ -74,6 +77,8 @@ class ViT(Network):
 
     def embed(self, x: Tensor) -> Tensor:
         """Images [B, 3, size, size] -> the class token after the last LayerNorm, [B, D]."""
+        if (written := embedded(ViTTrunk, self, x)) is not None:
+            return written
         normed: Tensor = self.layers["norm"](self.features(x)[-1])
         return normed[:, 0]
 

@@ -183,14 +183,24 @@ def test_the_weights_equal_those_of_avalanches_own_strategy(
     assert_same(ours, {name: tensor.contiguous() for name, tensor in theirs.items()})
 
 
-@pytest.mark.parametrize(("strategy", "head"), WORKING)
+@pytest.mark.parametrize(
+    ("network", "strategy", "head"),
+    [
+        *(("vgg16", *working) for working in WORKING),
+        *(
+            (network, *working)
+            for network in ("resnet18", "vit-small4")
+            for working in (("ewc", "single"), ("naive", "shared"), ("lwf", "per-task"))
+        ),
+    ],
+)
 def test_the_fused_trunk_learns_what_the_reference_learns(
-    strategy: str, head: str, resident: Resident, tmp_path: Path
+    network: str, strategy: str, head: str, resident: Resident, tmp_path: Path
 ) -> None:
     """Rounding apart, which BN over 12 images of one pixel lets grow from step to step: so the
     first task, slowly.
     """
-    a = settings(strategy, head, lr=0.002)
+    a = settings(strategy, head, lr=0.002, network=network)
     fast, plain = (
         in_stages(a, resident, tmp_path, tasks=1, reference=reference)[1]
         for reference in (False, True)

@@ -84,11 +84,10 @@ def test_outputs_and_parameters_are_timms(network: str, width: float, size: int)
     }
     peer.load_state_dict(state)
     x = _images(plan)
+    # Where nobody asks for gradients, passes of our own embed: tests/networks/test_node.py.
+    assert torch.equal(model(x), peer(x))
+    assert torch.equal(model.embed(x), peer.forward_head(peer.forward_features(x), pre_logits=True))
     with torch.no_grad():
-        assert torch.equal(model(x), peer(x))
-        assert torch.equal(
-            model.embed(x), peer.forward_head(peer.forward_features(x), pre_logits=True)
-        )
         theirs = peer.forward_intermediates(
             x, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
         )

@@ -14,14 +14,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from evolve.networks.fast.compiled import layer_norm
+from evolve.networks.fast.compiled import gelu, layer_norm
 from evolve.networks.fast.written import Workspace
 from evolve.networks.vit_plan import MLP, ViTPlan
 
 Call = Callable[[], object]
 Tensors = dict[str, Tensor]
-gelu: Callable[..., Tensor] = torch._C._nn.gelu
-gelu_backward = torch.ops.aten.gelu_backward.grad_input
 softmax_backward = torch.ops.aten._softmax_backward_data.out
 
 
@@ -60,16 +58,17 @@ class Passes:
     Args:
         plan: the network's.
         batch: images of a batch.
-        w: its parameters by name; the patch projection's weight lies in channels_last memory.
+        w: its parameters by name.
         g: where the gradients go.
+        shared: whether maps lie where those of other networks do.
     """
 
-    def __init__(self, plan: ViTPlan, batch: int, w: Tensors, g: Tensors) -> None:
+    def __init__(self, plan: ViTPlan, batch: int, w: Tensors, g: Tensors, shared: bool) -> None:
         self.plan, self.batch, self.tokens = plan, batch, plan.tokens(plan.size)
         self.w, self.g = w, g
         self.dtype = next(iter(w.values())).dtype
         self.scale = (plan.dim // plan.heads) ** -0.5
-        self._space = Workspace(self.dtype)
+        self._space = Workspace(self.dtype, shared)
         self._scratches: dict[tuple[str, tuple[int, ...]], Tensor] = {}
         self._forward: list[Call] = []
         self._backward: list[list[Call]] = []  # a part's; the last one's come first
@@ -84,7 +83,7 @@ class Passes:
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images [batch, 3, size, size]; the head's input [batch, D]."""
-        self.pixels.copy_(images.permute(0, 2, 3, 1).reshape(self.pixels.shape))
+        self.pixels.copy_(images.view(self.pixels.shape))
         for call in self._forward:
             call()
         return self.out
@@ -122,9 +121,9 @@ class Passes:
         """The tokens, [rows, D], of the patches [B * patches, pixels]."""
         plan, count = self.plan, self.tokens - 1
         side = plan.size // plan.patch
-        patches = self._space.take(self.batch * count, plan.patch**2 * 3)
-        shape = self.batch, side, side, plan.patch, plan.patch, 3
-        self.pixels = patches.view(shape).transpose(2, 3)
+        patches = self._space.take(self.batch * count, 3 * plan.patch**2)
+        shape = self.batch, side, side, 3, plan.patch, plan.patch
+        self.pixels = patches.view(shape).permute(0, 3, 1, 4, 2, 5)
         rows, x = self._scratch("patches", len(patches), plan.dim), self._rows(self.tokens)
         tokens, maps = x.view(self.batch, -1, plan.dim), rows.view(self.batch, count, -1)
         token, position, weight, bias = self._embedding(self.w)
@@ -149,9 +148,9 @@ class Passes:
         return x
 
     def _embedding(self, tensors: Tensors) -> tuple[Tensor, ...]:
-        """Class token, positions, and the projection's weight, as [D, p * p * 3], and bias."""
+        """Class token, positions, and the projection's weight, as [D, 3 * p * p], and bias."""
         name = "layers.embed"
-        weight = tensors[f"{name}.patch_embed.proj.weight"].permute(0, 2, 3, 1)
+        weight = tensors[f"{name}.patch_embed.proj.weight"]
         return (
             tensors[f"{name}.cls_token"],
             tensors[f"{name}.pos_embed"],
@@ -169,14 +168,14 @@ class Passes:
         second = self._norm(f"{name}.norm2", between)
         hidden = self._linear(f"{name}.mlp.fc1", second.out, MLP * self.plan.dim)
         active = self._space.take(*hidden.shape)
-        calls.append(partial(gelu, hidden, out=active))
+        calls.append(_call(gelu.gelu(self.dtype), active, hidden, hidden.numel()))
         out = self._linear(f"{name}.mlp.fc2", active, self.plan.dim)
         calls.append(partial(out.add_, between))
 
         back: list[Call] = []
         g = self._asked(asked)
         g_hidden = self._linear_backward(f"{name}.mlp.fc2", g, active, back)
-        back.append(partial(gelu_backward, g_hidden, hidden, grad_input=g_hidden))
+        back.append(partial(g_hidden.mul_, hidden))  # the kernel left the slope there
         g_normed = self._linear_backward(f"{name}.mlp.fc1", g_hidden, second.out, back)
         back.append(self._norm_backward(second, g_normed, g))
         g_mixed = self._linear_backward(f"{name}.attn.proj", g, mixed, back)

@@ -9,7 +9,7 @@ and autograd in float64.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from evolve.networks.fast.bound import Bound
+from evolve.networks.fast.held import Held
 from evolve.networks.fast.shape import Fused, Statistics, Weights, flat_zeros
 from evolve.networks.vgg_plan import Plan
 
@@ -76,46 +77,20 @@ def passes(plan: Plan, size: int) -> Fused:
     return Fused(plan, size)
 
 
-_idle: dict[Hashable, Bound] = {}
-"""Passes that no graph holds any more, by what they are bound to; the newest of each of a few."""
-IDLE = 4
+def _held(
+    fused: Fused, parameters: Sequence[Tensor], statistics: Statistics, batch: int
+) -> Held[Bound]:
+    """``parameters``: [4 * layers], as :meth:`Embedding.apply` takes them."""
 
-
-class _Held:
-    """Passes that one graph of autograd has to itself until it is gone.
-
-    ``parameters``: [4 * layers], as :meth:`Embedding.apply` takes them.
-    """
-
-    def __init__(
-        self, fused: Fused, parameters: Sequence[Tensor], statistics: Statistics, batch: int
-    ) -> None:
-        # Addresses belong to what is bound to them as long as it is idle here, since a Bound keeps
-        # its tensors alive.
-        self.key = (
-            id(fused),
-            batch,
-            *(
-                tensor.data_ptr()
-                for part in (parameters, statistics.mean, statistics.var)
-                for tensor in part
-            ),
+    def bind() -> Bound:
+        n, nothing = len(fused.steps), parameters[0].new_zeros(1, 0)
+        conv, bias, gamma, beta = (
+            [p.detach() for p in parameters[i * n : (i + 1) * n]] for i in range(4)
         )
-        bound = _idle.pop(self.key, None)
-        if bound is None:
-            n, nothing = len(fused.steps), parameters[0].new_zeros(1, 0)
-            conv, bias, gamma, beta = (
-                [p.detach() for p in parameters[i * n : (i + 1) * n]] for i in range(4)
-            )
-            bound = Bound(
-                fused, Weights(conv, bias, gamma, beta, nothing, nothing), statistics, batch
-            )
-        self.bound = bound
+        return Bound(fused, Weights(conv, bias, gamma, beta, nothing, nothing), statistics, batch)
 
-    def __del__(self) -> None:
-        _idle[self.key] = self.bound
-        while len(_idle) > IDLE:
-            del _idle[next(iter(_idle))]
+    tensors = *parameters, *statistics.mean, *statistics.var
+    return Held((id(fused), batch, *(tensor.data_ptr() for tensor in tensors)), bind)
 
 
 class Embedding(torch.autograd.Function):
@@ -129,7 +104,7 @@ class Embedding(torch.autograd.Function):
     def forward(
         ctx: Any, fused: Fused, statistics: Statistics, x: Tensor, *parameters: Tensor
     ) -> Tensor:
-        ctx.held = _Held(fused, parameters, statistics, len(x))
+        ctx.held = _held(fused, parameters, statistics, len(x))
         return ctx.held.bound.embed(x)  # type: ignore[no-any-return]
 
     @staticmethod

@@ -18,28 +18,28 @@ from evolve.networks.fast.kernels import (
     rectified,
 )
 from evolve.networks.fast.residual_bound import Passes, window
-from evolve.networks.fast.written import Written
+from evolve.networks.fast.written import Trunk, Written
 from evolve.networks.resnet_plan import Block, Conv, ResNetPlan
 
 max_pool = torch.ops.aten.max_pool2d_with_indices.default
 
 
-class WrittenResNet(Written):
-    """A :class:`evolve.networks.fast.written.Written` for ResNets."""
+class ResNetTrunk(Trunk):
+    """A :class:`evolve.networks.fast.written.Trunk` for ResNets."""
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The network's."""
-        plan = self.network.architecture
-        assert isinstance(plan, ResNetPlan)
-        return plan.blocks
+        assert isinstance(self.plan, ResNetPlan)
+        return self.plan.blocks
 
     def bind(self, batch: int) -> Passes:
-        """See :class:`evolve.networks.fast.written.Written`."""
-        return Passes(self.blocks, self.size, batch, self.w, self.g, self.buffers)
+        """See :class:`evolve.networks.fast.written.Trunk`."""
+        maps = self.blocks, self.size, batch, self.shared
+        return Passes(*maps, self.w, self.g, self.buffers)
 
     def judged(self, images: Tensor) -> Tensor:
-        """See :class:`evolve.networks.fast.written.Written`."""
+        """See :class:`evolve.networks.fast.written.Trunk`."""
         x = channels_last(images)
         for block in self.blocks:
             x = self._block(block, x)
@@ -69,6 +69,12 @@ class WrittenResNet(Written):
         moved = self.buffers[f"{bn}.running_mean"], self.buffers[f"{bn}.running_var"]
         gamma, beta = self.w[f"{bn}.weight"], self.w[f"{bn}.bias"]
         return c, Norm.in_eval(gamma, beta, torch.zeros_like(beta), *moved)
+
+
+class WrittenResNet(Written):
+    """A :class:`evolve.networks.fast.written.Written` for ResNets."""
+
+    kind = ResNetTrunk
 
 
 def _identity(x: Tensor) -> Norm:

@@ -74,9 +74,13 @@ class Passes:
         blocks: the network's.
         size: pixels of an image's side.
         batch: images of a batch.
+        shared: whether maps lie where those of other networks do.
         w: its parameters by name; convolutions' weights lie in channels_last memory.
         g: what gradients are added to.
         buffers: BN's statistics, which the forward pass moves.
+
+    Raises:
+        ValueError: the weights do not lie in channels_last memory.
     """
 
     def __init__(
@@ -84,15 +88,19 @@ class Passes:
         blocks: tuple[Block, ...],
         size: int,
         batch: int,
+        shared: bool,
         w: Tensors,
         g: Tensors,
         buffers: Tensors,
     ) -> None:
+        last = torch.channels_last
+        if not all(p.is_contiguous(memory_format=last) for p in w.values() if p.dim() == 4):
+            raise ValueError("weights must lie in channels_last memory")
         self.batch, self.w, self.g, self.buffers = batch, w, g, buffers
         self.dtype = next(iter(w.values())).dtype
         self._forward: list[Call] = []
         self._backward: list[Call] = []
-        self._space = Workspace(self.dtype)
+        self._space = Workspace(self.dtype, shared)
         self._kept: list[Tensor] = []  # alive as long as their addresses are in use
         self._most = 0  # numbers of the largest map
         convs = [conv for block in blocks for conv in block.all]

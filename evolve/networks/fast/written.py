@@ -9,12 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Hashable, Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
+from evolve.networks.architecture import Architecture
 from evolve.networks.fast.compiled import parameters
 from evolve.networks.fast.cross_entropy import cross_entropy
 from evolve.networks.network import Network
@@ -27,43 +28,38 @@ class Passes(Protocol):
     """A network's passes for one batch size. A pass overwrites what the last one kept."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """See :meth:`Written.forward`."""
+        """See :meth:`Trunk.forward`."""
 
     def backward(self, g: Tensor) -> None:
-        """See :meth:`Written.backward`."""
+        """See :meth:`Trunk.backward`."""
 
 
-class Written(ABC):
-    """Copies of a network's parameters and buffers on the CPU, and its optimizer over them.
+class Trunk(ABC):
+    """A network's passes from images to the head's input, over tensors on the CPU.
 
-    A family's own class writes the passes. tests/networks/test_written.py holds them to the module
-    and autograd in float64.
+    A family's own class writes them. tests/networks/test_written.py and
+    tests/networks/test_node.py hold them to the module and autograd in float64.
 
     Args:
-        network: what learns.
+        plan: the network's architecture.
         size: pixels of an image's side.
-        optimizer: "sgd" or "adamw", as :func:`evolve.networks.optimizers.make_optimizer` has them.
-        momentum, decay: the optimizer's.
-
-    Attributes:
         w: every parameter, by its name in the network.
         g: its gradient. A pass adds to it.
-        buffers: the network's buffers.
+        buffers: the network's buffers, which passes in training mode move.
+        shared: its maps lie where those of others do, see :class:`Workspace`.
     """
 
     def __init__(
-        self, network: Network, size: int, optimizer: str, momentum: float, decay: float
+        self,
+        plan: Architecture,
+        size: int,
+        w: Tensors,
+        g: Tensors,
+        buffers: Tensors,
+        shared: bool = True,
     ) -> None:
-        self.network, self.size, self.steps = network, size, 0
-        named = {name: tensor.detach() for name, tensor in network.named_parameters()}
-        self.buffers = {name: tensor.clone() for name, tensor in network.named_buffers()}
-        parameter, self.w = laid_out(named)
-        self.gradient, self.g = laid_out(named)
-        for name, tensor in named.items():
-            self.w[name].copy_(tensor)
-        self._update = (_AdamW if optimizer == "adamw" else _SGD)(
-            parameter, self.gradient, momentum, decay
-        )
+        self.plan, self.size, self.w, self.g, self.buffers = plan, size, w, g, buffers
+        self.shared = shared
         self._bound: dict[int, Passes] = {}
 
     @abstractmethod
@@ -87,13 +83,13 @@ class Written(ABC):
             images: [B, 3, S, S].
 
         Returns:
-            The head's input [B, c].
+            The head's input [B, c]; the next pass may overwrite it.
         """
         self._passes = self.bound(len(images))
         return self._passes.forward(images)
 
     def backward(self, g: Tensor) -> None:
-        """Add the gradients of all parameters but the head's to :attr:`g`.
+        """Add the gradients of all parameters but the head's to :attr:`g`, which was zero.
 
         Args:
             g: that of the last :meth:`forward`'s output.
@@ -103,6 +99,40 @@ class Written(ABC):
     @abstractmethod
     def judged(self, images: Tensor) -> Tensor:
         """Embed images in eval mode; as :meth:`forward`."""
+
+
+class Written:
+    """Copies of a network's parameters and buffers on the CPU, and its optimizer over them.
+
+    Args:
+        network: what learns.
+        size: pixels of an image's side.
+        optimizer: "sgd" or "adamw", as :func:`evolve.networks.optimizers.make_optimizer` has them.
+        momentum, decay: the optimizer's.
+
+    Attributes:
+        kind: the family's passes.
+        w: every parameter, by its name in the network.
+        g: its gradient.
+        buffers: the network's buffers.
+    """
+
+    kind: ClassVar[type[Trunk]]
+
+    def __init__(
+        self, network: Network, size: int, optimizer: str, momentum: float, decay: float
+    ) -> None:
+        self.network, self.steps = network, 0
+        named = {name: tensor.detach() for name, tensor in network.named_parameters()}
+        self.buffers = {name: tensor.clone() for name, tensor in network.named_buffers()}
+        parameter, self.w = laid_out(named)
+        self.gradient, self.g = laid_out(named)
+        for name, tensor in named.items():
+            self.w[name].copy_(tensor)
+        self.trunk = self.kind(network.architecture, size, self.w, self.g, self.buffers)
+        self._update = (_AdamW if optimizer == "adamw" else _SGD)(
+            parameter, self.gradient, momentum, decay
+        )
 
     @torch.no_grad()
     def step(self, images: Tensor, labels: Tensor, rate: float) -> Tensor:
@@ -116,12 +146,12 @@ class Written(ABC):
         Returns:
             The mean loss before the step, float64.
         """
-        embedded = self.forward(images)
+        embedded = self.trunk.forward(images)
         loss, g = cross_entropy(self._classified(embedded), labels)
         self.gradient.zero_()
         torch.mm(g.t(), embedded, out=self.g["head.weight"])
         torch.sum(g, 0, out=self.g["head.bias"])
-        self.backward(g @ self.w["head.weight"])
+        self.trunk.backward(g @ self.w["head.weight"])
         self.steps += 1
         self._update(rate)
         return loss
@@ -136,7 +166,7 @@ class Written(ABC):
         Returns:
             [B, classes].
         """
-        return self._classified(self.judged(images))
+        return self._classified(self.trunk.judged(images))
 
     def _classified(self, embedded: Tensor) -> Tensor:
         return torch.addmm(self.w["head.bias"], embedded, self.w["head.weight"].t())
@@ -183,17 +213,18 @@ _SHARED: WeakValueDictionary[Hashable, Tensor] = WeakValueDictionary()
 
 
 class Workspace:
-    """Memory for maps, which the passes of all networks of one shape share.
+    """Memory for maps, which the passes of all networks of one shape may share.
 
-    One network passes at a time, and a pass reads nothing that it has not written. So a generation
+    One learner passes at a time, and a pass reads nothing that it has not written. So a generation
     needs no more than one of its networks.
 
     Args:
         dtype: of the numbers.
+        shared: whether it is shared.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, dtype: torch.dtype, shared: bool) -> None:
+        self.dtype, self.shared = dtype, shared
         self._taken: list[Tensor] = []
 
     def take(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -204,9 +235,11 @@ class Workspace:
             dtype: another one than the usual.
         """
         key = len(self._taken), shape, dtype or self.dtype
-        tensor = _SHARED.get(key)
+        tensor = _SHARED.get(key) if self.shared else None
         if tensor is None:
-            tensor = _SHARED[key] = torch.empty(shape, dtype=dtype or self.dtype)
+            tensor = torch.empty(shape, dtype=dtype or self.dtype)
+            if self.shared:
+                _SHARED[key] = tensor
         self._taken.append(tensor)
         return tensor
 
@@ -218,19 +251,26 @@ def laid_out(like: Mapping[str, Tensor]) -> tuple[Tensor, Tensors]:
         like: the tensors, of one dtype.
 
     Returns:
-        The flat tensor, and views into it: what has four dimensions in channels_last memory.
+        The flat tensor, and :func:`views` into it.
     """
-    starts, end = {}, 0
+    numbers = sum(_room(tensor) for tensor in like.values())
+    flat = torch.zeros(numbers, dtype=next(iter(like.values())).dtype)
+    return flat, views(flat, like)
+
+
+def views(flat: Tensor, like: Mapping[str, Tensor]) -> Tensors:
+    """Views into a flat tensor of :func:`laid_out`.
+
+    Args:
+        flat: the flat tensor.
+        like: the tensors that it was laid out for, whose memory order the views have.
+    """
+    seen, start = {}, 0
     for name, tensor in like.items():
-        starts[name] = end
-        end += -(-tensor.numel() // ALIGNED) * ALIGNED
-    flat = torch.zeros(end, dtype=next(iter(like.values())).dtype)
+        seen[name] = flat.as_strided(tensor.shape, tensor.stride(), start)
+        start += _room(tensor)
+    return seen
 
-    def view(start: int, tensor: Tensor) -> Tensor:
-        numbers = flat[start : start + tensor.numel()]
-        if tensor.dim() != 4:
-            return numbers.view(tensor.shape)
-        out, into, *kernel = tensor.shape
-        return numbers.view(out, *kernel, into).permute(0, 3, 1, 2)
 
-    return flat, {name: view(starts[name], tensor) for name, tensor in like.items()}
+def _room(tensor: Tensor) -> int:
+    return -(-tensor.numel() // ALIGNED) * ALIGNED

@@ -63,7 +63,7 @@ def sgd(code: Code, dtype: torch.dtype) -> None:
             code.store(b_new, places[2])
             code.store(code.fma(many[0], b_new, p_old), places[0])
 
-        _numbers(code, _entry(code, table, line, 4, 3), lanes, some)
+        numbers(code, _entry(code, table, line, 4, 3), lanes, some)
 
     code.loop(tensors, lambda line, _: tensor(line))
 
@@ -90,7 +90,7 @@ def above(code: Code, dtype: torch.dtype) -> None:
             greater = code.greater(code.load(code.at(pointer, at), wide), code.spread(limit, wide))
             return [b.add(held[0], code.count(greater))]
 
-        totals = _numbers(code, _entry(code, table, line, 3, 1), lanes, some, [code.index(0)])
+        totals = numbers(code, _entry(code, table, line, 3, 1), lanes, some, [code.index(0)])
         b.store(b.add(code.integer(place, 0), totals[0]), place, align=8)
 
     code.loop(tensors, lambda line, _: tensor(line))
@@ -100,7 +100,7 @@ def _entry(code: Code, table: Value, line: Value, columns: int, column: int) -> 
     return code.integer(table, code.linear((line, columns), (1, column)))
 
 
-def _numbers(
+def numbers(
     code: Code,
     count: Value,
     lanes: int,
