@@ -22,7 +22,7 @@ def computing(arithmetic: str, device: torch.device) -> Iterator[bool]:
     the library's for bfloat16.
 
     Args:
-        arithmetic: "reference", "compiled", "written-2" or "fast"; a precision other than float32
+        arithmetic: "reference", "compiled", "passes" or "fast"; a precision other than float32
             stands behind it ("compiled bfloat16").
         device: what computes.
 

@@ -12,7 +12,7 @@ from evolve.core.settings import Settings
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture
 
-WRITTEN = "written-2"  # counted up when these passes round otherwise
+WRITTEN = "passes"  # those of ResNets and ViTs, written out (networks/fast/written.py)
 SET_LIMIT = 8  # stages that train as one set, in one graph, at most
 
 

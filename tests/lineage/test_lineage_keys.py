@@ -169,7 +169,7 @@ def test_another_arithmetic_shares_only_what_it_cannot_round() -> None:
 def test_resnets_and_vits_have_an_arithmetic_of_their_own(network: str) -> None:
     w = world(f"ancestor.network={network}")
     named = {s.recipe.get("arithmetic") for s in lineage.lineage(w, lambda key: None)}
-    assert named == {None, "written-2"}  # the untrained ancestor has none
+    assert named == {None, "passes"}  # the untrained ancestor has none
 
 
 def test_a_precision_is_part_of_the_arithmetic_of_what_it_computes() -> None:
