@@ -10,6 +10,7 @@ direct kernel's, and sums stay in registers as there. Maps and weights are as in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from math import gcd
 
 import torch
@@ -19,8 +20,11 @@ from evolve.networks.fast.compiled.convolution import Cut
 from evolve.networks.fast.compiled.emit import Code, Value, lanes_of
 from evolve.networks.fast.compiled.kernel import kernel
 
-OUT, TERMS = 4, 6  # outputs of a tile, products they come of
+OUT, TERMS, HALF = 4, 6, 3  # outputs of a tile, products they come of
+import os
+
 BLOCK = 16
+COLS = int(os.environ.get('COLS', '2'))
 CACHED = 1 << 17
 
 
@@ -88,22 +92,6 @@ def of_taps(code: Code, g: Sequence[Value]) -> list[Value]:
     ]
 
 
-def outputs(code: Code, m: Sequence[Value]) -> list[Value]:
-    b, lanes = code.b, m[0].type.count if hasattr(m[0].type, "count") else 1
-
-    def k(v: float) -> Value:
-        return code.const(v, lanes)
-
-    a, c = b.fadd(m[1], m[2]), b.fsub(m[1], m[2])
-    e, f = b.fadd(m[3], m[4]), b.fsub(m[3], m[4])
-    return [
-        b.fadd(b.fadd(m[0], a), e),
-        code.fma(k(2), f, c),
-        code.fma(k(4), e, a),
-        b.fadd(code.fma(k(8), f, c), m[5]),
-    ]
-
-
 class _Winograd:
     def __init__(self, code: Code, side: int, c_in: int, c_out: int, turned: bool) -> None:
         self.code, self.side, self.c_in, self.c_out, self.turned = code, side, c_in, c_out, turned
@@ -114,9 +102,10 @@ class _Winograd:
         self.block = gcd(c_in, BLOCK)
         self.line = self.tiles * TERMS * self.block  # numbers of a row of terms
         self.map = side * self.line * (c_in // self.block)
-        most = emit.processor().registers // 7
-        self.columns = divisor(self.tiles, most)
-        self.rows = min(side, most // self.tiles) if self.columns == self.tiles else 1
+        most = emit.processor().registers // 4
+        self.columns = divisor(self.tiles, COLS)
+        self.rows = min(side, most // self.columns)
+        self.together = most // (side * self.tiles) if self.rows == side else 1
         self.some = images_at_once(side, c_in)
 
     def written(self) -> None:
@@ -131,7 +120,15 @@ class _Winograd:
 
             def block(number: Value, _: object) -> None:
                 self._turn(number) if self.turned else self._lay_out(number)
-                code.loop(count, lambda i, _: self._image(number, code.add(start, i), i))
+                n = self.together
+                whole = code.multiple(count, n)
+                code.loop(whole, lambda i, _: self._image(number, code.add(start, i), i, n), step=n)
+                if n > 1:
+                    code.loop(
+                        count,
+                        lambda i, _: self._image(number, code.add(start, i), i, 1),
+                        start=whole,
+                    )
 
             code.loop(self.c_out // self.lanes, block)
 
@@ -227,22 +224,20 @@ class _Winograd:
 
     def _put(self, c: Value, dy: Value, g: Sequence[Value]) -> None:
         code = self.code
-        into = code.at(
-            self.taps, code.linear((c, 3 * TERMS * self.lanes), (dy, TERMS * self.lanes))
-        )
         for n, term in enumerate(of_taps(code, g)):
-            code.store(term, code.at(into, n * self.lanes))
+            number = code.linear((c, 1), (n // HALF, self.c_in))
+            place = code.linear((number, 3 * HALF), (dy, HALF), (1, n % HALF))
+            code.store(term, code.at(self.taps, code.mul(place, self.lanes)))
 
     # products
 
-    def _image(self, block: Value, image: Value, place: Value) -> None:
-        code = self.code
-        terms = code.at(self.terms, code.mul(place, self.map))
-
+    def _image(self, block: Value, image: Value, place: Value, images: int) -> None:
         def strip(row: Value | int, rows: Cut) -> None:
-            code.each(
+            self.code.each(
                 self.tiles // self.columns,
-                lambda t: self._tile(block, image, terms, (row, rows), code.mul(t, self.columns)),
+                lambda t: self._tile(
+                    block, image, place, images, (row, rows), self.code.mul(t, self.columns)
+                ),
             )
 
         self._along(self.rows, strip)
@@ -264,49 +259,78 @@ class _Winograd:
         self,
         block: Value,
         image: Value,
-        terms: Value,
+        place: Value,
+        images: int,
         row: tuple[Value | int, Cut],
         column: Value | int,
     ) -> None:
         code, cut = self.code, row[1]
+        tiles = [
+            (i, r, t)
+            for i in range(images)
+            for r in range(cut.length)
+            for t in range(self.columns)
+        ]
         corner = code.at(
-            terms, code.linear((row[0], self.line), (column, TERMS * self.block))
-        )
-        tiles = [(r, c) for r in range(cut.length) for c in range(self.columns)]
-
-        def channel(c: Value, v: Value, held: list[Value]) -> list[Value]:
-            here = code.at(corner, code.linear((v, self.side * self.line), (c, 1)))
-            weight = code.at(
-                self.taps,
-                code.mul(code.linear((v, self.block), (c, 1)), 3 * TERMS * self.lanes),
-            )
-            sums = list(held)
-            for dy in (-1, 0, 1):
-                reached = [
-                    (n, r + dy, t)
-                    for n, (r, t) in enumerate(tiles)
-                    if not (cut.first and r + dy < 0 or cut.last and r + dy >= cut.length)
-                ]
-                for f in range(TERMS):
-                    if not reached:
-                        continue
-                    u = code.load(code.at(weight, ((dy + 1) * TERMS + f) * self.lanes), self.lanes)
-                    for n, r, t in reached:
-                        number = code.load(
-                            code.at(here, r * self.line + (t * TERMS + f) * self.block), 1
-                        )
-                        s = n * TERMS + f
-                        sums[s] = code.fma(code.spread(number, self.lanes), u, sums[s])
-            return sums
-
-        zeros = [code.const(0.0, self.lanes)] * (TERMS * len(tiles))
-        sums = code.loop(
-            self.c_in // self.block,
-            lambda v, held: code.loop(self.block, lambda c, held: channel(c, v, held), held),
-            zeros,
+            self.terms,
+            code.linear((place, self.map), (row[0], self.line), (column, TERMS * self.block)),
         )
         first = code.linear((image, self.side**2), (row[0], self.side), (column, OUT))
         out = code.at(self.out, code.linear((first, self.c_out), (block, self.lanes)))
-        for n, (r, t) in enumerate(tiles):
-            for k, value in enumerate(outputs(code, sums[n * TERMS : (n + 1) * TERMS])):
-                code.store(value, code.at(out, (r * self.side + t * OUT + k) * self.c_out))
+
+        def channel(half: int, c: Value, v: Value, held: list[Value]) -> list[Value]:
+            here = code.at(corner, code.linear((v, self.side * self.line), (c, 1)))
+            number = code.linear((v, self.block), (c, 1), (half, self.c_in))
+            weight = code.at(self.taps, code.mul(number, 3 * HALF * self.lanes))
+            sums = list(held)
+            rows = range(0 if cut.first else -1, cut.length + (0 if cut.last else 1))
+            for f in range(HALF):
+                taps = [
+                    code.load(code.at(weight, (dy * HALF + f) * self.lanes), self.lanes)
+                    for dy in range(3)
+                ]
+                for i, y, t in product(range(images), rows, range(self.columns)):
+                    at = i * self.map + y * self.line + (t * TERMS + half * HALF + f) * self.block
+                    number = code.spread(code.load(code.at(here, at), 1), self.lanes)
+                    for dy in range(3):
+                        r = y + 1 - dy
+                        if 0 <= r < cut.length:
+                            s = tiles.index((i, r, t)) * HALF + f
+                            sums[s] = code.fma(number, taps[dy], sums[s])
+            return sums
+
+        for half in range(2):
+            zeros = [code.const(0.0, self.lanes)] * (HALF * len(tiles))
+            sums = code.loop(
+                self.c_in // self.block,
+                lambda v, held: code.loop(
+                    self.block, lambda c, held: channel(half, c, v, held), held
+                ),
+                zeros,
+            )
+            for n, (i, r, t) in enumerate(tiles):
+                pixels = [
+                    code.at(out, ((i * self.side + r) * self.side + t * OUT + k) * self.c_out)
+                    for k in range(OUT)
+                ]
+                m = sums[n * HALF : (n + 1) * HALF]
+                for at, value in zip(pixels, self._outputs(half, m, pixels), strict=True):
+                    code.store(value, at)
+
+    def _outputs(self, half: int, m: Sequence[Value], at: Sequence[Value]) -> list[Value]:
+        code, b = self.code, self.code.b
+        if half == 0:
+            a, c = b.fadd(m[1], m[2]), b.fsub(m[1], m[2])
+            return [b.fadd(m[0], a), c, a, c]
+        e, f = b.fadd(m[0], m[1]), b.fsub(m[0], m[1])
+        y = [code.load(pixel, self.lanes) for pixel in at]
+
+        def k(v: float) -> Value:
+            return code.const(v, self.lanes)
+
+        return [
+            b.fadd(y[0], e),
+            code.fma(k(2), f, y[1]),
+            code.fma(k(4), e, y[2]),
+            b.fadd(code.fma(k(8), f, y[3]), m[2]),
+        ]
