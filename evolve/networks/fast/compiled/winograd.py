@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from math import gcd
 
+from typing import Any
+
 import torch
 
-from evolve.networks.fast.compiled import emit
+from evolve.networks.fast.compiled import emit, weights
 from evolve.networks.fast.compiled.convolution import Cut
 from evolve.networks.fast.compiled.emit import Code, Value, lanes_of
 from evolve.networks.fast.compiled.kernel import kernel
@@ -55,8 +57,9 @@ def room_for(side: int, c_in: int, c_out: int, dtype: torch.dtype) -> int:
     return max(one(c_in, c_out), one(c_out, c_in))
 
 
-def of_pixels(code: Code, d: Sequence[Value]) -> list[Value]:
+def of_pixels(code: Code, pixel: Callable[[int], Value]) -> list[Value]:
     """Six terms of six neighbouring pixels."""
+    d = [pixel(n) for n in range(-1, OUT + 1)]
     b, lanes = code.b, d[0].type.count if hasattr(d[0].type, "count") else 1
 
     def k(v: float) -> Value:
@@ -92,6 +95,68 @@ def of_taps(code: Code, g: Sequence[Value]) -> list[Value]:
     ]
 
 
+def spread(
+    code: Code,
+    side: int,
+    channels: int,
+    maps: Value,
+    terms: Value,
+    of: Callable[[Value, Value | int, bool, bool], list[Value]],
+) -> None:
+    """Of one image: [channels / block, side, tiles, TERMS, block]."""
+    block = gcd(channels, BLOCK)
+    lanes, tiles = lanes_of(block, code.dtype), side // OUT
+    line = tiles * TERMS * block
+
+    def row(y: Value, v: Value, w: Value | int) -> None:
+        pixels = code.at(maps, code.linear((y, side * channels), (v, block), (w, lanes)))
+        into = code.at(terms, code.linear((v, side * line), (y, line), (w, lanes)))
+
+        def tile(t: Value | int, first: bool, last: bool) -> None:
+            here = code.at(pixels, code.mul(t, OUT * channels))
+
+            def pixel(n: int) -> Value:
+                if (first and n < 0) or (last and n >= OUT):
+                    return code.const(0.0, lanes)
+                return code.load(code.at(here, n * channels), lanes)
+
+            there = code.at(into, code.mul(t, TERMS * block))
+            for n, term in enumerate(of(code, pixel)):
+                code.store(term, code.at(there, n * block))
+
+        last = tiles - 1
+        tile(0, True, last == 0)
+        if last > 1:
+            code.loop(last, lambda t, _: tile(t, False, False), start=1)
+        if last:
+            tile(last, False, True)
+
+    def strip(v: Value, y: Value) -> None:
+        code.each(block // lanes, lambda w: row(y, v, w))
+
+    code.loop(channels // block, lambda v, _: code.loop(side, lambda y, _: strip(v, y)))
+
+
+def of_gradient(code: Code, pixel: Callable[[int], Value]) -> list[Value]:
+    """Six terms of four neighbouring pixels of the output's gradient."""
+    g, b = [pixel(n) for n in range(OUT)], code.b
+    lanes = g[0].type.count if hasattr(g[0].type, "count") else 1
+
+    def k(v: float) -> Value:
+        return code.const(v, lanes)
+
+    even, odd = b.fadd(g[0], g[2]), b.fadd(g[1], g[3])
+    near, far = code.fma(k(4), g[2], g[0]), b.fmul(k(2), code.fma(k(4), g[3], g[1]))
+    return [
+        g[0],
+        b.fadd(even, odd),
+        b.fsub(even, odd),
+        b.fadd(near, far),
+        b.fsub(near, far),
+        g[3],
+    ]
+
+
 class _Winograd:
     def __init__(self, code: Code, side: int, c_in: int, c_out: int, turned: bool) -> None:
         self.code, self.side, self.c_in, self.c_out, self.turned = code, side, c_in, c_out, turned
@@ -116,7 +181,14 @@ class _Winograd:
             count = code.b.select(
                 code.b.icmp_signed("<", left, code.index(self.some)), left, code.index(self.some)
             )
-            code.loop(count, lambda i, _: self._spread(code.add(start, i), i))
+            size = self.side**2 * self.c_in
+
+            def spread_one(i: Value, _: object) -> None:
+                x = code.at(self.x, code.mul(code.add(start, i), size))
+                terms = code.at(self.terms, code.mul(i, self.map))
+                spread(code, self.side, self.c_in, x, terms, of_pixels)
+
+            code.loop(count, spread_one)
 
             def block(number: Value, _: object) -> None:
                 self._turn(number) if self.turned else self._lay_out(number)
@@ -133,49 +205,6 @@ class _Winograd:
             code.loop(self.c_out // self.lanes, block)
 
         code.loop(self.images, stretch, step=self.some)
-
-    # the terms of x
-
-    def _spread(self, image: Value, place: Value) -> None:
-        code, lanes = self.code, self.lanes_in
-        x = code.at(self.x, code.mul(image, self.side**2 * self.c_in))
-        to = code.at(self.terms, code.mul(place, self.map))
-        inner = min(lanes, self.block)
-        per = self.block // inner
-
-        def row(y: Value, v: Value, w: Value) -> None:
-            pixels = code.at(x, code.linear((y, self.side * self.c_in), (v, self.block), (w, inner)))
-            into = code.at(
-                to, code.linear((v, self.side * self.line), (y, self.line), (w, inner))
-            )
-
-            def tile(t: Value | int, before: bool, behind: bool) -> None:
-                here = code.at(pixels, code.mul(t, OUT * self.c_in))
-                zero = code.const(0.0, inner)
-                d = [
-                    zero
-                    if (n == 0 and not before) or (n == 5 and not behind)
-                    else code.load(code.at(here, (n - 1) * self.c_in), inner)
-                    for n in range(TERMS)
-                ]
-                there = code.at(into, code.mul(t, TERMS * self.block))
-                for n, term in enumerate(of_pixels(code, d)):
-                    code.store(term, code.at(there, n * self.block))
-
-            last = self.tiles - 1
-            tile(0, False, last > 0)
-            if last > 1:
-                code.loop(last, lambda t, _: tile(t, True, True), start=1)
-            if last:
-                tile(last, True, False)
-
-        code.loop(
-            self.c_in // self.block,
-            lambda v, _: code.loop(
-                self.side,
-                lambda y, _: code.each(per, lambda w: row(y, v, w)),
-            ),
-        )
 
     # the terms of the weight: [c_in, 3, TERMS, lanes]
 
@@ -334,3 +363,153 @@ class _Winograd:
             code.fma(k(4), e, y[2]),
             b.fadd(code.fma(k(8), f, y[3]), m[2]),
         ]
+
+
+@kernel("ppppi")
+def winograd_weight_gradient(
+    code: Code, side: int, c_in: int, c_out: int, dtype: torch.dtype
+) -> None:
+    into, g, x, room, images = code.arguments
+    _WeightGradient(code, side, c_in, c_out, into, None, (g, x, images), room).written()
+
+
+class _WeightGradient(weights._WeightGradient):
+    def __init__(self, *given: Any) -> None:
+        *given, room = given
+        super().__init__(*given)
+        code, side = self.code, self.side
+        assert not self.by_out
+        self.singles = divisor(self.c_out, (emit.processor().registers - 8) // 3)
+        self.blocks = self.c_out // self.singles
+        self.some = self.of_rule(side, self.c_in, self.c_out)
+        self.block_in, self.block_out = gcd(self.c_in, BLOCK), gcd(self.c_out, BLOCK)
+        self.singles = divisor(self.block_out, self.singles)
+        self.blocks = self.c_out // self.singles
+        self.tiles = side // OUT
+        self.map_in, self.map_out = (side * self.tiles * TERMS * c for c in (self.c_in, self.c_out))
+        self.x_terms, self.g_terms = room, code.at(room, self.some * self.map_in)
+        self.products = code.room(TERMS * 3 * self.singles * self.lanes)
+
+    @staticmethod
+    def of_rule(side: int, c_in: int, c_out: int) -> int:
+        return max(1, CACHED // (side * side // OUT * TERMS * (c_in + c_out)))
+
+    def written(self) -> None:
+        code = self.code
+        last = code.multiple(code.less(self.images, code.index(1)), self.some)
+
+        def stretch(start: Value, count: Value | int, final: bool) -> None:
+            def spread_one(i: Value, _: object) -> None:
+                for channels, maps, terms, of in (
+                    (self.c_in, self.x, self.x_terms, of_pixels),
+                    (self.c_out, self.g, self.g_terms, of_gradient),
+                ):
+                    size = self.side**2 * channels
+                    maps = code.at(maps, code.mul(code.add(start, i), size))
+                    terms = code.at(terms, code.mul(i, size // OUT * TERMS))
+                    spread(code, self.side, channels, maps, terms, of)
+
+            code.loop(count, spread_one)
+            code.loop(
+                self.blocks,
+                lambda block, _: code.loop(
+                    self.vectors, lambda v, _: self._sum(start, count, final, block, v)
+                ),
+            )
+
+        code.loop(last, lambda start, _: stretch(start, self.some, False), step=self.some)
+        stretch(last, code.less(self.images, last), True)
+
+    def _sum(
+        self, start: Value, count: Value | int, final: bool, block: Value, vector: Value
+    ) -> None:
+        code = self.code
+        number = 3 * self.singles
+
+        def term(f: Value, _: object) -> None:
+            zeros = [code.const(0.0, self.lanes)] * number
+            sums = code.loop(
+                count, lambda i, held: self._one_image(i, f, block, vector, held), zeros
+            )
+            for n, value in enumerate(sums):
+                code.store(
+                    value,
+                    code.at(self.products, code.linear((f, number * self.lanes), (n, self.lanes))),
+                )
+
+        code.loop(TERMS, term)
+        for s in range(self.singles):
+            for dy in range(3):
+                m = [
+                    code.load(
+                        code.at(self.products, ((f * self.singles + s) * 3 + dy) * self.lanes),
+                        self.lanes,
+                    )
+                    for f in range(TERMS)
+                ]
+                single = code.linear((block, self.singles), (1, s))
+                for dx, value in enumerate(taps_of(code, m)):
+                    at = code.linear(
+                        (single, 9 * self.c_in),
+                        (3 * dy + dx, self.c_in),
+                        (vector, self.lanes),
+                    )
+                    self._join(value, final, at, self.lanes)
+
+    def _one_image(
+        self, image: Value, f: Value, block: Value, vector: Value, sums: list[Value]
+    ) -> list[Value]:
+        code, side = self.code, self.side
+
+        def at(terms: Value, size: int, wide: int, channel: Value, y: Value | int) -> Value:
+            per = TERMS * wide * self.tiles
+            v = code.b.sdiv(channel, code.index(wide))
+            within = code.b.srem(channel, code.index(wide))
+            return code.at(
+                terms,
+                code.linear((image, size), (v, side * per), (y, per), (f, wide), (1, within)),
+            )
+
+        def row(y: Value | int, down: Sequence[int], held: list[Value]) -> list[Value]:
+            g = at(self.g_terms, self.map_out, self.block_out, code.mul(block, self.singles), y)
+            x = at(self.x_terms, self.map_in, self.block_in, code.mul(vector, self.lanes), y)
+
+            def tile(t: Value, held: list[Value]) -> list[Value]:
+                sums = list(held)
+                here = code.at(x, code.mul(t, TERMS * self.block_in))
+                there = code.at(g, code.mul(t, TERMS * self.block_out))
+                rows = {
+                    dy: code.load(
+                        code.at(here, dy * self.tiles * TERMS * self.block_in), self.lanes
+                    )
+                    for dy in down
+                }
+                for s in range(self.singles):
+                    one = code.spread(code.load(code.at(there, s), 1), self.lanes)
+                    for dy in down:
+                        n = 3 * s + dy + 1
+                        sums[n] = code.fma(one, rows[dy], sums[n])
+                return sums
+
+            return code.loop(self.tiles, tile, held)
+
+        last = side - 1
+        sums = row(0, [0, 1], sums)
+        sums = code.loop(last, lambda y, held: row(y, [-1, 0, 1], held), sums, start=1)
+        return row(last, [-1, 0], sums)
+
+
+def taps_of(code: Code, m: Sequence[Value]) -> list[Value]:
+    b, lanes = code.b, m[0].type.count if hasattr(m[0].type, "count") else 1
+
+    def k(v: float) -> Value:
+        return code.const(v, lanes)
+
+    a, c = b.fadd(m[1], m[2]), b.fsub(m[2], m[1])
+    e, f = b.fadd(m[3], m[4]), b.fsub(m[3], m[4])
+    sixth = b.fmul(k(-1 / 6), a)
+    return [
+        code.fma(k(1 / 4), m[0], code.fma(k(1 / 24), e, sixth)),
+        code.fma(k(1 / 12), f, b.fmul(k(1 / 6), c)),
+        b.fadd(code.fma(k(1 / 6), e, sixth), m[5]),
+    ]
