@@ -37,11 +37,12 @@ class World:
     def arithmetic(self) -> str:
         """What a stage's rounding depends on, for its key.
 
-        On a CPU, VGGs have compiled passes and the others the library's.
+        On a CPU, VGGs have compiled passes (most layers by Winograd's terms) and the others the
+        library's.
         """
         if self.reference:
             return "reference"
-        return "compiled" if ancestor_plan(self.settings).passes else "fast"
+        return "winograd" if ancestor_plan(self.settings).passes else "fast"
 
     def computed(self, precision: str, path: str = "") -> str:
         """The arithmetic with a precision other than float32 behind it.
@@ -56,8 +57,8 @@ class World:
     @property
     def training(self) -> str:
         """The same of a stage that trains descendants: ResNets and ViTs have learners of ours."""
-        learners = ancestor_plan(self.settings).learners
-        return "written" if self.arithmetic == "fast" and learners else self.arithmetic
+        plan = ancestor_plan(self.settings)
+        return plan.written if self.arithmetic == "fast" and plan.learners else self.arithmetic
 
     @property
     def roles(self) -> dict[str, tuple[int, ...]]:

@@ -49,6 +49,7 @@ class Architecture(ABC):
     # By optimizer, what trains its network on a CPU in place of autograd: "module:attribute" of a
     # class, called with (network, size, optimizer, momentum, decay), that has step, logits, store.
     learners: ClassVar[Mapping[str, str]] = {}
+    written: ClassVar[str] = "written"  # what a stage's key calls the learners' arithmetic
     foreign: ClassVar[str] = "evolve.networks.foreign_names:Foreign"
 
     # What it consists of.

@@ -82,6 +82,7 @@ class ResNetPlan(Architecture):
     family = "resnet"
     builder = "evolve.networks.resnet:ResNet"
     learners = dict.fromkeys(("sgd", "adamw"), "evolve.networks.fast.residual:WrittenResNet")
+    written = "written-winograd"
     foreign = "evolve.networks.foreign_names:ForeignResNet"
 
     blocks: tuple[Block, ...]

@@ -229,25 +229,30 @@ def test_an_image_is_convolved_alike_in_every_batch(dtype) -> None:
         assert torch.equal(ours.forward(x, weight), alone)
 
 
-def test_fewer_products_round_little_more() -> None:
+@pytest.mark.parametrize("layer", [(16, 16, 32), (8, 32, 16), (4, 64, 32)])
+def test_fewer_products_round_little_more(layer: tuple[int, int, int]) -> None:
     """Winograd's layers beside torch's in float32, each against float64."""
-    for side, c_in, c_out in ((16, 16, 32), (8, 32, 16), (4, 64, 32)):
-        x, g = normal(6, c_in, side, side).relu(), normal(6, c_out, side, side, seed=2)
-        weight, ours = normal(c_out, c_in, 3, 3, seed=1), Convolution(side, c_in, c_out)
+    side, c_in, c_out = layer
+    x, weight, g = (
+        channels_last(part.float())
+        for part in (
+            normal(6, c_in, side, side).relu(),
+            normal(c_out, c_in, 3, 3, seed=1),
+            normal(6, c_out, side, side, seed=2),
+        )
+    )
 
-        def all_three(dtype: torch.dtype) -> tuple[Tensor, ...]:
-            leaves = [part.to(dtype).requires_grad_() for part in (x, weight)]
-            out = F.conv2d(*leaves, padding=1)
-            return (out.detach(), *torch.autograd.grad(out, leaves, g.to(dtype)))
+    def by_torch(dtype: torch.dtype) -> tuple[Tensor, ...]:
+        leaves = [part.to(dtype, copy=True).requires_grad_() for part in (x, weight)]
+        out = F.conv2d(*leaves, padding=1)
+        return (out.detach(), *torch.autograd.grad(out, leaves, g.to(dtype)))
 
-        x32, g32, weight32 = (channels_last(part.float()) for part in (x, g, weight))
-        into = channels_last(torch.zeros_like(weight32))
-        ours.weight_gradient(g32, x32, into)
-        actual = ours.forward(x32, weight32), ours.data_gradient(g32, weight32), into
-        x, g, weight = x32.double(), g32.double(), weight32.double()
-        exact = all_three(torch.float64)
-        for mine, torchs, truth in zip(actual, all_three(torch.float32), exact, strict=True):
-            assert (mine - truth).norm() < 4 * (torchs - truth).norm() + 1e-7 * truth.norm()
+    ours, into = Convolution(side, c_in, c_out), torch.zeros_like(weight)
+    ours.weight_gradient(g, x, into)
+    actual = ours.forward(x, weight), ours.data_gradient(g, weight), into
+    exact = by_torch(torch.float64)
+    for mine, torchs, truth in zip(actual, by_torch(torch.float32), exact, strict=True):
+        assert (mine - truth).norm() < 6 * (torchs - truth).norm()  # its sums go by blocks
 
 
 def test_a_weights_gradient_in_another_memory_order_is_refused() -> None:

@@ -96,7 +96,7 @@ class Passes:
         self._kept: list[Tensor] = []  # alive as long as their addresses are in use
         self._most = 0  # numbers of the largest map
         convs = [conv for block in blocks for conv in block.all]
-        sides = [size >> halvings for halvings in range(size.bit_length())]  # some of them occur
+        sides = [-(-size // 2**n) for n in range(size.bit_length())]  # a map's is among these
         rooms = (
             convolution.room_for(side, conv.c_in, conv.c_out, self.dtype)
             for conv in convs
