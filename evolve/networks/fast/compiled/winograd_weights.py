@@ -103,14 +103,21 @@ class WinogradWeightGradient:
                 code.store(value, code.at(self.sums, place))
 
         code.loop(TERMS, term)
-        for n in range(number):
-            places = [code.at(self.sums, (f * number + n) * self.lanes) for f in range(TERMS)]
-            taps = taps_of(code, [code.load(place, self.lanes) for place in places])
-            single = code.linear((block, self.singles), (1, n // 3))
-            for dx, value in enumerate(taps):
-                tap = 3 * (n % 3) + dx
-                row = code.linear((single, 9 * self.c_in), (1, tap * self.c_in))
-                self.join(value, final, code.add(row, code.mul(vector, self.lanes)), self.lanes)
+        code.loop(
+            self.singles,
+            lambda s, _: code.loop(3, lambda dy, _: self._taps(final, block, vector, s, dy)),
+        )
+
+    def _taps(self, final: bool, block: Value, vector: Value, s: Value, dy: Value) -> None:
+        """A row of taps, from the sums of its terms."""
+        code, number = self.code, 3 * self.singles
+        here = code.at(self.sums, code.linear((s, 3 * self.lanes), (dy, self.lanes)))
+        places = [code.at(here, f * number * self.lanes) for f in range(TERMS)]
+        taps = taps_of(code, [code.load(place, self.lanes) for place in places])
+        row = code.linear((block, self.singles * 9 * self.c_in), (s, 9 * self.c_in))
+        first = code.linear((1, row), (dy, 3 * self.c_in), (vector, self.lanes))
+        for dx, value in enumerate(taps):
+            self.join(value, final, code.add(first, dx * self.c_in), self.lanes)
 
     def _image(
         self, image: Value, f: Value, block: Value, vector: Value, sums: list[Value]
