@@ -22,8 +22,8 @@ def computing(arithmetic: str, device: torch.device) -> Iterator[bool]:
     the library's for bfloat16.
 
     Args:
-        arithmetic: "reference", "compiled", "passes" or "fast"; a precision other than float32
-            stands behind it ("compiled bfloat16").
+        arithmetic: "reference", "winograd", "passes" or "fast"; a precision other than float32
+            stands behind it ("winograd bfloat16").
         device: what computes.
 
     Yields:

@@ -38,13 +38,14 @@ class World:
     def arithmetic(self) -> str:
         """What a stage's rounding depends on, for its key.
 
-        On a CPU, VGGs have compiled passes, ResNets and ViTs written ones.
+        On a CPU, VGGs have compiled passes (most layers by Winograd's terms), ResNets and ViTs
+        written ones.
         """
         if self.reference:
             return "reference"
         plan = ancestor_plan(self.settings)
         if plan.passes:
-            return "compiled"
+            return "winograd"
         return WRITTEN if plan.learners else "fast"
 
     def computed(self, precision: str) -> str:

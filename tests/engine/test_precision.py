@@ -20,10 +20,10 @@ CPU = torch.device("cpu")
 def test_who_takes_the_plain_path() -> None:
     for arithmetic, plain in (
         ("", False),
-        ("compiled", False),
+        ("winograd", False),
         ("fast", False),
         ("reference", True),
-        ("compiled bfloat16", True),
+        ("winograd bfloat16", True),
         ("reference bfloat16", True),
     ):
         with computing(arithmetic, CPU) as path:

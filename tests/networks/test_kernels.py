@@ -25,6 +25,10 @@ from evolve.networks.fast.kernels import (
 PROCESSORS = (Processor(64, 32), Processor(32, 16), Processor(16, 16), Processor(16, 32))
 sides = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 20])
 channels = st.sampled_from([1, 2, 3, 4, 5, 6, 8, 12, 16, 24])
+whole = st.sampled_from([8, 16, 24, 32])  # channels of layers that Winograd's terms fit
+layers = st.tuples(sides, channels, channels) | st.tuples(
+    st.sampled_from([4, 8, 12, 16, 20]), whole, whole
+)
 
 
 def normal(*size: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -37,8 +41,9 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(st.integers(1, 19), sides, channels, channels)
-def test_the_convolution_is_torchs(batch: int, side: int, c_in: int, c_out: int) -> None:
+@given(st.integers(1, 19), layers)
+def test_the_convolution_is_torchs(batch: int, layer: tuple[int, int, int]) -> None:
+    side, c_in, c_out = layer
     x, weight, g = (
         normal(batch, c_in, side, side),
         normal(c_out, c_in, 3, 3, seed=1),
@@ -55,11 +60,12 @@ def test_the_convolution_is_torchs(batch: int, side: int, c_in: int, c_out: int)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(st.integers(1, 19), sides, channels, channels)
+@given(st.integers(1, 19), layers)
 def test_a_step_is_made_once_all_images_are_added_up(
-    batch: int, side: int, c_in: int, c_out: int
+    batch: int, layer: tuple[int, int, int]
 ) -> None:
     """SGD's, with a momentum that holds the decay; large maps go by in several stretches."""
+    side, c_in, c_out = layer
     x, g, weight = (
         normal(batch, c_in, side, side),
         normal(batch, c_out, side, side, seed=2),
@@ -76,9 +82,8 @@ def test_a_step_is_made_once_all_images_are_added_up(
     )
     Convolution(side, c_in, c_out).weight_gradient(g, x, gradient)
     run = weights.weight_step(side, c_in, c_out, x.dtype)
-    run(
-        momentum.data_ptr(), stepped.data_ptr(), rates.data_ptr(), g.data_ptr(), x.data_ptr(), batch
-    )
+    room = x.new_empty(convolution.room_for(side, c_in, c_out, x.dtype))
+    run(*(part.data_ptr() for part in (momentum, stepped, rates, g, x, room)), batch)
     close(stepped, weight - 0.3 * gradient)
     close(momentum, 0.9 * gradient + 0.05 * stepped)
 
@@ -189,14 +194,15 @@ def all_of(side: int, c_in: int, c_out: int, batch: int, dtype: torch.dtype) -> 
             channels_last(into.clone()),
             torch.tensor([-0.3, 0.9, 0.05], dtype=dtype),
         )
-        addresses = (part.data_ptr() for part in (momentum, stepped, rates, g, x))
+        room = x.new_empty(convolution.room_for(side, c_in, c_out, dtype))
+        addresses = (part.data_ptr() for part in (momentum, stepped, rates, g, x, room))
         weights.weight_step(side, c_in, c_out, dtype)(*addresses, batch)
         results += [stepped, momentum]
     return results
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", [(20, 3, 8), (8, 16, 24), (4, 12, 6), (2, 16, 32)])
+@pytest.mark.parametrize("shape", [(20, 3, 8), (8, 16, 24), (4, 8, 32), (4, 12, 6), (2, 16, 32)])
 def test_every_processor_gives_the_same_bits(monkeypatch, shape, dtype) -> None:
     """Vectors of 16, 32 or 64 bytes, 16 or 32 of them: the same sums in the same order.
 
@@ -205,7 +211,7 @@ def test_every_processor_gives_the_same_bits(monkeypatch, shape, dtype) -> None:
     results = []
     for processor in PROCESSORS:
         monkeypatch.setattr(emit, "processor", lambda processor=processor: processor)
-        for kernel in (*vars(convolution).values(), *vars(units).values()):
+        for kernel in (v for room in (convolution, units, weights) for v in vars(room).values()):
             if hasattr(kernel, "cache_clear"):
                 kernel.cache_clear()
         results.append(all_of(*shape, 19, dtype))
@@ -221,6 +227,32 @@ def test_an_image_is_convolved_alike_in_every_batch(dtype) -> None:
         ours = Convolution(side, 8, 16)
         alone = torch.cat([ours.forward(x[n : n + 1], weight) for n in range(len(x))])
         assert torch.equal(ours.forward(x, weight), alone)
+
+
+@pytest.mark.parametrize("layer", [(16, 16, 32), (8, 32, 16), (4, 64, 32)])
+def test_fewer_products_round_little_more(layer: tuple[int, int, int]) -> None:
+    """Winograd's layers beside torch's in float32, each against float64."""
+    side, c_in, c_out = layer
+    x, weight, g = (
+        channels_last(part.float())
+        for part in (
+            normal(6, c_in, side, side).relu(),
+            normal(c_out, c_in, 3, 3, seed=1),
+            normal(6, c_out, side, side, seed=2),
+        )
+    )
+
+    def by_torch(dtype: torch.dtype) -> tuple[Tensor, ...]:
+        leaves = [part.to(dtype, copy=True).requires_grad_() for part in (x, weight)]
+        out = F.conv2d(*leaves, padding=1)
+        return (out.detach(), *torch.autograd.grad(out, leaves, g.to(dtype)))
+
+    ours, into = Convolution(side, c_in, c_out), torch.zeros_like(weight)
+    ours.weight_gradient(g, x, into)
+    actual = ours.forward(x, weight), ours.data_gradient(g, weight), into
+    exact = by_torch(torch.float64)
+    for mine, torchs, truth in zip(actual, by_torch(torch.float32), exact, strict=True):
+        assert (mine - truth).norm() < 6 * (torchs - truth).norm()  # its sums go by blocks
 
 
 def test_a_weights_gradient_in_another_memory_order_is_refused() -> None:

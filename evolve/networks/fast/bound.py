@@ -58,7 +58,7 @@ class Bound:
             batch * s.side**2 * max(s.c_out, s.c_in if n else 0) for n, s in enumerate(shapes)
         )
         self._room = self._take(
-            max(convolution.room_for(s.c_in, s.c_out, self.dtype) for s in shapes)
+            max(convolution.room_for(s.side, s.c_in, s.c_out, self.dtype) for s in shapes)
         ).data_ptr()
         self._g, g_c = self._take(most), self._take(most).data_ptr()
         x = 0  # the images' address comes with them
@@ -156,4 +156,4 @@ class Bound:
             unit(*given[:-1], gamma, beta, given[-1])
             if back is not None:
                 back[0](*back[1])  # before a step moves the weights
-            weigh(conv, *rest, x or self._x.data_ptr(), self.batch)
+            weigh(conv, *rest, x or self._x.data_ptr(), self._room, self.batch)

@@ -105,7 +105,7 @@ class Convolution:
             (weight, (self.c_out, self.c_in, 3, 3)),
         )
         out = _maps(maps, outputs, self.side)
-        room = maps.new_empty(convolution.room_for(self.c_in, self.c_out, dtype))
+        room = self._room(maps)
         run = kernel(self.side, self.c_in, self.c_out, dtype)
         run(out.data_ptr(), maps.data_ptr(), weight.data_ptr(), room.data_ptr(), len(maps))
         return out
@@ -131,7 +131,11 @@ class Convolution:
             (into, (self.c_out, self.c_in, 3, 3)),
         )
         run = weights.weight_gradient(self.side, self.c_in, self.c_out, x.dtype)
-        run(into.data_ptr(), g.data_ptr(), x.data_ptr(), len(x))
+        room = self._room(x)
+        run(into.data_ptr(), g.data_ptr(), x.data_ptr(), room.data_ptr(), len(x))
+
+    def _room(self, maps: Tensor) -> Tensor:
+        return maps.new_empty(convolution.room_for(self.side, self.c_in, self.c_out, maps.dtype))
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,12 @@ class Passes:
         self._kept: list[Tensor] = []  # alive as long as their addresses are in use
         self._most = 0  # numbers of the largest map
         convs = [conv for block in blocks for conv in block.all]
-        rooms = (convolution.room_for(conv.c_in, conv.c_out, self.dtype) for conv in convs)
+        sides = [-(-size // 2**n) for n in range(size.bit_length())]  # a map's is among these
+        rooms = (
+            convolution.room_for(side, conv.c_in, conv.c_out, self.dtype)
+            for conv in convs
+            for side in sides
+        )
         self._room = self._space.take(max(rooms))
         self.images = x = self._maps(3, size)
         bound = []
@@ -289,7 +294,7 @@ class Passes:
         into = self._named(self.g, unit, "conv.weight")
         if unit.square:
             kernel = weights.weight_gradient(x.shape[-1], conv.c_in, conv.c_out, self.dtype)
-            self._run(self._backward, kernel, into, g_c, x, self.batch)
+            self._run(self._backward, kernel, into, g_c, x, self._room, self.batch)
         elif unit.rows is not None:
             self._backward.append(partial(into[:, :, 0, 0].addmm_, as_rows(g_c).t(), unit.rows))
         else:

@@ -3,7 +3,8 @@
 Maps are [N, side, side, channels] in memory, as channels_last holds them. The sums of a tile of
 pixels stay in registers while all inputs and taps are gone through; beyond the border nothing is
 computed, rather than multiplied with zeros. (A direct convolution in registers: Georganas and
-others, "Anatomy of high-performance deep learning convolutions on SIMD architectures", SC 2018.)
+others, "Anatomy of high-performance deep learning convolutions on SIMD architectures", SC 2018.) Where :func:`evolve.networks.fast.compiled.winograd.fits` says so,
+a layer is computed with fewer products.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
-from evolve.networks.fast.compiled import emit
+from evolve.networks.fast.compiled import emit, winograd
 from evolve.networks.fast.compiled.emit import Code, Value, lanes_of
 from evolve.networks.fast.compiled.kernel import kernel
+from evolve.networks.fast.compiled.tiling import Cut, along
+from evolve.networks.fast.compiled.winograd import WinogradConvolution
 
 TAPS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
 
@@ -47,15 +50,6 @@ def tile_of(side: int, vectors: int) -> Tile:
     return Tile(vectors // side**2 if rows == columns == side else 1, rows, columns)
 
 
-@dataclass(frozen=True)
-class Cut:
-    """A tile's extent along one axis, and whether it touches the border before and behind."""
-
-    length: int
-    first: bool
-    last: bool
-
-
 @kernel("ppppi")
 def convolution(code: Code, side: int, c_in: int, c_out: int, dtype: torch.dtype) -> None:
     """A kernel (out, x, weight, room, N): the convolution.
@@ -69,7 +63,7 @@ def convolution(code: Code, side: int, c_in: int, c_out: int, dtype: torch.dtype
         c_in, c_out: channels.
         dtype: of all numbers.
     """
-    _Convolution(code, side, c_in, c_out, turned=False).written()
+    _of(side, c_in, c_out)(code, side, c_in, c_out, turned=False).written()
 
 
 @kernel("ppppi")
@@ -81,17 +75,24 @@ def data_gradient(code: Code, side: int, c_in: int, c_out: int, dtype: torch.dty
     Args:
         code, side, c_in, c_out, dtype: as :func:`convolution`'s.
     """
-    _Convolution(code, side, c_out, c_in, turned=True).written()
+    _of(side, c_in, c_out)(code, side, c_out, c_in, turned=True).written()
 
 
-def room_for(c_in: int, c_out: int, dtype: torch.dtype) -> int:
-    """How many numbers of room :func:`convolution` and :func:`data_gradient` take.
+def room_for(side: int, c_in: int, c_out: int, dtype: torch.dtype) -> int:
+    """How many numbers of room a layer's kernels take, its weight's gradient included.
 
     Args:
+        side: pixels of a map's side.
         c_in, c_out: channels.
         dtype: of all numbers.
     """
+    if winograd.fits(side, c_in, c_out):
+        return winograd.room_for(side, c_in, c_out, dtype)
     return 9 * max(c_in * lanes_of(c_out, dtype), c_out * lanes_of(c_in, dtype))
+
+
+def _of(side: int, c_in: int, c_out: int) -> type[_Convolution] | type[WinogradConvolution]:
+    return WinogradConvolution if winograd.fits(side, c_in, c_out) else _Convolution
 
 
 class _Convolution:
@@ -167,30 +168,19 @@ class _Convolution:
 
     def _image(self, block: Value, image: Value, images: int) -> None:
         """All tiles of an image, or of some small ones."""
+        code = self.code
 
         def strip(row: Value | int, rows: Cut) -> None:
-            self._along(
+            along(
+                code,
+                self.side,
                 self.tile.columns,
                 lambda column, columns: self._tile(
                     block, image, images, (row, rows), (column, columns)
                 ),
             )
 
-        self._along(self.tile.rows, strip)
-
-    def _along(self, length: int, body: Callable[[Value | int, Cut], None]) -> None:
-        """``body(start, cut)`` for every tile of an axis; those that touch no border are a loop."""
-        last = (self.side - 1) // length * length
-        body(0, Cut(min(length, self.side), True, last == 0))
-        if last > length:
-            self.code.loop(
-                last,
-                lambda start, _: body(start, Cut(length, False, False)),
-                step=length,
-                start=length,
-            )
-        if last:
-            body(last, Cut(self.side - last, False, True))
+        along(code, self.side, self.tile.rows, strip)
 
     def _tile(
         self,

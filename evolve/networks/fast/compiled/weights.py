@@ -9,10 +9,12 @@ from collections.abc import Sequence
 
 import torch
 
-from evolve.networks.fast.compiled import emit
+from evolve.networks.fast.compiled import emit, winograd
 from evolve.networks.fast.compiled.convolution import TAPS
 from evolve.networks.fast.compiled.emit import Code, Value, lanes_of
 from evolve.networks.fast.compiled.kernel import kernel
+from evolve.networks.fast.compiled.tiling import divisor
+from evolve.networks.fast.compiled.winograd_weights import WinogradWeightGradient
 
 # Numbers of x and of the output's gradient that a weight gradient goes through at a time, so that
 # they stay in the second cache.
@@ -21,22 +23,23 @@ CACHED = 1 << 17
 FEW = 64
 
 
-@kernel("pppi")
+@kernel("ppppi")
 def weight_gradient(code: Code, side: int, c_in: int, c_out: int, dtype: torch.dtype) -> None:
-    """A kernel (into, g, x, N): adds the weight's gradient.
+    """A kernel (into, g, x, room, N): adds the weight's gradient.
 
-    into [c_out, 9, c_in], given the gradient of the output, g [N, side, side, c_out].
+    into [c_out, 9, c_in], given the gradient of the output, g [N, side, side, c_out]; ``room`` is
+    :func:`convolution`'s.
 
     Args:
         code, side, c_in, c_out, dtype: as :func:`convolution`'s.
     """
     into, *rest = code.arguments
-    _WeightGradient(code, side, c_in, c_out, into, None, rest).written()
+    _write((code, side, c_in, c_out), Joined(code, into, None), rest)
 
 
-@kernel("pppppi")
+@kernel("ppppppi")
 def weight_step(code: Code, side: int, c_in: int, c_out: int, dtype: torch.dtype) -> None:
-    """A kernel (b, weight, rates, g, x, N): adds the weight's gradient to b, and makes SGD's step.
+    """A kernel (b, weight, rates, g, x, room, N): adds the weight's gradient to b; makes SGD's step.
 
     weight += rates[0] * b, then b = rates[1] * b + rates[2] * weight. Each number is then in the
     cache already; where weights outweigh maps, memory takes longer than all arithmetic.
@@ -45,23 +48,43 @@ def weight_step(code: Code, side: int, c_in: int, c_out: int, dtype: torch.dtype
         code, side, c_in, c_out, dtype: as :func:`convolution`'s.
     """
     into, weight, rates, *rest = code.arguments
-    _WeightGradient(code, side, c_in, c_out, into, (weight, rates), rest).written()
+    _write((code, side, c_in, c_out), Joined(code, into, (weight, rates)), rest)
 
 
-def divisor(number: int, most: int) -> int:
-    """The largest divisor that is not above a limit.
+def _write(shape: tuple[Code, int, int, int], join: Joined, given: Sequence[Value]) -> None:
+    if winograd.fits(*shape[1:]):
+        WinogradWeightGradient(*shape, join, given).written()
+    else:
+        _WeightGradient(*shape, join, given).written()
 
-    Args:
-        number: what is divided.
-        most: the limit.
+
+class Joined:
+    """How sums join those in memory at ``into``; ``step``: the weight and the rates of
+    :func:`weight_step`.
     """
-    return next(d for d in range(min(number, most), 0, -1) if number % d == 0)
+
+    def __init__(self, code: Code, into: Value, step: tuple[Value, Value] | None) -> None:
+        self.code, self.into, self.step = code, into, step
+
+    def __call__(self, value: Value, final: bool, offset: Value, lanes: int) -> None:
+        """Numbers of a sum join those in memory; behind the final ones comes the step."""
+        code, place = self.code, self.code.at(self.into, offset)
+        total = code.b.fadd(code.load(place, lanes), value)
+        if self.step and final:
+            weight, rates = (
+                code.at(self.step[0], offset),
+                [code.spread(code.load(code.at(self.step[1], n), 1), lanes) for n in range(3)],
+            )
+            stepped = code.fma(rates[0], total, code.load(weight, lanes))
+            code.store(stepped, weight)
+            total = code.fma(rates[2], stepped, code.b.fmul(rates[1], total))
+        code.store(total, place)
 
 
 class _WeightGradient:
     """Lanes are inputs, or outputs where the inputs are few (images have three).
 
-    ``step``: the weight and the rates of :func:`weight_step`; ``given``: g, x and N.
+    ``given``: g, x, room (not needed here) and N.
     """
 
     def __init__(
@@ -70,13 +93,11 @@ class _WeightGradient:
         side: int,
         c_in: int,
         c_out: int,
-        into: Value,
-        step: tuple[Value, Value] | None,
+        join: Joined,
         given: Sequence[Value],
     ) -> None:
-        self.code, self.side, self.c_in, self.c_out = code, side, c_in, c_out
-        self.into, self.step = into, step
-        self.g, self.x, self.images = given
+        self.code, self.side, self.c_in, self.c_out, self.join = code, side, c_in, c_out, join
+        self.g, self.x, _, self.images = given
         dtype = code.dtype
         self.by_out = lanes_of(c_in, dtype) < min(4, lanes_of(c_out, dtype))
         vectors, singles = (c_out, c_in) if self.by_out else (c_in, c_out)
@@ -124,7 +145,7 @@ class _WeightGradient:
         code = self.code
         for number, value in enumerate(sums):
             single, tap = code.linear((block, self.singles), (1, number // 9)), number % 9
-            self._join(
+            self.join(
                 value,
                 final,
                 code.linear((single, 9 * self.c_in), (1, tap * self.c_in), (vector, self.lanes)),
@@ -148,7 +169,7 @@ class _WeightGradient:
                 ),
                 1,
             )
-            self._join(
+            self.join(
                 value, final, code.linear((row, 9 * self.c_in), (tap, self.c_in), (column, 1)), 1
             )
 
@@ -156,20 +177,6 @@ class _WeightGradient:
             code.loop(self.lanes, lambda number, _: lane(single, tap, number))
 
         code.loop(self.singles, lambda single, _: code.loop(9, lambda tap, _: taps(single, tap)))
-
-    def _join(self, value: Value, final: bool, offset: Value, lanes: int) -> None:
-        """Numbers of a sum join those in memory."""
-        code, place = self.code, self.code.at(self.into, offset)
-        total = code.b.fadd(code.load(place, lanes), value)
-        if self.step and final:
-            weight, rates = (
-                code.at(self.step[0], offset),
-                [code.spread(code.load(code.at(self.step[1], n), 1), lanes) for n in range(3)],
-            )
-            stepped = code.fma(rates[0], total, code.load(weight, lanes))
-            code.store(stepped, weight)
-            total = code.fma(rates[2], stepped, code.b.fmul(rates[1], total))
-        code.store(total, place)
 
     def _image(self, image: Value, block: Value, vector: Value, sums: list[Value]) -> list[Value]:
         last = self.side - 1
