@@ -232,7 +232,5 @@ def test_the_picture_names_what_it_leaves_out() -> None:
     shown = record(replace(generation(1, 0.05, 0.1), trials=trials), generation(2, 0.05, 0.0))
     svg = encode(lambda: economy_figure({"toy condenser": [shown]}), "svg").decode()
     assert (
-        "toy condenser" in svg
-        and "frontier of the trials" in svg
-        and "1 length is left out" in svg
+        "toy condenser" in svg and "frontier of the trials" in svg and "1 length is left out" in svg
     )

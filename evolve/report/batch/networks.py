@@ -7,6 +7,7 @@ from scratch. All columns have the same scales.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -126,7 +127,8 @@ def _draw(batch: Batch, curves: Mapping[Key, Mapping[str, Curve]], titles: Title
     for row, label in zip(panels, LABELS.values(), strict=True):
         row[0].set_ylabel(label)
     _legend(figure, methods)
-    figure.suptitle(batch.title or batch.name, x=0.02, ha="left", fontsize=10, fontweight="bold")
+    title = textwrap.fill(batch.title or batch.name, 34 * max(len(columns), 2))
+    figure.suptitle(title, x=0.02, ha="left", fontsize=10, fontweight="bold")
     return figure
 
 
