@@ -3,8 +3,9 @@
 Maps are [N, side, side, channels] in memory, as channels_last holds them. The sums of a tile of
 pixels stay in registers while all inputs and taps are gone through; beyond the border nothing is
 computed, rather than multiplied with zeros. (A direct convolution in registers: Georganas and
-others, "Anatomy of high-performance deep learning convolutions on SIMD architectures", SC 2018.) Where :func:`evolve.networks.fast.compiled.winograd.fits` says so,
-a layer is computed with fewer products.
+others, "Anatomy of high-performance deep learning convolutions on SIMD architectures", SC 2018.)
+Where :func:`evolve.networks.fast.compiled.winograd.fits` says so, a layer is computed with fewer
+products.
 """
 
 from __future__ import annotations
