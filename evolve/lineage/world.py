@@ -12,7 +12,6 @@ from evolve.core.settings import Settings
 from evolve.networks.architecture import Architecture
 from evolve.networks.family import architecture
 
-WRITTEN = "passes"  # those of ResNets and ViTs, written out (networks/fast/written.py)
 SET_LIMIT = 8  # stages that train as one set, in one graph, at most
 
 
@@ -39,14 +38,14 @@ class World:
         """What a stage's rounding depends on, for its key.
 
         On a CPU, VGGs have compiled passes (most layers by Winograd's terms), ResNets and ViTs
-        written ones.
+        written ones (networks/fast/written.py).
         """
         if self.reference:
             return "reference"
         plan = ancestor_plan(self.settings)
         if plan.passes:
             return "winograd"
-        return WRITTEN if plan.learners else "fast"
+        return "passes" if plan.learners else "fast"
 
     def computed(self, precision: str) -> str:
         """The arithmetic with a precision other than float32 behind it.

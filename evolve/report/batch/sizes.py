@@ -120,8 +120,9 @@ def _draw(title: str, shown: Sequence[Point], kept: Stored) -> Any:
     rows = -(-len(epochs) // columns)
     figure = new_figure(4.6 * columns, 1.3 + 2.9 * rows)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axes, epoch in zip(grid.flat, epochs, strict=False):
-        _panel(axes, [point for point in shown if point.epoch == epoch])
+    panels = {epoch: [point for point in shown if point.epoch == epoch] for epoch in epochs}
+    for axes, (epoch, there) in zip(grid.flat, panels.items(), strict=False):
+        _panel(axes, there)
         about = " (nearest class mean)" if epoch == 0 else ""
         axes.set_title(f"{_named(epoch)}{about}", loc="left", fontsize=9)
     for axes in grid.flat[len(epochs) :]:
@@ -131,8 +132,8 @@ def _draw(title: str, shown: Sequence[Point], kept: Stored) -> Any:
     for axes in grid[-1]:
         axes.set_xlabel("parameters of the descendant, head left out")
     _make_room(grid[0, 0])
-    for axes, epoch in zip(grid.flat, epochs, strict=False):
-        _name_sizes(axes, [point for point in shown if point.epoch == epoch])
+    for axes, there in zip(grid.flat, panels.values(), strict=False):
+        _name_sizes(axes, there)
     handles = grid[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper right", ncols=3, fontsize=8)
     figure.suptitle(textwrap.fill(title, 90), x=0.02, ha="left", fontweight="bold", fontsize=10)

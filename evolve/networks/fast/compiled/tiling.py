@@ -39,6 +39,23 @@ def along(code: Code, side: int, length: int, body: Callable[[Value | int, Cut],
         body(last, Cut(side - last, False, True))
 
 
+def stretches(
+    code: Code, images: Value, some: int, body: Callable[[Value, Value | int, bool], None]
+) -> None:
+    """``body(start, count, final)`` for ``some`` images after the other; the final ones are those
+    that are left, at least one.
+
+    Args:
+        code: what is written into.
+        images: how many there are.
+        some: images of a stretch.
+        body: writes the code of a stretch.
+    """
+    last = code.multiple(code.less(images, code.index(1)), some)
+    code.loop(last, lambda start, _: body(start, some, False), step=some)
+    body(last, code.less(images, last), True)
+
+
 def divisor(number: int, most: int) -> int:
     """The largest divisor that is not above a limit.
 

@@ -13,7 +13,7 @@ from evolve.networks.fast.compiled import emit, winograd
 from evolve.networks.fast.compiled.convolution import TAPS
 from evolve.networks.fast.compiled.emit import Code, Value, lanes_of
 from evolve.networks.fast.compiled.kernel import kernel
-from evolve.networks.fast.compiled.tiling import divisor
+from evolve.networks.fast.compiled.tiling import divisor, stretches
 from evolve.networks.fast.compiled.winograd_weights import WinogradWeightGradient
 
 # Numbers of x and of the output's gradient that a weight gradient goes through at a time, so that
@@ -113,7 +113,6 @@ class _WeightGradient:
     def written(self) -> None:
         """Some images after the other: they stay in the cache while all channels go through them."""
         code = self.code
-        last = code.multiple(code.less(self.images, code.index(1)), self.some)
 
         def stretch(start: Value, count: Value | int, final: bool) -> None:
             code.loop(
@@ -123,8 +122,7 @@ class _WeightGradient:
                 ),
             )
 
-        code.loop(last, lambda start, _: stretch(start, self.some, False), step=self.some)
-        stretch(last, code.less(self.images, last), True)
+        stretches(code, self.images, self.some, stretch)
 
     def _sum(
         self, start: Value, count: Value | int, final: bool, block: Value, vector: Value

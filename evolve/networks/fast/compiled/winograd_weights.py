@@ -9,7 +9,7 @@ from math import gcd
 
 from evolve.networks.fast.compiled import emit
 from evolve.networks.fast.compiled.emit import Code, Value, lanes_of
-from evolve.networks.fast.compiled.tiling import divisor
+from evolve.networks.fast.compiled.tiling import divisor, stretches
 from evolve.networks.fast.compiled.winograd import (
     BLOCK,
     OUT,
@@ -67,7 +67,6 @@ class WinogradWeightGradient:
         through them.
         """
         code = self.code
-        last = code.multiple(code.less(self.images, code.index(1)), self.some)
 
         def stretch(start: Value, count: Value | int, final: bool) -> None:
             code.loop(count, lambda i, _: self._spread(code.add(start, i), i))
@@ -78,8 +77,7 @@ class WinogradWeightGradient:
                 ),
             )
 
-        code.loop(last, lambda start, _: stretch(start, self.some, False), step=self.some)
-        stretch(last, code.less(self.images, last), True)
+        stretches(code, self.images, self.some, stretch)
 
     def _spread(self, image: Value, place: Value) -> None:
         code, side = self.code, self.side
